@@ -1,0 +1,258 @@
+"""The dtypes a feature, a key or a column may have, and the reading of single outside values into them.
+
+A dtype is a small frozen name; the Arrow type behind it is looked up only when Arrow is needed. The module must not
+know expressions, sources or kernels.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Context, Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import InstantError, listing
+from featurestore.temporal import instant_us, to_datetime
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SIMPLE = ("bool", "int64", "float64", "string", "timestamp", "date", "binary")
+_ALIASES = {"int": "int64", "float": "float64", "str": "string", "bytes": "binary", "datetime": "timestamp"}
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_LIST = re.compile(r"list<(.+)>")
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class DType:
+    """One dtype of the contract.
+
+    Attributes:
+        kind: ``bool``, ``int64``, ``float64``, ``string``, ``timestamp`` (UTC microseconds), ``date``, ``binary``,
+            ``decimal`` or ``list``.
+        precision: Digits of a decimal, 1 to 38; 0 otherwise.
+        scale: Digits after the point of a decimal; 0 otherwise.
+        item: The dtype of a list's items; ``None`` otherwise.
+    """
+
+    kind: str
+    precision: int = 0
+    scale: int = 0
+    item: DType | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "decimal":
+            return f"decimal({self.precision},{self.scale})"
+        if self.kind == "list":
+            return f"list<{self.item}>"
+        return self.kind
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether arithmetic is defined: int64, float64 and decimal."""
+        return self.kind in ("int64", "float64", "decimal")
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """The Arrow type that columns of this dtype have everywhere inside the library."""
+        import pyarrow as pa
+
+        if self.kind == "decimal":
+            return pa.decimal128(self.precision, self.scale)
+        if self.kind == "list":
+            assert self.item is not None
+            return pa.list_(self.item.arrow)
+        simple: dict[str, pa.DataType] = {
+            "bool": pa.bool_(),
+            "int64": pa.int64(),
+            "float64": pa.float64(),
+            "string": pa.string(),
+            "timestamp": pa.timestamp("us", tz="UTC"),
+            "date": pa.date32(),
+            "binary": pa.binary(),
+        }
+        return simple[self.kind]
+
+
+BOOL = DType("bool")
+INT64 = DType("int64")
+FLOAT64 = DType("float64")
+STRING = DType("string")
+TIMESTAMP = DType("timestamp")
+DATE = DType("date")
+BINARY = DType("binary")
+
+
+def list_of(item: DType) -> DType:
+    """Return the dtype of lists of ``item``."""
+    return DType("list", item=item)
+
+
+def parse_dtype(text: str | DType) -> DType:
+    """Read a dtype from its name, the inverse of ``str(dtype)``; common aliases (``int``, ``float``, ``str``) work.
+
+    Raises:
+        ValueError: The text names no dtype.
+
+    Example:
+        >>> str(parse_dtype("list<decimal(10, 2)>"))
+        'list<decimal(10,2)>'
+    """
+    if isinstance(text, DType):
+        return text
+    name = _ALIASES.get(text, text)
+    if name in _SIMPLE:
+        return DType(name)
+    if (match := _DECIMAL.fullmatch(name)) and 1 <= int(match[1]) <= 38 and int(match[2]) <= int(match[1]):
+        return DType("decimal", precision=int(match[1]), scale=int(match[2]))
+    if match := _LIST.fullmatch(name):
+        return list_of(parse_dtype(match[1]))
+    known = (*_SIMPLE, "decimal(precision,scale)", "list<item>")
+    raise ValueError(f"'{text}' is not a dtype. {listing('Dtypes', known, wrong=text)}")
+
+
+def from_arrow(arrow: pa.DataType) -> DType | None:
+    """Return the dtype that columns of an Arrow type are read as, ``None`` if the contract has none for it.
+
+    Integers of every width become int64, floats float64, timestamps of every unit and zone UTC microseconds,
+    dictionaries the dtype of their values.
+    """
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(arrow):
+        return from_arrow(arrow.value_type)
+    if kinds.is_list(arrow) or kinds.is_large_list(arrow) or kinds.is_fixed_size_list(arrow) or kinds.is_list_view(arrow):
+        item = from_arrow(arrow.value_type)
+        return None if item is None else list_of(item)
+    if kinds.is_decimal(arrow) and arrow.precision <= 38 and 0 <= arrow.scale <= arrow.precision:
+        return DType("decimal", precision=arrow.precision, scale=arrow.scale)
+    table = (
+        (kinds.is_boolean, BOOL),
+        (kinds.is_integer, INT64),
+        (kinds.is_floating, FLOAT64),
+        (kinds.is_string, STRING),
+        (kinds.is_large_string, STRING),
+        (kinds.is_string_view, STRING),
+        (kinds.is_timestamp, TIMESTAMP),
+        (kinds.is_date, DATE),
+        (kinds.is_binary, BINARY),
+        (kinds.is_large_binary, BINARY),
+        (kinds.is_binary_view, BINARY),
+        (kinds.is_fixed_size_binary, BINARY),
+    )
+    return next((dtype for matches, dtype in table if matches(arrow)), None)
+
+
+def read_value(dtype: DType, value: Any) -> Any:
+    """Read one outside value (from JSON or Python) as a dtype, strictly: ``"1"`` is not 1 and 1 is not True.
+
+    Integers are taken as floats, ISO 8601 text as timestamps and dates, text or integers as decimals, base64 text as
+    binary. Floats that are not finite become ``None``, negative zero becomes zero, as at every boundary.
+
+    Args:
+        dtype: What the value should be.
+        value: The value; ``None`` stays ``None``.
+
+    Returns:
+        bool, int, float, str, aware UTC ``datetime``, ``date``, ``Decimal``, ``bytes`` or a list of these.
+
+    Raises:
+        ValueError: The value is not of the dtype; the message says what was got and expected.
+    """
+    if value is None:
+        return None
+    try:
+        read = _READERS[dtype.kind](dtype, value)
+    except (InstantError, InvalidOperation, binascii.Error) as error:
+        raise ValueError(f"got {value!r}, expected {dtype}: {error}") from None
+    if read is _WRONG:
+        raise ValueError(f"got {type(value).__name__} {value!r}, expected {dtype}")
+    return read
+
+
+_WRONG = object()
+
+
+def _read_bool(_: DType, value: Any) -> Any:
+    return value if isinstance(value, bool) else _WRONG
+
+
+def _read_int(_: DType, value: Any) -> Any:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value in _INT64 else _WRONG
+
+
+def _read_float(_: DType, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _WRONG
+    try:
+        number = float(value)
+    except OverflowError:
+        return _WRONG
+    return number + 0.0 if math.isfinite(number) else None
+
+
+def _read_string(_: DType, value: Any) -> Any:
+    if not isinstance(value, str):
+        return _WRONG
+    return value if value.isascii() or _is_unicode(value) else _WRONG
+
+
+def _is_unicode(value: str) -> bool:
+    """Tell whether text can be stored: lone surrogates, which JSON can spell, cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_timestamp(_: DType, value: Any) -> Any:
+    return to_datetime(instant_us(value)) if isinstance(value, str | datetime) else _WRONG
+
+
+def _read_date(_: DType, value: Any) -> Any:
+    if isinstance(value, str):
+        return date.fromisoformat(value)
+    return value if isinstance(value, date) and not isinstance(value, datetime) else _WRONG
+
+
+def _read_binary(_: DType, value: Any) -> Any:
+    if isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    return value if isinstance(value, bytes) else _WRONG
+
+
+def _read_decimal(dtype: DType, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        return _WRONG
+    number = Decimal(value)
+    if not number.is_finite():
+        return None
+    exact = number.quantize(Decimal(1).scaleb(-dtype.scale), context=_EXACT)
+    return exact if exact == number and len(exact.as_tuple().digits) <= dtype.precision else _WRONG
+
+
+def _read_list(dtype: DType, value: Any) -> Any:
+    if not isinstance(value, list | tuple) or dtype.item is None:
+        return _WRONG
+    return [read_value(dtype.item, item) for item in value]
+
+
+_EXACT = Context(prec=60)
+
+_READERS = {
+    "bool": _read_bool,
+    "int64": _read_int,
+    "float64": _read_float,
+    "string": _read_string,
+    "timestamp": _read_timestamp,
+    "date": _read_date,
+    "binary": _read_binary,
+    "decimal": _read_decimal,
+    "list": _read_list,
+}

@@ -1,0 +1,191 @@
+"""Every error the library raises on purpose, in one tree.
+
+::
+
+    FeatureStoreError
+    ├── DefinitionError (ValueError)       mistakes in definitions, all of one apply together
+    ├── InstantError (ValueError)          a naive, unreadable or out-of-range instant or duration
+    ├── ConfigError (ValueError)           featurestore.toml or an override
+    ├── SourceError                        a source cannot give its rows
+    │   ├── SourceMissingError             file, table or column is not there
+    │   └── SourceDataError (ValueError)   rows break the source's contract (null keys, naive times, corrupt file)
+    ├── SpineError (ValueError)            the spine of a training set
+    ├── RequestError (ValueError)          an online request; ``field`` points into it
+    │   ├── UnknownServiceError (LookupError)
+    │   ├── OutOfReachError                as_of is earlier than the state reaches
+    │   └── FingerprintMismatchError       the caller expects another plan than the live one
+    ├── ValueOverflowError (OverflowError) an exact integer or decimal sum does not fit its dtype
+    ├── StateError                         online state is corrupt, foreign or missing
+    ├── RegistryError                      the registry cannot answer
+    └── StorageError (OSError)             a disk or database refused a write or a read
+
+The module knows no other module. A message says where, what, and what to do; ``code`` is stable and made for programs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class FeatureStoreError(Exception):
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        problem: What is wrong, without a final full stop.
+        where: The place, for instance ``"source 'flights'"``; may be empty.
+        hint: The fix, or what was expected; may be empty.
+        code: Stable name of the mistake, in kebab case.
+    """
+
+    default_code = "error"
+
+    def __init__(self, problem: str, *, where: str = "", hint: str = "", code: str | None = None) -> None:
+        self.problem = problem
+        self.where = where
+        self.hint = hint
+        self.code = code or self.default_code
+        super().__init__(render(where=where, problem=problem, hint=hint, code=self.code))
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One mistake of a definition: where, what, the fix, and a stable code."""
+
+    where: str
+    problem: str
+    hint: str
+    code: str
+
+    def __str__(self) -> str:
+        return render(where=self.where, problem=self.problem, hint=self.hint, code=self.code)
+
+
+class DefinitionError(FeatureStoreError, ValueError):
+    """Definitions that do not compile.
+
+    Attributes:
+        mistakes: Every mistake found, in order of place.
+    """
+
+    default_code = "definition"
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
+        super().__init__(f"{count} {'mistake' if count == 1 else 'mistakes'} in the definitions:\n{lines}")
+
+
+class InstantError(FeatureStoreError, ValueError):
+    """An instant or duration that is naive, unreadable or out of range."""
+
+    default_code = "instant"
+
+
+class ConfigError(FeatureStoreError, ValueError):
+    """A configuration file or override that cannot be used."""
+
+    default_code = "config"
+
+
+class SourceError(FeatureStoreError):
+    """A source that cannot give its rows."""
+
+    default_code = "source"
+
+
+class SourceMissingError(SourceError):
+    """A file, table or column that is not there."""
+
+    default_code = "source-missing"
+
+
+class SourceDataError(SourceError, ValueError):
+    """Rows that break the contract of their source."""
+
+    default_code = "source-data"
+
+
+class SpineError(FeatureStoreError, ValueError):
+    """A spine that a training set cannot be built on."""
+
+    default_code = "spine"
+
+
+class RequestError(FeatureStoreError, ValueError):
+    """A caller's mistake in an online request.
+
+    Attributes:
+        field: JSON pointer to the place in the request, for instance ``"/entities/3/carrier"``; may be empty.
+    """
+
+    default_code = "request"
+
+    def __init__(self, problem: str, *, field: str = "", hint: str = "", code: str | None = None) -> None:
+        self.field = field
+        super().__init__(problem, where=f"request{field}" if field else "request", hint=hint, code=code)
+
+
+class UnknownServiceError(RequestError, LookupError):
+    """No feature service of that name is applied."""
+
+    default_code = "unknown-service"
+
+
+class OutOfReachError(RequestError):
+    """The question is about an instant earlier than the online state reaches."""
+
+    default_code = "out-of-reach"
+
+
+class FingerprintMismatchError(RequestError):
+    """The caller expects another plan than the one that is live."""
+
+    default_code = "fingerprint-mismatch"
+
+
+class ValueOverflowError(FeatureStoreError, OverflowError):
+    """An exact integer or decimal sum that does not fit its dtype."""
+
+    default_code = "overflow"
+
+
+class StateError(FeatureStoreError):
+    """Online state that is corrupt, foreign or missing."""
+
+    default_code = "state"
+
+
+class RegistryError(FeatureStoreError):
+    """The registry cannot answer."""
+
+    default_code = "registry"
+
+
+class StorageError(FeatureStoreError, OSError):
+    """A disk or database that refused a write or a read."""
+
+    default_code = "storage"
+
+
+def render(*, where: str, problem: str, hint: str, code: str) -> str:
+    """Put the parts of a message in the one order they are always read in."""
+    head = f"{where}: {problem}" if where else problem
+    sentences = head if not hint else f"{head}. {hint}"
+    return f"{sentences}   [{code}]"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'?"`` for the nearest known word, or an empty text."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def listing(title: str, names: Iterable[str], *, wrong: str = "") -> str:
+    """Return ``"Title: a, b, c. Did you mean 'b'?"``, the hint for an unknown name."""
+    known = sorted(names)
+    text = f"{title}: {', '.join(known) or 'none'}."
+    nearest = did_you_mean(wrong, known) if wrong else ""
+    return f"{text} {nearest}".rstrip()

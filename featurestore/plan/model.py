@@ -1,0 +1,254 @@
+"""The plan: what definitions compile to. Frozen data, no behaviour beyond its JSON form and its fingerprint.
+
+The module must not know how a plan is compiled, evaluated or stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from featurestore.dtypes import DType
+from featurestore.temporal import Refresh
+
+Param: TypeAlias = "None | bool | int | float | str | tuple[Param, ...]"
+"""A constant inside a plan: everything else is written as text in its canonical form."""
+
+
+@dataclass(frozen=True)
+class TypedExpr:
+    """A row expression of which every node has a dtype.
+
+    Attributes:
+        op: Name of the operation; ``column``, ``literal``, ``request``, ``feature``, ``as_of`` and ``udf`` are leaves
+            or calls of their own, the others stand in the table of operations.
+        dtype: What the node gives.
+        args: The operands.
+        params: Constants of the operation, sorted by name: ``(("name", "arr_delay"),)`` for a column.
+    """
+
+    op: str
+    dtype: DType
+    args: tuple[TypedExpr, ...] = ()
+    params: tuple[tuple[str, Param], ...] = ()
+
+    def param(self, name: str) -> Param:
+        """Return one constant; ``KeyError`` if the node has none of that name."""
+        return dict(self.params)[name]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A named, typed column: of a source, of an entity key, of a request."""
+
+    name: str
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class EntityPlan:
+    """An entity and its key columns, in declared order."""
+
+    name: str
+    keys: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """What a view must know of its source to read events: not where the source lies.
+
+    Attributes:
+        name: Name of the source.
+        columns: Every column the view needs, sorted by name: keys, times, event id, operands of expressions.
+        event_time: Column of the instant a fact happened.
+        ingest_time: Column of the instant it became known; ``None`` means it equals ``event_time``.
+        event_id: Column that names one event across deliveries; ``None`` if every row is its own event.
+        timezone: Zone in which naive timestamp columns are read; ``None`` if the source has none.
+        inclusive: Whether an event is visible at its own instant.
+        rows: The query or table that picks the rows of a SQL source; ``None`` for others.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    event_time: str
+    ingest_time: str | None = None
+    event_id: str | None = None
+    timezone: str | None = None
+    inclusive: bool = False
+    rows: str | None = None
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """What aggregations fold: one value per event, and which events take part.
+
+    Attributes:
+        value: The expression; ``None`` if the events themselves are counted.
+        where: Events for which this is not true do not take part; ``None`` means all do.
+    """
+
+    value: TypedExpr | None = None
+    where: TypedExpr | None = None
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """One aggregated feature of a view.
+
+    Attributes:
+        name: Name within the view.
+        aggregation: Name of the aggregation, for instance ``"mean"``.
+        input: Index into the view's inputs.
+        dtype: What the feature gives.
+        window_us: Length of the window; ``None`` is the lifetime.
+        resolution_us: Grid of the window's lower edge; 0 is exact.
+        ttl_us: Time to live of a latest value; ``None`` is for ever.
+        params: Options of the aggregation, sorted by name.
+    """
+
+    name: str
+    aggregation: str
+    input: int
+    dtype: DType
+    window_us: int | None = None
+    resolution_us: int = 0
+    ttl_us: int | None = None
+    params: tuple[tuple[str, Param], ...] = ()
+
+    def param(self, name: str) -> Param:
+        """Return one option; ``KeyError`` if the feature has none of that name."""
+        return dict(self.params)[name]
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """A compiled feature view: the unit that is evaluated, materialized and fingerprinted.
+
+    Attributes:
+        name: Name of the view.
+        entity: Whose features these are.
+        source: What is read.
+        where: Events for which this is not true do not exist for the view; ``None`` means all do.
+        refresh: The freshness the view promises.
+        inputs: The distinct inputs of its features, in canonical order. Their values are also the content by which
+            events with equal times are ordered.
+        features: The features, sorted by name.
+    """
+
+    name: str
+    entity: EntityPlan
+    source: SourcePlan
+    refresh: Refresh
+    inputs: tuple[InputPlan, ...]
+    features: tuple[FeaturePlan, ...]
+    where: TypedExpr | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything in the view that can change a value."""
+        from featurestore.plan.codec import fingerprint_of
+
+        return fingerprint_of(self)
+
+
+@dataclass(frozen=True)
+class ViewUse:
+    """A view in a service, under an alias and with its entity keys bound to columns of the spine or request.
+
+    Attributes:
+        alias: Prefix of its columns; the view's name unless it was aliased.
+        view: The view.
+        keys: For each key column of the entity, in entity order, the column of the spine or request that holds it.
+    """
+
+    alias: str
+    view: ViewPlan
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OnDemandFeature:
+    """A feature computed when asked for, from other features and request inputs.
+
+    Its expression names features by their column (``feature`` nodes, param ``column``: ``"view__feature"``, where view
+    is an alias or an on-demand view) and request inputs by name (``request`` nodes, param ``name``).
+    """
+
+    column: str
+    expression: TypedExpr
+
+    @property
+    def dtype(self) -> DType:
+        """What the feature gives."""
+        return self.expression.dtype
+
+
+@dataclass(frozen=True)
+class Output:
+    """One column of the answer.
+
+    Attributes:
+        name: Column name in training sets and online answers.
+        column: What it shows: ``alias__feature`` of a view use, or the column of an on-demand feature.
+        dtype: Its dtype.
+        kind: Which of the two it is.
+    """
+
+    name: str
+    column: str
+    dtype: DType
+    kind: Literal["view", "on_demand"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled feature service: everything both roads need to answer it.
+
+    Attributes:
+        name: Name of the service.
+        uses: The views it reads, sorted by alias; also those that only on-demand features need.
+        on_demand: On-demand features in an order in which each stands after what it needs.
+        request: Request inputs, sorted by name.
+        outputs: The answer's columns, in the order the user listed them.
+    """
+
+    name: str
+    uses: tuple[ViewUse, ...]
+    on_demand: tuple[OnDemandFeature, ...] = ()
+    request: tuple[Column, ...] = ()
+    outputs: tuple[Output, ...] = field(default=())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything in the service that can change a value, or the name it is given under."""
+        from featurestore.plan.codec import fingerprint_of
+
+        return fingerprint_of(self)
+
+    @property
+    def join_keys(self) -> tuple[Column, ...]:
+        """The key columns a spine or request must have, sorted by name."""
+        found = {
+            column: key.dtype
+            for use in self.uses
+            for column, key in zip(use.keys, use.view.entity.keys, strict=True)
+        }
+        return tuple(Column(name, found[name]) for name in sorted(found))
+
+    def to_json(self) -> str:
+        """Return the plan as canonical JSON; equal plans give equal text."""
+        from featurestore.plan.codec import to_json
+
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Read a plan written by ``to_json``; it computes the same bits.
+
+        Raises:
+            RegistryError: The text is no plan of a version this library reads.
+        """
+        from featurestore.plan.codec import from_json
+
+        return from_json(text)
