@@ -1,0 +1,324 @@
+"""The one function that turns events into feature values: ``bind(view).evaluate(events, queries)``.
+
+Pure: no I/O, no clock. The training-set builder calls it with many events and queries, the online lookup with one
+entity's few; nothing else in the project computes an aggregated feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.dtypes import DType
+from featurestore.errors import ValueOverflowError
+from featurestore.kernels.core import evaluate_entities
+from featurestore.kernels.events import (
+    NO_EVENT,
+    NOT_FOUND,
+    OVERFLOWED,
+    PRESENT,
+    EventBlock,
+    PreparedEvents,
+    time_order,
+)
+from featurestore.kernels.expressions import Environment
+from featurestore.kernels.expressions import evaluate as evaluate_expression
+from featurestore.kernels.program import (
+    ALWAYS_A_VALUE,
+    MEMBER_NULL,
+    MEMBER_VALUE,
+    NOT_MEMBER,
+    Program,
+    Slot,
+    compile_program,
+)
+from featurestore.kernels.words import from_wide_words, from_words, reader_of, to_words, validity
+from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
+from featurestore.temporal import NO_WATERMARK
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+
+_PARALLEL_EVENTS = 100_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Values of a view's features, one column per query, in the order the queries were given.
+
+    Attributes:
+        features: What the rows of ``statuses`` are, in plan order.
+        slots: For each feature its rows of ``words``.
+        words: 64-bit words.
+        statuses: ``Status`` codes, one row per feature.
+        newest: Event time of the newest event each query saw, ``NO_EVENT`` if none.
+        dictionaries: Per input of the view, the values its words are codes of.
+        view: Name of the view, for messages.
+    """
+
+    features: tuple[FeaturePlan, ...]
+    slots: tuple[Slot, ...]
+    words: Ints
+    statuses: Bytes
+    newest: Ints
+    dictionaries: tuple[pa.Array | None, ...]
+    view: str
+
+    def is_valid(self, index: int) -> Flags:
+        """Tell per query whether a feature has a value; counts always have one."""
+        if self.features[index].aggregation in ALWAYS_A_VALUE:
+            return np.ones(self.words.shape[1], dtype=np.bool_)
+        return self.statuses[index] == PRESENT
+
+    def column(self, index: int) -> pa.Array:
+        """Return one feature as an Arrow column of its dtype."""
+        feature, slot = self.features[index], self.slots[index]
+        is_valid = self.is_valid(index)
+        dictionary = self.dictionaries[feature.input] if self.dictionaries else None
+        if feature.dtype.kind == "list" and slot.width > 1:
+            return _list_column(self.words, slot, is_valid, feature.dtype, dictionary)
+        if slot.width == 2:
+            return self._wide_column(index, is_valid)
+        return from_words(self.words[slot.row], is_valid, feature.dtype, dictionary)
+
+    def _wide_column(self, index: int, is_valid: Flags) -> pa.Array:
+        feature, row = self.features[index], self.slots[index].row
+        return from_wide_words(self.words[row], self.words[row + 1], is_valid, feature.dtype)
+
+    def columns(self) -> list[pa.Array]:
+        """Return all features as Arrow columns, in plan order."""
+        return [self.column(i) for i in range(len(self.features))]
+
+    def rows(self, dictionary_of: Callable[[int, int], Sequence[Any]] | None = None) -> list[list[Any]]:
+        """Return per query the Python values of all features, in plan order; ``None`` for null.
+
+        Args:
+            dictionary_of: Gives, for (input, query), the values its codes stand for; needed where each entity has its
+                own dictionary, otherwise the answer's own are used.
+        """
+        shared = [None if found is None else found.to_pylist() for found in self.dictionaries]
+        find = dictionary_of or (lambda source, _: shared[source] or ())
+        readers = [_reader(feature, slot) for feature, slot in zip(self.features, self.slots, strict=True)]
+        whole = self.words.T.tolist()
+        floats = self.words.view(np.float64).T.tolist()
+        statuses = self.statuses.T.tolist()
+        return [
+            [
+                read(whole[q], floats[q], find, q) if always or status == PRESENT else None
+                for (read, always), status in zip(readers, statuses[q], strict=True)
+            ]
+            for q in range(len(whole))
+        ]
+
+
+_Read = Callable[[list[int], list[float], Callable[[int, int], Sequence[Any]], int], Any]
+
+
+@lru_cache(maxsize=4096)
+def _reader(feature: FeaturePlan, slot: Slot) -> tuple[_Read, bool]:
+    """Return how one feature's Python value is read from a query's words, and whether it always has one."""
+    row, source, dtype = slot.row, feature.input, feature.dtype
+    always = feature.aggregation in ALWAYS_A_VALUE
+    if dtype.kind == "float64":
+        return (lambda whole, floats, find, q: floats[row]), always
+    if dtype.kind == "int64":
+        return (lambda whole, floats, find, q: whole[row]), always
+    if dtype.kind == "decimal" and slot.width == 2:
+        return (lambda whole, floats, find, q: _wide_decimal(whole[row], whole[row + 1], dtype)), always
+    if slot.width > 1:
+        assert dtype.item is not None
+        item = reader_of(dtype.item)
+
+        def read_list(whole: list[int], floats: list[float], find: Any, q: int) -> list[Any]:
+            own = find(source, q)
+            return [item(word, own) for word in whole[row + 1 : row + 1 + whole[row]]]
+
+        return read_list, always
+    value = reader_of(dtype)
+    return (lambda whole, floats, find, q: value(whole[row], find(source, q))), always
+
+
+def _wide_decimal(low: int, high: int, dtype: DType) -> Any:
+    from decimal import Context, Decimal
+
+    unscaled = (high << 64) | (low & 0xFFFFFFFFFFFFFFFF)
+    return Decimal(unscaled).scaleb(-dtype.scale, context=Context(prec=60))
+
+
+def _list_column(words: Ints, slot: Slot, is_valid: Flags, dtype: DType, dictionary: pa.Array | None) -> pa.Array:
+    """Gather lists from fixed slots: the first row holds lengths, the others items, oldest first."""
+    assert dtype.item is not None
+    lengths = np.where(is_valid, words[slot.row], 0)
+    width = slot.width - 1
+    taken = np.arange(width)[None, :] < lengths[:, None]
+    items = words[slot.row + 1 : slot.row + slot.width].T[taken]
+    values = from_words(items, np.ones(len(items), dtype=np.bool_), dtype.item, dictionary)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    missing = ~is_valid
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), values, type=dtype.arrow, mask=pa.array(missing) if missing.any() else None
+    )
+
+
+class BoundView:
+    """A view's plan with its kernels: made once, used for every block of events.
+
+    Attributes:
+        view: The plan.
+        program: Its features as tables of numbers.
+        policy: Watermark (replaced per call), refresh period, refresh lag, inclusive.
+    """
+
+    def __init__(self, view: ViewPlan, chosen: Iterable[int] | None = None) -> None:
+        picked = None if chosen is None else tuple(chosen)
+        self.view = view
+        self.features = view.features if picked is None else tuple(view.features[i] for i in picked)
+        self.program: Program = compile_program(view, picked)
+        self.is_float = tuple(_is_float(source) for source in view.inputs)
+        self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
+
+    def prepare(self, table: pa.Table) -> PreparedEvents:
+        """Evaluate the view's row expressions.
+
+        Args:
+            table: The source's columns that the view needs, in contract dtypes, in any row order.
+
+        Returns:
+            The events for which ``where`` is true, in the table's order, with their inputs as words.
+        """
+        columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
+        rows = np.arange(table.num_rows, dtype=np.int64)
+        if self.view.where is not None:
+            kept = is_true(self.view.where, columns, table.num_rows)
+            rows = np.flatnonzero(kept)
+            columns = {name: column.filter(pa.array(kept)) for name, column in columns.items()}
+        source = self.view.source
+        event_time, _ = to_words(columns[source.event_time], _dtype_of(self.view, source.event_time))
+        ingest = source.ingest_time
+        ingest_time = event_time if ingest is None else to_words(columns[ingest], _dtype_of(self.view, ingest))[0]
+        inputs = [input_words(found, columns, len(rows)) for found in self.view.inputs]
+        return PreparedEvents(
+            rows=rows,
+            event_time=event_time,
+            ingest_time=ingest_time,
+            values=np.array([words for words, _, _ in inputs], dtype=np.int64).reshape(len(inputs), len(rows)),
+            flags=np.array([flags for _, flags, _ in inputs], dtype=np.uint8).reshape(len(inputs), len(rows)),
+            dictionaries=tuple(dictionary for _, _, dictionary in inputs),
+            is_float=self.is_float,
+        )
+
+    def evaluate(
+        self, block: EventBlock, entity: Ints, as_of: Ints, *, watermark: int = NO_WATERMARK, threads: int = 1
+    ) -> Answer:
+        """Compute every feature for every query.
+
+        Args:
+            block: Arranged events.
+            entity: Entity of each query as a code of the block; -1 if it is not in it.
+            as_of: Instant of each query, microseconds.
+            watermark: Exclusive bound of the ingest times the block holds in full; events from beyond it are not used.
+            threads: How many threads share the entities.
+
+        Returns:
+            The answer, queries in the order given; the same bits for every number of threads.
+
+        Raises:
+            ValueOverflowError: An integer sum does not fit into int64.
+        """
+        queries, entities = len(as_of), len(block.offsets) - 1
+        words = np.zeros((self.program.row_count, queries), dtype=np.int64)
+        statuses = np.full((len(self.features), queries), NOT_FOUND, dtype=np.uint8)
+        newest = np.full(queries, NO_EVENT, dtype=np.int64)
+        policy = np.array((watermark, *self.policy), dtype=np.int64)
+        if queries == 1 and entities == 1 and entity[0] == 0:
+            target, query_offsets = np.zeros(1, dtype=np.int64), np.array((0, 1), dtype=np.int64)
+        else:
+            target, query_offsets, _ = time_order(entity, entities, as_of, as_of)
+            as_of = as_of[target]
+        program = self.program
+
+        def run(first: int, stop: int) -> bool:
+            return evaluate_entities(
+                first, stop, block.offsets, block.event_time, block.ingest_time, block.values, block.flags,
+                query_offsets, as_of, target, policy, program.windows, program.groups, program.features,
+                words, statuses, newest,
+            )
+
+        if in_parallel(run, block.offsets, threads):
+            self._raise_overflow(statuses)
+        return Answer(
+            self.features, program.slots, words, statuses, newest, block.dictionaries, self.view.name
+        )
+
+    def _raise_overflow(self, statuses: Bytes) -> None:
+        broken = [f.name for f, row in zip(self.features, statuses, strict=True) if (row == OVERFLOWED).any()]
+        raise ValueOverflowError(
+            f"the exact sum of {', '.join(repr(name) for name in broken)} does not fit into int64",
+            where=f"feature view '{self.view.name}'",
+            hint="Sum it as float64 or decimal: agg.sum(col(…).cast('float64')).",
+        )
+
+
+def in_parallel(run: Callable[[int, int], bool], offsets: Ints, threads: int) -> bool:
+    """Run a kernel over all entities, in ranges of about equally many events; return whether any range said true."""
+    entities, events = len(offsets) - 1, int(offsets[-1])
+    if threads <= 1 or events < _PARALLEL_EVENTS:
+        return run(0, entities)
+    marks = np.linspace(0, events, 4 * threads + 1)[1:-1]
+    cuts = sorted({0, entities, *np.searchsorted(offsets, marks).tolist()})
+    with ThreadPoolExecutor(threads) as pool:
+        return any(list(pool.map(run, cuts[:-1], cuts[1:])))
+
+
+@lru_cache(maxsize=1024)
+def bind(view: ViewPlan) -> BoundView:
+    """Return the view with its kernels; equal plans share one."""
+    return BoundView(view)
+
+
+def is_true(expression: TypedExpr, columns: dict[str, pa.Array], length: int) -> Flags:
+    """Evaluate a condition; null counts as not true."""
+    found = evaluate_expression(expression, Environment(columns=columns, length=length))
+    return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def input_words(
+    source: InputPlan, columns: dict[str, pa.Array], length: int
+) -> tuple[Ints, Bytes, pa.Array | None]:
+    """Evaluate one input over a table that the view's ``where`` has passed.
+
+    Returns:
+        Words, flags, and the dictionary the words are codes of. Events that are no member, or whose value is null,
+        have the word 0, so that equal content has equal words.
+    """
+    member = np.ones(length, dtype=np.bool_) if source.where is None else is_true(source.where, columns, length)
+    if source.value is None:
+        return np.zeros(length, dtype=np.int64), np.where(member, MEMBER_VALUE, NOT_MEMBER).astype(np.uint8), None
+    array = evaluate_expression(source.value, Environment(columns=columns, length=length))
+    words, dictionary = to_words(array, source.value.dtype)
+    valid = validity(array)
+    flags = np.where(member, np.where(valid, MEMBER_VALUE, MEMBER_NULL), NOT_MEMBER).astype(np.uint8)
+    if source.where is not None:
+        words = np.where(member, words, 0)
+    return words, flags, dictionary
+
+
+def _is_float(source: InputPlan) -> bool:
+    return source.value is not None and source.value.dtype.kind == "float64"
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _dtype_of(view: ViewPlan, name: str) -> DType:
+    return next(column.dtype for column in view.source.columns if column.name == name)

@@ -1,0 +1,255 @@
+"""Events as the kernels want them, statuses of values, and the one order in which events stand.
+
+The module must not know how expressions are evaluated or features computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.kernels.jit import jit
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+
+class Status(IntEnum):
+    """What kind of answer a value is. Null, unknown and expired never compare equal."""
+
+    PRESENT = 0
+    """The feature has a value."""
+    NULL = 1
+    """The entity is known, the feature has no value."""
+    NOT_FOUND = 2
+    """No visible event of this entity, ever."""
+    EXPIRED = 3
+    """There is only a value older than the time to live."""
+
+
+PRESENT = int(Status.PRESENT)
+NULL = int(Status.NULL)
+NOT_FOUND = int(Status.NOT_FOUND)
+EXPIRED = int(Status.EXPIRED)
+
+OVERFLOWED = 255
+"""Never leaves the kernels: an exact integer sum did not fit, and the caller is told by an error."""
+
+NO_EVENT = -(2**63)
+"""Stands for "no event was seen" where an event time is expected."""
+
+
+@dataclass(frozen=True)
+class PreparedEvents:
+    """Events of a view after its ``where`` and its expressions, in the order of the table they came from.
+
+    Attributes:
+        rows: Indices of the rows of that table that the view's ``where`` let through, ascending.
+        event_time: Microseconds, one per row kept.
+        ingest_time: Microseconds; equal to ``event_time`` if the source names no column for it.
+        values: 64-bit words, one row per input of the view.
+        flags: ``NOT_MEMBER``, ``MEMBER_NULL`` or ``MEMBER_VALUE``, one row per input.
+        dictionaries: Per input the sorted values that its words are codes of; ``None`` if words are values.
+        is_float: Per input whether its words are the bits of floats.
+    """
+
+    rows: Ints
+    event_time: Ints
+    ingest_time: Ints
+    values: Ints
+    flags: Bytes
+    dictionaries: tuple[pa.Array | None, ...]
+    is_float: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class EventBlock:
+    """Events of many entities, sorted by (entity, event_time, ingest_time, content).
+
+    Attributes:
+        offsets: Events of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        event_time: Microseconds.
+        ingest_time: Microseconds.
+        values: Words, one row per input.
+        flags: Membership, one row per input.
+        dictionaries: Per input the values its words are codes of; empty where each entity has its own.
+    """
+
+    offsets: Ints
+    event_time: Ints
+    ingest_time: Ints
+    values: Ints
+    flags: Bytes
+    dictionaries: tuple[pa.Array | None, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.event_time)
+
+
+@jit
+def _group(codes: Ints, count: int, offsets: Ints, rows: Ints) -> None:
+    """Sort row numbers by code, stable; rows with a negative code are left out."""
+    for i in range(codes.size):
+        if codes[i] >= 0:
+            offsets[codes[i] + 1] += 1
+    for entity in range(count):
+        offsets[entity + 1] += offsets[entity]
+    place = offsets[:count].copy()
+    for i in range(codes.size):
+        if codes[i] >= 0:
+            rows[place[codes[i]]] = i
+            place[codes[i]] += 1
+
+
+@jit
+def _sort_times(offsets: Ints, first: int, stop: int, rows: Ints, times: Ints, ingests: Ints) -> bool:
+    """Sort each entity's rows by (event time, ingest time); return whether any two are equal in both.
+
+    Segments that stand in order already, as time-ordered files give them, are only looked at.
+    """
+    has_ties = False
+    for entity in range(first, stop):
+        begin, end = offsets[entity], offsets[entity + 1]
+        is_sorted = True
+        for i in range(begin + 1, end):
+            left, right = rows[i - 1], rows[i]
+            if times[left] > times[right] or (times[left] == times[right] and ingests[left] > ingests[right]):
+                is_sorted = False
+                break
+        if not is_sorted:
+            segment = rows[begin:end].copy()
+            order = np.argsort(times[segment], kind="mergesort")
+            for i in range(end - begin):
+                rows[begin + i] = segment[order[i]]
+            _sort_equal_times(begin, end, rows, times, ingests)
+        for i in range(begin + 1, end):
+            left, right = rows[i - 1], rows[i]
+            if times[left] == times[right] and ingests[left] == ingests[right]:
+                has_ties = True
+                break
+    return has_ties
+
+
+@jit
+def _sort_equal_times(begin: int, end: int, rows: Ints, times: Ints, ingests: Ints) -> None:
+    """Sort runs of equal event times by ingest time."""
+    first = begin
+    for i in range(begin + 1, end + 1):
+        if i == end or times[rows[i]] != times[rows[first]]:
+            if i - first > 1:
+                run = rows[first:i].copy()
+                order = np.argsort(ingests[run], kind="mergesort")
+                for j in range(i - first):
+                    rows[first + j] = run[order[j]]
+            first = i
+
+
+@jit
+def _tied(offsets: Ints, rows: Ints, times: Ints, ingests: Ints, run_of: Ints) -> int:
+    """Number the runs of events that are equal in entity and both times; -1 for events that are alone."""
+    runs = 0
+    for entity in range(offsets.size - 1):
+        for i in range(offsets[entity] + 1, offsets[entity + 1]):
+            left, right = rows[i - 1], rows[i]
+            if times[left] == times[right] and ingests[left] == ingests[right]:
+                if run_of[i - 1] < 0:
+                    run_of[i - 1] = runs
+                    runs += 1
+                run_of[i] = run_of[i - 1]
+    return runs
+
+
+def time_order(codes: Ints, entity_count: int, event_time: Ints, ingest_time: Ints) -> tuple[Ints, Ints, bool]:
+    """Sort events by (entity, event_time, ingest_time).
+
+    Args:
+        codes: Entity of each event, 0 to ``entity_count - 1``; events with a negative code are left out.
+        entity_count: Count of entities.
+        event_time: Microseconds.
+        ingest_time: Microseconds.
+
+    Returns:
+        Row numbers in order; offsets per entity (``entity_count + 1``); whether any events are equal in all three, so
+        that only their content can order them.
+    """
+    offsets = np.zeros(entity_count + 1, dtype=np.int64)
+    rows = np.empty(int(np.count_nonzero(codes >= 0)), dtype=np.int64)
+    _group(codes, entity_count, offsets, rows)
+    has_ties = _sort_times(offsets, 0, entity_count, rows, event_time, ingest_time)
+    return rows, offsets, has_ties
+
+
+def tied_places(offsets: Ints, rows: Ints, event_time: Ints, ingest_time: Ints) -> tuple[Ints, Ints]:
+    """Find events equal in entity and both times.
+
+    Returns:
+        Places within ``rows`` of all such events, ascending, and for each the number of the run of equals it is in.
+    """
+    run_of = np.full(len(rows), -1, dtype=np.int64)
+    _tied(offsets, rows, event_time, ingest_time, run_of)
+    places = np.flatnonzero(run_of >= 0)
+    return places, run_of[places]
+
+
+def order_by_content(places: Ints, runs: Ints, rows: Ints, content: Sequence[tuple[Ints, Bytes]]) -> None:
+    """Order tied events by their content, in place: input by input in plan order, null first, then ascending.
+
+    This is the only rule for ties: events equal in all inputs are interchangeable, so no file, partition or row
+    position can matter.
+
+    Args:
+        places: Places of the tied events in ``rows``, as ``tied_places`` gives them.
+        runs: The run of each.
+        rows: Row numbers; reordered within runs.
+        content: Per input the order keys and the flags of the tied events, in the order of ``places``.
+    """
+    keys: list[npt.NDArray[np.generic]] = []
+    for words, flags in reversed(content):
+        keys += [words, flags]
+    order = np.lexsort([*keys, runs])
+    rows[places] = rows[places][order]
+
+
+def sort_keys(words: Ints, *, is_float: bool) -> Ints:
+    """Return integers that order as words do: floats by value, everything else as it is."""
+    if not is_float:
+        return words
+    return words ^ ((words >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))
+
+
+def arrange(prepared: PreparedEvents, codes: Ints, entity_count: int) -> EventBlock:
+    """Put prepared events into the order the kernels read them in.
+
+    Args:
+        prepared: Events in any order.
+        codes: Entity of each, 0 to ``entity_count - 1``; negative ones are left out.
+        entity_count: Count of entities.
+
+    Returns:
+        The block; the same for every order of the events given.
+    """
+    rows, offsets, has_ties = time_order(codes, entity_count, prepared.event_time, prepared.ingest_time)
+    if has_ties:
+        places, runs = tied_places(offsets, rows, prepared.event_time, prepared.ingest_time)
+        tied = rows[places]
+        content = [
+            (sort_keys(prepared.values[i][tied], is_float=prepared.is_float[i]), prepared.flags[i][tied])
+            for i in range(len(prepared.values))
+        ]
+        order_by_content(places, runs, rows, content)
+    return EventBlock(
+        offsets=offsets,
+        event_time=prepared.event_time[rows],
+        ingest_time=prepared.ingest_time[rows],
+        values=np.ascontiguousarray(prepared.values[:, rows]),
+        flags=np.ascontiguousarray(prepared.flags[:, rows]),
+        dictionaries=prepared.dictionaries,
+    )

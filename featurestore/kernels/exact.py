@@ -1,0 +1,310 @@
+"""Exact sums: fixed-point numbers as limbs of 32 bits in int64 words, and their one rounding to float64.
+
+A float64 is ``mantissa * 2**(position - 1074)`` with a mantissa below 2**53 and a position of 0 to 2045; an int64 is its
+magnitude at position 0 of the unit 2**0. Added up as limbs nothing is lost, so sums can be taken apart again (a window
+is the difference of two prefixes) and do not depend on the order of addition. A limb may hold up to 2**31 addends
+before it could overflow; digits are limbs with carries resolved, each in [0, 2**32).
+
+The functions are compiled; all arithmetic on limbs is in int64, which for magnitudes of 2**63 is read as a bit pattern.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernels.jit import jit
+
+Ints = npt.NDArray[np.int64]
+
+_MASK = 0xFFFFFFFF
+_MASK_U = np.uint64(0xFFFFFFFF)
+_SHIFT_U = np.uint64(32)
+_FRACTION = (1 << 52) - 1
+_FLOAT_UNIT = -1074
+_ROOT_BITS = 116
+
+VALUE_LIMBS = 3
+"""Limbs that one value touches."""
+
+SQUARE_LIMBS = 5
+"""Limbs that the square of one value touches."""
+
+
+@jit
+def position_of(word: int, is_float: bool) -> int:
+    """Return the bit position of a value's mantissa: its exponent above the smallest subnormal; 0 for integers."""
+    if not is_float:
+        return 0
+    exponent = (word >> 52) & 0x7FF
+    return exponent - 1 if exponent > 0 else 0
+
+
+@jit
+def _magnitude(word: int, is_float: bool) -> int:
+    if not is_float:
+        return -word if word < 0 else word
+    exponent = (word >> 52) & 0x7FF
+    fraction = word & _FRACTION
+    return fraction | (1 << 52) if exponent > 0 else fraction
+
+
+@jit
+def add_value(limbs: Ints, at: int, word: int, is_float: bool, base: int) -> None:
+    """Add one value to the limbs from index ``at`` on, of which the first stands for bit ``32 * base``."""
+    magnitude = _magnitude(word, is_float)
+    position = position_of(word, is_float)
+    shift = position & 31
+    limb = at + (position >> 5) - base
+    low = (magnitude & _MASK) << shift
+    high = ((magnitude >> 32) & _MASK) << shift
+    sign = -1 if word < 0 else 1
+    limbs[limb] += sign * (low & _MASK)
+    limbs[limb + 1] += sign * ((low >> 32) + (high & _MASK))
+    limbs[limb + 2] += sign * (high >> 32)
+
+
+@jit
+def add_square(limbs: Ints, at: int, word: int, is_float: bool, base: int) -> None:
+    """Add the square of one value to the limbs from ``at`` on, of which the first stands for bit ``64 * base``."""
+    magnitude = _magnitude(word, is_float)
+    position = 2 * position_of(word, is_float)
+    shift = position & 31
+    limb = at + (position >> 5) - 2 * base
+    low = np.uint64(magnitude & _MASK)
+    high = np.uint64((magnitude >> 32) & _MASK)
+    low_low = low * low
+    low_high = low * high * np.uint64(2)
+    high_high = np.int64(high * high)
+    second = np.int64(low_low >> _SHIFT_U) + np.int64(low_high & _MASK_U)
+    third = np.int64(low_high >> _SHIFT_U) + (high_high & _MASK) + (second >> 32)
+    fourth = (high_high >> 32) + (third >> 32)
+    first_shifted = np.int64(low_low & _MASK_U) << shift
+    second_shifted = (second & _MASK) << shift
+    third_shifted = (third & _MASK) << shift
+    fourth_shifted = fourth << shift
+    limbs[limb] += first_shifted & _MASK
+    limbs[limb + 1] += (first_shifted >> 32) + (second_shifted & _MASK)
+    limbs[limb + 2] += (second_shifted >> 32) + (third_shifted & _MASK)
+    limbs[limb + 3] += (third_shifted >> 32) + (fourth_shifted & _MASK)
+    limbs[limb + 4] += fourth_shifted >> 32
+
+
+@jit
+def _carry(limbs: Ints, at: int, count: int, digits: Ints) -> bool:
+    """Write the magnitude of limbs as ``count + 2`` digits; return whether the number is negative."""
+    carry = 0
+    for i in range(count):
+        total = limbs[at + i] + carry
+        digits[i] = total & _MASK
+        carry = total >> 32
+    is_negative = carry < 0
+    if is_negative:
+        carry = 0
+        for i in range(count):
+            total = carry - limbs[at + i]
+            digits[i] = total & _MASK
+            carry = total >> 32
+    digits[count] = carry & _MASK
+    digits[count + 1] = carry >> 32
+    return is_negative
+
+
+@jit
+def _top_bit(digits: Ints, count: int) -> int:
+    """Return the index of the highest bit set, -1 for zero."""
+    for i in range(count - 1, -1, -1):
+        if digits[i] != 0:
+            bit = 31
+            while (digits[i] >> bit) & 1 == 0:
+                bit -= 1
+            return 32 * i + bit
+    return -1
+
+
+@jit
+def _bits(digits: Ints, count: int, start: int) -> int:
+    """Return the digits shifted right by ``start`` bits; what is left must fit into 63 bits."""
+    first = start >> 5
+    shift = start & 31
+    found = digits[first] >> shift if first < count else 0
+    if first + 1 < count:
+        found |= digits[first + 1] << (32 - shift)
+    if first + 2 < count and shift > 0:
+        found |= digits[first + 2] << (64 - shift)
+    return found
+
+
+@jit
+def _any_below(digits: Ints, count: int, stop: int) -> bool:
+    """Tell whether any bit below ``stop`` is set."""
+    whole = stop >> 5
+    for i in range(min(whole, count)):
+        if digits[i] != 0:
+            return True
+    return whole < count and digits[whole] & ((1 << (stop & 31)) - 1) != 0
+
+
+@jit
+def _round(digits: Ints, count: int, unit: int, has_rest: bool) -> float:
+    """Return ``digits * 2**unit`` rounded once, half to even; infinite if it is too large for float64.
+
+    ``has_rest`` says that the true number lies above the digits by less than one unit.
+    """
+    top = _top_bit(digits, count)
+    if top < 0:
+        return 0.0
+    cut = max(top - 52, _FLOAT_UNIT - unit)
+    if cut <= 0:
+        return math.ldexp(float(_bits(digits, count, 0)), unit)
+    mantissa = _bits(digits, count, cut) if top >= cut else 0
+    half = (digits[(cut - 1) >> 5] >> ((cut - 1) & 31)) & 1 if (cut - 1) >> 5 < count else 0
+    if half == 1 and (mantissa & 1 == 1 or has_rest or _any_below(digits, count, cut - 1)):
+        mantissa += 1
+    return math.ldexp(float(mantissa), unit + cut)
+
+
+@jit
+def _unit(is_float: bool, base: int) -> int:
+    return 32 * base + _FLOAT_UNIT if is_float else 0
+
+
+@jit
+def round_sum(limbs: Ints, at: int, count: int, is_float: bool, base: int, digits: Ints) -> float:
+    """Return the float64 nearest to a sum of limbs, half to even; ``inf`` with its sign if it is too large."""
+    is_negative = _carry(limbs, at, count, digits)
+    magnitude = _round(digits, count + 2, _unit(is_float, base), False)
+    return -magnitude if is_negative and magnitude != 0.0 else magnitude
+
+
+@jit
+def whole_sum(limbs: Ints, at: int) -> Any:
+    """Return an integer sum of three limbs as ``(low word, high word)`` of a signed 128-bit number.
+
+    It fits into an int64 exactly if the high word is the sign of the low one.
+    """
+    carry = limbs[at] >> 32
+    low = limbs[at] & _MASK
+    middle = limbs[at + 1] + carry
+    high = limbs[at + 2] + (middle >> 32)
+    return ((middle & _MASK) << 32) | low, high
+
+
+@jit
+def _deviation(limbs: Ints, at: int, value_limbs: int, square_limbs: int, rows: int, out: Ints, digits: Ints) -> int:
+    """Write the digits of ``rows * sum(x**2) - sum(x)**2``, both sums exact, and return how many there are."""
+    _carry(limbs, at, value_limbs, digits)
+    terms = value_limbs + 2
+    count = max(2 * terms, square_limbs + 3)
+    product = np.zeros(count, dtype=np.uint64)
+    for i in range(terms):
+        carry = np.uint64(0)
+        for j in range(terms):
+            total = np.uint64(digits[i]) * np.uint64(digits[j]) + product[i + j] + carry
+            product[i + j] = total & _MASK_U
+            carry = total >> _SHIFT_U
+        if i + terms < count:
+            product[i + terms] = carry
+    _carry(limbs, at + value_limbs, square_limbs, digits)
+    carry_in = np.uint64(0)
+    borrow = 0
+    for i in range(count):
+        digit = np.uint64(digits[i]) if i < square_limbs + 2 else np.uint64(0)
+        scaled = digit * np.uint64(rows) + carry_in
+        carry_in = scaled >> _SHIFT_U
+        difference = np.int64(scaled & _MASK_U) - np.int64(product[i]) + borrow
+        out[i] = difference & _MASK
+        borrow = difference >> 32
+    return count
+
+
+@jit
+def _divide(digits: Ints, count: int, divisor: int) -> bool:
+    """Divide digits in place by a number below 2**31; return whether a rest was left."""
+    rest = 0
+    for i in range(count - 1, -1, -1):
+        current = (rest << 32) | digits[i]
+        digits[i] = current // divisor
+        rest = current % divisor
+    return rest != 0
+
+
+@jit
+def _round_root(digits: Ints, count: int, unit: int, has_rest: bool) -> float:
+    """Return the square root of ``digits * 2**unit`` rounded once.
+
+    The digits are cut to an even power of two with 115 or 116 bits before it; the integer root of these has 58, more
+    than the 54 that rounding needs, and everything cut off or left over only says that the root is not exact.
+
+    Source:
+        The digit-by-digit method for integer square roots.
+    """
+    top = _top_bit(digits, count)
+    if top < 0:
+        return 0.0
+    cut = top + 1 - _ROOT_BITS
+    if (unit + cut) % 2 != 0:
+        cut += 1
+    is_inexact = has_rest or (cut > 0 and _any_below(digits, count, cut))
+    root = 0
+    rest = 0
+    for pair in range(_ROOT_BITS // 2 - 1, -1, -1):
+        for bit in (2 * pair + 1, 2 * pair):
+            index = cut + bit
+            is_set = index >= 0 and (index >> 5) < count and (digits[index >> 5] >> (index & 31)) & 1 == 1
+            rest = (rest << 1) | (1 if is_set else 0)
+        trial = (root << 2) | 1
+        root <<= 1
+        if rest >= trial:
+            rest -= trial
+            root |= 1
+    found = np.empty(2, dtype=np.int64)
+    found[0] = root & _MASK
+    found[1] = root >> 32
+    return _round(found, 2, (unit + cut) // 2, is_inexact or rest != 0)
+
+
+@jit
+def round_variance(
+    limbs: Ints,
+    at: int,
+    value_limbs: int,
+    square_limbs: int,
+    is_float: bool,
+    base: int,
+    rows: int,
+    ddof: int,
+    is_root: bool,
+    digits: Ints,
+) -> float:
+    """Return variance or standard deviation, from exact sums of values and squares, rounded once.
+
+    The variance is ``(rows * sum(x**2) - sum(x)**2) / (rows * (rows - ddof))``.
+
+    Args:
+        limbs: Sum of values in ``value_limbs`` limbs, then sum of squares in ``square_limbs`` limbs.
+        at: Index of the first of them.
+        value_limbs: Count of limbs of the sum.
+        square_limbs: Count of limbs of the sum of squares.
+        is_float: Whether the values are floats (unit 2**-1074) or integers.
+        base: Limb of the unit at which the values' limbs begin.
+        rows: Count of values, more than ``ddof``.
+        ddof: Delta degrees of freedom.
+        is_root: Whether to return the standard deviation.
+        digits: Scratch of at least ``square_limbs + value_limbs + 4`` words.
+
+    Returns:
+        The float64 nearest to the exact value; ``inf`` if it is too large.
+    """
+    guard = 6
+    quotient = np.zeros(2 * (value_limbs + 2) + square_limbs + 3 + guard, dtype=np.int64)
+    count = guard + _deviation(limbs, at, value_limbs, square_limbs, rows, quotient[guard:], digits)
+    has_rest = _divide(quotient, count, rows)
+    has_rest = _divide(quotient, count, rows - ddof) or has_rest
+    unit = 2 * _unit(is_float, base) - 32 * guard
+    if is_root:
+        return _round_root(quotient, count, unit, has_rest)
+    return _round(quotient, count, unit, has_rest)

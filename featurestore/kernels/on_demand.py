@@ -1,0 +1,50 @@
+"""The last step of both roads: features that are computed when asked for, and the columns of the answer.
+
+The module must not know where view features or request inputs come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.kernels.events import NULL, PRESENT
+from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.kernels.words import validity
+from featurestore.plan.model import Plan
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def finish(
+    plan: Plan,
+    columns: Mapping[str, pa.Array],
+    statuses: Mapping[str, Bytes],
+    requests: Mapping[str, pa.Array],
+    as_of: pa.Array,
+) -> tuple[dict[str, pa.Array], dict[str, Bytes]]:
+    """Compute a service's on-demand features and pick the columns of its answer.
+
+    Args:
+        plan: The service.
+        columns: Features of its views, named ``alias__feature``.
+        statuses: Their ``Status`` codes.
+        requests: Request inputs by name, in their dtypes.
+        as_of: The instants asked about, one per row.
+
+    Returns:
+        Values and statuses by output name, in the order of ``plan.outputs``. An on-demand feature is ``PRESENT`` or
+        ``NULL``: what its operands lacked it does not say.
+    """
+    known = dict(columns)
+    found = dict(statuses)
+    for feature in plan.on_demand:
+        environment = Environment(columns={}, length=len(as_of), requests=requests, features=known, as_of=as_of)
+        array = evaluate(feature.expression, environment)
+        known[feature.column] = array
+        found[feature.column] = np.where(validity(array), PRESENT, NULL).astype(np.uint8)
+    values = {output.name: known[output.column] for output in plan.outputs}
+    return values, {output.name: found[output.column] for output in plan.outputs}

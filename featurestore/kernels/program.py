@@ -1,0 +1,202 @@
+"""Numbers by which the compiled kernels know what to do, and the translation of a view's plan into them.
+
+A *program* is three small int64 tables. Features that fold the same input in the same way form a *group*, so that an
+entity's events are prepared once for all their windows.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.dtypes import DType
+from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
+
+Ints = npt.NDArray[np.int64]
+
+# How a group walks the events.
+ADDITIVE, EXTREME, ORDERED, HOLISTIC = range(4)
+
+# What a feature makes of what its group found.
+COUNT, SUM_FLOAT, SUM_INT, SUM_WIDE, MEAN, VARIANCE, DEVIATION = range(7)
+SMALLEST, LARGEST = range(2)
+FIRST, LAST, FIRST_N, LAST_N, SINCE_LAST = range(5)
+DISTINCT, QUANTILE, MODE = range(3)
+
+# Columns of the table of groups.
+GROUP_KIND, GROUP_INPUT, GROUP_NEED, GROUP_FLOAT, GROUP_LEVEL, GROUP_BEGIN, GROUP_END = range(7)
+_GROUP_COLUMNS = 7
+
+# Columns of the table of features.
+FEATURE_FINISH, FEATURE_WINDOW, FEATURE_ROW, FEATURE_INDEX, FEATURE_PARAM, FEATURE_TTL = range(6)
+_FEATURE_COLUMNS = 6
+
+# Flags of an event in an input.
+NOT_MEMBER, MEMBER_NULL, MEMBER_VALUE = range(3)
+
+NO_TTL = -1
+NO_LENGTH = -1
+LARGEST_WIDE_DIGITS = 18
+"""Decimals of up to this many digits are carried as whole numbers; an int64 holds them."""
+
+_FINISH = {
+    "count": (ADDITIVE, COUNT),
+    "sum": (ADDITIVE, SUM_FLOAT),
+    "mean": (ADDITIVE, MEAN),
+    "var": (ADDITIVE, VARIANCE),
+    "std": (ADDITIVE, DEVIATION),
+    "min": (EXTREME, SMALLEST),
+    "max": (EXTREME, LARGEST),
+    "first": (ORDERED, FIRST),
+    "last": (ORDERED, LAST),
+    "first_n": (ORDERED, FIRST_N),
+    "last_n": (ORDERED, LAST_N),
+    "time_since_last": (ORDERED, SINCE_LAST),
+    "count_distinct": (HOLISTIC, DISTINCT),
+    "quantile": (HOLISTIC, QUANTILE),
+    "mode": (HOLISTIC, MODE),
+}
+
+AGGREGATIONS = frozenset(_FINISH)
+"""Every aggregation there is a kernel for."""
+
+ALWAYS_A_VALUE = frozenset({"count", "count_distinct"})
+"""Aggregations that give 0 over no rows; all others give null."""
+
+
+def is_coded(dtype: DType) -> bool:
+    """Tell whether values are carried as codes into a sorted dictionary instead of as 64-bit words."""
+    if dtype.kind == "decimal":
+        return dtype.precision > LARGEST_WIDE_DIGITS
+    return dtype.kind in ("string", "binary", "list")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a feature's result lies: ``width`` rows of words from ``row`` on."""
+
+    row: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A view's features as tables of numbers.
+
+    Attributes:
+        windows: Per distinct window its length (``NO_LENGTH`` for the lifetime) and resolution, µs.
+        groups: Per group the columns named above; its features are ``features[begin:end]``.
+        features: Per feature the columns named above, ordered by group.
+        slots: Per feature in plan order, its rows of the result.
+        row_count: Rows of the result.
+    """
+
+    windows: Ints
+    groups: Ints
+    features: Ints
+    slots: tuple[Slot, ...]
+    row_count: int
+
+
+def compile_program(view: ViewPlan, chosen: Iterable[int] | None = None) -> Program:
+    """Translate features of a view.
+
+    Args:
+        view: The view.
+        chosen: Indices of the features wanted; all if not given. The program's slots and feature indices count
+            within the chosen ones.
+
+    Returns:
+        The tables. Inputs keep their index in the view.
+    """
+    features = [view.features[i] for i in chosen] if chosen is not None else list(view.features)
+    windows = sorted({_window(feature) for feature in features})
+    slots = _slots(features)
+    order = sorted(range(len(features)), key=lambda i: _group_key(view, features[i]))
+    groups, rows = [], []
+    for key, members in groupby(order, key=lambda i: _group_key(view, features[i])):
+        kind, row, need, is_float, _ = key
+        picked = list(members)
+        level = max(_level(features[i]) for i in picked)
+        groups.append((kind, row, need, is_float, level, len(rows), len(rows) + len(picked)))
+        rows += [_feature_row(view, features[i], i, windows, slots[i]) for i in picked]
+    return Program(
+        windows=np.array(windows, dtype=np.int64).reshape(-1, 2),
+        groups=np.array(groups, dtype=np.int64).reshape(-1, _GROUP_COLUMNS),
+        features=np.array(rows, dtype=np.int64).reshape(-1, _FEATURE_COLUMNS),
+        slots=slots,
+        row_count=sum(slot.width for slot in slots),
+    )
+
+
+def _window(feature: FeaturePlan) -> tuple[int, int]:
+    if feature.window_us is None:
+        return NO_LENGTH, 0
+    return feature.window_us, feature.resolution_us
+
+
+def _slots(features: list[FeaturePlan]) -> tuple[Slot, ...]:
+    widths = [_width(feature) for feature in features]
+    starts = np.cumsum([0, *widths])
+    return tuple(Slot(int(start), width) for start, width in zip(starts, widths, strict=False))
+
+
+def _width(feature: FeaturePlan) -> int:
+    """Words of one result: a list has its length and its items, a decimal sum two halves."""
+    if feature.aggregation in ("first_n", "last_n"):
+        return 1 + _whole(feature, "n")
+    return 2 if feature.aggregation == "sum" and feature.dtype.kind == "decimal" else 1
+
+
+def _whole(feature: FeaturePlan, name: str) -> int:
+    value = feature.param(name)
+    assert isinstance(value, int)
+    return value
+
+
+def _group_key(view: ViewPlan, feature: FeaturePlan) -> tuple[int, int, int, int, int]:
+    kind, finish = _FINISH[feature.aggregation]
+    source = view.inputs[feature.input]
+    respects_nulls = bool(dict(feature.params).get("respect_nulls", False))
+    need = MEMBER_NULL if respects_nulls else MEMBER_VALUE
+    direction = finish if kind == EXTREME else 0
+    return kind, feature.input, need, int(_is_float(source)), direction
+
+
+def _is_float(source: InputPlan) -> bool:
+    return source.value is not None and source.value.dtype.kind == "float64"
+
+
+def _level(feature: FeaturePlan) -> int:
+    """What a group must keep: sums need counts and sums, variances squares as well; lists their length."""
+    if feature.aggregation in ("first_n", "last_n"):
+        return _whole(feature, "n")
+    return {"count": 0, "sum": 1, "mean": 1, "var": 2, "std": 2, "max": LARGEST}.get(feature.aggregation, 0)
+
+
+def _feature_row(
+    view: ViewPlan, feature: FeaturePlan, index: int, windows: list[tuple[int, int]], slot: Slot
+) -> tuple[int, ...]:
+    _, finish = _FINISH[feature.aggregation]
+    if feature.aggregation == "sum" and not _is_float(view.inputs[feature.input]):
+        finish = SUM_WIDE if feature.dtype.kind == "decimal" else SUM_INT
+    ttl = NO_TTL if feature.ttl_us is None else feature.ttl_us
+    return finish, windows.index(_window(feature)), slot.row, index, _param(feature), ttl
+
+
+def _param(feature: FeaturePlan) -> int:
+    """The one number a feature's option is, floats as their bits."""
+    for name in ("ddof", "n", "unit_us"):
+        if name in dict(feature.params):
+            return _whole(feature, name)
+    if feature.aggregation == "quantile":
+        rank = feature.param("q")
+        assert isinstance(rank, int | float)
+        bits: int = struct.unpack("<q", struct.pack("<d", rank))[0]
+        return bits
+    return 0
