@@ -1,5 +1,13 @@
 """The plan: what definitions compile to. Frozen data, no behaviour beyond its JSON form and its fingerprint.
 
+What a fingerprint covers: everything but the fields marked ``COSMETIC``, and not the order of those marked
+``UNORDERED``. So it covers names of views, features, aliases, sources and columns of the answer (they say which value is
+which, and which events are meant), dtypes, expressions with the source text of functions, key columns in their order
+(stored state is keyed by it), times, windows, refresh. It does not cover names of services and entities, nor anything
+that is not in a plan: owners, descriptions, tags, where a source lies, the order of definitions. Of a view of which a
+service picks a few features it covers all: the view is evaluated and materialized as one, and the inputs of all its
+features order events with equal times.
+
 The module must not know how a plan is compiled, evaluated or stored.
 """
 
@@ -10,6 +18,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from featurestore.dtypes import DType
+from featurestore.plan.codec import COSMETIC, UNORDERED, fingerprint_of, from_json, to_json
 from featurestore.temporal import Refresh
 
 Param: TypeAlias = "None | bool | int | float | str | tuple[Param, ...]"
@@ -50,7 +59,7 @@ class Column:
 class EntityPlan:
     """An entity and its key columns, in declared order."""
 
-    name: str
+    name: str = field(metadata=COSMETIC)
     keys: tuple[Column, ...]
 
 
@@ -67,6 +76,7 @@ class SourcePlan:
         timezone: Zone in which naive timestamp columns are read; ``None`` if the source has none.
         inclusive: Whether an event is visible at its own instant.
         rows: The query or table that picks the rows of a SQL source; ``None`` for others.
+        parsing: What else decides how the source's text is read as values, sorted by name; empty for typed sources.
     """
 
     name: str
@@ -77,6 +87,7 @@ class SourcePlan:
     timezone: str | None = None
     inclusive: bool = False
     rows: str | None = None
+    parsing: tuple[tuple[str, Param], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,8 +158,6 @@ class ViewPlan:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything in the view that can change a value."""
-        from featurestore.plan.codec import fingerprint_of
-
         return fingerprint_of(self)
 
 
@@ -213,17 +222,15 @@ class Plan:
         outputs: The answer's columns, in the order the user listed them.
     """
 
-    name: str
+    name: str = field(metadata=COSMETIC)
     uses: tuple[ViewUse, ...]
     on_demand: tuple[OnDemandFeature, ...] = ()
     request: tuple[Column, ...] = ()
-    outputs: tuple[Output, ...] = field(default=())
+    outputs: tuple[Output, ...] = field(default=(), metadata=UNORDERED)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything in the service that can change a value, or the name it is given under."""
-        from featurestore.plan.codec import fingerprint_of
-
         return fingerprint_of(self)
 
     @property
@@ -238,8 +245,6 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as canonical JSON; equal plans give equal text."""
-        from featurestore.plan.codec import to_json
-
         return to_json(self)
 
     @classmethod
@@ -249,6 +254,4 @@ class Plan:
         Raises:
             RegistryError: The text is no plan of a version this library reads.
         """
-        from featurestore.plan.codec import from_json
-
-        return from_json(text)
+        return from_json(cls, text)

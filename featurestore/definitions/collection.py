@@ -1,0 +1,151 @@
+"""Collecting definitions: from a module, a package or objects to everything one apply is about.
+
+The module follows references, so that a service alone brings its views, sources and entities along. It judges
+nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from featurestore.definitions.aggregations import Aggregation
+from featurestore.definitions.entities import Entity
+from featurestore.definitions.expr import Expr
+from featurestore.definitions.services import FeatureService
+from featurestore.definitions.sources import Source
+from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable, Selection
+
+Definition = Entity | Source | FeatureView | OnDemandFeatureView | FeatureService
+"""What has a name of its own and can be applied."""
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """All definitions of one apply, each object once, sorted by kind and name.
+
+    Two different objects of one kind may still have the same name here: saying so is the compiler's task.
+    """
+
+    entities: tuple[Entity, ...] = ()
+    sources: tuple[Source, ...] = ()
+    views: tuple[FeatureView, ...] = ()
+    on_demand: tuple[OnDemandFeatureView, ...] = ()
+    services: tuple[FeatureService, ...] = ()
+
+    def source(self, name: str) -> Source:
+        """Return a source by name; ``KeyError`` if there is none."""
+        return {source.name: source for source in self.sources}[name]
+
+
+def collect(*given: Any) -> Definitions:
+    """Collect definitions and all they refer to.
+
+    Args:
+        given: Modules, packages (with all modules inside), definitions, selections, and iterables of these. Of a
+            module everything at its top level counts, also in lists, tuples and the values of dicts.
+
+    Raises:
+        TypeError: Something given directly is none of these.
+    """
+    found: dict[int, Definition] = {}
+    for item in given:
+        for definition in _definitions_in(item, is_strict=True):
+            _follow(definition, found)
+
+    def of_kind(kind: type) -> Any:
+        return tuple(sorted((item for item in found.values() if isinstance(item, kind)), key=lambda i: str(i.name)))
+
+    return Definitions(
+        entities=of_kind(Entity),
+        sources=of_kind(Source),
+        views=of_kind(FeatureView),
+        on_demand=of_kind(OnDemandFeatureView),
+        services=of_kind(FeatureService),
+    )
+
+
+def _definitions_in(item: Any, *, is_strict: bool) -> Iterator[Definition]:
+    """Yield the definitions an item is or holds; what is something else is an error only if ``is_strict``."""
+    if isinstance(item, Definition):
+        yield item
+    elif isinstance(item, Selectable | FeatureReference):
+        yield item.select().view
+    elif isinstance(item, ModuleType):
+        for module in _modules(item):
+            for value in vars(module).values():
+                if not isinstance(value, ModuleType):
+                    yield from _definitions_in(value, is_strict=False)
+    elif isinstance(item, list | tuple | set | frozenset):
+        for part in item:
+            yield from _definitions_in(part, is_strict=is_strict)
+    elif isinstance(item, dict):
+        yield from _definitions_in(list(item.values()), is_strict=is_strict)
+    elif is_strict and isinstance(item, Iterable) and not isinstance(item, str | bytes):
+        yield from _definitions_in(list(item), is_strict=True)
+    elif is_strict:
+        raise TypeError(f"got {type(item).__name__}, expected a module or definitions")
+
+
+def _modules(module: ModuleType) -> Iterator[ModuleType]:
+    """Yield a module and, if it is a package, all modules inside, imported."""
+    yield module
+    for found in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+        if not found.name.rpartition(".")[2].startswith("__"):
+            yield importlib.import_module(found.name)
+
+
+def _follow(item: Any, found: dict[int, Definition]) -> None:
+    """Add a definition and everything it refers to; references of wrong types are left to the compiler."""
+    pending = [item]
+    while pending:
+        current = pending.pop()
+        if id(current) in found or not isinstance(current, Definition):
+            continue
+        found[id(current)] = current
+        pending += list(_referred(current))
+
+
+def _referred(definition: Definition) -> Iterator[Any]:
+    if isinstance(definition, FeatureView):
+        yield definition.entity
+        yield definition.source
+    elif isinstance(definition, OnDemandFeatureView):
+        for expression in _values(definition.features):
+            yield from (selection.view for selection in selections_in(expression))
+    elif isinstance(definition, FeatureService):
+        for listed in definition.features if isinstance(definition.features, list | tuple) else ():
+            if isinstance(listed, Selectable | FeatureReference):
+                yield listed.select().view
+
+
+def _values(features: Any) -> list[Any]:
+    return list(features.values()) if isinstance(features, dict) else []
+
+
+def selections_in(expression: Any) -> Iterator[Selection]:
+    """Yield the feature of each reference inside an expression."""
+    for node in nodes_of(expression):
+        if isinstance(node, FeatureReference):
+            yield node.selection
+
+
+def nodes_of(expression: Any) -> Iterator[Expr]:
+    """Yield every node of an expression, each object once; nothing if it is no expression."""
+    pending, seen = [expression], set()
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, Expr) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        pending += list(node.args)
+
+
+def expressions_of(aggregation: Aggregation) -> Iterator[Any]:
+    """Yield what an aggregation evaluates per event."""
+    yield from (item for item in (aggregation.value, aggregation.where) if item is not None)

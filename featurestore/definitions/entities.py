@@ -1,0 +1,65 @@
+"""Entities: the things that features describe, and the typed key columns that name one of them.
+
+What is written here is kept as written; the compiler judges it, so that all mistakes are reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+
+from featurestore.dtypes import DType
+
+DTypeLike = str | DType
+"""A dtype or its name: ``"string"``, ``"decimal(10,2)"``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """Something that features describe: a carrier, a user, a pair of airports.
+
+    Keys are compared as typed values: the string "1" is not the integer 1, and a composite key (1, 11) is not (11, 1).
+
+    Attributes:
+        name: Name of the entity.
+        key: The key column, or several columns for a composite key. Sources, spines and requests name them so.
+        dtype: Dtype of the key; for a composite key one for all columns, one per column in the same order, or a
+            mapping from column to dtype.
+        owner: Who answers for it; changes no value.
+        description: What it is; changes no value.
+        tags: Anything else worth noting; changes no value.
+
+    Example:
+        >>> Entity("route", key=("origin", "dest")).columns
+        (('origin', 'string'), ('dest', 'string'))
+    """
+
+    name: str
+    _: KW_ONLY
+    key: str | Iterable[str]
+    dtype: DTypeLike | Iterable[DTypeLike] | Mapping[str, DTypeLike] = "string"
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        key = (self.key,) if isinstance(self.key, str) else tuple(self.key)
+        object.__setattr__(self, "key", key)
+        if not isinstance(self.dtype, str | DType | Mapping):
+            object.__setattr__(self, "dtype", tuple(self.dtype))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns in declared order."""
+        assert isinstance(self.key, tuple)
+        return self.key
+
+    @property
+    def columns(self) -> tuple[tuple[str, DTypeLike | None], ...]:
+        """Each key column with its dtype as written; ``None`` where none was given."""
+        if isinstance(self.dtype, str | DType):
+            return tuple((key, self.dtype) for key in self.keys)
+        if isinstance(self.dtype, Mapping):
+            return tuple((key, self.dtype.get(key)) for key in self.keys)
+        given = tuple(self.dtype)
+        return tuple((key, given[i] if i < len(given) else None) for i, key in enumerate(self.keys))

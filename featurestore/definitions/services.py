@@ -1,0 +1,34 @@
+"""Feature services: the list of features one model uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selection
+
+Listed = FeatureView | OnDemandFeatureView | Selection | FeatureReference
+"""What a service may list: whole views, ``view["a", "b"]``, ``view["a"].renamed("x")``, ``view.aliased(…)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureService:
+    """The features a model is trained on and asks for.
+
+    The answer's columns are named ``view__feature``, in the order listed; features of a whole view in the order of
+    their names. Where two would have the same name, rename one: ``view["a"].renamed("x")``, ``view.prefixed("p")``.
+
+    Attributes:
+        name: Name of the service.
+        features: Whole views and selections of their features.
+        owner: Who answers for it; changes no value.
+        description: What it is; changes no value.
+        tags: Anything else worth noting; changes no value.
+    """
+
+    name: str
+    _: KW_ONLY
+    features: Sequence[Listed]
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,136 @@
+"""Sources: where events come from, and what their columns mean.
+
+A source says which rows there are and which columns hold their times; it reads nothing. The reading is done by
+``featurestore.sources``. What is written here is kept as written; the compiler judges it, so that all mistakes are
+reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from os import PathLike, fspath
+from typing import Any, Literal
+
+from featurestore.definitions.entities import DTypeLike
+
+Format = Literal["parquet", "csv"]
+OnNull = Literal["error", "drop"]
+
+CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zst", ".csv.zip")
+"""File names that are read as CSV unless the source names a format."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What all sources have in common. Users write one of its subclasses.
+
+    Attributes:
+        name: Name of the source. It stands for its rows: where they lie may change, the name should not.
+        event_time: Column of the instant a fact happened.
+        ingest_time: Column of the instant it became known; ``None`` means it is the event time.
+        event_id: Column that names one event across deliveries (the earliest ingest time wins); ``None`` means that
+            every row is its own event.
+        timezone: Zone in which naive timestamp columns are read, for instance ``"UTC"``; ``None`` refuses them.
+        inclusive: Whether an event counts at its own instant already, as in dimension tables where a row is valid
+            from its instant on.
+        stream: Whether events may be pushed to the source.
+        on_null: What is done with rows whose key or event time is null: ``"error"`` or ``"drop"`` (they are counted).
+        owner: Who answers for it; changes no value.
+        description: What it is; changes no value.
+        tags: Anything else worth noting; changes no value.
+    """
+
+    name: str
+    _: KW_ONLY
+    event_time: str
+    ingest_time: str | None = None
+    event_id: str | None = None
+    timezone: str | None = None
+    inclusive: bool = False
+    stream: bool = False
+    on_null: OnNull = "error"
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CsvOptions:
+    """How the text of CSV files is cut into values.
+
+    Attributes:
+        delimiter: What stands between values; ``None`` finds it out.
+        header: Whether the first line holds the column names.
+        quote: The character that quotes values.
+        null_values: Texts that mean null.
+        columns: Column names, for files without a header.
+    """
+
+    delimiter: str | None = None
+    header: bool = True
+    quote: str = '"'
+    null_values: tuple[str, ...] = ("",)
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileSource(Source):
+    """Events in Parquet or CSV files.
+
+    Attributes:
+        path: A path, a glob (``"data/flights/*.parquet"``) or a URL that DuckDB reads. A relative path counts from the
+            working directory, or from the folder of the configuration file if there is one.
+        format: ``"parquet"`` or ``"csv"``; by default what the file name says.
+        csv: How CSV text is cut into values.
+        dtypes: Declared dtypes of columns, by name; the others are as the file says, or guessed from CSV text.
+    """
+
+    path: str | PathLike[str]
+    format: Format | None = None
+    csv: CsvOptions = CsvOptions()
+    dtypes: Mapping[str, DTypeLike] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", fspath(self.path))
+
+    @property
+    def file_format(self) -> Format:
+        """The format that was named, or that the file name ends in."""
+        if self.format is not None:
+            return self.format
+        return "csv" if str(self.path).lower().endswith(CSV_SUFFIXES) else "parquet"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SqlSource(Source):
+    """Events in a database that SQLAlchemy reaches.
+
+    Attributes:
+        url: SQLAlchemy URL. Where rows lie changes no value, so it is in no plan, and no fingerprint.
+        table: Table or view, ``"schema.table"`` if need be. Give a table or a query.
+        query: SQL text that gives the rows. It must give the same rows whenever it is asked about the same data: it
+            may not say ``now()`` or ``random()``.
+        dtypes: Declared dtypes of columns, by name; the others are as the database says.
+    """
+
+    url: str = field(repr=False)
+    table: str | None = None
+    query: str | None = None
+    dtypes: Mapping[str, DTypeLike] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> str | None:
+        """What picks the rows: the query, or the table's name."""
+        return self.query if self.query is not None else self.table
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FrameSource(Source):
+    """Events in memory: whatever speaks Arrow (``__arrow_c_stream__``), or a pandas frame.
+
+    Attributes:
+        frame: The rows.
+    """
+
+    frame: Any = field(repr=False)

@@ -1,0 +1,199 @@
+"""Feature views, on-demand feature views, and selections of their features.
+
+``view["feature"]`` is at once an expression, for on-demand features, and a selection, for services. What is written
+here is kept as written; the compiler judges it, so that all mistakes are reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TYPE_CHECKING, overload
+
+from featurestore.definitions.entities import DTypeLike, Entity
+from featurestore.definitions.expr import Expr
+from featurestore.definitions.sources import Source
+from featurestore.temporal import Refresh, continuous
+
+if TYPE_CHECKING:
+    from featurestore.definitions.aggregations import Aggregation
+
+SEPARATOR = "__"
+"""Stands between the name of a view and that of its feature in a column's name."""
+
+
+def column_name(alias: str, feature: str) -> str:
+    """Return the name under which a view's feature is known: ``"view__feature"``."""
+    return f"{alias}{SEPARATOR}{feature}"
+
+
+class Selectable:
+    """What features can be picked from: views, aliased views, on-demand views and selections themselves."""
+
+    def select(self) -> Selection:
+        """Return the selection of everything this holds."""
+        raise TypeError(f"{type(self).__name__} holds no features")
+
+    @overload
+    def __getitem__(self, names: str) -> FeatureReference: ...
+
+    @overload
+    def __getitem__(self, names: tuple[str, ...]) -> Selection: ...
+
+    def __getitem__(self, names: str | tuple[str, ...]) -> FeatureReference | Selection:
+        """Pick one feature, as an expression, or several, as a selection for a service."""
+        if isinstance(names, tuple):
+            return replace(self.select(), names=names)
+        return reference_to(replace(self.select(), names=(names,)))
+
+    def __iter__(self) -> Iterator[FeatureReference]:
+        # Without this, Python would iterate by asking for [0], [1], … for ever.
+        raise TypeError(f"{type(self).__name__} is not iterable; pick features by name: view['a', 'b']")
+
+    def prefixed(self, prefix: str) -> Selection:
+        """Name the features' columns ``prefix__feature`` in the answer instead of ``view__feature``."""
+        return replace(self.select(), prefix=prefix)
+
+    def renamed(self, names: Mapping[str, str]) -> Selection:
+        """Name columns of the answer.
+
+        Args:
+            names: From a feature's name to the whole name of its column.
+        """
+        return replace(self.select(), renames=dict(names))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureView(Selectable):
+    """Features of one entity, folded from the events of one source.
+
+    Attributes:
+        name: Name of the view; its columns are named ``view__feature``.
+        entity: Whose features these are.
+        source: Where the events come from.
+        features: Aggregations by name. A name that holds ``{window}`` stands for one feature per window.
+        where: Events for which this is not true do not exist for the view; ``None`` means all do.
+        refresh: The freshness the view promises: ``continuous()`` or ``every("1h", lag="10m")``.
+        owner: Who answers for it; changes no value.
+        description: What it is; changes no value.
+        tags: Anything else worth noting; changes no value.
+    """
+
+    name: str
+    _: KW_ONLY
+    entity: Entity
+    source: Source
+    features: Mapping[str, Aggregation]
+    where: Expr | None = None
+    refresh: Refresh = continuous()
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def select(self) -> Selection:
+        """Return the selection of all features under the view's own name."""
+        return Selection(self)
+
+    def aliased(self, alias: str, keys: Mapping[str, str] | None = None) -> Selection:
+        """Use the view under another name, with its keys in other columns.
+
+        Args:
+            alias: Stands for the view in column names: ``alias__feature``.
+            keys: From a key column of the entity to the column of the spine or request that holds it; keys that are
+                not named keep their own name.
+
+        Example:
+            ``weather.aliased("origin_weather", keys={"airport": "origin"})["temp"]``
+        """
+        return Selection(self, alias=alias, keys=dict(keys or {}))
+
+
+@dataclass(frozen=True, eq=False)
+class OnDemandFeatureView(Selectable):
+    """Features computed when asked for: from other features, request inputs and ``as_of()``.
+
+    Attributes:
+        name: Name of the view; its columns are named ``view__feature``.
+        features: Expressions by name, over ``view["feature"]``, ``request("input")`` and ``as_of()``.
+        request: Dtypes of the request inputs, by name. The spine or the request gives their values.
+        owner: Who answers for it; changes no value.
+        description: What it is; changes no value.
+        tags: Anything else worth noting; changes no value.
+    """
+
+    name: str
+    _: KW_ONLY
+    features: Mapping[str, Expr]
+    request: Mapping[str, DTypeLike] = field(default_factory=dict)
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def select(self) -> Selection:
+        """Return the selection of all features."""
+        return Selection(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection(Selectable):
+    """Features of one view, as a service lists them.
+
+    Attributes:
+        view: The view.
+        alias: What stands for the view in column names; ``None`` is its name.
+        keys: From a key column of the entity to the column that holds it, where they differ.
+        names: The features picked; ``None`` is all.
+        prefix: What stands for the view in the names of the answer only; ``None`` is the alias.
+        renames: From a feature's name to the whole name of its column in the answer.
+    """
+
+    view: FeatureView | OnDemandFeatureView
+    alias: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
+    prefix: str | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def role(self) -> str:
+        """The name the view goes by: its alias, or its own."""
+        return self.view.name if self.alias is None else self.alias
+
+    def select(self) -> Selection:
+        """Return the selection itself."""
+        return self
+
+    def output_name(self, feature: str) -> str:
+        """Return the name of a feature's column in the answer."""
+        return self.renames.get(feature) or column_name(self.prefix or self.role, feature)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureReference(Expr):
+    """One feature of a view: an expression in on-demand features, and a selection of one in services.
+
+    Attributes:
+        selection: The selection that holds just this feature.
+    """
+
+    selection: Selection = field(kw_only=True)
+
+    def select(self) -> Selection:
+        """Return the selection of just this feature."""
+        return self.selection
+
+    def renamed(self, name: str) -> Selection:
+        """Name the feature's column in the answer of a service."""
+        assert self.selection.names is not None
+        return replace(self.selection, renames={self.selection.names[0]: name})
+
+    def prefixed(self, prefix: str) -> Selection:
+        """Name the feature's column ``prefix__feature`` in the answer of a service."""
+        return replace(self.selection, prefix=prefix)
+
+
+def reference_to(selection: Selection) -> FeatureReference:
+    """Return the expression that stands for the one feature a selection holds."""
+    assert selection.names is not None and len(selection.names) == 1
+    column = column_name(selection.role, selection.names[0])
+    return FeatureReference("feature", params=(("column", column),), selection=selection)
