@@ -210,9 +210,16 @@ def _add(total: Ints, at: int, word: int, is_float: bool, base: int, value_limbs
 
 @jit
 def _finish_sum(
-    total: Ints, is_float: bool, base: int, value_limbs: int, square_limbs: int, feature: Ints, digits: Ints
+    total: Ints,
+    rounded: float,
+    is_float: bool,
+    base: int,
+    value_limbs: int,
+    square_limbs: int,
+    feature: Ints,
+    digits: Ints,
 ) -> Any:
-    """Make a feature of exact sums; return ``(word, second word, status)``.
+    """Make a feature of exact sums, of which ``rounded`` is the sum of values; return ``(word, second word, status)``.
 
     Count is 0 over no rows, all others are null. What is too large for a float64 is null, what is too large for an
     int64 is an overflow.
@@ -228,10 +235,10 @@ def _finish_sum(
         low, high = whole_sum(total, 1)
         fits = high == low >> 63
         return low, high, PRESENT if fits or finish == SUM_WIDE else OVERFLOWED
-    if finish == SUM_FLOAT or finish == MEAN:
-        value = round_sum(total, 1, value_limbs, is_float, base, digits)
-        if finish == MEAN:
-            value = value / rows
+    if finish == SUM_FLOAT:
+        value = rounded
+    elif finish == MEAN:
+        value = rounded / rows
     else:
         value = round_variance(
             total, 1, value_limbs, square_limbs, is_float, base, rows, ddof, finish == DEVIATION, digits
@@ -299,9 +306,12 @@ def _fold_additive(
                 entered, left = _slide(
                     total, values, flags, turn, order, entered, left, begin, q, is_float, base, value_limbs, square_limbs
                 )
+            rounded = 0.0
+            if value_limbs > 0 and total[0] > 0:
+                rounded = round_sum(total, 1, value_limbs, is_float, base, digits)
             for g in range(f, after):
                 word, second, status = _finish_sum(
-                    total, is_float, base, value_limbs, square_limbs, features[g], digits
+                    total, rounded, is_float, base, value_limbs, square_limbs, features[g], digits
                 )
                 row = features[g, FEATURE_ROW]
                 words[row, target[q]] = word

@@ -6,8 +6,7 @@ entity's few; nothing else in the project computes an aggregated feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +25,7 @@ from featurestore.kernels.events import (
     PRESENT,
     EventBlock,
     PreparedEvents,
+    in_parallel,
     time_order,
 )
 from featurestore.kernels.expressions import Environment
@@ -47,8 +47,6 @@ Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
-_PARALLEL_EVENTS = 100_000
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -60,7 +58,7 @@ class Answer:
         words: 64-bit words.
         statuses: ``Status`` codes, one row per feature.
         newest: Event time of the newest event each query saw, ``NO_EVENT`` if none.
-        dictionaries: Per input of the view, the values its words are codes of.
+        dictionaries: Per input of the view the values its words are codes of.
         view: Name of the view, for messages.
     """
 
@@ -106,7 +104,7 @@ class Answer:
         """
         shared = [None if found is None else found.to_pylist() for found in self.dictionaries]
         find = dictionary_of or (lambda source, _: shared[source] or ())
-        readers = [_reader(feature, slot) for feature, slot in zip(self.features, self.slots, strict=True)]
+        readers = [_reader(*described) for described in zip(self.features, self.slots, strict=True)]
         whole = self.words.T.tolist()
         floats = self.words.view(np.float64).T.tolist()
         statuses = self.statuses.T.tolist()
@@ -168,6 +166,41 @@ def _list_column(words: Ints, slot: Slot, is_valid: Flags, dtype: DType, diction
     )
 
 
+@dataclass(frozen=True)
+class Queries:
+    """Questions to a block of events, sorted by (entity, as_of).
+
+    Attributes:
+        offsets: Questions about entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        as_of: Instants, microseconds.
+        target: For each the column of the answer it belongs to.
+        count: Columns of the answer, questions about unknown entities included.
+    """
+
+    offsets: Ints
+    as_of: Ints
+    target: Ints
+    count: int
+
+
+def arrange_queries(entity: Ints, as_of: Ints, entity_count: int) -> Queries:
+    """Sort questions as the kernels read them.
+
+    Args:
+        entity: Entity code of each question; negative ones are answered as not found.
+        as_of: Instant of each, microseconds.
+        entity_count: Count of entities of the block that will be asked.
+    """
+    if len(as_of) == 1 and entity_count == 1 and entity[0] == 0:
+        return Queries(_ONE_OFFSETS, as_of, _ONE_TARGET, 1)
+    target, offsets, _ = time_order(entity, entity_count, as_of, as_of)
+    return Queries(offsets, as_of[target], target, len(as_of))
+
+
+_ONE_OFFSETS = np.array((0, 1), dtype=np.int64)
+_ONE_TARGET = np.zeros(1, dtype=np.int64)
+
+
 class BoundView:
     """A view's plan with its kernels: made once, used for every block of events.
 
@@ -177,12 +210,10 @@ class BoundView:
         policy: Watermark (replaced per call), refresh period, refresh lag, inclusive.
     """
 
-    def __init__(self, view: ViewPlan, chosen: Iterable[int] | None = None) -> None:
-        picked = None if chosen is None else tuple(chosen)
+    def __init__(self, view: ViewPlan) -> None:
         self.view = view
-        self.features = view.features if picked is None else tuple(view.features[i] for i in picked)
-        self.program: Program = compile_program(view, picked)
-        self.is_float = tuple(_is_float(source) for source in view.inputs)
+        self.program: Program = compile_program(view)
+        self.is_float = tuple(is_float_input(source) for source in view.inputs)
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
 
     def prepare(self, table: pa.Table) -> PreparedEvents:
@@ -233,49 +264,39 @@ class BoundView:
         Raises:
             ValueOverflowError: An integer sum does not fit into int64.
         """
-        queries, entities = len(as_of), len(block.offsets) - 1
-        words = np.zeros((self.program.row_count, queries), dtype=np.int64)
-        statuses = np.full((len(self.features), queries), NOT_FOUND, dtype=np.uint8)
-        newest = np.full(queries, NO_EVENT, dtype=np.int64)
+        queries = arrange_queries(entity, as_of, len(block.offsets) - 1)
+        return self.answer(block, queries, watermark=watermark, threads=threads)
+
+    def answer(
+        self, block: EventBlock, queries: Queries, *, watermark: int = NO_WATERMARK, threads: int = 1
+    ) -> Answer:
+        """Do the same for queries that were arranged before, for callers that ask several times."""
+        words = np.zeros((self.program.row_count, queries.count), dtype=np.int64)
+        statuses = np.full((len(self.view.features), queries.count), NOT_FOUND, dtype=np.uint8)
+        newest = np.full(queries.count, NO_EVENT, dtype=np.int64)
         policy = np.array((watermark, *self.policy), dtype=np.int64)
-        if queries == 1 and entities == 1 and entity[0] == 0:
-            target, query_offsets = np.zeros(1, dtype=np.int64), np.array((0, 1), dtype=np.int64)
-        else:
-            target, query_offsets, _ = time_order(entity, entities, as_of, as_of)
-            as_of = as_of[target]
         program = self.program
 
         def run(first: int, stop: int) -> bool:
             return evaluate_entities(
                 first, stop, block.offsets, block.event_time, block.ingest_time, block.values, block.flags,
-                query_offsets, as_of, target, policy, program.windows, program.groups, program.features,
-                words, statuses, newest,
+                queries.offsets, queries.as_of, queries.target, policy, program.windows, program.groups,
+                program.features, words, statuses, newest,
             )
 
         if in_parallel(run, block.offsets, threads):
             self._raise_overflow(statuses)
         return Answer(
-            self.features, program.slots, words, statuses, newest, block.dictionaries, self.view.name
+            self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.view.name
         )
 
     def _raise_overflow(self, statuses: Bytes) -> None:
-        broken = [f.name for f, row in zip(self.features, statuses, strict=True) if (row == OVERFLOWED).any()]
+        broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]
         raise ValueOverflowError(
             f"the exact sum of {', '.join(repr(name) for name in broken)} does not fit into int64",
             where=f"feature view '{self.view.name}'",
             hint="Sum it as float64 or decimal: agg.sum(col(…).cast('float64')).",
         )
-
-
-def in_parallel(run: Callable[[int, int], bool], offsets: Ints, threads: int) -> bool:
-    """Run a kernel over all entities, in ranges of about equally many events; return whether any range said true."""
-    entities, events = len(offsets) - 1, int(offsets[-1])
-    if threads <= 1 or events < _PARALLEL_EVENTS:
-        return run(0, entities)
-    marks = np.linspace(0, events, 4 * threads + 1)[1:-1]
-    cuts = sorted({0, entities, *np.searchsorted(offsets, marks).tolist()})
-    with ThreadPoolExecutor(threads) as pool:
-        return any(list(pool.map(run, cuts[:-1], cuts[1:])))
 
 
 @lru_cache(maxsize=1024)
@@ -284,34 +305,48 @@ def bind(view: ViewPlan) -> BoundView:
     return BoundView(view)
 
 
-def is_true(expression: TypedExpr, columns: dict[str, pa.Array], length: int) -> Flags:
+def is_true(expression: TypedExpr, columns: Mapping[str, pa.Array], length: int) -> Flags:
     """Evaluate a condition; null counts as not true."""
     found = evaluate_expression(expression, Environment(columns=columns, length=length))
     return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def input_words(
-    source: InputPlan, columns: dict[str, pa.Array], length: int
-) -> tuple[Ints, Bytes, pa.Array | None]:
+def input_array(source: InputPlan, columns: Mapping[str, pa.Array], length: int) -> tuple[pa.Array | None, Bytes]:
     """Evaluate one input over a table that the view's ``where`` has passed.
+
+    Returns:
+        The values, ``None`` if events themselves are counted; and per event ``NOT_MEMBER``, ``MEMBER_NULL`` or
+        ``MEMBER_VALUE``.
+    """
+    member = np.ones(length, dtype=np.bool_) if source.where is None else is_true(source.where, columns, length)
+    if source.value is None:
+        return None, np.where(member, MEMBER_VALUE, NOT_MEMBER).astype(np.uint8)
+    array = evaluate_expression(source.value, Environment(columns=columns, length=length))
+    flags = np.where(validity(array), np.uint8(MEMBER_VALUE), np.uint8(MEMBER_NULL))
+    flags[~member] = NOT_MEMBER
+    return array, flags
+
+
+def input_words(
+    source: InputPlan, columns: Mapping[str, pa.Array], length: int
+) -> tuple[Ints, Bytes, pa.Array | None]:
+    """Evaluate one input as words.
 
     Returns:
         Words, flags, and the dictionary the words are codes of. Events that are no member, or whose value is null,
         have the word 0, so that equal content has equal words.
     """
-    member = np.ones(length, dtype=np.bool_) if source.where is None else is_true(source.where, columns, length)
-    if source.value is None:
-        return np.zeros(length, dtype=np.int64), np.where(member, MEMBER_VALUE, NOT_MEMBER).astype(np.uint8), None
-    array = evaluate_expression(source.value, Environment(columns=columns, length=length))
+    array, flags = input_array(source, columns, length)
+    if array is None or source.value is None:
+        return np.zeros(length, dtype=np.int64), flags, None
     words, dictionary = to_words(array, source.value.dtype)
-    valid = validity(array)
-    flags = np.where(member, np.where(valid, MEMBER_VALUE, MEMBER_NULL), NOT_MEMBER).astype(np.uint8)
     if source.where is not None:
-        words = np.where(member, words, 0)
+        words = np.where(flags == NOT_MEMBER, 0, words)
     return words, flags, dictionary
 
 
-def _is_float(source: InputPlan) -> bool:
+def is_float_input(source: InputPlan) -> bool:
+    """Tell whether an input's words are the bits of floats."""
     return source.value is not None and source.value.dtype.kind == "float64"
 
 

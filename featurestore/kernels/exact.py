@@ -118,10 +118,7 @@ def _top_bit(digits: Ints, count: int) -> int:
     """Return the index of the highest bit set, -1 for zero."""
     for i in range(count - 1, -1, -1):
         if digits[i] != 0:
-            bit = 31
-            while (digits[i] >> bit) & 1 == 0:
-                bit -= 1
-            return 32 * i + bit
+            return 32 * i + ((np.float64(digits[i]).view(np.int64) >> 52) & 0x7FF) - 1023
     return -1
 
 

@@ -7,7 +7,7 @@ entity's events are prepared once for all their windows.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -103,27 +103,18 @@ class Program:
     row_count: int
 
 
-def compile_program(view: ViewPlan, chosen: Iterable[int] | None = None) -> Program:
-    """Translate features of a view.
-
-    Args:
-        view: The view.
-        chosen: Indices of the features wanted; all if not given. The program's slots and feature indices count
-            within the chosen ones.
-
-    Returns:
-        The tables. Inputs keep their index in the view.
-    """
-    features = [view.features[i] for i in chosen] if chosen is not None else list(view.features)
+def compile_program(view: ViewPlan) -> Program:
+    """Translate the features of a view."""
+    features = view.features
     windows = sorted({_window(feature) for feature in features})
     slots = _slots(features)
-    order = sorted(range(len(features)), key=lambda i: _group_key(view, features[i]))
+    order = sorted(range(len(features)), key=lambda i: (_group_key(view, features[i]), _window(features[i])))
     groups, rows = [], []
     for key, members in groupby(order, key=lambda i: _group_key(view, features[i])):
-        kind, row, need, is_float, _ = key
+        kind, source, need, is_float, _ = key
         picked = list(members)
         level = max(_level(features[i]) for i in picked)
-        groups.append((kind, row, need, is_float, level, len(rows), len(rows) + len(picked)))
+        groups.append((kind, source, need, is_float, level, len(rows), len(rows) + len(picked)))
         rows += [_feature_row(view, features[i], i, windows, slots[i]) for i in picked]
     return Program(
         windows=np.array(windows, dtype=np.int64).reshape(-1, 2),
@@ -140,7 +131,7 @@ def _window(feature: FeaturePlan) -> tuple[int, int]:
     return feature.window_us, feature.resolution_us
 
 
-def _slots(features: list[FeaturePlan]) -> tuple[Slot, ...]:
+def _slots(features: Sequence[FeaturePlan]) -> tuple[Slot, ...]:
     widths = [_width(feature) for feature in features]
     starts = np.cumsum([0, *widths])
     return tuple(Slot(int(start), width) for start, width in zip(starts, widths, strict=False))

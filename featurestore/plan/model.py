@@ -46,6 +46,11 @@ class TypedExpr:
         """Return one constant; ``KeyError`` if the node has none of that name."""
         return dict(self.params)[name]
 
+    def columns(self) -> frozenset[str]:
+        """Return the names of all source columns the expression reads."""
+        own = {str(self.param("name"))} if self.op == "column" else set()
+        return frozenset(own.union(*(arg.columns() for arg in self.args)))
+
 
 @dataclass(frozen=True)
 class Column:
@@ -101,6 +106,10 @@ class InputPlan:
 
     value: TypedExpr | None = None
     where: TypedExpr | None = None
+
+    def columns(self) -> frozenset[str]:
+        """Return the names of all source columns the input reads."""
+        return frozenset().union(*(found.columns() for found in (self.value, self.where) if found is not None))
 
 
 @dataclass(frozen=True)
