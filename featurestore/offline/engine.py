@@ -206,7 +206,10 @@ def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
 
 
 def _split(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, folder: Path) -> list[Path]:
-    """Write the events of the spine's entities into one file per part, part ``entity code % count``."""
+    """Write the events of the spine's entities into one file per part.
+
+    An entity goes to part ``code % count``, and has the code ``code // count`` there.
+    """
     keys = [key.name for key in view.entity.keys]
     needed = sorted({view.source.event_time, *_ingest(view), *(n for source in view.inputs for n in source.columns())})
     columns = sorted({*keys, *needed, *(view.where.columns() if view.where is not None else ())})
@@ -243,7 +246,7 @@ def _pieces(
     order = np.argsort(number, kind="stable")
     cuts = np.searchsorted(number[order], np.arange(count + 1))
     taken = pa.array(order[: cuts[count]])
-    arrays = [pa.array(codes[order[: cuts[count]]]), *(columns[name].take(taken) for name in needed)]
+    arrays = [pa.array(codes[order[: cuts[count]]] // count), *(columns[name].take(taken) for name in needed)]
     sorted_batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
     for part in range(count):
         if cuts[part + 1] > cuts[part]:
@@ -251,16 +254,13 @@ def _pieces(
 
 
 def _spilled(path: Path, entity_count: int) -> _Part:
-    """Open one file of a split source; codes count within the part."""
+    """Open one file of a split source; codes count within the part. The file stays mapped while its arrays live."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def read(columns: Sequence[str]) -> dict[str, pa.Array]:
-        with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
-            return _arrays(reader.read_all().select(list(columns)))
+        return _arrays(table.select(list(columns)))
 
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
-        total = reader.num_record_batches
-    codes = read([_CODE])[_CODE].to_numpy() if total else np.zeros(0, dtype=np.int64)
-    return _Part(codes, entity_count, read)
+    return _Part(read([_CODE])[_CODE].to_numpy(), entity_count, read)
 
 
 def _arrays(table: pa.Table) -> dict[str, pa.Array]:
