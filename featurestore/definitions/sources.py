@@ -63,7 +63,7 @@ class CsvOptions:
         delimiter: What stands between values; ``None`` finds it out.
         header: Whether the first line holds the column names.
         quote: The character that quotes values.
-        null_values: Texts that mean null.
+        null_values: Texts that mean null, kept sorted.
         columns: Column names, for files without a header.
     """
 
@@ -72,6 +72,11 @@ class CsvOptions:
     quote: str = '"'
     null_values: tuple[str, ...] = ("",)
     columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        nulls = (self.null_values,) if isinstance(self.null_values, str) else self.null_values
+        object.__setattr__(self, "null_values", tuple(sorted(set(nulls))))
+        object.__setattr__(self, "columns", tuple(self.columns))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -246,9 +246,7 @@ class Plan:
     def join_keys(self) -> tuple[Column, ...]:
         """The key columns a spine or request must have, sorted by name."""
         found = {
-            column: key.dtype
-            for use in self.uses
-            for column, key in zip(use.keys, use.view.entity.keys, strict=True)
+            column: key.dtype for use in self.uses for column, key in zip(use.keys, use.view.entity.keys, strict=True)
         }
         return tuple(Column(name, found[name]) for name in sorted(found))
 

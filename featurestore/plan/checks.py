@@ -1,0 +1,308 @@
+"""Compiler passes over names, entities and sources: what must hold before views are looked at.
+
+A definition holds what the user wrote, of whatever type; after these passes the others may trust its shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeGuard
+from zoneinfo import ZoneInfo
+
+from featurestore.definitions.aggregations import Aggregation
+from featurestore.definitions.collection import Definition, Definitions
+from featurestore.definitions.entities import DTypeLike, Entity
+from featurestore.definitions.expr import Expr
+from featurestore.definitions.services import FeatureService
+from featurestore.definitions.sources import CsvOptions, FileSource, Source, SqlSource
+from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable
+from featurestore.dtypes import STRING, DType, parse_dtype
+from featurestore.errors import Mistake
+from featurestore.plan import mistakes
+from featurestore.plan.mistakes import Report, place, wrong_kind
+from featurestore.plan.model import Column, EntityPlan, Param
+from featurestore.temporal import Refresh
+
+Schema = Mapping[str, DType | None]
+"""Columns of a source with their dtypes; ``None`` for types the contract has no dtype for."""
+
+AS_OF = "as_of"
+"""Column of a spine that holds the instant asked about; no key, input or feature may be named so."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
+_OUTPUT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_QUOTED = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_IMPURE_SQL = re.compile(
+    r"\b((?:now|random|rand|uuid|newid|gen_random_uuid|clock_timestamp|statement_timestamp|transaction_timestamp|"
+    r"getdate|sysdate|today)\s*\(|current_(?:timestamp|date|time)\b|localtime(?:stamp)?\b)",
+    re.IGNORECASE,
+)
+
+
+def kind_of(definition: Definition) -> str:
+    """Return what a definition is called in messages."""
+    if isinstance(definition, Entity):
+        return "entity"
+    if isinstance(definition, Source):
+        return "source"
+    if isinstance(definition, FeatureView):
+        return "feature view"
+    if isinstance(definition, OnDemandFeatureView):
+        return "on-demand feature view"
+    return "feature service"
+
+
+def where_is(definition: Definition) -> str:
+    """Return the place of a definition in messages: ``"source 'flights'"``."""
+    return place(kind_of(definition), definition.name)
+
+
+def is_name(value: object) -> bool:
+    """Tell whether a value can stand on a side of ``view__feature`` so that both can be told apart again."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def is_output_name(value: object) -> bool:
+    """Tell whether a value can be the whole name of a column of an answer."""
+    return isinstance(value, str) and _OUTPUT_NAME.fullmatch(value) is not None
+
+
+def check_names(definitions: Definitions, report: Report) -> None:
+    """Report names that cannot be used, and names that stand for two definitions."""
+    views = (*definitions.views, *definitions.on_demand)
+    for what, group in (
+        ("entities", definitions.entities),
+        ("sources", definitions.sources),
+        ("feature views", views),
+        ("feature services", definitions.services),
+    ):
+        _check_group(what, group, report)
+
+
+def _check_group(what: str, group: Iterable[Definition], report: Report) -> None:
+    seen: set[str] = set()
+    for definition in group:
+        if not is_name(definition.name):
+            report(mistakes.bad_name(kind_of(definition), definition.name))
+        elif definition.name in seen:
+            report(mistakes.duplicate_name(where_is(definition), what))
+        seen.add(str(definition.name))
+
+
+def check_shapes(definitions: Definitions, report: Report) -> Definitions:
+    """Report arguments of wrong Python types and return the definitions that have none."""
+    return Definitions(
+        entities=definitions.entities,
+        sources=definitions.sources,
+        views=tuple(view for view in definitions.views if _is_sound(_view_shape(view), report)),
+        on_demand=tuple(view for view in definitions.on_demand if _is_sound(_on_demand_shape(view), report)),
+        services=tuple(service for service in definitions.services if _is_sound(_service_shape(service), report)),
+    )
+
+
+def _is_sound(found: Iterable[Mistake], report: Report) -> bool:
+    problems = list(found)
+    for problem in problems:
+        report(problem)
+    return not problems
+
+
+def _view_shape(view: FeatureView) -> Iterator[Mistake]:
+    where = where_is(view)
+    if not isinstance(view.entity, Entity):
+        yield wrong_kind(where, "entity", view.entity, "an Entity")
+    if not isinstance(view.source, Source):
+        yield wrong_kind(where, "source", view.source, "a FileSource, SqlSource or FrameSource")
+    if not isinstance(view.refresh, Refresh):
+        yield wrong_kind(where, "refresh", view.refresh, "continuous() or every(…)")
+    yield from _features_shape(where, view.features)
+
+
+def _on_demand_shape(view: OnDemandFeatureView) -> Iterator[Mistake]:
+    where = where_is(view)
+    yield from _features_shape(where, view.features)
+    if not isinstance(view.request, Mapping):
+        yield wrong_kind(where, "request", view.request, "a mapping from input to dtype")
+
+
+def _service_shape(service: FeatureService) -> Iterator[Mistake]:
+    where = where_is(service)
+    if not isinstance(service.features, list | tuple):
+        yield wrong_kind(where, "features", service.features, "a list", "Write features=[view, other['a', 'b']].")
+        return
+    if not service.features:
+        yield mistakes.nothing_in_it(where, "List views, or features of views.")
+
+
+def _features_shape(where: str, features: object) -> Iterator[Mistake]:
+    if not isinstance(features, Mapping):
+        yield wrong_kind(where, "features", features, "a mapping from name to feature")
+    elif not features:
+        yield mistakes.nothing_in_it(where, "Add one to its features, or take it out.")
+
+
+def is_expression(where: str, what: str, value: object, report: Report) -> bool:
+    """Tell whether a value is an expression; report it with the way to write it if not."""
+    if not isinstance(value, Expr):
+        report(wrong_kind(where, what, value, "an expression", _expression_hint(value)))
+        return False
+    return True
+
+
+def _expression_hint(value: object) -> str:
+    if isinstance(value, Aggregation):
+        return "Put aggregations into a FeatureView and refer to them: view['feature']."
+    return f"Write col({value!r})." if isinstance(value, str) else f"Write lit({value!r})."
+
+
+def is_aggregation(where: str, value: object, report: Report) -> TypeGuard[Aggregation]:
+    """Tell whether a value is an aggregation; report it with the way to write it if not."""
+    if not isinstance(value, Aggregation):
+        hint = "Say how events are folded: agg.last(col('x')), agg.sum(col('x')).over('7d')."
+        report(wrong_kind(where, "the feature", value, "an aggregation", hint))
+        return False
+    return True
+
+
+def is_listable(where: str, what: str, value: object, report: Report) -> TypeGuard[Selectable | FeatureReference]:
+    """Tell whether a service can list a value; report it if not."""
+    if not isinstance(value, Selectable | FeatureReference):
+        hint = "Compute it in an OnDemandFeatureView and list that." if isinstance(value, Expr) else ""
+        report(wrong_kind(where, what, value, "a view, view['feature'] or view.aliased(…)", hint))
+        return False
+    return True
+
+
+def compile_entity(entity: Entity, report: Report) -> EntityPlan | None:
+    """Return an entity's key columns with their dtypes, or report what is wrong with them."""
+    where = where_is(entity)
+    found: list[Mistake] = []
+    if not entity.keys:
+        found.append(mistakes.bad_option(where, "key", entity.key, "a column, or a tuple of columns"))
+    if not isinstance(entity.dtype, str | DType | Mapping) and len(entity.dtype) != len(entity.keys):
+        found.append(mistakes.bad_option(where, "dtype", entity.dtype, f"{len(entity.keys)} dtypes, one per key"))
+        return _give_up(found, report)
+    if isinstance(entity.dtype, Mapping):
+        unknown = sorted(set(entity.dtype) - set(entity.keys))
+        found += [mistakes.unknown_key(where, key, entity.name, entity.keys) for key in unknown]
+    columns = [Column(key, _key_dtype(where, key, dtype, found)) for key, dtype in entity.columns]
+    found += [
+        mistakes.duplicate_feature(where, key) for key in sorted({key for key in entity.keys if _is_twice(key, entity)})
+    ]
+    return _give_up(found, report) if found else EntityPlan(entity.name, tuple(columns))
+
+
+def _give_up(found: Iterable[Mistake], report: Report) -> None:
+    for mistake in found:
+        report(mistake)
+
+
+def _is_twice(key: str, entity: Entity) -> bool:
+    return entity.keys.count(key) > 1
+
+
+def _key_dtype(where: str, key: object, dtype: DTypeLike | None, found: list[Mistake]) -> DType:
+    if not isinstance(key, str) or not key:
+        found.append(wrong_kind(where, "a key", key, "the name of a column"))
+    elif key == AS_OF:
+        found.append(mistakes.reserved_name(where, "key", key))
+    if dtype is None:
+        found.append(wrong_kind(where, f"the dtype of key '{key}'", dtype, "a dtype"))
+        return STRING
+    read = read_dtype(where, dtype, found.append)
+    if read is not None and read.kind in ("float64", "list"):
+        hint = "Keys are compared for equality; use int64, string, date, timestamp, decimal, bool or binary."
+        found.append(mistakes.wrong_dtype(where, f"key '{key}'", read, "a dtype that keys can have", hint))
+    return read or STRING
+
+
+def read_dtype(where: str, dtype: object, report: Report) -> DType | None:
+    """Return a dtype that a user wrote, or report why there is none."""
+    if not isinstance(dtype, str | DType):
+        return report(wrong_kind(where, "a dtype", dtype, "its name, for instance 'int64'"))
+    try:
+        return parse_dtype(dtype)
+    except ValueError as error:
+        return report(mistakes.unknown_dtype(where, str(error)))
+
+
+def check_source(source: Source, schema: Schema, report: Report) -> None:
+    """Report what is wrong with a source: its options, and its time and id columns against its schema."""
+    where = where_is(source)
+    for option, value, allowed in (
+        ("on_null", source.on_null, ("error", "drop")),
+        ("format", getattr(source, "format", None) or "parquet", ("parquet", "csv")),
+    ):
+        if value not in allowed:
+            report(mistakes.bad_option(where, option, value, " or ".join(map(repr, allowed))))
+    if source.timezone is not None and not is_timezone(source.timezone):
+        report(mistakes.bad_option(where, "timezone", source.timezone, "a zone such as 'UTC' or 'America/New_York'"))
+    if isinstance(source, SqlSource):
+        _check_sql(source, where, report)
+    if isinstance(source, FileSource) and not isinstance(source.csv, CsvOptions):
+        report(wrong_kind(where, "csv", source.csv, "CsvOptions(…)"))
+    for name, dtype in getattr(source, "dtypes", {}).items():
+        if name not in schema:
+            report(mistakes.unknown_column(where, name, source.name, schema))
+        read_dtype(where, dtype, report)
+    _check_times(source, schema, where, report)
+
+
+def is_timezone(name: object) -> bool:
+    """Tell whether a value names a time zone."""
+    try:
+        ZoneInfo(name)  # type: ignore[arg-type]  # judged here, whatever was given
+    except (KeyError, OSError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_sql(source: SqlSource, where: str, report: Report) -> None:
+    if (source.table is None) == (source.query is None):
+        got = "neither" if source.table is None else "both"
+        report(mistakes.bad_option(where, "table or query", got, "exactly one of them"))
+    elif source.query is not None and (found := _IMPURE_SQL.search(_QUOTED.sub("''", source.query))):
+        report(mistakes.impure_query(where, found[1].rstrip("( ").strip()))
+
+
+def _check_times(source: Source, schema: Schema, where: str, report: Report) -> None:
+    if not isinstance(source.event_time, str):
+        report(wrong_kind(where, "event_time", source.event_time, "the name of a column"))
+        return
+    times = {"event_time": source.event_time, "ingest_time": source.ingest_time}
+    for option, column in times.items():
+        dtype = usable_dtype(source, schema, column, where, report) if column is not None else None
+        if dtype is not None and dtype.kind != "timestamp":
+            hint = "Write instants where the rows are written, or declare the column in dtypes={…}."
+            report(mistakes.wrong_dtype(where, f"{option} column '{column}'", dtype, "timestamp", hint))
+    if source.event_id is not None:
+        dtype = usable_dtype(source, schema, source.event_id, where, report)
+        if dtype is not None and dtype.kind in ("float64", "list"):
+            what = f"event_id column '{source.event_id}'"
+            report(mistakes.wrong_dtype(where, what, dtype, "a dtype that is compared for equality, such as int64"))
+
+
+def usable_dtype(source: Source, schema: Schema, column: str, where: str, report: Report) -> DType | None:
+    """Return the dtype of a source's column, or report that there is no such column or that it has none."""
+    if column not in schema:
+        return report(mistakes.unknown_column(where, column, source.name, schema))
+    dtype = schema[column]
+    if dtype is None:
+        return report(mistakes.unsupported_column(where, column, source.name))
+    return dtype
+
+
+def parsing_of(source: Source) -> tuple[tuple[str, Param], ...]:
+    """Return the options that decide how a CSV source's text is read as values, those at their default left out."""
+    if not isinstance(source, FileSource) or source.file_format != "csv" or not isinstance(source.csv, CsvOptions):
+        return ()
+    default, options = CsvOptions(), source.csv
+    found: dict[str, Param] = {
+        "columns": options.columns,
+        "delimiter": options.delimiter,
+        "header": options.header,
+        "null_values": options.null_values,
+        "quote": options.quote,
+    }
+    return tuple((name, value) for name, value in sorted(found.items()) if value != getattr(default, name))

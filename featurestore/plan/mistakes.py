@@ -1,0 +1,219 @@
+"""The mistakes that definitions can hold: one factory each, so that a mistake reads the same wherever it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from featurestore.dtypes import DType
+from featurestore.errors import Mistake, did_you_mean, listing
+
+Report = Callable[[Mistake], None]
+"""Takes a mistake down and lets the compiler go on."""
+
+
+def place(kind: str, name: object, feature: object = None) -> str:
+    """Return where something is: ``"feature view 'spend', feature 'sum_7d'"``."""
+    outer = f"{kind} '{name}'"
+    return outer if feature is None else f"{outer}, feature '{feature}'"
+
+
+def bad_name(where: str, name: object) -> Mistake:
+    """Return the mistake of a name that cannot be part of a column's name."""
+    hint = "Letters, digits and single underscores, a letter first; '__' stands between view and feature."
+    return Mistake(where, f"{name!r} cannot be used as a name", hint, "bad-name")
+
+
+def reserved_name(where: str, what: str, name: str) -> Mistake:
+    """Return the mistake of a column that would shadow one that every spine has."""
+    return Mistake(where, f"{what} '{name}' has a reserved name", "Call it something else.", "reserved-name")
+
+
+def duplicate_name(where: str, what: str) -> Mistake:
+    """Return the mistake of two definitions under one name."""
+    return Mistake(where, f"there are two different {what} of this name", "Rename one of them.", "duplicate-name")
+
+
+def duplicate_feature(where: str, name: str) -> Mistake:
+    """Return the mistake of two features of one view under one name."""
+    return Mistake(
+        where, f"two features have the name '{name}'", "Name windows apart, or rename one.", "duplicate-feature"
+    )
+
+
+def wrong_kind(where: str, what: str, value: object, expected: str, hint: str = "") -> Mistake:
+    """Return the mistake of an argument of a wrong Python type."""
+    return Mistake(where, f"{what} is {_described(value)}, expected {expected}", hint, "wrong-argument")
+
+
+def _described(value: object) -> str:
+    if value is None:
+        return "missing"
+    text = repr(value) if isinstance(value, str | int | float | bool) else ""
+    return f"{type(value).__name__} {text}".strip()
+
+
+def nothing_in_it(where: str, hint: str) -> Mistake:
+    """Return the mistake of a view or service without features."""
+    return Mistake(where, "it has no features", hint, "empty")
+
+
+def bad_option(where: str, option: str, value: object, expected: str) -> Mistake:
+    """Return the mistake of an option outside its range."""
+    return Mistake(where, f"{option} is {value!r}", f"Expected {expected}.", "bad-option")
+
+
+def unknown_dtype(where: str, problem: str) -> Mistake:
+    """Return the mistake of a dtype that cannot be read; the problem's second sentence becomes the hint."""
+    head, _, hint = problem.partition(". ")
+    return Mistake(where, head, hint, "unknown-dtype")
+
+
+def unknown_column(where: str, column: str, source: str, known: Iterable[str]) -> Mistake:
+    """Return the mistake of a column that a source does not have."""
+    return Mistake(
+        where,
+        f"column '{column}' is not in source '{source}'",
+        listing("Columns", known, wrong=column),
+        "unknown-column",
+    )
+
+
+def unread_source(where: str) -> Mistake:
+    """Return the mistake of a source of which the columns could not be read."""
+    return Mistake(where, "its columns are not known", "Check that its rows are where it says.", "unread-source")
+
+
+def unsupported_column(where: str, column: str, source: str) -> Mistake:
+    """Return the mistake of using a column of which the type has no dtype."""
+    problem = f"column '{column}' of source '{source}' has a type that features cannot be made of"
+    hint = "Convert it where the rows are written, to one of: bool, int64, float64, string, timestamp, date, decimal."
+    return Mistake(where, problem, hint, "unsupported-column")
+
+
+def wrong_dtype(where: str, what: str, got: DType, expected: str, hint: str = "") -> Mistake:
+    """Return the mistake of a column or expression of a wrong dtype."""
+    return Mistake(where, f"{what} is {got}, expected {expected}", hint, "wrong-dtype")
+
+
+def look_ahead(where: str, what: str) -> Mistake:
+    """Return the mistake of a stored feature that asks for what is known only when the question is asked."""
+    problem = f"{what} is not known when an event happens"
+    return Mistake(where, problem, "Compute this in an OnDemandFeatureView.", "look-ahead")
+
+
+def missing_window(where: str, aggregation: str) -> Mistake:
+    """Return the mistake of an aggregation that does not say which events it folds."""
+    return Mistake(
+        where, f"{aggregation} says no window", "Add .over('7d'), or .lifetime() for all events.", "missing-window"
+    )
+
+
+def ambiguous_window(where: str, count: int) -> Mistake:
+    """Return the mistake of several windows under one name."""
+    problem = f"{count} windows under one name"
+    return Mistake(where, problem, "Put {window} into the name: 'mean_{window}'.", "ambiguous-window")
+
+
+def empty_window(where: str, what: str) -> Mistake:
+    """Return the mistake of a window or time to live of zero."""
+    return Mistake(where, f"{what} of zero holds no event", "Give it a length: '1h'.", "empty-window")
+
+
+def misplaced_ttl(where: str, aggregation: str) -> Mistake:
+    """Return the mistake of a time to live on something other than a latest value."""
+    problem = f"{aggregation} cannot have a ttl"
+    return Mistake(where, problem, "Only agg.last can; bound others by .over(…).", "misplaced-ttl")
+
+
+def unknown_feature(where: str, view: str, feature: str, known: Iterable[str]) -> Mistake:
+    """Return the mistake of a feature that a view does not have."""
+    problem = f"view '{view}' has no feature '{feature}'"
+    return Mistake(where, problem, listing("Features", known, wrong=feature), "unknown-feature")
+
+
+def unknown_view(where: str, view: str, known: Iterable[str]) -> Mistake:
+    """Return the mistake of a reference by name to a view that is not defined."""
+    return Mistake(where, f"there is no view '{view}'", listing("Views", known, wrong=view), "unknown-view")
+
+
+def column_on_demand(where: str, column: str) -> Mistake:
+    """Return the mistake of reading a source's column where there are no events."""
+    hint = f"Use a feature, view['{column}'], or an input of the request, request('{column}')."
+    return Mistake(where, f"col('{column}') is a column of events, which are not at hand on demand", hint, "no-columns")
+
+
+def undeclared_request(where: str, name: str, known: Iterable[str]) -> Mistake:
+    """Return the mistake of a request input without a dtype."""
+    known = list(known)
+    hint = f"Declare its dtype: request={{'{name}': 'float64'}}. {did_you_mean(name, known)}".rstrip()
+    return Mistake(where, f"request input '{name}' is not declared", hint, "unknown-request")
+
+
+def cycle(where: str, columns: Iterable[str]) -> Mistake:
+    """Return the mistake of on-demand features that need each other."""
+    return Mistake(where, f"it needs itself: {' → '.join(columns)}", "Break the circle.", "cycle")
+
+
+def impure_udf(where: str, name: str, problem: str) -> Mistake:
+    """Return the mistake of a function that might not give the same answer twice."""
+    hint = "Let it be a function of its operands alone; give constants as operands or inside its body."
+    return Mistake(where, f"udf '{name}' could give different answers: {problem}", hint, "impure-udf")
+
+
+def impure_query(where: str, word: str) -> Mistake:
+    """Return the mistake of a query that gives other rows when asked again."""
+    problem = f"the query says {word}, so it could give different rows when asked again"
+    return Mistake(where, problem, "Leave it out: features look at as_of, not at the clock.", "impure-query")
+
+
+def unknown_key(where: str, key: str, entity: str, known: Iterable[str]) -> Mistake:
+    """Return the mistake of binding a key that an entity does not have."""
+    problem = f"'{key}' is no key of entity '{entity}'"
+    return Mistake(where, problem, listing("Keys", known, wrong=key), "unknown-key")
+
+
+def alias_taken(where: str, alias: str) -> Mistake:
+    """Return the mistake of one alias for two views, or for one view with two bindings of its keys."""
+    problem = f"'{alias}' stands for two different things"
+    hint = f"Give one of them another alias: view.aliased('other_{alias}', keys={{…}})."
+    return Mistake(where, problem, hint, "alias-taken")
+
+
+def aliased_on_demand(where: str, view: str) -> Mistake:
+    """Return the mistake of an alias for a view that has no keys of its own."""
+    problem = f"on-demand feature view '{view}' cannot be aliased"
+    return Mistake(where, problem, "Define another one over the aliased views it needs.", "aliased-on-demand")
+
+
+def output_collision(where: str, name: str, columns: Iterable[str]) -> Mistake:
+    """Return the mistake of two columns of an answer under one name."""
+    first, second = columns
+    what = f"'{first}' twice" if first == second else f"both '{first}' and '{second}'"
+    hint = "List it once, or rename one: view['feature'].renamed('other'), view.prefixed('other')."
+    return Mistake(where, f"column '{name}' of the answer would show {what}", hint, "output-collision")
+
+
+def output_taken(where: str, name: str, what: str) -> Mistake:
+    """Return the mistake of a column of the answer named like a column of the spine."""
+    problem = f"column '{name}' of the answer has the name of {what}"
+    return Mistake(where, problem, "Rename it: view['feature'].renamed('other').", "output-collision")
+
+
+def key_conflict(where: str, column: str, dtypes: Iterable[Any]) -> Mistake:
+    """Return the mistake of views that expect one key column in different dtypes."""
+    problem = f"key column '{column}' is expected as {' and as '.join(sorted(map(str, dtypes)))}"
+    hint = "Give the entities one dtype, or bind one to another column: view.aliased('role', keys={…})."
+    return Mistake(where, problem, hint, "key-conflict")
+
+
+def request_conflict(where: str, name: str, dtypes: Iterable[Any]) -> Mistake:
+    """Return the mistake of on-demand views that declare one request input in different dtypes."""
+    problem = f"request input '{name}' is declared as {' and as '.join(sorted(map(str, dtypes)))}"
+    return Mistake(where, problem, "Declare it the same everywhere, or rename one.", "request-conflict")
+
+
+def request_is_key(where: str, name: str) -> Mistake:
+    """Return the mistake of a request input named like a key column."""
+    problem = f"'{name}' is a request input and a key column"
+    return Mistake(where, problem, "Rename the request input: they would be one column of the spine.", "request-is-key")

@@ -1,0 +1,229 @@
+"""Compiler pass over feature services: from a list of features to a ``Plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from featurestore.definitions.services import FeatureService
+from featurestore.definitions.views import FeatureView, OnDemandFeatureView, Selection, column_name
+from featurestore.dtypes import DType
+from featurestore.errors import Mistake
+from featurestore.plan import mistakes
+from featurestore.plan.checks import AS_OF, is_listable, is_name, is_output_name, where_is
+from featurestore.plan.mistakes import Report
+from featurestore.plan.model import Column, OnDemandFeature, Output, Plan, TypedExpr, ViewUse
+from featurestore.plan.on_demand import Compiled, references_in
+
+
+@dataclass
+class _Assembly:
+    """A service being put together.
+
+    Attributes:
+        service: The service.
+        compiled: Its views.
+        found: Mistakes so far.
+        selections: What the service lists and what that needs, by role: the first one seen stands for the role.
+        on_demand: Needed on-demand features, each after what it needs.
+    """
+
+    service: FeatureService
+    compiled: Compiled
+    found: list[Mistake] = field(default_factory=list)
+    selections: dict[str, Selection] = field(default_factory=dict)
+    on_demand: dict[str, TypedExpr] = field(default_factory=dict)
+    is_incomplete: bool = False
+
+    @property
+    def where(self) -> str:
+        return where_is(self.service)
+
+    def report(self, mistake: Mistake) -> None:
+        self.found.append(mistake)
+
+
+def compile_service(service: FeatureService, compiled: Compiled, report: Report) -> Plan | None:
+    """Compile one feature service.
+
+    Args:
+        service: A service of sound shape.
+        compiled: Views and on-demand features.
+        report: Takes mistakes down.
+
+    Returns:
+        The plan; ``None`` if the service, or anything it needs, has mistakes.
+    """
+    assembly = _Assembly(service, compiled)
+    listed = [
+        selection
+        for i, item in enumerate(service.features)
+        if is_listable(assembly.where, f"features[{i}]", item, assembly.report)
+        and _is_sound(selection := item.select(), assembly)
+    ]
+    assembly.is_incomplete = any(not picked(selection, compiled) for selection in listed)
+    needed = {(s.role, name): s for s in listed for name in picked(s, compiled)}
+    for (_, name), selection in sorted(needed.items(), key=lambda item: item[0]):
+        _need(selection, name, assembly)
+    outputs = [output for selection in listed for output in _outputs(selection, compiled)]
+    uses = tuple(_uses(assembly))
+    keys, requests = _key_dtypes(uses), _request_dtypes(assembly)
+    _check_columns(keys, requests, assembly)
+    _check_outputs(outputs, keys, requests, assembly)
+    for mistake in dict.fromkeys(assembly.found):
+        report(mistake)
+    if assembly.found or assembly.is_incomplete:
+        return None
+    return Plan(
+        name=service.name,
+        uses=uses,
+        on_demand=tuple(OnDemandFeature(column, typed) for column, typed in assembly.on_demand.items()),
+        request=tuple(Column(name, next(iter(found))) for name, found in sorted(requests.items())),
+        outputs=tuple(outputs),
+    )
+
+
+def picked(selection: Selection, compiled: Compiled) -> tuple[str, ...]:
+    """Return the features a selection holds: as listed, or all of the view sorted by name."""
+    known = compiled.names(selection.view)
+    return known if selection.names is None else selection.names
+
+
+def _is_sound(selection: Selection, assembly: _Assembly) -> bool:
+    """Report what is wrong with a selection by itself."""
+    found = list(_selection_mistakes(selection, assembly))
+    assembly.found += found
+    return not found
+
+
+def _selection_mistakes(selection: Selection, assembly: _Assembly) -> Iterator[Mistake]:
+    where, view = assembly.where, selection.view
+    known = assembly.compiled.names(view)
+    for name in selection.names or ():
+        if assembly.compiled.lacks(view, name):
+            yield mistakes.unknown_feature(where, view.name, name, known)
+    for name in selection.renames:
+        if assembly.compiled.lacks(view, name) or (selection.names and name not in selection.names):
+            yield mistakes.unknown_feature(where, view.name, name, selection.names or known)
+    for name in selection.renames.values():
+        if not is_output_name(name):
+            yield mistakes.bad_name(where, name)
+    for name in (selection.alias, selection.prefix):
+        if name is not None and not is_name(name):
+            yield mistakes.bad_name(where, name)
+    yield from _binding_mistakes(selection, where)
+
+
+def _binding_mistakes(selection: Selection, where: str) -> Iterator[Mistake]:
+    view = selection.view
+    if isinstance(view, OnDemandFeatureView):
+        if selection.alias is not None:
+            yield mistakes.aliased_on_demand(where, view.name)
+        return
+    for key, column in selection.keys.items():
+        if key not in view.entity.keys:
+            yield mistakes.unknown_key(where, key, view.entity.name, view.entity.keys)
+        if not isinstance(column, str) or not column:
+            yield mistakes.wrong_kind(where, f"the column of key '{key}'", column, "the name of a column")
+        elif column == AS_OF:
+            yield mistakes.reserved_name(where, f"the column of key '{key}'", column)
+
+
+def _need(selection: Selection, name: str, assembly: _Assembly) -> None:
+    """Take down what a feature needs: its view under its role, or the features it is computed from."""
+    compiled, column = assembly.compiled, column_name(selection.role, name)
+    known = assembly.selections.setdefault(selection.role, selection)
+    if known.view is not selection.view or _bound(known) != _bound(selection):
+        assembly.report(mistakes.alias_taken(assembly.where, selection.role))
+    if compiled.dtype(selection.view, name) is None:
+        assembly.is_incomplete = True
+        return
+    if not isinstance(selection.view, OnDemandFeatureView) or column in assembly.on_demand:
+        return
+    references = references_in(selection.view.features[name], compiled, assembly.where, assembly.report)
+    for reference in sorted(references, key=lambda s: (s.role, s.names)):
+        if _is_sound(reference, assembly):
+            _need(reference, (reference.names or ("",))[0], assembly)
+    typed = compiled.features[id(selection.view), name]
+    assert typed is not None
+    assembly.on_demand[column] = typed
+
+
+def _bound(selection: Selection) -> tuple[str, ...]:
+    """Return the column of each key of the entity, in its order."""
+    if isinstance(selection.view, OnDemandFeatureView):
+        return ()
+    return tuple(selection.keys.get(key, key) for key in selection.view.entity.keys)
+
+
+def _uses(assembly: _Assembly) -> Iterator[ViewUse]:
+    for role, selection in sorted(assembly.selections.items()):
+        plan = assembly.compiled.views.get(id(selection.view))
+        if isinstance(selection.view, FeatureView) and plan is not None:
+            yield ViewUse(role, plan, _bound(selection))
+
+
+def _outputs(selection: Selection, compiled: Compiled) -> Iterator[Output]:
+    for name in picked(selection, compiled):
+        dtype = compiled.dtype(selection.view, name)
+        if dtype is not None:
+            yield Output(
+                name=selection.output_name(name),
+                column=column_name(selection.role, name),
+                dtype=dtype,
+                kind="view" if isinstance(selection.view, FeatureView) else "on_demand",
+            )
+
+
+def _key_dtypes(uses: tuple[ViewUse, ...]) -> dict[str, set[DType]]:
+    found: dict[str, set[DType]] = {}
+    for use in uses:
+        for column, key in zip(use.keys, use.view.entity.keys, strict=True):
+            found.setdefault(column, set()).add(key.dtype)
+    return found
+
+
+def _request_dtypes(assembly: _Assembly) -> dict[str, set[DType]]:
+    found: dict[str, set[DType]] = {}
+    for typed in assembly.on_demand.values():
+        for name, dtype in requests_of(typed):
+            found.setdefault(name, set()).add(dtype)
+    return found
+
+
+def requests_of(expression: TypedExpr) -> Iterator[tuple[str, DType]]:
+    """Yield the request inputs an expression reads, with their dtypes."""
+    if expression.op == "request":
+        yield str(expression.param("name")), expression.dtype
+    for operand in expression.args:
+        yield from requests_of(operand)
+
+
+def _check_columns(keys: dict[str, set[DType]], requests: dict[str, set[DType]], assembly: _Assembly) -> None:
+    """Report columns of the spine that two parts of the service understand differently."""
+    where = assembly.where
+    for column, dtypes in sorted(keys.items()):
+        if len(dtypes) > 1:
+            assembly.report(mistakes.key_conflict(where, column, dtypes))
+    for name, dtypes in sorted(requests.items()):
+        if len(dtypes) > 1:
+            assembly.report(mistakes.request_conflict(where, name, dtypes))
+        if name in keys:
+            assembly.report(mistakes.request_is_key(where, name))
+
+
+def _check_outputs(
+    outputs: list[Output], keys: dict[str, set[DType]], requests: dict[str, set[DType]], assembly: _Assembly
+) -> None:
+    """Report columns of the answer that share a name with one another or with a column of the spine."""
+    seen: dict[str, str] = {}
+    for output in outputs:
+        if output.name in seen:
+            columns = (seen[output.name], output.column)
+            assembly.report(mistakes.output_collision(assembly.where, output.name, columns))
+        seen.setdefault(output.name, output.column)
+        if output.name == AS_OF:
+            assembly.report(mistakes.reserved_name(assembly.where, "column", output.name))
+        for names, what in ((keys, "a key column"), (requests, "a request input")):
+            if output.name in names:
+                assembly.report(mistakes.output_taken(assembly.where, output.name, what))

@@ -1,0 +1,320 @@
+"""Compiler pass over feature views: from aggregations over a source's columns to a ``ViewPlan``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featurestore.definitions.aggregations import LIFETIME, Aggregation, Duration, Lifetime
+from featurestore.definitions.collection import nodes_of
+from featurestore.definitions.expr import Expr
+from featurestore.definitions.sources import Source, SqlSource
+from featurestore.definitions.udf import find_udf
+from featurestore.definitions.views import FeatureView
+from featurestore.dtypes import FLOAT64, INT64, DType
+from featurestore.errors import ConfigError, InstantError, Mistake
+from featurestore.plan import mistakes
+from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
+from featurestore.plan.checks import Schema, is_aggregation, is_expression, is_name, parsing_of, usable_dtype, where_is
+from featurestore.plan.codec import canonical, encode
+from featurestore.plan.mistakes import Report, place
+from featurestore.plan.model import Column, EntityPlan, FeaturePlan, InputPlan, SourcePlan, TypedExpr, ViewPlan
+from featurestore.plan.typing import Scope, infer
+from featurestore.temporal import duration_us, format_duration
+
+WINDOW = "{window}"
+"""What stands for each window in the name of a feature over several."""
+
+_LOOK_AHEAD = {"request": "a request input", "as_of": "as_of()", "feature": "another feature"}
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A feature before its input has an index."""
+
+    name: str
+    rule: Rule
+    input: InputPlan
+    dtype: DType
+    window_us: int | None
+    resolution_us: int
+    ttl_us: int | None
+    params: Params
+
+
+def feature_names(view: FeatureView) -> tuple[str, ...]:
+    """Return the names of a view's features, sorted, windows written out."""
+    known = ((key, found) for key, found in view.features.items() if isinstance(key, str))
+    return tuple(sorted({name for key, found in known for name, _ in named_windows(key, found)}))
+
+
+def named_windows(key: str, aggregation: Any) -> list[tuple[str, Duration | Lifetime | None]]:
+    """Return the features that one entry of a view's ``features`` stands for: their names and windows as written."""
+    if not isinstance(aggregation, Aggregation) or not aggregation.windows:
+        return [(key, None)]
+    return [(key.replace(WINDOW, window_text(window)), window) for window in aggregation.windows]
+
+
+def window_text(window: Duration | Lifetime) -> str:
+    """Return how a window is written in a feature's name: as the user wrote it, spaces left out."""
+    if isinstance(window, Lifetime):
+        return "lifetime"
+    if isinstance(window, str):
+        return window.replace(" ", "")
+    try:
+        return format_duration(duration_us(window))
+    except InstantError:
+        return "unreadable"
+
+
+def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, report: Report) -> ViewPlan | None:
+    """Compile one feature view.
+
+    Args:
+        view: A view of sound shape.
+        entity: Its entity; ``None`` if that has mistakes, which are reported elsewhere.
+        schema: The columns of its source.
+        report: Takes mistakes down.
+
+    Returns:
+        The plan, or ``None`` if there were mistakes.
+    """
+    found: list[Mistake] = []
+    where = where_is(view)
+    condition = None if view.where is None else _condition(view.where, view.source, schema, where, found.append)
+    drafts = [
+        draft
+        for key, aggregation in view.features.items()
+        for draft in _compile_feature(view, key, aggregation, schema, found.append)
+    ]
+    _check_twice(where, [draft.name for draft in drafts], found.append)
+    if entity is not None:
+        _check_keys(view, entity, schema, found.append)
+    for mistake in found:
+        report(mistake)
+    if found or entity is None:
+        return None
+    inputs = tuple(sorted({draft.input for draft in drafts}, key=_canonical_input))
+    return ViewPlan(
+        name=view.name,
+        entity=entity,
+        source=_source_plan(view.source, entity, schema, (condition, *_expressions(inputs))),
+        refresh=view.refresh,
+        inputs=inputs,
+        features=tuple(sorted((_feature_plan(draft, inputs) for draft in drafts), key=lambda plan: plan.name)),
+        where=condition,
+    )
+
+
+def _canonical_input(source: InputPlan) -> str:
+    return canonical(encode(source))
+
+
+def _expressions(inputs: tuple[InputPlan, ...]) -> Iterator[TypedExpr | None]:
+    for found in inputs:
+        yield found.value
+        yield found.where
+
+
+def _feature_plan(draft: _Draft, inputs: tuple[InputPlan, ...]) -> FeaturePlan:
+    return FeaturePlan(
+        name=draft.name,
+        aggregation=draft.rule.plan_name,
+        input=inputs.index(draft.input),
+        dtype=draft.dtype,
+        window_us=draft.window_us,
+        resolution_us=draft.resolution_us,
+        ttl_us=draft.ttl_us,
+        params=draft.params,
+    )
+
+
+def _check_twice(where: str, names: list[str], report: Report) -> None:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        report(mistakes.duplicate_feature(where, name))
+
+
+def _check_keys(view: FeatureView, entity: EntityPlan, schema: Schema, report: Report) -> None:
+    where = where_is(view)
+    for key in entity.keys:
+        dtype = usable_dtype(view.source, schema, key.name, where, report)
+        if dtype is not None and dtype != key.dtype:
+            what = f"key column '{key.name}' of source '{view.source.name}'"
+            expected = f"{key.dtype} as in entity '{entity.name}'"
+            hint = "Declare the entity's dtype as the source has it, or convert the column where rows are written."
+            report(mistakes.wrong_dtype(where, what, dtype, expected, hint))
+
+
+def _source_plan(
+    source: Source, entity: EntityPlan, schema: Schema, expressions: tuple[TypedExpr | None, ...]
+) -> SourcePlan:
+    """Return what a view must know of its source: above all, the columns it reads."""
+    names = {key.name for key in entity.keys} | {source.event_time}
+    names |= {name for name in (source.ingest_time, source.event_id) if name is not None}
+    names |= {name for expression in expressions if expression is not None for name in columns_of(expression)}
+    columns = {name: schema[name] for name in sorted(names)}
+    return SourcePlan(
+        name=source.name,
+        columns=tuple(Column(name, dtype) for name, dtype in columns.items() if dtype is not None),
+        event_time=source.event_time,
+        ingest_time=None if source.ingest_time == source.event_time else source.ingest_time,
+        event_id=source.event_id,
+        timezone=source.timezone,
+        inclusive=source.inclusive,
+        rows=source.rows if isinstance(source, SqlSource) else None,
+        parsing=parsing_of(source),
+    )
+
+
+def columns_of(expression: TypedExpr) -> Iterator[str]:
+    """Yield the names of the columns an expression reads."""
+    if expression.op == "column":
+        yield str(expression.param("name"))
+    for operand in expression.args:
+        yield from columns_of(operand)
+
+
+def _compile_feature(
+    view: FeatureView, key: Any, aggregation: object, schema: Schema, report: Report
+) -> Iterator[_Draft]:
+    """Compile one entry of ``features``: a feature, or one per window."""
+    where = place("feature view", view.name, key)
+    if not is_aggregation(where, aggregation, report):
+        return
+    rule = RULES.get(aggregation.name)
+    if rule is None:
+        report(mistakes.bad_option(where, "the aggregation", aggregation.name, f"one of {', '.join(RULES)}"))
+        return
+    value, dtype = _operand(view, aggregation, rule, schema, where, report)
+    condition = _where(view, aggregation, schema, where, report)
+    params = _params(aggregation, rule, where, report)
+    ttl_us = _time_to_live(aggregation, rule, where, report)
+    for name, window_us, resolution_us in _windows(key, aggregation, rule, where, report):
+        if dtype is not None and params is not None:
+            yield _Draft(name, rule, InputPlan(value, condition), dtype, window_us, resolution_us, ttl_us, params)
+
+
+def _operand(
+    view: FeatureView, aggregation: Aggregation, rule: Rule, schema: Schema, where: str, report: Report
+) -> tuple[TypedExpr | None, DType | None]:
+    """Return the typed operand and the dtype of the result; no dtype if there was a mistake."""
+    if aggregation.value is None:
+        if not rule.takes_events:
+            example = f"agg.{aggregation.name}(col('x'))"
+            report(mistakes.wrong_kind(where, "the operand", None, "an expression", f"Write {example}."))
+            return None, None
+        return None, INT64 if rule.plan_name == "count" else FLOAT64
+    value = type_over_events(aggregation.value, view.source, schema, where, "the operand", report)
+    if value is None:
+        return None, None
+    dtype = rule.gives(value.dtype)
+    if isinstance(dtype, Refusal):
+        report(Mistake(where, f"agg.{aggregation.name} {dtype.problem}", dtype.hint, "wrong-dtype"))
+        return None, None
+    return value, dtype
+
+
+def _where(view: FeatureView, aggregation: Aggregation, schema: Schema, where: str, report: Report) -> TypedExpr | None:
+    if aggregation.where is None:
+        return None
+    return _condition(aggregation.where, view.source, schema, where, report)
+
+
+def _condition(condition: Expr, source: Source, schema: Schema, where: str, report: Report) -> TypedExpr | None:
+    typed = type_over_events(condition, source, schema, where, "where", report)
+    if typed is not None and typed.dtype.kind != "bool":
+        report(mistakes.wrong_dtype(where, "where", typed.dtype, "bool", "Compare it: col('x') > 0."))
+    return typed
+
+
+def type_over_events(
+    expression: Expr, source: Source, schema: Schema, where: str, what: str, report: Report
+) -> TypedExpr | None:
+    """Type an expression over a source's columns, or report what it may not ask for."""
+    if not is_expression(where, what, expression, report):
+        return None
+    found: list[Mistake] = []
+    for node in nodes_of(expression):
+        if node.op in _LOOK_AHEAD:
+            found.append(mistakes.look_ahead(where, _LOOK_AHEAD[node.op]))
+        elif node.op == "column":
+            usable_dtype(source, schema, str(dict(node.params)["name"]), where, found.append)
+    found += udf_mistakes(expression, where)
+    for mistake in dict.fromkeys(found):
+        report(mistake)
+    if found:
+        return None
+    columns = {name: dtype for name, dtype in schema.items() if dtype is not None}
+    return infer(expression, Scope(columns=columns), report, where)
+
+
+def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:
+    """Yield why user-defined functions inside an expression cannot be trusted."""
+    for node in nodes_of(expression):
+        if node.op == "udf":
+            params: Mapping[str, Any] = dict(node.params)
+            try:
+                problems = list(find_udf(params["name"], params["source"]).problems())
+            except ConfigError as error:
+                problems = [error.problem]
+            yield from (mistakes.impure_udf(where, params["name"], problem) for problem in problems)
+
+
+def _params(aggregation: Aggregation, rule: Rule, where: str, report: Report) -> Params | None:
+    found = dict(rule.fixed)
+    for name, option in rule.options.items():
+        read = option.read(aggregation.options.get(name))
+        if read is None:
+            report(mistakes.bad_option(where, name, aggregation.options.get(name), option.expected))
+            return None
+        found[read[0]] = read[1]
+    return tuple(sorted(found.items()))
+
+
+def _time_to_live(aggregation: Aggregation, rule: Rule, where: str, report: Report) -> int | None:
+    if aggregation.time_to_live is None:
+        return None
+    if not rule.takes_ttl:
+        return report(mistakes.misplaced_ttl(where, f"agg.{aggregation.name}"))
+    length = _length(aggregation.time_to_live, where, report)
+    if length == 0:
+        report(mistakes.empty_window(where, "a ttl"))
+    return length
+
+
+def _windows(
+    key: Any, aggregation: Aggregation, rule: Rule, where: str, report: Report
+) -> Iterator[tuple[str, int | None, int]]:
+    """Yield name, length and resolution of each feature, or report why its windows cannot be read."""
+    if not isinstance(key, str):
+        report(mistakes.bad_name(where, key))
+        return
+    if not aggregation.windows and not rule.defaults_to_lifetime:
+        report(mistakes.missing_window(where, f"agg.{aggregation.name}"))
+    if len(aggregation.windows) > 1 and WINDOW not in key:
+        report(mistakes.ambiguous_window(where, len(aggregation.windows)))
+        return
+    resolution_us = _length(aggregation.resolution, where, report) if aggregation.resolution is not None else 0
+    for name, window in named_windows(key, aggregation):
+        if not is_name(name):
+            report(mistakes.bad_name(where, name))
+        length = None if window is None or window == LIFETIME else _window_length(window, resolution_us, where, report)
+        yield name, length, 0 if length is None else resolution_us or 0
+
+
+def _window_length(window: Any, resolution_us: int | None, where: str, report: Report) -> int | None:
+    length = _length(window, where, report)
+    if length == 0:
+        report(mistakes.empty_window(where, "a window"))
+    elif length is not None and (resolution_us or 0) > length:
+        expected = f"no more than the window, {format_duration(length)}"
+        report(mistakes.bad_option(where, "resolution", format_duration(resolution_us or 0), expected))
+    return length
+
+
+def _length(duration: Any, where: str, report: Report) -> int | None:
+    try:
+        return duration_us(duration)
+    except InstantError as error:
+        return report(Mistake(where, error.problem, error.hint, error.code))
