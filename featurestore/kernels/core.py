@@ -304,7 +304,19 @@ def _fold_additive(
                     total[j] = prefix[end * width + j] - prefix[begin * width + j]
             else:
                 entered, left = _slide(
-                    total, values, flags, turn, order, entered, left, begin, q, is_float, base, value_limbs, square_limbs
+                    total,
+                    values,
+                    flags,
+                    turn,
+                    order,
+                    entered,
+                    left,
+                    begin,
+                    q,
+                    is_float,
+                    base,
+                    value_limbs,
+                    square_limbs,
                 )
             rounded = 0.0
             if value_limbs > 0 and total[0] > 0:
@@ -766,18 +778,53 @@ def evaluate_entities(
             how = _pick(is_late, edge, chosen)
             if kind == ADDITIVE:
                 _fold_additive(
-                    how, own_values, own_flags, own_ingests, edge, known, turn, order, group, chosen, own_target, words,
+                    how,
+                    own_values,
+                    own_flags,
+                    own_ingests,
+                    edge,
+                    known,
+                    turn,
+                    order,
+                    group,
+                    chosen,
+                    own_target,
+                    words,
                     statuses,
                 )
             elif kind == EXTREME:
                 _fold_extreme(
-                    how, own_values, own_flags, own_ingests, edge, known, turn, order, group, chosen, own_target, words,
+                    how,
+                    own_values,
+                    own_flags,
+                    own_ingests,
+                    edge,
+                    known,
+                    turn,
+                    order,
+                    group,
+                    chosen,
+                    own_target,
+                    words,
                     statuses,
                 )
             elif kind == ORDERED:
                 _fold_ordered(
-                    how, own_values, own_flags, own_times, own_ingests, edge, known, turn, order, group, chosen,
-                    own_as_of, own_target, words, statuses,
+                    how,
+                    own_values,
+                    own_flags,
+                    own_times,
+                    own_ingests,
+                    edge,
+                    known,
+                    turn,
+                    order,
+                    group,
+                    chosen,
+                    own_as_of,
+                    own_target,
+                    words,
+                    statuses,
                 )
             else:
                 _fold_holistic(

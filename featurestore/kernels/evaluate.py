@@ -267,9 +267,7 @@ class BoundView:
         queries = arrange_queries(entity, as_of, len(block.offsets) - 1)
         return self.answer(block, queries, watermark=watermark, threads=threads)
 
-    def answer(
-        self, block: EventBlock, queries: Queries, *, watermark: int = NO_WATERMARK, threads: int = 1
-    ) -> Answer:
+    def answer(self, block: EventBlock, queries: Queries, *, watermark: int = NO_WATERMARK, threads: int = 1) -> Answer:
         """Do the same for queries that were arranged before, for callers that ask several times."""
         words = np.zeros((self.program.row_count, queries.count), dtype=np.int64)
         statuses = np.full((len(self.view.features), queries.count), NOT_FOUND, dtype=np.uint8)
@@ -279,16 +277,28 @@ class BoundView:
 
         def run(first: int, stop: int) -> bool:
             return evaluate_entities(
-                first, stop, block.offsets, block.event_time, block.ingest_time, block.values, block.flags,
-                queries.offsets, queries.as_of, queries.target, policy, program.windows, program.groups,
-                program.features, words, statuses, newest,
+                first,
+                stop,
+                block.offsets,
+                block.event_time,
+                block.ingest_time,
+                block.values,
+                block.flags,
+                queries.offsets,
+                queries.as_of,
+                queries.target,
+                policy,
+                program.windows,
+                program.groups,
+                program.features,
+                words,
+                statuses,
+                newest,
             )
 
         if in_parallel(run, block.offsets, threads):
             self._raise_overflow(statuses)
-        return Answer(
-            self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.view.name
-        )
+        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.view.name)
 
     def _raise_overflow(self, statuses: Bytes) -> None:
         broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]
@@ -327,9 +337,7 @@ def input_array(source: InputPlan, columns: Mapping[str, pa.Array], length: int)
     return array, flags
 
 
-def input_words(
-    source: InputPlan, columns: Mapping[str, pa.Array], length: int
-) -> tuple[Ints, Bytes, pa.Array | None]:
+def input_words(source: InputPlan, columns: Mapping[str, pa.Array], length: int) -> tuple[Ints, Bytes, pa.Array | None]:
     """Evaluate one input as words.
 
     Returns:

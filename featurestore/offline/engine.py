@@ -278,7 +278,9 @@ def _evaluate_part(
 
     def run(number: int) -> None:
         chosen = [i for i, feature in enumerate(view.features) if feature.input == number]
-        answers = _evaluate_input(view, number, [view.features[i] for i in chosen], part, order, queries, resources, shared)
+        answers = _evaluate_input(
+            view, number, [view.features[i] for i in chosen], part, order, queries, resources, shared
+        )
         for i, (column, status) in zip(chosen, answers, strict=True):
             columns[i], statuses[i] = column, status
 

@@ -1,0 +1,35 @@
+# Every target works as the first command after a clone: it needs Python 3.11 or newer, make and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo   run the whole story on real flights"
+	@echo "make test   run all tests"
+	@echo "make check  format, lint, types, import contracts"
+	@echo "make bench  measure; writes benchmarks/results.md"
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev]"
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m feature_definitions.demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,bench]"
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv demo_output

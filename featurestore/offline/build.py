@@ -1,0 +1,95 @@
+"""A service's columns for the rows of a spine: every view through the engine, then the on-demand features.
+
+Training sets and audits are built by this one function; it writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.kernels.on_demand import finish
+from featurestore.offline.engine import Resources, Rows, evaluate_view
+from featurestore.plan.model import Plan, ViewUse
+
+Bytes = npt.NDArray[np.uint8]
+
+AS_OF = "as_of"
+"""Column of the spine that holds the instants asked about."""
+
+_SHARE_FOR_ANSWERS = 0.2
+_BYTES_PER_VALUE = 40
+
+
+@dataclass(frozen=True)
+class Features:
+    """A service's answer to a spine, in the spine's row order.
+
+    Attributes:
+        values: One array per output, in the order of ``plan.outputs``.
+        statuses: ``Status`` codes per output.
+    """
+
+    values: dict[str, pa.Array]
+    statuses: dict[str, Bytes]
+
+
+def compute_features(
+    plan: Plan, spine: pa.Table, sources: Mapping[str, Rows], *, resources: Resources, hindsight: bool = False
+) -> Features:
+    """Compute a service's features at each row's ``as_of``.
+
+    Args:
+        plan: The service.
+        spine: Key columns, ``as_of`` and request inputs in contract dtypes; other columns are ignored.
+        sources: The rows of every source the plan reads, by name.
+        resources: Threads and memory.
+        hindsight: Whether to treat every event as known from its event time on.
+
+    Returns:
+        Exactly one value per output and spine row.
+    """
+    as_of = _one(spine, AS_OF)
+    instants = np.ascontiguousarray(as_of.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    columns: dict[str, pa.Array] = {}
+    statuses: dict[str, Bytes] = {}
+    for use in plan.uses:
+        answer = evaluate_view(
+            use.view,
+            sources[use.view.source.name],
+            [_one(spine, key) for key in use.keys],
+            instants,
+            resources=resources,
+            hindsight=hindsight,
+        )
+        for name, column, status in zip(_names(use), answer.columns, answer.statuses, strict=True):
+            columns[name], statuses[name] = column, status
+    requests = {column.name: _one(spine, column.name) for column in plan.request}
+    values, found = finish(plan, columns, statuses, requests, as_of)
+    return Features(values, found)
+
+
+def in_pieces(plan: Plan, row_count: int, resources: Resources) -> Iterator[tuple[int, int]]:
+    """Return the ranges of spine rows that are to be answered at a time, so that answers fit into memory.
+
+    Yields:
+        ``(offset, length)`` of consecutive ranges; one empty range for an empty spine.
+    """
+    length = max(1, row_count)
+    if resources.memory_bytes is not None:
+        width = _BYTES_PER_VALUE * (len(plan.outputs) + sum(len(use.view.features) for use in plan.uses))
+        length = min(length, max(100_000, int(resources.memory_bytes * _SHARE_FOR_ANSWERS) // max(1, width)))
+    for offset in range(0, max(1, row_count), length):
+        yield offset, min(length, row_count - offset)
+
+
+def _names(use: ViewUse) -> list[str]:
+    return [f"{use.alias}__{feature.name}" for feature in use.view.features]
+
+
+def _one(table: pa.Table, name: str) -> pa.Array:
+    return table.column(name).combine_chunks()
