@@ -126,7 +126,12 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
 
     if kinds.is_dictionary(arrow):
         return from_arrow(arrow.value_type)
-    if kinds.is_list(arrow) or kinds.is_large_list(arrow) or kinds.is_fixed_size_list(arrow) or kinds.is_list_view(arrow):
+    if (
+        kinds.is_list(arrow)
+        or kinds.is_large_list(arrow)
+        or kinds.is_fixed_size_list(arrow)
+        or kinds.is_list_view(arrow)
+    ):
         item = from_arrow(arrow.value_type)
         return None if item is None else list_of(item)
     if kinds.is_decimal(arrow) and arrow.precision <= 38 and 0 <= arrow.scale <= arrow.precision:

@@ -193,9 +193,7 @@ def every(period: str | timedelta | int, lag: str | timedelta | int = 0) -> Refr
     return Refresh(period_us=period_us, lag_us=duration_us(lag))
 
 
-def horizons(
-    as_of_us: int, watermark_us: int, period_us: int, lag_us: int, inclusive: int
-) -> tuple[int, int]:
+def horizons(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, inclusive: int) -> tuple[int, int]:
     """Return the bounds of what a question at ``as_of`` may see: event time and ingest time, both exclusive.
 
     Continuous: the event horizon is ``as_of``; on a grid it is ``floor((as_of - lag) / period) * period`` and the
