@@ -1,9 +1,9 @@
 """The loops that compute every feature value, for both roads.
 
 ``evaluate_entities`` takes events sorted by (entity, event_time, ingest_time, content) and queries sorted by (entity,
-as_of) and runs a program over them, entity by entity. Because both horizons and all lower window edges only move forward
-from query to query, an event enters and leaves each window at most once. Each group of features is folded in one of
-three ways that give the same bits; the cheapest is picked per entity:
+as_of) and runs a program over them, entity by entity. Because both horizons and all lower window edges only move
+forward from query to query, an event enters and leaves each window at most once. Each group of features is folded in
+one of three ways that give the same bits; the cheapest is picked per entity:
 
 - *scan*: look at every event of every window. For few queries, which is all the online road ever has.
 - *swept*: no query has an event before its horizon that was not yet known. Prefix sums for additive features,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -74,7 +75,7 @@ class Answer:
         """Tell per query whether a feature has a value; counts always have one."""
         if self.features[index].aggregation in ALWAYS_A_VALUE:
             return np.ones(self.words.shape[1], dtype=np.bool_)
-        return self.statuses[index] == PRESENT
+        return np.asarray(self.statuses[index] == PRESENT, dtype=np.bool_)
 
     def column(self, index: int) -> pa.Array:
         """Return one feature as an Arrow column of its dtype."""
@@ -135,7 +136,7 @@ def _reader(feature: FeaturePlan, slot: Slot) -> tuple[_Read, bool]:
         assert dtype.item is not None
         item = reader_of(dtype.item)
 
-        def read_list(whole: list[int], floats: list[float], find: Any, q: int) -> list[Any]:
+        def read_list(whole: list[int], _: list[float], find: Any, q: int) -> list[Any]:
             own = find(source, q)
             return [item(word, own) for word in whole[row + 1 : row + 1 + whole[row]]]
 
@@ -145,8 +146,6 @@ def _reader(feature: FeaturePlan, slot: Slot) -> tuple[_Read, bool]:
 
 
 def _wide_decimal(low: int, high: int, dtype: DType) -> Any:
-    from decimal import Context, Decimal
-
     unscaled = (high << 64) | (low & 0xFFFFFFFFFFFFFFFF)
     return Decimal(unscaled).scaleb(-dtype.scale, context=Context(prec=60))
 

@@ -115,8 +115,8 @@ def _group(codes: Ints, count: int, offsets: Ints, rows: Ints) -> None:
 def _is_before(left: int, right: int, times: Ints, ingests: Ints) -> bool:
     """Tell whether one row stands strictly before another."""
     if times[left] != times[right]:
-        return times[left] < times[right]
-    return ingests[left] < ingests[right]
+        return bool(times[left] < times[right])
+    return bool(ingests[left] < ingests[right])
 
 
 @jit

@@ -1,9 +1,9 @@
 """Exact sums: fixed-point numbers as limbs of 32 bits in int64 words, and their one rounding to float64.
 
-A float64 is ``mantissa * 2**(position - 1074)`` with a mantissa below 2**53 and a position of 0 to 2045; an int64 is its
-magnitude at position 0 of the unit 2**0. Added up as limbs nothing is lost, so sums can be taken apart again (a window
-is the difference of two prefixes) and do not depend on the order of addition. A limb may hold up to 2**31 addends
-before it could overflow; digits are limbs with carries resolved, each in [0, 2**32).
+A float64 is ``mantissa * 2**(position - 1074)`` with a mantissa below 2**53 and a position of 0 to 2045; an int64 is
+its magnitude at position 0 of the unit 2**0. Added up as limbs nothing is lost, so sums can be taken apart again (a
+window is the difference of two prefixes) and do not depend on the order of addition. A limb may hold up to 2**29
+addends before it could overflow; digits are limbs with carries resolved, each in [0, 2**32).
 
 The functions are compiled; all arithmetic on limbs is in int64, which for magnitudes of 2**63 is read as a bit pattern.
 """
@@ -118,7 +118,7 @@ def _top_bit(digits: Ints, count: int) -> int:
     """Return the index of the highest bit set, -1 for zero."""
     for i in range(count - 1, -1, -1):
         if digits[i] != 0:
-            return 32 * i + ((np.float64(digits[i]).view(np.int64) >> 52) & 0x7FF) - 1023
+            return 32 * i + int((np.float64(digits[i]).view(np.int64) >> 52) & 0x7FF) - 1023
     return -1
 
 
@@ -212,7 +212,7 @@ def _deviation(limbs: Ints, at: int, value_limbs: int, square_limbs: int, rows: 
         digit = np.uint64(digits[i]) if i < square_limbs + 2 else np.uint64(0)
         scaled = digit * np.uint64(rows) + carry_in
         carry_in = scaled >> _SHIFT_U
-        difference = np.int64(scaled & _MASK_U) - np.int64(product[i]) + borrow
+        difference = int(np.int64(scaled & _MASK_U)) - int(np.int64(product[i])) + borrow
         out[i] = difference & _MASK
         borrow = difference >> 32
     return count

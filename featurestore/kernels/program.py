@@ -109,7 +109,8 @@ def compile_program(view: ViewPlan) -> Program:
     windows = sorted({_window(feature) for feature in features})
     slots = _slots(features)
     order = sorted(range(len(features)), key=lambda i: (_group_key(view, features[i]), _window(features[i])))
-    groups, rows = [], []
+    groups: list[tuple[int, ...]] = []
+    rows: list[tuple[int, ...]] = []
     for key, members in groupby(order, key=lambda i: _group_key(view, features[i])):
         kind, source, need, is_float, _ = key
         picked = list(members)

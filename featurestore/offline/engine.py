@@ -11,12 +11,12 @@ Sources larger than the memory limit are first split by entity into files, and e
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.words import to_words
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
@@ -164,7 +165,7 @@ def evaluate_view(
 
 def _in_first(entity: Ints, count: int) -> npt.NDArray[np.bool_]:
     """Rows of the first part; unknown entities, which have no events anywhere, are answered there too."""
-    return (entity == UNKNOWN) | (entity % count == 0)
+    return np.asarray((entity == UNKNOWN) | (entity % count == 0), dtype=np.bool_)
 
 
 def _part_count(row_count: int, resources: Resources) -> int:
@@ -407,7 +408,7 @@ def _block(order: _Order, words: Ints, flags: Bytes, threads: int, dictionary: p
     )
 
 
-def _gather(values: npt.NDArray[np.generic], rows: Ints, threads: int) -> npt.NDArray[np.generic]:
+def _gather(values: npt.NDArray[_Scalar], rows: Ints, threads: int) -> npt.NDArray[_Scalar]:
     """Pick values by row number, in pieces shared by threads."""
     out = np.empty(len(rows), dtype=values.dtype)
 
