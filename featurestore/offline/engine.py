@@ -160,6 +160,7 @@ def evaluate_view(
             found.append(_evaluate_part(view, part, local, as_of[mine], resources, hindsight))
             places.append(mine)
             path.unlink()
+            pa.default_memory_pool().release_unused()
     return _join(found, places)
 
 
@@ -222,6 +223,7 @@ def _split(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, folder: Path
         for batch in rows.batches(columns):
             for number, piece in _pieces(view, batch, index, keys, needed, schema, count):
                 writers[number].write_batch(piece)
+    pa.default_memory_pool().release_unused()
     return paths
 
 
