@@ -47,8 +47,9 @@ def to_words(array: pa.Array, dtype: DType) -> tuple[Ints, pa.Array | None]:
     if is_coded(dtype):
         return _encode(array, dtype)
     if dtype.kind == "decimal":
-        halves = np.frombuffer(_without_nulls(array, Decimal(0)).buffers()[1], dtype=np.int64).reshape(-1, 2)
-        return np.ascontiguousarray(halves[array.offset : array.offset + len(array), 0]), None
+        filled = _without_nulls(array, Decimal(0))
+        halves = np.frombuffer(filled.buffers()[1], dtype=np.int64).reshape(-1, 2)
+        return np.ascontiguousarray(halves[filled.offset : filled.offset + len(filled), 0]), None
     if dtype.kind == "float64":
         floats = _without_nulls(array, 0.0).to_numpy(zero_copy_only=False)
         return np.ascontiguousarray(floats, dtype=np.float64).view(np.int64), None
