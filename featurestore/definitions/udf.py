@@ -20,17 +20,59 @@ from featurestore.definitions.expr import Expr, lit
 from featurestore.errors import ConfigError
 
 PURE_MODULES = frozenset(
-    """base64 binascii bisect calendar cmath collections datetime decimal fractions functools hashlib heapq ipaddress
-    itertools json math numpy operator pandas pyarrow re statistics string struct typing unicodedata
-    zoneinfo zlib""".split()
+    {
+        "base64",
+        "bisect",
+        "calendar",
+        "cmath",
+        "collections",
+        "datetime",
+        "decimal",
+        "fractions",
+        "functools",
+        "hashlib",
+        "itertools",
+        "json",
+        "math",
+        "numpy",
+        "operator",
+        "pyarrow",
+        "re",
+        "statistics",
+        "string",
+        "struct",
+        "typing",
+        "unicodedata",
+        "zoneinfo",
+        "zlib",
+    }
 )
 """Modules a user-defined function may use."""
 
 IMPURE_ATTRIBUTES = frozenset({"default_rng", "environ", "now", "random", "today", "urandom", "utcnow"})
 """Attributes of those modules that do not give the same answer twice."""
 
+READING_ATTRIBUTES = frozenset(
+    {"OSFile", "fromfile", "input_stream", "load", "loadtxt", "memmap", "memory_map", "open"}
+)
+"""Attributes of those modules that read other state."""
+
 IMPURE_BUILTINS = frozenset(
-    "__import__ breakpoint compile eval exec globals hash id input locals open print vars".split()
+    {
+        "__import__",
+        "breakpoint",
+        "compile",
+        "eval",
+        "exec",
+        "globals",
+        "hash",
+        "id",
+        "input",
+        "locals",
+        "open",
+        "print",
+        "vars",
+    }
 )
 """Builtins that read or write other state; ``hash`` of a string differs between processes."""
 
@@ -72,7 +114,7 @@ class Udf:
         yield from sorted(problem for kind, name in used for problem in self._judge(kind, name))
 
     def _judge(self, kind: str, name: str) -> Iterator[str]:
-        if kind == "attribute" and name in IMPURE_ATTRIBUTES:
+        if kind == "attribute" and name in IMPURE_ATTRIBUTES | READING_ATTRIBUTES:
             yield f"it asks for '{name}'"
         elif kind == "import" and name.partition(".")[0] not in PURE_MODULES:
             yield f"it imports '{name}'"

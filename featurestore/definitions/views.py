@@ -85,7 +85,7 @@ class FeatureView(Selectable):
     source: Source
     features: Mapping[str, Aggregation]
     where: Expr | None = None
-    refresh: Refresh = continuous()
+    refresh: Refresh = field(default_factory=continuous)
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)

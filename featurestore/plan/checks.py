@@ -14,7 +14,7 @@ from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import Definition, Definitions
 from featurestore.definitions.entities import DTypeLike, Entity
 from featurestore.definitions.expr import Expr
-from featurestore.definitions.services import FeatureService
+from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import CsvOptions, FileSource, Source, SqlSource
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable
 from featurestore.dtypes import STRING, DType, parse_dtype
@@ -70,13 +70,13 @@ def is_output_name(value: object) -> bool:
 
 def check_names(definitions: Definitions, report: Report) -> None:
     """Report names that cannot be used, and names that stand for two definitions."""
-    views = (*definitions.views, *definitions.on_demand)
-    for what, group in (
-        ("entities", definitions.entities),
-        ("sources", definitions.sources),
-        ("feature views", views),
-        ("feature services", definitions.services),
-    ):
+    groups: dict[str, tuple[Definition, ...]] = {
+        "entities": definitions.entities,
+        "sources": definitions.sources,
+        "feature views": (*definitions.views, *definitions.on_demand),
+        "feature services": definitions.services,
+    }
+    for what, group in groups.items():
         _check_group(what, group, report)
 
 
@@ -142,7 +142,7 @@ def _features_shape(where: str, features: object) -> Iterator[Mistake]:
         yield mistakes.nothing_in_it(where, "Add one to its features, or take it out.")
 
 
-def is_expression(where: str, what: str, value: object, report: Report) -> bool:
+def is_expression(value: object, where: str, what: str, report: Report) -> bool:
     """Tell whether a value is an expression; report it with the way to write it if not."""
     if not isinstance(value, Expr):
         report(wrong_kind(where, what, value, "an expression", _expression_hint(value)))
@@ -156,7 +156,7 @@ def _expression_hint(value: object) -> str:
     return f"Write col({value!r})." if isinstance(value, str) else f"Write lit({value!r})."
 
 
-def is_aggregation(where: str, value: object, report: Report) -> TypeGuard[Aggregation]:
+def is_aggregation(value: object, where: str, report: Report) -> TypeGuard[Aggregation]:
     """Tell whether a value is an aggregation; report it with the way to write it if not."""
     if not isinstance(value, Aggregation):
         hint = "Say how events are folded: agg.last(col('x')), agg.sum(col('x')).over('7d')."
@@ -165,7 +165,7 @@ def is_aggregation(where: str, value: object, report: Report) -> TypeGuard[Aggre
     return True
 
 
-def is_listable(where: str, what: str, value: object, report: Report) -> TypeGuard[Selectable | FeatureReference]:
+def is_listable(value: object, where: str, what: str, report: Report) -> TypeGuard[Listed]:
     """Tell whether a service can list a value; report it if not."""
     if not isinstance(value, Selectable | FeatureReference):
         hint = "Compute it in an OnDemandFeatureView and list that." if isinstance(value, Expr) else ""
@@ -177,54 +177,50 @@ def is_listable(where: str, what: str, value: object, report: Report) -> TypeGua
 def compile_entity(entity: Entity, report: Report) -> EntityPlan | None:
     """Return an entity's key columns with their dtypes, or report what is wrong with them."""
     where = where_is(entity)
-    found: list[Mistake] = []
-    if not entity.keys:
-        found.append(mistakes.bad_option(where, "key", entity.key, "a column, or a tuple of columns"))
-    if not isinstance(entity.dtype, str | DType | Mapping) and len(entity.dtype) != len(entity.keys):
-        found.append(mistakes.bad_option(where, "dtype", entity.dtype, f"{len(entity.keys)} dtypes, one per key"))
-        return _give_up(found, report)
-    if isinstance(entity.dtype, Mapping):
-        unknown = sorted(set(entity.dtype) - set(entity.keys))
-        found += [mistakes.unknown_key(where, key, entity.name, entity.keys) for key in unknown]
-    columns = [Column(key, _key_dtype(where, key, dtype, found)) for key, dtype in entity.columns]
-    found += [
-        mistakes.duplicate_feature(where, key) for key in sorted({key for key in entity.keys if _is_twice(key, entity)})
-    ]
-    return _give_up(found, report) if found else EntityPlan(entity.name, tuple(columns))
-
-
-def _give_up(found: Iterable[Mistake], report: Report) -> None:
+    found = list(_key_mistakes(entity, where))
+    columns = tuple(Column(key, _key_dtype(where, key, dtype, found.append)) for key, dtype in entity.columns)
     for mistake in found:
         report(mistake)
+    return None if found else EntityPlan(entity.name, columns)
 
 
-def _is_twice(key: str, entity: Entity) -> bool:
-    return entity.keys.count(key) > 1
+def _key_mistakes(entity: Entity, where: str) -> Iterator[Mistake]:
+    if not entity.keys:
+        yield mistakes.bad_option(where, "key", entity.key, "a column, or a tuple of columns")
+    if isinstance(entity.dtype, tuple) and len(entity.dtype) > len(entity.keys):
+        yield mistakes.bad_option(where, "dtype", entity.dtype, f"{len(entity.keys)} dtypes, one per key")
+    if isinstance(entity.dtype, Mapping):
+        unknown = sorted(set(entity.dtype) - set(entity.keys))
+        yield from (mistakes.unknown_key(where, key, entity.name, entity.keys) for key in unknown)
+    for key in dict.fromkeys(key for key in entity.keys if entity.keys.count(key) > 1):
+        yield mistakes.bad_option(where, "key", entity.keys, f"'{key}' once")
 
 
-def _key_dtype(where: str, key: object, dtype: DTypeLike | None, found: list[Mistake]) -> DType:
+def _key_dtype(where: str, key: object, dtype: DTypeLike | None, report: Report) -> DType:
     if not isinstance(key, str) or not key:
-        found.append(wrong_kind(where, "a key", key, "the name of a column"))
+        report(wrong_kind(where, "a key", key, "the name of a column"))
     elif key == AS_OF:
-        found.append(mistakes.reserved_name(where, "key", key))
+        report(mistakes.reserved_name(where, "key", key))
     if dtype is None:
-        found.append(wrong_kind(where, f"the dtype of key '{key}'", dtype, "a dtype"))
+        report(wrong_kind(where, f"the dtype of key '{key}'", dtype, "a dtype"))
         return STRING
-    read = read_dtype(where, dtype, found.append)
+    read = read_dtype(where, dtype, report)
     if read is not None and read.kind in ("float64", "list"):
         hint = "Keys are compared for equality; use int64, string, date, timestamp, decimal, bool or binary."
-        found.append(mistakes.wrong_dtype(where, f"key '{key}'", read, "a dtype that keys can have", hint))
+        report(mistakes.wrong_dtype(where, f"key '{key}'", read, "a dtype that keys can have", hint))
     return read or STRING
 
 
 def read_dtype(where: str, dtype: object, report: Report) -> DType | None:
     """Return a dtype that a user wrote, or report why there is none."""
     if not isinstance(dtype, str | DType):
-        return report(wrong_kind(where, "a dtype", dtype, "its name, for instance 'int64'"))
+        report(wrong_kind(where, "a dtype", dtype, "its name, for instance 'int64'"))
+        return None
     try:
         return parse_dtype(dtype)
     except ValueError as error:
-        return report(mistakes.unknown_dtype(where, str(error)))
+        report(mistakes.unknown_dtype(where, str(error)))
+        return None
 
 
 def check_source(source: Source, schema: Schema, report: Report) -> None:
@@ -286,10 +282,12 @@ def _check_times(source: Source, schema: Schema, where: str, report: Report) -> 
 def usable_dtype(source: Source, schema: Schema, column: str, where: str, report: Report) -> DType | None:
     """Return the dtype of a source's column, or report that there is no such column or that it has none."""
     if column not in schema:
-        return report(mistakes.unknown_column(where, column, source.name, schema))
+        report(mistakes.unknown_column(where, column, source.name, schema))
+        return None
     dtype = schema[column]
     if dtype is None:
-        return report(mistakes.unsupported_column(where, column, source.name))
+        report(mistakes.unsupported_column(where, column, source.name))
+        return None
     return dtype
 
 

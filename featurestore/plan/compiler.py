@@ -41,8 +41,8 @@ class Plans:
 def compile_definitions(definitions: Definitions, schemas: Schemas) -> Plans:
     """Compile definitions.
 
-    The order of definitions, of features and of dicts changes nothing in the plans but the order of a service's columns,
-    which is as listed.
+    The order of definitions, of features and of dicts changes nothing in the plans; only a service's columns come in
+    the order in which it lists them.
 
     Args:
         definitions: What ``collect`` found.

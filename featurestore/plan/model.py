@@ -1,8 +1,8 @@
 """The plan: what definitions compile to. Frozen data, no behaviour beyond its JSON form and its fingerprint.
 
 What a fingerprint covers: everything but the fields marked ``COSMETIC``, and not the order of those marked
-``UNORDERED``. So it covers names of views, features, aliases, sources and columns of the answer (they say which value is
-which, and which events are meant), dtypes, expressions with the source text of functions, key columns in their order
+``UNORDERED``. So it covers names of views, features, aliases, sources and columns of the answer (they say which value
+is which, and which events are meant), dtypes, expressions with the source text of functions, key columns in their order
 (stored state is keyed by it), times, windows, refresh. It does not cover names of services and entities, nor anything
 that is not in a plan: owners, descriptions, tags, where a source lies, the order of definitions. Of a view of which a
 service picks a few features it covers all: the view is evaluated and materialized as one, and the inputs of all its
@@ -21,7 +21,7 @@ from featurestore.dtypes import DType
 from featurestore.plan.codec import COSMETIC, UNORDERED, fingerprint_of, from_json, to_json
 from featurestore.temporal import Refresh
 
-Param: TypeAlias = "None | bool | int | float | str | tuple[Param, ...]"
+Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
 """A constant inside a plan: everything else is written as text in its canonical form."""
 
 

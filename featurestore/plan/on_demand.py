@@ -42,6 +42,11 @@ class Compiled:
     requests: dict[int, dict[str, DType]] = field(default_factory=dict)
     features: dict[tuple[int, str], TypedExpr | None] = field(default_factory=dict)
 
+    @property
+    def all_views(self) -> tuple[FeatureView | OnDemandFeatureView, ...]:
+        """Views and on-demand views."""
+        return (*self.definitions.views, *self.definitions.on_demand)
+
     def names(self, view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
         """Return the names of a view's features, sorted; none if the view is not of sound shape."""
         if not self._is_sound(view):
@@ -57,7 +62,7 @@ class Compiled:
 
     @cached_property
     def _sound(self) -> frozenset[int]:
-        return frozenset(id(view) for view in (*self.definitions.views, *self.definitions.on_demand))
+        return frozenset(id(view) for view in self.all_views)
 
     def dtype(self, view: FeatureView | OnDemandFeatureView, name: str) -> DType | None:
         """Return the dtype of a feature; ``None`` if it has mistakes."""
@@ -69,8 +74,7 @@ class Compiled:
 
     def find(self, name: str) -> FeatureView | OnDemandFeatureView | None:
         """Return a view by name."""
-        views = (*self.definitions.views, *self.definitions.on_demand)
-        return next((view for view in views if view.name == name), None)
+        return next((view for view in self.all_views if view.name == name), None)
 
 
 def compile_on_demand(compiled: Compiled, report: Report) -> None:
@@ -107,7 +111,7 @@ def _type_feature(
         report(mistakes.cycle(where, (*path[path.index(column) :], column)))
         compiled.features[key] = None
         return
-    if not is_expression(where, "the feature", view.features[name], report):
+    if not is_expression(view.features[name], where, "the feature", report):
         compiled.features[key] = None
         return
     found = list(_bad_nodes(view, name, where))
@@ -161,7 +165,6 @@ def _by_name(node: Expr, compiled: Compiled, where: str, report: Report) -> Sele
     alias, _, feature = str(dict(node.params)["column"]).partition(SEPARATOR)
     view = compiled.find(alias)
     if view is None:
-        views = (*compiled.definitions.views, *compiled.definitions.on_demand)
-        report(mistakes.unknown_view(where, alias, (view.name for view in views)))
+        report(mistakes.unknown_view(where, alias, (known.name for known in compiled.all_views)))
         return None
     return Selection(view, names=(feature,))

@@ -58,7 +58,7 @@ def compile_service(service: FeatureService, compiled: Compiled, report: Report)
     listed = [
         selection
         for i, item in enumerate(service.features)
-        if is_listable(assembly.where, f"features[{i}]", item, assembly.report)
+        if is_listable(item, assembly.where, f"features[{i}]", assembly.report)
         and _is_sound(selection := item.select(), assembly)
     ]
     assembly.is_incomplete = any(not picked(selection, compiled) for selection in listed)
@@ -108,9 +108,9 @@ def _selection_mistakes(selection: Selection, assembly: _Assembly) -> Iterator[M
     for name in selection.renames.values():
         if not is_output_name(name):
             yield mistakes.bad_name(where, name)
-    for name in (selection.alias, selection.prefix):
-        if name is not None and not is_name(name):
-            yield mistakes.bad_name(where, name)
+    for part in (selection.alias, selection.prefix):
+        if part is not None and not is_name(part):
+            yield mistakes.bad_name(where, part)
     yield from _binding_mistakes(selection, where)
 
 

@@ -30,6 +30,15 @@ _LOOK_AHEAD = {"request": "a request input", "as_of": "as_of()", "feature": "ano
 
 
 @dataclass(frozen=True)
+class _Events:
+    """What expressions over events may use, and who hears of their mistakes."""
+
+    source: Source
+    schema: Schema
+    report: Report
+
+
+@dataclass(frozen=True)
 class _Draft:
     """A feature before its input has an index."""
 
@@ -82,11 +91,12 @@ def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, r
     """
     found: list[Mistake] = []
     where = where_is(view)
-    condition = None if view.where is None else _condition(view.where, view.source, schema, where, found.append)
+    events = _Events(view.source, schema, found.append)
+    condition = _condition(view.where, events, where)
     drafts = [
         draft
         for key, aggregation in view.features.items()
-        for draft in _compile_feature(view, key, aggregation, schema, found.append)
+        for draft in _compile_feature(key, aggregation, events, place("feature view", view.name, key))
     ]
     _check_twice(where, [draft.name for draft in drafts], found.append)
     if entity is not None:
@@ -175,19 +185,17 @@ def columns_of(expression: TypedExpr) -> Iterator[str]:
         yield from columns_of(operand)
 
 
-def _compile_feature(
-    view: FeatureView, key: Any, aggregation: object, schema: Schema, report: Report
-) -> Iterator[_Draft]:
+def _compile_feature(key: Any, aggregation: object, events: _Events, where: str) -> Iterator[_Draft]:
     """Compile one entry of ``features``: a feature, or one per window."""
-    where = place("feature view", view.name, key)
-    if not is_aggregation(where, aggregation, report):
+    report = events.report
+    if not is_aggregation(aggregation, where, report):
         return
     rule = RULES.get(aggregation.name)
     if rule is None:
         report(mistakes.bad_option(where, "the aggregation", aggregation.name, f"one of {', '.join(RULES)}"))
         return
-    value, dtype = _operand(view, aggregation, rule, schema, where, report)
-    condition = _where(view, aggregation, schema, where, report)
+    value, dtype = _operand(aggregation, rule, events, where)
+    condition = _condition(aggregation.where, events, where)
     params = _params(aggregation, rule, where, report)
     ttl_us = _time_to_live(aggregation, rule, where, report)
     for name, window_us, resolution_us in _windows(key, aggregation, rule, where, report):
@@ -196,57 +204,51 @@ def _compile_feature(
 
 
 def _operand(
-    view: FeatureView, aggregation: Aggregation, rule: Rule, schema: Schema, where: str, report: Report
+    aggregation: Aggregation, rule: Rule, events: _Events, where: str
 ) -> tuple[TypedExpr | None, DType | None]:
     """Return the typed operand and the dtype of the result; no dtype if there was a mistake."""
     if aggregation.value is None:
         if not rule.takes_events:
             example = f"agg.{aggregation.name}(col('x'))"
-            report(mistakes.wrong_kind(where, "the operand", None, "an expression", f"Write {example}."))
+            events.report(mistakes.wrong_kind(where, "the operand", None, "an expression", f"Write {example}."))
             return None, None
         return None, INT64 if rule.plan_name == "count" else FLOAT64
-    value = type_over_events(aggregation.value, view.source, schema, where, "the operand", report)
+    value = _type_over_events(aggregation.value, events, where, "the operand")
     if value is None:
         return None, None
     dtype = rule.gives(value.dtype)
     if isinstance(dtype, Refusal):
-        report(Mistake(where, f"agg.{aggregation.name} {dtype.problem}", dtype.hint, "wrong-dtype"))
+        events.report(Mistake(where, f"agg.{aggregation.name} {dtype.problem}", dtype.hint, "wrong-dtype"))
         return None, None
     return value, dtype
 
 
-def _where(view: FeatureView, aggregation: Aggregation, schema: Schema, where: str, report: Report) -> TypedExpr | None:
-    if aggregation.where is None:
+def _condition(condition: Expr | None, events: _Events, where: str) -> TypedExpr | None:
+    if condition is None:
         return None
-    return _condition(aggregation.where, view.source, schema, where, report)
-
-
-def _condition(condition: Expr, source: Source, schema: Schema, where: str, report: Report) -> TypedExpr | None:
-    typed = type_over_events(condition, source, schema, where, "where", report)
+    typed = _type_over_events(condition, events, where, "where")
     if typed is not None and typed.dtype.kind != "bool":
-        report(mistakes.wrong_dtype(where, "where", typed.dtype, "bool", "Compare it: col('x') > 0."))
+        events.report(mistakes.wrong_dtype(where, "where", typed.dtype, "bool", "Compare it: col('x') > 0."))
     return typed
 
 
-def type_over_events(
-    expression: Expr, source: Source, schema: Schema, where: str, what: str, report: Report
-) -> TypedExpr | None:
+def _type_over_events(expression: Expr, events: _Events, where: str, what: str) -> TypedExpr | None:
     """Type an expression over a source's columns, or report what it may not ask for."""
-    if not is_expression(where, what, expression, report):
+    if not is_expression(expression, where, what, events.report):
         return None
     found: list[Mistake] = []
     for node in nodes_of(expression):
         if node.op in _LOOK_AHEAD:
             found.append(mistakes.look_ahead(where, _LOOK_AHEAD[node.op]))
         elif node.op == "column":
-            usable_dtype(source, schema, str(dict(node.params)["name"]), where, found.append)
+            usable_dtype(events.source, events.schema, str(dict(node.params)["name"]), where, found.append)
     found += udf_mistakes(expression, where)
     for mistake in dict.fromkeys(found):
-        report(mistake)
+        events.report(mistake)
     if found:
         return None
-    columns = {name: dtype for name, dtype in schema.items() if dtype is not None}
-    return infer(expression, Scope(columns=columns), report, where)
+    columns = {name: dtype for name, dtype in events.schema.items() if dtype is not None}
+    return infer(expression, Scope(columns=columns), events.report, where)
 
 
 def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:
@@ -276,7 +278,8 @@ def _time_to_live(aggregation: Aggregation, rule: Rule, where: str, report: Repo
     if aggregation.time_to_live is None:
         return None
     if not rule.takes_ttl:
-        return report(mistakes.misplaced_ttl(where, f"agg.{aggregation.name}"))
+        report(mistakes.misplaced_ttl(where, f"agg.{aggregation.name}"))
+        return None
     length = _length(aggregation.time_to_live, where, report)
     if length == 0:
         report(mistakes.empty_window(where, "a ttl"))
@@ -317,4 +320,5 @@ def _length(duration: Any, where: str, report: Report) -> int | None:
     try:
         return duration_us(duration)
     except InstantError as error:
-        return report(Mistake(where, error.problem, error.hint, error.code))
+        report(Mistake(where, error.problem, error.hint, error.code))
+        return None
