@@ -245,6 +245,13 @@ def check_source(source: Source, schema: Schema, report: Report) -> None:
     _check_times(source, schema, where, report)
 
 
+def is_sound_source(source: Source, schema: Schema) -> bool:
+    """Tell whether a source has no mistakes."""
+    found: list[Mistake] = []
+    check_source(source, schema, found.append)
+    return not found
+
+
 def is_timezone(name: object) -> bool:
     """Tell whether a value names a time zone."""
     try:

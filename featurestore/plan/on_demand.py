@@ -126,10 +126,11 @@ def _type_feature(
     if key in compiled.features:
         return
     known = {column: dtype for column, dtype in dtypes.items() if dtype is not None}
-    if found or len(known) < len(dtypes):
+    requests = compiled.requests[id(view)]
+    if found or len(known) < len(dtypes) or not asked_in(view.features[name]) <= requests.keys():
         compiled.features[key] = None
         return
-    scope = Scope(columns={}, requests=compiled.requests[id(view)], features=known, allow_as_of=True)
+    scope = Scope(columns={}, requests=requests, features=known, allow_as_of=True)
     compiled.features[key] = infer(view.features[name], scope, report, where)
 
 
@@ -139,9 +140,14 @@ def _bad_nodes(view: OnDemandFeatureView, name: str, where: str) -> Iterator[Mis
     for node in nodes_of(view.features[name]):
         if node.op == "column":
             yield mistakes.column_on_demand(where, str(dict(node.params)["name"]))
-        elif node.op == "request" and (asked := str(dict(node.params)["name"])) not in view.request:
-            yield mistakes.undeclared_request(where, asked, view.request)
+    for asked in sorted(asked_in(view.features[name]) - set(view.request)):
+        yield mistakes.undeclared_request(where, asked, view.request)
     yield from udf_mistakes(view.features[name], where)
+
+
+def asked_in(expression: Expr) -> set[str]:
+    """Return the request inputs an expression reads."""
+    return {str(dict(node.params)["name"]) for node in nodes_of(expression) if node.op == "request"}
 
 
 def references_in(expression: Expr, compiled: Compiled, where: str, report: Report) -> Iterator[Selection]:

@@ -16,7 +16,16 @@ from featurestore.dtypes import FLOAT64, INT64, DType
 from featurestore.errors import ConfigError, InstantError, Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
-from featurestore.plan.checks import Schema, is_aggregation, is_expression, is_name, parsing_of, usable_dtype, where_is
+from featurestore.plan.checks import (
+    Schema,
+    is_aggregation,
+    is_expression,
+    is_name,
+    is_sound_source,
+    parsing_of,
+    usable_dtype,
+    where_is,
+)
 from featurestore.plan.codec import canonical, encode
 from featurestore.plan.mistakes import Report, place
 from featurestore.plan.model import Column, EntityPlan, FeaturePlan, InputPlan, SourcePlan, TypedExpr, ViewPlan
@@ -82,7 +91,7 @@ def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, r
 
     Args:
         view: A view of sound shape.
-        entity: Its entity; ``None`` if that has mistakes, which are reported elsewhere.
+        entity: Its entity; ``None`` if that has mistakes. They are reported elsewhere, as are those of its source.
         schema: The columns of its source.
         report: Takes mistakes down.
 
@@ -103,7 +112,7 @@ def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, r
         _check_keys(view, entity, schema, found.append)
     for mistake in found:
         report(mistake)
-    if found or entity is None:
+    if found or entity is None or not is_sound_source(view.source, schema):
         return None
     inputs = tuple(sorted({draft.input for draft in drafts}, key=_canonical_input))
     return ViewPlan(

@@ -23,9 +23,7 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
 def test_type_checkers_see_the_same_names():
     tree = ast.parse(Path(featurestore.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == {name: f"featurestore.{home}" for name, home in featurestore._HOMES.items()}
 
 

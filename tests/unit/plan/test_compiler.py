@@ -189,7 +189,10 @@ def test_a_service_holds_what_its_on_demand_features_need_each_after_its_needs()
 def test_views_that_only_on_demand_features_need_are_used_but_not_shown():
     w = world()
     plan = service_plan(FeatureService("s", features=[w.on_demand["warmer"]]))
-    assert [(use.alias, use.keys) for use in plan.uses] == [("dest_weather", ("dest",)), ("origin_weather", ("origin",))]
+    assert [(use.alias, use.keys) for use in plan.uses] == [
+        ("dest_weather", ("dest",)),
+        ("origin_weather", ("origin",)),
+    ]
     assert [output.name for output in plan.outputs] == ["usual__warmer"]
     assert plan.request == ()
 

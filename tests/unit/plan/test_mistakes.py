@@ -1,6 +1,7 @@
 """Every mistake a definition can hold is found, named, and comes with the way to repair it."""
 
 import pytest
+from featurestore.definitions.expr import Expr
 
 from featurestore import (
     CsvOptions,
@@ -17,7 +18,6 @@ from featurestore import (
 )
 from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import collect
-from featurestore.definitions.expr import Expr
 from featurestore.dtypes import FLOAT64, STRING, TIMESTAMP
 from featurestore.plan.compiler import compile_definitions
 from tests.unit.plan.world import (
@@ -47,8 +47,8 @@ def test_a_message_says_where_what_and_how_to_repair_it():
     mistake = the_mistake(view({"mean_7d": agg.mean(col("arr_dely")).over("7d")}))
     assert str(mistake) == (
         "feature view 'delays', feature 'mean_7d': column 'arr_dely' is not in source 'flights'. "
-        "Columns: arr_delay, cancelled, carrier, day, dest, distance, fare, flight_id, known_at, landed_at, number, odd, "
-        "origin, stops, wide_fare. Did you mean 'arr_delay'?   [unknown-column]"
+        "Columns: arr_delay, cancelled, carrier, day, dest, distance, fare, flight_id, known_at, landed_at, number, "
+        "odd, origin, stops, wide_fare. Did you mean 'arr_delay'?   [unknown-column]"
     )
 
 
@@ -185,7 +185,7 @@ VIEW_MISTAKES = [
     ("wrong-argument", lambda: FeatureService("s", features=view())),
     ("wrong-argument", lambda: service("delays")),
     ("wrong-argument", lambda: service(world().delays["last"] * 2.0)),
-    ("empty", lambda: service()),
+    ("empty", service),
     ("empty", lambda: OnDemandFeatureView("o", features={})),
     ("wrong-argument", lambda: on_demand(3)),
     ("wrong-argument", lambda: on_demand(agg.count())),
@@ -245,7 +245,8 @@ def test_definitions_of_different_kinds_can_share_a_name():
 
 def test_one_alias_cannot_stand_for_two_bindings():
     w = world()
-    assert the_mistake(service(w.weather, w.weather.aliased("weather", {"airport": "dest"}))).code == "alias-taken"
+    elsewhere = w.weather.aliased("weather", {"airport": "dest"})
+    assert the_mistake(service(w.weather["temp"], elsewhere["visib"])).code == "alias-taken"
     assert the_mistake(service(w.weather, w.delays.aliased("weather"))).code == "alias-taken"
 
 
@@ -274,9 +275,9 @@ def test_listing_a_feature_twice_is_a_collision():
 
 
 def test_views_that_expect_one_key_column_in_two_dtypes_cannot_meet_in_a_service():
-    mistake = the_mistake(
-        service(view(name="a"), view(name="b", entity=Entity("flight", key="number", dtype="int64")).aliased("b", {"number": "carrier"}))
-    )  # fmt: skip
+    source, flight = flights(), Entity("flight", key="number", dtype="int64")
+    one, two = view(name="one", source=source), view(name="two", source=source, entity=flight)
+    mistake = the_mistake(service(one, two.aliased("two", {"number": "carrier"})))
     assert mistake.code == "key-conflict"
     assert mistake.problem == "key column 'carrier' is expected as int64 and as string"
 
@@ -309,7 +310,7 @@ def test_all_mistakes_of_one_apply_are_reported_together_sorted_by_place():
     with pytest.raises(DefinitionError) as caught:
         compiled(broken, late, service(late, world().weather["tmp"]), flights(event_time="x"))
     found = [(mistake.where, mistake.code) for mistake in caught.value.mistakes]
-    assert found == sorted(found)
+    assert [where for where, _ in found] == sorted(where for where, _ in found)
     assert {code for _, code in found} >= {"unknown-column", "empty-window", "missing-window", "unknown-feature"}
     assert str(caught.value).startswith(f"{len(found)} mistakes in the definitions:\n  ")
 
