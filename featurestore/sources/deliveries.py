@@ -1,0 +1,118 @@
+"""Deliveries of one event: rows with the same event id are one event, whatever order they lie in.
+
+The earliest ingest time wins; of those with equal ones the smallest by content: all columns the view reads, in the
+order of their names, nulls first. Rows without an event id are events of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Reader: TypeAlias = Callable[[int, Sequence[str]], dict[str, pa.Array]]
+"""Gives columns of a piece in contract dtypes."""
+
+_HASHED = "h"
+
+
+def repeated_deliveries(
+    read: Reader,
+    masks: Sequence[Mask | None],
+    piece_rows: Sequence[int],
+    *,
+    event_id: str,
+    ingest_time: str,
+    columns: Sequence[str],
+) -> tuple[list[Mask | None], int]:
+    """Leave one delivery of each event.
+
+    All ids are hashed once; only rows of which another has the same hash are looked at. So memory holds 16 bytes a row,
+    and the content of the few rows in question.
+
+    Args:
+        read: Gives columns of a piece.
+        masks: For each piece the rows that count so far, ``None`` for all.
+        piece_rows: Row count of each piece.
+        event_id: Column of the id.
+        ingest_time: Column of the instant a row became known.
+        columns: The columns that make up a row's content, in the order they are compared in.
+
+    Returns:
+        The masks without the other deliveries, and how many rows these were.
+    """
+    numbers = range(len(piece_rows))
+    hashed = [_hashes(read(number, [event_id])[event_id], masks[number]) for number in numbers]
+    seen = _repeated(np.concatenate([np.zeros(0, np.uint64), *(hashes[usable] for hashes, usable in hashed)]))
+    if len(seen) == 0:
+        return list(masks), 0
+    doubtful = [usable & np.isin(hashes, seen) for hashes, usable in hashed]
+    tables = [
+        pa.table(read(number, columns)).filter(pa.array(rows)) for number, rows in enumerate(doubtful) if rows.any()
+    ]
+    dropped = _all_but_first(pa.concat_tables(tables), [event_id, ingest_time, *columns])
+    return _without(masks, piece_rows, doubtful, dropped), int(dropped.sum())
+
+
+def _hashes(ids: pa.Array, mask: Mask | None) -> tuple[npt.NDArray[np.uint64], Mask]:
+    """Return a 64-bit hash of each id, and which rows count: those that have one and are not masked."""
+    with duckdb.connect() as connection:
+        hashed = connection.from_arrow(pa.table({_HASHED: ids})).project(f"hash({_HASHED}) AS {_HASHED}")
+        values = hashed.to_arrow_table().column(_HASHED).to_numpy()
+    known = np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
+    return np.asarray(values, dtype=np.uint64), known if mask is None else known & mask
+
+
+def _repeated(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    hashes.sort()
+    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+
+def _all_but_first(table: pa.Table, order_by: Sequence[str]) -> Mask:
+    """Return which rows of a table another row with the same value in the first column comes before."""
+    codes = table.column(order_by[0]).combine_chunks().dictionary_encode().indices
+    # A column may be compared twice: names are numbers, so that none clashes.
+    columns = {"0": codes, **{str(i): _sortable(table.column(name)) for i, name in enumerate(order_by[1:], 1)}}
+    keys = [(name, "ascending", "at_start") for name in columns]
+    order = pc.sort_indices(pa.table(columns), sort_keys=keys).to_numpy()
+    sorted_codes = codes.to_numpy()[order]
+    dropped = np.zeros(len(order), dtype=np.bool_)
+    dropped[order[1:]] = sorted_codes[1:] == sorted_codes[:-1]
+    return dropped
+
+
+def _sortable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column that sorts as its values do; Arrow cannot sort lists."""
+    if not pa.types.is_list(column.type):
+        return column
+    keys = [None if value is None else _list_key(value) for value in column.to_pylist()]
+    ranks = {key: rank for rank, key in enumerate(sorted({key for key in keys if key is not None}))}
+    return pa.chunked_array([pa.array([None if key is None else ranks[key] for key in keys], pa.int64())])
+
+
+def _list_key(value: Sequence[object]) -> tuple[tuple[bool, object], ...]:
+    return tuple((item is not None, 0 if item is None else item) for item in value)
+
+
+def _without(
+    masks: Sequence[Mask | None], piece_rows: Sequence[int], doubtful: Sequence[Mask], dropped: Mask
+) -> list[Mask | None]:
+    kept: list[Mask | None] = []
+    start = 0
+    for mask, count, rows in zip(masks, piece_rows, doubtful, strict=True):
+        places = np.flatnonzero(rows)
+        mine = dropped[start : start + len(places)]
+        start += len(places)
+        if not mine.any():
+            kept.append(mask)
+            continue
+        changed = np.ones(count, dtype=np.bool_) if mask is None else mask.copy()
+        changed[places[mine]] = False
+        kept.append(changed)
+    return kept

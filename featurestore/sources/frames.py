@@ -1,0 +1,72 @@
+"""Frames in memory as Arrow tables: pandas, and whatever offers ``__arrow_c_stream__``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.errors import SourceDataError
+
+_ACCEPTED = "Give a pandas or Polars frame, a pyarrow table, a DuckDB relation, or anything with __arrow_c_stream__."
+
+
+def frame_table(frame: Any, *, where: str) -> pa.Table:
+    """Return a frame's columns as they are; a pandas index is left out.
+
+    Args:
+        frame: The frame. Polars' lazy frames are collected.
+        where: What it is, for messages.
+
+    Raises:
+        SourceDataError: It is no frame, or a column holds values of several types.
+    """
+    try:
+        table = _table(frame, where)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, SourceDataError):
+            raise
+        reason = " ".join(str(part) for part in error.args) or type(error).__name__
+        raise SourceDataError(
+            f"the frame cannot be read as Arrow: {reason}",
+            where=where,
+            hint="Make every column hold values of one type.",
+            code="unreadable-frame",
+        ) from error
+    names = table.column_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SourceDataError(
+            f"the frame has two columns '{twice[0]}'", where=where, hint="Rename one.", code="duplicate-column"
+        )
+    return table.replace_schema_metadata(None)
+
+
+def is_single_use(frame: Any) -> bool:
+    """Tell whether a frame can be read only once."""
+    return isinstance(frame, pa.RecordBatchReader)
+
+
+def _table(frame: Any, where: str) -> pa.Table:
+    if isinstance(frame, pa.Table):
+        return frame
+    if isinstance(frame, pa.RecordBatch):
+        return pa.Table.from_batches([frame])
+    if isinstance(frame, pa.RecordBatchReader):
+        return frame.read_all()
+    module = type(frame).__module__.partition(".")[0]
+    if module == "pandas" and hasattr(frame, "columns"):
+        if wrong := [name for name in frame.columns if not isinstance(name, str)]:
+            raise SourceDataError(
+                f"the frame has a column named {wrong[0]!r}",
+                where=where,
+                hint="Column names are text: frame.columns = frame.columns.astype(str).",
+                code="unreadable-frame",
+            )
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    if module == "polars" and hasattr(frame, "collect"):
+        frame = frame.collect()
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise SourceDataError(
+            f"got {type(frame).__name__}, expected a frame", where=where, hint=_ACCEPTED, code="unreadable-frame"
+        )
+    return pa.RecordBatchReader.from_stream(frame).read_all()

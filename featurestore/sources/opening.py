@@ -1,0 +1,325 @@
+"""From a source's definition to its schema, its rows, and scans of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import assert_never
+
+import pyarrow as pa
+
+from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
+from featurestore.dtypes import TIMESTAMP, DType, parse_dtype
+from featurestore.errors import SourceDataError, SourceError
+from featurestore.plan.model import Column, SourcePlan, ViewPlan
+from featurestore.sources.convert import guess_dtype, to_contract
+from featurestore.sources.files import FoundFile, find_files, is_remote
+from featurestore.sources.frames import frame_table, is_single_use
+from featurestore.sources.parquet import ParquetRows, stored_file
+from featurestore.sources.rows import RawRows, SourceFile, TableRows, dtypes_of, missing_column, naive_columns
+from featurestore.sources.scan import Scan
+from featurestore.sources.settings import ReadSettings
+from featurestore.sources.spool import Spool
+
+Schema = dict[str, DType | None]
+_DEFAULT = ReadSettings()
+
+
+def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
+    """Find out the columns of a source.
+
+    Parquet files and frames say their types. CSV text and the results of SQL queries are guessed from their first rows;
+    a table's types are the database's. Declared dtypes come before all of these.
+
+    Args:
+        source: The definition.
+        settings: Threads, memory, and where relative paths count from.
+
+    Returns:
+        Columns with their dtypes; ``None`` for a type the contract has no dtype for.
+
+    Raises:
+        SourceMissingError: A file, table, or a column with a declared dtype is not there.
+        SourceDataError: A file is corrupt, files disagree, or a time column says no zone and the source none either.
+        SourceError: A database or a remote file cannot be reached.
+    """
+    found, naive = _described(source, settings)
+    declared = _declared_dtypes(source)
+    for name in declared:
+        if name not in found:
+            raise missing_column(_place(source), name, list(found))
+    schema: Schema = {**found, **declared}
+    for time in (source.event_time, source.ingest_time):
+        if time in naive and schema[time] == TIMESTAMP and source.timezone is None:
+            raise SourceDataError(
+                f"the timestamps of column '{time}' have no time zone",
+                where=_place(source),
+                hint="Say which one they are in: timezone='UTC', or timezone='America/New_York'.",
+                code="naive-timestamps",
+            )
+    return schema
+
+
+def open_rows(source: Source, columns: Iterable[Column], settings: ReadSettings = _DEFAULT) -> RawRows:
+    """Open a source's rows; those that are neither local Parquet nor a frame are read here, once, and kept.
+
+    Args:
+        source: The definition.
+        columns: Every column that scans of the rows will need, with its dtype.
+        settings: Threads, memory and folders.
+
+    Returns:
+        The rows; close them to give back temporary files.
+
+    Raises:
+        SourceMissingError: A file, table or column is not there.
+        SourceDataError: A file is corrupt, or a value is not of its dtype.
+        SourceError: A database or a remote file cannot be reached.
+        StorageError: The temporary folder is full.
+    """
+    wanted = {column.name: column.dtype for column in columns}
+    match source:
+        case FileSource() if source.file_format == "parquet" and not is_remote(str(source.path)):
+            rows: RawRows = ParquetRows(_files(source, settings), where=_place(source), threads=settings.threads)
+        case FrameSource():
+            rows = TableRows(_frame(source))
+        case FileSource() | SqlSource():
+            return _spooled(source, wanted, settings)
+        case _:
+            raise _unknown_source(source)
+    _check_dtypes(source, rows.dtypes, wanted)
+    return rows
+
+
+def open_scan(
+    source: Source,
+    plan: SourcePlan,
+    *,
+    keys: Iterable[str] = (),
+    settings: ReadSettings = _DEFAULT,
+    rows: RawRows | None = None,
+) -> Scan:
+    """Open the events of a source, for one view.
+
+    Args:
+        source: The definition.
+        plan: What the view needs of it.
+        keys: The view's key columns; rows in which one is null are an error or dropped, as the source says.
+        settings: Threads, memory and folders.
+        rows: Rows of the source that are open already, with the plan's columns; the scan does not close them.
+
+    Raises:
+        SourceMissingError: A file, table or column is not there.
+        SourceDataError: A file is corrupt, or a value is not of its dtype.
+        SourceError: A database or a remote file cannot be reached.
+        StorageError: The temporary folder is full.
+    """
+    opened = open_rows(source, plan.columns, settings) if rows is None else rows
+    try:
+        return Scan(opened, plan, keys=tuple(keys), on_null=source.on_null, settings=settings, owns_rows=rows is None)
+    except SourceError:
+        if rows is None:
+            opened.close()
+        raise
+
+
+@contextmanager
+def open_scans(
+    views: Iterable[ViewPlan], sources: Mapping[str, Source], settings: ReadSettings = _DEFAULT
+) -> Iterator[dict[str, Scan]]:
+    """Open a scan for each of several views; a source that several of them read is read into a spool only once.
+
+    Args:
+        views: The views.
+        sources: Definitions by name.
+        settings: Threads, memory and folders.
+
+    Yields:
+        Scans by view name.
+    """
+    by_source: dict[str, list[ViewPlan]] = {}
+    for view in {view.name: view for view in views}.values():
+        by_source.setdefault(view.source.name, []).append(view)
+    with ExitStack() as stack:
+        scans: dict[str, Scan] = {}
+        for name, group in by_source.items():
+            columns = {column.name: column for view in group for column in view.source.columns}
+            rows = open_rows(sources[name], columns.values(), settings)
+            stack.callback(rows.close)
+            for view in group:
+                keys = [key.name for key in view.entity.keys]
+                scans[view.name] = open_scan(sources[name], view.source, keys=keys, settings=settings, rows=rows)
+        yield scans
+
+
+def _place(source: Source) -> str:
+    return f"source '{source.name}'"
+
+
+def _files(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...]:
+    return find_files(str(source.path), kind=source.file_format, base_folder=settings.base_folder, where=_place(source))
+
+
+def _frame(source: FrameSource) -> pa.Table:
+    if is_single_use(source.frame):
+        raise SourceDataError(
+            "a reader can be read only once",
+            where=_place(source),
+            hint="Give a table: frame=reader.read_all().",
+            code="unreadable-frame",
+        )
+    return frame_table(source.frame, where=_place(source))
+
+
+def _declared_dtypes(source: Source) -> dict[str, DType]:
+    if isinstance(source, FileSource | SqlSource):
+        return {name: parse_dtype(dtype) for name, dtype in source.dtypes.items()}
+    return {}
+
+
+def _unknown_source(source: Source) -> SourceError:
+    return SourceError(
+        f"{type(source).__name__} is no kind of source that can be read",
+        where=_place(source),
+        hint="Use FileSource, SqlSource or FrameSource.",
+    )
+
+
+def _described(source: Source, settings: ReadSettings) -> tuple[Schema, frozenset[str]]:
+    """Return the columns as they are outside, and which timestamps say no zone."""
+    match source:
+        case FileSource():
+            if source.file_format == "csv":
+                return _csv_schema(source, settings)
+            if is_remote(str(source.path)):
+                return _remote_schema(source, settings)
+            rows = ParquetRows(_files(source, settings), where=_place(source), threads=settings.threads)
+            return dict(rows.dtypes), rows.naive
+        case FrameSource():
+            schema = _frame(source).schema
+            return dict(dtypes_of(schema)), naive_columns(schema)
+        case SqlSource():
+            from featurestore.sources.sql import SqlRows
+
+            return SqlRows(source.url, source.table, source.query, _place(source)).schema()
+        case _:
+            raise _unknown_source(source)
+
+
+def _remote_schema(source: FileSource, settings: ReadSettings) -> tuple[Schema, frozenset[str]]:
+    from featurestore.sources.text import read_remote_parquet
+
+    schema = next(iter(read_remote_parquet(str(source.path), None, settings, where=_place(source), limit=0))).schema
+    return dict(dtypes_of(schema)), naive_columns(schema)
+
+
+def _csv_schema(source: FileSource, settings: ReadSettings) -> tuple[Schema, frozenset[str]]:
+    from featurestore.sources.text import SAMPLE_ROWS
+
+    samples = [pa.concat_tables(tables) for _, tables in _csv_files(source, None, settings, limit=SAMPLE_ROWS)]
+    sample = pa.concat_tables(samples, promote_options="default")
+    guesses = {name: guess_dtype(sample.column(name).combine_chunks()) for name in sample.column_names}
+    naive = frozenset(name for name, (_, is_naive) in guesses.items() if is_naive)
+    return {name: dtype for name, (dtype, _) in guesses.items()}, naive
+
+
+def _spooled(source: FileSource | SqlSource, wanted: Mapping[str, DType], settings: ReadSettings) -> RawRows:
+    where = _place(source)
+    spool = Spool(pa.schema([(name, dtype.arrow) for name, dtype in wanted.items()]), settings, where=where)
+    files: list[SourceFile] = []
+    try:
+        for file, tables in _pieces(source, list(wanted), settings):
+            place = where if file is None else f"{where}, file '{file.path}'"
+            row_count = 0
+            for table in tables:
+                spool.add(*_contract_table(table, wanted, source.timezone, place, row_count))
+                row_count += table.num_rows
+            if file is not None:
+                files.append(stored_file(file.path, row_count))
+        return spool.finish(tuple(files))
+    except BaseException:
+        spool.discard()
+        raise
+
+
+def _pieces(
+    source: FileSource | SqlSource, columns: list[str], settings: ReadSettings
+) -> Iterator[tuple[FoundFile | None, Iterator[pa.Table]]]:
+    """Return the tables of a source, file by file."""
+    match source:
+        case SqlSource():
+            from featurestore.sources.sql import SqlRows
+
+            yield None, SqlRows(source.url, source.table, source.query, _place(source)).tables(columns)
+        case FileSource():
+            if source.file_format == "csv":
+                yield from _csv_files(source, columns, settings, limit=None)
+                return
+            from featurestore.sources.text import read_remote_parquet
+
+            yield None, read_remote_parquet(str(source.path), columns, settings, where=_place(source))
+        case _:
+            assert_never(source)
+
+
+def _csv_files(
+    source: FileSource, columns: list[str] | None, settings: ReadSettings, *, limit: int | None
+) -> Iterator[tuple[FoundFile | None, Iterator[pa.Table]]]:
+    """Return the text of a source's files, with the values that folders give."""
+    from featurestore.sources.text import local_text, read_text
+
+    if is_remote(str(source.path)):
+        yield None, read_text(str(source.path), source.csv, columns, settings, where=_place(source), limit=limit)
+        return
+    missing = set(columns or ())
+    for file in _files(source, settings):
+        with local_text(file.path, settings, where=_place(source)) as path:
+            tables = read_text(str(path), source.csv, columns, settings, where=_place(source), limit=limit)
+            given = {name for name, _ in file.partition}
+            first = next(tables)
+            missing -= given | set(first.column_names)
+            yield file, (_with_partition(table, file, columns) for table in chain([first], tables))
+    if missing:
+        raise missing_column(_place(source), min(missing), list(_csv_schema(source, settings)[0]))
+
+
+def _with_partition(table: pa.Table, file: FoundFile, columns: list[str] | None) -> pa.Table:
+    """Add the values that folders give, and nulls for columns that this file lacks."""
+    for name, value in file.partition:
+        if name not in table.column_names and (columns is None or name in columns):
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    for name in columns or []:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    return table
+
+
+def _contract_table(
+    table: pa.Table, wanted: Mapping[str, DType], timezone: str | None, place: str, first_row: int
+) -> tuple[pa.Table, dict[str, int]]:
+    """Return a table in contract dtypes, and the counts of floats in it that were not finite."""
+    found = {
+        name: to_contract(
+            table.column(name), dtype, timezone=timezone, where=f"{place}, column '{name}'", first_row=first_row
+        )
+        for name, dtype in wanted.items()
+    }
+    table = pa.table({name: array for name, (array, _) in found.items()})
+    return table, {name: counts.not_finite for name, (_, counts) in found.items() if counts.not_finite}
+
+
+def _check_dtypes(source: Source, found: Mapping[str, DType | None], wanted: Mapping[str, DType]) -> None:
+    """Make sure that columns still have the dtypes the plan was made for."""
+    declared = _declared_dtypes(source)
+    for name, dtype in wanted.items():
+        if name not in found:
+            raise missing_column(_place(source), name, list(found))
+        now = declared.get(name, found[name])
+        if now != dtype:
+            raise SourceDataError(
+                f"column '{name}' is {now or 'of an unsupported type'} now, the plan was made for {dtype}",
+                where=_place(source),
+                hint="Apply the definitions again.",
+                code="schema-changed",
+            )

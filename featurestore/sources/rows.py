@@ -1,0 +1,151 @@
+"""Rows as they lie outside, in pieces that can be read one by one: what every kind of source comes down to.
+
+Nothing here knows keys, times or policies; that is the scan's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from featurestore.dtypes import DType, from_arrow
+from featurestore.errors import SourceMissingError, listing
+
+PIECE_ROWS = 1 << 20
+"""Rows of a piece of a source that lies in memory."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as it was when a scan was opened.
+
+    Attributes:
+        path: Where it lies.
+        size: Bytes.
+        mtime_ns: When it was last written, nanoseconds since the epoch.
+        row_count: Its rows, before any policy.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    row_count: int
+
+
+class RawRows(Protocol):
+    """Rows of a source in the types they have outside, in pieces with a fixed order."""
+
+    @property
+    def dtypes(self) -> Mapping[str, DType | None]:
+        """Columns with the dtypes they are read as by default; ``None`` for types the contract has none for."""
+        ...
+
+    @property
+    def naive(self) -> frozenset[str]:
+        """Names of the timestamp columns that say no time zone."""
+        ...
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """The files the rows lie in; none for frames and databases."""
+        ...
+
+    @property
+    def not_finite(self) -> Mapping[str, int]:
+        """Counts of NaN and infinities that became null before the rows came here, by column."""
+        ...
+
+    @property
+    def piece_rows(self) -> Sequence[int]:
+        """Row count of each piece."""
+        ...
+
+    def read_piece(self, number: int, columns: Sequence[str], /) -> pa.Table:
+        """Return some columns of one piece; safe to call from several threads."""
+        ...
+
+    def place(self, number: int, /) -> str:
+        """Return where a piece lies, for messages; may be empty."""
+        ...
+
+    def null_count(self, number: int, column: str, /) -> int | None:
+        """Return the count of nulls in a column of a piece if it is known without reading."""
+        ...
+
+    def bounds_us(self, number: int, column: str, /) -> tuple[int, int] | None:
+        """Return the smallest and largest instant of a column of a piece if they are known without reading."""
+        ...
+
+    def estimated_bytes(self, columns: Sequence[str], /) -> int:
+        """Return about how many bytes some columns of all rows take in memory."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise ``SourceDataError`` if the rows are no longer those that were opened."""
+        ...
+
+    def close(self) -> None:
+        """Give back files and memory."""
+        ...
+
+
+class TableRows:
+    """Rows that lie in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self.dtypes: Mapping[str, DType | None] = dtypes_of(table.schema)
+        self.naive = naive_columns(table.schema)
+        self.files: tuple[SourceFile, ...] = ()
+        self.not_finite: Mapping[str, int] = {}
+        starts = range(0, table.num_rows, PIECE_ROWS)
+        self.piece_rows: Sequence[int] = [min(PIECE_ROWS, table.num_rows - start) for start in starts]
+
+    def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of one piece."""
+        return self._table.select(list(columns)).slice(number * PIECE_ROWS, self.piece_rows[number])
+
+    def place(self, _: int) -> str:
+        """Return no place: rows in memory have only their number."""
+        return ""
+
+    def null_count(self, number: int, column: str) -> int | None:
+        """Return the count of nulls in a column of a piece."""
+        # Nulls of a dictionary may hide in its values, and a float's NaN becomes null at the boundary.
+        kind = self._table.schema.field(column).type
+        if pa.types.is_dictionary(kind) or pa.types.is_floating(kind):
+            return None
+        return int(self._table.column(column).slice(number * PIECE_ROWS, self.piece_rows[number]).null_count)
+
+    def bounds_us(self, _: int, __: str) -> tuple[int, int] | None:
+        """Return ``None``: frames have no statistics."""
+        return None
+
+    def estimated_bytes(self, columns: Sequence[str]) -> int:
+        """Return the bytes of some columns."""
+        return int(self._table.select(list(columns)).nbytes)
+
+    def check_unchanged(self) -> None:
+        """Do nothing: Arrow data does not change."""
+
+    def close(self) -> None:
+        """Do nothing: memory is given back with the object."""
+
+
+def dtypes_of(schema: pa.Schema) -> dict[str, DType | None]:
+    """Return the dtype of each column of an Arrow schema, ``None`` where the contract has none."""
+    return {field.name: from_arrow(field.type) for field in schema}
+
+
+def naive_columns(schema: pa.Schema) -> frozenset[str]:
+    """Return the names of the timestamp columns that say no time zone."""
+    return frozenset(field.name for field in schema if pa.types.is_timestamp(field.type) and field.type.tz is None)
+
+
+def missing_column(where: str, column: str, known: Sequence[str]) -> SourceMissingError:
+    """Return the error for a column that a source does not have."""
+    hint = listing("Columns", known, wrong=column)
+    return SourceMissingError(f"there is no column '{column}'", where=where, hint=hint, code="unknown-column")

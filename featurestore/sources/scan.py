@@ -1,0 +1,394 @@
+"""The rows of a source as events: contract dtypes, the policy on nulls, one row per event id, one fixed order.
+
+A scan is opened for one view: its policy on nulls is about that view's keys. Everything it gives out has gone through
+``kernels.values.read_column``. It may be read from several threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.definitions.sources import OnNull
+from featurestore.dtypes import DType
+from featurestore.errors import SourceDataError
+from featurestore.plan.model import SourcePlan
+from featurestore.sources.convert import to_contract
+from featurestore.sources.deliveries import repeated_deliveries
+from featurestore.sources.rows import RawRows, SourceFile, missing_column
+from featurestore.sources.settings import ReadSettings
+
+Mask = npt.NDArray[np.bool_]
+IngestRange = tuple[int, int]
+"""Microseconds: rows with ``from <= ingest_time < until``."""
+
+BATCH_ROWS = 1 << 17
+_INSTANT = pa.timestamp("us", tz="UTC")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SourceStats:
+    """What a source held when it was read.
+
+    Attributes:
+        row_count: Events: rows that were not dropped.
+        null_rows: Rows dropped because a key or time was null.
+        nulls: Null count of each key and time column that had any.
+        duplicate_rows: Rows dropped because another delivery of their event counts.
+        newest_event_time_us: Largest event time; ``None`` if there are no rows.
+        newest_ingest_time_us: Largest ingest time; ``None`` if there are no rows.
+        not_finite: Count of NaN and infinities that became null, for each column read so far that had any.
+    """
+
+    row_count: int
+    null_rows: int = 0
+    nulls: tuple[tuple[str, int], ...] = ()
+    duplicate_rows: int = 0
+    newest_event_time_us: int | None = None
+    newest_ingest_time_us: int | None = None
+    not_finite: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which rows are events: for each piece a mask, ``None`` if all are."""
+
+    masks: tuple[Mask | None, ...]
+    row_count: int
+    null_rows: int
+    nulls: tuple[tuple[str, int], ...]
+    duplicate_rows: int
+
+
+class Scan:
+    """The events of a source, for one view."""
+
+    def __init__(
+        self,
+        rows: RawRows,
+        plan: SourcePlan,
+        *,
+        keys: Sequence[str],
+        on_null: OnNull,
+        settings: ReadSettings,
+        owns_rows: bool = True,
+    ) -> None:
+        """Take the rows; nothing is read yet.
+
+        Args:
+            rows: The rows as they are outside.
+            plan: Columns, times and zone.
+            keys: The view's key columns.
+            on_null: What is done with rows whose key or time is null.
+            settings: Threads and memory.
+            owns_rows: Whether closing the scan closes the rows.
+
+        Raises:
+            SourceMissingError: The rows lack a column of the plan.
+        """
+        self._rows = rows
+        self._plan = plan
+        self._keys = tuple(keys)
+        self._on_null = on_null
+        self._settings = settings
+        self._owns_rows = owns_rows
+        self._where = f"source '{plan.name}'"
+        self._lock = Lock()
+        self._not_finite: dict[tuple[int, str], int] = {}
+        self._known: _Selection | None = None
+        for column in plan.columns:
+            if column.name not in rows.dtypes:
+                raise missing_column(self._where, column.name, list(rows.dtypes))
+        starts = np.concatenate([[0], np.cumsum(rows.piece_rows, dtype=np.int64)])
+        self._starts: list[int] = [int(start) for start in starts]
+
+    @cached_property
+    def schema(self) -> Mapping[str, DType]:
+        """The plan's columns and their dtypes."""
+        return {column.name: column.dtype for column in self._plan.columns}
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """The files the rows lie in; none for frames and databases."""
+        return self._rows.files
+
+    @property
+    def row_count(self) -> int:
+        """Count of events.
+
+        Raises:
+            SourceDataError: A key or time is null, and the source's policy is an error.
+        """
+        return self._selection().row_count
+
+    @property
+    def ingest_column(self) -> str:
+        """The column that says when an event became known."""
+        return self._plan.ingest_time or self._plan.event_time
+
+    def read(self, columns: Sequence[str], *, ingest: IngestRange | None = None) -> pa.Table:
+        """Read some columns of all events.
+
+        Args:
+            columns: Names of plan columns.
+            ingest: Only events that became known in this range; ``None`` reads all.
+
+        Returns:
+            A table of the columns in that order, in contract dtypes, each in one chunk. Events stand in an order that
+            is the same at every call and for every choice of columns.
+
+        Raises:
+            SourceDataError: A value breaks the source's contract, or a file is corrupt.
+            SourceMissingError: A file has gone.
+        """
+        self._selection()
+        parts = self._each_piece(lambda number: self._events(number, columns, ingest))
+        return _joined(parts, columns, self.schema, self._settings.threads)
+
+    def batches(
+        self, columns: Sequence[str], *, rows: int = BATCH_ROWS, ingest: IngestRange | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Read the same rows as ``read`` in the same order, in batches of at most ``rows`` rows.
+
+        Memory holds a few pieces (row groups) of the source at a time.
+        """
+        self._selection()
+        schema = pa.schema([(name, self.schema[name].arrow) for name in columns])
+        numbers = range(len(self._rows.piece_rows))
+        for arrays in _ahead(lambda number: self._events(number, columns, ingest), numbers):
+            batch = pa.RecordBatch.from_arrays(arrays, schema=schema) if columns else None
+            for start in range(0, batch.num_rows if batch is not None else 0, rows):
+                assert batch is not None
+                yield batch.slice(start, rows)
+
+    def count_below(self, ingest_us: int) -> int:
+        """Count the events with ``ingest_time < ingest_us``.
+
+        A run remembers this count beside its watermark; another count later means that rows appeared below the
+        watermark, or went.
+        """
+        self._selection()
+        return sum(self._each_piece(lambda number: self._count_below(number, ingest_us)))
+
+    def stats(self) -> SourceStats:
+        """Return counts and newest times of the events."""
+        selection = self._selection()
+        event_time = self._newest(self._plan.event_time)
+        ingest_time = event_time if self._plan.ingest_time is None else self._newest(self._plan.ingest_time)
+        with self._lock:
+            counts = {name: count for name, count in self._rows.not_finite.items() if name in self.schema}
+            for (_, name), count in self._not_finite.items():
+                counts[name] = counts.get(name, 0) + count
+        return SourceStats(
+            row_count=selection.row_count,
+            null_rows=selection.null_rows,
+            nulls=selection.nulls,
+            duplicate_rows=selection.duplicate_rows,
+            newest_event_time_us=event_time,
+            newest_ingest_time_us=ingest_time,
+            not_finite=tuple(sorted((name, count) for name, count in counts.items() if count)),
+        )
+
+    def estimated_bytes(self, columns: Sequence[str]) -> int:
+        """Return about how many bytes some columns of all rows take in memory."""
+        return self._rows.estimated_bytes(columns)
+
+    def check_unchanged(self) -> None:
+        """Make sure that the files are still those that were opened.
+
+        Raises:
+            SourceDataError: A file was written since.
+            SourceMissingError: A file has gone.
+        """
+        self._rows.check_unchanged()
+
+    def close(self) -> None:
+        """Give back temporary files."""
+        if self._owns_rows:
+            self._rows.close()
+
+    def __enter__(self) -> Scan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _each_piece(self, work: Callable[[int], _T]) -> list[_T]:
+        numbers = range(len(self._rows.piece_rows))
+        if len(numbers) <= 1 or self._settings.threads == 1:
+            return [work(number) for number in numbers]
+        with ThreadPoolExecutor(self._settings.threads) as pool:
+            return list(pool.map(work, numbers))
+
+    def _converted(self, number: int, columns: Sequence[str]) -> dict[str, pa.Array]:
+        """Read columns of one piece in contract dtypes, all its rows."""
+        if unknown := [name for name in columns if name not in self.schema]:
+            raise missing_column(self._where, unknown[0], list(self.schema))
+        table = self._rows.read_piece(number, columns)
+        place = self._rows.place(number)
+        first_row = 0 if place else self._starts[number]
+        return {name: self._column(number, name, table.column(name), place, first_row) for name in columns}
+
+    def _column(self, number: int, name: str, column: pa.ChunkedArray, place: str, first_row: int) -> pa.Array:
+        where = f"{self._where}, column '{name}'" + (f", {place}" if place else "")
+        array, counts = to_contract(
+            column, self.schema[name], timezone=self._plan.timezone, where=where, first_row=first_row
+        )
+        if counts.not_finite:
+            with self._lock:
+                self._not_finite[number, name] = counts.not_finite
+        return array
+
+    def _events(self, number: int, columns: Sequence[str], ingest: IngestRange | None) -> list[pa.Array]:
+        """Read columns of the events of one piece."""
+        mask = self._selection().masks[number]
+        needed = list(columns)
+        if ingest is not None:
+            bounds = self._rows.bounds_us(number, self.ingest_column)
+            if bounds is not None and (bounds[1] < ingest[0] or bounds[0] >= ingest[1]):
+                return [pa.array([], self.schema[name].arrow) for name in columns]
+            if bounds is None or bounds[0] < ingest[0] or bounds[1] >= ingest[1]:
+                times = _instants(self._converted(number, [self.ingest_column])[self.ingest_column])
+                inside = (times >= ingest[0]) & (times < ingest[1])
+                mask = inside if mask is None else inside & mask
+        if mask is not None and not mask.any():
+            return [pa.array([], self.schema[name].arrow) for name in columns]
+        arrays = self._converted(number, needed)
+        if mask is None or mask.all():
+            return [arrays[name] for name in columns]
+        chosen = pa.array(mask)
+        return [arrays[name].filter(chosen) for name in columns]
+
+    def _count_below(self, number: int, ingest_us: int) -> int:
+        mask = self._selection().masks[number]
+        kept = self._rows.piece_rows[number] if mask is None else int(mask.sum())
+        bounds = self._rows.bounds_us(number, self.ingest_column)
+        if bounds is not None and (bounds[1] < ingest_us or bounds[0] >= ingest_us):
+            return kept if bounds[1] < ingest_us else 0
+        below = _instants(self._converted(number, [self.ingest_column])[self.ingest_column]) < ingest_us
+        return int(np.count_nonzero(below if mask is None else below & mask))
+
+    def _newest(self, column: str) -> int | None:
+        found = self._each_piece(lambda number: self._newest_in(number, column))
+        return max((instant for instant in found if instant is not None), default=None)
+
+    def _newest_in(self, number: int, column: str) -> int | None:
+        if self._selection().masks[number] is None and (bounds := self._rows.bounds_us(number, column)) is not None:
+            return bounds[1]
+        (times,) = self._events(number, [column], None)
+        return int(_instants(times).max()) if len(times) else None
+
+    def _selection(self) -> _Selection:
+        if self._known is None:
+            found = self._select()
+            with self._lock:
+                self._known = self._known or found
+        return self._known
+
+    def _select(self) -> _Selection:
+        must = list(dict.fromkeys([*self._keys, self._plan.event_time, self.ingest_column]))
+        found = self._each_piece(lambda number: self._valid(number, must))
+        nulls = {name: sum(counts.get(name, 0) for _, counts in found) for name in must}
+        masks = [mask for mask, _ in found]
+        null_rows = sum(int(len(mask) - mask.sum()) for mask in masks if mask is not None)
+        if null_rows and self._on_null == "error":
+            raise self._null_error(nulls, found)
+        duplicate_rows = 0
+        if self._plan.event_id is not None:
+            masks, duplicate_rows = repeated_deliveries(
+                self._converted,
+                masks,
+                self._rows.piece_rows,
+                event_id=self._plan.event_id,
+                ingest_time=self.ingest_column,
+                columns=sorted(self.schema),
+            )
+        total = sum(self._rows.piece_rows)
+        return _Selection(
+            tuple(masks),
+            total - null_rows - duplicate_rows,
+            null_rows,
+            tuple((name, count) for name, count in nulls.items() if count),
+            duplicate_rows,
+        )
+
+    def _valid(self, number: int, columns: Sequence[str]) -> tuple[Mask | None, dict[str, int]]:
+        """Return which rows of a piece have no null in some columns (``None`` if all), and the columns' null counts."""
+        known = {name: self._rows.null_count(number, name) for name in columns}
+        if all(count == 0 for count in known.values()):
+            return None, {}
+        doubtful = [name for name, count in known.items() if count != 0]
+        arrays = self._converted(number, doubtful)
+        counts = {name: int(array.null_count) for name, array in arrays.items() if array.null_count}
+        if not counts:
+            return None, {}
+        mask = np.ones(self._rows.piece_rows[number], dtype=np.bool_)
+        for name in counts:
+            mask &= np.asarray(pc.is_valid(arrays[name]).to_numpy(zero_copy_only=False))
+        return mask, counts
+
+    def _null_error(
+        self, nulls: Mapping[str, int], found: Sequence[tuple[Mask | None, Mapping[str, int]]]
+    ) -> SourceDataError:
+        column, count = next((name, count) for name, count in nulls.items() if count)
+        number = next(i for i, (_, counts) in enumerate(found) if column in counts)
+        array = self._converted(number, [column])[column]
+        row = int(np.argmin(np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))))
+        place = self._rows.place(number)
+        where_row = f"row {row} of row group in {place}" if place else f"row {self._starts[number] + row}"
+        role = "key" if column in self._keys else "time"
+        return SourceDataError(
+            f"the {role} '{column}' is null in {count} {'row' if count == 1 else 'rows'}, first in {where_row}",
+            where=self._where,
+            hint="Fill the column, or say on_null='drop' to leave such rows out.",
+            code=f"null-{role}",
+        )
+
+
+def _instants(array: pa.Array) -> npt.NDArray[np.int64]:
+    """Return instants as microseconds; those of null are any."""
+    if array.null_count:
+        array = array.fill_null(pa.scalar(0, _INSTANT))
+    return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _joined(
+    parts: Sequence[Sequence[pa.Array]], columns: Sequence[str], schema: Mapping[str, DType], threads: int
+) -> pa.Table:
+    """Put the columns of pieces behind each other."""
+
+    def join(i: int) -> pa.Array:
+        kind = schema[columns[i]].arrow
+        arrays = [part[i] for part in parts if len(part[i])]
+        return arrays[0] if len(arrays) == 1 else pa.concat_arrays([pa.array([], kind), *arrays])
+
+    with ThreadPoolExecutor(threads) as pool:
+        arrays = list(pool.map(join, range(len(columns))))
+    return pa.table(arrays, names=list(columns))
+
+
+def _ahead(work: Callable[[int], _T], numbers: Sequence[int]) -> Iterator[_T]:
+    """Do work in order, each step begun while the one before is used."""
+    if not numbers:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(work, numbers[0])
+        for following in numbers[1:]:
+            ready = coming.result()
+            coming = pool.submit(work, following)
+            yield ready
+            del ready
+        yield coming.result()

@@ -1,0 +1,58 @@
+"""What reading may use, and DuckDB connections that keep to it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import duckdb
+
+_SPOOL_SHARE = 16
+_SPOOL_BYTES = 256 << 20
+_DUCKDB_SHARE = 4
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """What reading a source may use.
+
+    Attributes:
+        threads: Threads that read and decode.
+        memory_bytes: Bound for the whole process, of which reading takes a part; ``None`` is unbounded.
+        temp_folder: Where rows that are no Parquet files are kept meanwhile; the system's if ``None``.
+        base_folder: Folder that relative paths count from; the working directory if ``None``.
+    """
+
+    threads: int = max(1, os.cpu_count() or 1)
+    memory_bytes: int | None = None
+    temp_folder: Path | None = None
+    base_folder: Path | None = None
+
+    @property
+    def spool_bytes(self) -> int:
+        """How much of a source that is no Parquet file is kept in memory before it goes to a file."""
+        return _SPOOL_BYTES if self.memory_bytes is None else min(_SPOOL_BYTES, self.memory_bytes // _SPOOL_SHARE)
+
+
+@contextmanager
+def duckdb_connection(settings: ReadSettings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an in-memory DuckDB that keeps to the settings: UTC, threads, memory, and where it spills."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="featurestore-", dir=settings.temp_folder) as folder:
+        connection = duckdb.connect(config={"threads": settings.threads, "temp_directory": folder})
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET enable_progress_bar = false")
+            if settings.memory_bytes is not None:
+                megabytes = max(64, (settings.memory_bytes >> 20) // _DUCKDB_SHARE)
+                connection.execute(f"SET memory_limit = '{megabytes}MiB'")
+            yield connection
+        finally:
+            connection.close()
