@@ -7,10 +7,12 @@ BIN := .venv/bin
 help:
 	@echo "make demo   run the whole story on real flights"
 	@echo "make test   run all tests"
-	@echo "make check  format, lint, types, import contracts"
+	@echo "make check  format, lint, types, import contracts, doctests"
 	@echo "make bench  measure; writes benchmarks/results.md"
 
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; say which to use: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev]"
 	@touch $@
@@ -26,6 +28,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet featurestore server
 
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,bench]"
