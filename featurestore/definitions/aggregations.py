@@ -64,9 +64,6 @@ class Aggregation:
         """Let a latest value expire once its event lies further than ``length`` before ``as_of``."""
         return replace(self, time_to_live=length)
 
-    def __str__(self) -> str:
-        return f"{self.name}({'' if self.value is None else self.value})"
-
 
 class AggregationBuilder:
     """The aggregations there are. Users write ``agg.mean(col("delay")).over("7d")``.

@@ -16,7 +16,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from featurestore.definitions.entities import DTypeLike
-from featurestore.definitions.expr import Expr, lit
+from featurestore.definitions.expr import Expr, to_expr
 from featurestore.errors import ConfigError
 
 PURE_MODULES = frozenset(
@@ -96,9 +96,8 @@ class Udf:
 
     def __call__(self, *operands: Any) -> Expr:
         """Return the expression that applies the function; what is no expression becomes a literal."""
-        args = tuple(operand if isinstance(operand, Expr) else lit(operand) for operand in operands)
         params = (("name", self.name), ("returns", str(self.returns)), ("source", self.source))
-        return Expr("udf", args, params)
+        return Expr("udf", tuple(map(to_expr, operands)), params)
 
     def problems(self) -> Iterator[str]:
         """Yield why the function could not be trusted to give the same answer twice."""

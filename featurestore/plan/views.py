@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from featurestore.definitions.aggregations import LIFETIME, Aggregation, Duration, Lifetime
@@ -45,6 +46,11 @@ class _Events:
     source: Source
     schema: Schema
     report: Report
+
+    @cached_property
+    def scope(self) -> Scope:
+        """The columns that have a dtype."""
+        return Scope(columns={name: dtype for name, dtype in self.schema.items() if dtype is not None})
 
 
 @dataclass(frozen=True)
@@ -256,8 +262,7 @@ def _type_over_events(expression: Expr, events: _Events, where: str, what: str) 
         events.report(mistake)
     if found:
         return None
-    columns = {name: dtype for name, dtype in events.schema.items() if dtype is not None}
-    return infer(expression, Scope(columns=columns), events.report, where)
+    return infer(expression, events.scope, events.report, where)
 
 
 def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:

@@ -15,6 +15,7 @@ from featurestore.definitions.collection import collect
 from featurestore.plan.codec import encode
 from featurestore.plan.compiler import compile_definitions
 
+WIDTH = 118
 FOLDER = Path(__file__).parent / "cases"
 CASES = tuple(sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"))
 
@@ -34,4 +35,19 @@ def compiled_text(case: str) -> str:
         },
         "views": {name: plan.fingerprint for name, plan in plans.views.items()},
     }
-    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+    return pretty(document) + "\n"
+
+
+def pretty(data: object, indent: int = 0, name: str = "") -> str:
+    """Return JSON in which whatever fits on a line stands on one, so that a diff shows what changed and little else."""
+    text = name + json.dumps(data, sort_keys=True)
+    if indent + len(text) <= WIDTH or not isinstance(data, dict | list):
+        return text
+    inner = indent + 1
+    if isinstance(data, list):
+        opening, closing, parts = "[", "]", [pretty(item, inner) for item in data]
+    else:
+        named = [(json.dumps(key) + ": ", data[key]) for key in sorted(data)]
+        opening, closing, parts = "{", "}", [pretty(value, inner, title) for title, value in named]
+    margin = "\n" + " " * inner
+    return name + opening + margin + ("," + margin).join(parts) + "\n" + " " * indent + closing

@@ -75,7 +75,7 @@ journey = OnDemandFeatureView(
     request={"departs_at": "timestamp"},
     features={
         "warmer": there["temp"] - here["temp"],
-        "wait": request("departs_at").seconds_since(as_of()) if hasattr(lit(0), "seconds_since") else lit(0.0),
+        "wait": request("departs_at").since(as_of(), "minute"),
     },
 )
 advice = OnDemandFeatureView(

@@ -1,9 +1,9 @@
 """Picking, renaming and aliasing features, before anything is compiled."""
 
 import pytest
-from featurestore.definitions.expr import Expr
 
 from featurestore import Entity, FeatureView, FileSource, OnDemandFeatureView, agg, as_of, col
+from featurestore.definitions.expr import Expr
 from featurestore.definitions.views import FeatureReference, Selection
 
 weather = FeatureView(

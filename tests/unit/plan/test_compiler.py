@@ -58,7 +58,7 @@ def feature(aggregation, name="f"):
         (agg.time_since_last(), "time_since_last", FLOAT64, (("unit_us", 1_000_000),)),
         (agg.time_since_last(col("arr_delay"), unit="h"), "time_since_last", FLOAT64, (("unit_us", 3_600_000_000),)),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_each_aggregation_has_its_plan_name_dtype_and_params(aggregation, name, dtype, params):
     found = feature(aggregation.lifetime())
@@ -76,7 +76,7 @@ def test_each_aggregation_has_its_plan_name_dtype_and_params(aggregation, name, 
         agg.last_n(col("origin"), 2),
         agg.time_since_last(),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_ordered_aggregations_look_at_the_lifetime_unless_told_otherwise(aggregation):
     assert feature(aggregation).window_us is None

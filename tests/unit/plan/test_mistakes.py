@@ -1,7 +1,6 @@
 """Every mistake a definition can hold is found, named, and comes with the way to repair it."""
 
 import pytest
-from featurestore.definitions.expr import Expr
 
 from featurestore import (
     CsvOptions,
@@ -18,6 +17,7 @@ from featurestore import (
 )
 from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import collect
+from featurestore.definitions.expr import Expr
 from featurestore.dtypes import FLOAT64, STRING, TIMESTAMP
 from featurestore.plan.compiler import compile_definitions
 from tests.unit.plan.world import (
