@@ -1,1 +1,6 @@
+"""What is applied, and what was done with it: definitions' plans, where sources lie, runs and audits."""
 
+from featurestore.registry.records import Applied, AuditRecord, Change, Draft, Kind, Outcome, RunRecord
+from featurestore.registry.registry import Registry
+
+__all__ = ["Applied", "AuditRecord", "Change", "Draft", "Kind", "Outcome", "Registry", "RunRecord"]

@@ -1,0 +1,94 @@
+"""Databases the library writes to: how they are opened, and what their failures are called.
+
+SQLite is opened so that a reader never waits for a writer (WAL), that a transaction which will write takes its lock
+when it begins, and that a busy database is waited for rather than reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from featurestore.errors import RegistryError
+
+_BUSY_MS = 20_000
+
+
+def open_database(url: str, *, where: str) -> sa.Engine:
+    """Return an engine for a URL; nothing is connected yet, but the folder of a SQLite file is made.
+
+    Args:
+        url: SQLAlchemy URL.
+        where: What the database is, for messages.
+
+    Raises:
+        RegistryError: The URL is unreadable, its driver is not installed, or its folder cannot be made.
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise RegistryError(
+            f"the database URL cannot be used: {_first_line(error)}",
+            where=where,
+            hint="Write an SQLAlchemy URL whose driver is installed: 'sqlite:///folder/file.db'.",
+            code="registry-url",
+        ) from error
+    except OSError as error:
+        raise RegistryError(
+            f"the folder of '{url}' cannot be made: {error.strerror}", where=where, code="registry-unwritable"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextmanager
+def failures(where: str) -> Iterator[None]:
+    """Turn failures of a database into ``RegistryError``.
+
+    Raises:
+        RegistryError: The database cannot be reached, is read-only, full or locked, or holds no such table.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        origin = getattr(error, "orig", None) or error
+        raise RegistryError(
+            f"the database failed: {_first_line(origin)}",
+            where=where,
+            hint="See that it can be reached and written, and that no other program keeps it locked.",
+            code="registry-unavailable",
+        ) from error
+
+
+def for_writing(connection: sa.Connection) -> sa.Connection:
+    """Mark a connection whose next transaction will write."""
+    return connection.execution_options(featurestore_writes=True)
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    # The driver's own transaction handling commits behind our back; BEGIN is ours (below).
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("featurestore_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,138 @@
+"""What the registry holds, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from featurestore.temporal import format_instant
+
+
+class Kind(StrEnum):
+    """Kinds of applied objects."""
+
+    SOURCE = "source"
+    VIEW = "view"
+    SERVICE = "service"
+
+
+class Outcome(StrEnum):
+    """What an apply did to one object."""
+
+    ADDED = "added"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An object as it is to be applied.
+
+    Attributes:
+        kind: What it is.
+        name: Its name, unique among its kind.
+        fingerprint: Hash of what can change a value; for a source of where it lies and how it is read.
+        document: Its canonical JSON.
+    """
+
+    kind: Kind
+    name: str
+    fingerprint: str
+    document: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An object as it was applied.
+
+    Attributes:
+        kind: What it is.
+        name: Its name.
+        fingerprint: Hash of what can change a value.
+        document: Its canonical JSON.
+        applied_at_us: Instant of the apply that brought this document.
+    """
+
+    kind: Kind
+    name: str
+    fingerprint: str
+    document: str
+    applied_at_us: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an apply did to one object.
+
+    Attributes:
+        kind: What it is.
+        name: Its name.
+        outcome: Added, changed, unchanged or removed.
+        fingerprint: Its fingerprint after the apply; ``None`` if it was removed.
+        previous: Its fingerprint before; ``None`` if it was added. Equal to ``fingerprint`` although changed means that
+            no value changes, only the order of columns or a name that is not part of the answer.
+    """
+
+    kind: Kind
+    name: str
+    outcome: Outcome
+    fingerprint: str | None
+    previous: str | None
+
+    def __str__(self) -> str:
+        shown = (self.previous, self.fingerprint) if self.outcome is Outcome.CHANGED else (self.fingerprint,)
+        prints = " → ".join(print_[:12] for print_ in shown if print_)
+        return f"{self.outcome} {self.kind} '{self.name}' {prints}".rstrip()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One materialize run of one view.
+
+    Attributes:
+        view: Name of the view.
+        fingerprint: The plan that was materialized.
+        started_at_us: When it began.
+        finished_at_us: When it ended.
+        from_us: Ingest times from here on were folded in; the instant "never" for a first or full run.
+        until_us: Up to here, exclusive: the new watermark.
+        event_count: Events that were read.
+        entity_count: Entities whose state was written.
+        note: Anything else worth knowing, for instance why the view was rebuilt in full.
+    """
+
+    view: str
+    fingerprint: str
+    started_at_us: int
+    finished_at_us: int
+    from_us: int
+    until_us: int
+    event_count: int
+    entity_count: int
+    note: str = ""
+
+    def __str__(self) -> str:
+        span = f"{format_instant(self.from_us)} to {format_instant(self.until_us)}"
+        return f"view '{self.view}': {self.event_count} events, {self.entity_count} entities, {span}"
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One audit of a service.
+
+    Attributes:
+        service: Name of the service.
+        since_us: Served from here on.
+        until_us: Served before.
+        ran_at_us: When the audit ran.
+        verdict: Its verdict in one word.
+        report: The whole report as JSON.
+    """
+
+    service: str
+    since_us: int
+    until_us: int
+    ran_at_us: int
+    verdict: str
+    report: str
