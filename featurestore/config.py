@@ -1,0 +1,234 @@
+"""Configuration: ``featurestore.toml``, with overrides from the environment.
+
+An environment variable ``FEATURESTORE_<KEY>`` overrides a key, ``FEATURESTORE_<TABLE>__<KEY>`` one inside a table
+(``FEATURESTORE_SERVING_LOG__SHARE=0.1``). Relative paths, also those inside SQLite URLs, count from the folder of the
+file. What is written wrongly is an error that names the file or variable and the key; nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from featurestore.errors import ConfigError, listing
+
+FILE_NAME = "featurestore.toml"
+PREFIX = "FEATURESTORE_"
+CONFIG_VARIABLE = "FEATURESTORE_CONFIG"
+"""Names the file itself, where a program takes no path."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SQLITE = "sqlite:///"
+
+
+def read_bytes(value: Any) -> Any:
+    """Read an amount of memory: ``"1GB"`` (10^9), ``"512MiB"`` (2^20), or whole bytes.
+
+    Raises:
+        ValueError: The text is no amount.
+
+    Example:
+        >>> read_bytes("1.5GB")
+        1500000000
+    """
+    if not isinstance(value, str):
+        return value
+    number = value.strip().rstrip("BbKkMmGgTtIi ")
+    unit = value.strip()[len(number) :].strip().upper()
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"'{value}' is no amount of memory; write for instance '1GB' or '512MiB'") from None
+
+
+Bytes = Annotated[int, BeforeValidator(read_bytes)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServingLogConfig(_Table):
+    """What is kept of what was served.
+
+    Attributes:
+        enabled: Whether answers are logged.
+        share: Share of entity keys whose answers are logged, 0 to 1, chosen by the hash of the key.
+        flush_seconds: Answers reach the disk at most so much later: what a crash can lose.
+        flush_rows: Answers are written earlier if so many wait.
+    """
+
+    enabled: bool = True
+    share: float = Field(default=1.0, ge=0, le=1)
+    flush_seconds: float = Field(default=5.0, gt=0)
+    flush_rows: int = Field(default=50_000, gt=0)
+
+
+class ServerConfig(_Table):
+    """Where the server listens and what it takes.
+
+    Attributes:
+        host: Address it listens on.
+        port: Port it listens on; 0 takes a free one.
+        max_body: Largest request, in bytes.
+        max_entities: Most entities of one request.
+        shutdown_seconds: How long requests under way may take to finish when the server is stopped.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    max_body: Bytes = Field(default=1_000_000, gt=0)
+    max_entities: int = Field(default=1_000, gt=0)
+    shutdown_seconds: int = Field(default=10, ge=0)
+
+
+class Config(BaseSettings):
+    """Where a store keeps things and what it may use.
+
+    Attributes:
+        registry: SQLAlchemy URL of the registry.
+        online: SQLAlchemy URL of the online store.
+        data: Folder of training sets and the serving log.
+        definitions: Module or package of the definitions, for instance ``"feature_definitions"``; empty if there is
+            none. It is imported with the folder of the file on the path.
+        memory_limit: Bound for the process while training sets are built: ``"1GB"``; ``None`` is unbounded.
+        threads: Threads that read and compute; 0 means as many as there are cores.
+        temp_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
+        serving_log: What is kept of what was served.
+        server: Where the server listens and what it takes.
+        folder: Folder that relative paths count from; set by the loader.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__")
+
+    registry: str = "sqlite:///featurestore/registry.db"
+    online: str = "sqlite:///featurestore/online.db"
+    data: Path = Path("featurestore")
+    definitions: str = ""
+    memory_limit: Bytes | None = Field(default=None, ge=64_000_000)
+    threads: int = Field(default=0, ge=0)
+    temp_folder: Path | None = None
+    serving_log: ServingLogConfig = ServingLogConfig()
+    server: ServerConfig = ServerConfig()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings'
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment come before the file, and take neither ``.env`` files nor secrets."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Config:
+        """Read a configuration file and the overrides of the environment.
+
+        Args:
+            path: The file, or the folder in which ``featurestore.toml`` lies.
+
+        Raises:
+            ConfigError: The file is not there or is no TOML, or a key or value in it, or an override, is wrong.
+        """
+        file = Path(path)
+        file = (file / FILE_NAME if file.is_dir() else file).absolute()
+        try:
+            written = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            hint = f"Write one (an empty file will do), or name another: {CONFIG_VARIABLE}, --config."
+            raise ConfigError("the file is not there", where=str(path), hint=hint, code="config-missing") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"it cannot be read: {error}", where=str(path), code="config-unreadable") from error
+        return cls._made(written, where=str(path), folder=file.parent)
+
+    @classmethod
+    def local(cls, folder: str | os.PathLike[str]) -> Config:
+        """Return the configuration that keeps everything under one folder; overrides of the environment count.
+
+        Raises:
+            ConfigError: An override is wrong.
+        """
+        base = Path(folder).absolute()
+        kept = {"registry": f"{_SQLITE}registry.db", "online": f"{_SQLITE}online.db", "data": "."}
+        return cls._made(kept, where=str(folder), folder=base)
+
+    @classmethod
+    def _made(cls, written: Mapping[str, Any], *, where: str, folder: Path) -> Config:
+        _check_overrides(cls)
+        if "folder" in written:
+            raise _unknown_key("folder", cls, where)
+        try:
+            config = cls(**written)
+        except ValidationError as error:
+            raise _wrong(error, cls, where) from None
+        return config._resolved(folder)
+
+    def _resolved(self, folder: Path) -> Config:
+        """Return the configuration with paths that count from nowhere else."""
+        return self.model_copy(
+            update={
+                "registry": _resolved_url(self.registry, folder),
+                "online": _resolved_url(self.online, folder),
+                "data": folder / self.data.expanduser(),
+                "temp_folder": None if self.temp_folder is None else folder / self.temp_folder.expanduser(),
+                "threads": self.threads or os.cpu_count() or 1,
+                "folder": folder,
+            }
+        )
+
+
+def _resolved_url(url: str, folder: Path) -> str:
+    """Make the path of a SQLite file absolute; other URLs stay."""
+    path, mark, query = url.removeprefix(_SQLITE).partition("?")
+    if not url.startswith(_SQLITE) or path.startswith((":memory:", "file:")) or not path:
+        return url
+    return f"{_SQLITE}{folder / Path(path).expanduser()}{mark}{query}"
+
+
+def _check_overrides(cls: type[Config]) -> None:
+    """Refuse variables that look like overrides and name no key: a typing error must not be silent."""
+    keys = [name for name in cls.model_fields if name != "folder"]
+    known = {f"{PREFIX}{name}".upper(): name for name in keys}
+    for variable in sorted(os.environ):
+        head = variable.partition("__")[0]
+        if variable.startswith(PREFIX) and head not in known and variable != CONFIG_VARIABLE:
+            raise ConfigError(
+                "it overrides no key",
+                where=f"environment variable {variable}",
+                hint=listing("Variables", known, wrong=head),
+                code="config-key",
+            )
+
+
+def _wrong(error: ValidationError, cls: type[Config], where: str) -> ConfigError:
+    """Return the error for the first wrong key or value."""
+    first = error.errors()[0]
+    places = [str(part) for part in first["loc"]]
+    variable = f"{PREFIX}{'__'.join(places)}".upper()
+    if first["type"] == "extra_forbidden":
+        table = cls.model_fields[places[0]].annotation if len(places) > 1 else cls
+        assert isinstance(table, type)
+        assert issubclass(table, BaseModel)
+        return _unknown_key(places[-1], table, where, prefix=places[:-1])
+    place = f"environment variable {variable}" if variable in os.environ else f"{where}, key '{'.'.join(places)}'"
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"got {first['input']!r}: {message}", where=place, code="config-value")
+
+
+def _unknown_key(key: str, table: type[BaseModel], where: str, prefix: list[str] | None = None) -> ConfigError:
+    place = ".".join([*(prefix or []), key])
+    known = [name for name in table.model_fields if name != "folder"]
+    return ConfigError(
+        f"there is no key '{place}'", where=where, hint=listing("Keys", known, wrong=key), code="config-key"
+    )

@@ -1,0 +1,109 @@
+"""Configuration: one file, overrides by variables, and errors that name the place."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from featurestore.config import Config, read_bytes
+from featurestore.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def no_overrides(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("FEATURESTORE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: str) -> Path:
+        file = tmp_path / "featurestore.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def test_an_empty_file_gives_the_defaults_under_its_folder(written, tmp_path):
+    config = Config.load(written(""))
+    assert config.registry == f"sqlite:///{tmp_path}/featurestore/registry.db"
+    assert config.online == f"sqlite:///{tmp_path}/featurestore/online.db"
+    assert config.data == tmp_path / "featurestore"
+    assert config.memory_limit is None
+    assert config.threads == (os.cpu_count() or 1)
+
+
+def test_a_folder_stands_for_the_file_in_it(written, tmp_path):
+    written("threads = 3")
+    assert Config.load(tmp_path).threads == 3
+
+
+def test_relative_paths_count_from_the_folder_of_the_file(written, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    config = Config.load(written('data = "kept"\nonline = "sqlite:///deep/online.db?timeout=3"'))
+    assert config.data == tmp_path / "kept"
+    assert config.online == f"sqlite:///{tmp_path}/deep/online.db?timeout=3"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:////absolute/file.db", "postgresql://host/base"])
+def test_urls_without_a_relative_path_stay(written, url):
+    assert Config.load(written(f'registry = "{url}"')).registry == url
+
+
+def test_a_variable_overrides_the_file(written, monkeypatch):
+    file = written("threads = 3\n[serving_log]\nshare = 0.5\nenabled = false")
+    monkeypatch.setenv("FEATURESTORE_THREADS", "5")
+    monkeypatch.setenv("FEATURESTORE_SERVING_LOG__SHARE", "0.25")
+    config = Config.load(file)
+    assert config.threads == 5
+    assert config.serving_log.share == 0.25
+    assert not config.serving_log.enabled
+
+
+def test_a_local_store_keeps_everything_under_its_folder(tmp_path):
+    config = Config.local(tmp_path / "store")
+    assert config.registry == f"sqlite:///{tmp_path}/store/registry.db"
+    assert config.data == tmp_path / "store"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        ("registri = 1", "featurestore.toml", "Did you mean 'registry'?"),
+        ("folder = '/'", "featurestore.toml", "there is no key 'folder'"),
+        ("[server]\nprot = 1", "featurestore.toml", "there is no key 'server.prot'"),
+        ("[server]\nport = 'http'", "key 'server.port'", "got 'http'"),
+        ("memory_limit = '1 potato'", "key 'memory_limit'", "no amount of memory"),
+        ("memory_limit = '1KB'", "key 'memory_limit'", "greater than or equal"),
+        ("[serving_log]\nshare = 2", "key 'serving_log.share'", "less than or equal to 1"),
+        ("= 3", "featurestore.toml", "line 1"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(written, text, place, problem):
+    with pytest.raises(ConfigError) as raised:
+        Config.load(written(text))
+    assert place in raised.value.where
+    assert problem in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: the file is not there"):
+        Config.load(tmp_path / "nowhere.toml")
+
+
+def test_a_variable_that_overrides_nothing_is_an_error(written, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_REGISTY", "sqlite://")
+    with pytest.raises(ConfigError, match=r"FEATURESTORE_REGISTY.*Did you mean 'FEATURESTORE_REGISTRY'"):
+        Config.load(written(""))
+
+
+def test_a_wrong_value_in_a_variable_names_the_variable(written, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_SERVER__PORT", "-1")
+    with pytest.raises(ConfigError, match="environment variable FEATURESTORE_SERVER__PORT"):
+        Config.load(written(""))
+
+
+@pytest.mark.parametrize(("text", "amount"), [("1GB", 10**9), ("512 MiB", 2**29), ("1.5kb", 1500), ("70", 70), (7, 7)])
+def test_amounts_of_memory(text, amount):
+    assert read_bytes(text) == amount
