@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featurestore.definitions.aggregations import agg
     from featurestore.definitions.entities import Entity
-    from featurestore.definitions.expr import as_of, coalesce, col, lit, request, when
+    from featurestore.definitions.expr import as_of, coalesce, col, concat, greatest, least, lit, request, when
     from featurestore.definitions.services import FeatureService
     from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, SqlSource
     from featurestore.definitions.udf import udf
@@ -36,8 +36,11 @@ _HOMES = {
     "as_of": "definitions.expr",
     "coalesce": "definitions.expr",
     "col": "definitions.expr",
+    "concat": "definitions.expr",
     "continuous": "temporal",
     "every": "temporal",
+    "greatest": "definitions.expr",
+    "least": "definitions.expr",
     "lit": "definitions.expr",
     "request": "definitions.expr",
     "udf": "definitions.udf",
@@ -60,8 +63,11 @@ __all__ = [
     "as_of",
     "coalesce",
     "col",
+    "concat",
     "continuous",
     "every",
+    "greatest",
+    "least",
     "lit",
     "request",
     "udf",

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.entities import Entity
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.services import FeatureService
@@ -83,7 +82,7 @@ def _definitions_in(item: Any, *, is_strict: bool) -> Iterator[Definition]:
     elif isinstance(item, list | tuple | set | frozenset):
         for part in item:
             yield from _definitions_in(part, is_strict=is_strict)
-    elif isinstance(item, dict):
+    elif isinstance(item, Mapping):
         yield from _definitions_in(list(item.values()), is_strict=is_strict)
     elif is_strict and isinstance(item, Iterable) and not isinstance(item, str | bytes):
         yield from _definitions_in(list(item), is_strict=True)
@@ -115,16 +114,12 @@ def _referred(definition: Definition) -> Iterator[Any]:
         yield definition.entity
         yield definition.source
     elif isinstance(definition, OnDemandFeatureView):
-        for expression in _values(definition.features):
+        for expression in definition.features.values() if isinstance(definition.features, Mapping) else ():
             yield from (selection.view for selection in selections_in(expression))
     elif isinstance(definition, FeatureService):
         for listed in definition.features if isinstance(definition.features, list | tuple) else ():
             if isinstance(listed, Selectable | FeatureReference):
                 yield listed.select().view
-
-
-def _values(features: Any) -> list[Any]:
-    return list(features.values()) if isinstance(features, dict) else []
 
 
 def selections_in(expression: Any) -> Iterator[Selection]:
@@ -144,8 +139,3 @@ def nodes_of(expression: Any) -> Iterator[Expr]:
         seen.add(id(node))
         yield node
         pending += list(node.args)
-
-
-def expressions_of(aggregation: Aggregation) -> Iterator[Any]:
-    """Yield what an aggregation evaluates per event."""
-    yield from (item for item in (aggregation.value, aggregation.where) if item is not None)

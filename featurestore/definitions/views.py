@@ -6,6 +6,7 @@ here is kept as written; the compiler judges it, so that all mistakes are report
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, overload
@@ -27,12 +28,12 @@ def column_name(alias: str, feature: str) -> str:
     return f"{alias}{SEPARATOR}{feature}"
 
 
-class Selectable:
+class Selectable(ABC):
     """What features can be picked from: views, aliased views, on-demand views and selections themselves."""
 
+    @abstractmethod
     def select(self) -> Selection:
         """Return the selection of everything this holds."""
-        raise TypeError(f"{type(self).__name__} holds no features")
 
     @overload
     def __getitem__(self, names: str) -> FeatureReference: ...

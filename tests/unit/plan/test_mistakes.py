@@ -345,3 +345,9 @@ def test_a_word_of_the_clock_inside_a_text_or_comment_of_a_query_is_no_mistake()
 
 def test_csv_options_take_one_text_for_null_or_several():
     assert CsvOptions(null_values="NA").null_values == ("NA",)
+
+
+def test_a_function_that_this_process_does_not_hold_is_a_mistake():
+    foreign = Expr("udf", (DELAY,), (("name", "gone"), ("returns", "float64"), ("source", "def gone(x): ...")))
+    mistake = the_mistake(view({"f": agg.last(foreign)}))
+    assert mistake.problem == "udf 'gone' could give different answers: the function is not defined in this process"
