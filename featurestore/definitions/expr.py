@@ -149,7 +149,7 @@ class Expr:
 
     def between(self, low: Any, high: Any) -> Expr:
         """Return whether ``low <= self <= high``, both edges inclusive."""
-        return (self >= low) & (self <= high)
+        return _call("and", _call("ge", self, low), _call("le", self, high))
 
     def is_in(self, values: Sequence[Any]) -> Expr:
         """Return whether the value is one of some constants; null stays null."""

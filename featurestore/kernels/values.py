@@ -1,0 +1,167 @@
+"""The boundary of values: what Arrow data from outside becomes in here, and what every computed column is brought to.
+
+The only home of these rules: floats are finite or null, and zero has no sign; integers are int64; instants are UTC in
+whole microseconds, cut down (floor); text is ``string``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as kinds
+
+from featurestore.dtypes import DType, from_arrow
+from featurestore.errors import SourceDataError
+
+_NANOSECONDS = 1_000
+_INSTANT = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class ColumnCounts:
+    """What was found in a column at the boundary.
+
+    Attributes:
+        rows: Count of rows.
+        nulls: Rows that were null already.
+        not_finite: Floats that were NaN or infinite and became null.
+    """
+
+    rows: int = 0
+    nulls: int = 0
+    not_finite: int = 0
+
+    def __add__(self, other: ColumnCounts) -> ColumnCounts:
+        return ColumnCounts(self.rows + other.rows, self.nulls + other.nulls, self.not_finite + other.not_finite)
+
+
+def canonical(array: pa.Array, dtype: DType) -> pa.Array:
+    """Bring a computed column to the form every value has: its dtype's Arrow type, floats finite or null.
+
+    Args:
+        array: A column of the dtype, or of an Arrow type that casts to it without loss.
+        dtype: What it is.
+
+    Returns:
+        NaN and infinities as null, negative zero as zero; everything else as it was.
+    """
+    if dtype.kind == "float64":
+        return _finite(array if array.type == pa.float64() else array.cast(pa.float64()))[0]
+    return array if array.type == dtype.arrow else array.cast(dtype.arrow)
+
+
+def _finite(array: pa.Array) -> tuple[pa.Array, int]:
+    """Return floats with NaN and infinities as null and one zero, and how many became null."""
+    values = array.to_numpy(zero_copy_only=False) if array.null_count == 0 else None
+    if values is not None:
+        is_finite = np.isfinite(values)
+        if bool(is_finite.all()):
+            has_signed_zero = bool((values.view(np.int64) == _NEGATIVE_ZERO).any())
+            return (pa.array(values + 0.0) if has_signed_zero else array), 0
+    finite = pc.is_finite(array)
+    broken = pc.sum(pc.invert(finite)).as_py() or 0
+    kept = array if broken == 0 else pc.if_else(finite, array, pa.scalar(None, type=pa.float64()))
+    return pc.add(kept, 0.0), int(broken)
+
+
+_NEGATIVE_ZERO = -(2**63)
+
+
+def read_column(
+    column: pa.Array | pa.ChunkedArray, dtype: DType, timezone: str | None, where: str
+) -> tuple[pa.Array, ColumnCounts]:
+    """Read a column from outside.
+
+    Args:
+        column: Arrow data of any type that is read as the dtype: integers of any width, floats, text and binary of any
+            layout, dictionaries of these, timestamps of any unit and zone, dates, decimals, lists.
+        dtype: What it is read as.
+        timezone: The zone in which timestamps without one are meant; ``None`` refuses them.
+        where: The place, for messages.
+
+    Returns:
+        The column in contract form, and what was found.
+
+    Raises:
+        SourceDataError: A naive timestamp without ``timezone``, one that does not exist or is ambiguous there, an
+            integer beyond int64, or a type that is not read as the dtype.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        raise SourceDataError("more than 2 GB of text in one piece", where=where, hint="Read it in smaller pieces.")
+    if kinds.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if kinds.is_null(array.type):
+        array = pa.nulls(len(array), dtype.arrow)
+    nulls = array.null_count
+    if from_arrow(array.type) != dtype:
+        raise SourceDataError(f"the column is {array.type}, expected {dtype}", where=where, code="wrong-dtype")
+    if dtype.kind == "float64":
+        array, broken = _finite(array if array.type == pa.float64() else array.cast(pa.float64()))
+        return array, ColumnCounts(len(array), nulls, broken)
+    return _READERS.get(dtype.kind, _plain)(array, dtype, timezone, where), ColumnCounts(len(array), nulls)
+
+
+def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array:
+    if array.type == dtype.arrow:
+        return array
+    try:
+        return array.cast(dtype.arrow)
+    except pa.ArrowInvalid as error:
+        raise SourceDataError(f"a value does not fit into {dtype}: {error}", where=where, code="out-of-range") from None
+
+
+def _read_instants(array: pa.Array, _: DType, timezone: str | None, where: str) -> pa.Array:
+    if array.type.tz is None:
+        if timezone is None:
+            raise SourceDataError(
+                "the timestamps have no time zone",
+                where=where,
+                hint="Say which one they are in: timezone='UTC' on the source.",
+                code="naive-timestamps",
+            )
+        array = _localized(array, timezone, where)
+    if array.type.unit == "ns":
+        whole = np.floor_divide(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), _NANOSECONDS)
+        missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+        return pa.array(whole, type=pa.int64(), mask=missing).cast(_INSTANT)
+    try:
+        return array if array.type == _INSTANT else array.cast(_INSTANT)
+    except pa.ArrowInvalid as error:
+        raise SourceDataError(f"an instant is out of range: {error}", where=where, code="out-of-range") from None
+
+
+def _localized(array: pa.Array, timezone: str, where: str) -> pa.Array:
+    if timezone == "UTC":
+        return array.cast(pa.timestamp(array.type.unit, tz="UTC"))
+    try:
+        return pc.assume_timezone(array, timezone)
+    except pa.ArrowInvalid as error:
+        raise SourceDataError(
+            f"a local time in {timezone} is ambiguous or does not exist: {error}",
+            where=where,
+            hint="Write instants in UTC where the rows are made.",
+            code="ambiguous-local-time",
+        ) from None
+
+
+def _read_list(array: pa.Array, dtype: DType, timezone: str | None, where: str) -> pa.Array:
+    """Read the items of lists as columns of their own, so that all rules hold inside lists too."""
+    plain = array.cast(pa.list_(array.type.value_type)) if not kinds.is_list(array.type) else array
+    assert dtype.item is not None
+    items, _ = read_column(plain.flatten(), dtype.item, timezone, where)
+    lengths = plain.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    missing = plain.is_null() if plain.null_count else None
+    return pa.ListArray.from_arrays(pa.array(offsets), items, type=dtype.arrow, mask=missing)
+
+
+_READERS: dict[str, Callable[[pa.Array, DType, str | None, str], Any]] = {
+    "timestamp": _read_instants,
+    "list": _read_list,
+}
