@@ -2,5 +2,17 @@
 
 from featurestore.registry.records import Applied, AuditRecord, Change, Draft, Kind, Outcome, RunRecord
 from featurestore.registry.registry import Registry
+from featurestore.registry.source_documents import read_source, source_draft
 
-__all__ = ["Applied", "AuditRecord", "Change", "Draft", "Kind", "Outcome", "Registry", "RunRecord"]
+__all__ = [
+    "Applied",
+    "AuditRecord",
+    "Change",
+    "Draft",
+    "Kind",
+    "Outcome",
+    "Registry",
+    "RunRecord",
+    "read_source",
+    "source_draft",
+]

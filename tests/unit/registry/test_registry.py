@@ -1,0 +1,135 @@
+"""The registry: all of an apply or nothing, what was applied before, and failures by name."""
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from featurestore.errors import RegistryError
+from featurestore.registry import AuditRecord, Draft, Kind, Outcome, Registry, RunRecord
+from featurestore.temporal import NOTHING_YET
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/deep/registry.db"
+
+
+@pytest.fixture
+def registry(url):
+    with Registry(url) as opened:
+        yield opened
+
+
+def draft(name: str, fingerprint: str = "f1", document: str = "{}", kind: Kind = Kind.VIEW) -> Draft:
+    return Draft(kind, name, fingerprint, document)
+
+
+def outcomes(changes):
+    return {change.name: change.outcome.value for change in changes}
+
+
+def test_an_apply_says_what_it_did_to_each_object(registry):
+    registry.apply([draft("kept"), draft("moved"), draft("gone")], now_us=1, prune=True)
+    changes = registry.apply([draft("kept"), draft("moved", "f2"), draft("new")], now_us=2, prune=True)
+    assert outcomes(changes) == {"gone": "removed", "kept": "unchanged", "moved": "changed", "new": "added"}
+    moved = next(change for change in changes if change.name == "moved")
+    assert (moved.previous, moved.fingerprint) == ("f1", "f2")
+    assert str(moved) == "changed view 'moved' f1 → f2"
+
+
+def test_without_pruning_nothing_is_removed(registry):
+    registry.apply([draft("first")], now_us=1, prune=True)
+    assert outcomes(registry.apply([draft("second")], now_us=2, prune=False)) == {"second": "added"}
+    assert [item.name for item in registry.objects(Kind.VIEW)] == ["first", "second"]
+
+
+def test_a_new_document_with_the_old_fingerprint_is_kept(registry):
+    registry.apply([draft("view", document="[1]")], now_us=1, prune=True)
+    (change,) = registry.apply([draft("view", document="[2]")], now_us=2, prune=True)
+    assert change.outcome is Outcome.CHANGED
+    assert change.previous == change.fingerprint
+    assert registry.find(Kind.VIEW, "view").document == "[2]"
+
+
+def test_kinds_do_not_share_names(registry):
+    registry.apply([draft("same"), draft("same", "f2", kind=Kind.SERVICE)], now_us=1, prune=True)
+    assert registry.find(Kind.VIEW, "same").fingerprint == "f1"
+    assert registry.find(Kind.SERVICE, "same").fingerprint == "f2"
+    assert registry.find(Kind.SOURCE, "same") is None
+
+
+def test_history_holds_what_was_applied_newest_first(registry):
+    for instant, fingerprint in enumerate(["f1", "f2", "f2", "f1"]):
+        registry.apply([draft("view", fingerprint)], now_us=instant, prune=True)
+    registry.apply([], now_us=9, prune=True)
+    assert [item.fingerprint for item in registry.history(Kind.VIEW, "view")] == ["f1", "f2", "f1"]
+    assert registry.objects(Kind.VIEW) == ()
+
+
+def test_revision_grows_with_changes_only(registry):
+    before = registry.revision
+    registry.apply([draft("view")], now_us=1, prune=True)
+    registry.apply([draft("view")], now_us=2, prune=True)
+    assert registry.revision == before + 1
+
+
+def test_what_is_stored_is_there_after_reopening(url):
+    with Registry(url) as first:
+        first.apply([draft("view")], now_us=7, prune=True)
+    with Registry(url) as second:
+        (item,) = second.objects(Kind.VIEW)
+    assert (item.name, item.fingerprint, item.applied_at_us) == ("view", "f1", 7)
+
+
+def test_applies_at_once_come_one_after_the_other(url):
+    def apply(number: int) -> None:
+        with Registry(url) as registry:
+            registry.apply([draft(f"view{number}")], now_us=number, prune=False)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(apply, range(12)))
+    with Registry(url) as registry:
+        assert len(registry.objects(Kind.VIEW)) == 12
+        assert registry.revision == 12
+
+
+def test_a_failing_apply_changes_nothing(registry):
+    registry.apply([draft("view")], now_us=1, prune=True)
+    with pytest.raises(RegistryError, match="NOT NULL"):
+        registry.apply([draft("view", "f2"), draft("broken", None)], now_us=2, prune=True)
+    assert [item.fingerprint for item in registry.objects(Kind.VIEW)] == ["f1"]
+
+
+def test_runs_and_audits_are_kept_newest_first(registry):
+    runs = [RunRecord(f"v{i}", "f", 1, 2, NOTHING_YET, 3, 10, 5, note="full") for i in range(3)]
+    registry.add_runs(runs)
+    registry.add_runs([])
+    assert registry.runs() == tuple(reversed(runs))
+    assert registry.runs("v1") == (runs[1],)
+    assert registry.runs(limit=1) == (runs[2],)
+    audit = AuditRecord("service", 1, 2, 3, "pass", "{}")
+    registry.add_audit(audit)
+    assert registry.audits("service") == (audit,)
+    assert registry.audits("other") == ()
+
+
+def test_tables_of_another_version_are_refused(url, tmp_path):
+    Registry(url).close()
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("UPDATE registry_meta SET value = 99 WHERE name = 'schema_version'")
+    connection.close()
+    with pytest.raises(RegistryError, match="version 99, this library reads 1"):
+        Registry(url)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "registry.db").write_text("something else entirely, and long enough to be looked at" * 20)
+    with pytest.raises(RegistryError, match="not a database"):
+        Registry(f"sqlite:///{tmp_path}/registry.db")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nosuchdialect://x", "sqlite:////dev/null/registry.db"])
+def test_urls_that_cannot_be_used_are_errors(url):
+    with pytest.raises(RegistryError, match=r"\[registry-(url|unwritable)\]"):
+        Registry(url)
