@@ -33,6 +33,8 @@ Column = Any
 _INSTANT = pa.timestamp("us", tz="UTC")
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _SATURDAY = 5
+_WHOLE_FROM = 2.0**52
+_LARGEST_ROUNDED = 1e300
 _WIDE = Context(prec=60)
 
 
@@ -243,7 +245,9 @@ def _round(node: TypedExpr, args: Sequence[Column]) -> Column:
     digits = node.param("digits")
     assert isinstance(digits, int)
     if node.dtype.kind == "float64":
-        return pc.round(args[0], ndigits=digits, round_mode="half_to_even")
+        has_digits = pc.less(pc.abs(args[0]), _WHOLE_FROM if digits >= 0 else _LARGEST_ROUNDED)
+        rounded = pc.round(pc.if_else(has_digits, args[0], 0.0), ndigits=digits, round_mode="half_to_even")
+        return pc.if_else(has_digits, rounded, args[0])
     if digits >= 0:
         return args[0]
     return _row_by_row(lambda value: round(value, digits), args)
