@@ -17,7 +17,8 @@ from featurestore.plan import mistakes
 from featurestore.plan.checks import Schema, check_names, check_shapes, check_source, compile_entity, where_is
 from featurestore.plan.mistakes import Report
 from featurestore.plan.model import EntityPlan, Plan, ViewPlan
-from featurestore.plan.on_demand import Compiled, compile_on_demand
+from featurestore.plan.on_demand import compile_on_demand
+from featurestore.plan.references import Compiled
 from featurestore.plan.services import compile_service
 from featurestore.plan.views import compile_view
 

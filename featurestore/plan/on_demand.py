@@ -2,79 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator
 
-from featurestore.definitions.collection import Definitions, nodes_of
+from featurestore.definitions.collection import nodes_of
 from featurestore.definitions.expr import Expr
-from featurestore.definitions.views import (
-    SEPARATOR,
-    FeatureReference,
-    FeatureView,
-    OnDemandFeatureView,
-    Selection,
-    column_name,
-)
+from featurestore.definitions.views import OnDemandFeatureView, column_name
 from featurestore.dtypes import DType
 from featurestore.errors import Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.checks import AS_OF, is_expression, is_name, read_dtype, where_is
 from featurestore.plan.mistakes import Report, place
-from featurestore.plan.model import TypedExpr, ViewPlan
+from featurestore.plan.references import Compiled, references_in
 from featurestore.plan.typing import Scope, infer
-from featurestore.plan.views import feature_names, udf_mistakes
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What views and on-demand views compiled to so far, found by the definition object itself.
-
-    Attributes:
-        definitions: The definitions, for references by name.
-        views: Plans by ``id`` of the view; views with mistakes are missing.
-        requests: Dtypes of request inputs by ``id`` of the on-demand view.
-        features: Typed on-demand features by ``id`` of their view and name; ``None`` for those with mistakes.
-    """
-
-    definitions: Definitions
-    views: Mapping[int, ViewPlan]
-    requests: dict[int, dict[str, DType]] = field(default_factory=dict)
-    features: dict[tuple[int, str], TypedExpr | None] = field(default_factory=dict)
-
-    @property
-    def all_views(self) -> tuple[FeatureView | OnDemandFeatureView, ...]:
-        """Views and on-demand views."""
-        return (*self.definitions.views, *self.definitions.on_demand)
-
-    def names(self, view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
-        """Return the names of a view's features, sorted; none if the view is not of sound shape."""
-        if not self._is_sound(view):
-            return ()
-        return feature_names(view) if isinstance(view, FeatureView) else tuple(sorted(map(str, view.features)))
-
-    def lacks(self, view: FeatureView | OnDemandFeatureView, name: str) -> bool:
-        """Tell whether a view has no such feature; one that is not of sound shape could have any."""
-        return self._is_sound(view) and name not in self.names(view)
-
-    def _is_sound(self, view: FeatureView | OnDemandFeatureView) -> bool:
-        return id(view) in self._sound
-
-    @cached_property
-    def _sound(self) -> frozenset[int]:
-        return frozenset(id(view) for view in self.all_views)
-
-    def dtype(self, view: FeatureView | OnDemandFeatureView, name: str) -> DType | None:
-        """Return the dtype of a feature; ``None`` if it has mistakes."""
-        if isinstance(view, OnDemandFeatureView):
-            typed = self.features.get((id(view), name))
-            return None if typed is None else typed.dtype
-        plan = self.views.get(id(view))
-        return None if plan is None else next((found.dtype for found in plan.features if found.name == name), None)
-
-    def find(self, name: str) -> FeatureView | OnDemandFeatureView | None:
-        """Return a view by name."""
-        return next((view for view in self.all_views if view.name == name), None)
+from featurestore.plan.views import udf_mistakes
 
 
 def compile_on_demand(compiled: Compiled, report: Report) -> None:
@@ -122,7 +62,7 @@ def _type_feature(
             _type_feature(selection.view, needed, compiled, (*path, column), report)
     for mistake in dict.fromkeys(found):
         report(mistake)
-    dtypes = {s.role + SEPARATOR + n: compiled.dtype(s.view, n) for s in references for n in s.names or ()}
+    dtypes = {column_name(s.role, n): compiled.dtype(s.view, n) for s in references for n in s.names or ()}
     if key in compiled.features:
         return
     known = {column: dtype for column, dtype in dtypes.items() if dtype is not None}
@@ -148,29 +88,3 @@ def _bad_nodes(view: OnDemandFeatureView, name: str, where: str) -> Iterator[Mis
 def asked_in(expression: Expr) -> set[str]:
     """Return the request inputs an expression reads."""
     return {str(dict(node.params)["name"]) for node in nodes_of(expression) if node.op == "request"}
-
-
-def references_in(expression: Expr, compiled: Compiled, where: str, report: Report) -> Iterator[Selection]:
-    """Yield the features an expression refers to, each as a selection of one; report those that are not there."""
-    for node in nodes_of(expression):
-        if node.op != "feature":
-            continue
-        selection = node.selection if isinstance(node, FeatureReference) else _by_name(node, compiled, where, report)
-        if selection is None:
-            continue
-        (name,) = selection.names or ()
-        if compiled.lacks(selection.view, name):
-            known = compiled.names(selection.view)
-            report(mistakes.unknown_feature(where, selection.view.name, name, known))
-        else:
-            yield selection
-
-
-def _by_name(node: Expr, compiled: Compiled, where: str, report: Report) -> Selection | None:
-    """Return what a reference that holds only ``"view__feature"`` stands for."""
-    alias, _, feature = str(dict(node.params)["column"]).partition(SEPARATOR)
-    view = compiled.find(alias)
-    if view is None:
-        report(mistakes.unknown_view(where, alias, (known.name for known in compiled.all_views)))
-        return None
-    return Selection(view, names=(feature,))

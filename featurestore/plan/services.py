@@ -10,10 +10,10 @@ from featurestore.definitions.views import FeatureView, OnDemandFeatureView, Sel
 from featurestore.dtypes import DType
 from featurestore.errors import Mistake
 from featurestore.plan import mistakes
-from featurestore.plan.checks import AS_OF, is_listable, is_name, is_output_name, where_is
+from featurestore.plan.checks import AS_OF, is_listable, where_is
 from featurestore.plan.mistakes import Report
 from featurestore.plan.model import Column, OnDemandFeature, Output, Plan, TypedExpr, ViewUse
-from featurestore.plan.on_demand import Compiled, references_in
+from featurestore.plan.references import Compiled, bound_keys, references_in, selection_mistakes
 
 
 @dataclass
@@ -62,8 +62,8 @@ def compile_service(service: FeatureService, compiled: Compiled, report: Report)
         and _is_sound(selection := item.select(), assembly)
     ]
     assembly.is_incomplete = any(not picked(selection, compiled) for selection in listed)
-    needed = {(s.role, name): s for s in listed for name in picked(s, compiled)}
-    for (_, name), selection in sorted(needed.items(), key=lambda item: item[0]):
+    needed = [(selection, name) for selection in listed for name in picked(selection, compiled)]
+    for selection, name in sorted(needed, key=lambda item: (item[0].role, item[1])):
         _need(selection, name, assembly)
     outputs = [output for selection in listed for output in _outputs(selection, compiled)]
     uses = tuple(_uses(assembly))
@@ -91,76 +91,35 @@ def picked(selection: Selection, compiled: Compiled) -> tuple[str, ...]:
 
 def _is_sound(selection: Selection, assembly: _Assembly) -> bool:
     """Report what is wrong with a selection by itself."""
-    found = list(_selection_mistakes(selection, assembly))
+    found = list(selection_mistakes(selection, assembly.compiled, assembly.where))
     assembly.found += found
     return not found
-
-
-def _selection_mistakes(selection: Selection, assembly: _Assembly) -> Iterator[Mistake]:
-    where, view = assembly.where, selection.view
-    known = assembly.compiled.names(view)
-    for name in selection.names or ():
-        if assembly.compiled.lacks(view, name):
-            yield mistakes.unknown_feature(where, view.name, name, known)
-    for name in selection.renames:
-        if assembly.compiled.lacks(view, name) or (selection.names and name not in selection.names):
-            yield mistakes.unknown_feature(where, view.name, name, selection.names or known)
-    for name in selection.renames.values():
-        if not is_output_name(name):
-            yield mistakes.bad_name(where, name)
-    for part in (selection.alias, selection.prefix):
-        if part is not None and not is_name(part):
-            yield mistakes.bad_name(where, part)
-    yield from _binding_mistakes(selection, where)
-
-
-def _binding_mistakes(selection: Selection, where: str) -> Iterator[Mistake]:
-    view = selection.view
-    if isinstance(view, OnDemandFeatureView):
-        if selection.alias is not None:
-            yield mistakes.aliased_on_demand(where, view.name)
-        return
-    for key, column in selection.keys.items():
-        if key not in view.entity.keys:
-            yield mistakes.unknown_key(where, key, view.entity.name, view.entity.keys)
-        if not isinstance(column, str) or not column:
-            yield mistakes.wrong_kind(where, f"the column of key '{key}'", column, "the name of a column")
-        elif column == AS_OF:
-            yield mistakes.reserved_name(where, f"the column of key '{key}'", column)
 
 
 def _need(selection: Selection, name: str, assembly: _Assembly) -> None:
     """Take down what a feature needs: its view under its role, or the features it is computed from."""
     compiled, column = assembly.compiled, column_name(selection.role, name)
-    known = assembly.selections.setdefault(selection.role, selection)
-    if known.view is not selection.view or _bound(known) != _bound(selection):
-        assembly.report(mistakes.alias_taken(assembly.where, selection.role))
     if compiled.dtype(selection.view, name) is None:
         assembly.is_incomplete = True
         return
+    known = assembly.selections.setdefault(selection.role, selection)
+    if known.view is not selection.view or bound_keys(known) != bound_keys(selection):
+        assembly.report(mistakes.alias_taken(assembly.where, selection.role))
     if not isinstance(selection.view, OnDemandFeatureView) or column in assembly.on_demand:
         return
     references = references_in(selection.view.features[name], compiled, assembly.where, assembly.report)
     for reference in sorted(references, key=lambda s: (s.role, s.names)):
-        if _is_sound(reference, assembly):
-            _need(reference, (reference.names or ("",))[0], assembly)
+        _need(reference, (reference.names or ("",))[0], assembly)
     typed = compiled.features[id(selection.view), name]
     assert typed is not None
     assembly.on_demand[column] = typed
-
-
-def _bound(selection: Selection) -> tuple[str, ...]:
-    """Return the column of each key of the entity, in its order."""
-    if isinstance(selection.view, OnDemandFeatureView):
-        return ()
-    return tuple(selection.keys.get(key, key) for key in selection.view.entity.keys)
 
 
 def _uses(assembly: _Assembly) -> Iterator[ViewUse]:
     for role, selection in sorted(assembly.selections.items()):
         plan = assembly.compiled.views.get(id(selection.view))
         if isinstance(selection.view, FeatureView) and plan is not None:
-            yield ViewUse(role, plan, _bound(selection))
+            yield ViewUse(role, plan, bound_keys(selection))
 
 
 def _outputs(selection: Selection, compiled: Compiled) -> Iterator[Output]:

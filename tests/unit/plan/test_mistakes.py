@@ -198,6 +198,10 @@ VIEW_MISTAKES = [
     ("unknown-view", lambda: on_demand(by_name("nowhere__f"))),
     ("bad-name", lambda: OnDemandFeatureView("o", features={"a_": as_of()})),
     ("cycle", lambda: on_demand(by_name("late__f"))),
+    ("unknown-key", lambda: on_demand(world().delays.aliased("role", {"carier": "c"})["last"])),
+    ("bad-name", lambda: on_demand(world().delays.aliased("a__b")["last"])),
+    ("wrong-operand", lambda: on_demand(world().delays["last"] + "x")),
+    ("wrong-operand", lambda: view({"f": agg.sum(DELAY + "x").over("1d")})),
     ("unknown-feature", lambda: service(world().delays["lst"])),
     ("unknown-feature", lambda: service(world().delays["last"].renamed("x"), world().delays.renamed({"a": "b"}))),
     ("bad-name", lambda: service(world().delays["last"].renamed("a b"))),
@@ -247,6 +251,7 @@ def test_one_alias_cannot_stand_for_two_bindings():
     w = world()
     elsewhere = w.weather.aliased("weather", {"airport": "dest"})
     assert the_mistake(service(w.weather["temp"], elsewhere["visib"])).code == "alias-taken"
+    assert the_mistake(service(w.weather["temp"], elsewhere["temp"].renamed("t"))).code == "alias-taken"
     assert the_mistake(service(w.weather, w.delays.aliased("weather"))).code == "alias-taken"
 
 
@@ -322,8 +327,9 @@ def test_what_follows_from_a_mistake_is_not_reported_as_another():
 
 
 def test_a_view_of_wrong_shape_does_not_make_others_wrong():
-    broken = view(features="nonsense", name="broken")
-    assert the_mistake(service(broken["a"], on_demand(broken["a"]))).code == "wrong-argument"
+    for broken in (view(features="nonsense", name="broken"), view(entity="carrier", name="broken")):
+        aliased = broken.aliased("role", {"carrier": "c"})
+        assert the_mistake(service(broken["a"], aliased["a"], on_demand(broken["a"]))).code == "wrong-argument"
 
 
 def test_a_source_with_mistakes_is_named_once_and_not_its_views():

@@ -1,0 +1,132 @@
+"""What selections of features refer to: the views behind them, and whether they have what is picked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from featurestore.definitions.collection import Definitions, nodes_of
+from featurestore.definitions.expr import Expr
+from featurestore.definitions.views import SEPARATOR, FeatureReference, FeatureView, OnDemandFeatureView, Selection
+from featurestore.dtypes import DType
+from featurestore.errors import Mistake
+from featurestore.plan import mistakes
+from featurestore.plan.checks import AS_OF, is_name, is_output_name
+from featurestore.plan.mistakes import Report
+from featurestore.plan.model import TypedExpr, ViewPlan
+from featurestore.plan.views import feature_names
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What views and on-demand views compiled to so far, found by the definition object itself.
+
+    Attributes:
+        definitions: The definitions, for references by name.
+        views: Plans by ``id`` of the view; views with mistakes are missing.
+        requests: Dtypes of request inputs by ``id`` of the on-demand view.
+        features: Typed on-demand features by ``id`` of their view and name; ``None`` for those with mistakes.
+    """
+
+    definitions: Definitions
+    views: Mapping[int, ViewPlan]
+    requests: dict[int, dict[str, DType]] = field(default_factory=dict)
+    features: dict[tuple[int, str], TypedExpr | None] = field(default_factory=dict)
+
+    @property
+    def all_views(self) -> tuple[FeatureView | OnDemandFeatureView, ...]:
+        """Views and on-demand views."""
+        return (*self.definitions.views, *self.definitions.on_demand)
+
+    def is_sound(self, view: FeatureView | OnDemandFeatureView) -> bool:
+        """Tell whether a view is of sound shape, so that one may look inside."""
+        return id(view) in self._names
+
+    def names(self, view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
+        """Return the names of a view's features, sorted; none if the view is not of sound shape."""
+        return self._names.get(id(view), ())
+
+    def lacks(self, view: FeatureView | OnDemandFeatureView, name: str) -> bool:
+        """Tell whether a view has no such feature; one that is not of sound shape could have any."""
+        return self.is_sound(view) and name not in self.names(view)
+
+    @cached_property
+    def _names(self) -> dict[int, tuple[str, ...]]:
+        views = {id(view): feature_names(view) for view in self.definitions.views}
+        return views | {id(view): tuple(sorted(map(str, view.features))) for view in self.definitions.on_demand}
+
+    def dtype(self, view: FeatureView | OnDemandFeatureView, name: str) -> DType | None:
+        """Return the dtype of a feature; ``None`` if it has mistakes."""
+        if isinstance(view, OnDemandFeatureView):
+            typed = self.features.get((id(view), name))
+            return None if typed is None else typed.dtype
+        plan = self.views.get(id(view))
+        return None if plan is None else next((found.dtype for found in plan.features if found.name == name), None)
+
+    def find(self, name: str) -> FeatureView | OnDemandFeatureView | None:
+        """Return a view by name."""
+        return next((view for view in self.all_views if view.name == name), None)
+
+
+def references_in(expression: Expr, compiled: Compiled, where: str, report: Report) -> Iterator[Selection]:
+    """Yield the features an expression refers to, each as a selection of one; report those that are not there."""
+    for node in nodes_of(expression):
+        if node.op != "feature":
+            continue
+        selection = node.selection if isinstance(node, FeatureReference) else _by_name(node, compiled, where, report)
+        if selection is None:
+            continue
+        found = list(selection_mistakes(selection, compiled, where))
+        for mistake in found:
+            report(mistake)
+        if not found:
+            yield selection
+
+
+def _by_name(node: Expr, compiled: Compiled, where: str, report: Report) -> Selection | None:
+    """Return what a reference that holds only ``"view__feature"`` stands for."""
+    alias, _, feature = str(dict(node.params)["column"]).partition(SEPARATOR)
+    view = compiled.find(alias)
+    if view is None:
+        report(mistakes.unknown_view(where, alias, (known.name for known in compiled.all_views)))
+        return None
+    return Selection(view, names=(feature,))
+
+
+def selection_mistakes(selection: Selection, compiled: Compiled, where: str) -> Iterator[Mistake]:
+    """Yield what is wrong with a selection by itself, wherever it is used."""
+    view, known = selection.view, compiled.names(selection.view)
+    for name in selection.names or ():
+        if compiled.lacks(view, name):
+            yield mistakes.unknown_feature(where, view.name, name, known)
+    for name in selection.renames:
+        if compiled.lacks(view, name) or (selection.names and name not in selection.names):
+            yield mistakes.unknown_feature(where, view.name, name, selection.names or known)
+    for name in selection.renames.values():
+        if not is_output_name(name):
+            yield mistakes.bad_name(where, name)
+    for part in (selection.alias, selection.prefix):
+        if part is not None and not is_name(part):
+            yield mistakes.bad_name(where, part)
+    if isinstance(view, FeatureView):
+        yield from _binding_mistakes(selection, view, compiled, where)
+    elif selection.alias is not None:
+        yield mistakes.aliased_on_demand(where, view.name)
+
+
+def _binding_mistakes(selection: Selection, view: FeatureView, compiled: Compiled, where: str) -> Iterator[Mistake]:
+    for key, column in selection.keys.items():
+        if compiled.is_sound(view) and key not in view.entity.keys:
+            yield mistakes.unknown_key(where, key, view.entity.name, view.entity.keys)
+        if not isinstance(column, str) or not column:
+            yield mistakes.wrong_kind(where, f"the column of key '{key}'", column, "the name of a column")
+        elif column == AS_OF:
+            yield mistakes.reserved_name(where, f"the column of key '{key}'", column)
+
+
+def bound_keys(selection: Selection) -> tuple[str, ...]:
+    """Return the column of each key of the entity, in its order; none for on-demand views."""
+    if isinstance(selection.view, OnDemandFeatureView):
+        return ()
+    return tuple(selection.keys.get(key, key) for key in selection.view.entity.keys)
