@@ -1,0 +1,228 @@
+"""What is applied: definitions on their way into the registry, plans and sources on their way out.
+
+The catalog compiles and remembers; it evaluates nothing and knows neither road.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+from featurestore.definitions.collection import Definitions, collect
+from featurestore.definitions.sources import Source
+from featurestore.errors import ConfigError, RegistryError, UnknownServiceError, listing
+from featurestore.plan.codec import from_json, to_json
+from featurestore.plan.compiler import compile_definitions
+from featurestore.plan.model import Plan, ViewPlan
+from featurestore.registry import Change, Draft, Kind, Outcome, Registry, read_source, source_draft
+from featurestore.sources import ReadSettings, read_schema
+from featurestore.temporal import Clock
+
+_UDF = '"op":"udf"'
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an apply changed.
+
+    Attributes:
+        changes: What happened to each source, view and service, sorted by kind and name.
+    """
+
+    changes: tuple[Change, ...]
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __str__(self) -> str:
+        return "\n".join(str(change) for change in self.changes) or "nothing is applied"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything was applied already, just so."""
+        return all(change.outcome is Outcome.UNCHANGED for change in self.changes)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Everything applied, as of one revision of the registry."""
+
+    revision: int
+    services: Mapping[str, Plan]
+    views: Mapping[str, ViewPlan]
+
+
+class Catalog:
+    """Applied definitions of one registry. May be used from several threads."""
+
+    def __init__(self, registry: Registry, *, settings: ReadSettings, clock: Clock, module: str, folder: Path) -> None:
+        """Take the parts; nothing is read yet.
+
+        Args:
+            registry: Where plans are kept.
+            settings: What reading the schemas of sources may use.
+            clock: Tells the instant of an apply.
+            module: The definitions' module, for what a registry cannot keep; empty if none is configured.
+            folder: Where that module is looked for first.
+        """
+        self._registry = registry
+        self._settings = settings
+        self._clock = clock
+        self._module = module
+        self._folder = folder
+        self._lock = Lock()
+        self._known: _Known | None = None
+        self._sources: dict[str, Source] = {}
+
+    def apply(self, given: tuple[Any, ...], *, prune: bool | None) -> Changes:
+        """Compile definitions and make them the applied ones, all of them or none.
+
+        Args:
+            given: Modules, definitions and iterables of these.
+            prune: Whether what is applied but not given is removed; ``None`` means if modules are given.
+
+        Raises:
+            DefinitionError: The definitions hold mistakes; nothing was changed.
+            SourceError: A source's columns cannot be found out.
+            RegistryError: The registry failed; nothing was changed.
+        """
+        definitions = collect(*given)
+        schemas = {source.name: read_schema(source, self._settings) for source in definitions.sources}
+        plans = compile_definitions(definitions, schemas)
+        drafts = [
+            *(source_draft(source) for source in definitions.sources),
+            *(_draft(Kind.VIEW, name, view) for name, view in plans.views.items()),
+            *(_draft(Kind.SERVICE, name, plan) for name, plan in plans.services.items()),
+        ]
+        is_whole = any(isinstance(item, ModuleType) for item in given)
+        changes = self._registry.apply(drafts, now_us=self._clock.now_us(), prune=is_whole if prune is None else prune)
+        with self._lock:
+            self._sources.update(_by_name(definitions))
+            self._known = None
+        return Changes(changes)
+
+    def import_definitions(self) -> ModuleType:
+        """Import the configured definitions' module.
+
+        Raises:
+            ConfigError: None is configured, or it is not there.
+        """
+        if not self._module:
+            raise ConfigError(
+                "no definitions' module is configured",
+                where="configuration",
+                hint='Name it: definitions = "feature_definitions".',
+                code="definitions-missing",
+            )
+        folder = str(self._folder)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        try:
+            return importlib.import_module(self._module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{self._module}.".startswith(f"{error.name}."):
+                raise
+            raise ConfigError(
+                f"the module '{self._module}' is not there",
+                where="configuration, key 'definitions'",
+                hint=f"It is looked for in '{folder}' and on the Python path.",
+                code="definitions-missing",
+            ) from None
+
+    def services(self) -> Mapping[str, Plan]:
+        """Return the plans of all applied services by name."""
+        return self._current().services
+
+    def views(self) -> Mapping[str, ViewPlan]:
+        """Return the plans of all applied views by name."""
+        return self._current().views
+
+    def plan(self, service: str) -> Plan:
+        """Return the plan of an applied service.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+        """
+        plans = self._current().services
+        if service not in plans:
+            raise UnknownServiceError(
+                f"there is no service '{service}'", field="/service", hint=listing("Services", plans, wrong=service)
+            )
+        return plans[service]
+
+    def past_plan(self, service: str, fingerprint: str) -> Plan | None:
+        """Return the plan of a service that had a fingerprint, ``None`` if none was ever applied."""
+        for applied in self._registry.history(Kind.SERVICE, service):
+            if applied.fingerprint == fingerprint:
+                return from_json(Plan, applied.document)
+        return None
+
+    def sources(self, names: Iterable[str]) -> dict[str, Source]:
+        """Return the definitions of sources.
+
+        They come from what was applied in this process, else from the registry, else from the definitions' module.
+
+        Raises:
+            ConfigError: A source is not stored and no module that defines it is configured.
+            RegistryError: A source was never applied.
+        """
+        return {name: self._source(name) for name in sorted(set(names))}
+
+    def _source(self, name: str) -> Source:
+        applied = self._registry.find(Kind.SOURCE, name)
+        if applied is None:
+            raise RegistryError(
+                "it is not applied", where=f"source '{name}'", hint="Apply the definitions.", code="unknown-source"
+            )
+        with self._lock:
+            known = self._sources.get(name)
+        if known is not None and source_draft(known).fingerprint == applied.fingerprint:
+            return known
+        try:
+            return read_source(applied)
+        except ConfigError:
+            if not self._module:
+                raise
+        found = _by_name(collect(self.import_definitions()))
+        if name not in found:
+            return read_source(applied)
+        with self._lock:
+            return self._sources.setdefault(name, found[name])
+
+    def _current(self) -> _Known:
+        revision = self._registry.revision
+        with self._lock:
+            known = self._known
+        if known is None or known.revision != revision:
+            known = self._load(revision)
+            with self._lock:
+                self._known = known
+        return known
+
+    def _load(self, revision: int) -> _Known:
+        services = self._registry.objects(Kind.SERVICE)
+        views = self._registry.objects(Kind.VIEW)
+        if self._module and any(_UDF in item.document for item in (*services, *views)):
+            self.import_definitions()
+        return _Known(
+            revision,
+            {item.name: from_json(Plan, item.document) for item in services},
+            {item.name: from_json(ViewPlan, item.document) for item in views},
+        )
+
+
+def _draft(kind: Kind, name: str, plan: Plan | ViewPlan) -> Draft:
+    return Draft(kind, name, plan.fingerprint, to_json(plan))
+
+
+def _by_name(definitions: Definitions) -> dict[str, Source]:
+    return {source.name: source for source in definitions.sources}

@@ -1,0 +1,139 @@
+"""The catalog: what is applied is there for whoever opens the registry next, without the definitions."""
+
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore.catalog import Catalog
+from featurestore.definitions.aggregations import agg
+from featurestore.definitions.entities import Entity
+from featurestore.definitions.expr import col
+from featurestore.definitions.services import FeatureService
+from featurestore.definitions.sources import FileSource, FrameSource
+from featurestore.definitions.views import FeatureView
+from featurestore.errors import ConfigError, DefinitionError, RegistryError, UnknownServiceError
+from featurestore.registry import Registry
+from featurestore.sources import ReadSettings
+from featurestore.temporal import FixedClock
+
+EVENTS = pa.table(
+    {"user": ["a", "b"], "amount": [1.0, 2.0], "at": pa.array([1, 2], pa.timestamp("us", "UTC"))},
+)
+
+USER = Entity("user", key="user")
+
+
+def spending(source, window="1d", name="spending"):
+    view = FeatureView(name, entity=USER, source=source, features={"total": agg.sum(col("amount")).over(window)})
+    return FeatureService(f"{name}_model", features=[view])
+
+
+@pytest.fixture
+def opened(tmp_path):
+    registries = []
+
+    def open_catalog(module: str = "") -> Catalog:
+        registry = Registry(f"sqlite:///{tmp_path}/registry.db")
+        registries.append(registry)
+        settings = ReadSettings(base_folder=tmp_path)
+        return Catalog(registry, settings=settings, clock=FixedClock(5), module=module, folder=tmp_path)
+
+    yield open_catalog
+    for registry in registries:
+        registry.close()
+
+
+@pytest.fixture
+def file_source(tmp_path):
+    pq.write_table(EVENTS, tmp_path / "events.parquet")
+    return FileSource("events", path="events.parquet", event_time="at")
+
+
+def test_plans_and_sources_are_there_after_reopening(opened, file_source):
+    first = opened()
+    changes = first.apply((spending(file_source),), prune=None)
+    assert [str(change).split()[:3] for change in changes] == [
+        ["added", "source", "'events'"],
+        ["added", "view", "'spending'"],
+        ["added", "service", "'spending_model'"],
+    ]
+    second = opened()
+    assert second.plan("spending_model") == first.plan("spending_model")
+    assert second.views() == first.views()
+    assert second.sources(["events"])["events"].path == "events.parquet"
+
+
+def test_applying_again_changes_nothing(opened, file_source):
+    catalog = opened()
+    assert not catalog.apply((spending(file_source),), prune=None).is_empty
+    assert catalog.apply((spending(file_source),), prune=None).is_empty
+
+
+def test_another_process_sees_what_was_applied(opened, file_source):
+    writer, reader = opened(), opened()
+    writer.apply((spending(file_source),), prune=None)
+    before = reader.plan("spending_model").fingerprint
+    writer.apply((spending(file_source, window="2d"),), prune=None)
+    assert reader.plan("spending_model").fingerprint != before
+    assert reader.past_plan("spending_model", before).fingerprint == before
+    assert reader.past_plan("spending_model", "0" * 64) is None
+
+
+def test_mistakes_change_nothing(opened, file_source):
+    catalog = opened()
+    catalog.apply((spending(file_source),), prune=None)
+    with pytest.raises(DefinitionError, match="not a duration"):
+        catalog.apply((spending(file_source, window="soon"),), prune=None)
+    assert catalog.plan("spending_model").uses[0].view.features[0].window_us == 86_400_000_000
+
+
+def test_objects_leave_the_rest_applied_and_a_module_does_not(opened, file_source, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    catalog = opened("some_definitions")
+    catalog.apply((spending(file_source), spending(file_source, name="other")), prune=None)
+    catalog.apply((spending(file_source),), prune=None)
+    assert set(catalog.services()) == {"spending_model", "other_model"}
+    (tmp_path / "some_definitions.py").write_text(
+        "from featurestore import *\n"
+        "s = FileSource('events', path='events.parquet', event_time='at')\n"
+        "v = FeatureView('only', entity=Entity('user', key='user'), source=s, features={'n': agg.count().over('1d')})\n"
+        "m = FeatureService('only_model', features=[v])\n"
+    )
+    catalog.apply((catalog.import_definitions(),), prune=None)
+    monkeypatch.delitem(sys.modules, "some_definitions")
+    assert set(catalog.services()) == {"only_model"}
+    assert set(catalog.views()) == {"only"}
+
+
+def test_a_source_in_memory_must_be_applied_again(opened):
+    first = opened()
+    source = FrameSource("events", frame=EVENTS, event_time="at")
+    first.apply((spending(source),), prune=None)
+    assert first.sources(["events"])["events"] is source
+    with pytest.raises(ConfigError, match=r"source 'events'.*Apply the definitions in this process"):
+        opened().sources(["events"])
+
+
+def test_a_source_that_moved_elsewhere_is_read_from_the_registry(opened, file_source, tmp_path):
+    here, there = opened(), opened()
+    here.apply((spending(file_source),), prune=None)
+    pq.write_table(EVENTS, tmp_path / "moved.parquet")
+    there.apply((spending(FileSource("events", path="moved.parquet", event_time="at")),), prune=None)
+    assert here.sources(["events"])["events"].path == "moved.parquet"
+
+
+def test_unknown_names_are_errors_that_list_the_known(opened, file_source):
+    catalog = opened()
+    catalog.apply((spending(file_source),), prune=None)
+    with pytest.raises(UnknownServiceError, match="Did you mean 'spending_model'"):
+        catalog.plan("spending_modl")
+    with pytest.raises(RegistryError, match="source 'nothing': it is not applied"):
+        catalog.sources(["nothing"])
+
+
+@pytest.mark.parametrize(("module", "message"), [("", "no definitions' module"), ("not_there.at_all", "is not there")])
+def test_a_definitions_module_that_is_not_there_is_an_error(opened, module, message):
+    with pytest.raises(ConfigError, match=message):
+        opened(module).import_definitions()
