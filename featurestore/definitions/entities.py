@@ -5,8 +5,9 @@ What is written here is kept as written; the compiler judges it, so that all mis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import zip_longest
 
 from featurestore.dtypes import DType
 
@@ -36,16 +37,16 @@ class Entity:
 
     name: str
     _: KW_ONLY
-    key: str | Iterable[str]
-    dtype: DTypeLike | Iterable[DTypeLike] | Mapping[str, DTypeLike] = "string"
+    key: str | list[str] | tuple[str, ...]
+    dtype: DTypeLike | list[DTypeLike] | tuple[DTypeLike, ...] | Mapping[str, DTypeLike] = "string"
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        key = (self.key,) if isinstance(self.key, str) else tuple(self.key)
-        object.__setattr__(self, "key", key)
-        if not isinstance(self.dtype, str | DType | Mapping):
+        # What is of a wrong type is kept too: the compiler names it.
+        object.__setattr__(self, "key", tuple(self.key) if isinstance(self.key, list | tuple) else (self.key,))
+        if isinstance(self.dtype, list):
             object.__setattr__(self, "dtype", tuple(self.dtype))
 
     @property
@@ -57,9 +58,9 @@ class Entity:
     @property
     def columns(self) -> tuple[tuple[str, DTypeLike | None], ...]:
         """Each key column with its dtype as written; ``None`` where none was given."""
-        if isinstance(self.dtype, str | DType):
-            return tuple((key, self.dtype) for key in self.keys)
         if isinstance(self.dtype, Mapping):
             return tuple((key, self.dtype.get(key)) for key in self.keys)
-        given = tuple(self.dtype)
-        return tuple((key, given[i] if i < len(given) else None) for i, key in enumerate(self.keys))
+        if isinstance(self.dtype, tuple):
+            return tuple(zip_longest(self.keys, self.dtype[: len(self.keys)]))
+        assert not isinstance(self.dtype, list)
+        return tuple((key, self.dtype) for key in self.keys)

@@ -97,7 +97,8 @@ class FileSource(Source):
     dtypes: Mapping[str, DTypeLike] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", fspath(self.path))
+        if isinstance(self.path, PathLike):
+            object.__setattr__(self, "path", fspath(self.path))
 
     @property
     def file_format(self) -> Format:

@@ -61,7 +61,7 @@ class Selectable(ABC):
         Args:
             names: From a feature's name to the whole name of its column.
         """
-        return replace(self.select(), renames=dict(names))
+        return replace(self.select(), renames=names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class FeatureView(Selectable):
         Example:
             ``weather.aliased("origin_weather", keys={"airport": "origin"})["temp"]``
         """
-        return Selection(self, alias=alias, keys=dict(keys or {}))
+        return Selection(self, alias=alias, keys={} if keys is None else keys)
 
 
 @dataclass(frozen=True, eq=False)

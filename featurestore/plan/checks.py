@@ -93,23 +93,53 @@ def _check_group(what: str, group: Iterable[Definition], report: Report) -> None
 def check_shapes(definitions: Definitions, report: Report) -> Definitions:
     """Report arguments of wrong Python types and return the definitions that have none."""
     return Definitions(
-        entities=definitions.entities,
-        sources=definitions.sources,
+        entities=tuple(entity for entity in definitions.entities if isinstance(entity.name, str)),
+        sources=tuple(source for source in definitions.sources if _is_sound(_source_shape(source), report)),
         views=tuple(view for view in definitions.views if _is_sound(_view_shape(view), report)),
         on_demand=tuple(view for view in definitions.on_demand if _is_sound(_on_demand_shape(view), report)),
         services=tuple(service for service in definitions.services if _is_sound(_service_shape(service), report)),
     )
 
 
-def _is_sound(found: Iterable[Mistake], report: Report) -> bool:
+def _is_sound(found: Iterable[Mistake | None], report: Report) -> bool:
+    """Report mistakes and tell whether there were none; ``None`` is a mistake that is reported elsewhere."""
     problems = list(found)
     for problem in problems:
-        report(problem)
+        if problem is not None:
+            report(problem)
     return not problems
 
 
-def _view_shape(view: FeatureView) -> Iterator[Mistake]:
+def _name_shape(definition: Definition) -> Iterator[None]:
+    """Yield if a name is no text: ``check_names`` reports it."""
+    if not isinstance(definition.name, str):
+        yield None
+
+
+def _source_shape(source: Source) -> Iterator[Mistake | None]:
+    yield from _name_shape(source)
+    for options, kind, expected, is_optional in _OPTION_KINDS:
+        for option in options:
+            value = getattr(source, option, _ABSENT)
+            if value is not _ABSENT and not isinstance(value, kind) and not (value is None and is_optional):
+                yield wrong_kind(where_is(source), option, value, expected)
+
+
+_ABSENT = object()
+
+_OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str, bool], ...] = (
+    (("event_time", "on_null", "path", "url"), str, "text", False),
+    (("ingest_time", "event_id", "timezone", "format", "table", "query"), str, "text", True),
+    (("inclusive", "stream"), bool, "True or False", False),
+    (("dtypes",), Mapping, "a mapping from column to dtype", False),
+    (("csv",), CsvOptions, "CsvOptions(…)", False),
+)
+"""Options of sources: what they should be, in code and in words, and whether they may be ``None``."""
+
+
+def _view_shape(view: FeatureView) -> Iterator[Mistake | None]:
     where = where_is(view)
+    yield from _name_shape(view)
     if not isinstance(view.entity, Entity):
         yield wrong_kind(where, "entity", view.entity, "an Entity")
     if not isinstance(view.source, Source):
@@ -119,15 +149,17 @@ def _view_shape(view: FeatureView) -> Iterator[Mistake]:
     yield from _features_shape(where, view.features)
 
 
-def _on_demand_shape(view: OnDemandFeatureView) -> Iterator[Mistake]:
+def _on_demand_shape(view: OnDemandFeatureView) -> Iterator[Mistake | None]:
     where = where_is(view)
+    yield from _name_shape(view)
     yield from _features_shape(where, view.features)
     if not isinstance(view.request, Mapping):
         yield wrong_kind(where, "request", view.request, "a mapping from input to dtype")
 
 
-def _service_shape(service: FeatureService) -> Iterator[Mistake]:
+def _service_shape(service: FeatureService) -> Iterator[Mistake | None]:
     where = where_is(service)
+    yield from _name_shape(service)
     if not isinstance(service.features, list | tuple):
         yield wrong_kind(where, "features", service.features, "a list", "Write features=[view, other['a', 'b']].")
         return
@@ -236,20 +268,11 @@ def check_source(source: Source, schema: Schema, report: Report) -> None:
         report(mistakes.bad_option(where, "timezone", source.timezone, "a zone such as 'UTC' or 'America/New_York'"))
     if isinstance(source, SqlSource):
         _check_sql(source, where, report)
-    if isinstance(source, FileSource) and not isinstance(source.csv, CsvOptions):
-        report(wrong_kind(where, "csv", source.csv, "CsvOptions(…)"))
     for name, dtype in getattr(source, "dtypes", {}).items():
         if name not in schema:
             report(mistakes.unknown_column(where, name, source.name, schema))
         read_dtype(where, dtype, report)
     _check_times(source, schema, where, report)
-
-
-def is_sound_source(source: Source, schema: Schema) -> bool:
-    """Tell whether a source has no mistakes."""
-    found: list[Mistake] = []
-    check_source(source, schema, found.append)
-    return not found
 
 
 def is_timezone(name: object) -> bool:
@@ -270,9 +293,6 @@ def _check_sql(source: SqlSource, where: str, report: Report) -> None:
 
 
 def _check_times(source: Source, schema: Schema, where: str, report: Report) -> None:
-    if not isinstance(source.event_time, str):
-        report(wrong_kind(where, "event_time", source.event_time, "the name of a column"))
-        return
     times = {"event_time": source.event_time, "ingest_time": source.ingest_time}
     for option, column in times.items():
         dtype = usable_dtype(source, schema, column, where, report) if column is not None else None
@@ -300,7 +320,7 @@ def usable_dtype(source: Source, schema: Schema, column: str, where: str, report
 
 def parsing_of(source: Source) -> tuple[tuple[str, Param], ...]:
     """Return the options that decide how a CSV source's text is read as values, those at their default left out."""
-    if not isinstance(source, FileSource) or source.file_format != "csv" or not isinstance(source.csv, CsvOptions):
+    if not isinstance(source, FileSource) or source.file_format != "csv":
         return ()
     default, options = CsvOptions(), source.csv
     found: dict[str, Param] = {

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featurestore.definitions.collection import Definitions
-from featurestore.definitions.entities import Entity
 from featurestore.definitions.sources import Source
 from featurestore.errors import DefinitionError, Mistake
 from featurestore.plan import mistakes
@@ -65,9 +64,9 @@ def compile_definitions(definitions: Definitions, schemas: Schemas) -> Plans:
 def _compile(definitions: Definitions, schemas: Schemas, report: Report) -> Plans:
     check_names(definitions, report)
     sound = check_shapes(definitions, report)
-    entities = _compile_entities(sound.entities, report)
-    _check_sources(sound.sources, schemas, report)
-    compiled = Compiled(sound, _compile_views(sound, entities, schemas, report))
+    entities = {id(entity): compile_entity(entity, report) for entity in sound.entities}
+    right = _check_sources(sound.sources, schemas, report)
+    compiled = Compiled(sound, _compile_views(sound, entities, right, schemas, report))
     compile_on_demand(compiled, report)
     services = {service.name: compile_service(service, compiled, report) for service in sound.services}
     return Plans(
@@ -76,27 +75,33 @@ def _compile(definitions: Definitions, schemas: Schemas, report: Report) -> Plan
     )
 
 
-def _compile_entities(entities: tuple[Entity, ...], report: Report) -> dict[int, EntityPlan | None]:
-    return {id(entity): compile_entity(entity, report) for entity in entities}
-
-
-def _check_sources(sources: tuple[Source, ...], schemas: Schemas, report: Report) -> None:
+def _check_sources(sources: tuple[Source, ...], schemas: Schemas, report: Report) -> dict[int, bool]:
+    """Return, by ``id``, whether each source of which the columns are known is right."""
+    right = {}
     for source in sources:
+        found: list[Mistake] = []
         if source.name in schemas:
-            check_source(source, schemas[source.name], report)
+            check_source(source, schemas[source.name], found.append)
+            right[id(source)] = not found
         else:
-            report(mistakes.unread_source(where_is(source)))
+            found.append(mistakes.unread_source(where_is(source)))
+        for mistake in found:
+            report(mistake)
+    return right
 
 
 def _compile_views(
-    definitions: Definitions, entities: Mapping[int, EntityPlan | None], schemas: Schemas, report: Report
+    definitions: Definitions,
+    entities: Mapping[int, EntityPlan | None],
+    sources: Mapping[int, bool],
+    schemas: Schemas,
+    report: Report,
 ) -> dict[int, ViewPlan]:
-    """Compile the views of which the sources could be read; the others are reported with their source."""
+    """Compile the views of which the columns are known; keep the plans of those whose source is right."""
     found = {}
     for view in definitions.views:
-        if (schema := schemas.get(view.source.name)) is None:
-            continue
-        plan = compile_view(view, entities[id(view.entity)], schema, report)
-        if plan is not None:
-            found[id(view)] = plan
+        if id(view.source) in sources:
+            plan = compile_view(view, entities.get(id(view.entity)), schemas[view.source.name], report)
+            if plan is not None and sources[id(view.source)]:
+                found[id(view)] = plan
     return found

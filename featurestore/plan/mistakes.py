@@ -74,7 +74,7 @@ def unknown_column(where: str, column: str, source: str, known: Iterable[str]) -
     return Mistake(
         where,
         f"column '{column}' is not in source '{source}'",
-        listing("Columns", known, wrong=column),
+        listing("Columns", known, wrong=str(column)),
         "unknown-column",
     )
 
@@ -129,7 +129,7 @@ def misplaced_ttl(where: str, aggregation: str) -> Mistake:
 def unknown_feature(where: str, view: str, feature: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of a feature that a view does not have."""
     problem = f"view '{view}' has no feature '{feature}'"
-    return Mistake(where, problem, listing("Features", known, wrong=feature), "unknown-feature")
+    return Mistake(where, problem, listing("Features", known, wrong=str(feature)), "unknown-feature")
 
 
 def unknown_view(where: str, view: str, known: Iterable[str]) -> Mistake:
@@ -145,7 +145,7 @@ def column_on_demand(where: str, column: str) -> Mistake:
 
 def undeclared_request(where: str, name: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of a request input without a dtype."""
-    known = list(known)
+    known = list(map(str, known))
     hint = f"Declare its dtype: request={{'{name}': 'float64'}}. {did_you_mean(name, known)}".rstrip()
     return Mistake(where, f"request input '{name}' is not declared", hint, "unknown-request")
 
@@ -170,7 +170,7 @@ def impure_query(where: str, word: str) -> Mistake:
 def unknown_key(where: str, key: str, entity: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of binding a key that an entity does not have."""
     problem = f"'{key}' is no key of entity '{entity}'"
-    return Mistake(where, problem, listing("Keys", known, wrong=key), "unknown-key")
+    return Mistake(where, problem, listing("Keys", map(str, known), wrong=str(key)), "unknown-key")
 
 
 def alias_taken(where: str, alias: str) -> Mistake:

@@ -49,7 +49,7 @@ class Compiled:
 
     def lacks(self, view: FeatureView | OnDemandFeatureView, name: str) -> bool:
         """Tell whether a view has no such feature; one that is not of sound shape could have any."""
-        return self.is_sound(view) and name not in self.names(view)
+        return self.is_sound(view) and not (isinstance(name, str) and name in self.names(view))
 
     @cached_property
     def _names(self) -> dict[int, tuple[str, ...]]:
@@ -100,19 +100,28 @@ def selection_mistakes(selection: Selection, compiled: Compiled, where: str) -> 
     for name in selection.names or ():
         if compiled.lacks(view, name):
             yield mistakes.unknown_feature(where, view.name, name, known)
-    for name in selection.renames:
-        if compiled.lacks(view, name) or (selection.names and name not in selection.names):
-            yield mistakes.unknown_feature(where, view.name, name, selection.names or known)
-    for name in selection.renames.values():
-        if not is_output_name(name):
-            yield mistakes.bad_name(where, name)
     for part in (selection.alias, selection.prefix):
         if part is not None and not is_name(part):
             yield mistakes.bad_name(where, part)
-    if isinstance(view, FeatureView):
+    yield from _renaming_mistakes(selection, compiled, where)
+    if not isinstance(selection.keys, Mapping):
+        yield mistakes.wrong_kind(where, "keys", selection.keys, "a mapping from key to column")
+    elif isinstance(view, FeatureView):
         yield from _binding_mistakes(selection, view, compiled, where)
     elif selection.alias is not None:
         yield mistakes.aliased_on_demand(where, view.name)
+
+
+def _renaming_mistakes(selection: Selection, compiled: Compiled, where: str) -> Iterator[Mistake]:
+    if not isinstance(selection.renames, Mapping):
+        yield mistakes.wrong_kind(where, "renamed(…)", selection.renames, "a mapping from feature to column")
+        return
+    view, known = selection.view, selection.names or compiled.names(selection.view)
+    for name, column in selection.renames.items():
+        if compiled.lacks(view, name) or (compiled.is_sound(view) and name not in known):
+            yield mistakes.unknown_feature(where, view.name, name, known)
+        if not is_output_name(column):
+            yield mistakes.bad_name(where, column)
 
 
 def _binding_mistakes(selection: Selection, view: FeatureView, compiled: Compiled, where: str) -> Iterator[Mistake]:

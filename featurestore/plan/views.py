@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from featurestore.definitions.aggregations import LIFETIME, Aggregation, Duration, Lifetime
+from featurestore.definitions.aggregations import Aggregation, Duration, Lifetime
 from featurestore.definitions.collection import nodes_of
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.sources import Source, SqlSource
@@ -22,7 +22,6 @@ from featurestore.plan.checks import (
     is_aggregation,
     is_expression,
     is_name,
-    is_sound_source,
     parsing_of,
     usable_dtype,
     where_is,
@@ -93,11 +92,11 @@ def window_text(window: Duration | Lifetime) -> str:
 
 
 def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, report: Report) -> ViewPlan | None:
-    """Compile one feature view.
+    """Compile one feature view; whether its source is right is asked elsewhere.
 
     Args:
         view: A view of sound shape.
-        entity: Its entity; ``None`` if that has mistakes. They are reported elsewhere, as are those of its source.
+        entity: Its entity; ``None`` if that has mistakes, which are reported elsewhere.
         schema: The columns of its source.
         report: Takes mistakes down.
 
@@ -118,7 +117,7 @@ def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, r
         _check_keys(view, entity, schema, found.append)
     for mistake in found:
         report(mistake)
-    if found or entity is None or not is_sound_source(view.source, schema):
+    if found or entity is None:
         return None
     inputs = tuple(sorted({draft.input for draft in drafts}, key=_canonical_input))
     return ViewPlan(
@@ -178,7 +177,7 @@ def _source_plan(
     names = {key.name for key in entity.keys} | {source.event_time}
     names |= {name for name in (source.ingest_time, source.event_id) if name is not None}
     names |= {name for expression in expressions if expression is not None for name in columns_of(expression)}
-    columns = {name: schema[name] for name in sorted(names)}
+    columns = {name: schema.get(name) for name in sorted(names)}
     return SourcePlan(
         name=source.name,
         columns=tuple(Column(name, dtype) for name, dtype in columns.items() if dtype is not None),
@@ -316,7 +315,11 @@ def _windows(
     for name, window in named_windows(key, aggregation):
         if not is_name(name):
             report(mistakes.bad_name(where, name))
-        length = None if window is None or window == LIFETIME else _window_length(window, resolution_us, where, report)
+        length = (
+            None
+            if window is None or isinstance(window, Lifetime)
+            else _window_length(window, resolution_us, where, report)
+        )
         yield name, length, 0 if length is None else resolution_us or 0
 
 
