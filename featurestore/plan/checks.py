@@ -255,8 +255,8 @@ def read_dtype(where: str, dtype: object, report: Report) -> DType | None:
         return None
 
 
-def check_source(source: Source, schema: Schema, report: Report) -> None:
-    """Report what is wrong with a source: its options, and its time and id columns against its schema."""
+def check_options(source: Source, report: Report) -> None:
+    """Report options of a source that are wrong whatever its columns are."""
     where = where_is(source)
     for option, value, allowed in (
         ("on_null", source.on_null, ("error", "drop")),
@@ -268,11 +268,31 @@ def check_source(source: Source, schema: Schema, report: Report) -> None:
         report(mistakes.bad_option(where, "timezone", source.timezone, "a zone such as 'UTC' or 'America/New_York'"))
     if isinstance(source, SqlSource):
         _check_sql(source, where, report)
-    for name, dtype in getattr(source, "dtypes", {}).items():
+    for dtype in getattr(source, "dtypes", {}).values():
+        read_dtype(where, dtype, report)
+
+
+def check_columns(source: Source, schema: Schema, report: Report) -> None:
+    """Report columns that a source names and does not have, or that are of a wrong dtype."""
+    where = where_is(source)
+    for name in getattr(source, "dtypes", {}):
         if name not in schema:
             report(mistakes.unknown_column(where, name, source.name, schema))
-        read_dtype(where, dtype, report)
     _check_times(source, schema, where, report)
+
+
+def readable_sources(definitions: Definitions) -> tuple[Source, ...]:
+    """Return the sources of which the columns can be asked for: those whose options are right.
+
+    The others are named when the definitions are compiled, which needs no schema of theirs.
+    """
+    found = []
+    for source in check_shapes(definitions, lambda _: None).sources:
+        wrong: list[Mistake] = []
+        check_options(source, wrong.append)
+        if not wrong:
+            found.append(source)
+    return tuple(found)
 
 
 def is_timezone(name: object) -> bool:

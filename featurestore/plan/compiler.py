@@ -13,7 +13,15 @@ from featurestore.definitions.collection import Definitions
 from featurestore.definitions.sources import Source
 from featurestore.errors import DefinitionError, Mistake
 from featurestore.plan import mistakes
-from featurestore.plan.checks import Schema, check_names, check_shapes, check_source, compile_entity, where_is
+from featurestore.plan.checks import (
+    Schema,
+    check_columns,
+    check_names,
+    check_options,
+    check_shapes,
+    compile_entity,
+    where_is,
+)
 from featurestore.plan.mistakes import Report
 from featurestore.plan.model import EntityPlan, Plan, ViewPlan
 from featurestore.plan.on_demand import compile_on_demand
@@ -46,7 +54,8 @@ def compile_definitions(definitions: Definitions, schemas: Schemas) -> Plans:
 
     Args:
         definitions: What ``collect`` found.
-        schemas: The columns of every source, by the source's name.
+        schemas: The columns of every source, by the source's name. Those that ``readable_sources`` leaves out may be
+            missing: they have mistakes anyhow.
 
     Returns:
         The plans of all views and services.
@@ -80,10 +89,11 @@ def _check_sources(sources: tuple[Source, ...], schemas: Schemas, report: Report
     right = {}
     for source in sources:
         found: list[Mistake] = []
+        check_options(source, found.append)
         if source.name in schemas:
-            check_source(source, schemas[source.name], found.append)
+            check_columns(source, schemas[source.name], found.append)
             right[id(source)] = not found
-        else:
+        elif not found:
             found.append(mistakes.unread_source(where_is(source)))
         for mistake in found:
             report(mistake)

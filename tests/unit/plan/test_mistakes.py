@@ -19,6 +19,7 @@ from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import collect
 from featurestore.definitions.expr import Expr
 from featurestore.dtypes import FLOAT64, STRING, TIMESTAMP
+from featurestore.plan.checks import readable_sources
 from featurestore.plan.compiler import compile_definitions
 from tests.unit.plan.world import (
     SCHEMAS,
@@ -357,3 +358,17 @@ def test_a_function_that_this_process_does_not_hold_is_a_mistake():
     foreign = Expr("udf", (DELAY,), (("name", "gone"), ("returns", "float64"), ("source", "def gone(x): ...")))
     mistake = the_mistake(view({"f": agg.last(foreign)}))
     assert mistake.problem == "udf 'gone' could give different answers: the function is not defined in this process"
+
+
+def test_a_source_with_wrong_options_is_named_without_its_schema():
+    broken = [sql("select now()"), flights(format="orc"), flights(path=3), weather_source(on_null="ignore")]
+    assert readable_sources(collect(broken)) == ()
+    for source in broken:
+        with pytest.raises(DefinitionError) as caught:
+            compile_definitions(collect(view(source=source)), {})
+        assert {mistake.where for mistake in caught.value.mistakes} == {f"source '{source.name}'"}
+
+
+def test_sources_with_right_options_can_be_asked_for_their_columns():
+    w = world()
+    assert readable_sources(collect(w.service)) == (w.delays.source, w.weather.source)
