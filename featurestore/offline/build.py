@@ -46,7 +46,7 @@ def compute_features(
     Args:
         plan: The service.
         spine: Key columns, ``as_of`` and request inputs in contract dtypes; other columns are ignored.
-        sources: The rows of every source the plan reads, by name.
+        sources: The events each view of the plan reads, by view name.
         resources: Threads and memory.
         hindsight: Whether to treat every event as known from its event time on.
 
@@ -60,7 +60,7 @@ def compute_features(
     for use in plan.uses:
         answer = evaluate_view(
             use.view,
-            sources[use.view.source.name],
+            sources[use.view.name],
             [_one(spine, key) for key in use.keys],
             instants,
             resources=resources,

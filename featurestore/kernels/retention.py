@@ -1,0 +1,126 @@
+"""Which events of an entity can still matter: the one rule by which online state is kept small.
+
+Asked at ``reach`` or later, and with a watermark not before ``reach``, an event can matter only if
+
+- it lies in, or after, the longest window that ends at the horizon of ``reach``; or
+- it can be the answer of a feature without a lower edge that looks at the newest events (``last``, ``last_n``,
+  ``time_since_last``), or be the newest event of the entity at all: these keep, going back from that window's start, as
+  many members as the feature wants that were visible at ``reach`` already, and all that were not yet; or
+- the view has any other feature without a lower edge: then every event matters.
+
+Everything else may be dropped: no lookup from ``reach`` on can tell the difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernels.events import EventBlock
+from featurestore.kernels.jit import jit
+from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE
+from featurestore.plan.model import FeaturePlan, ViewPlan
+from featurestore.temporal import NO_WATERMARK, NOTHING_YET, horizons, window_start
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+
+_NEWEST = frozenset({"last", "last_n", "time_since_last"})
+
+
+def keeps_everything(view: ViewPlan) -> bool:
+    """Tell whether every event of a view matters for ever."""
+    return any(feature.window_us is None and feature.aggregation not in _NEWEST for feature in view.features)
+
+
+def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
+    """Tell for each event whether a lookup at ``reach_us`` or later could depend on it.
+
+    Args:
+        view: The plan.
+        block: Events in kernel order.
+        reach_us: Earliest instant, and earliest watermark, that will still be asked about.
+
+    Returns:
+        One claim per event.
+    """
+    if reach_us <= NOTHING_YET or keeps_everything(view):
+        return np.ones(len(block), dtype=np.bool_)
+    refresh, inclusive = view.refresh, int(view.source.inclusive)
+    earliest = reach_us - inclusive
+    event_bound, ingest_bound = horizons(earliest, NO_WATERMARK, refresh.period_us, refresh.lag_us, inclusive)
+    ingest_bound = min(ingest_bound, reach_us)
+    start = min(
+        (
+            window_start(event_bound, feature.window_us, feature.resolution_us, inclusive)
+            for feature in view.features
+            if feature.window_us is not None
+        ),
+        default=event_bound,
+    )
+    kept = block.event_time >= start
+    _keep_newest(block.offsets, block.event_time, block.ingest_time, None, 0, 1, start, ingest_bound, kept)
+    for feature in view.features:
+        if feature.window_us is None:
+            _keep_newest(
+                block.offsets,
+                block.event_time,
+                block.ingest_time,
+                block.flags[feature.input],
+                _need(feature),
+                _wanted(feature),
+                start,
+                ingest_bound,
+                kept,
+            )
+    return kept
+
+
+def _need(feature: FeaturePlan) -> int:
+    return MEMBER_NULL if dict(feature.params).get("respect_nulls") else MEMBER_VALUE
+
+
+def _wanted(feature: FeaturePlan) -> int:
+    count = dict(feature.params).get("n", 1)
+    assert isinstance(count, int)
+    return count
+
+
+def _keep_newest(
+    offsets: Ints,
+    times: Ints,
+    ingests: Ints,
+    flags: Bytes | None,
+    need: int,
+    wanted: int,
+    start: int,
+    ingest_bound: int,
+    kept: Flags,
+) -> None:
+    members = np.ones(len(times), dtype=np.uint8) if flags is None else flags
+    _walk_back(offsets, times, ingests, members, need, wanted, start, ingest_bound, kept)
+
+
+@jit
+def _walk_back(
+    offsets: Ints,
+    times: Ints,
+    ingests: Ints,
+    flags: Bytes,
+    need: int,
+    wanted: int,
+    start: int,
+    ingest_bound: int,
+    kept: Flags,
+) -> None:
+    """Keep, per entity and back from ``start``, members until ``wanted`` of them were known before the bound."""
+    for entity in range(offsets.size - 1):
+        found = 0
+        for i in range(offsets[entity + 1] - 1, offsets[entity] - 1, -1):
+            if found >= wanted:
+                break
+            if times[i] < start and flags[i] >= need:
+                kept[i] = True
+                if ingests[i] < ingest_bound:
+                    found += 1

@@ -1,0 +1,87 @@
+"""The answer to an online request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featurestore.temporal import format_instant
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from featurestore.dtypes import DType
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """How complete one view's state was when it answered.
+
+    Attributes:
+        watermark_us: Every event with ``ingest_time < watermark_us`` was used where the question allowed it.
+        complete_until_us: The answer is what a training set gives for every ``as_of`` up to here.
+        is_stale: Whether the watermark lies behind what the view's refresh promises at ``as_of``.
+        horizon_us: Exclusive bound of the event times that were used.
+    """
+
+    watermark_us: int
+    complete_until_us: int
+    is_stale: bool
+    horizon_us: int
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """Features of some entities, in the order of the request.
+
+    Attributes:
+        service: Name of the feature service.
+        fingerprint: Fingerprint of its plan.
+        request_id: Name of this request.
+        as_of_us: Instant asked about.
+        columns: Names of the features.
+        dtypes: Their dtypes.
+        rows: Per entity one Python value per column; ``None`` is null.
+        statuses: Per entity one ``Status`` name per column.
+        event_times: Per view the event time of the newest event each entity's answer saw, ``None`` if none.
+        views: Per view how complete its state was.
+        entities: The entity rows asked about, as read.
+        requests: The request inputs of each entity, as read.
+    """
+
+    service: str
+    fingerprint: str
+    request_id: str
+    as_of_us: int
+    columns: tuple[str, ...]
+    dtypes: tuple[DType, ...]
+    rows: list[list[Any]]
+    statuses: list[list[str]]
+    event_times: dict[str, list[int | None]]
+    views: dict[str, ViewState]
+    entities: list[dict[str, Any]]
+    requests: list[dict[str, Any]]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return per entity its keys and features by name."""
+        return [
+            {**entity, **dict(zip(self.columns, row, strict=True))}
+            for entity, row in zip(self.entities, self.rows, strict=True)
+        ]
+
+    def to_arrow(self) -> pa.Table:
+        """Return the features as a table, one row per entity, in the dtypes of a training set."""
+        import pyarrow as pa
+
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
+        arrays = [pa.array(values, type=dtype.arrow) for values, dtype in zip(columns, self.dtypes, strict=True)]
+        return pa.table(dict(zip(self.columns, arrays, strict=True)))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the same as a pandas frame."""
+        return self.to_arrow().to_pandas()
+
+    def __repr__(self) -> str:
+        at = format_instant(self.as_of_us)
+        return f"<OnlineFeatures {self.service} at {at}: {len(self.rows)} rows × {len(self.columns)} features>"

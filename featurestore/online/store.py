@@ -1,0 +1,109 @@
+"""What an online store must be able to do: a few methods over bytes, so that another one is a small class.
+
+Keys and values are bytes; the store knows nothing of features. A key is eight bytes of the view's fingerprint, four of
+its generation, and the entity key; the view's own record has the first eight bytes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from featurestore.errors import StateError
+from featurestore.plan.model import ViewPlan
+from featurestore.temporal import NOTHING_YET
+
+
+class OnlineStore(Protocol):
+    """A map from bytes to bytes that is read as snapshots and written in transactions."""
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that exist, all from one moment."""
+        ...
+
+    def write(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Set values, all or none; when it returns they are kept.
+
+        Raises:
+            StorageError: Nothing was written.
+        """
+        ...
+
+    def delete(self, prefix: bytes) -> int:
+        """Delete all keys that begin with a prefix; return how many there were."""
+        ...
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Hold a name alone among all processes; it is free again when the holder ends, however it ends.
+
+        Raises:
+            StateError: Somebody else holds it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections; the store can be used again."""
+        ...
+
+
+class ViewRecord(msgspec.Struct, frozen=True):
+    """What a store knows about its states of one view.
+
+    Attributes:
+        view: Name of the view.
+        fingerprint: The view's fingerprint.
+        generation: The states that are valid; a rebuild fills the next one beside it.
+        watermark_us: Every event with ``ingest_time < watermark_us`` was folded in.
+        reach_us: Earliest instant that can be asked about.
+        rows_below: Count of the source's events below the watermark when it was set.
+    """
+
+    view: str
+    fingerprint: str
+    generation: int = 0
+    watermark_us: int = NOTHING_YET
+    reach_us: int = NOTHING_YET
+    rows_below: int = 0
+
+
+def record_key(view: ViewPlan) -> bytes:
+    """Return the key of a view's record."""
+    return bytes.fromhex(view.fingerprint[:16])
+
+
+def state_prefix(view: ViewPlan, generation: int) -> bytes:
+    """Return what the keys of a view's states of one generation begin with."""
+    return record_key(view) + generation.to_bytes(4, "big")
+
+
+def decode_record(view: ViewPlan, stored: bytes | None) -> ViewRecord:
+    """Read a view's record; an empty one if there is none.
+
+    Raises:
+        StateError: It is damaged, or of another view.
+    """
+    if stored is None:
+        return ViewRecord(view.name, view.fingerprint)
+    where = f"online state of feature view '{view.name}'"
+    try:
+        record = msgspec.json.decode(stored, type=ViewRecord)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"its record is damaged: {error}", where=where, code="corrupt-state") from None
+    if record.fingerprint != view.fingerprint:
+        raise StateError("its record belongs to another definition", where=where, code="foreign-state")
+    return record
+
+
+def encode_record(record: ViewRecord) -> bytes:
+    """Return the stored form of a record."""
+    return msgspec.json.encode(record)
+
+
+def records_of(store: OnlineStore, views: Iterable[ViewPlan]) -> Mapping[str, ViewRecord]:
+    """Return the records of several views by name, from one moment."""
+    keys = {view.name: (view, record_key(view)) for view in views}
+    found = store.read([key for _, key in keys.values()])
+    return {name: decode_record(view, found.get(key)) for name, (view, key) in keys.items()}
