@@ -10,6 +10,7 @@
     │   ├── SourceMissingError             file, table or column is not there
     │   └── SourceDataError (ValueError)   rows break the source's contract (null keys, naive times, corrupt file)
     ├── SpineError (ValueError)            the spine of a training set
+    ├── TrainingSetError                   a training set on disk is missing, damaged, or not what its manifest says
     ├── RequestError (ValueError)          an online request; ``field`` points into it
     │   ├── UnknownServiceError (LookupError)
     │   ├── OutOfReachError                as_of is earlier than the state reaches
@@ -112,6 +113,12 @@ class SpineError(FeatureStoreError, ValueError):
     """A spine that a training set cannot be built on."""
 
     default_code = "spine"
+
+
+class TrainingSetError(FeatureStoreError):
+    """A training set on disk that is missing, damaged, or not what its manifest says."""
+
+    default_code = "training-set"
 
 
 class RequestError(FeatureStoreError, ValueError):

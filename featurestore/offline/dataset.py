@@ -1,0 +1,192 @@
+"""A training set on disk: a folder of Parquet files in row order, and a manifest.
+
+The manifest's name begins with ``_``, so that every tool that reads a folder of Parquet files reads this one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.errors import StorageError, TrainingSetError, listing
+from featurestore.offline.digest import ContentDigest
+from featurestore.offline.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST_NAME = "_manifest.json"
+
+_BATCH_ROWS = 1 << 17
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set that was built.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it is made of.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TrainingSet:
+        """Open a training set by its folder.
+
+        Raises:
+            TrainingSetError: There is none, or its manifest is damaged.
+        """
+        folder = Path(path)
+        where = f"training set '{folder}'"
+        try:
+            text = (folder / MANIFEST_NAME).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            problem = "there is no manifest in it" if folder.is_dir() else "there is no such folder"
+            hint = f"A training set is a folder with Parquet files and a {MANIFEST_NAME}."
+            raise TrainingSetError(problem, where=where, hint=hint, code="training-set-missing") from None
+        except OSError as error:
+            raise StorageError(f"the manifest cannot be read: {error.strerror}", where=where) from error
+        return cls(folder, Manifest.from_json(text, where=where))
+
+    @property
+    def row_count(self) -> int:
+        """Count of rows."""
+        return self.manifest.row_count
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read columns as an Arrow table, in row order.
+
+        Args:
+            columns: Names; ``None`` reads all.
+
+        Raises:
+            TrainingSetError: A file is missing or damaged, or there is no such column.
+        """
+        tables = [self._read(file.path, columns) for file in self.manifest.files]
+        return pa.concat_tables(tables)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read columns as a pandas frame, in row order.
+
+        Integers and booleans with nulls stay what they are (``Int64``, ``boolean``) rather than becoming floats and
+        objects; without nulls they are NumPy's.
+
+        Args:
+            columns: Names; ``None`` reads all.
+
+        Raises:
+            TrainingSetError: A file is missing or damaged, or there is no such column.
+        """
+        table = self.to_arrow(columns)
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+        for name, dtype in _nullable(table).items():
+            frame[name] = table.column(name).to_pandas(types_mapper={table.schema.field(name).type: dtype}.get)
+        return frame
+
+    def scan(self, columns: Sequence[str] | None = None, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Read columns in batches, in row order, without holding them all.
+
+        Args:
+            columns: Names; ``None`` reads all.
+            rows: Largest batch.
+
+        Raises:
+            TrainingSetError: A file is missing or damaged, or there is no such column.
+        """
+        for file in self.manifest.files:
+            yield from self._batches(file.path, columns, rows)
+
+    def verify(self) -> None:
+        """Read everything again and compare it with the manifest.
+
+        Raises:
+            TrainingSetError: A file is missing or damaged, rows are missing, or a value differs.
+        """
+        digest: ContentDigest | None = None
+        row_count = 0
+        for batch in self.scan():
+            table = pa.Table.from_batches([batch])
+            digest = digest or ContentDigest(table.schema)
+            digest.update(table)
+            row_count += table.num_rows
+        if row_count != self.manifest.row_count:
+            raise self._error(
+                f"it has {row_count} rows, the manifest says {self.manifest.row_count}", code="training-set-changed"
+            )
+        digest = digest or ContentDigest(self.to_arrow().schema)
+        if (found := digest.finish()) != self.manifest.content_digest:
+            raise self._error(
+                f"its content has the digest {found}, the manifest says {self.manifest.content_digest}",
+                code="training-set-changed",
+            )
+
+    def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table:
+        with self._opened(name, columns) as file:
+            try:
+                return file.read(columns=None if columns is None else list(columns))
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(name, error) from error
+
+    def _batches(self, name: str, columns: Sequence[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+        with self._opened(name, columns) as file:
+            batches = file.iter_batches(batch_size=rows, columns=None if columns is None else list(columns))
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as error:
+                    raise self._damaged(name, error) from error
+                if batch is None:
+                    return
+                yield batch
+
+    def _opened(self, name: str, columns: Sequence[str] | None) -> pq.ParquetFile:
+        try:
+            file = pq.ParquetFile(self.path / name)
+        except FileNotFoundError:
+            raise self._error(f"the file '{name}' is missing", code="training-set-changed") from None
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(name, error) from error
+        known = file.schema_arrow.names
+        for column in columns or ():
+            if column not in known:
+                file.close()
+                raise TrainingSetError(
+                    f"there is no column '{column}'",
+                    where=f"training set '{self.path}'",
+                    hint=listing("Columns", known, wrong=column),
+                    code="unknown-column",
+                )
+        return file
+
+    def _damaged(self, name: str, error: Exception) -> TrainingSetError:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return self._error(f"the file '{name}' is not sound Parquet: {reason}", code="training-set-changed")
+
+    def _error(self, problem: str, *, code: str) -> TrainingSetError:
+        hint = "It was changed after it was built; build it again."
+        return TrainingSetError(problem, where=f"training set '{self.path}'", hint=hint, code=code)
+
+
+def _nullable(table: pa.Table) -> dict[str, object]:
+    """Return pandas' dtypes for the columns that NumPy has no null for."""
+    import pandas as pd
+
+    found: dict[str, object] = {}
+    for field in table.schema:
+        if table.column(field.name).null_count == 0:
+            continue
+        if pa.types.is_boolean(field.type):
+            found[field.name] = pd.BooleanDtype()
+        elif pa.types.is_integer(field.type):
+            # Arrow says "uint8" where pandas' nullable dtype is "UInt8".
+            found[field.name] = pd.api.types.pandas_dtype(str(field.type).replace("i", "I", 1).replace("u", "U", 1))
+    return found
