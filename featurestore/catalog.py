@@ -17,6 +17,7 @@ from typing import Any
 from featurestore.definitions.collection import Definitions, collect
 from featurestore.definitions.sources import Source
 from featurestore.errors import ConfigError, RegistryError, UnknownServiceError, listing
+from featurestore.plan.checks import readable_sources
 from featurestore.plan.codec import from_json, to_json
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewPlan
@@ -96,7 +97,7 @@ class Catalog:
             RegistryError: The registry failed; nothing was changed.
         """
         definitions = collect(*given)
-        schemas = {source.name: read_schema(source, self._settings) for source in definitions.sources}
+        schemas = {source.name: read_schema(source, self._settings) for source in readable_sources(definitions)}
         plans = compile_definitions(definitions, schemas)
         drafts = [
             *(source_draft(source) for source in definitions.sources),
@@ -159,12 +160,13 @@ class Catalog:
             )
         return plans[service]
 
-    def past_plan(self, service: str, fingerprint: str) -> Plan | None:
-        """Return the plan of a service that had a fingerprint, ``None`` if none was ever applied."""
+    def past_plans(self, service: str) -> Iterator[Plan]:
+        """Yield every plan that was ever applied under a service's name, newest first, each fingerprint once."""
+        seen: set[str] = set()
         for applied in self._registry.history(Kind.SERVICE, service):
-            if applied.fingerprint == fingerprint:
-                return from_json(Plan, applied.document)
-        return None
+            if applied.fingerprint not in seen:
+                seen.add(applied.fingerprint)
+                yield from_json(Plan, applied.document)
 
     def sources(self, names: Iterable[str]) -> dict[str, Source]:
         """Return the definitions of sources.

@@ -1,0 +1,261 @@
+"""The feature store as users hold it: parts, and the verbs that hand the work to them.
+
+Parts are made when they are first needed, so that a server never loads what only training sets need, and the other
+way round.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from featurestore.config import FILE_NAME, Config
+from featurestore.errors import RegistryError, listing
+from featurestore.temporal import Clock, SystemClock, instant_us
+
+if TYPE_CHECKING:
+    from featurestore.catalog import Catalog, Changes
+    from featurestore.online.materialize import ViewRun
+    from featurestore.online.result import OnlineFeatures
+    from featurestore.online.store import OnlineStore
+    from featurestore.plan.model import Plan, ViewPlan
+    from featurestore.registry import Registry
+    from featurestore.serving import Serving
+    from featurestore.sources import ReadSettings
+
+Instant = datetime | str
+"""An aware ``datetime``, or ISO 8601 text with a time zone."""
+
+
+class FeatureStore:
+    """A feature store.
+
+    May be used from several threads; close it in the end, or use it as a context manager.
+
+    Attributes:
+        config: Where it keeps things and what it may use.
+    """
+
+    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
+        """Take the configuration; nothing is opened yet.
+
+        Args:
+            config: Where things are kept.
+            clock: Tells the present instant; the machine's if ``None``.
+        """
+        self.config = config
+        self._clock = clock or SystemClock()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] = FILE_NAME, *, clock: Clock | None = None) -> FeatureStore:
+        """Open the store that a configuration file describes.
+
+        Args:
+            path: The file, or the folder it lies in.
+            clock: Tells the present instant; the machine's if ``None``.
+
+        Raises:
+            ConfigError: The file is missing or wrong.
+        """
+        return cls(Config.load(path), clock=clock)
+
+    @classmethod
+    def local(cls, folder: str | os.PathLike[str], *, clock: Clock | None = None) -> FeatureStore:
+        """Open a store that keeps everything, SQLite and Parquet, under one folder.
+
+        Args:
+            folder: The folder; it is made when something is stored.
+            clock: Tells the present instant; the machine's if ``None``.
+
+        Raises:
+            ConfigError: An override in the environment is wrong.
+        """
+        return cls(Config.local(folder), clock=clock)
+
+    def apply(self, *definitions: Any, prune: bool | None = None) -> Changes:
+        """Compile definitions and make them the applied ones, all of them or none.
+
+        Args:
+            definitions: Modules, definitions, and iterables of these; what they refer to comes along. Without any, the
+                configured definitions' module is applied.
+            prune: Whether what is applied but not given is removed. By default it is if a module is given, which holds
+                everything there is, and is not if single objects are.
+
+        Returns:
+            What changed, with fingerprints.
+
+        Raises:
+            DefinitionError: The definitions hold mistakes; all are named, nothing was changed.
+            SourceError: A source's columns cannot be found out.
+            RegistryError: The registry failed; nothing was changed.
+        """
+        given = definitions or (self._catalog.import_definitions(),)
+        changes = self._catalog.apply(given, prune=prune)
+        self._forget()
+        return changes
+
+    def plan(self, service: str) -> Plan:
+        """Return the compiled plan of an applied service.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+        """
+        return self._catalog.plan(service)
+
+    def services(self) -> tuple[Plan, ...]:
+        """Return the plans of all applied services, sorted by name."""
+        return tuple(plan for _, plan in sorted(self._catalog.services().items()))
+
+    def materialize(
+        self, until: Instant | None = None, views: Iterable[str] | None = None, *, full: bool = False
+    ) -> tuple[ViewRun, ...]:
+        """Fold the events of sources into online state, as far as they became known before an instant.
+
+        Args:
+            until: Exclusive bound of ingest times; the present instant if ``None``.
+            views: Names of views; ``None`` means all applied ones.
+            full: Whether to fold everything again instead of what is new.
+
+        Returns:
+            What was done, view by view.
+
+        Raises:
+            RegistryError: No view of that name is applied.
+            SourceError: A source cannot give its rows.
+            StateError: Another run on the view is under way.
+            StorageError: The online store cannot be written; running again completes the work.
+        """
+        from featurestore.materializing import materialize
+
+        until_us = self._clock.now_us() if until is None else instant_us(until, where="until")
+        runs = materialize(
+            self._views(views),
+            catalog=self._catalog,
+            registry=self._registry,
+            store=self._online,
+            settings=self._settings,
+            clock=self._clock,
+            until_us=until_us,
+            full=full,
+        )
+        self._forget()
+        return runs
+
+    def get_online_features(
+        self,
+        service: str,
+        entities: Sequence[Mapping[str, Any]],
+        request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        as_of: Instant | None = None,
+        *,
+        expected_fingerprint: str | None = None,
+    ) -> OnlineFeatures:
+        """Answer a service for some entities at one instant.
+
+        Args:
+            service: Name of the service.
+            entities: For each row of the answer the key columns by name; values of exactly their dtypes.
+            request: Request inputs by name: one mapping for all entities, or one per entity.
+            as_of: Instant asked about, exclusive; the present one if ``None``.
+            expected_fingerprint: The plan the caller was trained on; another live plan is an error.
+
+        Returns:
+            Values and statuses in the order of ``entities``, with event times, and watermarks of the views.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            RequestError: A field is missing, unknown or of a wrong type; ``field`` points at it.
+            OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
+            FingerprintMismatchError: The live plan is another than expected.
+            StateError: A view has no online state, or a damaged one.
+            StorageError: The online store cannot be read.
+        """
+        return self._serving.answer(
+            service, entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint
+        )
+
+    def check(self) -> None:
+        """Make sure that every applied service can be answered online, and load what answering needs.
+
+        Raises:
+            StateError: A view has no online state.
+            RegistryError: The registry cannot be read.
+            StorageError: The online store cannot be read.
+        """
+        self._serving.check()
+
+    def close(self) -> None:
+        """Write what waits to be written, and close files and connections."""
+        for part in ("_serving_log", "_online", "_registry"):
+            if part in self.__dict__:
+                self.__dict__.pop(part).close()
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.config.folder)!r})"
+
+    @cached_property
+    def _registry(self) -> Registry:
+        from featurestore.registry import Registry
+
+        return Registry(self.config.registry)
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        from featurestore.catalog import Catalog
+
+        return Catalog(
+            self._registry,
+            settings=self._settings,
+            clock=self._clock,
+            module=self.config.definitions,
+            folder=self.config.folder,
+        )
+
+    @cached_property
+    def _settings(self) -> ReadSettings:
+        from featurestore.sources import ReadSettings
+
+        return ReadSettings(
+            threads=self.config.threads,
+            memory_bytes=self.config.memory_limit,
+            temp_folder=self.config.temp_folder,
+            base_folder=self.config.folder,
+        )
+
+    @cached_property
+    def _online(self) -> OnlineStore:
+        from featurestore.online.sql import SqlOnlineStore
+
+        return SqlOnlineStore(self.config.online)
+
+    @cached_property
+    def _serving(self) -> Serving:
+        from featurestore.serving import Serving
+
+        return Serving(self._catalog, self._online, self._clock)
+
+    def _forget(self) -> None:
+        """Let the next question ask which plans are live."""
+        if "_serving" in self.__dict__:
+            self._serving.forget()
+
+    def _views(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
+        known = self._catalog.views()
+        wanted = sorted(known) if names is None else list(dict.fromkeys(names))
+        for name in wanted:
+            if name not in known:
+                hint = listing("Views", known, wrong=name)
+                raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
+        return tuple(known[name] for name in wanted)

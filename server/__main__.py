@@ -1,0 +1,89 @@
+"""Runs the server: ``python -m server``. One process, one event loop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
+from featurestore.errors import ConfigError, FeatureStoreError
+from featurestore.store import FeatureStore
+from server.app import create_app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal says stop; then finish what is under way and write what waits.
+
+    Args:
+        arguments: Those of the command line if ``None``.
+
+    Returns:
+        Exit code: 0, or 2 if the server cannot start.
+    """
+    options = _options(arguments)
+    try:
+        with FeatureStore.open(options.config) as store:
+            serve(store, host=options.host, port=options.port)
+    except FeatureStoreError as error:
+        print(f"featurestore: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(store: FeatureStore, *, host: str | None = None, port: int | None = None) -> None:
+    """Serve a store until a signal says stop.
+
+    The address is printed once the server listens, so that a program that started it with port 0 learns the port.
+
+    Args:
+        store: What answers; it stays the caller's to close.
+        host: Address to listen on; the configured one if ``None``.
+        port: Port to listen on, 0 for a free one; the configured one if ``None``.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
+    """
+    listening = _listen(store.config, host, port)
+    config = uvicorn.Config(
+        create_app(store),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=store.config.server.shutdown_seconds,
+    )
+    name, number = listening.getsockname()[:2]
+    print(f"serving on http://{f'[{name}]' if ':' in name else name}:{number}", flush=True)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(config: Config, host: str | None, port: int | None) -> socket.socket:
+    address = (config.server.host if host is None else host, config.server.port if port is None else port)
+    try:
+        return socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address[0]} port {address[1]}: {error.strerror}",
+            where="server",
+            hint="Name another port, or 0 for a free one.",
+            code="address",
+        ) from error
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m server", description="Serve features over HTTP.")
+    parser.add_argument("--config", default=os.environ.get(CONFIG_VARIABLE, FILE_NAME), help="configuration file")
+    parser.add_argument("--host", help="address to listen on (default: the configured one)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: the configured one)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The server's ASGI application: the hot route in front, FastAPI behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
+from featurestore.plan.model import Column, Plan
+from featurestore.store import FeatureStore
+from server import problems
+from server.features import PATH, FeaturesRoute
+from server.messages import schemas
+
+_LOGGER = logging.getLogger("featurestore.server")
+_DESCRIPTION = "Feature values for models, computed by the same plan and the same kernels as their training sets."
+
+
+class ColumnInfo(BaseModel):
+    """A column and its dtype."""
+
+    name: str
+    dtype: str
+
+
+class ViewInfo(BaseModel):
+    """A view that a service reads."""
+
+    name: str
+    fingerprint: str
+    refresh: str = Field(description="How fresh the view promises to be.")
+
+
+class ServiceInfo(BaseModel):
+    """A feature service: what to ask with, what comes back."""
+
+    name: str
+    fingerprint: str
+    keys: list[ColumnInfo] = Field(description="Fields of each entity.")
+    request: list[ColumnInfo] = Field(description="Request inputs.")
+    columns: list[ColumnInfo] = Field(description="Columns of the answer.")
+    views: dict[str, ViewInfo] = Field(description="Views by their name or alias.")
+
+
+class Services(BaseModel):
+    """All feature services."""
+
+    services: list[ServiceInfo]
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+class Application:
+    """The server: an ASGI application."""
+
+    def __init__(self, store: FeatureStore | None = None) -> None:
+        """Take the parts.
+
+        Args:
+            store: What answers. It stays the caller's to close. If there is none, it is opened from the configuration
+                when the server starts, and closed when it stops.
+        """
+        self._given = store
+        self._opened = store
+        self._features = FeaturesRoute(lambda: self.store, lambda: self.limits)
+        self._behind: ASGIApp = _behind(self)
+
+    @property
+    def store(self) -> FeatureStore:
+        """What answers; there is none before the server has started."""
+        if self._opened is None:
+            raise problems.not_started()
+        return self._opened
+
+    @property
+    def limits(self) -> ServerConfig:
+        """What the server takes."""
+        return self.store.config.server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or follow the server's life."""
+        if scope["type"] == "http" and scope["path"] == PATH:
+            await self._features(scope, receive, send)
+        else:
+            await self._behind(scope, receive, send)
+
+    @asynccontextmanager
+    async def life(self, _: FastAPI) -> AsyncIterator[None]:
+        """Open the store and make it ready; in the end write what waits to be written, and close it."""
+        if self._given is None:
+            self._opened = await asyncio.to_thread(FeatureStore.open, os.environ.get(CONFIG_VARIABLE, FILE_NAME))
+        try:
+            yield
+        finally:
+            self._features.close()
+            if self._given is None and self._opened is not None:
+                await asyncio.to_thread(self._opened.close)
+                self._opened = None
+
+
+def create_app(store: FeatureStore | None = None) -> Application:
+    """Return the server's application.
+
+    Args:
+        store: What answers; if there is none it is opened from the file that ``FEATURESTORE_CONFIG`` names, or
+            ``featurestore.toml``, when the server starts.
+    """
+    return Application(store)
+
+
+def _behind(application: Application) -> FastAPI:
+    """Return everything but the hot route."""
+    app = FastAPI(title="featurestore", version="1", description=_DESCRIPTION, lifespan=application.life)
+    app.add_exception_handler(Exception, _problem)
+    app.add_exception_handler(HTTPException, _problem)
+
+    @app.get("/v1/services", summary="List feature services", responses=_PROBLEMS)
+    def services() -> Services:
+        return Services(services=[_info(plan) for plan in application.store.services()])
+
+    @app.get("/healthz", summary="Tell whether the server runs")
+    async def healthz() -> Health:
+        return Health(status="ok")
+
+    @app.get("/readyz", summary="Tell whether the server can answer", responses=_PROBLEMS)
+    def readyz() -> Health:
+        application.store.check()
+        return Health(status="ready")
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _documented(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+    return app
+
+
+def _problem(_: Request, error: Exception) -> Response:
+    problem = problems.problem_of(error)
+    return Response(problems.encode(problem), status_code=problem.status, media_type=problems.MEDIA_TYPE)
+
+
+def _info(plan: Plan) -> ServiceInfo:
+    return ServiceInfo(
+        name=plan.name,
+        fingerprint=plan.fingerprint,
+        keys=_columns(plan.join_keys),
+        request=_columns(plan.request),
+        columns=[ColumnInfo(name=output.name, dtype=str(output.dtype)) for output in plan.outputs],
+        views={
+            use.alias: ViewInfo(name=use.view.name, fingerprint=use.view.fingerprint, refresh=str(use.view.refresh))
+            for use in plan.uses
+        },
+    )
+
+
+def _columns(columns: tuple[Column, ...]) -> list[ColumnInfo]:
+    return [ColumnInfo(name=column.name, dtype=str(column.dtype)) for column in columns]
+
+
+def _content(name: str, media_type: str = "application/json") -> dict[str, Any]:
+    return {"content": {media_type: {"schema": {"$ref": f"#/components/schemas/{name}"}}}}
+
+
+def _refused(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"description": description, **_content("Problem", problems.MEDIA_TYPE)}
+        for status, description in statuses
+    }
+
+
+_PROBLEMS = _refused((503, "The registry or the online store cannot answer."))
+_FEATURES = {
+    "summary": "Get the features of some entities",
+    "operationId": "get_features",
+    "requestBody": {"required": True, **_content("Question")},
+    "responses": {
+        "200": {"description": "One row per entity, in the order asked.", **_content("Reply")},
+        **{
+            str(status): refusal
+            for status, refusal in _refused(
+                (400, "The body is not JSON."),
+                (404, "There is no such service."),
+                (409, "The live plan has another fingerprint than the expected one."),
+                (413, "The body or the list of entities is too large."),
+                (415, "The body is not application/json."),
+                (422, "A field is missing, unknown or of a wrong type."),
+                (503, "The registry or the online store cannot answer."),
+            ).items()
+        },
+    },
+}
+
+
+def _documented(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, the hot route included."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document["paths"][PATH] = {"post": _FEATURES}
+    document.setdefault("components", {}).setdefault("schemas", {}).update(schemas())
+    return document

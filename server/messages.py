@@ -1,0 +1,153 @@
+"""What goes over the wire: the question, the answer, and their JSON schemas for OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, to_datetime
+
+if TYPE_CHECKING:
+    from featurestore.online.result import OnlineFeatures
+
+_SERVICE = "delay_model"
+_FINGERPRINT = "5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e"
+
+
+class Question(Struct, frozen=True, forbid_unknown_fields=True):
+    """A question for the features of some entities."""
+
+    service: Annotated[str, Meta(description="The feature service.", examples=[_SERVICE])]
+    entities: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description="One object per row of the answer, with a value for each key column of the service.",
+            examples=[[{"carrier": "UA", "origin": "EWR"}]],
+        ),
+    ]
+    request: Annotated[
+        list[dict[str, Any]] | dict[str, Any] | None,
+        Meta(
+            description="Request inputs: one object per entity in the same order, or one object for all.",
+            examples=[{"dep_delay": 12.5}],
+        ),
+    ] = None
+    as_of: Annotated[
+        str | None,
+        Meta(
+            description="Instant asked about, ISO 8601 with a time zone; exclusive. The present one if left out.",
+            examples=["2013-12-01T12:00:00Z"],
+        ),
+    ] = None
+    expected_fingerprint: Annotated[
+        str | None,
+        Meta(description="Refuse with 409 if the live plan has another fingerprint.", examples=[_FINGERPRINT]),
+    ] = None
+
+
+class Row(Struct, frozen=True):
+    """The answer for one entity."""
+
+    values: Annotated[
+        list[Any],
+        Meta(
+            description="Values in the order of columns. Instants are ISO 8601 text, decimals text, binary base64.",
+            examples=[[12, 7.25, None]],
+        ),
+    ]
+    statuses: Annotated[
+        list[str],
+        Meta(
+            description="PRESENT; NULL: known entity, no value; NOT_FOUND: no event of this entity; EXPIRED: too old.",
+            examples=[["PRESENT", "PRESENT", "NULL"]],
+        ),
+    ]
+    event_times: Annotated[
+        dict[str, datetime | None],
+        Meta(
+            description="Per view the event time of the newest event that was visible.",
+            examples=[{"carrier_delays": "2013-12-01T11:41:00Z"}],
+        ),
+    ]
+
+
+class ViewState(Struct, frozen=True):
+    """Up to when a view answers."""
+
+    horizon: Annotated[datetime | None, Meta(description="Events before this instant were visible.")]
+    watermark: Annotated[datetime | None, Meta(description="All that was known before this instant is folded in.")]
+    complete_until: Annotated[datetime | None, Meta(description="No event before this instant can be missing.")]
+    is_stale: Annotated[bool, Meta(description="Whether the watermark lies behind what the view promises.")]
+
+
+class Reply(Struct, frozen=True):
+    """The answer to a question."""
+
+    service: Annotated[str, Meta(examples=[_SERVICE])]
+    fingerprint: Annotated[str, Meta(description="The plan that answered.", examples=[_FINGERPRINT])]
+    request_id: Annotated[str, Meta(description="Names this answer in the serving log.")]
+    as_of: Annotated[datetime, Meta(examples=["2013-12-01T12:00:00Z"])]
+    columns: Annotated[list[str], Meta(examples=[["carrier_delays__flights_1d", "carrier_delays__mean_delay_7d"]])]
+    rows: Annotated[list[Row], Meta(description="One per entity, in the order of the question.")]
+    views: Annotated[dict[str, ViewState], Meta(description="Per view, by its name or alias.")]
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """What went wrong, as RFC 9457 has it."""
+
+    type: Annotated[str, Meta(description="URN that ends in the code.")]
+    title: str
+    status: int
+    detail: Annotated[str, Meta(description="What is wrong with this request, and what would be right.")]
+    code: Annotated[str, Meta(description="Stable name of the mistake.", examples=["unknown-service"])]
+    field: Annotated[str, Meta(description="JSON pointer into the request.", examples=["/entities/3/carrier"])] = ""
+
+
+read_question: Callable[[bytes], Question] = msgspec.json.Decoder(Question).decode
+to_bytes: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+def reply(result: OnlineFeatures) -> Reply:
+    """Return the message for a result."""
+    times = result.event_times
+    rows = [
+        Row(values, statuses, {alias: _instant(times[alias][i]) for alias in times})
+        for i, (values, statuses) in enumerate(zip(result.rows, result.statuses, strict=True))
+    ]
+    views = {
+        alias: ViewState(
+            horizon=_instant(view.horizon_us),
+            watermark=_instant(view.watermark_us),
+            complete_until=_instant(view.complete_until_us),
+            is_stale=view.is_stale,
+        )
+        for alias, view in result.views.items()
+    }
+    return Reply(
+        service=result.service,
+        fingerprint=result.fingerprint,
+        request_id=result.request_id,
+        as_of=to_datetime(result.as_of_us),
+        columns=list(result.columns),
+        rows=rows,
+        views=views,
+    )
+
+
+def _instant(instant_us: int | None) -> datetime | None:
+    """Return an instant as it is written; what bounds nothing ("never", "always") has no instant."""
+    if instant_us is None or not MIN_INSTANT_US <= instant_us <= MAX_INSTANT_US:
+        return None
+    return to_datetime(instant_us)
+
+
+def schemas() -> dict[str, Any]:
+    """Return the JSON schemas of all messages by name."""
+    _, components = msgspec.json.schema_components(
+        [Question, Reply, Problem], ref_template="#/components/schemas/{name}"
+    )
+    return components

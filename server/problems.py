@@ -1,0 +1,137 @@
+"""From exceptions to RFC 9457 problem documents: the only place where errors of the library meet HTTP."""
+
+from __future__ import annotations
+
+import logging
+import re
+from http import HTTPStatus
+
+import msgspec
+from starlette.exceptions import HTTPException
+
+from featurestore.errors import (
+    FeatureStoreError,
+    FingerprintMismatchError,
+    InstantError,
+    RegistryError,
+    RequestError,
+    StateError,
+    StorageError,
+    UnknownServiceError,
+    listing,
+)
+from server.messages import Problem, Question, to_bytes
+
+MEDIA_TYPE = "application/problem+json"
+
+_LOGGER = logging.getLogger("featurestore.server")
+_PLACE = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_MEMBER = re.compile(r"^Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$")
+_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_UNAVAILABLE = (StateError, RegistryError, StorageError)
+
+
+class RefusedError(Exception):
+    """A request that the server refuses before the library sees it.
+
+    Attributes:
+        status: HTTP status.
+        detail: What is wrong, and what would be right.
+        code: Stable name of the mistake.
+        field: JSON pointer into the request; may be empty.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str, code: str, field: str = "") -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.code = code
+        self.field = field
+
+
+def too_large(detail: str, *, field: str = "") -> RefusedError:
+    """Return the refusal of a request that is larger than the server takes."""
+    return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, "too-large", field)
+
+
+def not_started() -> RefusedError:
+    """Return the refusal of requests that come before the server has started, or after it has stopped."""
+    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is starting or stopping.", "not-started")
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem document for an exception; what is not the caller's mistake is logged."""
+    match error:
+        case RefusedError():
+            return _problem(error.status, error.detail, error.code, error.field)
+        case msgspec.ValidationError():
+            return _misshapen(str(error))
+        case msgspec.DecodeError():
+            detail = f"The body is not JSON: {error}."
+            return _problem(HTTPStatus.BAD_REQUEST, detail, "malformed-json")
+        case FeatureStoreError():
+            return _library(error)
+        case HTTPException():
+            return _problem(HTTPStatus(error.status_code), str(error.detail), _kebab(error.status_code))
+        case _:
+            _LOGGER.error("a request failed", exc_info=error)
+            return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says why.", "internal-error")
+
+
+def encode(problem: Problem) -> bytes:
+    """Return a problem document as JSON."""
+    return to_bytes(problem)
+
+
+def _library(error: FeatureStoreError) -> Problem:
+    status = _status(error)
+    detail = f"{error.problem}. {error.hint}".strip()
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _LOGGER.error("a request failed: %s", error, exc_info=error)
+        if error.where:
+            detail = f"{error.where}: {detail}"
+    field = error.field if isinstance(error, RequestError) else "/as_of" if isinstance(error, InstantError) else ""
+    return _problem(status, detail, error.code, field)
+
+
+def _status(error: FeatureStoreError) -> HTTPStatus:
+    match error:
+        case UnknownServiceError():
+            return HTTPStatus.NOT_FOUND
+        case FingerprintMismatchError():
+            return HTTPStatus.CONFLICT
+        case RequestError() | InstantError():
+            return HTTPStatus.UNPROCESSABLE_ENTITY
+        case _ if isinstance(error, _UNAVAILABLE):
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        case _:
+            return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _misshapen(message: str) -> Problem:
+    """Return the problem of JSON that is no question, with the place the decoder names."""
+    found = _PLACE.match(message)
+    assert found is not None
+    text, field = found["text"], _pointer(found["path"] or "")
+    code = "wrong-type"
+    if member := _MEMBER.match(text):
+        is_missing = member["what"].startswith("missing")
+        code = "missing-field" if is_missing else "unknown-field"
+        hint = listing("Fields", Question.__struct_fields__, wrong="" if is_missing else member["name"])
+        text = f"Field '{member['name']}' is {'missing' if is_missing else 'unknown'}. {hint}"
+        field = f"{field}/{member['name']}"
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, text, code, field)
+
+
+def _pointer(path: str) -> str:
+    """Return the JSON pointer for a decoder's path: ``.entities[3]`` is ``/entities/3``."""
+    return "".join(f"/{name or number}" for name, number in _STEP.findall(path) if number != "...")
+
+
+def _problem(status: HTTPStatus, detail: str, code: str, field: str = "") -> Problem:
+    kind = f"urn:featurestore:problem:{code}"
+    return Problem(type=kind, title=status.phrase, status=int(status), detail=detail, code=code, field=field)
+
+
+def _kebab(status: int) -> str:
+    return HTTPStatus(status).phrase.lower().replace(" ", "-")
