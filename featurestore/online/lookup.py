@@ -66,11 +66,11 @@ class _BoundUse:
 
     def state(self, as_of_us: int, watermark_us: int) -> ViewState:
         """Describe how complete an answer is."""
+        period_us, _, inclusive = self.policy
         horizon, _ = horizons(as_of_us, watermark_us, *self.policy)
-        complete = min(as_of_us, watermark_us)
-        if self.policy[0] > 0 and not is_stale(as_of_us, watermark_us, *self.policy):
-            complete = as_of_us
-        return ViewState(watermark_us, complete, is_stale(as_of_us, watermark_us, *self.policy), horizon)
+        is_behind = is_stale(as_of_us, watermark_us, *self.policy)
+        complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, watermark_us - inclusive)
+        return ViewState(watermark_us, complete, is_behind, horizon)
 
 
 class OnlineReader:

@@ -109,15 +109,29 @@ def materialize_view(
         record = records_of(store, [view])[view.name]
         if until_us <= record.watermark_us and not full:
             return ViewRun(view.name, record.watermark_us, record.watermark_us, 0, 0)
+        if record.watermark_us == NOTHING_YET:
+            return _fill(view, source, store, record, until_us, history_us)
         reason = _why_rebuild(record, source, full=full)
         if reason:
             return _rebuild(view, source, store, record, max(until_us, record.watermark_us), history_us, reason)
         return _extend(view, source, store, record, until_us, history_us)
 
 
+def _fill(
+    view: ViewPlan, source: Events, store: OnlineStore, record: ViewRecord, until_us: int, history_us: int
+) -> ViewRun:
+    """Fold everything for the first time, or go on with a first fill that died.
+
+    What a fill left behind was pruned for its own end, so it serves a later end but not an earlier one.
+    """
+    if until_us < record.filling_us:
+        store.delete(state_prefix(view, record.generation))
+    begun = ViewRecord(view.name, view.fingerprint, generation=record.generation, filling_us=until_us)
+    store.write([(record_key(view), encode_record(begun))])
+    return _extend(view, source, store, begun, until_us, history_us)
+
+
 def _why_rebuild(record: ViewRecord, source: Events, *, full: bool) -> str:
-    if record.watermark_us == NOTHING_YET:
-        return ""
     if full:
         return "asked for"
     count = source.count_below(record.watermark_us)

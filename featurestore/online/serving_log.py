@@ -36,8 +36,8 @@ def log_schema(plan: Plan) -> pa.Schema:
     """Return the columns of a service's serving log.
 
     ``request_id``, ``row`` (place of the entity in its request), ``as_of``, ``logged_at``, ``service`` and
-    ``fingerprint``; ``key__…`` and ``request__…`` in their dtypes; ``value__…`` and ``status__…`` (``Status`` codes) per
-    feature; ``watermark__…`` per view.
+    ``fingerprint``; ``key__…`` and ``request__…`` in their dtypes; ``value__…`` and ``status__…`` (``Status`` codes)
+    per feature; ``watermark__…`` per view.
     """
     return pa.schema(
         [
@@ -69,7 +69,7 @@ class ServingLog:
         """
         self._folder = folder
         self._clock = clock or SystemClock()
-        self._waiting: dict[str, list[tuple[Plan, OnlineFeatures, int]]] = defaultdict(list)
+        self._waiting: dict[tuple[str, str], list[tuple[Plan, OnlineFeatures, int]]] = defaultdict(list)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._stop = threading.Event()
@@ -82,7 +82,7 @@ class ServingLog:
     def append(self, plan: Plan, answer: OnlineFeatures) -> None:
         """Take an answer; it is written later."""
         with self._lock:
-            self._waiting[plan.fingerprint].append((plan, answer, self._clock.now_us()))
+            self._waiting[plan.name, plan.fingerprint].append((plan, answer, self._clock.now_us()))
 
     def flush(self) -> None:
         """Write everything taken so far; when it returns, readers see it.
@@ -94,12 +94,12 @@ class ServingLog:
         with self._writing:
             with self._lock:
                 waiting, self._waiting = self._waiting, defaultdict(list)
-            for fingerprint, answers in waiting.items():
+            for name, answers in waiting.items():
                 try:
-                    self._write(answers)
+                    self._write(answers[0][0], [(answer, logged) for _, answer, logged in answers])
                 except OSError as error:
                     with self._lock:
-                        self._waiting[fingerprint] = answers + self._waiting[fingerprint]
+                        self._waiting[name] = answers + self._waiting[name]
                     raise StorageError(
                         f"cannot write to {self._folder}: {error}",
                         where="serving log",
@@ -121,15 +121,14 @@ class ServingLog:
             except StorageError as error:
                 self._failure = error
 
-    def _write(self, answers: Sequence[tuple[Plan, OnlineFeatures, int]]) -> None:
-        plan = answers[0][0]
-        table = _table(plan, [(answer, logged) for _, answer, logged in answers])
+    def _write(self, plan: Plan, answers: Sequence[tuple[OnlineFeatures, int]]) -> None:
+        table = _table(plan, answers)
         if table.num_rows == 0:
             return
-        day = to_datetime(answers[0][2]).astimezone(UTC).date().isoformat()
+        day = to_datetime(answers[0][1]).astimezone(UTC).date().isoformat()
         folder = self._folder / f"service={plan.name}" / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{answers[0][2]:020d}-{uuid.uuid4().hex}.parquet"
+        name = f"{answers[0][1]:020d}-{uuid.uuid4().hex}.parquet"
         unfinished = folder / f".{name}.unfinished"
         try:
             with unfinished.open("wb") as file:

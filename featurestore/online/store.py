@@ -59,6 +59,7 @@ class ViewRecord(msgspec.Struct, frozen=True):
         watermark_us: Every event with ``ingest_time < watermark_us`` was folded in.
         reach_us: Earliest instant that can be asked about.
         rows_below: Count of the source's events below the watermark when it was set.
+        filling_us: Up to where a first fill that has not ended was to go; its states were pruned for that.
     """
 
     view: str
@@ -67,6 +68,7 @@ class ViewRecord(msgspec.Struct, frozen=True):
     watermark_us: int = NOTHING_YET
     reach_us: int = NOTHING_YET
     rows_below: int = 0
+    filling_us: int = NOTHING_YET
 
 
 def record_key(view: ViewPlan) -> bytes:
