@@ -60,7 +60,7 @@ class Answer:
         statuses: ``Status`` codes, one row per feature.
         newest: Event time of the newest event each query saw, ``NO_EVENT`` if none.
         dictionaries: Per input of the view the values its words are codes of.
-        view: Name of the view, for messages.
+        readers: For each feature how its Python value is read, and whether it always has one.
     """
 
     features: tuple[FeaturePlan, ...]
@@ -69,7 +69,7 @@ class Answer:
     statuses: Bytes
     newest: Ints
     dictionaries: tuple[pa.Array | None, ...]
-    view: str
+    readers: Sequence[tuple[Read, bool]]
 
     def is_valid(self, index: int) -> Flags:
         """Tell per query whether a feature has a value; counts always have one."""
@@ -103,35 +103,34 @@ class Answer:
             dictionary_of: Gives, for (input, query), the values its codes stand for; needed where each entity has its
                 own dictionary, otherwise the answer's own are used.
         """
-        shared = [None if found is None else found.to_pylist() for found in self.dictionaries]
-        find = dictionary_of or (lambda source, _: shared[source] or ())
-        readers = [_reader(*described) for described in zip(self.features, self.slots, strict=True)]
+        if dictionary_of is None:
+            shared = [None if found is None else found.to_pylist() for found in self.dictionaries]
+            dictionary_of = lambda source, _: shared[source] or ()  # noqa: E731  # as short as the loop it is for
         whole = self.words.T.tolist()
         floats = self.words.view(np.float64).T.tolist()
         statuses = self.statuses.T.tolist()
+        readers = self.readers
         return [
             [
-                read(whole[q], floats[q], find, q) if always or status == PRESENT else None
-                for (read, always), status in zip(readers, statuses[q], strict=True)
+                read(own, own_floats, dictionary_of, q) if status == PRESENT or always else None
+                for (read, always), status in zip(readers, own_statuses, strict=True)
             ]
-            for q in range(len(whole))
+            for q, (own, own_floats, own_statuses) in enumerate(zip(whole, floats, statuses, strict=True))
         ]
 
 
-_Read = Callable[[list[int], list[float], Callable[[int, int], Sequence[Any]], int], Any]
+Read = Callable[[list[int], list[float], Callable[[int, int], Sequence[Any]], int], Any]
+"""Gives a feature's Python value from a query's words, as ints and as floats, its dictionaries and its number."""
 
 
-@lru_cache(maxsize=4096)
-def _reader(feature: FeaturePlan, slot: Slot) -> tuple[_Read, bool]:
-    """Return how one feature's Python value is read from a query's words, and whether it always has one."""
+def _reader(feature: FeaturePlan, slot: Slot) -> Read:
     row, source, dtype = slot.row, feature.input, feature.dtype
-    always = feature.aggregation in ALWAYS_A_VALUE
     if dtype.kind == "float64":
-        return (lambda whole, floats, find, q: floats[row]), always
+        return lambda whole, floats, find, q: floats[row]
     if dtype.kind == "int64":
-        return (lambda whole, floats, find, q: whole[row]), always
+        return lambda whole, floats, find, q: whole[row]
     if dtype.kind == "decimal" and slot.width == 2:
-        return (lambda whole, floats, find, q: _wide_decimal(whole[row], whole[row + 1], dtype)), always
+        return lambda whole, floats, find, q: _wide_decimal(whole[row], whole[row + 1], dtype)
     if slot.width > 1:
         assert dtype.item is not None
         item = reader_of(dtype.item)
@@ -140,9 +139,9 @@ def _reader(feature: FeaturePlan, slot: Slot) -> tuple[_Read, bool]:
             own = find(source, q)
             return [item(word, own) for word in whole[row + 1 : row + 1 + whole[row]]]
 
-        return read_list, always
+        return read_list
     value = reader_of(dtype)
-    return (lambda whole, floats, find, q: value(whole[row], find(source, q))), always
+    return lambda whole, floats, find, q: value(whole[row], find(source, q))
 
 
 def _wide_decimal(low: int, high: int, dtype: DType) -> Any:
@@ -190,14 +189,16 @@ def arrange_queries(entity: Ints, as_of: Ints, entity_count: int) -> Queries:
         as_of: Instant of each, microseconds.
         entity_count: Count of entities of the block that will be asked.
     """
-    if len(as_of) == 1 and entity_count == 1 and entity[0] == 0:
-        return Queries(_ONE_OFFSETS, as_of, _ONE_TARGET, 1)
     target, offsets, _ = time_order(entity, entity_count, as_of, as_of)
     return Queries(offsets, as_of[target], target, len(as_of))
 
 
-_ONE_OFFSETS = np.array((0, 1), dtype=np.int64)
-_ONE_TARGET = np.zeros(1, dtype=np.int64)
+def one_query_each(as_of_us: int, count: int) -> Queries:
+    """Return the queries that ask once about each of ``count`` entities, all at one instant."""
+    places = np.arange(count + 1, dtype=np.int64)
+    instants = np.empty(count, dtype=np.int64)
+    instants.fill(as_of_us)
+    return Queries(places, instants, places[:count], count)
 
 
 class BoundView:
@@ -206,13 +207,17 @@ class BoundView:
     Attributes:
         view: The plan.
         program: Its features as tables of numbers.
-        policy: Watermark (replaced per call), refresh period, refresh lag, inclusive.
+        policy: Refresh period, refresh lag, inclusive.
     """
 
     def __init__(self, view: ViewPlan) -> None:
         self.view = view
         self.program: Program = compile_program(view)
         self.is_float = tuple(is_float_input(source) for source in view.inputs)
+        self._readers = [
+            (_reader(feature, slot), feature.aggregation in ALWAYS_A_VALUE)
+            for feature, slot in zip(view.features, self.program.slots, strict=True)
+        ]
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
 
     def prepare(self, table: pa.Table) -> PreparedEvents:
@@ -269,8 +274,10 @@ class BoundView:
     def answer(self, block: EventBlock, queries: Queries, *, watermark: int = NO_WATERMARK, threads: int = 1) -> Answer:
         """Do the same for queries that were arranged before, for callers that ask several times."""
         words = np.zeros((self.program.row_count, queries.count), dtype=np.int64)
-        statuses = np.full((len(self.view.features), queries.count), NOT_FOUND, dtype=np.uint8)
-        newest = np.full(queries.count, NO_EVENT, dtype=np.int64)
+        statuses = np.empty((len(self.view.features), queries.count), dtype=np.uint8)
+        statuses.fill(NOT_FOUND)
+        newest = np.empty(queries.count, dtype=np.int64)
+        newest.fill(NO_EVENT)
         policy = np.array((watermark, *self.policy), dtype=np.int64)
         program = self.program
 
@@ -297,7 +304,7 @@ class BoundView:
 
         if in_parallel(run, block.offsets, threads):
             self._raise_overflow(statuses)
-        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.view.name)
+        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self._readers)
 
     def _raise_overflow(self, statuses: Bytes) -> None:
         broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]

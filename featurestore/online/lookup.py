@@ -7,8 +7,9 @@ one kernel call per view; Arrow is touched only for on-demand features.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from featurestore.errors import (
     did_you_mean,
     listing,
 )
-from featurestore.kernels.evaluate import Answer, bind
+from featurestore.kernels.evaluate import Answer, bind, one_query_each
 from featurestore.kernels.events import NO_EVENT, Status
 from featurestore.kernels.on_demand import finish
 from featurestore.online.keys import key_encoder
@@ -62,7 +63,16 @@ class _BoundUse:
         self.valid = (0, state_prefix(view, 0))
         self.encode = key_encoder([key.dtype for key in view.entity.keys])
         self.names = tuple(f"{use.alias}__{feature.name}" for feature in view.features)
+        self._known: tuple[bytes | None, ViewRecord] = (None, decode_record(view, None))
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
+
+    def record(self, stored: bytes | None) -> ViewRecord:
+        """Read the view's record; one that has not changed is not decoded again."""
+        known, record = self._known
+        if stored is None or stored != known:
+            record = decode_record(self.view, stored)
+            self._known = (stored, record)
+        return record
 
     def state(self, as_of_us: int, watermark_us: int) -> ViewState:
         """Describe how complete an answer is."""
@@ -92,7 +102,7 @@ class OnlineReader:
         self._columns = tuple(output.name for output in plan.outputs)
         self._dtypes = tuple(output.dtype for output in plan.outputs)
         places = {name: i for i, name in enumerate(name for use in self._uses for name in use.names)}
-        self._picks = None if plan.on_demand else [places[output.column] for output in plan.outputs]
+        self._picks = None if plan.on_demand else _picker([places[output.column] for output in plan.outputs])
 
     def get(
         self,
@@ -128,8 +138,7 @@ class OnlineReader:
         inputs = self._read_request(request, len(asked))
         as_of_us = self._clock.now_us() if as_of is None else _read_instant(as_of)
         records, stored = self._read_states(asked)
-        instants = np.full(len(asked), as_of_us, dtype=np.int64)
-        places = np.arange(len(asked), dtype=np.int64)
+        queries = one_query_each(as_of_us, len(asked))
         rows: list[list[Any]] = [[] for _ in asked]
         statuses: list[list[int]] = [[] for _ in asked]
         event_times: dict[str, list[int | None]] = {}
@@ -137,7 +146,7 @@ class OnlineReader:
         for use, record, states in zip(self._uses, records, stored, strict=True):
             _check_reach(record, as_of_us)
             block, dictionaries = block_of(use.shape, states)
-            answer = use.bound.evaluate(block, places, instants, watermark=record.watermark_us)
+            answer = use.bound.answer(block, queries, watermark=record.watermark_us)
             for row, values in zip(rows, _values(answer, dictionaries), strict=True):
                 row.extend(values)
             for status_row, codes in zip(statuses, answer.statuses.T.tolist(), strict=True):
@@ -215,7 +224,7 @@ class OnlineReader:
             ]
             wanted = {key for column in keys for key in column if key is not None}
             found = self._store.read([*(use.record_key for use in self._uses), *wanted])
-            records = [decode_record(use.view, found.get(use.record_key)) for use in self._uses]
+            records = [use.record(found.get(use.record_key)) for use in self._uses]
             is_valid = True
             for use, record, (generation, _) in zip(self._uses, records, valid, strict=True):
                 check_materialized(record)
@@ -231,7 +240,7 @@ class OnlineReader:
         """Pick the columns of the answer; on-demand features are computed first, if there are any."""
         if self._picks is not None:
             picks = self._picks
-            return [[row[i] for i in picks] for row in rows], [[row[i] for i in picks] for row in statuses]
+            return [list(picks(row)) for row in rows], [list(picks(row)) for row in statuses]
         columns: dict[str, pa.Array] = {}
         codes: dict[str, Any] = {}
         place = 0
@@ -250,6 +259,13 @@ class OnlineReader:
             [list(row) for row in zip(*python, strict=True)],
             [list(row) for row in zip(*(found[name].tolist() for name in self._columns), strict=True)],
         )
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Return a function that picks items of a row."""
+    if len(places) == 1:
+        return lambda row: (row[places[0]],)
+    return itemgetter(*places)
 
 
 def _state_key(use: _BoundUse, prefix: bytes, row: dict[str, Any]) -> bytes | None:

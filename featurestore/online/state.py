@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -57,7 +58,7 @@ class StateShape:
         coded = tuple(dtype if dtype is not None and is_coded(dtype) else None for dtype in dtypes)
         return cls(bytes.fromhex(view.fingerprint[:16]), len(view.inputs), coded, view.name)
 
-    @property
+    @cached_property
     def has_dictionaries(self) -> bool:
         """Whether any input is coded."""
         return any(dtype is not None for dtype in self.coded)
@@ -163,27 +164,25 @@ def block_of(shape: StateShape, states: Sequence[bytes | None]) -> tuple[EventBl
         StateError: A state is damaged or foreign.
     """
     width = _TIMES + shape.inputs
-    rows: list[memoryview] = []
+    rows: list[bytes | memoryview] = []
     flags: list[Bytes] = []
-    counts: list[int] = []
+    offsets = [0]
     dictionaries: list[Dictionaries] = []
     for stored in states:
         if stored is None:
-            counts.append(0)
+            offsets.append(offsets[-1])
             dictionaries.append(())
             continue
         count, end, _ = _parts(shape, stored)
         cut = _HEADER.size + 8 * count * width
         rows.append(memoryview(stored)[_HEADER.size : cut])
-        flags.append(np.frombuffer(stored, dtype=np.uint8, count=end - cut, offset=cut).reshape(shape.inputs, count))
-        counts.append(count)
+        flags.append(np.frombuffer(stored, np.uint8, end - cut, cut).reshape(shape.inputs, count))
+        offsets.append(offsets[-1] + count)
         dictionaries.append(_dictionaries(shape, stored, end))
-    joined = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), dtype=np.int64).reshape(-1, width)
-    columns = np.ascontiguousarray(joined.T)
-    offsets = np.zeros(len(states) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
+    joined = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), np.int64).reshape(-1, width)
+    columns = joined.T.copy()
     block = EventBlock(
-        offsets=offsets,
+        offsets=np.array(offsets, dtype=np.int64),
         event_time=columns[0],
         ingest_time=columns[1],
         values=columns[_TIMES:],
