@@ -48,7 +48,8 @@ def repeated_deliveries(
         The masks without the other deliveries, and how many rows these were.
     """
     numbers = range(len(piece_rows))
-    hashed = [_hashes(read(number, [event_id])[event_id], masks[number]) for number in numbers]
+    with duckdb.connect() as connection:
+        hashed = [_hashes(connection, read(number, [event_id])[event_id], masks[number]) for number in numbers]
     seen = _repeated(np.concatenate([np.zeros(0, np.uint64), *(hashes[usable] for hashes, usable in hashed)]))
     if len(seen) == 0:
         return list(masks), 0
@@ -60,11 +61,12 @@ def repeated_deliveries(
     return _without(masks, piece_rows, doubtful, dropped), int(dropped.sum())
 
 
-def _hashes(ids: pa.Array, mask: Mask | None) -> tuple[npt.NDArray[np.uint64], Mask]:
+def _hashes(
+    connection: duckdb.DuckDBPyConnection, ids: pa.Array, mask: Mask | None
+) -> tuple[npt.NDArray[np.uint64], Mask]:
     """Return a 64-bit hash of each id, and which rows count: those that have one and are not masked."""
-    with duckdb.connect() as connection:
-        hashed = connection.from_arrow(pa.table({_HASHED: ids})).project(f"hash({_HASHED}) AS {_HASHED}")
-        values = hashed.to_arrow_table().column(_HASHED).to_numpy()
+    hashed = connection.from_arrow(pa.table({_HASHED: ids})).project(f"hash({_HASHED}) AS {_HASHED}")
+    values = hashed.to_arrow_table().column(_HASHED).to_numpy()
     known = np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
     return np.asarray(values, dtype=np.uint64), known if mask is None else known & mask
 

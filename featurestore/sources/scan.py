@@ -105,6 +105,7 @@ class Scan:
         self._owns_rows = owns_rows
         self._where = f"source '{plan.name}'"
         self._lock = Lock()
+        self._selecting = Lock()
         self._not_finite: dict[tuple[int, str], int] = {}
         self._known: _Selection | None = None
         for column in plan.columns:
@@ -292,11 +293,10 @@ class Scan:
         return int(_instants(times).max()) if len(times) else None
 
     def _selection(self) -> _Selection:
-        if self._known is None:
-            found = self._select()
-            with self._lock:
-                self._known = self._known or found
-        return self._known
+        with self._selecting:
+            if self._known is None:
+                self._known = self._select()
+            return self._known
 
     def _select(self) -> _Selection:
         must = list(dict.fromkeys([*self._keys, self._plan.event_time, self.ingest_column]))

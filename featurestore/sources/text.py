@@ -10,6 +10,7 @@ import csv
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +28,7 @@ _BATCH_ROWS = 1 << 17
 _TEXT = "'VARCHAR'"
 _DELIMITERS = (",", "\t", ";", "|")
 _NEVER = "\x01"
+_LONGEST_REASON = 500
 _REMOTE_HINT = (
     "Remote files need DuckDB's httpfs extension, which DuckDB downloads when it is first needed; "
     "check the address, your credentials and the connection."
@@ -171,7 +173,8 @@ def _failure(path: str, error: Exception, where: str) -> SourceError:
         return SourceMissingError(f"no file matches '{path}'", where=where, code="missing-file")
     if isinstance(error, duckdb.HTTPException) or "httpfs" in reason:
         return SourceError(f"'{path}' cannot be read: {first}", where=where, hint=_REMOTE_HINT, code="unreachable-file")
-    return _bad_file(path, "; ".join(line.strip() for line in reason.splitlines()[:3] if line.strip()), where)
+    told = takewhile(lambda line: not line.startswith("Possible"), (line.strip() for line in reason.splitlines()))
+    return _bad_file(path, "; ".join(line for line in told if line)[:_LONGEST_REASON], where)
 
 
 def _bad_file(path: str, reason: str, where: str) -> SourceDataError:

@@ -1,0 +1,217 @@
+"""CSV files as a source."""
+
+import datetime as dt
+import gzip
+import zipfile
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from featurestore.definitions.sources import CsvOptions, FileSource
+from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.sources import ReadSettings, open_scan, read_schema
+from featurestore.sources.text import _failure
+from tests.unit.sources.scans import plan_of, scan_of
+
+FIRST = dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC)
+
+
+def source(path, **options):
+    return FileSource("clicks", path=str(path), event_time="at", **options)
+
+
+def rows_of(path, columns, **options):
+    with scan_of(source(path, **options)) as scan:
+        return scan.read(columns).to_pylist()
+
+
+def test_dtypes_are_guessed_from_the_text(tmp_path):
+    """Numbers, booleans, dates and instants are what all rows can be read as; codes with leading zeros stay text."""
+    (tmp_path / "a.csv").write_text(
+        "key,at,count,amount,code,is_new,day,empty\n"
+        "a,2013-01-01T05:00:00Z,1,1,007,true,2013-01-01,\n"
+        "b,2013-01-01 07:00:00.1234567+02:00,2,2.5,012,FALSE,2013-01-02,\n"
+    )
+    assert {name: str(dtype) for name, dtype in read_schema(source(tmp_path / "a.csv")).items()} == {
+        "key": "string",
+        "at": "timestamp",
+        "count": "int64",
+        "amount": "float64",
+        "code": "string",
+        "is_new": "bool",
+        "day": "date",
+        "empty": "string",
+    }
+    second = rows_of(tmp_path / "a.csv", ["at", "count", "amount", "code", "is_new", "day", "empty"])[1]
+    assert second == {
+        "at": FIRST.replace(microsecond=123456),
+        "count": 2,
+        "amount": 2.5,
+        "code": "012",
+        "is_new": False,
+        "day": dt.date(2013, 1, 2),
+        "empty": None,
+    }
+
+
+def test_quotes_delimiters_null_texts_and_headers_are_as_said(tmp_path):
+    """How text is cut is the user's to say; the delimiter may be found out."""
+    (tmp_path / "a.csv").write_text(
+        'key;at;note\n"a;b";2013-01-01T05:00:00Z;"say ""hi""\nthere"\nc;2013-01-01T05:00:00Z;NA\n'
+    )
+    options = CsvOptions(null_values=("NA",))
+    assert rows_of(tmp_path / "a.csv", ["key", "note"], csv=options) == [
+        {"key": "a;b", "note": 'say "hi"\nthere'},
+        {"key": "c", "note": None},
+    ]
+    (tmp_path / "b.tsv").write_text("a\t2013-01-01T05:00:00Z\n")
+    headless = CsvOptions(header=False, columns=("key", "at"))
+    assert rows_of(tmp_path / "b.tsv", ["key", "at"], csv=headless) == [{"key": "a", "at": FIRST}]
+
+
+def test_compressed_files_are_read(tmp_path):
+    """Gzip by DuckDB, an archive of one file by Python."""
+    text = "key,at\na,2013-01-01T05:00:00Z\n"
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    with zipfile.ZipFile(tmp_path / "b.csv.zip", "w") as archive:
+        archive.writestr("b.csv", text)
+    for name in ("a.csv.gz", "b.csv.zip"):
+        assert rows_of(tmp_path / name, ["key", "at"]) == [{"key": "a", "at": FIRST}]
+    with zipfile.ZipFile(tmp_path / "c.csv.zip", "w") as archive:
+        archive.writestr("1.csv", text)
+        archive.writestr("2.csv", text)
+    with pytest.raises(SourceDataError, match="holds 2 files, expected 1"):
+        read_schema(source(tmp_path / "c.csv.zip"))
+    (tmp_path / "d.csv.zip").write_bytes(b"no archive")
+    with pytest.raises(SourceDataError, match=r"d\.csv\.zip' cannot be read"):
+        read_schema(source(tmp_path / "d.csv.zip"))
+
+
+def test_several_files_are_one_source(tmp_path):
+    """Files stand in the order of their names; what one lacks is null; folders give columns."""
+    for month, header, row in (
+        ("02", "key,at,more", "b,2013-01-01T05:00:00Z,2"),
+        ("01", "at,key", "2013-01-01T05:00:00Z,a"),
+    ):
+        folder = tmp_path / f"month={month}"
+        folder.mkdir()
+        (folder / "part.csv").write_text(f"{header}\n{row}\n")
+    with scan_of(source(tmp_path, format="csv")) as scan:
+        assert scan.read(["key", "more", "month"]).to_pylist() == [
+            {"key": "a", "more": None, "month": "01"},
+            {"key": "b", "more": 2, "month": "02"},
+        ]
+        assert [(Path(file.path).parent.name, file.row_count) for file in scan.files] == [
+            ("month=01", 1),
+            ("month=02", 1),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("key,at\na\n", "Line: 2.*Expected Number of Columns: 2 Found: 1"),
+        ("key,at\na,2013-01-01T05:00:00Z,3\n", "Expected Number of Columns: 2 Found: 3"),
+        ('key,at\na,"2013\n', "unterminated quote"),
+        ("", "it is empty"),
+        ("key,key\na,b\n", "two columns are named 'key'"),
+    ],
+)
+def test_malformed_file_is_named_with_the_line(tmp_path, text, message):
+    """A row that is not cut as the header is an error, never a shifted row."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(SourceDataError, match=rf"(?s)a\.csv' cannot be read: .*{message}") as error:
+        read_schema(source(tmp_path / "a.csv"))
+    assert error.value.code == "corrupt-file"
+
+
+def test_number_that_is_none_is_named_not_rounded(tmp_path):
+    """A row beyond the guess is an error that names it: DuckDB would round 2.5 to an integer."""
+    lines = [f"a,2013-01-01T05:00:00Z,{i}" for i in range(25_000)]
+    (tmp_path / "a.csv").write_text("\n".join(["key,at,value", *lines, "a,2013-01-01T05:00:00Z,2.5"]))
+    with (
+        pytest.raises(SourceDataError, match=r"a\.csv', column 'value': row 25000 holds '2\.5', which is not an int64"),
+        scan_of(source(tmp_path / "a.csv")),
+    ):
+        pass
+    assert rows_of(tmp_path / "a.csv", ["value"], dtypes={"value": "float64"})[-1] == {"value": 2.5}
+
+
+def test_zones_in_some_rows_only_are_an_error(tmp_path):
+    """A row without a zone among rows with one is named: DuckDB would take it for UTC."""
+    (tmp_path / "a.csv").write_text("key,at\na,2013-01-01T05:00:00Z\nb,2013-01-01 05:00:00\n")
+    with (
+        pytest.raises(SourceDataError, match="column 'at': row 1 holds '2013-01-01 05:00:00'"),
+        scan_of(source(tmp_path / "a.csv", dtypes={"at": "timestamp"})),
+    ):
+        pass
+
+
+def test_naive_text_needs_a_zone(tmp_path):
+    """Instants without a zone are refused with the fix, or read in the zone the source names."""
+    (tmp_path / "a.csv").write_text("key,at\na,2013-07-01 12:00:00\n")
+    with pytest.raises(SourceDataError, match=r"no time zone.*timezone='UTC'"):
+        read_schema(source(tmp_path / "a.csv"))
+    assert rows_of(tmp_path / "a.csv", ["at"], timezone="America/New_York") == [
+        {"at": dt.datetime(2013, 7, 1, 16, tzinfo=dt.UTC)}
+    ]
+
+
+def test_not_finite_floats_are_null_and_counted(tmp_path):
+    """Counted also where the rows are spooled."""
+    (tmp_path / "a.csv").write_text("key,at,value\na,2013-01-01T05:00:00Z,nan\nb,2013-01-01T05:00:00Z,1\n")
+    with scan_of(source(tmp_path / "a.csv")) as scan:
+        assert scan.read(["value"]).column("value").to_pylist() == [None, 1.0]
+        assert scan.stats().not_finite == (("value", 1),)
+
+
+def test_large_files_are_spooled_to_the_temporary_folder(tmp_path):
+    """Beyond its share of memory a source goes to a file, which is removed with the scan."""
+    rows = 30_000
+    lines = [f"k{i},2013-01-01T05:00:00Z,{i}" for i in range(rows)]
+    (tmp_path / "a.csv").write_text("\n".join(["key,at,value", *lines]))
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    settings = ReadSettings(threads=2, memory_bytes=1 << 20, temp_folder=spool)
+    with scan_of(source(tmp_path / "a.csv"), settings=settings) as scan:
+        assert [file.name for folder in spool.iterdir() for file in folder.iterdir()] == ["rows.parquet"]
+        assert scan.read(["value"]).column("value").to_pylist() == list(range(rows))
+        assert scan.files[0].row_count == rows
+        (tmp_path / "a.csv").write_text("key,at,value\n")
+        with pytest.raises(SourceDataError, match="changed while it was read"):
+            scan.check_unchanged()
+    assert list(spool.iterdir()) == []
+
+
+def test_failure_leaves_no_spool(tmp_path):
+    """A row that cannot be read leaves nothing in the temporary folder."""
+    rows = [f"k{i},2013-01-01T05:00:00Z,{i}" for i in range(300_000)]
+    (tmp_path / "a.csv").write_text("\n".join(["key,at,value", *rows, "k,2013-01-01T05:00:00Z,x"]))
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    settings = ReadSettings(threads=2, memory_bytes=1 << 20, temp_folder=spool)
+    with pytest.raises(SourceDataError, match="row 300000 holds 'x'"):
+        scan_of(source(tmp_path / "a.csv"), settings=settings)
+    assert list(spool.iterdir()) == []
+
+
+def test_missing_column_is_named_with_those_there(tmp_path):
+    """A plan's column that no file has is an error; a declared one, too."""
+    (tmp_path / "a.csv").write_text("key,at,value\na,2013-01-01T05:00:00Z,1\n")
+    plan = plan_of(source(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("key,at,valu\na,2013-01-01T05:00:00Z,1\n")
+    with pytest.raises(SourceMissingError, match=r"no column 'value'. Columns: at, key, valu. Did you mean 'valu'"):
+        open_scan(source(tmp_path / "a.csv"), plan, keys=["key"])
+    with pytest.raises(SourceMissingError, match="no column 'count'"):
+        read_schema(source(tmp_path / "a.csv", dtypes={"count": "int64"}))
+
+
+def test_unreachable_url_is_named(tmp_path):
+    """A remote file that cannot be had is an error with its address and what it takes."""
+    for name in ("a.parquet", "a.csv"):
+        with pytest.raises(SourceMissingError, match=f"no file matches 'nowhere://{name}'"):
+            read_schema(source(f"nowhere://{name}"), ReadSettings(temp_folder=tmp_path))
+    refused = duckdb.HTTPException("HTTP Error: no route to host")
+    assert isinstance(_failure("https://host/a.csv", refused, "source 'clicks'"), SourceError)
+    assert "httpfs" in _failure("https://host/a.csv", refused, "source 'clicks'").hint
