@@ -1,7 +1,7 @@
 """Configuration: ``featurestore.toml``, with overrides from the environment.
 
 An environment variable ``FEATURESTORE_<KEY>`` overrides a key, ``FEATURESTORE_<TABLE>__<KEY>`` one inside a table
-(``FEATURESTORE_SERVING_LOG__SHARE=0.1``). Relative paths, also those inside SQLite URLs, count from the folder of the
+(``FEATURESTORE_SERVER__PORT=8080``). Relative paths, also those inside SQLite URLs, count from the folder of the
 file. What is written wrongly is an error that names the file or variable and the key; nothing is ignored.
 """
 
@@ -60,15 +60,11 @@ class ServingLogConfig(_Table):
 
     Attributes:
         enabled: Whether answers are logged.
-        share: Share of entity keys whose answers are logged, 0 to 1, chosen by the hash of the key.
         flush_seconds: Answers reach the disk at most so much later: what a crash can lose.
-        flush_rows: Answers are written earlier if so many wait.
     """
 
     enabled: bool = True
-    share: float = Field(default=1.0, ge=0, le=1)
-    flush_seconds: float = Field(default=5.0, gt=0)
-    flush_rows: int = Field(default=50_000, gt=0)
+    flush_seconds: float = Field(default=1.0, gt=0)
 
 
 class ServerConfig(_Table):

@@ -15,6 +15,7 @@ from typing import Any
 from featurestore.catalog import Catalog
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
+from featurestore.online.serving_log import ServingLog
 from featurestore.online.store import OnlineStore, records_of
 from featurestore.plan.model import Plan
 from featurestore.temporal import NOTHING_YET, Clock, duration_us
@@ -34,16 +35,18 @@ class _Live:
 class Serving:
     """Answers online questions. May be used from several threads."""
 
-    def __init__(self, catalog: Catalog, store: OnlineStore, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, store: OnlineStore, log: ServingLog | None, clock: Clock) -> None:
         """Take the parts.
 
         Args:
             catalog: What is applied.
             store: Where states are kept.
+            log: Takes what was answered; ``None`` keeps nothing.
             clock: Tells the present instant.
         """
         self._catalog = catalog
         self._store = store
+        self._log = log
         self._clock = clock
         self._live: dict[str, _Live] = {}
         self._lock = Lock()
@@ -59,7 +62,10 @@ class Serving:
     ) -> OnlineFeatures:
         """Answer for some entities; see ``FeatureStore.get_online_features``."""
         reader = self._reader(service)
-        return reader.get(entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint)
+        answer = reader.get(entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint)
+        if self._log is not None:
+            self._log.append(reader.plan, answer)
+        return answer
 
     def check(self) -> None:
         """Make sure that every applied service can be answered, and load what answering needs.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featurestore.catalog import Catalog, Changes
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
+    from featurestore.online.serving_log import ServingLog
     from featurestore.online.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.registry import Registry
@@ -189,10 +190,11 @@ class FeatureStore:
         self._serving.check()
 
     def close(self) -> None:
-        """Write what waits to be written, and close files and connections."""
-        for part in ("_serving_log", "_online", "_registry"):
-            if part in self.__dict__:
-                self.__dict__.pop(part).close()
+        """Write what waits to be written, and close files and connections; the next use opens them again."""
+        for part in ("_serving", "_serving_log", "_online", "_catalog", "_registry"):
+            found = self.__dict__.pop(part, None)
+            if hasattr(found, "close"):
+                found.close()
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -241,10 +243,18 @@ class FeatureStore:
         return SqlOnlineStore(self.config.online)
 
     @cached_property
+    def _serving_log(self) -> ServingLog:
+        from featurestore.online.serving_log import ServingLog
+
+        interval = self.config.serving_log.flush_seconds
+        return ServingLog(self.config.data / "serving_log", clock=self._clock, interval_seconds=interval)
+
+    @cached_property
     def _serving(self) -> Serving:
         from featurestore.serving import Serving
 
-        return Serving(self._catalog, self._online, self._clock)
+        log = self._serving_log if self.config.serving_log.enabled else None
+        return Serving(self._catalog, self._online, log, self._clock)
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""

@@ -173,8 +173,12 @@ def _columns(columns: tuple[Column, ...]) -> list[ColumnInfo]:
     return [ColumnInfo(name=column.name, dtype=str(column.dtype)) for column in columns]
 
 
+def _schema(name: str) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
+
+
 def _content(name: str, media_type: str = "application/json") -> dict[str, Any]:
-    return {"content": {media_type: {"schema": {"$ref": f"#/components/schemas/{name}"}}}}
+    return {"content": {media_type: _schema(name)}}
 
 
 def _refused(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -184,11 +188,29 @@ def _refused(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+_EXAMPLES: dict[str, Any] = {
+    "examples": {
+        "now": {
+            "summary": "Two entities, at this instant",
+            "value": {"service": "delay_model", "entities": [{"carrier": "UA"}, {"carrier": "DL"}]},
+        },
+        "then": {
+            "summary": "At an instant of the past, by the plan the model was trained on, with a request input",
+            "value": {
+                "service": "delay_model",
+                "entities": [{"carrier": "UA"}],
+                "request": {"dep_delay": 12.5},
+                "as_of": "2013-12-01T12:00:00Z",
+                "expected_fingerprint": "5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e",
+            },
+        },
+    }
+}
 _PROBLEMS = _refused((503, "The registry or the online store cannot answer."))
 _FEATURES = {
     "summary": "Get the features of some entities",
     "operationId": "get_features",
-    "requestBody": {"required": True, **_content("Question")},
+    "requestBody": {"required": True, "content": {"application/json": _EXAMPLES | _schema("Question")}},
     "responses": {
         "200": {"description": "One row per entity, in the order asked.", **_content("Reply")},
         **{

@@ -99,7 +99,7 @@ async def _read(scope: Scope, receive: Receive, most: int) -> bytes | None:
     refusal = too_large(f"The body is larger than {most} bytes. Send several requests.")
     if length is not None and length.isdigit() and int(length) > most:
         raise refusal
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -52,12 +52,12 @@ def test_urls_without_a_relative_path_stay(written, url):
 
 
 def test_a_variable_overrides_the_file(written, monkeypatch):
-    file = written("threads = 3\n[serving_log]\nshare = 0.5\nenabled = false")
+    file = written("threads = 3\n[serving_log]\nflush_seconds = 0.5\nenabled = false")
     monkeypatch.setenv("FEATURESTORE_THREADS", "5")
-    monkeypatch.setenv("FEATURESTORE_SERVING_LOG__SHARE", "0.25")
+    monkeypatch.setenv("FEATURESTORE_SERVING_LOG__FLUSH_SECONDS", "0.25")
     config = Config.load(file)
     assert config.threads == 5
-    assert config.serving_log.share == 0.25
+    assert config.serving_log.flush_seconds == 0.25
     assert not config.serving_log.enabled
 
 
@@ -76,7 +76,7 @@ def test_a_local_store_keeps_everything_under_its_folder(tmp_path):
         ("[server]\nport = 'http'", "key 'server.port'", "got 'http'"),
         ("memory_limit = '1 potato'", "key 'memory_limit'", "no amount of memory"),
         ("memory_limit = '1KB'", "key 'memory_limit'", "greater than or equal"),
-        ("[serving_log]\nshare = 2", "key 'serving_log.share'", "less than or equal to 1"),
+        ("[serving_log]\nflush_seconds = 0", "key 'serving_log.flush_seconds'", "greater than 0"),
         ("= 3", "featurestore.toml", "line 1"),
     ],
 )
