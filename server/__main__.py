@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -59,9 +60,16 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
         server_header=False,
         timeout_graceful_shutdown=store.config.server.shutdown_seconds,
     )
-    name, number = listening.getsockname()[:2]
-    print(f"serving on http://{f'[{name}]' if ':' in name else name}:{number}", flush=True)
+    name, port = listening.getsockname()[:2]
+    print(f"serving on http://{f'[{name}]' if ':' in name else name}:{port}", flush=True)
+    # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def _listen(config: Config, host: str | None, port: int | None) -> socket.socket:

@@ -21,7 +21,7 @@ from server.problems import MEDIA_TYPE, RefusedError, encode, problem_of, too_la
 
 PATH = "/v1/features"
 
-ENTITIES_IN_LOOP = 20
+ENTITIES_IN_LOOP = 10
 """Questions with up to so many entities are answered in the event loop."""
 
 _JSON = b"application/json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -138,8 +139,12 @@ def reply(result: OnlineFeatures) -> Reply:
     )
 
 
+@lru_cache(maxsize=4096)
 def _instant(instant_us: int | None) -> datetime | None:
-    """Return an instant as it is written; what bounds nothing ("never", "always") has no instant."""
+    """Return an instant as it is written; what bounds nothing ("never", "always") has no instant.
+
+    The few instants of one answer are the same for many rows and views, and for the next answers too.
+    """
     if instant_us is None or not MIN_INSTANT_US <= instant_us <= MAX_INSTANT_US:
         return None
     return to_datetime(instant_us)

@@ -1,0 +1,189 @@
+"""The store as users hold it: applied once it answers everywhere, and an apply interrupts nobody."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
+from featurestore.errors import ConfigError, RegistryError, RequestError, StateError, UnknownServiceError
+from featurestore.serving import RECHECK_US
+from featurestore.temporal import FixedClock, instant_us
+from tests.server.conftest import NOW, ORDERS, USER
+
+KNOWN = [{"user": 1}]
+
+
+def spending(source, window="1d", name="spending"):
+    view = FeatureView(
+        name,
+        entity=USER,
+        source=source,
+        features={"total": agg.sum(col("amount")).over(window), "n": agg.count().over("1d")},
+    )
+    return FeatureService(f"{name}_model", features=[view])
+
+
+@pytest.fixture
+def clock():
+    return FixedClock(instant_us(NOW))
+
+
+@pytest.fixture
+def opened(tmp_path, clock):
+    stores = []
+
+    def open_store() -> FeatureStore:
+        stores.append(FeatureStore.local(tmp_path / "store", clock=clock))
+        return stores[-1]
+
+    yield open_store
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def source(tmp_path):
+    pq.write_table(ORDERS, tmp_path / "orders.parquet")
+    return FileSource("orders", path=tmp_path / "orders.parquet", event_time="at")
+
+
+def test_making_a_store_writes_nothing(opened, tmp_path):
+    opened().close()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_opened_again_serves_and_materializes_without_definitions(opened, source):
+    with opened() as first:
+        first.apply(spending(source))
+    second = opened()
+    assert [run.events for run in second.materialize()] == [3]
+    assert second.get_online_features("spending_model", KNOWN).to_dicts() == [
+        {"user": 1, "spending__n": 2, "spending__total": 2.5}
+    ]
+
+
+def test_rows_in_memory_serve_on_and_must_be_applied_to_be_read_again(opened):
+    first = opened()
+    first.apply(spending(FrameSource("orders", frame=ORDERS, event_time="at")))
+    first.materialize()
+    first.close()
+    second = opened()
+    assert second.get_online_features("spending_model", KNOWN).rows == [[2, 2.5]]
+    with pytest.raises(ConfigError, match=r"source 'orders'.*Apply the definitions"):
+        second.materialize()
+
+
+def test_a_closed_store_opens_again_with_the_next_use(opened, source):
+    store = opened()
+    store.apply(spending(source))
+    store.close()
+    store.close()
+    assert [plan.name for plan in store.services()] == ["spending_model"]
+
+
+def test_services_are_sorted_by_name(opened, source):
+    store = opened()
+    store.apply(spending(source, name="b"), [spending(source, name="a")])
+    assert [plan.name for plan in store.services()] == ["a_model", "b_model"]
+
+
+def test_the_old_plan_answers_until_the_new_one_is_filled(opened, source, clock):
+    store = opened()
+    store.apply(spending(source))
+    store.materialize()
+    old = store.plan("spending_model").fingerprint
+    store.apply(spending(source, window="22h"))
+    new = store.plan("spending_model").fingerprint
+    assert new != old
+    assert store.get_online_features("spending_model", KNOWN).fingerprint == old
+    store.materialize()
+    answer = store.get_online_features("spending_model", KNOWN, expected_fingerprint=new)
+    assert answer.rows == [[2, None]]
+
+
+def test_another_process_answers_by_the_new_plan_within_a_second(opened, source, clock):
+    server, trainer = opened(), opened()
+    trainer.apply(spending(source))
+    trainer.materialize()
+    old = server.get_online_features("spending_model", KNOWN).fingerprint
+    trainer.apply(spending(source, window="2d"))
+    trainer.materialize()
+    clock.instant_us += RECHECK_US
+    assert server.get_online_features("spending_model", KNOWN).fingerprint != old
+
+
+def test_materialize_takes_views_by_name_and_records_its_runs(opened, source):
+    store = opened()
+    store.apply(spending(source, name="a"), spending(source, name="b"))
+    assert [run.view for run in store.materialize(views=["b"])] == ["b"]
+    assert [run.view for run in store.materialize()] == ["a", "b"]
+    assert [run.view for run in store._registry.runs()] == ["b", "a", "b"]
+    assert [run.event_count for run in store._registry.runs()] == [0, 3, 3]
+    with pytest.raises(RegistryError, match="Did you mean 'a'"):
+        store.materialize(views=["aa"])
+
+
+def test_what_is_not_materialized_cannot_be_asked_and_is_not_ready(opened, source):
+    store = opened()
+    store.apply(spending(source))
+    with pytest.raises(StateError, match="nothing is materialized"):
+        store.get_online_features("spending_model", KNOWN)
+    with pytest.raises(StateError):
+        store.check()
+    store.materialize()
+    store.check()
+
+
+def test_questions_about_nothing_known_name_it(opened, source):
+    store = opened()
+    store.apply(spending(source))
+    store.materialize()
+    with pytest.raises(UnknownServiceError, match="Did you mean"):
+        store.get_online_features("spending_modl", KNOWN)
+    with pytest.raises(RequestError, match="/entities/0/user"):
+        store.get_online_features("spending_model", [{"user": "1"}])
+
+
+def test_answers_are_logged_unless_the_configuration_says_no(opened, source, tmp_path, monkeypatch):
+    with opened() as store:
+        store.apply(spending(source))
+        store.materialize()
+        store.get_online_features("spending_model", KNOWN)
+    logged = list((tmp_path / "store" / "serving_log").rglob("*.parquet"))
+    assert len(logged) == 1
+    monkeypatch.setenv("FEATURESTORE_SERVING_LOG__ENABLED", "false")
+    with opened() as store:
+        store.get_online_features("spending_model", KNOWN)
+    assert list((tmp_path / "store" / "serving_log").rglob("*.parquet")) == logged
+
+
+def test_readiness_is_not_logged(opened, source, tmp_path):
+    with opened() as store:
+        store.apply(spending(source))
+        store.materialize()
+        store.check()
+    assert not list((tmp_path / "store").rglob("serving_log/*"))
+
+
+def test_relative_paths_of_sources_count_from_the_configuration(tmp_path, clock, monkeypatch):
+    pq.write_table(ORDERS, tmp_path / "orders.parquet")
+    (tmp_path / "featurestore.toml").write_text("")
+    monkeypatch.chdir("/")
+    with FeatureStore.open(tmp_path, clock=clock) as store:
+        store.apply(spending(FileSource("orders", path="orders.parquet", event_time="at")))
+        assert [run.events for run in store.materialize()] == [3]
+    assert sorted(path.name for path in (tmp_path / "featurestore").glob("*.db")) == ["online.db", "registry.db"]
+
+
+def test_composite_keys_and_types_do_not_collide(opened, tmp_path):
+    events = pa.table(
+        {"a": [1, 11], "b": [11, 1], "amount": [1.0, 2.0], "at": ORDERS["at"].slice(1)},
+    )
+    pair = Entity("pair", key=("a", "b"), dtype="int64")
+    source = FrameSource("pairs", frame=events, event_time="at")
+    view = FeatureView("pairs", entity=pair, source=source, features={"total": agg.sum(col("amount")).over("1d")})
+    store = opened()
+    store.apply(FeatureService("pairs_model", features=[view]))
+    store.materialize()
+    answer = store.get_online_features("pairs_model", [{"a": 1, "b": 11}, {"a": 11, "b": 1}, {"a": 1, "b": 1}])
+    assert answer.rows == [[1.0], [2.0], [None]]
