@@ -19,6 +19,7 @@ from featurestore.temporal import Clock, SystemClock, instant_us
 
 if TYPE_CHECKING:
     from featurestore.catalog import Catalog, Changes
+    from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
@@ -145,6 +146,48 @@ class FeatureStore:
         )
         self._forget()
         return runs
+
+    def training_set(
+        self,
+        service: str,
+        spine: Any,
+        path: str | os.PathLike[str],
+        *,
+        hindsight: bool = False,
+        statuses: bool = False,
+    ) -> TrainingSet:
+        """Build a training set: a service's features at each row's own instant, as Parquet.
+
+        Args:
+            service: Name of the service.
+            spine: Rows to fill: a pandas or Polars frame, pyarrow table, DuckDB relation, Parquet path or ``SqlSpine``,
+                with the key columns, ``as_of``, the request inputs, and any other columns, which pass through.
+            path: The folder it will be; an empty folder, or a training set to replace.
+            hindsight: Whether to ignore when events became known; for analysis, never for models that are served.
+            statuses: Whether to add a column of statuses per feature.
+
+        Returns:
+            The training set; exactly the spine's rows in the spine's order.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            SpineError: The spine lacks a column, or one is of a wrong dtype.
+            SourceError: A source cannot give its rows.
+            StorageError: The target cannot be written; nothing is left behind.
+        """
+        from featurestore.offline.training_set import build_training_set
+
+        plan = self.plan(service)
+        return build_training_set(
+            plan,
+            spine,
+            path,
+            sources=self._catalog.sources(use.view.source.name for use in plan.uses),
+            settings=self._settings,
+            clock=self._clock,
+            hindsight=hindsight,
+            statuses=statuses,
+        )
 
     def get_online_features(
         self,

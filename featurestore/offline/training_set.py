@@ -1,0 +1,171 @@
+"""Builds training sets: a spine in, a service's features beside it, Parquet and manifest out.
+
+The rows are exactly the spine's, in its order. A spine too large to answer at once is answered in consecutive pieces;
+nothing of the result depends on how it was cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.definitions.sources import Source
+from featurestore.kernels.events import Status
+from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces
+from featurestore.offline.coverage import count_beyond_newest
+from featurestore.offline.dataset import TrainingSet
+from featurestore.offline.digest import content_digest
+from featurestore.offline.engine import Resources
+from featurestore.offline.manifest import Manifest, library_versions, plan_document, source_entry
+from featurestore.offline.spine import read_spine
+from featurestore.offline.writer import Piece, Written, check_target, write_training_set
+from featurestore.plan.model import Plan
+from featurestore.sources import ReadSettings, Scan, open_scans
+from featurestore.temporal import Clock, format_instant
+
+STATUS_SUFFIX = "__status"
+"""What is added to a feature's column name for the column of its statuses."""
+
+_NAMES = pa.array([status.name for status in Status])
+
+
+def build_training_set(
+    plan: Plan,
+    spine: Any,
+    path: str | os.PathLike[str],
+    *,
+    sources: Mapping[str, Source],
+    settings: ReadSettings,
+    clock: Clock,
+    hindsight: bool = False,
+    statuses: bool = False,
+) -> TrainingSet:
+    """Build a training set and put it in its place.
+
+    Args:
+        plan: The service.
+        spine: Rows to fill; see ``read_spine``.
+        path: The folder it will be; what is there must be empty or a training set, which is replaced.
+        sources: Definitions of the sources its views read, by name.
+        settings: Threads, memory and folders.
+        clock: Tells when it was built.
+        hindsight: Whether to treat every event as known from its event time on.
+        statuses: Whether to write, for each feature, a column of its statuses.
+
+    Returns:
+        The training set: the spine's columns, then the features, then the statuses if asked for.
+
+    Raises:
+        SpineError: The spine cannot be used.
+        SourceError: A source cannot give its rows, or was rewritten while it was read.
+        StorageError: The target cannot be written. Nothing is left behind.
+    """
+    check_target(path)
+    reserved = [_status_column(output.name) for output in plan.outputs] if statuses else []
+    table = read_spine(spine, plan, reserved=reserved)
+    resources = _resources(settings)
+    with open_scans([use.view for use in plan.uses], sources, settings) as scans:
+
+        def pieces() -> Iterator[Piece]:
+            for offset, length in in_pieces(plan, table.num_rows, resources):
+                part = table.slice(offset, length)
+                features = compute_features(plan, part, scans, resources=resources, hindsight=hindsight)
+                yield _piece(part, features, statuses=statuses)
+
+        def describe(written: Written) -> Manifest:
+            for scan in scans.values():
+                scan.check_unchanged()
+            return _manifest(plan, table, scans, written, clock, hindsight=hindsight, statuses=statuses)
+
+        features = {output.name: output.dtype for output in plan.outputs}
+        return write_training_set(path, pieces(), features=features, describe=describe, threads=settings.threads)
+
+
+def compute_reference(
+    plan: Plan, spine: pa.Table, *, sources: Mapping[str, Source], settings: ReadSettings
+) -> tuple[Features, dict[str, int | None]]:
+    """Compute what a training set would hold, statuses included, without writing it.
+
+    Args:
+        plan: The service.
+        spine: Keys, ``as_of`` and request inputs in contract dtypes.
+        sources: Definitions of the sources its views read, by name.
+        settings: Threads, memory and folders.
+
+    Returns:
+        The features; and per view the newest event time its source held, ``None`` if it held no event.
+
+    Raises:
+        SourceError: A source cannot give its rows.
+    """
+    resources = _resources(settings)
+    with open_scans([use.view for use in plan.uses], sources, settings) as scans:
+        parts = [
+            compute_features(plan, spine.slice(offset, length), scans, resources=resources)
+            for offset, length in in_pieces(plan, spine.num_rows, resources)
+        ]
+        newest = {name: scan.stats().newest_event_time_us for name, scan in scans.items()}
+    return _joined(plan, parts), newest
+
+
+def _joined(plan: Plan, parts: list[Features]) -> Features:
+    if len(parts) == 1:
+        return parts[0]
+    names = [output.name for output in plan.outputs]
+    return Features(
+        {name: pa.concat_arrays([part.values[name] for part in parts]) for name in names},
+        {name: np.concatenate([part.statuses[name] for part in parts]) for name in names},
+    )
+
+
+def _resources(settings: ReadSettings) -> Resources:
+    return Resources(settings.threads, settings.memory_bytes, settings.temp_folder)
+
+
+def _status_column(name: str) -> str:
+    return f"{name}{STATUS_SUFFIX}"
+
+
+def _piece(spine: pa.Table, features: Features, *, statuses: bool) -> Piece:
+    columns = {name: spine.column(name) for name in spine.column_names} | features.values
+    if statuses:
+        for name, codes in features.statuses.items():
+            columns[_status_column(name)] = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8)), _NAMES)
+    return Piece(pa.table(columns), features.statuses)
+
+
+def _manifest(
+    plan: Plan,
+    spine: pa.Table,
+    scans: Mapping[str, Scan],
+    written: Written,
+    clock: Clock,
+    *,
+    hindsight: bool,
+    statuses: bool,
+) -> Manifest:
+    entries = {use.view.name: source_entry(use.view, scans[use.view.name]) for use in plan.uses}
+    newest = {name: scan.stats().newest_event_time_us for name, scan in scans.items()}
+    as_of = spine.column(AS_OF).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return Manifest(
+        service=plan.name,
+        plan=plan_document(plan),
+        fingerprint=plan.fingerprint,
+        view_fingerprints={use.view.name: use.view.fingerprint for use in plan.uses},
+        spine_digest=content_digest(spine),
+        spine_columns=tuple(spine.column_names),
+        row_count=written.row_count,
+        rows_beyond_newest_event=count_beyond_newest(plan, as_of, newest),
+        sources=tuple(entries[name] for name in sorted(entries)),
+        features=written.features,
+        has_statuses=statuses,
+        hindsight=hindsight,
+        content_digest=written.content_digest,
+        files=written.files,
+        libraries=library_versions(),
+        created_at=format_instant(clock.now_us()),
+    )
