@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.registry import Registry
     from featurestore.serving import Serving
+    from featurestore.skew.policy import Policy
+    from featurestore.skew.report import AuditReport
     from featurestore.sources import ReadSettings
 
 Instant = datetime | str
@@ -112,6 +114,50 @@ class FeatureStore:
         """Return the plans of all applied services, sorted by name."""
         return tuple(plan for _, plan in sorted(self._catalog.services().items()))
 
+    def training_set(
+        self,
+        service: str,
+        spine: Any,
+        path: str | os.PathLike[str],
+        *,
+        hindsight: bool = False,
+        statuses: bool = False,
+    ) -> TrainingSet:
+        """Build a training set: a service's features for each row of a spine, at the row's own instant.
+
+        Args:
+            service: Name of the service.
+            spine: Rows to fill: a pandas or Polars frame, a pyarrow table, a DuckDB relation, whatever has
+                ``__arrow_c_stream__``, the path of a Parquet file, or a ``SqlSpine``. It has the key columns, the
+                column ``as_of`` of instants, and the request inputs; other columns pass through.
+            path: The folder it will be. What is there must be empty or a training set, which is replaced.
+            hindsight: Whether to treat every event as known from its event time on, for analysis only.
+            statuses: Whether to add a column of statuses for each feature.
+
+        Returns:
+            The training set: exactly the spine's rows in the spine's order.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            SpineError: The spine cannot be used; the message names the column and the fix.
+            SourceError: A source cannot give its rows, or was rewritten meanwhile.
+            ConfigError: A source's rows lay in memory and it must be applied again.
+            StorageError: The target cannot be written. Nothing is left behind.
+        """
+        from featurestore.offline.training_set import build_training_set
+
+        plan = self._catalog.plan(service)
+        return build_training_set(
+            plan,
+            spine,
+            path,
+            sources=self._catalog.sources(use.view.source.name for use in plan.uses),
+            settings=self._settings,
+            clock=self._clock,
+            hindsight=hindsight,
+            statuses=statuses,
+        )
+
     def materialize(
         self, until: Instant | None = None, views: Iterable[str] | None = None, *, full: bool = False
     ) -> tuple[ViewRun, ...]:
@@ -147,48 +193,6 @@ class FeatureStore:
         self._forget()
         return runs
 
-    def training_set(
-        self,
-        service: str,
-        spine: Any,
-        path: str | os.PathLike[str],
-        *,
-        hindsight: bool = False,
-        statuses: bool = False,
-    ) -> TrainingSet:
-        """Build a training set: a service's features at each row's own instant, as Parquet.
-
-        Args:
-            service: Name of the service.
-            spine: Rows to fill: a pandas or Polars frame, pyarrow table, DuckDB relation, Parquet path or ``SqlSpine``,
-                with the key columns, ``as_of``, the request inputs, and any other columns, which pass through.
-            path: The folder it will be; an empty folder, or a training set to replace.
-            hindsight: Whether to ignore when events became known; for analysis, never for models that are served.
-            statuses: Whether to add a column of statuses per feature.
-
-        Returns:
-            The training set; exactly the spine's rows in the spine's order.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            SpineError: The spine lacks a column, or one is of a wrong dtype.
-            SourceError: A source cannot give its rows.
-            StorageError: The target cannot be written; nothing is left behind.
-        """
-        from featurestore.offline.training_set import build_training_set
-
-        plan = self.plan(service)
-        return build_training_set(
-            plan,
-            spine,
-            path,
-            sources=self._catalog.sources(use.view.source.name for use in plan.uses),
-            settings=self._settings,
-            clock=self._clock,
-            hindsight=hindsight,
-            statuses=statuses,
-        )
-
     def get_online_features(
         self,
         service: str,
@@ -220,6 +224,38 @@ class FeatureStore:
         """
         return self._serving.answer(
             service, entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint
+        )
+
+    def audit(self, service: str, *, since: Instant, until: Instant, policy: Policy | None = None) -> AuditReport:
+        """Recompute offline what was served, and compare it to the bit.
+
+        Args:
+            service: Name of the service.
+            since: First ``as_of`` of the answers to compare.
+            until: One past the last.
+            policy: What is allowed; by default nothing but equality.
+
+        Returns:
+            The judged report; it is also kept in the registry.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            SourceError: A source cannot give its rows.
+            StorageError: The serving log cannot be written or read.
+        """
+        from featurestore.auditing import audit_service
+        from featurestore.skew.policy import Policy
+
+        return audit_service(
+            service,
+            since_us=instant_us(since, where="since"),
+            until_us=instant_us(until, where="until"),
+            policy=policy or Policy(),
+            catalog=self._catalog,
+            registry=self._registry,
+            log=self._serving_log,
+            settings=self._settings,
+            clock=self._clock,
         )
 
     def check(self) -> None:

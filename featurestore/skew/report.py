@@ -1,0 +1,139 @@
+"""What an audit found, as data: it prints nothing and judges nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import msgspec
+
+from featurestore.errors import RegistryError
+from featurestore.skew.compare import FeatureCounts
+
+SCHEMA = "featurestore-audit-1"
+"""Name and version of the report's JSON form."""
+
+WORST_ROWS = 20
+"""How many of the rows that differ most a report shows."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One value on which the roads disagree.
+
+    Attributes:
+        feature: Column of the answer.
+        request_id: The request it was served in.
+        row: Place of the entity in that request.
+        keys: The entity, as text.
+        as_of: Instant asked about.
+        reference: What the training set has, as text; ``None`` is null.
+        current: What was served, as text; ``None`` is null.
+        reference_status: Status in the training set.
+        current_status: Status that was served.
+        is_stale: Whether a view of the service was behind its refresh.
+        watermarks: Per view up to where its state was complete.
+        size: Absolute difference of numbers; ``None`` if only one road has a value or they are no numbers.
+    """
+
+    feature: str
+    request_id: str
+    row: int
+    keys: dict[str, str | None]
+    as_of: str
+    reference: str | None
+    current: str | None
+    reference_status: str
+    current_status: str
+    is_stale: bool
+    watermarks: dict[str, str]
+    size: float | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Rows of the log that were not compared, and why."""
+
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        service: Name of the feature service.
+        since: First instant of the range of ``as_of``.
+        until: One past its last instant.
+        ran_at: When the audit ran.
+        served: Rows in the log; ``compared`` and the skipped ones add up to it.
+        compared: Rows recomputed and compared.
+        stale: Compared rows that were answered by a view behind its refresh.
+        beyond_newest_event: Compared rows whose horizon lies beyond the newest event some source holds: a later audit
+            may see other values.
+        fingerprints: Compared rows per fingerprint of the plan that answered them.
+        features: Counts per feature, sorted by name.
+        worst: The values that differ most.
+        skipped: Rows not compared.
+        verdict: The policy's word; empty until it has spoken.
+        reasons: Why.
+        schema: Name and version of this form.
+    """
+
+    service: str
+    since: str
+    until: str
+    ran_at: str
+    served: int
+    compared: int
+    stale: int
+    beyond_newest_event: int
+    fingerprints: dict[str, int]
+    features: tuple[FeatureCounts, ...]
+    worst: tuple[Mismatch, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    verdict: str = ""
+    reasons: tuple[str, ...] = field(default=())
+    schema: str = SCHEMA
+
+    @property
+    def different(self) -> int:
+        """Count of values on which the roads disagree."""
+        return sum(feature.different for feature in self.features)
+
+    @property
+    def mismatches(self) -> tuple[Mismatch, ...]:
+        """The values that differ most; all of them if there are few."""
+        return self.worst
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the roads agree, 1 if they do not, 2 if the audit could not tell."""
+        return {"pass": 0, "fail": 1}.get(self.verdict, 2)
+
+    def to_json(self) -> str:
+        """Return the report as JSON, fields in the order they are declared."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> AuditReport:
+        """Read a report written by ``to_json``.
+
+        Raises:
+            RegistryError: The text is no report of this form.
+        """
+        try:
+            report = msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise RegistryError(f"it is no audit report: {error}", where="audit report", code="unreadable") from None
+        if report.schema != SCHEMA:
+            raise RegistryError(
+                f"it has the form '{report.schema}', this library reads '{SCHEMA}'",
+                where="audit report",
+                code="unreadable",
+            )
+        return report
+
+
+REPORT_FIELDS = tuple(part.name for part in fields(AuditReport))
+"""Names of the report's fields: the keys of its JSON form."""
