@@ -187,3 +187,18 @@ def test_composite_keys_and_types_do_not_collide(opened, tmp_path):
     store.materialize()
     answer = store.get_online_features("pairs_model", [{"a": 1, "b": 11}, {"a": 11, "b": 1}, {"a": 1, "b": 1}])
     assert answer.rows == [[1.0], [2.0], [None]]
+
+
+def test_training_sets_and_lookups_agree_about_the_same_instant(opened, source, tmp_path, clock):
+    store = opened()
+    store.apply(spending(source))
+    store.materialize()
+    spine = pa.table({"user": [1, 2, 9], "as_of": pa.array([clock.instant_us] * 3, pa.timestamp("us", "UTC"))})
+    built = store.training_set("spending_model", spine, path=tmp_path / "training", statuses=True)
+    answer = store.get_online_features("spending_model", [{"user": user} for user in (1, 2, 9)])
+    table = built.to_arrow()
+    assert [list(row) for row in zip(*(table[name].to_pylist() for name in answer.columns), strict=True)] == answer.rows
+    statuses = (table[f"{name}__status"].to_pylist() for name in answer.columns)
+    assert [list(row) for row in zip(*statuses, strict=True)] == answer.statuses
+    assert built.manifest.fingerprint == answer.fingerprint
+    built.verify()

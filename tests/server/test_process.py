@@ -1,0 +1,78 @@
+"""The server as a program: it says where it listens, and a signal ends it without losing what was served."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from urllib.request import Request, urlopen
+
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FeatureStore, FileSource
+from tests.server.conftest import NOW, ORDERS
+from tests.unit.store.test_store import spending
+
+
+@pytest.fixture
+def project(tmp_path):
+    pq.write_table(ORDERS, tmp_path / "orders.parquet")
+    (tmp_path / "featurestore.toml").write_text("[serving_log]\nflush_seconds = 3600")
+    with FeatureStore.open(tmp_path) as store:
+        store.apply(spending(FileSource("orders", path="orders.parquet", event_time="at")))
+        store.materialize(NOW)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("program", "stopped_by"),
+    [(["-m", "server"], signal.SIGTERM), (["-m", "featurestore.cli", "serve"], signal.SIGINT)],
+    ids=["module", "command"],
+)
+def test_a_stopped_server_has_written_what_it_served(project, program, stopped_by):
+    is_command = program[-1] == "serve"
+    arguments = ["--port", "0"] if is_command else ["--config", str(project), "--port", "0"]
+    environment = os.environ | {"FEATURESTORE_CONFIG": str(project)}
+    with subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    ) as process:
+        try:
+            said = process.stdout.readline()
+            assert said.startswith("serving on http://127.0.0.1:"), process.stderr.read()
+            address = said.split()[-1]
+            question = {"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}
+            request = Request(
+                f"{address}/v1/features", json.dumps(question).encode(), {"content-type": "application/json"}
+            )
+            with urlopen(request, timeout=30) as response:
+                answer = json.load(response)
+            process.send_signal(stopped_by)
+            assert process.wait(30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+    assert answer["rows"][0]["values"] == [2, 2.5]
+    (logged,) = (project / "featurestore" / "serving_log").rglob("*.parquet")
+    assert pq.read_table(logged).column("request_id").to_pylist() == [answer["request_id"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.toml"], "nowhere.toml: the file is not there"),
+        (["--config", "{project}", "--port", "1", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 1"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(project, arguments, message):
+    arguments = [argument.format(project=project) for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "server", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,148 @@
+"""The command line: one verb a command, its result on standard output, a mistake in one message with exit code 2."""
+
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import cli
+from featurestore.offline.dataset import TrainingSet
+from tests.server.conftest import ORDERS
+
+DEFINITIONS = """
+from featurestore import *
+
+user = Entity("user", key="user", dtype="int64")
+orders = FileSource("orders", path="orders.parquet", event_time="at")
+spending = FeatureView(
+    "spending", entity=user, source=orders,
+    features={"orders": agg.count().over("1d"), "total": agg.sum(col("amount")).over("1d")},
+)
+budget = OnDemandFeatureView(
+    "budget", request={"budget": "float64"}, features={"left": request("budget") - spending["total"]}
+)
+model = FeatureService("model", features=[spending, budget])
+"""
+NOON = "2024-05-01T12:00:00Z"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pq.write_table(ORDERS, "orders.parquet")
+    (tmp_path / "cli_definitions.py").write_text(DEFINITIONS)
+    (tmp_path / "featurestore.toml").write_text('definitions = "cli_definitions"')
+    yield tmp_path
+    sys.modules.pop("cli_definitions", None)
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def filled(project, run):
+    assert run("apply")[0] == 0
+    assert run("materialize", "--until", NOON)[0] == 0
+    return project
+
+
+def test_apply_shows_what_changed(project, run):
+    code, out, _ = run("apply")
+    assert code == 0
+    assert [line.split()[:3] for line in out.splitlines()] == [
+        ["added", "source", "'orders'"],
+        ["added", "view", "'spending'"],
+        ["added", "service", "'model'"],
+    ]
+    assert all(line.startswith("unchanged") for line in run("apply")[1].splitlines())
+
+
+def test_services_and_plans_are_shown(filled, run):
+    assert "model" in run("services")[1]
+    code, out, _ = run("plan", "model")
+    assert code == 0
+    assert "user int64" in out
+    assert "budget float64" in out
+    assert "spending__total" in out
+    assert json.loads(run("plan", "model", "--json")[1])["kind"] == "Plan"
+
+
+def test_materialize_says_what_it_folded(project, run):
+    run("apply")
+    code, out, _ = run("materialize", "--until", NOON, "--view", "spending")
+    assert code == 0
+    assert "2024-05-01T12:00:00Z" in out
+    assert "3" in out
+
+
+def test_get_answers_one_entity(filled, run):
+    code, out, _ = run("get", "model", "user=1", "budget=10", "--as-of", NOON)
+    assert code == 0
+    assert "budget__left" in out
+    assert "7.5" in out
+    found = json.loads(run("get", "model", "user=1", "budget=10", "--as-of", NOON, "--json")[1])
+    assert found["spending__orders"] == {"value": 2, "status": "PRESENT"}
+
+
+def test_a_training_set_is_built_from_a_spine_file(filled, run):
+    spine = pa.table({"user": [1, 2], "budget": [1.0, 2.0], "as_of": ORDERS["at"].slice(1)})
+    pq.write_table(spine, "spine.parquet")
+    code, out, _ = run("training-set", "model", "spine.parquet", "built")
+    assert code == 0
+    assert out.startswith("2 rows in ")
+    assert TrainingSet.open("built").to_arrow().column("spending__orders").to_pylist() == [1, 0]
+
+
+SPAN = ("--since", "2024-05-01T00:00:00Z", "--until", "2024-05-03T00:00:00Z")
+
+
+def test_an_audit_says_by_its_exit_code_what_it_found(filled, run):
+    assert run("audit", "model", *SPAN)[0] == 2
+    run("get", "model", "user=1", "budget=10", "--as-of", NOON)
+    code, out, _ = run("audit", "model", *SPAN)
+    assert code == 0
+    assert "equal to the bit" in out
+    assert json.loads(run("audit", "model", *SPAN, "--json")[1])["verdict"] == "pass"
+    pq.write_table(ORDERS.slice(1), "orders.parquet")
+    code, out, _ = run("audit", "model", *SPAN)
+    assert code == 1
+    assert "spending__orders" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config", "nowhere.toml", "services"), "nowhere.toml: the file is not there"),
+        (("plan", "modle"), "Did you mean 'model'?"),
+        (("apply", "no_such_module"), "the module 'no_such_module' is not there"),
+        (("materialize", "--view", "spendig"), "Did you mean 'spending'?"),
+        (("materialize", "--until", "2024-05-01"), "has no time zone"),
+        (("get", "model", "user=one", "budget=1", "--as-of", NOON), "request/entities/0/user"),
+        (("get", "model", "usr=1", "budget=1", "--as-of", NOON), "Did you mean 'user'?"),
+        (("training-set", "model", "nowhere.parquet", "built"), "nowhere.parquet"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(filled, run, arguments, message):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert message in err
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("get", "model", "user"), ("plan",)])
+def test_wrong_usage_is_exit_code_2(filled, run, arguments):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "Usage" in err
