@@ -17,7 +17,8 @@ _horizons = jit(temporal.horizons)
 def count_beyond_newest(plan: Plan, as_of: npt.NDArray[np.int64], newest: Mapping[str, int | None]) -> int:
     """Count the rows whose horizon, in some view, lies beyond the newest event its source held.
 
-    Their values may still change when more events come.
+    Their values may still change when more events come. Views of inclusive sources are left out: the newest row of a
+    dimension table says when a fact changed last, not how far the table reaches.
 
     Args:
         plan: The service.
@@ -28,7 +29,7 @@ def count_beyond_newest(plan: Plan, as_of: npt.NDArray[np.int64], newest: Mappin
         The count of such rows.
     """
     is_beyond = np.zeros(len(as_of), dtype=np.bool_)
-    for view in {use.view.name: use.view for use in plan.uses}.values():
+    for view in {use.view.name: use.view for use in plan.uses if not use.view.source.inclusive}.values():
         _mark(view, as_of, newest[view.name], is_beyond)
     return int(is_beyond.sum())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -41,31 +43,41 @@ def _head(report: AuditReport) -> Text:
 
 
 def _features(features: tuple[FeatureCounts, ...]) -> Table:
+    """List the features that differ; the others are one line together."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("feature")
+    table.add_column("feature", no_wrap=True)
     titles = ("compared", "equal", "both null", "mismatch", "only reference", "only current", "stale", "largest")
     for title in titles:
-        table.add_column(title, justify="right")
-    for feature in features:
-        largest = "" if feature.largest_difference is None else f"{feature.largest_difference:.6g}"
-        counts = (
-            feature.compared,
-            feature.equal,
-            feature.both_null,
-            feature.mismatch,
-            feature.only_in_reference,
-            feature.only_in_current,
-            feature.of_stale_views,
-        )
-        style = "red" if feature.different else None
-        table.add_row(feature.name, *map(str, counts), largest, style=style)
+        table.add_column(title, justify="right", no_wrap=True)
+    different = [feature for feature in features if feature.different]
+    for feature in different:
+        table.add_row(feature.name, *_counts([feature]), style="red")
+    others = [feature for feature in features if not feature.different]
+    if others:
+        name = f"{len(others)} {'other features' if different else 'features'}"
+        table.add_row(name, *_counts(others), style="green")
     return table
+
+
+def _counts(features: Sequence[FeatureCounts]) -> list[str]:
+    """Return the cells of one line: the counts of some features added up."""
+    sizes = [feature.largest_difference for feature in features if feature.largest_difference is not None]
+    counts = (
+        sum(feature.compared for feature in features),
+        sum(feature.equal for feature in features),
+        sum(feature.both_null for feature in features),
+        sum(feature.mismatch for feature in features),
+        sum(feature.only_in_reference for feature in features),
+        sum(feature.only_in_current for feature in features),
+        sum(feature.of_stale_views for feature in features),
+    )
+    return [*(f"{count:,}" for count in counts), f"{max(sizes):.6g}" if sizes else ""]
 
 
 def _worst(mismatches: tuple[Mismatch, ...]) -> Table:
     table = Table(title="values that differ most", box=None, pad_edge=False, title_justify="left")
     for title in ("feature", "entity", "as of", "reference", "current", "status", "stale"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for found in mismatches:
         keys = ", ".join(f"{name}={value}" for name, value in found.keys.items())
         statuses = f"{found.reference_status}/{found.current_status}"
