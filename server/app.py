@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
+from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
 from server import problems
@@ -104,12 +105,20 @@ class Application:
         if self._given is None:
             self._opened = await asyncio.to_thread(FeatureStore.open, os.environ.get(CONFIG_VARIABLE, FILE_NAME))
         try:
+            await asyncio.to_thread(self._warm)
             yield
         finally:
             self._features.close()
             if self._given is None and self._opened is not None:
                 await asyncio.to_thread(self._opened.close)
                 self._opened = None
+
+    def _warm(self) -> None:
+        """Load what answering needs, so that the first caller does not wait for it."""
+        try:
+            self.store.check()
+        except FeatureStoreError as error:
+            _LOGGER.warning("not ready yet: %s", error)
 
 
 def create_app(store: FeatureStore | None = None) -> Application:
