@@ -1,0 +1,32 @@
+"""What the pages show runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+PAGES = ["README.md", "docs/how_it_works.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_snippets_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall((ROOT / page).read_text())
+    assert blocks
+    for block in blocks:
+        known = {"folder": str(tmp_path)}
+        exec(compile(block, page, "exec"), known)
+        if "store" in known:
+            assert known["training"].to_pandas()["spend__total_7d"].tolist() == [3.0, 8.0]
+            assert known["online"].to_dicts() == [{"user": "ann", "spend__last": 0.1, "spend__total_7d": 3.1}]
+            known["store"].close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_inside_the_project_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    inside = [target for target in targets if "://" not in target]
+    generated = {"benchmarks/results.md"}
+    assert [t for t in inside if t not in generated and not ((ROOT / page).parent / t).exists()] == []
