@@ -205,8 +205,18 @@ class Scenario:
     def keys(self) -> list[str]:
         return [key.name for key in self.plan.entity.keys]
 
+    @property
+    def delivered(self) -> list[dict[str, Any]]:
+        """The events, each once: of deliveries with one id the one that was known first."""
+        if self.plan.source.event_id is None:
+            return self.events
+        learned = self.plan.source.ingest_time or self.plan.source.event_time
+        latest_first = sorted(self.events, key=lambda event: event[learned], reverse=True)
+        return list({event[self.plan.source.event_id]: event for event in latest_first}.values())
+
     def events_of(self, key: tuple[Any, ...]) -> list[dict[str, Any]]:
-        return [event for event in self.events if tuple(event[name] for name in self.keys) == key]
+        """The events of one entity, each once."""
+        return [event for event in self.delivered if tuple(event[name] for name in self.keys) == key]
 
     def table(self, events: list[dict[str, Any]] | None = None) -> pa.Table:
         """Return events as a table of the source's columns in contract dtypes."""
@@ -227,7 +237,10 @@ def features_of(one: Any = None, *, max_size: int = 5) -> st.SearchStrategy[dict
 
 @st.composite
 def histories(draw, entity, keys, *, value_columns, has_ingest, max_events=14, has_ids=False):
-    """Events of a few entities, with ties, nulls, late ones, and some delivered twice."""
+    """Events of a few entities, with ties, nulls, late ones, and some delivered twice.
+
+    Without ids the second delivery is one more event; with ids it is the same one, perhaps known later.
+    """
     extreme = {name: draw(st.booleans()) if name in ("whole", "number") else True for name in value_columns}
     one = {
         "key": st.sampled_from(keys),
@@ -236,15 +249,18 @@ def histories(draw, entity, keys, *, value_columns, has_ingest, max_events=14, h
         **{name: st.one_of(st.none(), *[values(name, extreme=extreme[name])] * 3) for name in value_columns},
     }
     drawn = draw(st.lists(st.fixed_dictionaries(one), max_size=max_events))
-    twice = draw(st.lists(st.sampled_from(range(len(drawn))), max_size=3)) if drawn else []
+    again = st.tuples(st.integers(0, len(drawn) - 1), st.sampled_from((0, 0, 1, HALF_HOUR_US, 7 * HALF_HOUR_US)))
+    repeated = draw(st.lists(again, max_size=3)) if drawn else []
+    deliveries = [(number, 0) for number in range(len(drawn))] + repeated
     events = []
-    for number, event in enumerate([*drawn, *(drawn[i] for i in twice)]):
+    for number, later in deliveries:
+        event = drawn[number]
         row = dict(zip(entity.keys, event["key"], strict=True))
         row["happened"] = to_datetime(event["happened"])
         if has_ingest:
-            row["learned"] = to_datetime(event["happened"] + event["delay"])
+            row["learned"] = to_datetime(event["happened"] + event["delay"] + later)
         if has_ids:
-            row["id"] = twice[number - len(drawn)] if number >= len(drawn) else number
+            row["id"] = number
         events.append(row | {name: event[name] for name in value_columns})
     return events
 
