@@ -16,6 +16,8 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.store import FeatureStore
 from server.app import create_app
 
+_CANNOT_START = 2
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal says stop; then finish what is under way and write what waits.
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve(store, host=options.host, port=options.port)
     except FeatureStoreError as error:
         print(f"featurestore: {error}", file=sys.stderr)
-        return 2
+        return _CANNOT_START
     return 0
 
 
@@ -65,7 +67,10 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
     # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        raise SystemExit(_CANNOT_START)
 
 
 def _stop(*_: object) -> None:
