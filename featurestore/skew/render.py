@@ -46,7 +46,7 @@ def _features(features: tuple[FeatureCounts, ...]) -> Table:
     """List the features that differ; the others are one line together."""
     table = Table(box=None, pad_edge=False)
     table.add_column("feature", no_wrap=True)
-    titles = ("compared", "equal", "both null", "mismatch", "only reference", "only current", "stale", "largest")
+    titles = ("rows", "equal", "null", "differ", "only ref", "only cur", "stale", "largest")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     different = [feature for feature in features if feature.different]
