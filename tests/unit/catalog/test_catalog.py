@@ -137,3 +137,54 @@ def test_unknown_names_are_errors_that_list_the_known(opened, file_source):
 def test_a_definitions_module_that_is_not_there_is_an_error(opened, module, message):
     with pytest.raises(ConfigError, match=message):
         opened(module).import_definitions()
+
+
+MODULE = """
+import pyarrow as pa
+import pyarrow.compute as pc
+from featurestore import Entity, FeatureService, FeatureView, FrameSource, agg, col, udf
+
+@udf(returns="float64")
+def doubled(values):
+    return pc.multiply(values, 2.0)
+
+frame = pa.table({"user": ["a"], "amount": [1.0], "at": pa.array([1], pa.timestamp("us", "UTC"))})
+source = FrameSource("held", frame=frame, event_time="at")
+view = FeatureView(
+    "twice", entity=Entity("user", key="user"), source=source,
+    features={"total": agg.sum(doubled(col("amount"))).over("1d")},
+)
+service = FeatureService("twice_model", features=[view])
+"""
+
+
+@pytest.fixture
+def module(tmp_path):
+    (tmp_path / "held_definitions.py").write_text(MODULE)
+    before = list(sys.path)
+    yield "held_definitions"
+    sys.modules.pop("held_definitions", None)
+    sys.path[:] = before
+
+
+def test_what_a_registry_cannot_keep_comes_from_the_configured_module(opened, module):
+    first = opened(module)
+    first.apply((first.import_definitions(),), prune=None)
+    sys.modules.pop(module)
+    second = opened(module)
+    assert second.sources(["held"])["held"].frame.num_rows == 1
+
+
+def test_plans_with_functions_bring_the_configured_module_along(opened, module):
+    first = opened(module)
+    first.apply((first.import_definitions(),), prune=None)
+    sys.modules.pop(module)
+    opened(module).plan("twice_model")
+    assert module in sys.modules
+
+
+def test_a_module_that_lacks_a_module_itself_says_which(opened, tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        opened("lacking").import_definitions()

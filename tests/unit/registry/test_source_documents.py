@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, SqlSource
+from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import INT64
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, RegistryError
 from featurestore.registry import Applied, read_source, source_draft
 
 FILE = FileSource(
@@ -61,3 +61,19 @@ def test_passwords_are_not_stored():
     assert "secret" not in source_draft(source).document
     with pytest.raises(ConfigError, match="its URL holds a password"):
         read_source(stored(source))
+
+
+def test_documents_of_another_version_are_refused():
+    draft = source_draft(FILE)
+    other = Applied(draft.kind, draft.name, draft.fingerprint, draft.document.replace('"version":1', '"version":2'), 0)
+    with pytest.raises(RegistryError, match="stored by another version"):
+        read_source(other)
+
+
+def test_a_source_of_a_kind_of_its_own_is_not_stored():
+    with pytest.raises(ConfigError, match="it is of a kind of its own"):
+        read_source(stored(Source("own", event_time="at")))
+
+
+def test_a_url_that_is_none_is_the_readers_to_judge():
+    assert read_source(stored(SqlSource("s", url="nonsense", table="t", event_time="at"))).url == "nonsense"
