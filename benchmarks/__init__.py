@@ -1,0 +1,1 @@
+"""Measurements: the same work done by this library and by the best that was written by hand for others."""

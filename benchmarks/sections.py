@@ -1,0 +1,214 @@
+"""What is measured, section by section: each returns lines of Markdown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks import data
+from benchmarks.data import Sizes
+from benchmarks.measure import Measured, best_of, run
+
+CONTESTANTS = "benchmarks.contestants"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the sections share.
+
+    Attributes:
+        folder: Where data and results lie.
+        sizes: How much is measured.
+        repeats: How often each contestant runs; the quickest counts.
+        is_quick: Whether this only shows that everything works.
+    """
+
+    folder: Path
+    sizes: Sizes
+    repeats: int
+    is_quick: bool
+
+    def path(self, name: str, write: Callable[[Path], None]) -> str:
+        """Return the name of a data file, written if it is not there."""
+        path = self.folder / name
+        if not path.exists():
+            write(path)
+        return name
+
+
+def windows(bench: Bench) -> list[str]:
+    """{count, sum, mean, min, max} × {1 h, 1 d, 7 d, 30 d}."""
+    events = _events(bench)
+    runs = {
+        "this library": _best(bench, "ours", "windows", bench.folder, events),
+        "Polars, rolling over time": _best(bench, "windows_polars", bench.folder),
+        "DuckDB, as-of joins and RANGE": run(f"{CONTESTANTS}.windows_duckdb", bench.folder),
+    }
+    _check_same(bench.folder, "count_1h", "count_30d", "min_7d", "max_1d")
+    head = (
+        f"20 features over {bench.sizes.events:,} events of {data.USERS:,} users in 90 days, {bench.sizes.spine:,} rows"
+    )
+    return _table("Windows", head, runs)
+
+
+def as_of(bench: Bench) -> list[str]:
+    """The latest of eleven values."""
+    bench.path("spine.parquet", lambda path: data.write_spine(path, bench.sizes.spine))
+    events = bench.path("wide.parquet", lambda path: data.write_wide_events(path, bench.sizes.events))
+    runs = {
+        "this library": _best(bench, "ours", "as_of", bench.folder, events),
+        "Polars, join_asof": _best(bench, "as_of_polars", bench.folder),
+        "DuckDB, ASOF JOIN": _best(bench, "as_of_duckdb", bench.folder),
+    }
+    head = f"The latest row of 13 columns among {bench.sizes.events:,}, for {bench.sizes.spine:,} rows"
+    return _table("As of", head, runs)
+
+
+def memory(bench: Bench) -> list[str]:
+    """The windows job over more events than the limit holds."""
+    bench.path("spine.parquet", lambda path: data.write_spine(path, bench.sizes.spine))
+    events = bench.path("many.parquet", lambda path: data.write_events(path, bench.sizes.many_events))
+    found = run(f"{CONTESTANTS}.ours", "windows", bench.folder, events, "1GB")
+    (bench.folder / events).unlink()
+    return [
+        "## Memory",
+        "",
+        f'The windows job over {bench.sizes.many_events:,} events with `memory_limit = "1GB"`: '
+        f"{found.seconds:.1f} s, process peak {found.peak_bytes / 1e9:.2f} GB.",
+    ]
+
+
+def online(bench: Bench) -> list[str]:
+    """Lookups in process, and over HTTP."""
+    folder = _folder(bench, "online")
+    told = run(f"{CONTESTANTS}.online", folder, 500 if bench.is_quick else 5_000).more
+    lines = [
+        "## Online",
+        "",
+        "50 features in 5 views of one entity, SQLite; `store.get_online_features` with the serving log on.",
+        "",
+        "| entities | median µs | p99 µs |",
+        "|---:|---:|---:|",
+    ]
+    for name, count in (("one", 1), ("ten", 10), ("hundred", 100)):
+        lines.append(f"| {count} | {told[name]['median_us']:,.0f} | {told[name]['p99_us']:,.0f} |")
+    lines += [
+        "",
+        "The same over HTTP, one worker; the load generator runs on the same machine.",
+        "",
+        "| entities | connections | requests/s | median ms | p99 ms |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    seconds = 2 if bench.is_quick else 10
+    with _server(folder / "store") as (host, port):
+        run(f"{CONTESTANTS}.http", host, port, 8, 1, 1)
+        for entities in (1, 10):
+            told = run(f"{CONTESTANTS}.http", host, port, 8, seconds, entities).more
+            rate, median, p99 = (told[name] for name in ("requests_per_second", "median_ms", "p99_ms"))
+            lines.append(f"| {entities} | 8 | {rate:,.0f} | {median:.2f} | {p99:.2f} |")
+    return lines
+
+
+def start(bench: Bench) -> list[str]:
+    """How long things take to begin."""
+    bare = _seconds(sys.executable, "-c", "pass")
+    imported = _seconds(sys.executable, "-c", "import featurestore")
+    command = _seconds(str(Path(sys.executable).with_name("featurestore")), "--help")
+    first = run(f"{CONTESTANTS}.first_answer", _folder(bench, "first"))
+    return [
+        "## Start",
+        "",
+        "| what | seconds |",
+        "|---|---:|",
+        f"| the interpreter alone | {bare:.2f} |",
+        f"| `python -c 'import featurestore'` | {imported:.2f} |",
+        f"| `featurestore --help` | {command:.2f} |",
+        f"| from an empty folder to an audited answer, {5 * 20_000:,} events | {first.seconds:.1f} |",
+    ]
+
+
+SECTIONS = {"windows": windows, "as_of": as_of, "memory": memory, "online": online, "start": start}
+
+
+def _events(bench: Bench) -> str:
+    bench.path("spine.parquet", lambda path: data.write_spine(path, bench.sizes.spine))
+    return bench.path("events.parquet", lambda path: data.write_events(path, bench.sizes.events))
+
+
+def _best(bench: Bench, contestant: str, *arguments: object) -> Measured:
+    return best_of(bench.repeats, f"{CONTESTANTS}.{contestant}", *arguments)
+
+
+def _check_same(folder: Path, *columns: str) -> None:
+    """Make sure that all contestants answered the same question; what they add up may differ in the last digits."""
+    polars, duckdb = (pq.read_table(folder / f"windows_{name}.parquet") for name in ("polars", "duckdb"))
+    ours = pq.read_table(folder / "windows_ours")
+    for name in columns:
+        reference = ours.column(f"view__{name}").combine_chunks()
+        for other in (polars, duckdb):
+            if not reference.equals(other.column(name).combine_chunks().cast(reference.type)):
+                raise RuntimeError(f"the contestants disagree about {name}")
+
+
+def _table(title: str, head: str, runs: dict[str, Measured]) -> list[str]:
+    ours = runs["this library"]
+    lines = [
+        f"## {title}",
+        "",
+        f"{head}; from Parquet to Parquet, each in a process of its own.",
+        "",
+        "| | seconds | × ours | process peak GB |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, found in runs.items():
+        ratio = found.seconds / ours.seconds
+        lines.append(f"| {name} | {found.seconds:.2f} | {ratio:.2f} | {found.peak_bytes / 1e9:.2f} |")
+    return lines
+
+
+def _folder(bench: Bench, name: str) -> Path:
+    folder = bench.folder / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _seconds(*command: str) -> float:
+    """Return how long a command takes: the quickest of several runs."""
+    took = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        took.append(time.perf_counter() - begun)
+    return min(took)
+
+
+@contextmanager
+def _server(store: Path) -> Iterator[tuple[str, int]]:
+    """Start a server on a free port."""
+    config = store.parent / "featurestore.toml"
+    config.write_text(
+        f'registry = "sqlite:///{store}/registry.db"\nonline = "sqlite:///{store}/online.db"\ndata = "{store}"\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "--config", str(config), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().rpartition("//")[2].strip()
+        host, _, port = address.rpartition(":")
+        yield host, int(port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
