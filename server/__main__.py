@@ -17,6 +17,7 @@ from featurestore.store import FeatureStore
 from server.app import create_app
 
 _CANNOT_START = 2
+_SWITCH_SECONDS = 0.0005
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +68,8 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
     # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    # Requests wait no longer than this for the thread that writes the serving log.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     server = uvicorn.Server(config)
     server.run(sockets=[listening])
     if not server.started:
