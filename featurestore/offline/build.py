@@ -21,8 +21,8 @@ Bytes = npt.NDArray[np.uint8]
 AS_OF = "as_of"
 """Column of the spine that holds the instants asked about."""
 
-_SHARE_FOR_ANSWERS = 0.2
-_BYTES_PER_VALUE = 40
+_SHARE_FOR_ANSWERS = 0.5
+_BYTES_PER_VALUE = 20
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def in_pieces(plan: Plan, row_count: int, resources: Resources) -> Iterator[tupl
     """
     length = max(1, row_count)
     if resources.memory_bytes is not None:
-        width = _BYTES_PER_VALUE * (len(plan.outputs) + sum(len(use.view.features) for use in plan.uses))
+        width = _BYTES_PER_VALUE * (len(plan.on_demand) + sum(len(use.view.features) for use in plan.uses))
         length = min(length, max(100_000, int(resources.memory_bytes * _SHARE_FOR_ANSWERS) // max(1, width)))
     for offset in range(0, max(1, row_count), length):
         yield offset, min(length, row_count - offset)

@@ -55,6 +55,8 @@ _BYTES_PER_EVENT = 90
 _SHARE_FOR_EVENTS = 0.45
 _CODE = "__code"
 _GATHER_ROWS = 1_000_000
+_BUSIEST = 100
+"""Entities per part that are shared out one by one, by their count of events."""
 
 
 class Rows(Protocol):
@@ -150,13 +152,15 @@ def evaluate_view(
         return _evaluate_part(view, part, entity, as_of, resources, hindsight)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="featurestore-", dir=resources.spill_folder))
-        files = _split(view, rows, index, count, Path(folder))
+        shares = _share_out(view, rows, index, count)
+        paths = _split(view, rows, index, shares, Path(folder))
+        asked = np.where(entity == UNKNOWN, 0, shares.part[entity]) if len(index) else np.zeros_like(entity)
         places: list[Ints] = []
         found: list[ViewColumns] = []
-        for number, path in enumerate(files):
-            mine = np.flatnonzero(entity % count == number) if number else np.flatnonzero(_in_first(entity, count))
-            part = _spilled(path, -(-len(index) // count))
-            local = np.where(entity[mine] == UNKNOWN, UNKNOWN, entity[mine] // count)
+        for number, path in enumerate(paths):
+            mine = np.flatnonzero(asked == number)
+            local = np.where(entity[mine] == UNKNOWN, UNKNOWN, shares.code[entity[mine]])
+            part = _spilled(path, int(shares.sizes[number]))
             found.append(_evaluate_part(view, part, local, as_of[mine], resources, hindsight))
             places.append(mine)
             path.unlink()
@@ -164,9 +168,40 @@ def evaluate_view(
     return _join(found, places)
 
 
-def _in_first(entity: Ints, count: int) -> npt.NDArray[np.bool_]:
-    """Rows of the first part; unknown entities, which have no events anywhere, are answered there too."""
-    return np.asarray((entity == UNKNOWN) | (entity % count == 0), dtype=np.bool_)
+@dataclass(frozen=True)
+class _Shares:
+    """Which part each entity goes to.
+
+    Attributes:
+        part: Number of its part, per entity code.
+        code: Its code within the part.
+        sizes: Count of entities per part.
+    """
+
+    part: Ints
+    code: Ints
+    sizes: Ints
+
+
+def _share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int) -> _Shares:
+    """Share entities out so that parts have about equally many events; a busy entity may fill a part alone."""
+    keys = [key.name for key in view.entity.keys]
+    events = np.zeros(len(index) + 1, dtype=np.int64)
+    for batch in rows.batches(keys):
+        codes = index.codes([batch.column(key) for key in keys])
+        events += np.bincount(np.where(codes == UNKNOWN, len(index), codes), minlength=len(index) + 1)
+    part = np.arange(len(index)) % count
+    busy = np.argsort(-events[:-1], kind="stable")[: _BUSIEST * count]
+    part[busy] = -1
+    loads = np.bincount(part[part >= 0], weights=events[:-1][part >= 0], minlength=count)
+    for entity in busy.tolist():
+        part[entity] = int(np.argmin(loads))
+        loads[part[entity]] += events[entity]
+    code = np.empty(len(index), dtype=np.int64)
+    for number in range(count):
+        mine = np.flatnonzero(part == number)
+        code[mine] = np.arange(len(mine))
+    return _Shares(part, code, np.bincount(part, minlength=count))
 
 
 def _part_count(row_count: int, resources: Resources) -> int:
@@ -207,21 +242,18 @@ def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
 
-def _split(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, folder: Path) -> list[Path]:
-    """Write the events of the spine's entities into one file per part.
-
-    An entity goes to part ``code % count``, and has the code ``code // count`` there.
-    """
+def _split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: _Shares, folder: Path) -> list[Path]:
+    """Write the events of the spine's entities into one file per part, with their codes within it."""
     keys = [key.name for key in view.entity.keys]
     needed = sorted({view.source.event_time, *_ingest(view), *(n for source in view.inputs for n in source.columns())})
     columns = sorted({*keys, *needed, *(view.where.columns() if view.where is not None else ())})
     dtypes = {column.name: column.dtype.arrow for column in view.source.columns}
     schema = pa.schema([(_CODE, pa.int64()), *((name, dtypes[name]) for name in needed)])
-    paths = [folder / f"part-{number:05d}.arrow" for number in range(count)]
+    paths = [folder / f"part-{number:05d}.arrow" for number in range(len(shares.sizes))]
     with ExitStack() as stack:
         writers = [stack.enter_context(pa.ipc.new_file(path, schema)) for path in paths]
         for batch in rows.batches(columns):
-            for number, piece in _pieces(view, batch, index, keys, needed, schema, count):
+            for number, piece in _pieces(view, batch, index, keys, needed, schema, shares):
                 writers[number].write_batch(piece)
     pa.default_memory_pool().release_unused()
     return paths
@@ -238,20 +270,21 @@ def _pieces(
     keys: Sequence[str],
     needed: Sequence[str],
     schema: pa.Schema,
-    count: int,
+    shares: _Shares,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Split one batch by part; rows that ``where`` rejects or no spine row asks for are dropped."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     codes = index.codes([columns[key] for key in keys])
     if view.where is not None:
         codes[~is_true(view.where, columns, batch.num_rows)] = UNKNOWN
-    number = np.where(codes == UNKNOWN, count, codes % count)
-    order = np.argsort(number, kind="stable")
-    cuts = np.searchsorted(number[order], np.arange(count + 1))
-    taken = pa.array(order[: cuts[count]])
-    arrays = [pa.array(codes[order[: cuts[count]]] // count), *(columns[name].take(taken) for name in needed)]
+    known = np.flatnonzero(codes != UNKNOWN)
+    number = shares.part[codes[known]]
+    order = known[np.argsort(number, kind="stable")]
+    cuts = np.searchsorted(np.sort(number), np.arange(len(shares.sizes) + 1))
+    taken = pa.array(order)
+    arrays = [pa.array(shares.code[codes[order]]), *(columns[name].take(taken) for name in needed)]
     sorted_batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-    for part in range(count):
+    for part in range(len(shares.sizes)):
         if cuts[part + 1] > cuts[part]:
             yield part, sorted_batch.slice(cuts[part], cuts[part + 1] - cuts[part])
 
