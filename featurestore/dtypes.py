@@ -222,7 +222,10 @@ def _read_timestamp(_: DType, value: Any) -> Any:
 
 def _read_date(_: DType, value: Any) -> Any:
     if isinstance(value, str):
-        return date.fromisoformat(value)
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            return _WRONG
     return value if isinstance(value, date) and not isinstance(value, datetime) else _WRONG
 
 

@@ -1,0 +1,178 @@
+"""Dtypes: their names, their Arrow types, and single values read into them."""
+
+import math
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from featurestore.dtypes import (
+    BINARY,
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    from_arrow,
+    list_of,
+    parse_dtype,
+    read_value,
+)
+
+MONEY = DType("decimal", precision=5, scale=2)
+ALL = [BOOL, INT64, FLOAT64, STRING, TIMESTAMP, DATE, BINARY, MONEY, list_of(INT64), list_of(list_of(MONEY))]
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_a_dtype_is_read_from_its_name_and_from_its_arrow_type(dtype):
+    assert parse_dtype(str(dtype)) == dtype
+    assert parse_dtype(dtype) is dtype
+    assert from_arrow(dtype.arrow) == dtype
+
+
+@pytest.mark.parametrize(
+    ("alias", "dtype"),
+    [("int", INT64), ("float", FLOAT64), ("str", STRING), ("bytes", BINARY), ("datetime", TIMESTAMP)],
+)
+def test_common_aliases_work(alias, dtype):
+    assert parse_dtype(alias) == dtype
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "number", "decimal", "decimal(0,0)", "decimal(39,2)", "decimal(3,4)", "list<>", "list<what>"]
+)
+def test_what_names_no_dtype_is_refused(wrong):
+    with pytest.raises(ValueError, match="is not a dtype"):
+        parse_dtype(wrong)
+
+
+def test_a_misspelt_dtype_is_guessed():
+    with pytest.raises(ValueError, match="Did you mean 'int64'"):
+        parse_dtype("int46")
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_numbers_are_whole_floating_or_decimal(dtype):
+    assert dtype.is_numeric == (dtype in (INT64, FLOAT64, MONEY))
+
+
+@pytest.mark.parametrize(
+    ("arrow", "dtype"),
+    [
+        (pa.int8(), INT64),
+        (pa.uint64(), INT64),
+        (pa.float16(), FLOAT64),
+        (pa.float32(), FLOAT64),
+        (pa.large_string(), STRING),
+        (pa.string_view(), STRING),
+        (pa.dictionary(pa.int8(), pa.string()), STRING),
+        (pa.timestamp("ns", tz="Europe/Paris"), TIMESTAMP),
+        (pa.timestamp("s"), TIMESTAMP),
+        (pa.date64(), DATE),
+        (pa.large_binary(), BINARY),
+        (pa.binary_view(), BINARY),
+        (pa.binary(3), BINARY),
+        (pa.decimal256(20, 4), DType("decimal", precision=20, scale=4)),
+        (pa.large_list(pa.float32()), list_of(FLOAT64)),
+        (pa.list_(pa.int8(), 2), list_of(INT64)),
+        (pa.list_view(pa.string()), list_of(STRING)),
+        (pa.decimal256(60, 4), None),
+        (pa.decimal128(5, -2), None),
+        (pa.duration("s"), None),
+        (pa.time64("us"), None),
+        (pa.struct([("a", pa.int8())]), None),
+        (pa.list_(pa.null()), None),
+    ],
+    ids=str,
+)
+def test_arrow_types_of_every_width_unit_and_layout_are_read_as_one_dtype(arrow, dtype):
+    assert from_arrow(arrow) == dtype
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "read"),
+    [
+        (BOOL, True, True),
+        (INT64, -(2**63), -(2**63)),
+        (FLOAT64, 3, 3.0),
+        (FLOAT64, 0.1, 0.1),
+        (STRING, "ä", "ä"),
+        (TIMESTAMP, "2026-01-01T13:00:00+01:00", NOON),
+        (TIMESTAMP, NOON, NOON),
+        (DATE, "2026-01-01", date(2026, 1, 1)),
+        (DATE, date(2026, 1, 1), date(2026, 1, 1)),
+        (BINARY, "AP8=", b"\x00\xff"),
+        (BINARY, b"\x00", b"\x00"),
+        (MONEY, "1.5", Decimal("1.50")),
+        (MONEY, 999, Decimal("999.00")),
+        (MONEY, Decimal("-999.99"), Decimal("-999.99")),
+        (list_of(MONEY), ["1", None], [Decimal("1.00"), None]),
+        (list_of(INT64), (1, 2), [1, 2]),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_dtype_is_read(dtype, given, read):
+    found = read_value(dtype, given)
+    assert (found, type(found)) == (read, type(read))
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_nothing_stays_nothing(dtype):
+    assert read_value(dtype, None) is None
+
+
+@pytest.mark.parametrize("given", [math.nan, math.inf, -math.inf])
+def test_floats_that_are_not_finite_become_nothing(given):
+    assert read_value(FLOAT64, given) is None
+
+
+@pytest.mark.parametrize("given", ["NaN", "Infinity", Decimal("-Infinity")])
+def test_decimals_that_are_not_finite_become_nothing(given):
+    assert read_value(MONEY, given) is None
+
+
+def test_zero_has_no_sign():
+    assert math.copysign(1.0, read_value(FLOAT64, -0.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wrong"),
+    [
+        (BOOL, 1),
+        (BOOL, "true"),
+        (INT64, "1"),
+        (INT64, True),
+        (INT64, 1.0),
+        (INT64, 2**63),
+        (FLOAT64, "1"),
+        (FLOAT64, False),
+        (FLOAT64, 10**400),
+        (STRING, 1),
+        (STRING, "\ud800"),
+        (TIMESTAMP, 5),
+        (TIMESTAMP, "2026-01-01T12:00:00"),
+        (TIMESTAMP, "noon"),
+        (DATE, NOON),
+        (DATE, "1 January"),
+        (BINARY, "no base64!"),
+        (BINARY, 1),
+        (MONEY, 1.5),
+        (MONEY, True),
+        (MONEY, "1.505"),
+        (MONEY, "1000"),
+        (MONEY, "1e80"),
+        (MONEY, "one"),
+        (list_of(INT64), 1),
+        (list_of(INT64), ["1"]),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused(dtype, wrong):
+    with pytest.raises(ValueError, match="expected"):
+        read_value(dtype, wrong)
