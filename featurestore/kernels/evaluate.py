@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +60,7 @@ class Answer:
         statuses: ``Status`` codes, one row per feature.
         newest: Event time of the newest event each query saw, ``NO_EVENT`` if none.
         dictionaries: Per input of the view the values its words are codes of.
-        readers: For each feature how its Python value is read, and whether it always has one.
+        readers: For each feature how its Python values are read.
     """
 
     features: tuple[FeaturePlan, ...]
@@ -69,7 +69,7 @@ class Answer:
     statuses: Bytes
     newest: Ints
     dictionaries: tuple[pa.Array | None, ...]
-    readers: Sequence[tuple[Read, bool]]
+    readers: Sequence[Reader]
 
     def is_valid(self, index: int) -> Flags:
         """Tell per query whether a feature has a value; counts always have one."""
@@ -96,8 +96,8 @@ class Answer:
         """Return all features as Arrow columns, in plan order."""
         return [self.column(i) for i in range(len(self.features))]
 
-    def rows(self, dictionary_of: Callable[[int, int], Sequence[Any]] | None = None) -> list[list[Any]]:
-        """Return per query the Python values of all features, in plan order; ``None`` for null.
+    def lists(self, dictionary_of: Dictionaries | None = None) -> list[list[Any]]:
+        """Return per feature, in plan order, the Python values of all queries; ``None`` for null.
 
         Args:
             dictionary_of: Gives, for (input, query), the values its codes stand for; needed where each entity has its
@@ -106,42 +106,95 @@ class Answer:
         if dictionary_of is None:
             shared = [None if found is None else found.to_pylist() for found in self.dictionaries]
             dictionary_of = lambda source, _: shared[source] or ()  # noqa: E731  # as short as the loop it is for
-        whole = self.words.T.tolist()
-        floats = self.words.view(np.float64).T.tolist()
-        statuses = self.statuses.T.tolist()
-        readers = self.readers
-        return [
-            [
-                read(own, own_floats, dictionary_of, q) if status == PRESENT or always else None
-                for (read, always), status in zip(readers, own_statuses, strict=True)
-            ]
-            for q, (own, own_floats, own_statuses) in enumerate(zip(whole, floats, statuses, strict=True))
-        ]
+        return read_lists(
+            self.readers,
+            self.words.tolist(),
+            self.words.view(np.float64).tolist(),
+            self.statuses.tolist(),
+            dictionary_of,
+        )
 
 
-Read = Callable[[list[int], list[float], Callable[[int, int], Sequence[Any]], int], Any]
-"""Gives a feature's Python value from a query's words, as ints and as floats, its dictionaries and its number."""
+Dictionaries = Callable[[int, int], Sequence[Any]]
+"""Gives the values that the codes of (input, query) stand for."""
+
+ReadValue = Callable[[list[list[int]], Dictionaries, int], Any]
+"""Gives the value of a query that has one, from the answer's words and its dictionaries."""
 
 
-def _reader(feature: FeaturePlan, slot: Slot) -> Read:
+@dataclass(frozen=True)
+class Reader:
+    """How a feature's Python values are read from an answer's words.
+
+    Attributes:
+        row: Row of words.
+        is_float: Whether the words are floats.
+        has_always: Whether every query has a value, whatever its status.
+        value: How a value is read; ``None`` if words are values.
+    """
+
+    row: int
+    is_float: bool
+    has_always: bool
+    value: ReadValue | None
+
+
+def reader_of_feature(feature: FeaturePlan, slot: Slot) -> Reader:
+    """Return how a feature's values are read."""
+    is_plain = feature.dtype.kind in ("float64", "int64")
+    return Reader(
+        row=slot.row,
+        is_float=feature.dtype.kind == "float64",
+        has_always=feature.aggregation in ALWAYS_A_VALUE,
+        value=None if is_plain else _value_reader(feature, slot),
+    )
+
+
+def read_lists(
+    readers: Sequence[Reader],
+    whole: list[list[int]],
+    floats: list[list[float]],
+    statuses: list[list[int]],
+    dictionary_of: Dictionaries,
+) -> list[list[Any]]:
+    """Return per feature the Python values of all queries; ``None`` for null.
+
+    Args:
+        readers: One per feature.
+        whole: Rows of words as ints.
+        floats: The same as floats.
+        statuses: One row per feature.
+        dictionary_of: Gives the values that codes stand for.
+    """
+    lists: list[list[Any]] = []
+    for reader, own in zip(readers, statuses, strict=True):
+        value, row = reader.value, reader.row
+        if value is not None:
+            lists.append([value(whole, dictionary_of, q) if own[q] == PRESENT else None for q in range(len(own))])
+            continue
+        words: list[Any] = floats[row] if reader.is_float else whole[row]
+        # PRESENT is 0, and most often all are.
+        if any(own) and not reader.has_always:
+            words = [word if status == PRESENT else None for word, status in zip(words, own, strict=True)]
+        lists.append(words)
+    return lists
+
+
+def _value_reader(feature: FeaturePlan, slot: Slot) -> ReadValue:
     row, source, dtype = slot.row, feature.input, feature.dtype
-    if dtype.kind == "float64":
-        return lambda whole, floats, find, q: floats[row]
-    if dtype.kind == "int64":
-        return lambda whole, floats, find, q: whole[row]
     if dtype.kind == "decimal" and slot.width == 2:
-        return lambda whole, floats, find, q: _wide_decimal(whole[row], whole[row + 1], dtype)
+        return lambda whole, find, q: _wide_decimal(whole[row][q], whole[row + 1][q], dtype)
     if slot.width > 1:
         assert dtype.item is not None
         item = reader_of(dtype.item)
 
-        def read_list(whole: list[int], _: list[float], find: Any, q: int) -> list[Any]:
+        def read_list(whole: list[list[int]], find: Dictionaries, q: int) -> list[Any]:
             own = find(source, q)
-            return [item(word, own) for word in whole[row + 1 : row + 1 + whole[row]]]
+            return [item(words[q], own) for words in whole[row + 1 : row + 1 + whole[row][q]]]
 
         return read_list
     value = reader_of(dtype)
-    return lambda whole, floats, find, q: value(whole[row], find(source, q))
+    return lambda whole, find, q: value(whole[row][q], find(source, q))
 
 
 def _wide_decimal(low: int, high: int, dtype: DType) -> Any:
@@ -208,15 +261,15 @@ class BoundView:
         view: The plan.
         program: Its features as tables of numbers.
         policy: Refresh period, refresh lag, inclusive.
+        readers: For each feature how its Python values are read from words.
     """
 
     def __init__(self, view: ViewPlan) -> None:
         self.view = view
         self.program: Program = compile_program(view)
         self.is_float = tuple(is_float_input(source) for source in view.inputs)
-        self._readers = [
-            (_reader(feature, slot), feature.aggregation in ALWAYS_A_VALUE)
-            for feature, slot in zip(view.features, self.program.slots, strict=True)
+        self.readers = [
+            reader_of_feature(feature, slot) for feature, slot in zip(view.features, self.program.slots, strict=True)
         ]
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
 
@@ -303,10 +356,11 @@ class BoundView:
             )
 
         if in_parallel(run, block.offsets, threads):
-            self._raise_overflow(statuses)
-        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self._readers)
+            self.raise_overflow(statuses)
+        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.readers)
 
-    def _raise_overflow(self, statuses: Bytes) -> None:
+    def raise_overflow(self, statuses: Bytes) -> NoReturn:
+        """Raise ``ValueOverflowError`` for the features of which a sum did not fit."""
         broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]
         raise ValueOverflowError(
             f"the exact sum of {', '.join(repr(name) for name in broken)} does not fit into int64",

@@ -6,9 +6,11 @@ Asked at ``reach`` or later, and with a watermark not before ``reach``, an event
 - it can be the answer of a feature without a lower edge that looks at the newest events (``last``, ``last_n``,
   ``time_since_last``), or be the newest event of the entity at all: these keep, going back from that window's start, as
   many members as the feature wants that were visible at ``reach`` already, and all that were not yet; or
+- it can be the answer of a feature without a lower edge that looks at the oldest events (``first``, ``first_n``): these
+  keep the same going forward from the oldest; or
 - the view has any other feature without a lower edge: then every event matters.
 
-Everything else may be dropped: no lookup from ``reach`` on can tell the difference.
+Everything else may be dropped: no lookup from ``reach`` on can tell the difference, whatever is folded in later.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
 _NEWEST = frozenset({"last", "last_n", "time_since_last"})
+_OLDEST = frozenset({"first", "first_n"})
 
 
 def keeps_everything(view: ViewPlan) -> bool:
     """Tell whether every event of a view matters for ever."""
-    return any(feature.window_us is None and feature.aggregation not in _NEWEST for feature in view.features)
+    return any(f.window_us is None and f.aggregation not in _NEWEST | _OLDEST for f in view.features)
 
 
 def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
@@ -47,34 +50,34 @@ def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
     """
     if reach_us <= NOTHING_YET or keeps_everything(view):
         return np.ones(len(block), dtype=np.bool_)
-    refresh, inclusive = view.refresh, int(view.source.inclusive)
-    earliest = reach_us - inclusive
-    event_bound, ingest_bound = horizons(earliest, NO_WATERMARK, refresh.period_us, refresh.lag_us, inclusive)
-    ingest_bound = min(ingest_bound, reach_us)
-    start = min(
-        (
-            window_start(event_bound, feature.window_us, feature.resolution_us, inclusive)
-            for feature in view.features
-            if feature.window_us is not None
-        ),
-        default=event_bound,
-    )
+    start, event_bound, ingest_bound = _earliest(view, reach_us)
     kept = block.event_time >= start
-    _keep_newest(block.offsets, block.event_time, block.ingest_time, None, 0, 1, start, ingest_bound, kept)
+    every_event = np.full(len(block), MEMBER_VALUE, dtype=np.uint8)
+    times = (block.offsets, block.event_time, block.ingest_time)
+    _walk_back(*times, every_event, MEMBER_VALUE, 1, start, ingest_bound, kept)
     for feature in view.features:
         if feature.window_us is None:
-            _keep_newest(
-                block.offsets,
-                block.event_time,
-                block.ingest_time,
-                block.flags[feature.input],
-                _need(feature),
-                _wanted(feature),
-                start,
-                ingest_bound,
-                kept,
-            )
+            flags, need, wanted = block.flags[feature.input], _need(feature), _wanted(feature)
+            if feature.aggregation in _NEWEST:
+                _walk_back(*times, flags, need, wanted, start, ingest_bound, kept)
+            else:
+                _walk_forward(*times, flags, need, wanted, event_bound, ingest_bound, kept)
     return kept
+
+
+def _earliest(view: ViewPlan, reach_us: int) -> tuple[int, int, int]:
+    """Return the start of the longest window and both horizons of the earliest question."""
+    refresh, inclusive = view.refresh, int(view.source.inclusive)
+    # An inclusive source is answered up to one step before the watermark, which may lie at the reach itself.
+    event_bound, ingest_bound = horizons(
+        reach_us - inclusive, NO_WATERMARK, refresh.period_us, refresh.lag_us, inclusive
+    )
+    starts = [
+        window_start(event_bound, feature.window_us, feature.resolution_us, inclusive)
+        for feature in view.features
+        if feature.window_us is not None
+    ]
+    return min(starts, default=event_bound), event_bound, min(ingest_bound, reach_us)
 
 
 def _need(feature: FeaturePlan) -> int:
@@ -85,21 +88,6 @@ def _wanted(feature: FeaturePlan) -> int:
     count = dict(feature.params).get("n", 1)
     assert isinstance(count, int)
     return count
-
-
-def _keep_newest(
-    offsets: Ints,
-    times: Ints,
-    ingests: Ints,
-    flags: Bytes | None,
-    need: int,
-    wanted: int,
-    start: int,
-    ingest_bound: int,
-    kept: Flags,
-) -> None:
-    members = np.ones(len(times), dtype=np.uint8) if flags is None else flags
-    _walk_back(offsets, times, ingests, members, need, wanted, start, ingest_bound, kept)
 
 
 @jit
@@ -123,4 +111,28 @@ def _walk_back(
             if times[i] < start and flags[i] >= need:
                 kept[i] = True
                 if ingests[i] < ingest_bound:
+                    found += 1
+
+
+@jit
+def _walk_forward(
+    offsets: Ints,
+    times: Ints,
+    ingests: Ints,
+    flags: Bytes,
+    need: int,
+    wanted: int,
+    event_bound: int,
+    ingest_bound: int,
+    kept: Flags,
+) -> None:
+    """Keep, per entity and forward from its oldest, members until ``wanted`` of them were visible before the bounds."""
+    for entity in range(offsets.size - 1):
+        found = 0
+        for i in range(offsets[entity], offsets[entity + 1]):
+            if found >= wanted:
+                break
+            if flags[i] >= need:
+                kept[i] = True
+                if times[i] < event_bound and ingests[i] < ingest_bound:
                     found += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 from featurestore.dtypes import DType
@@ -17,6 +17,8 @@ from featurestore.temporal import instant_us
 
 _INT = struct.Struct(">cq")
 _LENGTH = struct.Struct(">cI")
+_EXACT = Context(prec=60)
+"""Wide enough for every decimal of the contract; Python's own context would round."""
 
 
 def _bool(value: bool) -> bytes:
@@ -49,7 +51,7 @@ def _binary(value: bytes) -> bytes:
 
 
 def _decimal(value: Decimal) -> bytes:
-    data = format(value.normalize(), "f").encode()
+    data = format(value.normalize(_EXACT), "f").encode()
     return _LENGTH.pack(b"n", len(data)) + data
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.dtypes import TIMESTAMP, DType, read_value
@@ -24,14 +25,19 @@ from featurestore.errors import (
     did_you_mean,
     listing,
 )
-from featurestore.kernels.evaluate import Answer, bind, one_query_each
 from featurestore.kernels.events import NO_EVENT, Status
 from featurestore.kernels.on_demand import finish
+from featurestore.online.answering import BoundService
 from featurestore.online.keys import key_encoder
-from featurestore.online.materialize import check_materialized
 from featurestore.online.result import OnlineFeatures, ViewState
-from featurestore.online.state import StateShape, block_of
-from featurestore.online.store import OnlineStore, ViewRecord, decode_record, record_key, state_prefix
+from featurestore.online.store import (
+    OnlineStore,
+    ViewRecord,
+    check_materialized,
+    decode_record,
+    record_key,
+    state_prefix,
+)
 from featurestore.plan.model import Column, Plan, ViewUse
 from featurestore.temporal import (
     MAX_INSTANT_US,
@@ -45,8 +51,7 @@ from featurestore.temporal import (
     to_datetime,
 )
 
-STATUS_NAMES = tuple(status.name for status in Status)
-
+_NAMES = np.array([status.name for status in Status], dtype=object)
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
 
 
@@ -55,16 +60,13 @@ class _BoundUse:
 
     def __init__(self, use: ViewUse) -> None:
         view = use.view
-        self.use = use
         self.view = view
-        self.bound = bind(view)
-        self.shape = StateShape.of(view)
+        self.alias = use.alias
         self.record_key = record_key(view)
         self.valid = (0, state_prefix(view, 0))
-        self.encode = key_encoder([key.dtype for key in view.entity.keys])
         self.names = tuple(f"{use.alias}__{feature.name}" for feature in view.features)
-        self._known: tuple[bytes | None, ViewRecord] = (None, decode_record(view, None))
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
+        self._known: tuple[bytes | None, ViewRecord] = (None, decode_record(view, None))
 
     def record(self, stored: bytes | None) -> ViewRecord:
         """Read the view's record; one that has not changed is not decoded again."""
@@ -83,6 +85,39 @@ class _BoundUse:
         return ViewState(watermark_us, complete, is_behind, horizon)
 
 
+_Lists = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class _Role:
+    """Key columns that one or more views of a service are asked by.
+
+    Attributes:
+        names: The columns of the request, in entity order.
+        encode: Gives the bytes of a key.
+        uses: Places of the views.
+    """
+
+    names: tuple[str, ...]
+    encode: Callable[[Sequence[Any]], bytes | None]
+    uses: tuple[int, ...]
+
+    def keys(self, asked: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
+        """Return the key of each entity, ``None`` for those with a null in it."""
+        return [self.encode([row[name] for name in self.names]) for row in asked]
+
+
+def _roles(uses: Sequence[ViewUse]) -> tuple[_Role, ...]:
+    """Group views by key columns, so that each key is encoded once."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for place, use in enumerate(uses):
+        found.setdefault(use.keys, []).append(place)
+    return tuple(
+        _Role(names, key_encoder([key.dtype for key in uses[places[0]].view.entity.keys]), tuple(places))
+        for names, places in found.items()
+    )
+
+
 class OnlineReader:
     """Answers one feature service from an online store. Safe to use from several threads."""
 
@@ -98,11 +133,14 @@ class OnlineReader:
         self._store = store
         self._clock = clock or SystemClock()
         self._uses = [_BoundUse(use) for use in plan.uses]
+        self._bound = BoundService([use.view for use in plan.uses])
+        self._roles = _roles(plan.uses)
         self._keys: dict[str, DType] = {column.name: column.dtype for column in plan.join_keys}
         self._columns = tuple(output.name for output in plan.outputs)
         self._dtypes = tuple(output.dtype for output in plan.outputs)
         places = {name: i for i, name in enumerate(name for use in self._uses for name in use.names)}
-        self._picks = None if plan.on_demand else _picker([places[output.column] for output in plan.outputs])
+        self._picks = None if plan.on_demand else [places[output.column] for output in plan.outputs]
+        self._status_picks = np.array(self._picks or [], dtype=np.int64)
 
     def get(
         self,
@@ -138,22 +176,11 @@ class OnlineReader:
         inputs = self._read_request(request, len(asked))
         as_of_us = self._clock.now_us() if as_of is None else _read_instant(as_of)
         records, stored = self._read_states(asked)
-        queries = one_query_each(as_of_us, len(asked))
-        rows: list[list[Any]] = [[] for _ in asked]
-        statuses: list[list[int]] = [[] for _ in asked]
-        event_times: dict[str, list[int | None]] = {}
-        views: dict[str, ViewState] = {}
-        for use, record, states in zip(self._uses, records, stored, strict=True):
+        for record in records:
             _check_reach(record, as_of_us)
-            block, dictionaries = block_of(use.shape, states)
-            answer = use.bound.answer(block, queries, watermark=record.watermark_us)
-            for row, values in zip(rows, _values(answer, dictionaries), strict=True):
-                row.extend(values)
-            for status_row, codes in zip(statuses, answer.statuses.T.tolist(), strict=True):
-                status_row.extend(codes)
-            event_times[use.use.alias] = [None if at == NO_EVENT else at for at in answer.newest.tolist()]
-            views[use.use.alias] = use.state(as_of_us, record.watermark_us)
-        rows, statuses = self._outputs(rows, statuses, inputs, as_of_us)
+        watermarks_us = [record.watermark_us for record in records]
+        answers = self._bound.answer(stored, len(asked), as_of_us=as_of_us, watermarks_us=watermarks_us)
+        columns, codes = self._outputs(answers.columns, answers.statuses, inputs, as_of_us)
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
@@ -161,10 +188,16 @@ class OnlineReader:
             as_of_us=as_of_us,
             columns=self._columns,
             dtypes=self._dtypes,
-            rows=rows,
-            statuses=[[STATUS_NAMES[code] for code in row] for row in statuses],
-            event_times=event_times,
-            views=views,
+            rows=[list(row) for row in zip(*columns, strict=True)],
+            statuses=_NAMES.take(codes.T).tolist(),
+            event_times={
+                use.alias: [None if at == NO_EVENT else at for at in newest]
+                for use, newest in zip(self._uses, answers.newest, strict=True)
+            },
+            views={
+                use.alias: use.state(as_of_us, watermark_us)
+                for use, watermark_us in zip(self._uses, watermarks_us, strict=True)
+            },
             entities=asked,
             requests=inputs,
         )
@@ -177,26 +210,20 @@ class OnlineReader:
         return [self._read_entity(i, entity) for i, entity in enumerate(entities)]
 
     def _read_entity(self, number: int, entity: Mapping[str, Any]) -> dict[str, Any]:
-        place = f"/entities/{number}"
+        try:
+            if len(entity) == len(self._keys):
+                return {name: read_value(dtype, entity[name]) for name, dtype in self._keys.items()}
+        except (ValueError, LookupError, TypeError):
+            pass
+        return self._explain(f"/entities/{number}", entity)
+
+    def _explain(self, place: str, entity: Any) -> dict[str, Any]:
+        """Read an entity slowly, to say what is wrong with it."""
         if not isinstance(entity, Mapping):
             raise RequestError(
                 f"got {type(entity).__name__}, expected an object", field=place, hint=_ENTITIES_AT_ONCE_HINT
             )
-        if len(entity) != len(self._keys):
-            for name in entity:
-                if name not in self._keys:
-                    raise _unknown_field(f"{place}/{name}", "entity field", str(name), self._keys)
-        found = {}
-        for name, dtype in self._keys.items():
-            if name not in entity:
-                unknown = next((other for other in entity if other not in self._keys), None)
-                if unknown is not None:
-                    raise _unknown_field(f"{place}/{unknown}", "entity field", str(unknown), self._keys)
-                raise RequestError(
-                    f"entity field '{name}' is missing", field=place, hint=listing("Entity fields", self._keys)
-                )
-            found[name] = _read(dtype, entity[name], f"{place}/{name}")
-        return found
+        return _read_fields(entity, self._keys, place, "entity field")
 
     def _read_request(
         self, request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, count: int
@@ -214,67 +241,55 @@ class OnlineReader:
             )
         return [_read_inputs(self.plan.request, row, f"/request/{i}") for i, row in enumerate(request)]
 
-    def _read_states(self, asked: list[dict[str, Any]]) -> tuple[list[ViewRecord], list[list[bytes | None]]]:
+    def _read_states(
+        self, asked: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[ViewRecord], Sequence[Sequence[bytes | None]]]:
         """Read the records and states of all views in one snapshot; once more if a view was switched meanwhile."""
+        own_keys = [(role.uses, role.keys(asked)) for role in self._roles]
         while True:
             valid = [use.valid for use in self._uses]
-            keys = [
-                [_state_key(use, prefix, row) for row in asked]
-                for use, (_, prefix) in zip(self._uses, valid, strict=True)
-            ]
+            keys: list[list[bytes | None]] = [[]] * len(valid)
+            for places, encoded in own_keys:
+                for place in places:
+                    prefix = valid[place][1]
+                    keys[place] = [None if key is None else prefix + key for key in encoded]
             wanted = {key for column in keys for key in column if key is not None}
             found = self._store.read([*(use.record_key for use in self._uses), *wanted])
             records = [use.record(found.get(use.record_key)) for use in self._uses]
-            is_valid = True
-            for use, record, (generation, _) in zip(self._uses, records, valid, strict=True):
-                check_materialized(record)
-                if record.generation != generation:
-                    use.valid = (record.generation, state_prefix(use.view, record.generation))
-                    is_valid = False
-            if is_valid:
+            if self._are_valid(records, valid):
                 return records, [[None if key is None else found.get(key) for key in column] for column in keys]
 
+    def _are_valid(self, records: Sequence[ViewRecord], valid: Sequence[tuple[int, bytes]]) -> bool:
+        """Tell whether the states that were read are those that the records name; if not, remember which are."""
+        is_valid = True
+        for use, record, (generation, _) in zip(self._uses, records, valid, strict=True):
+            check_materialized(record)
+            if record.generation != generation:
+                use.valid = (record.generation, state_prefix(use.view, record.generation))
+                is_valid = False
+        return is_valid
+
     def _outputs(
-        self, rows: list[list[Any]], statuses: list[list[int]], inputs: list[dict[str, Any]], as_of_us: int
-    ) -> tuple[list[list[Any]], list[list[int]]]:
+        self, columns: _Lists, statuses: npt.NDArray[np.uint8], inputs: Sequence[Mapping[str, Any]], as_of_us: int
+    ) -> tuple[_Lists, npt.NDArray[np.uint8]]:
         """Pick the columns of the answer; on-demand features are computed first, if there are any."""
         if self._picks is not None:
-            picks = self._picks
-            return [list(picks(row)) for row in rows], [list(picks(row)) for row in statuses]
-        columns: dict[str, pa.Array] = {}
-        codes: dict[str, Any] = {}
-        place = 0
-        for use in self._uses:
-            for name, feature in zip(use.names, use.view.features, strict=True):
-                columns[name] = pa.array([row[place] for row in rows], type=feature.dtype.arrow)
-                codes[name] = np.array([row[place] for row in statuses], dtype=np.uint8)
-                place += 1
+            return [columns[place] for place in self._picks], statuses.take(self._status_picks, axis=0)
+        known: dict[str, pa.Array] = {}
+        codes: dict[str, npt.NDArray[np.uint8]] = {}
+        names = [
+            (name, feature) for use in self._uses for name, feature in zip(use.names, use.view.features, strict=True)
+        ]
+        for (name, feature), values, own in zip(names, columns, statuses, strict=True):
+            known[name] = pa.array(values, type=feature.dtype.arrow)
+            codes[name] = own
         asked = {c.name: pa.array([row[c.name] for row in inputs], type=c.dtype.arrow) for c in self.plan.request}
-        instants = pa.array([to_datetime(as_of_us)] * len(rows), type=TIMESTAMP.arrow)
-        values, found = finish(self.plan, columns, codes, asked, instants)
-        if not rows:
-            return [], []
-        python = [values[name].to_pylist() for name in self._columns]
+        instants = pa.array([to_datetime(as_of_us)] * len(inputs), type=TIMESTAMP.arrow)
+        found, found_codes = finish(self.plan, known, codes, asked, instants)
         return (
-            [list(row) for row in zip(*python, strict=True)],
-            [list(row) for row in zip(*(found[name].tolist() for name in self._columns), strict=True)],
+            [found[name].to_pylist() for name in self._columns],
+            np.array([found_codes[name] for name in self._columns], dtype=np.uint8),
         )
-
-
-def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Return a function that picks items of a row."""
-    if len(places) == 1:
-        return lambda row: (row[places[0]],)
-    return itemgetter(*places)
-
-
-def _state_key(use: _BoundUse, prefix: bytes, row: dict[str, Any]) -> bytes | None:
-    key = use.encode([row[name] for name in use.use.keys])
-    return None if key is None else prefix + key
-
-
-def _values(answer: Answer, dictionaries: tuple[Any, ...]) -> list[list[Any]]:
-    return answer.rows(lambda source, query: dictionaries[query][source] if dictionaries[query] else ())
 
 
 def _check_reach(record: ViewRecord, as_of_us: int) -> None:
@@ -307,14 +322,25 @@ def _read_instant(as_of: datetime | str) -> int:
 def _read_inputs(columns: Sequence[Column], row: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise RequestError(f"got {type(row).__name__}, expected an object", field=place)
-    known = {column.name: column.dtype for column in columns}
+    return _read_fields(row, {column.name: column.dtype for column in columns}, place, "request input")
+
+
+def _read_fields(row: Mapping[str, Any], known: Mapping[str, DType], place: str, what: str) -> dict[str, Any]:
+    """Read the fields of an object: exactly the known ones, each of its dtype."""
     for name in row:
         if name not in known:
-            raise _unknown_field(f"{place}/{name}", "request input", str(name), known)
-    for name in known:
+            hint = f"Known: {', '.join(known) or 'none'}. {did_you_mean(str(name), known)}".rstrip()
+            raise RequestError(f"unknown {what} '{name}'", field=_at(place, name), hint=hint, code="unknown-field")
+    for name, dtype in known.items():
         if name not in row:
-            raise RequestError(f"request input '{name}' is missing", field=place, hint=listing("Request inputs", known))
-    return {name: _read(dtype, row[name], f"{place}/{name}") for name, dtype in known.items()}
+            hint = f"Expected {dtype}. {listing('Known', known)}"
+            raise RequestError(f"{what} '{name}' is missing", field=_at(place, name), hint=hint, code="missing-field")
+    return {name: _read(dtype, row[name], _at(place, name)) for name, dtype in known.items()}
+
+
+def _at(place: str, name: object) -> str:
+    """Return the JSON pointer to a field of an object."""
+    return f"{place}/{str(name).replace('~', '~0').replace('/', '~1')}"
 
 
 def _read(dtype: DType, value: Any, place: str) -> Any:
@@ -322,8 +348,3 @@ def _read(dtype: DType, value: Any, place: str) -> Any:
         return read_value(dtype, value)
     except ValueError as error:
         raise RequestError(str(error), field=place, code="wrong-type") from None
-
-
-def _unknown_field(place: str, what: str, name: str, known: Mapping[str, DType]) -> RequestError:
-    hint = f"Known: {', '.join(known) or 'none'}. {did_you_mean(name, known)}".rstrip()
-    return RequestError(f"unknown {what} '{name}'", field=place, hint=hint, code="unknown-field")

@@ -5,31 +5,36 @@ watermark; it is the last thing written. Every state says itself up to which ing
 is repeated, or that died half-way, folds nothing twice. Lookups use no event from beyond the watermark, so they see
 the state before the run or after it.
 
-If events appeared below the watermark (late rows of a source without an ingest time, a rewritten file), the view is
-rebuilt beside its old state and switched in one step, so that no event is ever lost.
+That rests on the source holding the same events below the watermark as when they were folded. If there are more or
+fewer of them (late rows of a source without an ingest time, a rewritten file), the view is rebuilt beside its old state
+and switched in one step, so that no event is ever lost. The same is checked for what a dead run had begun to fold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.errors import StateError
+from featurestore.dtypes import INT64
+from featurestore.errors import SourceError
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns
+from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.kernels.keys import KeyIndex
+from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.retention import keeps_everything, still_matter
 from featurestore.kernels.words import to_words
 from featurestore.online.keys import key_encoder
-from featurestore.online.state import EntityState, StateShape, decode_state, encode_state
-from featurestore.online.store import OnlineStore, ViewRecord, encode_record, record_key, records_of, state_prefix
-from featurestore.plan.model import ViewPlan
+from featurestore.online.state import StateCodec, States
+from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key, state_prefix
+from featurestore.plan.model import Column, TypedExpr, ViewPlan
 from featurestore.temporal import NOTHING_YET, duration_us
 
 Ints = npt.NDArray[np.int64]
@@ -37,8 +42,13 @@ Ints = npt.NDArray[np.int64]
 DEFAULT_HISTORY_US = duration_us("2d")
 """How far before the watermark lookups may ask, if nothing else is said."""
 
-_ENTITIES_AT_ONCE = 5_000
-_ROWS_AT_ONCE = 4_000_000
+EVENTS_AT_ONCE = 2_000_000
+"""About how many events of the source a run holds in memory."""
+
+_STATE_BYTES_AT_ONCE = 32_000_000
+_ENTITIES_AT_FIRST = 1_000
+_MOST_ENTITIES_AT_ONCE = 20_000
+_SAMPLED = 64
 
 
 class Events(Protocol):
@@ -53,8 +63,16 @@ class Events(Protocol):
         """Return some columns of the events that became known in a range."""
         ...
 
+    def batches(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> Iterator[pa.RecordBatch]:
+        """Return the same in batches."""
+        ...
+
     def count_below(self, ingest_us: int) -> int:
         """Count the events that became known before an instant."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
         ...
 
 
@@ -67,7 +85,7 @@ class ViewRun:
         from_us: Watermark before the run; ``NOTHING_YET`` if it began from nothing.
         until_us: Watermark after it.
         events: Events read.
-        entities: States written.
+        entities: States written; an entity counts once for each step of the run that brought it events.
         rebuilt: Why everything was folded again; empty if the run was incremental.
     """
 
@@ -87,6 +105,7 @@ def materialize_view(
     until_us: int,
     full: bool = False,
     history_us: int = DEFAULT_HISTORY_US,
+    events_at_once: int = EVENTS_AT_ONCE,
 ) -> ViewRun:
     """Fold a view's events into its online state.
 
@@ -94,250 +113,301 @@ def materialize_view(
         view: The plan.
         source: Its events.
         store: Where states are kept.
-        until_us: Exclusive bound of the ingest times to fold; a bound behind the watermark does nothing.
+        until_us: Exclusive bound of the ingest times to fold; nothing is ever unfolded by an earlier one.
         full: Whether to fold everything again, beside the old state.
         history_us: How far before the watermark lookups may ask; events that matter only earlier are dropped.
+        events_at_once: About how many events are held in memory.
 
     Returns:
         What was done.
 
     Raises:
+        SourceError: The source cannot give its rows, or changed while it was read.
         StateError: Another run on the view is under way, or a stored state is damaged.
         StorageError: The store cannot be written; running again completes the work.
     """
     with store.exclusive(f"materialize-{view.fingerprint[:16]}"):
-        record = records_of(store, [view])[view.name]
-        if until_us <= record.watermark_us and not full:
-            return ViewRun(view.name, record.watermark_us, record.watermark_us, 0, 0)
-        if record.watermark_us == NOTHING_YET:
-            return _fill(view, source, store, record, until_us, history_us)
-        reason = _why_rebuild(record, source, full=full)
+        return _Run(view, source, store, history_us, events_at_once).go(until_us, full=full)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A range of ingest times, and about how many events it has."""
+
+    begin: int
+    end: int
+    events: int
+
+
+class _Run:
+    """One run on one view. Holds the view's record as it stands in the store: every write is on its condition."""
+
+    def __init__(
+        self, view: ViewPlan, source: Events, store: OnlineStore, history_us: int, events_at_once: int
+    ) -> None:
+        self._view = view
+        self._source = source
+        self._store = store
+        self._history_us = history_us
+        self._events_at_once = events_at_once
+        self._codec = StateCodec(view)
+        self._encode = key_encoder([key.dtype for key in view.entity.keys])
+        self._keeps_all = keeps_everything(view)
+        self._key = record_key(view)
+        self._stored = store.read([self._key]).get(self._key)
+        self._record = decode_record(view, self._stored)
+
+    def go(self, until_us: int, *, full: bool) -> ViewRun:
+        """Do what the record and the source call for."""
+        before = self._record
+        if before.generation > 0:
+            self._store.delete(state_prefix(self._view, before.generation - 1))
+        is_new = before == ViewRecord(before.view, before.fingerprint)
+        reason = "" if is_new else "asked for" if full else self._why_rebuild(until_us)
+        until_us = max(until_us, before.watermark_us)
         if reason:
-            return _rebuild(view, source, store, record, max(until_us, record.watermark_us), history_us, reason)
-        return _extend(view, source, store, record, until_us, history_us)
+            events, entities = self._rebuild(until_us)
+        elif until_us == before.watermark_us:
+            events, entities = 0, 0
+        else:
+            events, entities = self._fill(until_us) if before.watermark_us == NOTHING_YET else self._extend(until_us)
+        return ViewRun(self._view.name, before.watermark_us, until_us, events, entities, reason)
 
-
-def _fill(
-    view: ViewPlan, source: Events, store: OnlineStore, record: ViewRecord, until_us: int, history_us: int
-) -> ViewRun:
-    """Fold everything for the first time, or go on with a first fill that died.
-
-    What a fill left behind was pruned for its own end, so it serves a later end but not an earlier one.
-    """
-    if until_us < record.filling_us:
-        store.delete(state_prefix(view, record.generation))
-    begun = ViewRecord(view.name, view.fingerprint, generation=record.generation, filling_us=until_us)
-    store.write([(record_key(view), encode_record(begun))])
-    return _extend(view, source, store, begun, until_us, history_us)
-
-
-def _why_rebuild(record: ViewRecord, source: Events, *, full: bool) -> str:
-    if full:
-        return "asked for"
-    count = source.count_below(record.watermark_us)
-    if count == record.rows_below:
+    def _why_rebuild(self, until_us: int) -> str:
+        """Tell why states cannot be extended; empty if they can."""
+        record, count_below = self._record, self._source.count_below
+        if record.watermark_us != NOTHING_YET and (count := count_below(record.watermark_us)) != record.rows_below:
+            return f"the source has {count} events below the watermark, where it had {record.rows_below}"
+        if record.pending_us > record.watermark_us and count_below(record.pending_us) != record.pending_rows:
+            return "the source changed after a run that did not end"
+        if record.watermark_us == NOTHING_YET and until_us < record.pending_us:
+            return "a first run that did not end was to go further"
         return ""
-    return f"the source has {count} events below the watermark, where it had {record.rows_below}"
 
+    def _rebuild(self, until_us: int) -> tuple[int, int]:
+        """Fold everything into the next generation, then switch to it."""
+        old = self._record
+        self._store.delete(state_prefix(self._view, old.generation + 1))
+        counts = self._from_nothing(until_us, old.generation + 1)
+        self._store.delete(state_prefix(self._view, old.generation))
+        return counts
 
-def _rebuild(
-    view: ViewPlan,
-    source: Events,
-    store: OnlineStore,
-    old: ViewRecord,
-    until_us: int,
-    history_us: int,
-    reason: str,
-) -> ViewRun:
-    fresh = ViewRecord(view.name, view.fingerprint, generation=old.generation + 1)
-    store.delete(state_prefix(view, fresh.generation))
-    run = _extend(view, source, store, fresh, until_us, history_us)
-    store.delete(state_prefix(view, old.generation))
-    return ViewRun(view.name, old.watermark_us, run.until_us, run.events, run.entities, reason)
+    def _fill(self, until_us: int) -> tuple[int, int]:
+        """Fold everything for the first time, or go on with a first run that died."""
+        self._put(self._announcing(until_us))
+        return self._from_nothing(until_us, self._record.generation)
 
+    def _from_nothing(self, until_us: int, generation: int) -> tuple[int, int]:
+        """Fold everything into a generation that nobody reads yet; its record is written in the end.
 
-def _extend(
-    view: ViewPlan, source: Events, store: OnlineStore, record: ViewRecord, until_us: int, history_us: int
-) -> ViewRun:
-    """Fold what became known since the watermark, in steps that fit into memory; each step moves the watermark.
+        What matters only before the reach that will be published then is dropped at once.
+        """
+        reach_us = NOTHING_YET if self._keeps_all else until_us - self._history_us
+        events = entities = 0
+        for step in self._steps(NOTHING_YET, until_us):
+            counts = self._fold(generation, step, reach_us)
+            events, entities = events + counts[0], entities + counts[1]
+        self._check_source()
+        self._put(self._ended(until_us, generation, reach_us))
+        return events, entities
 
-    Events are dropped by the reach that lookups were already told, never by the one that this run will publish. The
-    first fill of a generation has no lookups yet; its record is written with its last step only.
-    """
-    is_first = record.watermark_us == NOTHING_YET
-    keeps_all = keeps_everything(view)
-    prune_us = NOTHING_YET if keeps_all else until_us - history_us if is_first else record.reach_us
-    first = record.watermark_us
-    events = entities = 0
-    for begin, end in _steps(source, first, until_us):
-        counts = _fold(view, source, store, record.generation, begin, end, prune_us)
-        events, entities = events + counts[0], entities + counts[1]
-        record = ViewRecord(
-            view=view.name,
-            fingerprint=view.fingerprint,
-            generation=record.generation,
-            watermark_us=end,
-            reach_us=NOTHING_YET if keeps_all else max(prune_us, end - history_us),
-            rows_below=source.count_below(end),
+    def _extend(self, until_us: int) -> tuple[int, int]:
+        """Fold what became known since the watermark; each step moves it.
+
+        Events are dropped by the reach that lookups were already told, never by the one that a step will publish.
+        """
+        events = entities = 0
+        for step in self._steps(self._record.watermark_us, until_us):
+            self._put(self._announcing(step.end))
+            record = self._record
+            counts = self._fold(record.generation, step, record.reach_us)
+            self._check_source()
+            reach_us = NOTHING_YET if self._keeps_all else max(record.reach_us, step.end - self._history_us)
+            self._put(self._ended(step.end, record.generation, reach_us))
+            events, entities = events + counts[0], entities + counts[1]
+        return events, entities
+
+    def _announcing(self, until_us: int) -> ViewRecord:
+        """Return the record that says how far states may be ahead of the watermark from now on."""
+        pending_us = max(until_us, self._record.pending_us)
+        return msgspec.structs.replace(
+            self._record, pending_us=pending_us, pending_rows=self._source.count_below(pending_us)
         )
-        if end == until_us or not is_first:
-            store.write([(record_key(view), encode_record(record))])
-        prune_us = prune_us if is_first else record.reach_us
-    return ViewRun(view.name, first, until_us, events, entities)
 
+    def _ended(self, watermark_us: int, generation: int, reach_us: int) -> ViewRecord:
+        is_same = generation == self._record.generation
+        return ViewRecord(
+            view=self._view.name,
+            fingerprint=self._view.fingerprint,
+            generation=generation,
+            watermark_us=watermark_us,
+            reach_us=reach_us,
+            rows_below=self._source.count_below(watermark_us),
+            pending_us=self._record.pending_us if is_same else watermark_us,
+            pending_rows=self._record.pending_rows if is_same else 0,
+        )
 
-def _steps(source: Events, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Cut a range of ingest times into pieces of about equally many events."""
-    ingest = source.read([source.ingest_column], ingest=(begin, end)).column(0)
-    pieces = -(-len(ingest) // _ROWS_AT_ONCE)
-    cuts: list[int] = []
-    if pieces > 1:
-        times = np.sort(ingest.cast(pa.int64()).to_numpy())
+    def _put(self, record: ViewRecord) -> None:
+        stored = encode_record(record)
+        self._store.write([(self._key, stored)], expected={self._key: self._stored})
+        self._stored, self._record = stored, record
+
+    def _check_source(self) -> None:
+        """Make sure that all that was folded is from one state of the source; if not, the next run rebuilds."""
+        try:
+            self._source.check_unchanged()
+        except SourceError:
+            self._put(msgspec.structs.replace(self._record, pending_rows=-1))
+            raise
+
+    def _steps(self, begin: int, end: int) -> Iterator[_Step]:
+        """Cut a range of ingest times into pieces of about as many events as memory may hold."""
+        sampled = [np.zeros(0, dtype=np.int64)]
+        count = 0
+        for batch in self._source.batches([self._source.ingest_column], ingest=(begin, end)):
+            count += batch.num_rows
+            sampled.append(batch.column(0).cast(pa.int64()).to_numpy()[::_SAMPLED])
+        times = np.sort(np.concatenate(sampled))
+        pieces = -(-count // self._events_at_once)
         cuts = sorted({int(times[len(times) * i // pieces]) for i in range(1, pieces)} - {begin})
-    yield from pairwise([begin, *cuts, end])
+        for low, high in pairwise([begin, *cuts, end]):
+            share = np.diff(np.searchsorted(times, [low, high]))[0] / max(1, len(times))
+            yield _Step(low, high, int(count * share))
+
+    def _fold(self, generation: int, step: _Step, reach_us: int) -> tuple[int, int]:
+        """Fold one range of ingest times into the states of its entities; return counts of events and entities."""
+        events = entities = 0
+        for table in self._tables(step):
+            events += table.num_rows
+            entities += self._fold_table(table, generation, step.end, reach_us)
+        return events, entities
+
+    def _tables(self, step: _Step) -> Iterator[pa.Table]:
+        """Read the events of a range; by entity, in several goes, if too many became known at one instant."""
+        columns = [column.name for column in self._view.source.columns]
+        ingest = (step.begin, step.end)
+        buckets = step.events // (2 * self._events_at_once) + 1
+        hashed = [key for key in self._view.entity.keys if key.dtype.kind != "decimal"]
+        if buckets == 1 or not hashed:
+            yield self._source.read(columns, ingest=ingest)
+            return
+        for bucket in range(buckets):
+            batches = self._source.batches(columns, ingest=ingest)
+            yield pa.Table.from_batches(
+                [batch.filter(pa.array(_buckets(hashed, batch, buckets) == bucket)) for batch in batches]
+            )
+
+    def _fold_table(self, table: pa.Table, generation: int, bound_us: int, reach_us: int) -> int:
+        """Fold all events that some entities have in a range; return the count of entities."""
+        prepared = bind(self._view).prepare(table)
+        kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
+        columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
+        index, codes = KeyIndex.build(columns)
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(len(index) + 1))
+        keys = self._state_keys(columns, order[starts[:-1]], generation)
+        at, size = 0, _ENTITIES_AT_FIRST
+        while at < len(index):
+            stop = min(at + size, len(index))
+            rows = order[starts[at] : starts[stop]]
+            written = self._fold_entities(keys[at:stop], _taken(prepared, rows), codes[rows] - at, bound_us, reach_us)
+            size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, written)))
+            at = stop
+        return len(index)
+
+    def _state_keys(self, columns: Sequence[pa.Array], rows: Ints, generation: int) -> list[bytes]:
+        prefix = state_prefix(self._view, generation)
+        taken = pa.array(rows, type=pa.int64())
+        parts = [column.take(taken).to_pylist() for column in columns]
+        encoded = [self._encode(part) for part in zip(*parts, strict=True)]
+        return [prefix + key for key in encoded if key is not None]
+
+    def _fold_entities(
+        self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int, reach_us: int
+    ) -> int:
+        """Merge new events of some entities with their stored ones, drop what cannot matter, and write the states.
+
+        Returns:
+            Bytes written.
+        """
+        found = self._store.read(keys)
+        old = self._codec.decode([found.get(key) for key in keys])
+        unknown = np.flatnonzero(fresh.ingest_time >= old.bounds[codes])
+        merged, merged_codes = _merge(self._codec, old, _taken(fresh, unknown), codes[unknown])
+        block = arrange(merged, merged_codes, len(keys))
+        block = _filtered(block, still_matter(self._view, block, reach_us))
+        states = self._codec.encode(block, np.maximum(old.bounds, bound_us))
+        self._store.write(list(zip(keys, states, strict=True)), expected={self._key: self._stored})
+        return sum(map(len, states))
 
 
-def _fold(
-    view: ViewPlan,
-    source: Events,
-    store: OnlineStore,
-    generation: int,
-    begin: int,
-    end: int,
-    prune_us: int,
-) -> tuple[int, int]:
-    """Fold one range of ingest times into the states of its entities; return counts of events and entities."""
-    table = source.read([column.name for column in view.source.columns], ingest=(begin, end))
-    prepared = bind(view).prepare(table)
-    kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
-    keys = [kept.column(key.name).combine_chunks() for key in view.entity.keys]
-    index, codes = KeyIndex.build(keys)
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(index) + 1))
-    encode = key_encoder([key.dtype for key in view.entity.keys])
-    first_rows = pa.array(order[starts[:-1]]) if len(index) else pa.array([], pa.int64())
-    parts = [column.take(first_rows).to_pylist() for column in keys]
-    prefix = state_prefix(view, generation)
-    encoded = [encode(part) for part in zip(*parts, strict=True)]
-    stored_keys = [prefix + key for key in encoded if key is not None]
-    for at in range(0, len(index), _ENTITIES_AT_ONCE):
-        stop = min(at + _ENTITIES_AT_ONCE, len(index))
-        rows = order[starts[at] : starts[stop]]
-        _fold_entities(view, store, stored_keys[at:stop], _taken(prepared, rows), codes[rows] - at, end, prune_us)
-    return table.num_rows, len(index)
+def _buckets(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:
+    """Spread entities over buckets."""
+    environment = Environment(columns={key.name: batch.column(key.name) for key in keys}, length=batch.num_rows)
+    total = np.zeros(batch.num_rows, dtype=np.int64)
+    for key in keys:
+        column = TypedExpr("column", key.dtype, params=(("name", key.name),))
+        hashed = TypedExpr("hash_bucket", INT64, args=(column,), params=(("count", count),))
+        total += evaluate(hashed, environment).to_numpy(zero_copy_only=False)
+    return total % count
 
 
 def _taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
-    return PreparedEvents(
+    event_time = prepared.event_time[rows]
+    is_same = prepared.ingest_time is prepared.event_time
+    return replace(
+        prepared,
         rows=prepared.rows[rows],
-        event_time=prepared.event_time[rows],
-        ingest_time=prepared.ingest_time[rows],
+        event_time=event_time,
+        ingest_time=event_time if is_same else prepared.ingest_time[rows],
         values=take_columns(prepared.values, rows),
         flags=take_columns(prepared.flags, rows),
-        dictionaries=prepared.dictionaries,
-        is_float=prepared.is_float,
     )
 
 
-def _fold_entities(
-    view: ViewPlan,
-    store: OnlineStore,
-    keys: Sequence[bytes],
-    fresh: PreparedEvents,
-    codes: Ints,
-    bound_us: int,
-    reach_us: int,
-) -> None:
-    """Merge new events of some entities with their stored ones, drop what cannot matter, and write the states."""
-    shape = StateShape.of(view)
-    stored = store.read(keys)
-    old = {i: decode_state(shape, stored[key]) for i, key in enumerate(keys) if key in stored}
-    bounds = np.full(len(keys), NOTHING_YET, dtype=np.int64)
-    for i, state in old.items():
-        bounds[i] = state.bound_us
-    unknown = np.flatnonzero(fresh.ingest_time >= bounds[codes])
-    merged, merged_codes = _merge(shape, old, _taken(fresh, unknown), codes[unknown])
-    block = arrange(merged, merged_codes, len(keys))
-    kept = still_matter(view, block, reach_us)
-    store.write(_encoded(shape, keys, block, kept, np.maximum(bounds, bound_us)))
+def _filtered(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
+    """Leave some events out of a block."""
+    if kept.all():
+        return block
+    rows = np.flatnonzero(kept)
+    return replace(
+        block,
+        offsets=np.concatenate([[0], np.cumsum(kept)])[block.offsets],
+        event_time=block.event_time[rows],
+        ingest_time=block.ingest_time[rows],
+        values=take_columns(block.values, rows),
+        flags=take_columns(block.flags, rows),
+    )
 
 
-def _merge(
-    shape: StateShape, old: Mapping[int, EntityState], fresh: PreparedEvents, codes: Ints
-) -> tuple[PreparedEvents, Ints]:
-    """Put stored and new events together, coded inputs in one dictionary for all."""
-    if not old:
+def _merge(codec: StateCodec, old: States, fresh: PreparedEvents, codes: Ints) -> tuple[PreparedEvents, Ints]:
+    """Put stored and new events together, coded inputs in one dictionary for all entities."""
+    stored = old.block
+    if len(stored) == 0:
         return fresh, codes
-    rows = np.concatenate([state.rows for state in old.values()])
-    flags = np.concatenate([state.flags for state in old.values()], axis=1)
-    lengths = [len(state.rows) for state in old.values()]
-    old_codes = np.repeat(np.fromiter(old, dtype=np.int64, count=len(old)), lengths)
-    values = np.concatenate([rows.T[2:], fresh.values], axis=1)
+    counts = np.diff(stored.offsets)
+    values = np.concatenate([stored.values, fresh.values], axis=1)
+    flags = np.concatenate([stored.flags, fresh.flags], axis=1)
     dictionaries = list(fresh.dictionaries)
-    for i, dtype in enumerate(shape.coded):
+    for i, dtype in enumerate(codec.coded):
         if dtype is not None:
-            known = [state.dictionaries[i] or () for state in old.values()]
-            every = pa.concat_arrays([*(pa.array(d, type=dtype.arrow) for d in known), fresh.dictionaries[i]])
-            words, dictionaries[i] = to_words(every, dtype)
+            known = [own[i] or () if own else () for own in old.dictionaries]
+            joined = pa.array([value for own in known for value in own], type=dtype.arrow)
+            every = pa.concat_arrays([joined, fresh.dictionaries[i]])
             starts = np.cumsum([0, *map(len, known)])
-            shift = np.concatenate([np.repeat(starts[:-1], lengths), np.full(len(codes), starts[-1])])
-            has_value = np.concatenate([flags[i], fresh.flags[i]]) == 2
-            values[i] = np.where(has_value, words[np.where(has_value, values[i] + shift, 0)] if len(words) else 0, 0)
-    merged = PreparedEvents(
+            shift = np.concatenate([np.repeat(starts[:-1], counts), np.full(len(codes), starts[-1])])
+            words, dictionaries[i] = to_words(every, dtype)
+            has_value = flags[i] == MEMBER_VALUE
+            values[i, has_value] = words[values[i, has_value] + shift[has_value]]
+    event_time = np.concatenate([stored.event_time, fresh.event_time])
+    is_same = stored.ingest_time is stored.event_time and fresh.ingest_time is fresh.event_time
+    merged = replace(
+        fresh,
         rows=np.arange(values.shape[1], dtype=np.int64),
-        event_time=np.concatenate([rows[:, 0], fresh.event_time]),
-        ingest_time=np.concatenate([rows[:, 1], fresh.ingest_time]),
+        event_time=event_time,
+        ingest_time=event_time if is_same else np.concatenate([stored.ingest_time, fresh.ingest_time]),
         values=values,
-        flags=np.concatenate([flags, fresh.flags], axis=1),
+        flags=flags,
         dictionaries=tuple(dictionaries),
-        is_float=fresh.is_float,
     )
-    return merged, np.concatenate([old_codes, codes])
-
-
-def _encoded(
-    shape: StateShape, keys: Sequence[bytes], block: EventBlock, kept: npt.NDArray[np.bool_], bounds: Ints
-) -> Iterator[tuple[bytes, bytes]]:
-    rows = np.column_stack([block.event_time, block.ingest_time, *block.values])[kept]
-    flags = block.flags[:, kept]
-    ends = np.concatenate([[0], np.cumsum(kept)])[block.offsets].tolist()
-    names = [None if found is None else found.to_pylist() for found in block.dictionaries]
-    for i, key in enumerate(keys):
-        own_rows, own_flags = rows[ends[i] : ends[i + 1]], flags[:, ends[i] : ends[i + 1]]
-        own: tuple[tuple[object, ...] | None, ...] = ()
-        if shape.has_dictionaries:
-            own_rows, own = _own_dictionaries(shape, own_rows, own_flags, names)
-        yield key, encode_state(shape, EntityState(int(bounds[i]), own_rows, own_flags, own))
-
-
-def _own_dictionaries(
-    shape: StateShape, rows: Ints, flags: npt.NDArray[np.uint8], names: Sequence[list[object] | None]
-) -> tuple[Ints, tuple[tuple[object, ...] | None, ...]]:
-    """Give one entity dictionaries of its own, with only the values it has; ranks keep their order."""
-    rows = rows.copy()
-    found: list[tuple[object, ...] | None] = []
-    for i, dtype in enumerate(shape.coded):
-        known = names[i]
-        if dtype is None or known is None:
-            found.append(None)
-            continue
-        has_value = flags[i] == 2
-        used, ranks = np.unique(rows[has_value, 2 + i], return_inverse=True)
-        rows[has_value, 2 + i] = ranks
-        found.append(tuple(known[code] for code in used.tolist()))
-    return rows, tuple(found)
-
-
-def check_materialized(record: ViewRecord) -> None:
-    """Make sure that a view has online state.
-
-    Raises:
-        StateError: Nothing was materialized yet.
-    """
-    if record.watermark_us == NOTHING_YET:
-        raise StateError(
-            "nothing is materialized yet",
-            where=f"feature view '{record.view}'",
-            hint=f"Run store.materialize(views=['{record.view}']).",
-            code="not-materialized",
-        )
+    return merged, np.concatenate([np.repeat(np.arange(len(counts)), counts), codes])

@@ -1,11 +1,14 @@
 """Online state in a SQL database: SQLite by default.
 
-SQLAlchemy makes the schema and the transactions of writes; the hot read goes to the driver's own connection with one
-prepared statement, which is a snapshot by itself.
+SQLAlchemy makes the schema and the transactions of writes; the hot read goes to the driver itself, each thread on a
+connection of its own, with one prepared statement, which is a snapshot by itself.
 
-SQLite runs in WAL mode with ``synchronous=NORMAL``: a crash of the process loses nothing that was acknowledged, a power
-failure may lose the last transactions but never tears one or reorders them, so a watermark is never ahead of its
-states.
+SQLite runs in WAL mode with ``synchronous=NORMAL``: a crash of the process loses nothing that was acknowledged; a power
+failure may lose the last transactions, but never tears one and never reorders them. So a watermark is never ahead of
+its states, and as all state comes from sources that are kept elsewhere, the next run folds again what was lost.
+
+States are some kilobytes, which decides the layout: an ordinary table with pages of 8 KiB, read through a memory map.
+``WITHOUT ROWID`` moves values above a quarter of a page to pages of their own, which costs twice the time or more.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,6 +28,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from featurestore.errors import ConfigError, StateError, StorageError
 
 _MOST_KEYS = 16_000
+"""Keys of one statement; SQLite takes 32,766 variables."""
+
+_WAIT_SECONDS = 30
+_MAPPED_BYTES = 1 << 30
 
 _METADATA = sa.MetaData()
 _STATE = sa.Table(
@@ -31,8 +39,12 @@ _STATE = sa.Table(
     _METADATA,
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
 )
+_WRITE = sa.text("INSERT OR REPLACE INTO online_state (key, value) VALUES (:key, :value)")
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that a set may hold weakly, so that it is closed with the thread it belongs to."""
 
 
 class SqlOnlineStore:
@@ -53,11 +65,12 @@ class SqlOnlineStore:
         except sa.exc.ArgumentError:
             raise ConfigError(f"'{url}' is not a database URL", where="online store", hint=_URL_HINT) from None
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-            raise ConfigError(f"'{url}' is not a SQLite file", where="online store", hint=_URL_HINT)
+            shown = parsed.render_as_string(hide_password=True)
+            raise ConfigError(f"'{shown}' is not a SQLite file", where="online store", hint=_URL_HINT)
         self._path = Path(parsed.database)
         self._engine = sa.create_engine(parsed)
         self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: WeakSet[_Connection] = WeakSet()
         self._lock = threading.Lock()
         sa.event.listen(self._engine, "connect", _prepare)
         try:
@@ -68,46 +81,54 @@ class SqlOnlineStore:
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
-        connection = self._connection()
         try:
+            connection: _Connection = getattr(self._local, "connection", None) or self._connect()
             if len(keys) <= _MOST_KEYS:
-                return self._read(connection, keys)
+                return _read(connection, keys)
             connection.execute("BEGIN")
             try:
                 found: dict[bytes, bytes] = {}
                 for start in range(0, len(keys), _MOST_KEYS):
-                    found |= self._read(connection, keys[start : start + _MOST_KEYS])
+                    found |= _read(connection, keys[start : start + _MOST_KEYS])
             finally:
                 connection.execute("COMMIT")
             return found
         except sqlite3.Error as error:
             raise self._storage_error("read", error) from error
 
-    def _read(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        marks = ",".join("?" * len(keys))
-        return dict(connection.execute(f"SELECT key, value FROM online_state WHERE key IN ({marks})", keys))
+    def _connect(self) -> _Connection:
+        """Open this thread's own connection for reading."""
+        opened = sqlite3.connect(
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+            timeout=_WAIT_SECONDS,
+            factory=_Connection,
+        )
+        opened.execute(f"PRAGMA mmap_size={_MAPPED_BYTES}")
+        self._local.connection = opened
+        with self._lock:
+            self._opened.add(opened)
+        return opened
 
-    def _connection(self) -> sqlite3.Connection:
-        """Return this thread's own connection for reading."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=30
-            )
-            self._local.connection = found
-            with self._lock:
-                self._opened.append(found)
-        return found
-
-    def write(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Set values, all or none."""
+    def write(
+        self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
+        """Set values, all or none, if some keys still have the values they are expected to have."""
         rows = [{"key": key, "value": value} for key, value in items]
-        if not rows:
-            return
-        statement = sa.text("INSERT OR REPLACE INTO online_state (key, value) VALUES (:key, :value)")
         try:
-            with self._engine.begin() as connection:
-                connection.execute(statement, rows)
+            with self._engine.connect() as connection:
+                # The driver begins late; whoever compares before it writes must be alone from the comparison on.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    _compare(connection, expected or {})
+                    if rows:
+                        connection.execute(_WRITE, rows)
+                    connection.commit()
+                except BaseException:
+                    connection.rollback()
+                    raise
         except SQLAlchemyError as error:
             raise self._storage_error("write", error) from error
 
@@ -127,15 +148,17 @@ class SqlOnlineStore:
     def exclusive(self, name: str) -> Iterator[None]:
         """Hold a name alone among all processes, by a lock on a file beside the database."""
         path = self._path.with_name(f"{self._path.name}.{name}.lock")
-        with path.open("w") as file:
+        try:
+            file = path.open("w")
+        except OSError as error:
+            raise self._storage_error("lock", error) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                hint = "Wait until it has ended."
                 raise StateError(
-                    f"another process holds '{name}'",
-                    where="online store",
-                    hint="Wait until it has ended.",
-                    code="busy",
+                    f"somebody else holds '{name}'", where="online store", hint=hint, code="busy"
                 ) from None
             yield
 
@@ -159,10 +182,29 @@ class SqlOnlineStore:
 _URL_HINT = "Write it as sqlite:///path/to/online.db."
 
 
+def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    marks = ",".join("?" * len(keys))
+    return dict(connection.execute(f"SELECT key, value FROM online_state WHERE key IN ({marks})", keys))
+
+
+def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:
+    for key, value in expected.items():
+        found = connection.execute(sa.select(_STATE.c.value).where(_STATE.c.key == key)).scalar()
+        if found != value:
+            raise StateError(
+                "it was changed by somebody else meanwhile",
+                where="online store",
+                hint="Run it again; nothing was written.",
+                code="conflict",
+            )
+
+
 def _prepare(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA page_size=8192")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute(f"PRAGMA busy_timeout={1000 * _WAIT_SECONDS}")
 
 
 def _after(prefix: bytes) -> bytes | None:

@@ -1,20 +1,20 @@
 """The stored form of one entity's state in one view: the events that can still matter, checked on every read.
 
-A state is a header and a payload. The payload holds, event by event, event time, ingest time and one word per input
-(little-endian int64), then the flags, one byte per event and input, input by input; then, for inputs whose words are
-codes, this entity's own dictionaries as MessagePack. Because words of one entity are compared only with each other, the
-dictionaries of several entities need not agree.
+A state says which layout, view and ingest bound it has, holds the events in kernel order (``online.packing`` draws the
+layout), and ends with a CRC-32 of all before. For inputs whose words are codes it holds this entity's own
+dictionaries as MessagePack: words of one entity are compared only with each other, so the dictionaries of several
+entities need not agree. States of many entities are read and written in one call.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -24,121 +24,169 @@ from featurestore.dtypes import DType, read_value
 from featurestore.errors import StateError
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.program import is_coded
+from featurestore.online.packing import DAMAGED, FOREIGN_LAYOUT, FOREIGN_VIEW, MAGIC, SOUND, pack, rank, unpack
 from featurestore.plan.model import ViewPlan
 
 Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 Dictionaries = tuple[tuple[Any, ...] | None, ...]
 
-_MAGIC = b"FSE1"
-_HEADER = struct.Struct("<4s8sIIIq")
-_TIMES = 2
+_SOUND_CHECK = 0x2144DF1C
+"""CRC-32 of any bytes that end with their own CRC-32."""
+
+_MAGIC = MAGIC.to_bytes(8, sys.byteorder)
+_NO_DICTIONARIES: Dictionaries = ()
+_REBUILD = "Rebuild it: store.materialize(views=['{}'], full=True)."
 
 
 @dataclass(frozen=True)
-class StateShape:
-    """What a view's states look like.
+class States:
+    """States of some entities of one view.
 
     Attributes:
-        mark: First eight bytes of the view's fingerprint; a state with another mark is foreign.
-        inputs: Count of inputs.
+        block: Their events; entity ``i`` is the ``i``-th that was asked for.
+        bounds: Per entity: every event with ``ingest_time < bound`` was folded in; ``NOTHING_YET`` if it has no state.
+        dictionaries: Per entity and input the values its words are codes of, ascending; ``None`` if words are values;
+            empty for entities without a state and for views without coded inputs.
+    """
+
+    block: EventBlock
+    bounds: Ints
+    dictionaries: Sequence[Dictionaries]
+
+
+class StateCodec:
+    """Writes and reads the states of one view.
+
+    Attributes:
+        layout: Mark of the view, count of inputs, whether ingest times are stored.
         coded: For each input the dtype of its dictionary, ``None`` if its words are values.
-        view: Name of the view, for messages.
+        has_dictionaries: Whether any input is coded.
     """
 
-    mark: bytes
-    inputs: int
-    coded: tuple[DType | None, ...]
-    view: str
-
-    @classmethod
-    def of(cls, view: ViewPlan) -> StateShape:
-        """Return the shape of a view's states."""
+    def __init__(self, view: ViewPlan) -> None:
         dtypes = [None if source.value is None else source.value.dtype for source in view.inputs]
-        coded = tuple(dtype if dtype is not None and is_coded(dtype) else None for dtype in dtypes)
-        return cls(bytes.fromhex(view.fingerprint[:16]), len(view.inputs), coded, view.name)
+        self.coded: tuple[DType | None, ...] = tuple(
+            dtype if dtype is not None and is_coded(dtype) else None for dtype in dtypes
+        )
+        self.has_dictionaries = any(dtype is not None for dtype in self.coded)
+        mark = int.from_bytes(bytes.fromhex(view.fingerprint[:16]), "little", signed=True)
+        self.layout = (mark, len(view.inputs), view.source.ingest_time is not None)
+        self._view = view.name
 
-    @cached_property
-    def has_dictionaries(self) -> bool:
-        """Whether any input is coded."""
-        return any(dtype is not None for dtype in self.coded)
+    def encode(self, block: EventBlock, bounds: Ints) -> list[bytes]:
+        """Return the stored form of the states of all entities of a block.
+
+        Args:
+            block: Events in kernel order, coded inputs in dictionaries for all entities.
+            bounds: Ingest bound of each entity.
+        """
+        values = block.values
+        packed: list[bytes] = []
+        if self.has_dictionaries:
+            values, packed = self._own_dictionaries(block)
+        packed_offsets = np.zeros(len(block.offsets), dtype=np.int64)
+        if packed:
+            np.cumsum([len(own) for own in packed], out=packed_offsets[1:])
+        words, starts = pack(
+            block.offsets,
+            block.event_time,
+            block.ingest_time,
+            values,
+            block.flags,
+            bounds,
+            self.layout[0],
+            self.layout[2],
+            np.frombuffer(b"".join(packed), dtype=np.uint8),
+            packed_offsets,
+        )
+        ends = (8 * starts).tolist()
+        raw = words.tobytes()
+        return [_sealed(raw[begin : end - 4]) for begin, end in pairwise(ends)]
+
+    def _own_dictionaries(self, block: EventBlock) -> tuple[Ints, list[bytes]]:
+        """Give each entity dictionaries of its own, with only the values it has."""
+        values = block.values.copy()
+        entities = len(block.offsets) - 1
+        columns: list[list[list[Any] | None]] = []
+        for i, dtype in enumerate(self.coded):
+            names = block.dictionaries[i] if dtype is not None else None
+            if names is None:
+                columns.append([None] * entities)
+                continue
+            used, ends = rank(block.offsets, values[i], block.flags[i])
+            found = [_plain(value) for value in names.take(used).to_pylist()]
+            places = ends.tolist()
+            columns.append([found[begin:end] for begin, end in pairwise(places)])
+        return values, [msgspec.msgpack.encode(own) for own in zip(*columns, strict=True)]
+
+    def decode(self, stored: Sequence[bytes | None]) -> States:
+        """Read stored states.
+
+        Args:
+            stored: One per entity; ``None`` for entities that have none.
+
+        Raises:
+            StateError: A state is cut off, damaged, of another layout, or of another view.
+        """
+        joined, starts = joined_states(self.checked(stored))
+        problem, offsets, bounds, times, ingests, values, flags, places = unpack(
+            np.frombuffer(joined, dtype=np.int64), starts, *self.layout
+        )
+        if problem != SOUND:
+            raise self.error(problem)
+        dictionaries: Sequence[Dictionaries] = ()
+        if self.has_dictionaries:
+            dictionaries = [self.dictionaries(joined, begin, end) for begin, end in places.tolist()]
+        ingest_time = ingests if self.layout[2] else times
+        return States(EventBlock(offsets, times, ingest_time, values, flags), bounds, dictionaries)
+
+    def checked(self, stored: Sequence[bytes | None]) -> list[bytes]:
+        """Verify the checksums of stored states; those that are not there become empty.
+
+        Raises:
+            StateError: A state is cut off, damaged, or of another layout.
+        """
+        given = [b"" if state is None else state for state in stored]
+        for state in given:
+            if state and (crc32(state) != _SOUND_CHECK or len(state) & 7):
+                raise self.error(DAMAGED if state[:8] == _MAGIC else FOREIGN_LAYOUT)
+        return given
+
+    def dictionaries(self, joined: bytes, begin: int, end: int) -> Dictionaries:
+        """Read the dictionaries of one state, given where they lie; none where there is no state."""
+        if begin == end:
+            return _NO_DICTIONARIES
+        found = msgspec.msgpack.decode(joined[begin:end])
+        return tuple(
+            None if values is None or dtype is None else _typed(values, dtype)
+            for values, dtype in zip(found, self.coded, strict=True)
+        )
+
+    def error(self, problem: int) -> StateError:
+        """Return the error that names what is wrong with a state."""
+        text, code = {
+            FOREIGN_LAYOUT: ("it is not a state of this version of the library", "foreign-state"),
+            FOREIGN_VIEW: ("it belongs to another definition", "foreign-state"),
+            DAMAGED: ("it is damaged", "corrupt-state"),
+        }[problem]
+        where = f"online state of feature view '{self._view}'"
+        return StateError(text, where=where, hint=_REBUILD.format(self._view), code=code)
 
 
-@dataclass(frozen=True)
-class EntityState:
-    """One entity's events, in kernel order.
-
-    Attributes:
-        bound_us: Every event with ``ingest_time < bound_us`` was folded in.
-        rows: Event time, ingest time and words, one row per event.
-        flags: One row per input.
-        dictionaries: Per input the values its words are codes of, ascending; ``None`` if words are values.
-    """
-
-    bound_us: int
-    rows: Ints
-    flags: Bytes
-    dictionaries: Dictionaries = ()
+def joined_states(given: Sequence[bytes]) -> tuple[bytes, Ints]:
+    """Put states behind each other; return them, and where each begins in words (one more than there are)."""
+    starts = list(accumulate([len(state) >> 3 for state in given], initial=0))
+    return b"".join(given), np.array(starts, dtype=np.int64)
 
 
-def encode_state(shape: StateShape, state: EntityState) -> bytes:
-    """Return the stored form of a state."""
-    packed = b""
-    if shape.has_dictionaries:
-        packed = msgspec.msgpack.encode([None if d is None else [_plain(v) for v in d] for d in state.dictionaries])
-    payload = state.rows.tobytes() + state.flags.tobytes() + packed
-    check = zlib.crc32(payload)
-    return _HEADER.pack(_MAGIC, shape.mark, check, len(state.rows), len(packed), state.bound_us) + payload
+def _sealed(state: bytes) -> bytes:
+    return state + crc32(state).to_bytes(4, "little")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return str(value)
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _parts(shape: StateShape, stored: bytes) -> tuple[int, int, int]:
-    """Check a stored state; return its event count, where its dictionaries begin, and its bound.
-
-    Raises:
-        StateError: It is cut off, damaged, of another form, or of another view.
-    """
-    where = f"online state of feature view '{shape.view}'"
-    if len(stored) < _HEADER.size or stored[:4] != _MAGIC:
-        raise StateError("it is not a state of this library", where=where, hint=_REBUILD, code="foreign-state")
-    _, mark, check, count, packed, bound = _HEADER.unpack_from(stored)
-    if mark != shape.mark:
-        raise StateError("it belongs to another definition", where=where, hint=_REBUILD, code="foreign-state")
-    size = _HEADER.size + count * (8 * (_TIMES + shape.inputs) + shape.inputs) + packed
-    if len(stored) != size or zlib.crc32(memoryview(stored)[_HEADER.size :]) != check:
-        raise StateError("it is damaged", where=where, hint=_REBUILD, code="corrupt-state")
-    return count, size - packed, bound
-
-
-_REBUILD = "Rebuild it: store.materialize(views=[…], full=True)."
-
-
-def decode_state(shape: StateShape, stored: bytes) -> EntityState:
-    """Read one stored state.
-
-    Raises:
-        StateError: It is damaged or foreign.
-    """
-    count, end, bound = _parts(shape, stored)
-    width = _TIMES + shape.inputs
-    rows = np.frombuffer(stored, dtype=np.int64, count=count * width, offset=_HEADER.size).reshape(count, width)
-    flags = np.frombuffer(stored, dtype=np.uint8, count=count * shape.inputs, offset=_HEADER.size + rows.nbytes)
-    return EntityState(bound, rows, flags.reshape(shape.inputs, count), _dictionaries(shape, stored, end))
-
-
-def _dictionaries(shape: StateShape, stored: bytes, at: int) -> Dictionaries:
-    if not shape.has_dictionaries:
-        return ()
-    found = msgspec.msgpack.decode(memoryview(stored)[at:])
-    return tuple(
-        None if values is None or dtype is None else _typed(values, dtype)
-        for values, dtype in zip(found, shape.coded, strict=True)
-    )
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _typed(values: list[Any], dtype: DType) -> tuple[Any, ...]:
@@ -148,50 +196,3 @@ def _typed(values: list[Any], dtype: DType) -> tuple[Any, ...]:
     if dtype.kind == "list":
         return tuple(read_value(dtype, value) for value in values)
     return tuple(values)
-
-
-def block_of(shape: StateShape, states: Sequence[bytes | None]) -> tuple[EventBlock, tuple[Dictionaries, ...]]:
-    """Put the stored states of several entities of one view into one block.
-
-    Args:
-        shape: The view's shape.
-        states: Stored states; ``None`` for entities that have none.
-
-    Returns:
-        A block in which entity ``i`` is ``states[i]``; and each entity's dictionaries.
-
-    Raises:
-        StateError: A state is damaged or foreign.
-    """
-    width = _TIMES + shape.inputs
-    rows: list[bytes | memoryview] = []
-    flags: list[Bytes] = []
-    offsets = [0]
-    dictionaries: list[Dictionaries] = []
-    for stored in states:
-        if stored is None:
-            offsets.append(offsets[-1])
-            dictionaries.append(())
-            continue
-        count, end, _ = _parts(shape, stored)
-        cut = _HEADER.size + 8 * count * width
-        rows.append(memoryview(stored)[_HEADER.size : cut])
-        flags.append(np.frombuffer(stored, np.uint8, end - cut, cut).reshape(shape.inputs, count))
-        offsets.append(offsets[-1] + count)
-        dictionaries.append(_dictionaries(shape, stored, end))
-    joined = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), np.int64).reshape(-1, width)
-    columns = joined.T.copy()
-    block = EventBlock(
-        offsets=np.array(offsets, dtype=np.int64),
-        event_time=columns[0],
-        ingest_time=columns[1],
-        values=columns[_TIMES:],
-        flags=_joined_flags(flags, shape.inputs),
-    )
-    return block, tuple(dictionaries)
-
-
-def _joined_flags(flags: list[Bytes], inputs: int) -> Bytes:
-    if len(flags) == 1:
-        return flags[0]
-    return np.concatenate(flags, axis=1) if flags else np.zeros((inputs, 0), dtype=np.uint8)

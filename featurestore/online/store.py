@@ -1,7 +1,9 @@
 """What an online store must be able to do: a few methods over bytes, so that another one is a small class.
 
 Keys and values are bytes; the store knows nothing of features. A key is eight bytes of the view's fingerprint, four of
-its generation, and the entity key; the view's own record has the first eight bytes alone.
+its generation, and the entity key; the view's own record has the first eight bytes alone. Reading is one snapshot and
+writing is all or nothing, on a condition if wanted: with these two a lookup beside a run sees the state before it or
+after it, and of two writers that read the same state one is refused.
 """
 
 from __future__ import annotations
@@ -21,19 +23,34 @@ class OnlineStore(Protocol):
     """A map from bytes to bytes that is read as snapshots and written in transactions."""
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Return the values of those keys that exist, all from one moment."""
-        ...
-
-    def write(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Set values, all or none; when it returns they are kept.
+        """Return the values of those keys that exist, all from one moment.
 
         Raises:
+            StorageError: The store cannot be read.
+        """
+        ...
+
+    def write(
+        self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
+        """Set values, all or none; when it returns, readers see them, also after a crash of any process.
+
+        Args:
+            items: Keys with their new values.
+            expected: Keys with the values they must still have, ``None`` for none; checked in the same transaction.
+
+        Raises:
+            StateError: A key does not have its expected value; nothing was written.
             StorageError: Nothing was written.
         """
         ...
 
     def delete(self, prefix: bytes) -> int:
-        """Delete all keys that begin with a prefix; return how many there were."""
+        """Delete all keys that begin with a prefix; return how many there were.
+
+        Raises:
+            StorageError: The store cannot be written.
+        """
         ...
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
@@ -59,7 +76,9 @@ class ViewRecord(msgspec.Struct, frozen=True):
         watermark_us: Every event with ``ingest_time < watermark_us`` was folded in.
         reach_us: Earliest instant that can be asked about.
         rows_below: Count of the source's events below the watermark when it was set.
-        filling_us: Up to where a first fill that has not ended was to go; its states were pruned for that.
+        pending_us: Up to where a run may have folded events into some states; a run that ended moved the watermark
+            there.
+        pending_rows: Count of the source's events below that when the run began.
     """
 
     view: str
@@ -68,7 +87,8 @@ class ViewRecord(msgspec.Struct, frozen=True):
     watermark_us: int = NOTHING_YET
     reach_us: int = NOTHING_YET
     rows_below: int = 0
-    filling_us: int = NOTHING_YET
+    pending_us: int = NOTHING_YET
+    pending_rows: int = 0
 
 
 def record_key(view: ViewPlan) -> bytes:
@@ -109,3 +129,18 @@ def records_of(store: OnlineStore, views: Iterable[ViewPlan]) -> Mapping[str, Vi
     keys = {view.name: (view, record_key(view)) for view in views}
     found = store.read([key for _, key in keys.values()])
     return {name: decode_record(view, found.get(key)) for name, (view, key) in keys.items()}
+
+
+def check_materialized(record: ViewRecord) -> None:
+    """Make sure that a view has online state.
+
+    Raises:
+        StateError: Nothing was materialized yet.
+    """
+    if record.watermark_us == NOTHING_YET:
+        raise StateError(
+            "nothing is materialized yet",
+            where=f"feature view '{record.view}'",
+            hint=f"Run store.materialize(views=['{record.view}']).",
+            code="not-materialized",
+        )

@@ -64,7 +64,7 @@ def check(scenario, queries=None):
     answer = ask_scenario(scenario, queries=queries)
     assert_answers(scenario.plan, rows, answer.columns(), answer.statuses)
     for index in range(len(scenario.plan.features)):
-        current = [row[index] for row in answer.rows()]
+        current = answer.lists()[index]
         assert_same_values(reference=answer.column(index).to_pylist(), current=current)
 
 

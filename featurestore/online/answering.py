@@ -1,0 +1,149 @@
+"""From stored states to values: one compiled call for all views and entities of a request.
+
+The programs of a service's views are put behind each other once; a request then costs one pass over its states. The
+loops that fold events are ``kernels.core``'s, the same that build training sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernels.evaluate import bind, read_lists
+from featurestore.kernels.events import NO_EVENT, NOT_FOUND, OVERFLOWED
+from featurestore.online.packing import SOUND, VIEW_COLUMNS, answer_views
+from featurestore.online.state import Dictionaries, StateCodec, joined_states
+from featurestore.plan.model import ViewPlan
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of all views of a service.
+
+    Attributes:
+        columns: Python values, one list per feature, view behind view in plan order; ``None`` is null.
+        statuses: ``Status`` codes, one row per feature.
+        newest: Per view the event time of the newest event each entity's answer saw, ``NO_EVENT`` if none.
+    """
+
+    columns: list[list[Any]]
+    statuses: npt.NDArray[np.uint8]
+    newest: list[list[int]]
+
+
+class BoundService:
+    """The views of a service with their kernels, ready to be asked all at once."""
+
+    def __init__(self, views: Sequence[ViewPlan]) -> None:
+        """Bind the views.
+
+        Args:
+            views: In the order they will be answered in; one may occur several times.
+        """
+        self._bound = [bind(view) for view in views]
+        self._codecs = [StateCodec(view) for view in views]
+        programs = [bound.program for bound in self._bound]
+        self._windows = _stacked([program.windows for program in programs], 2)
+        self._groups = _stacked([program.groups for program in programs], 7)
+        self._features = _stacked([program.features for program in programs], 6)
+        layouts = [(*codec.layout, *bound.policy) for codec, bound in zip(self._codecs, self._bound, strict=True)]
+        sizes = [
+            (len(p.windows), len(p.groups), len(p.features), p.row_count, len(view.features))
+            for p, view in zip(programs, views, strict=True)
+        ]
+        self._views = np.zeros((len(views) + 1, VIEW_COLUMNS), dtype=np.int64)
+        self._views[:-1, :6] = np.array(layouts, dtype=np.int64).reshape(-1, 6)
+        self._views[1:, 6:] = np.cumsum(np.array(sizes, dtype=np.int64).reshape(-1, 5), axis=0)
+        self._parts = [
+            (slice(low[0], high[0]), slice(low[1], high[1])) for low, high in pairwise(self._views[:, -2:].tolist())
+        ]
+        self._row_count, self._feature_count = self._views[-1, -2:].tolist()
+
+    def answer(
+        self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, watermarks_us: Sequence[int]
+    ) -> Answers:
+        """Evaluate stored states.
+
+        Args:
+            stored: Per view the state of each entity, ``None`` where it has none.
+            count: Count of entities.
+            as_of_us: Instant asked about.
+            watermarks_us: One per view.
+
+        Raises:
+            StateError: A state is damaged or foreign.
+            ValueOverflowError: An integer sum does not fit into int64.
+        """
+        words = np.zeros((self._row_count, count), dtype=np.int64)
+        statuses = np.empty((self._feature_count, count), dtype=np.uint8)
+        statuses.fill(NOT_FOUND)
+        newest = np.empty((len(self._bound), count), dtype=np.int64)
+        newest.fill(NO_EVENT)
+        given = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
+        joined, starts = joined_states([state for states in given for state in states])
+        places = np.empty((len(self._bound) * count, 2), dtype=np.int64)
+        problem, number, overflowed = answer_views(
+            np.frombuffer(joined, dtype=np.int64),
+            starts,
+            self._views,
+            self._windows,
+            self._groups,
+            self._features,
+            as_of_us,
+            np.array(watermarks_us, dtype=np.int64),
+            words,
+            statuses,
+            newest,
+            places,
+        )
+        if problem != SOUND:
+            raise self._codecs[number].error(problem)
+        if overflowed:
+            self._raise_overflow(statuses)
+        columns = self._lists(words, statuses, joined, places, count)
+        return Answers(columns, statuses, newest.tolist())
+
+    def _lists(
+        self, words: Ints, statuses: npt.NDArray[np.uint8], joined: bytes, places: Ints, count: int
+    ) -> list[list[Any]]:
+        """Read words as Python values, one list per feature."""
+        whole, floats, codes = words.tolist(), words.view(np.float64).tolist(), statuses.tolist()
+        columns: list[list[Any]] = []
+        for number, (rows, own) in enumerate(self._parts):
+            dictionaries: list[Dictionaries] = []
+            if self._codecs[number].has_dictionaries:
+                at = places[number * count : (number + 1) * count].tolist()
+                dictionaries = [self._codecs[number].dictionaries(joined, begin, end) for begin, end in at]
+            columns += read_lists(
+                self._bound[number].readers, whole[rows], floats[rows], codes[own], _finder(dictionaries)
+            )
+        return columns
+
+    def _raise_overflow(self, statuses: npt.NDArray[np.uint8]) -> NoReturn:
+        for bound, (_, own) in zip(self._bound, self._parts, strict=True):
+            if (statuses[own] == OVERFLOWED).any():
+                bound.raise_overflow(statuses[own])
+        raise AssertionError("a sum overflowed, but none says so")
+
+
+def _finder(dictionaries: Sequence[Dictionaries]) -> Callable[[int, int], Sequence[Any]]:
+    """Return a function that gives the values codes of (input, entity) stand for; none where words are values."""
+    if not dictionaries:
+        return _no_dictionary
+    return lambda source, entity: dictionaries[entity][source] or ()
+
+
+def _no_dictionary(_: int, __: int) -> Sequence[Any]:
+    return ()
+
+
+def _stacked(tables: Sequence[Ints], width: int) -> Ints:
+    """Put tables of numbers behind each other."""
+    return np.concatenate([np.zeros((0, width), dtype=np.int64), *tables])
