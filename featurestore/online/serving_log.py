@@ -1,7 +1,8 @@
 """What was served, kept for audits: every answered row with its question, as Parquet.
 
 Answers are taken into memory on the request's path and written by a thread of their own, at a stated interval; a file
-is complete or not there. What was taken within the last interval can be lost by a crash, and only that.
+is complete or not there. What was taken within the last interval can be lost by a crash, and only that. If the folder
+cannot be written, answers wait and are tried again, up to a bound; what is beyond it is lost and counted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from featurestore.temporal import Clock, SystemClock, to_datetime
 
 _CODES = {status.name: int(status) for status in Status}
 _INSTANT = TIMESTAMP.arrow
+
+MOST_WAITING_ROWS = 200_000
+"""How many rows may wait to be written, if nothing else is said."""
 
 
 def log_schema(plan: Plan) -> pa.Schema:
@@ -56,79 +61,123 @@ def log_schema(plan: Plan) -> pa.Schema:
     )
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """An answer that waits to be written."""
+
+    plan: Plan
+    answer: OnlineFeatures
+    logged_at_us: int
+
+
 class ServingLog:
     """Appends answers to Parquet files under one folder, ``service=…/day=…/*.parquet`` by the day they were logged."""
 
-    def __init__(self, folder: Path, *, clock: Clock | None = None, interval_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        interval_seconds: float = 1.0,
+        most_waiting_rows: int = MOST_WAITING_ROWS,
+    ) -> None:
         """Open the log.
 
         Args:
             folder: Where its files lie; made with the first file.
             clock: Tells when a row was logged.
             interval_seconds: How long an answer may wait in memory; 0 writes only at ``flush``.
+            most_waiting_rows: How many rows may wait; an answer that would make them more is lost.
         """
         self._folder = folder
         self._clock = clock or SystemClock()
-        self._waiting: dict[tuple[str, str], list[tuple[Plan, OnlineFeatures, int]]] = defaultdict(list)
+        self._most_waiting_rows = most_waiting_rows
+        self._waiting: dict[tuple[str, str], list[_Taken]] = defaultdict(list)
+        self._waiting_rows = 0
+        self._lost_rows = 0
+        self._failure: StorageError | None = None
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._stop = threading.Event()
-        self._failure: StorageError | None = None
         self._thread: threading.Thread | None = None
         if interval_seconds > 0:
             self._thread = threading.Thread(target=self._run, args=(interval_seconds,), daemon=True)
             self._thread.start()
 
+    @property
+    def lost_rows(self) -> int:
+        """Count of rows that were not taken because too many waited."""
+        return self._lost_rows
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why the last attempt to write failed; ``None`` if it did not."""
+        return self._failure
+
     def append(self, plan: Plan, answer: OnlineFeatures) -> None:
-        """Take an answer; it is written later."""
+        """Take an answer; it is written later. If too many rows wait already, it is counted as lost."""
+        logged_at_us = self._clock.now_us()
+        rows = len(answer.rows)
         with self._lock:
-            self._waiting[plan.name, plan.fingerprint].append((plan, answer, self._clock.now_us()))
+            if self._waiting_rows + rows > self._most_waiting_rows:
+                self._lost_rows += rows
+                return
+            self._waiting_rows += rows
+            self._waiting[plan.name, plan.fingerprint].append(_Taken(plan, answer, logged_at_us))
 
     def flush(self) -> None:
         """Write everything taken so far; when it returns, readers see it.
 
         Raises:
-            StorageError: It cannot be written, now or by the thread before; what could not be written is kept and
-                tried again.
+            StorageError: It cannot be written; it is kept and will be tried again.
         """
         with self._writing:
             with self._lock:
-                waiting, self._waiting = self._waiting, defaultdict(list)
-            for name, answers in waiting.items():
+                names = list(self._waiting)
+            for name in names:
+                with self._lock:
+                    taken = self._waiting.pop(name)
                 try:
-                    self._write(answers[0][0], [(answer, logged) for _, answer, logged in answers])
+                    self._write(taken[0].plan, taken)
                 except OSError as error:
                     with self._lock:
-                        self._waiting[name] = answers + self._waiting[name]
-                    raise StorageError(
-                        f"cannot write to {self._folder}: {error}",
-                        where="serving log",
-                        hint="Check the path, its rights and the disk.",
-                    ) from error
+                        self._waiting[name] = taken + self._waiting[name]
+                    self._failure = self._storage_error("write to", self._folder, error)
+                    raise self._failure from error
+                with self._lock:
+                    self._waiting_rows -= sum(len(one.answer.rows) for one in taken)
+            self._failure = None
 
     def close(self) -> None:
-        """Write what is left and end the thread."""
+        """Write what is left and end the thread.
+
+        Raises:
+            StorageError: What is left cannot be written.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         self.flush()
 
     def _run(self, interval_seconds: float) -> None:
-        """Write again and again; a failure is kept and tried again, and told by the next ``flush`` that fails."""
+        """Write again and again, also after failures."""
         while not self._stop.wait(interval_seconds):
-            try:
+            with suppress(StorageError):
                 self.flush()
-            except StorageError as error:
-                self._failure = error
 
-    def _write(self, plan: Plan, answers: Sequence[tuple[OnlineFeatures, int]]) -> None:
-        table = _table(plan, answers)
+    def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
+        return StorageError(
+            f"cannot {verb} {path}: {error}", where="serving log", hint="Check the path, its rights and the disk."
+        )
+
+    def _write(self, plan: Plan, taken: Sequence[_Taken]) -> None:
+        table = _table(plan, taken)
         if table.num_rows == 0:
             return
-        day = to_datetime(answers[0][1]).astimezone(UTC).date().isoformat()
-        folder = self._folder / f"service={plan.name}" / f"day={day}"
+        first_us = taken[0].logged_at_us
+        folder = self._folder / f"service={plan.name}" / f"day={to_datetime(first_us).date().isoformat()}"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{answers[0][1]:020d}-{uuid.uuid4().hex}.parquet"
+        name = f"{first_us:020d}-{uuid.uuid4().hex}.parquet"
         unfinished = folder / f".{name}.unfinished"
         try:
             with unfinished.open("wb") as file:
@@ -150,20 +199,26 @@ class ServingLog:
         Yields:
             One table per file with matching rows, oldest file first; rows in the order they were served. Files of
             different plans have different columns.
+
+        Raises:
+            StorageError: A file is damaged or cannot be read.
         """
         folder = self._folder / f"service={service}"
         since, until = (pa.scalar(at, pa.int64()).cast(_INSTANT) for at in (since_us, until_us))
         wanted = (pc.field("as_of") >= since) & (pc.field("as_of") < until)
         for path in sorted(folder.glob("day=*/*.parquet")):
-            table = ds.dataset(path, format="parquet").to_table(filter=wanted)
+            try:
+                table = ds.dataset(path, format="parquet").to_table(filter=wanted)
+            except (OSError, pa.ArrowException) as error:
+                raise self._storage_error("read", path, error) from error
             if table.num_rows:
                 yield table
 
 
-def _table(plan: Plan, answers: Sequence[tuple[OnlineFeatures, int]]) -> pa.Table:
+def _table(plan: Plan, taken: Sequence[_Taken]) -> pa.Table:
     """Lay answers of one plan out as rows of its log."""
-    lengths = np.array([len(answer.rows) for answer, _ in answers])
-    each = [answer for answer, _ in answers]
+    each = [one.answer for one in taken]
+    lengths = np.array([len(answer.rows) for answer in each], dtype=np.int64)
 
     def repeated(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
         return pa.array(values, type=dtype).take(pa.array(np.repeat(np.arange(len(values)), lengths)))
@@ -179,7 +234,7 @@ def _table(plan: Plan, answers: Sequence[tuple[OnlineFeatures, int]]) -> pa.Tabl
         repeated([answer.request_id for answer in each], pa.string()),
         pa.array([i for answer in each for i in range(len(answer.rows))], type=pa.int32()),
         instants([answer.as_of_us for answer in each]),
-        instants([logged for _, logged in answers]),
+        instants([one.logged_at_us for one in taken]),
         repeated([answer.service for answer in each], pa.string()),
         repeated([answer.fingerprint for answer in each], pa.string()),
         *(pa.array([row[c.name] for row in entities], type=c.dtype.arrow) for c in plan.join_keys),
