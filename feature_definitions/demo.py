@@ -31,7 +31,7 @@ from featurestore.skew.render import render
 OUTPUT = Path("demo_output")
 AHEAD = pd.Timedelta(hours=2)
 DAY = pd.Timestamp("2013-12-11", tz="America/New_York").tz_convert("UTC")
-STALE_HOURS = 4
+STALE_HOURS = 10
 KEYS = ["carrier", "origin", "dest", "tailnum"]
 LEAKING_KEYS = {"carrier": ["carrier"], "origin": ["origin"], "route": ["origin", "dest"], "plane": ["tailnum"]}
 CONFIG = """definitions = "feature_definitions"
