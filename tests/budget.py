@@ -6,10 +6,10 @@ tried every time.
 
 from hypothesis import settings
 
-SEARCH_FACTOR = 20
+FACTORS = {"search": 20.0, "interpreted": 0.3}
 
 
 def examples(count: int) -> settings:
-    """Return settings that try ``count`` examples, or a multiple when searching."""
-    is_search = settings.get_current_profile_name() == "search"
-    return settings(max_examples=count * SEARCH_FACTOR if is_search else count)
+    """Return settings that try ``count`` examples, more when searching, fewer when kernels are interpreted."""
+    factor = FACTORS.get(settings.get_current_profile_name(), 1.0)
+    return settings(max_examples=max(2, int(count * factor)))
