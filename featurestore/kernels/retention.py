@@ -4,8 +4,8 @@ Asked at ``reach`` or later, and with a watermark not before ``reach``, an event
 
 - it lies in, or after, the longest window that ends at the horizon of ``reach``; or
 - it can be the answer of a feature without a lower edge that looks at the newest events (``last``, ``last_n``,
-  ``time_since_last``), or be the newest event of the entity at all: these keep, going back from that window's start, as
-  many members as the feature wants that were visible at ``reach`` already, and all that were not yet; or
+  ``time_since_last``), or be the newest event of the entity at all: these keep, going back from the newest, as many
+  members as the feature wants that were visible at ``reach`` already, and all that were not yet; or
 - it can be the answer of a feature without a lower edge that looks at the oldest events (``first``, ``first_n``): these
   keep the same going forward from the oldest; or
 - the view has any other feature without a lower edge: then every event matters.
@@ -53,15 +53,25 @@ def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
     start, event_bound, ingest_bound = _earliest(view, reach_us)
     kept = block.event_time >= start
     every_event = np.full(len(block), MEMBER_VALUE, dtype=np.uint8)
-    times = (block.offsets, block.event_time, block.ingest_time)
-    _walk_back(*times, every_event, MEMBER_VALUE, 1, start, ingest_bound, kept)
-    for feature in view.features:
-        if feature.window_us is None:
-            flags, need, wanted = block.flags[feature.input], _need(feature), _wanted(feature)
-            if feature.aggregation in _NEWEST:
-                _walk_back(*times, flags, need, wanted, start, ingest_bound, kept)
-            else:
-                _walk_forward(*times, flags, need, wanted, event_bound, ingest_bound, kept)
+    wishes = [(every_event, MEMBER_VALUE, 1, True)]
+    wishes += [
+        (block.flags[f.input], _need(f), _wanted(f), f.aggregation in _NEWEST)
+        for f in view.features
+        if f.window_us is None
+    ]
+    for flags, need, wanted, from_newest in wishes:
+        _keep_members(
+            block.offsets,
+            block.event_time,
+            block.ingest_time,
+            flags,
+            need,
+            wanted,
+            from_newest,
+            event_bound,
+            ingest_bound,
+            kept,
+        )
     return kept
 
 
@@ -77,7 +87,7 @@ def _earliest(view: ViewPlan, reach_us: int) -> tuple[int, int, int]:
         for feature in view.features
         if feature.window_us is not None
     ]
-    return min(starts, default=event_bound), event_bound, min(ingest_bound, reach_us)
+    return min(starts, default=event_bound), event_bound, ingest_bound
 
 
 def _need(feature: FeaturePlan) -> int:
@@ -91,47 +101,26 @@ def _wanted(feature: FeaturePlan) -> int:
 
 
 @jit
-def _walk_back(
+def _keep_members(
     offsets: Ints,
     times: Ints,
     ingests: Ints,
     flags: Bytes,
     need: int,
     wanted: int,
-    start: int,
-    ingest_bound: int,
-    kept: Flags,
-) -> None:
-    """Keep, per entity and back from ``start``, members until ``wanted`` of them were known before the bound."""
-    for entity in range(offsets.size - 1):
-        found = 0
-        for i in range(offsets[entity + 1] - 1, offsets[entity] - 1, -1):
-            if found >= wanted:
-                break
-            if times[i] < start and flags[i] >= need:
-                kept[i] = True
-                if ingests[i] < ingest_bound:
-                    found += 1
-
-
-@jit
-def _walk_forward(
-    offsets: Ints,
-    times: Ints,
-    ingests: Ints,
-    flags: Bytes,
-    need: int,
-    wanted: int,
+    from_newest: bool,
     event_bound: int,
     ingest_bound: int,
     kept: Flags,
 ) -> None:
-    """Keep, per entity and forward from its oldest, members until ``wanted`` of them were visible before the bounds."""
+    """Keep, per entity and from one end on, members until ``wanted`` of them were visible before the bounds."""
     for entity in range(offsets.size - 1):
+        begin, end = offsets[entity], offsets[entity + 1]
         found = 0
-        for i in range(offsets[entity], offsets[entity + 1]):
+        for step in range(end - begin):
             if found >= wanted:
                 break
+            i = end - 1 - step if from_newest else begin + step
             if flags[i] >= need:
                 kept[i] = True
                 if times[i] < event_bound and ingests[i] < ingest_bound:
