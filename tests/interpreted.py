@@ -1,7 +1,8 @@
 """A pytest plugin that runs the kernels as plain Python, so that coverage can see into their loops.
 
 Compiled code gives infinity where Python's ``ldexp`` raises, and wraps integers where NumPy warns or refuses. So some
-tests fail here; what they reach counts all the same. Used by ``tests.measure_coverage`` only; importing it does nothing.
+tests fail here; what they reach counts all the same. Used by ``tests.measure_coverage`` only; importing it changes
+nothing.
 """
 
 import math
