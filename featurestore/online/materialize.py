@@ -165,13 +165,24 @@ class _Run:
         is_new = before == ViewRecord(before.view, before.fingerprint)
         reason = "" if is_new else "asked for" if full else self._why_rebuild(until_us)
         until_us = max(until_us, before.watermark_us)
-        if reason:
-            events, entities = self._rebuild(until_us)
-        elif until_us == before.watermark_us:
-            events, entities = 0, 0
-        else:
-            events, entities = self._fill(until_us) if before.watermark_us == NOTHING_YET else self._extend(until_us)
+        try:
+            events, entities = self._fold_all(until_us, is_rebuild=bool(reason))
+        except SourceError:
+            self._distrust()
+            raise
         return ViewRun(self._view.name, before.watermark_us, until_us, events, entities, reason)
+
+    def _fold_all(self, until_us: int, *, is_rebuild: bool) -> tuple[int, int]:
+        if is_rebuild:
+            return self._rebuild(until_us)
+        if until_us == self._record.watermark_us:
+            return 0, 0
+        return self._fill(until_us) if self._record.watermark_us == NOTHING_YET else self._extend(until_us)
+
+    def _distrust(self) -> None:
+        """Make the next run rebuild if states may hold events of a source that has changed since."""
+        if self._record.pending_us > self._record.watermark_us:
+            self._put(msgspec.structs.replace(self._record, pending_rows=-1))
 
     def _why_rebuild(self, until_us: int) -> str:
         """Tell why states cannot be extended; empty if they can."""
@@ -207,7 +218,7 @@ class _Run:
         for step in self._steps(NOTHING_YET, until_us):
             counts = self._fold(generation, step, reach_us)
             events, entities = events + counts[0], entities + counts[1]
-        self._check_source()
+        self._source.check_unchanged()
         self._put(self._ended(until_us, generation, reach_us))
         return events, entities
 
@@ -221,7 +232,7 @@ class _Run:
             self._put(self._announcing(step.end))
             record = self._record
             counts = self._fold(record.generation, step, record.reach_us)
-            self._check_source()
+            self._source.check_unchanged()
             reach_us = NOTHING_YET if self._keeps_all else max(record.reach_us, step.end - self._history_us)
             self._put(self._ended(step.end, record.generation, reach_us))
             events, entities = events + counts[0], entities + counts[1]
@@ -251,14 +262,6 @@ class _Run:
         stored = encode_record(record)
         self._store.write([(self._key, stored)], expected={self._key: self._stored})
         self._stored, self._record = stored, record
-
-    def _check_source(self) -> None:
-        """Make sure that all that was folded is from one state of the source; if not, the next run rebuilds."""
-        try:
-            self._source.check_unchanged()
-        except SourceError:
-            self._put(msgspec.structs.replace(self._record, pending_rows=-1))
-            raise
 
     def _steps(self, begin: int, end: int) -> Iterator[_Step]:
         """Cut a range of ingest times into pieces of about as many events as memory may hold."""
