@@ -146,11 +146,10 @@ class StateCodec:
         Raises:
             StateError: A state is cut off, damaged, or of another layout.
         """
-        given = [b"" if state is None else state for state in stored]
-        for state in given:
-            if state and (crc32(state) != _SOUND_CHECK or len(state) & 7):
+        for state in stored:
+            if state is not None and (crc32(state) != _SOUND_CHECK or len(state) & 7):
                 raise self.error(DAMAGED if state[:8] == _MAGIC else FOREIGN_LAYOUT)
-        return given
+        return [state or b"" for state in stored]
 
     def dictionaries(self, joined: bytes, begin: int, end: int) -> Dictionaries:
         """Read the dictionaries of one state, given where they lie; none where there is no state."""
