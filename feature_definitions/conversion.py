@@ -3,8 +3,12 @@
 ``time_hour`` is the hour of the scheduled departure in UTC; together with ``minute`` it is that instant. The clock
 times of arrivals are local at the destination. A flight lasts less than a day, so the minutes from scheduled departure
 to scheduled arrival, both on their own clocks and corrected for the difference of the zones, are known modulo one day;
-and a flight landed ``arr_delay`` minutes after its scheduled arrival. So every flight of the year spends between 5 and
-235 minutes on the ground besides its time in the air, half of them 28 or less.
+and a flight landed ``arr_delay`` minutes after its scheduled arrival.
+
+Two columns that take no part in this confirm it. ``arr_time``, the clock at the destination when the flight landed,
+agrees on 327,345 of 327,346 landings; the other one is written down at 2:03 in the night in which New York had no hour
+2. With ``air_time`` every flight spends between 5 and 235 minutes on the ground, half of them 28 or less. Puerto Rico
+and Saint Thomas, which ``airports.csv`` lacks, keep Atlantic time all year.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ def package_folder() -> Path:
 
 def read_flights(folder: Path) -> pd.DataFrame:
     """Return all flights with ``sched_dep`` and, for those that landed, ``landed_at`` (both UTC)."""
-    flights = pd.read_csv(folder / "flights.csv.zip")
+    flights = pd.read_csv(folder / "flights.csv.zip", dtype={"distance": "float64"})
     zones = pd.read_csv(folder / "airports.csv").set_index("faa")["tzone"].to_dict() | _ZONES_MISSING
     flights["sched_dep"] = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(flights["minute"], unit="m")
     flights["landed_at"] = flights["sched_dep"] + pd.to_timedelta(
@@ -78,7 +82,8 @@ def convert(target: Path) -> pd.DataFrame:
         target: Folder for ``arrivals.parquet``, ``weather.parquet`` and ``planes.parquet``.
 
     Returns:
-        All flights that were not cancelled or diverted, in order of scheduled departure.
+        All flights of which the plane is known, in order of scheduled departure. Those that were cancelled or diverted
+        have no ``landed_at``; two hours before departure nobody knows which ones will be.
     """
     folder = package_folder()
     target.mkdir(parents=True, exist_ok=True)
@@ -93,7 +98,8 @@ def convert(target: Path) -> pd.DataFrame:
     planes = pd.read_csv(folder / "planes.csv").astype({"year": "Int64"})
     planes["valid_from"] = pd.Timestamp("2013-01-01", tz="UTC")
     _write(planes, target / "planes.parquet")
-    return landed.sort_values(["sched_dep", "flight"], kind="stable").reset_index(drop=True)
+    known = flights[flights["tailnum"].notna()]
+    return known.sort_values(["sched_dep", "flight"], kind="stable").reset_index(drop=True)
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
