@@ -305,25 +305,35 @@ class _Run:
         prepared = bind(self._view).prepare(table)
         kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
         columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
-        index, codes = KeyIndex.build(columns)
+        codes, keys = self._numbered(columns, generation)
         order = np.argsort(codes, kind="stable")
-        starts = np.searchsorted(codes[order], np.arange(len(index) + 1))
-        keys = self._state_keys(columns, order[starts[:-1]], generation)
+        starts = np.searchsorted(codes[order], np.arange(len(keys) + 1))
         at, size = 0, _ENTITIES_AT_FIRST
-        while at < len(index):
-            stop = min(at + size, len(index))
+        while at < len(keys):
+            stop = min(at + size, len(keys))
             rows = order[starts[at] : starts[stop]]
             written = self._fold_entities(keys[at:stop], _taken(prepared, rows), codes[rows] - at, bound_us, reach_us)
             size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, written)))
             at = stop
-        return len(index)
+        return len(keys)
 
-    def _state_keys(self, columns: Sequence[pa.Array], rows: Ints, generation: int) -> list[bytes]:
+    def _numbered(self, columns: Sequence[pa.Array], generation: int) -> tuple[Ints, list[bytes]]:
+        """Number the entities of some events in the order of their states' keys, in which a store writes fastest.
+
+        Returns:
+            The number of each event's entity; and the keys.
+        """
+        index, codes = KeyIndex.build(columns)
+        _, first_rows = np.unique(codes, return_index=True)
         prefix = state_prefix(self._view, generation)
-        taken = pa.array(rows, type=pa.int64())
-        parts = [column.take(taken).to_pylist() for column in columns]
+        parts = [column.take(pa.array(first_rows, type=pa.int64())).to_pylist() for column in columns]
         encoded = [self._encode(part) for part in zip(*parts, strict=True)]
-        return [prefix + key for key in encoded if key is not None]
+        keys = [prefix + key for key in encoded if key is not None]
+        assert len(keys) == len(index), "the source lets no null keys through"
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        number = np.empty(len(keys), dtype=np.int64)
+        number[order] = np.arange(len(keys))
+        return number[codes], [keys[i] for i in order]
 
     def _fold_entities(
         self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int, reach_us: int

@@ -40,7 +40,7 @@ _STATE = sa.Table(
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
-_WRITE = sa.text("INSERT OR REPLACE INTO online_state (key, value) VALUES (:key, :value)")
+_WRITE = "INSERT OR REPLACE INTO online_state (key, value) VALUES (?, ?)"
 
 
 class _Connection(sqlite3.Connection):
@@ -116,15 +116,14 @@ class SqlOnlineStore:
         self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
     ) -> None:
         """Set values, all or none, if some keys still have the values they are expected to have."""
-        rows = [{"key": key, "value": value} for key, value in items]
         try:
             with self._engine.connect() as connection:
                 # The driver begins late; whoever compares before it writes must be alone from the comparison on.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     _compare(connection, expected or {})
-                    if rows:
-                        connection.execute(_WRITE, rows)
+                    if items:
+                        connection.exec_driver_sql(_WRITE, list(items))
                     connection.commit()
                 except BaseException:
                     connection.rollback()
