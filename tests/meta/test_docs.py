@@ -12,16 +12,26 @@ PAGES = ["README.md", "docs/how_it_works.md"]
 
 @pytest.mark.parametrize("page", PAGES)
 def test_snippets_run(page, tmp_path, monkeypatch):
+    """The snippets of a page are one program."""
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks
+    known = {}
     for block in blocks:
-        known = {"folder": str(tmp_path)}
         exec(compile(block, page, "exec"), known)
-        if "store" in known:
-            assert known["training"].to_pandas()["spend__total_7d"].tolist() == [3.0, 8.0]
-            assert known["online"].to_dicts() == [{"user": "ann", "spend__last": 0.1, "spend__total_7d": 3.1}]
-            known["store"].close()
+    if "store" in known:
+        assert known["training"].to_pandas()["spend__total_7d"].tolist() == [3.0, 8.0]
+        assert known["online"].to_dicts() == [{"user": "ann", "spend__last": 0.1, "spend__total_7d": 3.1}]
+        known["store"].close()
+
+
+def test_the_call_paths_are_those_of_the_code():
+    """Each function that the page names is defined in the file it names."""
+    text = (ROOT / "docs/how_it_works.md").read_text()
+    named = re.findall(r"([a-z_/]+\.py) ([a-z_]+)", text)
+    assert len(named) > 10
+    for path, function in named:
+        assert f"def {function}(" in (ROOT / "featurestore" / path).read_text(), (path, function)
 
 
 @pytest.mark.parametrize("page", PAGES)
