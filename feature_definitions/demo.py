@@ -124,9 +124,13 @@ class Model:
 def fit(frame: pd.DataFrame, features: Sequence[str]) -> Model:
     """Fit gradient boosting to tell late flights."""
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     classifier = HistGradientBoostingClassifier(max_iter=40, learning_rate=0.15, random_state=0)
-    return Model(classifier.fit(matrix(frame, features), frame["late"]), features)
+    # On a busy machine several threads wait for each other in loops, and take three times as long as one.
+    with threadpool_limits(1):
+        classifier.fit(matrix(frame, features), frame["late"])
+    return Model(classifier, features)
 
 
 def auc(model: Model, frame: pd.DataFrame) -> float:
