@@ -13,7 +13,7 @@ and switched in one step, so that no event is ever lost. The same is checked for
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -24,15 +24,9 @@ import pyarrow as pa
 
 from featurestore.dtypes import INT64
 from featurestore.errors import SourceError
-from featurestore.kernels.evaluate import bind
-from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns
 from featurestore.kernels.expressions import Environment, evaluate
-from featurestore.kernels.keys import KeyIndex
-from featurestore.kernels.program import MEMBER_VALUE
-from featurestore.kernels.retention import keeps_everything, still_matter
-from featurestore.kernels.words import to_words
-from featurestore.online.keys import key_encoder
-from featurestore.online.state import StateCodec, States
+from featurestore.kernels.retention import keeps_everything
+from featurestore.online.folding import Folder, taken
 from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key, state_prefix
 from featurestore.plan.model import Column, TypedExpr, ViewPlan
 from featurestore.temporal import NOTHING_YET, duration_us
@@ -150,8 +144,7 @@ class _Run:
         self._store = store
         self._history_us = history_us
         self._events_at_once = events_at_once
-        self._codec = StateCodec(view)
-        self._encode = key_encoder([key.dtype for key in view.entity.keys])
+        self._folder = Folder(view, store)
         self._keeps_all = keeps_everything(view)
         self._key = record_key(view)
         self._stored = store.read([self._key]).get(self._key)
@@ -302,56 +295,19 @@ class _Run:
 
     def _fold_table(self, table: pa.Table, generation: int, bound_us: int, reach_us: int) -> int:
         """Fold all events that some entities have in a range; return the count of entities."""
-        prepared = bind(self._view).prepare(table)
-        kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
-        columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
-        codes, keys = self._numbered(columns, generation)
+        prepared, codes, keys = self._folder.numbered(table, generation)
         order = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[order], np.arange(len(keys) + 1))
         at, size = 0, _ENTITIES_AT_FIRST
         while at < len(keys):
             stop = min(at + size, len(keys))
             rows = order[starts[at] : starts[stop]]
-            written = self._fold_entities(keys[at:stop], _taken(prepared, rows), codes[rows] - at, bound_us, reach_us)
+            items = self._folder.folded(keys[at:stop], taken(prepared, rows), codes[rows] - at, bound_us, reach_us)
+            self._store.write(items, expected={self._key: self._stored})
+            written = sum(len(state) for _, state in items)
             size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, written)))
             at = stop
         return len(keys)
-
-    def _numbered(self, columns: Sequence[pa.Array], generation: int) -> tuple[Ints, list[bytes]]:
-        """Number the entities of some events in the order of their states' keys, in which a store writes fastest.
-
-        Returns:
-            The number of each event's entity; and the keys.
-        """
-        index, codes = KeyIndex.build(columns)
-        _, first_rows = np.unique(codes, return_index=True)
-        prefix = state_prefix(self._view, generation)
-        parts = [column.take(pa.array(first_rows, type=pa.int64())).to_pylist() for column in columns]
-        encoded = [self._encode(part) for part in zip(*parts, strict=True)]
-        keys = [prefix + key for key in encoded if key is not None]
-        assert len(keys) == len(index), "the source lets no null keys through"
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        number = np.empty(len(keys), dtype=np.int64)
-        number[order] = np.arange(len(keys))
-        return number[codes], [keys[i] for i in order]
-
-    def _fold_entities(
-        self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int, reach_us: int
-    ) -> int:
-        """Merge new events of some entities with their stored ones, drop what cannot matter, and write the states.
-
-        Returns:
-            Bytes written.
-        """
-        found = self._store.read(keys)
-        old = self._codec.decode([found.get(key) for key in keys])
-        unknown = np.flatnonzero(fresh.ingest_time >= old.bounds[codes])
-        merged, merged_codes = _merge(self._codec, old, _taken(fresh, unknown), codes[unknown])
-        block = arrange(merged, merged_codes, len(keys))
-        block = _filtered(block, still_matter(self._view, block, reach_us))
-        states = self._codec.encode(block, np.maximum(old.bounds, bound_us))
-        self._store.write(list(zip(keys, states, strict=True)), expected={self._key: self._stored})
-        return sum(map(len, states))
 
 
 def _buckets(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:
@@ -363,64 +319,3 @@ def _buckets(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:
         hashed = TypedExpr("hash_bucket", INT64, args=(column,), params=(("count", count),))
         total += evaluate(hashed, environment).to_numpy(zero_copy_only=False)
     return total % count
-
-
-def _taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
-    event_time = prepared.event_time[rows]
-    is_same = prepared.ingest_time is prepared.event_time
-    return replace(
-        prepared,
-        rows=prepared.rows[rows],
-        event_time=event_time,
-        ingest_time=event_time if is_same else prepared.ingest_time[rows],
-        values=take_columns(prepared.values, rows),
-        flags=take_columns(prepared.flags, rows),
-    )
-
-
-def _filtered(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
-    """Leave some events out of a block."""
-    if kept.all():
-        return block
-    rows = np.flatnonzero(kept)
-    return replace(
-        block,
-        offsets=np.concatenate([[0], np.cumsum(kept)])[block.offsets],
-        event_time=block.event_time[rows],
-        ingest_time=block.ingest_time[rows],
-        values=take_columns(block.values, rows),
-        flags=take_columns(block.flags, rows),
-    )
-
-
-def _merge(codec: StateCodec, old: States, fresh: PreparedEvents, codes: Ints) -> tuple[PreparedEvents, Ints]:
-    """Put stored and new events together, coded inputs in one dictionary for all entities."""
-    stored = old.block
-    if len(stored) == 0:
-        return fresh, codes
-    counts = np.diff(stored.offsets)
-    values = np.concatenate([stored.values, fresh.values], axis=1)
-    flags = np.concatenate([stored.flags, fresh.flags], axis=1)
-    dictionaries = list(fresh.dictionaries)
-    for i, dtype in enumerate(codec.coded):
-        if dtype is not None:
-            known = [own[i] or () if own else () for own in old.dictionaries]
-            joined = pa.array([value for own in known for value in own], type=dtype.arrow)
-            every = pa.concat_arrays([joined, fresh.dictionaries[i]])
-            starts = np.cumsum([0, *map(len, known)])
-            shift = np.concatenate([np.repeat(starts[:-1], counts), np.full(len(codes), starts[-1])])
-            words, dictionaries[i] = to_words(every, dtype)
-            has_value = flags[i] == MEMBER_VALUE
-            values[i, has_value] = words[values[i, has_value] + shift[has_value]]
-    event_time = np.concatenate([stored.event_time, fresh.event_time])
-    is_same = stored.ingest_time is stored.event_time and fresh.ingest_time is fresh.event_time
-    merged = replace(
-        fresh,
-        rows=np.arange(values.shape[1], dtype=np.int64),
-        event_time=event_time,
-        ingest_time=event_time if is_same else np.concatenate([stored.ingest_time, fresh.ingest_time]),
-        values=values,
-        flags=flags,
-        dictionaries=tuple(dictionaries),
-    )
-    return merged, np.concatenate([np.repeat(np.arange(len(counts)), counts), codes])

@@ -1,0 +1,148 @@
+"""Putting new events into the states of their entities: read, merge, drop what cannot matter, encode.
+
+Nothing is written here: who folds decides what else is written with the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.kernels.evaluate import bind
+from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns
+from featurestore.kernels.keys import KeyIndex
+from featurestore.kernels.program import MEMBER_VALUE
+from featurestore.kernels.retention import still_matter
+from featurestore.kernels.words import to_words
+from featurestore.online.keys import key_encoder
+from featurestore.online.state import StateCodec, States
+from featurestore.online.store import OnlineStore, state_prefix
+from featurestore.plan.model import ViewPlan
+
+Ints = npt.NDArray[np.int64]
+
+
+class Folder:
+    """Folds events of one view into states."""
+
+    def __init__(self, view: ViewPlan, store: OnlineStore) -> None:
+        """Bind a view to the store of its states."""
+        self._view = view
+        self._store = store
+        self._codec = StateCodec(view)
+        self._encode = key_encoder([key.dtype for key in view.entity.keys])
+
+    def numbered(self, table: pa.Table, generation: int) -> tuple[PreparedEvents, Ints, list[bytes]]:
+        """Prepare events, and number their entities in the order of their states' keys, in which stores write fastest.
+
+        Args:
+            table: Columns of the view's source, in contract dtypes.
+            generation: Generation of the states.
+
+        Returns:
+            The events that exist for the view; the number of each one's entity; and the key of each entity's state.
+        """
+        prepared = bind(self._view).prepare(table)
+        kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
+        columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
+        index, codes = KeyIndex.build(columns)
+        _, first_rows = np.unique(codes, return_index=True)
+        prefix = state_prefix(self._view, generation)
+        parts = [column.take(pa.array(first_rows, type=pa.int64())).to_pylist() for column in columns]
+        encoded = [self._encode(part) for part in zip(*parts, strict=True)]
+        keys = [prefix + key for key in encoded if key is not None]
+        assert len(keys) == len(index), "the source lets no null keys through"
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        number = np.empty(len(keys), dtype=np.int64)
+        number[order] = np.arange(len(keys))
+        return prepared, number[codes], [keys[i] for i in order]
+
+    def folded(
+        self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int, reach_us: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Merge new events of some entities with their stored ones; events that a state already has are left out.
+
+        Args:
+            keys: Key of each entity's state.
+            fresh: The new events.
+            codes: Number of each event's entity.
+            bound_us: Exclusive ingest time up to which the states are complete then.
+            reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
+
+        Returns:
+            Keys and states, to be written.
+        """
+        found = self._store.read(keys)
+        old = self._codec.decode([found.get(key) for key in keys])
+        unknown = np.flatnonzero(fresh.ingest_time >= old.bounds[codes])
+        merged, merged_codes = _merge(self._codec, old, taken(fresh, unknown), codes[unknown])
+        block = arrange(merged, merged_codes, len(keys))
+        block = _filtered(block, still_matter(self._view, block, reach_us))
+        states = self._codec.encode(block, np.maximum(old.bounds, bound_us))
+        return list(zip(keys, states, strict=True))
+
+
+def taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
+    """Return some events, by their places."""
+    event_time = prepared.event_time[rows]
+    is_same = prepared.ingest_time is prepared.event_time
+    return replace(
+        prepared,
+        rows=prepared.rows[rows],
+        event_time=event_time,
+        ingest_time=event_time if is_same else prepared.ingest_time[rows],
+        values=take_columns(prepared.values, rows),
+        flags=take_columns(prepared.flags, rows),
+    )
+
+
+def _filtered(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
+    """Leave some events out of a block."""
+    if kept.all():
+        return block
+    rows = np.flatnonzero(kept)
+    return replace(
+        block,
+        offsets=np.concatenate([[0], np.cumsum(kept)])[block.offsets],
+        event_time=block.event_time[rows],
+        ingest_time=block.ingest_time[rows],
+        values=take_columns(block.values, rows),
+        flags=take_columns(block.flags, rows),
+    )
+
+
+def _merge(codec: StateCodec, old: States, fresh: PreparedEvents, codes: Ints) -> tuple[PreparedEvents, Ints]:
+    """Put stored and new events together, coded inputs in one dictionary for all entities."""
+    stored = old.block
+    if len(stored) == 0:
+        return fresh, codes
+    counts = np.diff(stored.offsets)
+    values = np.concatenate([stored.values, fresh.values], axis=1)
+    flags = np.concatenate([stored.flags, fresh.flags], axis=1)
+    dictionaries = list(fresh.dictionaries)
+    for i, dtype in enumerate(codec.coded):
+        if dtype is not None:
+            known = [own[i] or () if own else () for own in old.dictionaries]
+            joined = pa.array([value for own in known for value in own], type=dtype.arrow)
+            every = pa.concat_arrays([joined, fresh.dictionaries[i]])
+            starts = np.cumsum([0, *map(len, known)])
+            shift = np.concatenate([np.repeat(starts[:-1], counts), np.full(len(codes), starts[-1])])
+            words, dictionaries[i] = to_words(every, dtype)
+            has_value = flags[i] == MEMBER_VALUE
+            values[i, has_value] = words[values[i, has_value] + shift[has_value]]
+    event_time = np.concatenate([stored.event_time, fresh.event_time])
+    is_same = stored.ingest_time is stored.event_time and fresh.ingest_time is fresh.event_time
+    merged = replace(
+        fresh,
+        rows=np.arange(values.shape[1], dtype=np.int64),
+        event_time=event_time,
+        ingest_time=event_time if is_same else np.concatenate([stored.ingest_time, fresh.ingest_time]),
+        values=values,
+        flags=flags,
+        dictionaries=tuple(dictionaries),
+    )
+    return merged, np.concatenate([np.repeat(np.arange(len(counts)), counts), codes])
