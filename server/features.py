@@ -75,7 +75,7 @@ class FeaturesRoute:
             as_of=question.as_of,
             expected_fingerprint=question.expected_fingerprint,
         )
-        return to_bytes(reply(result))
+        return to_bytes(reply(result, describe=question.describe))
 
 
 def _check(scope: Scope) -> None:

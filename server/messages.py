@@ -48,6 +48,7 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
         str | None,
         Meta(description="Refuse with 409 if the live plan has another fingerprint.", examples=[_FINGERPRINT]),
     ] = None
+    describe: Annotated[bool, Meta(description="Say also which dtypes columns, keys and request inputs have.")] = False
 
 
 class Row(Struct, frozen=True):
@@ -85,7 +86,15 @@ class ViewState(Struct, frozen=True):
     is_stale: Annotated[bool, Meta(description="Whether the watermark lies behind what the view promises.")]
 
 
-class Reply(Struct, frozen=True):
+class Dtypes(Struct, frozen=True):
+    """The dtypes by which values on the wire are read."""
+
+    columns: Annotated[list[str], Meta(description="Of the answer, in its order.", examples=[["int64", "float64"]])]
+    keys: Annotated[dict[str, str], Meta(description="Of the fields of entities.", examples=[{"carrier": "string"}])]
+    request: Annotated[dict[str, str], Meta(description="Of request inputs.", examples=[{"dep_delay": "float64"}])]
+
+
+class Reply(Struct, frozen=True, omit_defaults=True):
     """The answer to a question."""
 
     service: Annotated[str, Meta(examples=[_SERVICE])]
@@ -95,6 +104,7 @@ class Reply(Struct, frozen=True):
     columns: Annotated[list[str], Meta(examples=[["carrier_delays__flights_1d", "carrier_delays__mean_delay_7d"]])]
     rows: Annotated[list[Row], Meta(description="One per entity, in the order of the question.")]
     views: Annotated[dict[str, ViewState], Meta(description="Per view, by its name or alias.")]
+    dtypes: Annotated[Dtypes | None, Meta(description="Only if the question asked to describe the answer.")] = None
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
@@ -106,14 +116,21 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     detail: Annotated[str, Meta(description="What is wrong with this request, and what would be right.")]
     code: Annotated[str, Meta(description="Stable name of the mistake.", examples=["unknown-service"])]
     field: Annotated[str, Meta(description="JSON pointer into the request.", examples=["/entities/3/carrier"])] = ""
+    hint: Annotated[str, Meta(description="The part of the detail that says what would be right.")] = ""
+    error: Annotated[str, Meta(description="Class of the error in the library.", examples=["RequestError"])] = ""
 
 
 read_question: Callable[[bytes], Question] = msgspec.json.Decoder(Question).decode
 to_bytes: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
-def reply(result: OnlineFeatures) -> Reply:
-    """Return the message for a result."""
+def reply(result: OnlineFeatures, *, describe: bool = False) -> Reply:
+    """Return the message for a result.
+
+    Args:
+        result: The answer.
+        describe: Whether to say dtypes.
+    """
     times = result.event_times
     rows = [
         Row(values, statuses, {alias: _instant(times[alias][i]) for alias in times})
@@ -136,6 +153,15 @@ def reply(result: OnlineFeatures) -> Reply:
         columns=list(result.columns),
         rows=rows,
         views=views,
+        dtypes=_dtypes(result) if describe else None,
+    )
+
+
+def _dtypes(result: OnlineFeatures) -> Dtypes:
+    return Dtypes(
+        columns=[str(dtype) for dtype in result.dtypes],
+        keys={name: str(dtype) for name, dtype in result.keys.items()},
+        request={name: str(dtype) for name, dtype in result.inputs.items()},
     )
 
 

@@ -91,7 +91,7 @@ def _library(error: FeatureStoreError) -> Problem:
         if error.where:
             detail = f"{error.where}: {detail}"
     field = error.field if isinstance(error, RequestError) else "/as_of" if isinstance(error, InstantError) else ""
-    return _problem(status, detail, error.code, field)
+    return _problem(status, detail, error.code, field, hint=error.hint, error=type(error).__name__)
 
 
 def _status(error: FeatureStoreError) -> HTTPStatus:
@@ -128,9 +128,19 @@ def _pointer(path: str) -> str:
     return "".join(f"/{name or number}" for name, number in _STEP.findall(path) if number != "...")
 
 
-def _problem(status: HTTPStatus, detail: str, code: str, field: str = "") -> Problem:
-    kind = f"urn:featurestore:problem:{code}"
-    return Problem(type=kind, title=status.phrase, status=int(status), detail=detail, code=code, field=field)
+def _problem(
+    status: HTTPStatus, detail: str, code: str, field: str = "", *, hint: str = "", error: str = ""
+) -> Problem:
+    return Problem(
+        type=f"urn:featurestore:problem:{code}",
+        title=status.phrase,
+        status=int(status),
+        detail=detail,
+        code=code,
+        field=field,
+        hint=hint,
+        error=error,
+    )
 
 
 def _kebab(status: int) -> str:

@@ -136,6 +136,7 @@ class OnlineReader:
         self._bound = BoundService([use.view for use in plan.uses])
         self._roles = _roles(plan.uses)
         self._keys: dict[str, DType] = {column.name: column.dtype for column in plan.join_keys}
+        self._inputs: dict[str, DType] = {column.name: column.dtype for column in plan.request}
         self._columns = tuple(output.name for output in plan.outputs)
         self._dtypes = tuple(output.dtype for output in plan.outputs)
         places = {name: i for i, name in enumerate(name for use in self._uses for name in use.names)}
@@ -200,6 +201,8 @@ class OnlineReader:
             },
             entities=asked,
             requests=inputs,
+            keys=self._keys,
+            inputs=self._inputs,
         )
 
     def _read_entities(self, entities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ class OnlineFeatures:
         views: Per view how complete its state was.
         entities: The entity rows asked about, as read.
         requests: The request inputs of each entity, as read.
+        keys: Dtypes of the entities' fields by name.
+        inputs: Dtypes of the request inputs by name.
     """
 
     service: str
@@ -62,6 +65,8 @@ class OnlineFeatures:
     views: dict[str, ViewState]
     entities: list[dict[str, Any]]
     requests: list[dict[str, Any]]
+    keys: Mapping[str, DType]
+    inputs: Mapping[str, DType]
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return per entity its keys and features by name."""

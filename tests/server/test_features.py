@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from featurestore.config import ServerConfig
-from featurestore.errors import StateError
+from featurestore.errors import RequestError, StateError
 from featurestore.store import FeatureStore
 from server.features import ENTITIES_IN_LOOP
 from server.messages import Problem, Reply
@@ -55,6 +55,36 @@ def test_every_dtype_has_one_form_on_the_wire(call):
     }
     assert statuses["spending__expired"] == "EXPIRED"
     assert statuses["spending__total"] == "PRESENT"
+
+
+def test_an_answer_describes_its_dtypes_if_asked(call):
+    assert "dtypes" not in call.ask().json()
+    assert call.ask("all_of_it", request={"budget": 1}, describe=True).json()["dtypes"] == {
+        "columns": [
+            "string",
+            "int64",
+            "float64",
+            "date",
+            "list<date>",
+            "bool",
+            "decimal(9,2)",
+            "binary",
+            "timestamp",
+            "string",
+            "float64",
+        ],
+        "keys": {"user": "int64"},
+        "request": {"budget": "float64"},
+    }
+
+
+def test_a_problem_names_the_librarys_error_and_the_hint(call, store):
+    with pytest.raises(RequestError) as raised:
+        store.get_online_features("plain", [{"user": 1, "usr": 2}])
+    found = problem(call.ask("plain", [{"user": 1, "usr": 2}]))
+    assert found["error"] == "RequestError"
+    assert found["hint"] == raised.value.hint
+    assert found["detail"] == f"{raised.value.problem}. {raised.value.hint}"
 
 
 def test_unknown_entities_are_answered_and_said_so(call):
