@@ -25,6 +25,10 @@ Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
 """A constant inside a plan: everything else is written as text in its canonical form."""
 
 
+INGEST_COLUMN = "__ingest_time"
+"""The column that says when an event became known, of a source that accepts pushes and names none."""
+
+
 @dataclass(frozen=True)
 class TypedExpr:
     """A row expression of which every node has a dtype.

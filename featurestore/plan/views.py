@@ -13,7 +13,7 @@ from featurestore.definitions.expr import Expr
 from featurestore.definitions.sources import Source, SqlSource
 from featurestore.definitions.udf import find_udf
 from featurestore.definitions.views import FeatureView
-from featurestore.dtypes import FLOAT64, INT64, DType
+from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, DType
 from featurestore.errors import ConfigError, InstantError, Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
@@ -28,7 +28,16 @@ from featurestore.plan.checks import (
 )
 from featurestore.plan.codec import canonical, encode
 from featurestore.plan.mistakes import Report, place
-from featurestore.plan.model import Column, EntityPlan, FeaturePlan, InputPlan, SourcePlan, TypedExpr, ViewPlan
+from featurestore.plan.model import (
+    INGEST_COLUMN,
+    Column,
+    EntityPlan,
+    FeaturePlan,
+    InputPlan,
+    SourcePlan,
+    TypedExpr,
+    ViewPlan,
+)
 from featurestore.plan.typing import Scope, infer
 from featurestore.temporal import duration_us, format_duration
 
@@ -177,12 +186,16 @@ def _source_plan(
     names = {key.name for key in entity.keys} | {source.event_time}
     names |= {name for name in (source.ingest_time, source.event_id) if name is not None}
     names |= {name for expression in expressions if expression is not None for name in columns_of(expression)}
-    columns = {name: schema.get(name) for name in sorted(names)}
+    columns = {name: schema.get(name) for name in names}
+    ingest_time = None if source.ingest_time == source.event_time else source.ingest_time
+    if source.stream and ingest_time is None:
+        ingest_time = INGEST_COLUMN
+        columns[INGEST_COLUMN] = TIMESTAMP
     return SourcePlan(
         name=source.name,
-        columns=tuple(Column(name, dtype) for name, dtype in columns.items() if dtype is not None),
+        columns=tuple(Column(name, dtype) for name, dtype in sorted(columns.items()) if dtype is not None),
         event_time=source.event_time,
-        ingest_time=None if source.ingest_time == source.event_time else source.ingest_time,
+        ingest_time=ingest_time,
         event_id=source.event_id,
         timezone=source.timezone,
         inclusive=source.inclusive,

@@ -14,8 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from featurestore.database import failures, for_writing, open_database
 from featurestore.errors import RegistryError
-from featurestore.registry.database import failures, for_writing, open_database
 from featurestore.registry.records import Applied, AuditRecord, Change, Draft, Kind, Outcome, RunRecord
 
 SCHEMA_VERSION = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import assert_never
 
@@ -11,14 +12,15 @@ import pyarrow as pa
 
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import TIMESTAMP, DType, parse_dtype
-from featurestore.errors import SourceDataError, SourceError
-from featurestore.plan.model import Column, SourcePlan, ViewPlan
+from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.plan.model import INGEST_COLUMN, Column, SourcePlan, ViewPlan
 from featurestore.sources.convert import guess_dtype, to_contract
 from featurestore.sources.files import FoundFile, find_files, is_remote
 from featurestore.sources.frames import frame_table, is_single_use
+from featurestore.sources.logged import LoggedRows, LogRows
 from featurestore.sources.parquet import ParquetRows, stored_file
 from featurestore.sources.rows import RawRows, SourceFile, TableRows, dtypes_of, missing_column, naive_columns
-from featurestore.sources.scan import Scan
+from featurestore.sources.scan import IngestRange, Scan
 from featurestore.sources.settings import ReadSettings
 from featurestore.sources.spool import Spool
 
@@ -79,9 +81,37 @@ def open_rows(source: Source, columns: Iterable[Column], settings: ReadSettings 
         StorageError: The temporary folder is full.
     """
     wanted = {column.name: column.dtype for column in columns}
+    if not source.stream:
+        return _outside(source, wanted, settings)
+    ingest_time = ingest_column(source)
+    outside = {name: dtype for name, dtype in wanted.items() if name != INGEST_COLUMN}
+    outside.setdefault(source.event_time, TIMESTAMP)
+    return LoggedRows(
+        _outside(source, outside, settings),
+        _log_rows(source, wanted, settings, ingest=None),
+        event_time=source.event_time,
+        ingest_time=ingest_time,
+    )
+
+
+def _log_rows(
+    source: Source, dtypes: Mapping[str, DType], settings: ReadSettings, *, ingest: IngestRange | None
+) -> RawRows:
+    if settings.event_log is None:
+        return TableRows(pa.schema([(name, dtype.arrow) for name, dtype in dtypes.items()]).empty_table())
+    where = f"{_place(source)}, event log"
+    return LogRows(
+        settings.event_log, source.name, dtypes, ingest_time=ingest_column(source), ingest=ingest, where=where
+    )
+
+
+def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings) -> RawRows:
+    """Open the rows that lie outside the log."""
     match source:
+        case FileSource() if is_yet_empty(source, settings):
+            rows: RawRows = TableRows(_no_rows(source))
         case FileSource() if source.file_format == "parquet" and not is_remote(str(source.path)):
-            rows: RawRows = ParquetRows(_files(source, settings), where=_place(source), threads=settings.threads)
+            rows = ParquetRows(_files(source, settings), where=_place(source), threads=settings.threads)
         case FrameSource():
             rows = TableRows(_frame(source))
         case FileSource() | SqlSource():
@@ -90,6 +120,21 @@ def open_rows(source: Source, columns: Iterable[Column], settings: ReadSettings 
             raise _unknown_source(source)
     _check_dtypes(source, rows.dtypes, wanted)
     return rows
+
+
+def is_yet_empty(source: FileSource, settings: ReadSettings) -> bool:
+    """Tell whether a source that accepts pushes has no file yet: then its declared dtypes are its columns."""
+    if not source.stream or not source.dtypes or is_remote(str(source.path)):
+        return False
+    try:
+        _files(source, settings)
+    except SourceMissingError:
+        return True
+    return False
+
+
+def _no_rows(source: FileSource) -> pa.Table:
+    return pa.schema([(name, dtype.arrow) for name, dtype in _declared_dtypes(source).items()]).empty_table()
 
 
 def open_scan(
@@ -124,6 +169,23 @@ def open_scan(
         raise
 
 
+def open_log_scan(source: Source, view: ViewPlan, *, settings: ReadSettings, ingest: IngestRange | None = None) -> Scan:
+    """Open the pushed events of a source alone, for one view.
+
+    The log takes an event id once, so deliveries are not compared here; with the rows outside they are not either.
+
+    Args:
+        source: The definition.
+        view: The view.
+        settings: Threads and memory, and the log.
+        ingest: Only where events may have become known in this range; the scan must be read with it.
+    """
+    plan = replace(view.source, event_id=None)
+    rows = _log_rows(source, {column.name: column.dtype for column in plan.columns}, settings, ingest=ingest)
+    keys = tuple(key.name for key in view.entity.keys)
+    return Scan(rows, plan, keys=keys, on_null=source.on_null, settings=settings)
+
+
 @contextmanager
 def open_scans(
     views: Iterable[ViewPlan], sources: Mapping[str, Source], settings: ReadSettings = _DEFAULT
@@ -151,6 +213,11 @@ def open_scans(
                 keys = [key.name for key in view.entity.keys]
                 scans[view.name] = open_scan(sources[name], view.source, keys=keys, settings=settings, rows=rows)
         yield scans
+
+
+def ingest_column(source: Source) -> str:
+    """Return the column that says when an event of a source that accepts pushes became known."""
+    return INGEST_COLUMN if source.ingest_time in (None, source.event_time) else str(source.ingest_time)
 
 
 def _place(source: Source) -> str:
@@ -190,6 +257,8 @@ def _described(source: Source, settings: ReadSettings) -> tuple[Schema, frozense
     """Return the columns as they are outside, and which timestamps say no zone."""
     match source:
         case FileSource():
+            if is_yet_empty(source, settings):
+                return dict(_declared_dtypes(source)), frozenset()
             if source.file_format == "csv":
                 return _csv_schema(source, settings)
             if is_remote(str(source.path)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -108,6 +109,7 @@ class Scan:
         self._selecting = Lock()
         self._not_finite: dict[tuple[int, str], int] = {}
         self._known: _Selection | None = None
+        self._numbers = range(len(rows.piece_rows))
         for column in plan.columns:
             if column.name not in rows.dtypes:
                 raise missing_column(self._where, column.name, list(rows.dtypes))
@@ -166,8 +168,7 @@ class Scan:
         """
         self._selection()
         schema = pa.schema([(name, self.schema[name].arrow) for name in columns])
-        numbers = range(len(self._rows.piece_rows))
-        for arrays in _ahead(lambda number: self._events(number, columns, ingest), numbers):
+        for arrays in _ahead(lambda number: self._events(number, columns, ingest), self._numbers):
             batch = pa.RecordBatch.from_arrays(arrays, schema=schema) if columns else None
             for start in range(0, batch.num_rows if batch is not None else 0, rows):
                 assert batch is not None
@@ -181,6 +182,20 @@ class Scan:
         """
         self._selection()
         return sum(self._each_piece(lambda number: self._count_below(number, ingest_us)))
+
+    def outside(self) -> Scan:
+        """Return the same events without those of the event log; which delivery of an event counts stays as it is."""
+        self._selection()
+        part = copy(self)
+        part._numbers = range(getattr(self._rows, "outside_pieces", len(self._rows.piece_rows)))
+        part._owns_rows = False
+        return part
+
+    def logged(self) -> Scan:
+        """Return only the events of the event log; which delivery of an event counts stays as it is."""
+        part = self.outside()
+        part._numbers = range(part._numbers.stop, len(self._rows.piece_rows))
+        return part
 
     def stats(self) -> SourceStats:
         """Return counts and newest times of the events."""
@@ -228,11 +243,10 @@ class Scan:
         self.close()
 
     def _each_piece(self, work: Callable[[int], _T]) -> list[_T]:
-        numbers = range(len(self._rows.piece_rows))
-        if len(numbers) <= 1 or self._settings.threads == 1:
-            return [work(number) for number in numbers]
+        if len(self._numbers) <= 1 or self._settings.threads == 1:
+            return [work(number) for number in self._numbers]
         with ThreadPoolExecutor(self._settings.threads) as pool:
-            return list(pool.map(work, numbers))
+            return list(pool.map(work, self._numbers))
 
     def _converted(self, number: int, columns: Sequence[str]) -> dict[str, pa.Array]:
         """Read columns of one piece in contract dtypes, all its rows."""

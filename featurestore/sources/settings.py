@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
+    from featurestore.event_log import EventLog
+
 _SPOOL_SHARE = 16
 _SPOOL_BYTES = 256 << 20
 _DUCKDB_SHARE = 4
@@ -27,12 +29,14 @@ class ReadSettings:
         memory_bytes: Bound for the whole process, of which reading takes a part; ``None`` is unbounded.
         temp_folder: Where rows that are no Parquet files are kept meanwhile; the system's if ``None``.
         base_folder: Folder that relative paths count from; the working directory if ``None``.
+        event_log: The log of pushed events; ``None`` if there is none, so that sources hold only what lies outside.
     """
 
     threads: int = max(1, os.cpu_count() or 1)
     memory_bytes: int | None = None
     temp_folder: Path | None = None
     base_folder: Path | None = None
+    event_log: EventLog | None = None
 
     @property
     def spool_bytes(self) -> int:

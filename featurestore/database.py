@@ -14,37 +14,41 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from featurestore.errors import RegistryError
+from featurestore.errors import FeatureStoreError, RegistryError
 
 _BUSY_MS = 20_000
 
 
-def open_database(url: str, *, where: str) -> sa.Engine:
+def open_database(
+    url: str, *, where: str, error: type[FeatureStoreError] = RegistryError, kind: str = "registry"
+) -> sa.Engine:
     """Return an engine for a URL; nothing is connected yet, but the folder of a SQLite file is made.
 
     Args:
         url: SQLAlchemy URL.
         where: What the database is, for messages.
+        error: What failures are raised as.
+        kind: What their codes begin with.
 
     Raises:
-        RegistryError: The URL is unreadable, its driver is not installed, or its folder cannot be made.
+        FeatureStoreError: The URL is unreadable, its driver is not installed, or its folder cannot be made.
     """
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed)
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise RegistryError(
-            f"the database URL cannot be used: {_first_line(error)}",
+    except (ArgumentError, NoSuchModuleError, ImportError) as problem:
+        raise error(
+            f"the database URL cannot be used: {_first_line(problem)}",
             where=where,
             hint="Write an SQLAlchemy URL whose driver is installed: 'sqlite:///folder/file.db'.",
-            code="registry-url",
-        ) from error
-    except OSError as error:
-        raise RegistryError(
-            f"the folder of '{url}' cannot be made: {error.strerror}", where=where, code="registry-unwritable"
-        ) from error
+            code=f"{kind}-url",
+        ) from problem
+    except OSError as problem:
+        raise error(
+            f"the folder of '{url}' cannot be made: {problem.strerror}", where=where, code=f"{kind}-unwritable"
+        ) from problem
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -52,22 +56,22 @@ def open_database(url: str, *, where: str) -> sa.Engine:
 
 
 @contextmanager
-def failures(where: str) -> Iterator[None]:
-    """Turn failures of a database into ``RegistryError``.
+def failures(where: str, *, error: type[FeatureStoreError] = RegistryError, kind: str = "registry") -> Iterator[None]:
+    """Turn failures of a database into errors of the library.
 
     Raises:
-        RegistryError: The database cannot be reached, is read-only, full or locked, or holds no such table.
+        FeatureStoreError: The database cannot be reached, is read-only, full or locked, or holds no such table.
     """
     try:
         yield
-    except SQLAlchemyError as error:
-        origin = getattr(error, "orig", None) or error
-        raise RegistryError(
+    except SQLAlchemyError as problem:
+        origin = getattr(problem, "orig", None) or problem
+        raise error(
             f"the database failed: {_first_line(origin)}",
             where=where,
             hint="See that it can be reached and written, and that no other program keeps it locked.",
-            code="registry-unavailable",
-        ) from error
+            code=f"{kind}-unavailable",
+        ) from problem
 
 
 def for_writing(connection: sa.Connection) -> sa.Connection:

@@ -1,0 +1,476 @@
+"""The durable log of pushed events, in a SQL database and, once compacted, in Parquet files.
+
+Every event gets an ingest time and a number when it is taken. Both only grow within a source, whatever the clock does
+and however many processes append: an append locks the source's head until it is committed. So whoever has seen the
+head has seen every event before it.
+
+What is acknowledged is committed: SQLite syncs every commit to the disk, PostgreSQL as it is configured. An event id is
+taken once; the log remembers ids for ever, as 16 bytes of a hash.
+
+Compaction moves old events to files. An event is where the database says it is, and the database says so in one
+transaction, so a crash loses and doubles nothing; a file that nobody names is left from a crash and is deleted by a
+later compaction.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from featurestore.database import failures, for_writing, open_database
+from featurestore.dtypes import TIMESTAMP
+from featurestore.errors import StorageError
+from featurestore.event_log.stored import SEQUENCE, Head, Stretch, identities, packed, unpacked
+from featurestore.temporal import NOTHING_YET
+
+_WHERE = "event log"
+_METADATA = sa.MetaData()
+_NAME = sa.String(500)
+
+_HEADS = sa.Table(
+    "event_log_heads",
+    _METADATA,
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("next_sequence", sa.BigInteger, nullable=False),
+    sa.Column("next_ingest_us", sa.BigInteger, nullable=False),
+)
+_BATCHES = sa.Table(
+    "event_log_batches",
+    _METADATA,
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("row_count", sa.BigInteger, nullable=False),
+    sa.Column("ingest_us", sa.BigInteger, nullable=False),
+    sa.Column("events", sa.LargeBinary, nullable=False),
+    sa.Index("event_log_batches_by_ingest", "source", "ingest_us"),
+)
+_FILES = sa.Table(
+    "event_log_files",
+    _METADATA,
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("row_count", sa.BigInteger, nullable=False),
+    sa.Column("ingest_from_us", sa.BigInteger, nullable=False),
+    sa.Column("ingest_to_us", sa.BigInteger, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+)
+_IDS = sa.Table(
+    "event_log_ids",
+    _METADATA,
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("id", sa.LargeBinary(16), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+MOST_ROWS = 5_000
+"""Most events of one batch: what the online state folds in one transaction. Larger appends are cut."""
+
+_FILE_ROWS = 1_000_000
+_ROW_GROUP_ROWS = 250_000
+_IDS_AT_ONCE = 10_000
+
+
+Wanted: TypeAlias = Callable[[pa.Table], pa.Array]
+"""Gives for a table of events a boolean array without nulls."""
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What an append did.
+
+    Attributes:
+        accepted: Events that are now in the log.
+        duplicates: Events whose id the log had.
+        head: The log's head after it; ``next_sequence - 1`` is the number of its last event.
+    """
+
+    accepted: int
+    duplicates: int
+    head: Head
+
+
+class EventLog:
+    """The log of all pushed sources of one store. May be used from several threads and processes."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        """Open the log, and make its tables if they are absent.
+
+        Args:
+            url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
+            folder: Where compaction writes its files; every process must see the same.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
+        self._folder = folder
+        self._engine = open_database(url, where=_WHERE, error=StorageError, kind="event-log")
+        try:
+            with self._writing() as connection:
+                _METADATA.create_all(connection)
+        except StorageError:
+            self._engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def head(self, source: str) -> Head:
+        """Return how far a source's log goes: every event that was acknowledged lies before it.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        with self._reading() as connection:
+            return _head(connection, source)
+
+    def seal(self, source: str, until_us: int) -> Head:
+        """Promise that no event to come has an ingest time before an instant; return the head.
+
+        Raises:
+            StorageError: The database cannot be written.
+        """
+        known = self.head(source)
+        if known.next_ingest_us >= until_us:
+            return known
+        with self._writing() as connection:
+            head = self._lock(connection, source)
+            sealed = Head(head.next_sequence, max(head.next_ingest_us, until_us))
+            _move(connection, source, sealed)
+            return sealed
+
+    def append(self, source: str, events: pa.Table, *, event_id: str | None, ingest_time: str, now_us: int) -> Appended:
+        """Commit events; when it returns, no crash loses them.
+
+        Args:
+            source: Name of the source.
+            events: The events in contract dtypes, without an ingest time. Of events with one id only one is given.
+            event_id: Column of the id; ``None`` if every row is its own event.
+            ingest_time: Name the column of ingest times gets.
+            now_us: The present instant: the events' ingest time, unless the log is there already.
+
+        Raises:
+            StorageError: The database cannot be written; nothing was appended.
+        """
+        ids = identities(events.column(event_id).to_pylist()) if event_id is not None else []
+        with self._writing() as connection:
+            head = self._lock(connection, source)
+            fresh = _fresh(connection, source, ids)
+            kept = events if len(fresh) == len(ids) else events.take(pa.array(fresh, pa.int64()))
+            if new := [{"source": source, "id": ids[place]} for place in fresh if ids[place] is not None]:
+                connection.execute(sa.insert(_IDS), new)
+            head = Head(head.next_sequence, max(head.next_ingest_us, now_us))
+            for start in range(0, kept.num_rows, MOST_ROWS):
+                head = _add(connection, source, kept.slice(start, MOST_ROWS), head, ingest_time)
+            _move(connection, source, head)
+        return Appended(kept.num_rows, events.num_rows - kept.num_rows, head)
+
+    def stretches(self, source: str, *, ingest: tuple[int, int] | None = None) -> list[Stretch]:
+        """Return where the events of a source lie, in the order of their numbers.
+
+        Args:
+            source: Name of the source.
+            ingest: Only stretches that may hold events with ``from <= ingest_time < until``.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        files = sa.select(_FILES).where(_FILES.c.source == source)
+        batches = sa.select(
+            _BATCHES.c.first, _BATCHES.c.last, _BATCHES.c.row_count, _BATCHES.c.ingest_us.label("ingest_us")
+        ).where(_BATCHES.c.source == source)
+        if ingest is not None:
+            files = files.where(_FILES.c.ingest_to_us >= ingest[0], _FILES.c.ingest_from_us < ingest[1])
+            batches = batches.where(_BATCHES.c.ingest_us >= ingest[0], _BATCHES.c.ingest_us < ingest[1])
+        with self._reading() as connection:
+            found = [
+                Stretch(row.first, row.last, row.row_count, row.ingest_from_us, row.ingest_to_us, self._place(row.path))
+                for row in connection.execute(files)
+            ]
+            found += [
+                Stretch(row.first, row.last, row.row_count, row.ingest_us, row.ingest_us)
+                for row in connection.execute(batches)
+            ]
+        return sorted((one for one in found if one.row_count), key=lambda stretch: stretch.first)
+
+    def read(self, source: str, first: int, last: int, columns: Sequence[str]) -> list[pa.Table]:
+        """Return events by number, wherever compaction has put them meanwhile.
+
+        Args:
+            source: Name of the source.
+            first: Number of the first event.
+            last: Number of the last event.
+            columns: Columns to read, the ingest time's among them; those that events do not have are left out.
+
+        Returns:
+            Tables in the order of the numbers. Tables of different times may have different columns.
+
+        Raises:
+            StorageError: The database or a file cannot be read.
+        """
+        with self._reading() as connection:
+            batches = connection.execute(
+                sa.select(_BATCHES.c.first, _BATCHES.c.events).where(*_within(_BATCHES, source, first, last))
+            ).all()
+            files = connection.execute(
+                sa.select(_FILES.c.first, _FILES.c.path).where(*_within(_FILES, source, first, last))
+            ).all()
+        tables = {row.first: unpacked(row.events) for row in batches}
+        with _file_failures():
+            tables |= {row.first: _read_file(self._place(row.path), columns) for row in files}
+        found = [_numbered(table, first, last) for _, table in sorted(tables.items())]
+        return [_chosen(table, columns) for table in found if table.num_rows]
+
+    def compact(self, source: str, *, before_us: int) -> int:
+        """Move the events that became known before an instant from the database to Parquet files.
+
+        Returns:
+            How many events were moved.
+
+        Raises:
+            StorageError: A file or the database cannot be written; what was not moved is where it was.
+        """
+        self._sweep(source)
+        moved = 0
+        while (events := self._compact_once(source, before_us)) is not None:
+            moved += events
+        return moved
+
+    def forget(self, source: str, is_wanted: Wanted) -> int:
+        """Remove events, and leave no copy of them.
+
+        Args:
+            source: Name of the source.
+            is_wanted: Gives for a table of events a boolean array, true for those to remove.
+
+        Returns:
+            How many events were removed.
+
+        Raises:
+            StorageError: A file or the database cannot be written; what was not removed yet is still there.
+        """
+        removed = 0
+        for stretch in self.stretches(source):
+            with self._writing() as connection:
+                self._lock(connection, source)
+                removed += self._forget_in(connection, source, stretch, is_wanted)
+        self._sweep(source)
+        return removed
+
+    def _compact_once(self, source: str, before_us: int) -> int | None:
+        """Move one file's worth of events; the head is locked, so nobody else moves or removes any.
+
+        Returns:
+            How many; ``None`` if there is nothing left to move.
+        """
+        with self._writing() as connection:
+            self._lock(connection, source)
+            old = sa.select(_BATCHES.c.last, _BATCHES.c.row_count, _BATCHES.c.ingest_us, _BATCHES.c.first).where(
+                _BATCHES.c.source == source, _BATCHES.c.ingest_us < before_us
+            )
+            chosen = _up_to(_FILE_ROWS, connection.execute(old.order_by(_BATCHES.c.first)))
+            if not chosen:
+                return None
+            whole = Stretch(
+                first=chosen[0].first,
+                last=chosen[-1].last,
+                row_count=sum(row.row_count for row in chosen),
+                ingest_from_us=chosen[0].ingest_us,
+                ingest_to_us=chosen[-1].ingest_us,
+            )
+            events = sa.select(_BATCHES.c.events).where(*_within(_BATCHES, source, whole.first, whole.last))
+            stored = connection.execute(events.order_by(_BATCHES.c.first)).scalars()
+            table = pa.concat_tables(map(unpacked, stored), promote_options="default")
+            connection.execute(sa.delete(_BATCHES).where(*_within(_BATCHES, source, whole.first, whole.last)))
+            self._add_file(connection, source, whole, table)
+            return whole.row_count
+
+    def _add_file(self, connection: sa.Connection, source: str, stretch: Stretch, table: pa.Table) -> None:
+        """Write a file and name it in the database."""
+        folder = self._folder / f"source={source}"
+        name = f"{stretch.first:020d}-{stretch.last:020d}-{uuid.uuid4().hex}.parquet"
+        with _file_failures():
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_file(table, folder / name)
+        values = {
+            "first": stretch.first,
+            "last": stretch.last,
+            "row_count": table.num_rows,
+            "ingest_from_us": stretch.ingest_from_us,
+            "ingest_to_us": stretch.ingest_to_us,
+        }
+        connection.execute(sa.insert(_FILES).values(source=source, path=f"{folder.name}/{name}", **values))
+
+    def _forget_in(self, connection: sa.Connection, source: str, stretch: Stretch, is_wanted: Wanted) -> int:
+        """Remove events of one stretch, unless compaction has moved it meanwhile."""
+        here = _FILES if stretch.path is not None else _BATCHES
+        at = (here.c.source == source, here.c.first == stretch.first)
+        if stretch.path is not None:
+            if connection.execute(sa.select(here.c.path).where(*at)).first() is None:
+                return 0
+            with _file_failures():
+                table = pq.read_table(stretch.path, partitioning=None)
+        else:
+            stored = connection.execute(sa.select(here.c.events).where(*at)).scalar()
+            if stored is None:
+                return 0
+            table = unpacked(stored)
+        kept = table.filter(pc.invert(is_wanted(table)))
+        if kept.num_rows == table.num_rows:
+            return 0
+        if stretch.path is None:
+            change = sa.update(_BATCHES).where(*at)
+            connection.execute(change.values(events=packed(kept), row_count=kept.num_rows))
+        else:
+            connection.execute(sa.delete(_FILES).where(*at))
+            self._add_file(connection, source, stretch, kept)
+        return int(table.num_rows - kept.num_rows)
+
+    def _sweep(self, source: str) -> None:
+        """Delete files that the database does not name: whoever writes one holds the head until it is named."""
+        folder = self._folder / f"source={source}"
+        if not folder.is_dir():
+            return
+        with self._writing() as connection:
+            self._lock(connection, source)
+            named = connection.execute(sa.select(_FILES.c.path).where(_FILES.c.source == source)).scalars()
+            kept = {self._place(path) for path in named}
+            with _file_failures():
+                for path in folder.iterdir():
+                    if str(path) not in kept:
+                        path.unlink()
+
+    def _place(self, path: str) -> str:
+        return str(self._folder / path)
+
+    def _lock(self, connection: sa.Connection, source: str) -> Head:
+        """Hold the head of a source until the transaction ends."""
+        insert = insert_postgresql if self._engine.dialect.name == "postgresql" else insert_sqlite
+        empty = insert(_HEADS).values(source=source, next_sequence=0, next_ingest_us=NOTHING_YET)
+        connection.execute(empty.on_conflict_do_nothing())
+        return _head(connection, source, lock=True)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with failures(_WHERE, error=StorageError, kind="event-log"), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        told = failures(_WHERE, error=StorageError, kind="event-log")
+        with told, self._engine.connect() as connection, for_writing(connection).begin():
+            yield connection
+
+
+def _head(connection: sa.Connection, source: str, *, lock: bool = False) -> Head:
+    wanted = sa.select(_HEADS.c.next_sequence, _HEADS.c.next_ingest_us).where(_HEADS.c.source == source)
+    found = connection.execute(wanted.with_for_update() if lock else wanted).first()
+    return Head() if found is None else Head(found.next_sequence, found.next_ingest_us)
+
+
+def _move(connection: sa.Connection, source: str, head: Head) -> None:
+    change = sa.update(_HEADS).where(_HEADS.c.source == source)
+    connection.execute(change.values(next_sequence=head.next_sequence, next_ingest_us=head.next_ingest_us))
+
+
+def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head, ingest_time: str) -> Head:
+    """Put one batch into the log; return the head after it."""
+    after = Head(head.next_sequence + events.num_rows, head.next_ingest_us + 1)
+    ingested = pa.repeat(pa.scalar(head.next_ingest_us, pa.int64()), events.num_rows).cast(TIMESTAMP.arrow)
+    numbers = pa.array(range(head.next_sequence, after.next_sequence), pa.int64())
+    table = events.append_column(ingest_time, ingested).append_column(SEQUENCE, numbers)
+    connection.execute(
+        sa.insert(_BATCHES).values(
+            source=source,
+            first=head.next_sequence,
+            last=after.next_sequence - 1,
+            row_count=events.num_rows,
+            ingest_us=head.next_ingest_us,
+            events=packed(table),
+        )
+    )
+    return after
+
+
+def _fresh(connection: sa.Connection, source: str, ids: Sequence[bytes | None]) -> list[int]:
+    """Return the places of the ids that the log does not have."""
+    known: set[bytes] = set()
+    given = [one for one in ids if one is not None]
+    for start in range(0, len(given), _IDS_AT_ONCE):
+        some = given[start : start + _IDS_AT_ONCE]
+        found = connection.execute(sa.select(_IDS.c.id).where(_IDS.c.source == source, _IDS.c.id.in_(some)))
+        known.update(bytes(one) for one in found.scalars())
+    return [place for place, one in enumerate(ids) if one is None or one not in known]
+
+
+def _numbered(table: pa.Table, first: int, last: int) -> pa.Table:
+    """Return the events whose numbers lie in a range, both ends included."""
+    numbers = table.column(SEQUENCE)
+    return table.filter(pc.and_(pc.greater_equal(numbers, first), pc.less_equal(numbers, last)))
+
+
+def _chosen(table: pa.Table, columns: Iterable[str]) -> pa.Table:
+    return table.select([name for name in columns if name in table.column_names])
+
+
+def _read_file(path: str, columns: Iterable[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        known = file.schema_arrow.names
+        return file.read([SEQUENCE, *(name for name in columns if name in known)])
+
+
+def _up_to(most_rows: int, batches: Iterable[Any]) -> list[Any]:
+    """Return the first batches that have so many rows together; at least one."""
+    chosen: list[Any] = []
+    rows = 0
+    for batch in batches:
+        rows += batch.row_count
+        if chosen and rows > most_rows:
+            break
+        chosen.append(batch)
+    return chosen
+
+
+def _within(table: sa.Table, source: str, first: int, last: int) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return what is true of stretches that overlap a range of numbers."""
+    return table.c.source == source, table.c.first <= last, table.c.last >= first
+
+
+def _write_file(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file so that it is on the disk, whole, when its name is there."""
+    unfinished = path.with_name(f".{path.name}")
+    with unfinished.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _file_failures() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, StorageError):
+            raise
+        hint = "Check the folder, its rights and the disk."
+        raise StorageError(str(error), where=_WHERE, hint=hint, code="event-log-file") from error

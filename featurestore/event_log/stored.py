@@ -1,0 +1,69 @@
+"""What the log stores: events as Arrow bytes or Parquet files, and what is known of them without reading."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.temporal import NOTHING_YET
+
+SEQUENCE = "__sequence"
+"""The column that numbers the events of one source in the order they were taken."""
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far the log of one source goes.
+
+    Attributes:
+        next_sequence: Number of the next event.
+        next_ingest_us: Least ingest time of the next event; every event before it is committed.
+    """
+
+    next_sequence: int = 0
+    next_ingest_us: int = NOTHING_YET
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Events of one source that lie together, in a batch of the database or in a file.
+
+    Attributes:
+        first: Number of the first event.
+        last: Number of the last event.
+        row_count: How many there are.
+        ingest_from_us: Smallest ingest time.
+        ingest_to_us: Largest ingest time.
+        path: File that holds them; ``None`` if the database does.
+    """
+
+    first: int
+    last: int
+    row_count: int
+    ingest_from_us: int
+    ingest_to_us: int
+    path: str | None = None
+
+
+def packed(table: pa.Table) -> bytes:
+    """Return a table as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def unpacked(stored: bytes) -> pa.Table:
+    """Read what ``packed`` wrote."""
+    return pa.ipc.open_stream(stored).read_all()
+
+
+def identities(ids: Iterable[Any]) -> list[bytes | None]:
+    """Return 16 bytes that stand for each event id, ``None`` for events without one."""
+    return [None if value is None else hashlib.blake2b(repr(value).encode(), digest_size=16).digest() for value in ids]
