@@ -18,7 +18,9 @@
     ├── ValueOverflowError (OverflowError) an exact integer or decimal sum does not fit its dtype
     ├── StateError                         online state is corrupt, foreign or missing
     ├── RegistryError                      the registry cannot answer
-    └── StorageError (OSError)             a disk or database refused a write or a read
+    ├── StorageError (OSError)             a disk or database refused a write or a read
+    └── ServerError                        a feature server, seen by its client: it refuses, fails, or is none
+        └── UnreachableError (ConnectionError)  it cannot be connected to, or does not answer in time
 
 The module knows no other module. A message says where, what, and what to do; ``code`` is stable and made for programs.
 """
@@ -175,6 +177,26 @@ class StorageError(FeatureStoreError, OSError):
     """A disk or database that refused a write or a read."""
 
     default_code = "storage"
+
+
+class ServerError(FeatureStoreError):
+    """A feature server that refuses its client, fails, or is no feature server.
+
+    Attributes:
+        status: HTTP status of its answer; 0 if there was none.
+    """
+
+    default_code = "server"
+
+    def __init__(self, problem: str, *, status: int = 0, hint: str = "", code: str | None = None) -> None:
+        self.status = status
+        super().__init__(problem, where="feature server", hint=hint, code=code)
+
+
+class UnreachableError(ServerError, ConnectionError):
+    """A feature server that cannot be connected to, or does not answer in time."""
+
+    default_code = "unreachable"
 
 
 def render(*, where: str, problem: str, hint: str, code: str) -> str:

@@ -1,0 +1,277 @@
+"""The clients against the application and against a real server: the store's own answers and errors."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FileSource
+from featurestore.client import AsyncFeatureStoreClient, FeatureStoreClient, Health
+from featurestore.client.retries import Retries
+from featurestore.dtypes import FLOAT64, INT64
+from featurestore.errors import (
+    ConfigError,
+    FeatureStoreError,
+    FingerprintMismatchError,
+    OutOfReachError,
+    RequestError,
+    ServerError,
+    StateError,
+    UnknownServiceError,
+    UnreachableError,
+)
+from featurestore.store import FeatureStore
+from server.app import create_app
+from tests.server.conftest import NOW, ORDERS
+from tests.server.process import serving
+from tests.unit.store.test_store import spending
+
+QUICK = Retries(count=3, first_seconds=0.001, most_seconds=0.002)
+
+
+class Sync(httpx.BaseTransport):
+    """Carries the requests of a client for threads to a transport for event loops."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport):
+        self.inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def send() -> httpx.Response:
+            response = await self.inner.handle_async_request(request)
+            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+        return asyncio.run(send())
+
+
+class Waited:
+    """The client for event loops, called as the other one is."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __getattr__(self, name):
+        async def call(arguments, named):
+            async with self.make() as client:
+                return await getattr(client, name)(*arguments, **named)
+
+        return lambda *arguments, **named: asyncio.run(call(arguments, named))
+
+
+def client_of(kind: str, url: str, transport: httpx.AsyncBaseTransport | None = None, **options):
+    if kind == "async":
+        return Waited(lambda: AsyncFeatureStoreClient(url, transport=transport, **options))
+    return FeatureStoreClient(url, transport=None if transport is None else Sync(transport), **options)
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def client(kind, store):
+    return client_of(kind, "http://test", httpx.ASGITransport(create_app(store), raise_app_exceptions=False))
+
+
+def answering(kind: str, *responses: httpx.Response, **options):
+    """Return a client of a server that gives some responses in turn, and the requests it got."""
+    waiting, got = list(responses), []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        got.append(request)
+        return waiting.pop(0)
+
+    return client_of(kind, "http://test/prefix/", httpx.MockTransport(handle), retries=QUICK, **options), got
+
+
+NO_SERVICES = {"services": []}
+BUSY = {"code": "busy", "detail": "Too much at once.", "status": 503}
+
+
+def test_answers_are_the_stores_own(client, store):
+    asked = ("all_of_it", [{"user": 1}, {"user": 2}, {"user": 9}], [{"budget": 1}, {"budget": 2.5}, {"budget": None}])
+    own = store.get_online_features(*asked, as_of=NOW)
+    found = client.get_online_features(*asked, as_of=NOW)
+    assert found.request_id != own.request_id
+    assert vars(found) | {"request_id": ""} == vars(own) | {"request_id": ""}
+    assert found.to_arrow() == own.to_arrow()
+    assert found.to_pandas().equals(own.to_pandas())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nothing", [{"user": 1}]), UnknownServiceError),
+        (("plain", [{"user": 1}], None, "1999-01-01T00:00:00Z"), OutOfReachError),
+        (("plain", [{"user": "1"}]), RequestError),
+        (("plain", [{"user": 1}, {}]), RequestError),
+        (("plain", [{"user": 1}], {"budget": 1}), RequestError),
+        (("plain", [{"user": 1}], None, "2024-05-01T00:00:00"), RequestError),
+    ],
+)
+def test_errors_are_the_stores_own(client, store, arguments, error):
+    with pytest.raises(error) as own:
+        store.get_online_features(*arguments)
+    with pytest.raises(error) as found:
+        client.get_online_features(*arguments)
+    assert type(found.value) is type(own.value)
+    assert str(found.value) == str(own.value)
+    assert found.value.field == own.value.field
+
+
+def test_another_plan_than_expected_is_refused(client, store):
+    fingerprint = store.plan("plain").fingerprint
+    assert client.get_online_features("plain", [], expected_fingerprint=fingerprint).rows == []
+    with pytest.raises(FingerprintMismatchError, match="expected 0"):
+        client.get_online_features("plain", [], expected_fingerprint="0")
+
+
+def test_services_say_what_to_ask_with(client, store):
+    found = {service.name: service for service in client.services()}
+    assert sorted(found) == ["all_of_it", "plain"]
+    plain = found["plain"]
+    assert plain.fingerprint == store.plan("plain").fingerprint
+    assert (plain.keys, plain.request, plain.views) == ({"user": INT64}, {}, {"spending": "spending"})
+    assert plain.columns["spending__total"] == FLOAT64
+    assert found["all_of_it"].request == {"budget": FLOAT64}
+
+
+def test_health_is_whether_every_service_can_be_answered(kind, client, store, tmp_path):
+    assert client.health() == Health(is_ready=True)
+    config = store.config.model_copy(update={"online": f"sqlite:///{tmp_path}/empty.db"})
+    with FeatureStore(config, clock=store._clock) as empty:
+        unready = client_of(
+            kind, "http://test", httpx.ASGITransport(create_app(empty), raise_app_exceptions=False), retries=QUICK
+        )
+        health = unready.health()
+        assert not health.is_ready
+        assert "nothing is materialized" in health.problem
+        with pytest.raises(StateError):
+            unready.get_online_features("plain", [{"user": 1}])
+
+
+def test_only_503_is_repeated(kind):
+    ok = httpx.Response(200, json=NO_SERVICES)
+    client, got = answering(kind, httpx.Response(503, json=BUSY), httpx.Response(503, json=BUSY), ok)
+    assert client.services() == ()
+    assert [request.url.path for request in got] == ["/prefix/v1/services"] * 3
+    for status in (400, 429, 500, 502, 504):
+        client, got = answering(kind, httpx.Response(status, json={"code": "x", "detail": "No."}), ok)
+        with pytest.raises(FeatureStoreError):
+            client.services()
+        assert len(got) == 1
+
+
+def test_repeating_ends_with_the_servers_last_word(kind):
+    client, got = answering(kind, *(httpx.Response(503, json=BUSY | {"code": f"busy-{i}"}) for i in range(5)))
+    with pytest.raises(ServerError) as raised:
+        client.services()
+    assert (raised.value.code, raised.value.status, len(got)) == ("busy-3", 503, 4)
+
+
+def test_a_wait_that_the_server_asks_for_is_kept_if_there_is_time(kind):
+    busy, ok = (httpx.Response(503, json=BUSY, headers={"Retry-After": "1"}), httpx.Response(200, json=NO_SERVICES))
+    client, got = answering(kind, busy, ok)
+    with pytest.raises(ServerError, match="busy"):
+        client.services(timeout=0.9)
+    assert len(got) == 1
+    assert client.services(timeout=5) == ()
+
+
+def test_the_key_is_sent_and_never_shown(kind):
+    client, got = answering(kind, httpx.Response(200, json=NO_SERVICES), api_key="secret")
+    assert client.services() == ()
+    assert got[0].headers["authorization"] == "Bearer secret"
+    with pytest.raises(ConfigError) as raised:
+        FeatureStoreClient("http://test", api_key="secret\n")
+    assert "secret" not in str(raised.value)
+    assert "secret" not in repr(FeatureStoreClient("http://test", api_key="secret"))
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "", "http://", None])
+def test_what_is_no_address_is_refused(url):
+    for cls in (FeatureStoreClient, AsyncFeatureStoreClient):
+        with pytest.raises(ConfigError, match="no server's address"):
+            cls(url)
+
+
+def test_an_answer_that_is_none_is_the_servers_failure(kind):
+    for body in ({}, {"services": [{}]}, []):
+        client, _ = answering(kind, httpx.Response(200, json=body))
+        with pytest.raises(ServerError, match="cannot be read"):
+            client.services()
+
+
+def test_a_server_that_is_not_there_is_said_to_be(kind):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match="Is the server running") as raised:
+            client_of(kind, url).services()
+    assert isinstance(raised.value, ConnectionError)
+    assert raised.value.code == "unreachable"
+
+
+@contextlib.contextmanager
+def silence():
+    """Yield the address of a server that takes requests and never answers."""
+    done = threading.Event()
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_GET(self):
+            done.wait(30)
+
+    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        done.set()
+        thread.join()
+
+
+def test_a_server_that_does_not_answer_in_time_is_said_to_be_slow(kind):
+    with silence() as url, pytest.raises(UnreachableError, match="in time") as raised:
+        client_of(kind, url).services(timeout=0.1)
+    assert raised.value.code == "timeout"
+
+
+@pytest.fixture
+def project(tmp_path):
+    pq.write_table(ORDERS, tmp_path / "orders.parquet")
+    (tmp_path / "featurestore.toml").write_text("")
+    with FeatureStore.open(tmp_path) as store:
+        store.apply(spending(FileSource("orders", path="orders.parquet", event_time="at")))
+        store.materialize(NOW)
+    return tmp_path
+
+
+def test_a_real_server_answers_many_threads_and_tasks(project):
+    """One client, eight threads; and one, eight tasks."""
+    with serving(project) as url, FeatureStoreClient(url) as client:
+        own = client.get_online_features("spending_model", [{"user": 1}], as_of=NOW)
+        found = []
+        threads = [
+            threading.Thread(
+                target=lambda: found.append(client.get_online_features("spending_model", [{"user": 1}], as_of=NOW))
+            )
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        async def ask():
+            async with AsyncFeatureStoreClient(url) as other:
+                asked = [other.get_online_features("spending_model", [{"user": 1}], as_of=NOW) for _ in range(8)]
+                return await asyncio.gather(*asked)
+
+        found += asyncio.run(ask())
+    assert own.rows == [[2, 2.5]]
+    assert [answer.rows for answer in found] == [own.rows] * 16
+    assert len({answer.request_id for answer in found}) == 16
