@@ -21,7 +21,7 @@ from featurestore.plan.checks import readable_sources
 from featurestore.plan.codec import from_json, to_json
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewPlan
-from featurestore.registry import Change, Draft, Kind, Outcome, Registry, read_source, source_draft
+from featurestore.registry import Change, Draft, Kind, Outcome, Registry, accepts_pushes, read_source, source_draft
 from featurestore.sources import ReadSettings, read_schema
 from featurestore.temporal import Clock
 
@@ -167,6 +167,24 @@ class Catalog:
             if applied.fingerprint not in seen:
                 seen.add(applied.fingerprint)
                 yield from_json(Plan, applied.document)
+
+    @property
+    def revision(self) -> int:
+        """A number that grows with every apply that changed something."""
+        return self._registry.revision
+
+    def views_ever(self) -> Iterator[ViewPlan]:
+        """Yield every plan that was ever applied under the name of an applied view, each fingerprint once."""
+        seen: set[str] = set()
+        for name in self.views():
+            for applied in self._registry.history(Kind.VIEW, name):
+                if applied.fingerprint not in seen:
+                    seen.add(applied.fingerprint)
+                    yield from_json(ViewPlan, applied.document)
+
+    def streams(self) -> dict[str, Source]:
+        """Return the definitions of the sources that accept pushes."""
+        return self.sources(item.name for item in self._registry.objects(Kind.SOURCE) if accepts_pushes(item))
 
     def sources(self, names: Iterable[str]) -> dict[str, Source]:
         """Return the definitions of sources.

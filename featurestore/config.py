@@ -91,7 +91,8 @@ class Config(BaseSettings):
     Attributes:
         registry: SQLAlchemy URL of the registry.
         online: SQLAlchemy URL of the online store.
-        data: Folder of training sets and the serving log.
+        event_log: SQLAlchemy URL of the log of pushed events.
+        data: Folder of training sets, the serving log, and compacted events.
         definitions: Module or package of the definitions, for instance ``"feature_definitions"``; empty if there is
             none. It is imported with the folder of the file on the path.
         memory_limit: Bound for the process while training sets are built: ``"1GB"``; ``None`` is unbounded.
@@ -106,6 +107,7 @@ class Config(BaseSettings):
 
     registry: str = "sqlite:///featurestore/registry.db"
     online: str = "sqlite:///featurestore/online.db"
+    event_log: str = "sqlite:///featurestore/event_log.db"
     data: Path = Path("featurestore")
     definitions: str = ""
     memory_limit: Bytes | None = Field(default=None, ge=64_000_000)
@@ -156,7 +158,7 @@ class Config(BaseSettings):
             ConfigError: An override is wrong.
         """
         base = Path(folder).absolute()
-        kept = {"registry": f"{_SQLITE}registry.db", "online": f"{_SQLITE}online.db", "data": "."}
+        kept = {name: f"{_SQLITE}{name}.db" for name in ("registry", "online", "event_log")} | {"data": "."}
         return cls._made(kept, where=str(folder), folder=base)
 
     @classmethod
@@ -176,6 +178,7 @@ class Config(BaseSettings):
             update={
                 "registry": _resolved_url(self.registry, folder),
                 "online": _resolved_url(self.online, folder),
+                "event_log": _resolved_url(self.event_log, folder),
                 "data": folder / self.data.expanduser(),
                 "temp_folder": None if self.temp_folder is None else folder / self.temp_folder.expanduser(),
                 "threads": self.threads or os.cpu_count() or 1,

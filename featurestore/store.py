@@ -19,12 +19,14 @@ from featurestore.temporal import Clock, SystemClock, instant_us
 
 if TYPE_CHECKING:
     from featurestore.catalog import Catalog, Changes
+    from featurestore.event_log import EventLog
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
     from featurestore.online.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
+    from featurestore.pushing import PushResult, Streams
     from featurestore.registry import Registry
     from featurestore.serving import Serving
     from featurestore.skew.policy import Policy
@@ -193,6 +195,54 @@ class FeatureStore:
         self._forget()
         return runs
 
+    def push(self, source: str, events: Any, *, partial: bool = False) -> PushResult:
+        """Push events to a source declared ``stream=True``.
+
+        Args:
+            source: Name of the source.
+            events: A list of mappings from column to value, or a frame. Every event has the columns that views read;
+                the instant it became known is the log's to say.
+            partial: Whether the good rows are taken if others are bad; by default none is.
+
+        Returns:
+            What became of the events. When it returns they are committed: no crash loses them, training sets see them,
+            and online state has them or catches up.
+
+        Raises:
+            RequestError: The source accepts no pushes, or a row is bad; ``field`` points at it. Nothing was taken.
+            StorageError: The log cannot be written; nothing was taken.
+        """
+        return self._streams.push(source, events, partial=partial)
+
+    def catch_up(self) -> int:
+        """Fold the pushed events that online state does not have yet; return how many, once for each view.
+
+        Pushes do that by themselves. What is left for this is what a crash, or an online store that was down, left
+        behind; and to let lookups say that they are complete up to now although nothing was pushed.
+
+        Raises:
+            StateError: A stored state is damaged.
+            StorageError: The log or the online store cannot be used.
+        """
+        return self._streams.catch_up()
+
+    def compact(self, source: str | None = None, *, before: Instant | None = None) -> dict[str, int]:
+        """Move pushed events from the log's database to Parquet files under the data folder.
+
+        Args:
+            source: Name of the source; all if ``None``.
+            before: Only events that became known before it; all if ``None``.
+
+        Returns:
+            How many events were moved, by source. What they mean is the same before, during and after it.
+
+        Raises:
+            RequestError: The source accepts no pushes.
+            StorageError: A file or the database cannot be written.
+        """
+        before_us = self._clock.now_us() if before is None else instant_us(before, where="before")
+        return self._streams.compact(source, before_us=before_us)
+
     def get_online_features(
         self,
         service: str,
@@ -270,7 +320,16 @@ class FeatureStore:
 
     def close(self) -> None:
         """Write what waits to be written, and close files and connections; the next use opens them again."""
-        for part in ("_serving", "_serving_log", "_online", "_catalog", "_registry"):
+        for part in (
+            "_streams",
+            "_serving",
+            "_serving_log",
+            "_online",
+            "_event_log",
+            "_settings",
+            "_catalog",
+            "_registry",
+        ):
             found = self.__dict__.pop(part, None)
             if hasattr(found, "close"):
                 found.close()
@@ -313,7 +372,20 @@ class FeatureStore:
             memory_bytes=self.config.memory_limit,
             temp_folder=self.config.temp_folder,
             base_folder=self.config.folder,
+            event_log=self._event_log,
         )
+
+    @cached_property
+    def _event_log(self) -> EventLog:
+        from featurestore.event_log import EventLog
+
+        return EventLog(self.config.event_log, self.config.data / "event_log")
+
+    @cached_property
+    def _streams(self) -> Streams:
+        from featurestore.pushing import Streams
+
+        return Streams(self._catalog, self._online, self._event_log, settings=self._settings, clock=self._clock)
 
     @cached_property
     def _online(self) -> OnlineStore:
@@ -337,8 +409,9 @@ class FeatureStore:
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
-        if "_serving" in self.__dict__:
-            self._serving.forget()
+        for part in ("_serving", "_streams"):
+            if part in self.__dict__:
+                self.__dict__[part].forget()
 
     def _views(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
         known = self._catalog.views()

@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -107,27 +108,37 @@ class EventLog:
     """The log of all pushed sources of one store. May be used from several threads and processes."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        """Open the log, and make its tables if they are absent.
+        """Say where the log is; it is opened, and made if it is absent, with the first use.
 
         Args:
             url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
             folder: Where compaction writes its files; every process must see the same.
-
-        Raises:
-            StorageError: The database cannot be used.
         """
+        self._url = url
         self._folder = folder
-        self._engine = open_database(url, where=_WHERE, error=StorageError, kind="event-log")
-        try:
-            with self._writing() as connection:
-                _METADATA.create_all(connection)
-        except StorageError:
-            self._engine.dispose()
-            raise
+        self._opening = Lock()
+        self._opened: sa.Engine | None = None
+
+    @property
+    def _engine(self) -> sa.Engine:
+        with self._opening:
+            if self._opened is None:
+                engine = open_database(self._url, where=_WHERE, error=StorageError, kind="event-log")
+                try:
+                    with _told(), engine.connect() as connection, for_writing(connection).begin():
+                        _METADATA.create_all(connection)
+                except StorageError:
+                    engine.dispose()
+                    raise
+                self._opened = engine
+            return self._opened
 
     def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+        """Close all connections; the next use opens them again."""
+        with self._opening:
+            if self._opened is not None:
+                self._opened.dispose()
+                self._opened = None
 
     def head(self, source: str) -> Head:
         """Return how far a source's log goes: every event that was acknowledged lies before it.
@@ -366,14 +377,17 @@ class EventLog:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with failures(_WHERE, error=StorageError, kind="event-log"), self._engine.connect() as connection:
+        with _told(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        told = failures(_WHERE, error=StorageError, kind="event-log")
-        with told, self._engine.connect() as connection, for_writing(connection).begin():
+        with _told(), self._engine.connect() as connection, for_writing(connection).begin():
             yield connection
+
+
+def _told() -> AbstractContextManager[None]:
+    return failures(_WHERE, error=StorageError, kind="event-log")
 
 
 def _head(connection: sa.Connection, source: str, *, lock: bool = False) -> Head:

@@ -62,15 +62,17 @@ class Folder:
         return prepared, number[codes], [keys[i] for i in order]
 
     def folded(
-        self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int, reach_us: int
+        self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int | None, reach_us: int
     ) -> list[tuple[bytes, bytes]]:
-        """Merge new events of some entities with their stored ones; events that a state already has are left out.
+        """Merge new events of some entities with their stored ones.
 
         Args:
             keys: Key of each entity's state.
             fresh: The new events.
             codes: Number of each event's entity.
-            bound_us: Exclusive ingest time up to which the states are complete then.
+            bound_us: Exclusive ingest time up to which the states are complete then; events that a state has already
+                are left out. ``None`` for pushed events: how far these are folded is in the view's record, and all
+                that are given are new.
             reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
 
         Returns:
@@ -78,11 +80,15 @@ class Folder:
         """
         found = self._store.read(keys)
         old = self._codec.decode([found.get(key) for key in keys])
-        unknown = np.flatnonzero(fresh.ingest_time >= old.bounds[codes])
-        merged, merged_codes = _merge(self._codec, old, taken(fresh, unknown), codes[unknown])
+        bounds = old.bounds
+        if bound_us is not None:
+            unknown = np.flatnonzero(fresh.ingest_time >= old.bounds[codes])
+            fresh, codes = taken(fresh, unknown), codes[unknown]
+            bounds = np.maximum(old.bounds, bound_us)
+        merged, merged_codes = _merge(self._codec, old, fresh, codes)
         block = arrange(merged, merged_codes, len(keys))
         block = _filtered(block, still_matter(self._view, block, reach_us))
-        states = self._codec.encode(block, np.maximum(old.bounds, bound_us))
+        states = self._codec.encode(block, bounds)
         return list(zip(keys, states, strict=True))
 
 

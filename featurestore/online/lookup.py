@@ -76,13 +76,13 @@ class _BoundUse:
             self._known = (stored, record)
         return record
 
-    def state(self, as_of_us: int, watermark_us: int) -> ViewState:
-        """Describe how complete an answer is."""
+    def state(self, as_of_us: int, bound_us: int, watermark_us: int) -> ViewState:
+        """Describe how complete an answer is that used what became known before a bound."""
         period_us, _, inclusive = self.policy
-        horizon, _ = horizons(as_of_us, watermark_us, *self.policy)
-        is_behind = is_stale(as_of_us, watermark_us, *self.policy)
+        horizon, _ = horizons(as_of_us, bound_us, *self.policy)
+        is_behind = is_stale(as_of_us, bound_us, *self.policy)
         complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, watermark_us - inclusive)
-        return ViewState(watermark_us, complete, is_behind, horizon)
+        return ViewState(bound_us, complete, is_behind, horizon)
 
 
 _Lists = list[list[Any]]
@@ -179,8 +179,8 @@ class OnlineReader:
         records, stored = self._read_states(asked)
         for record in records:
             _check_reach(record, as_of_us)
-        watermarks_us = [record.watermark_us for record in records]
-        answers = self._bound.answer(stored, len(asked), as_of_us=as_of_us, watermarks_us=watermarks_us)
+        bounds_us = [record.bound_us(use.policy[0]) for use, record in zip(self._uses, records, strict=True)]
+        answers = self._bound.answer(stored, len(asked), as_of_us=as_of_us, watermarks_us=bounds_us)
         columns, codes = self._outputs(answers.columns, answers.statuses, inputs, as_of_us)
         return OnlineFeatures(
             service=self.plan.name,
@@ -196,8 +196,8 @@ class OnlineReader:
                 for use, newest in zip(self._uses, answers.newest, strict=True)
             },
             views={
-                use.alias: use.state(as_of_us, watermark_us)
-                for use, watermark_us in zip(self._uses, watermarks_us, strict=True)
+                use.alias: use.state(as_of_us, bound_us, record.watermark_us)
+                for use, bound_us, record in zip(self._uses, bounds_us, records, strict=True)
             },
             entities=asked,
             requests=inputs,

@@ -13,6 +13,7 @@ and switched in one step, so that no event is ever lost. The same is checked for
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -28,8 +29,9 @@ from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.folding import Folder, taken
 from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key, state_prefix
+from featurestore.online.streaming import Stream, folding, follow
 from featurestore.plan.model import Column, TypedExpr, ViewPlan
-from featurestore.temporal import NOTHING_YET, duration_us
+from featurestore.temporal import NO_WATERMARK, NOTHING_YET, duration_us
 
 Ints = npt.NDArray[np.int64]
 
@@ -100,6 +102,7 @@ def materialize_view(
     full: bool = False,
     history_us: int = DEFAULT_HISTORY_US,
     events_at_once: int = EVENTS_AT_ONCE,
+    stream: Stream | None = None,
 ) -> ViewRun:
     """Fold a view's events into its online state.
 
@@ -111,6 +114,8 @@ def materialize_view(
         full: Whether to fold everything again, beside the old state.
         history_us: How far before the watermark lookups may ask; events that matter only earlier are dropped.
         events_at_once: About how many events are held in memory.
+        stream: The pushed events, of a source that accepts them; ``source`` is what lies outside then, and no event
+            that is pushed from now on may become known before ``until_us``.
 
     Returns:
         What was done.
@@ -121,7 +126,7 @@ def materialize_view(
         StorageError: The store cannot be written; running again completes the work.
     """
     with store.exclusive(f"materialize-{view.fingerprint[:16]}"):
-        return _Run(view, source, store, history_us, events_at_once).go(until_us, full=full)
+        return _Run(view, source, store, history_us, events_at_once, stream).go(until_us, full=full)
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,13 @@ class _Run:
     """One run on one view. Holds the view's record as it stands in the store: every write is on its condition."""
 
     def __init__(
-        self, view: ViewPlan, source: Events, store: OnlineStore, history_us: int, events_at_once: int
+        self,
+        view: ViewPlan,
+        source: Events,
+        store: OnlineStore,
+        history_us: int,
+        events_at_once: int,
+        stream: Stream | None,
     ) -> None:
         self._view = view
         self._source = source
@@ -146,9 +157,28 @@ class _Run:
         self._events_at_once = events_at_once
         self._folder = Folder(view, store)
         self._keeps_all = keeps_everything(view)
+        self._stream = stream
+        self._is_alone = False
         self._key = record_key(view)
-        self._stored = store.read([self._key]).get(self._key)
-        self._record = decode_record(view, self._stored)
+        self._load()
+
+    def _load(self) -> None:
+        self._stored = self._store.read([self._key]).get(self._key)
+        self._record = decode_record(self._view, self._stored)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold off whoever follows the log, which moves the record too. May be nested."""
+        if self._stream is None or self._is_alone:
+            yield
+            return
+        with folding(self._view, self._store):
+            self._load()
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
 
     def go(self, until_us: int, *, full: bool) -> ViewRun:
         """Do what the record and the source call for."""
@@ -174,8 +204,9 @@ class _Run:
 
     def _distrust(self) -> None:
         """Make the next run rebuild if states may hold events of a source that has changed since."""
-        if self._record.pending_us > self._record.watermark_us:
-            self._put(msgspec.structs.replace(self._record, pending_rows=-1))
+        with self._alone():
+            if self._record.pending_us > self._record.watermark_us:
+                self._put(msgspec.structs.replace(self._record, pending_rows=-1))
 
     def _why_rebuild(self, until_us: int) -> str:
         """Tell why states cannot be extended; empty if they can."""
@@ -197,8 +228,14 @@ class _Run:
         return counts
 
     def _fill(self, until_us: int) -> tuple[int, int]:
-        """Fold everything for the first time, or go on with a first run that died."""
-        self._put(self._announcing(until_us))
+        """Fold everything for the first time, or go on with a first run that died.
+
+        States do not say which pushed events they have, so a run that has any begins again.
+        """
+        if self._stream is not None:
+            self._store.delete(state_prefix(self._view, self._record.generation))
+        with self._alone():
+            self._put(self._announcing(until_us))
         return self._from_nothing(until_us, self._record.generation)
 
     def _from_nothing(self, until_us: int, generation: int) -> tuple[int, int]:
@@ -211,9 +248,22 @@ class _Run:
         for step in self._steps(NOTHING_YET, until_us):
             counts = self._fold(generation, step, reach_us)
             events, entities = events + counts[0], entities + counts[1]
+        events += self._fold_pushed(generation, NOTHING_YET, until_us, reach_us)
         self._source.check_unchanged()
-        self._put(self._ended(until_us, generation, reach_us))
+        with self._alone():
+            log_us = max(until_us, self._record.log_us)
+            events += self._fold_pushed(generation, until_us, log_us, reach_us)
+            self._put(self._ended(until_us, generation, reach_us, log_us))
         return events, entities
+
+    def _fold_pushed(self, generation: int, from_us: int, until_us: int, reach_us: int) -> int:
+        """Fold pushed events into a generation that nobody reads yet; return how many."""
+        events = 0
+        if self._stream is not None:
+            for _, table in self._stream.pushed.steps(from_us, until_us, self._events_at_once):
+                self._fold_table(table, generation, None, reach_us)
+                events += table.num_rows
+        return events
 
     def _extend(self, until_us: int) -> tuple[int, int]:
         """Fold what became known since the watermark; each step moves it.
@@ -221,13 +271,19 @@ class _Run:
         Events are dropped by the reach that lookups were already told, never by the one that a step will publish.
         """
         events = entities = 0
+        if self._stream is not None:
+            events = follow(self._view, self._stream, self._store, until_us=until_us, history_us=self._history_us) or 0
+            self._load()
         for step in self._steps(self._record.watermark_us, until_us):
-            self._put(self._announcing(step.end))
+            with self._alone():
+                self._put(self._announcing(step.end))
             record = self._record
             counts = self._fold(record.generation, step, record.reach_us)
             self._source.check_unchanged()
-            reach_us = NOTHING_YET if self._keeps_all else max(record.reach_us, step.end - self._history_us)
-            self._put(self._ended(step.end, record.generation, reach_us))
+            with self._alone():
+                watermark_us = max(step.end, self._record.watermark_us)
+                reach_us = NOTHING_YET if self._keeps_all else max(record.reach_us, watermark_us - self._history_us)
+                self._put(self._ended(watermark_us, record.generation, reach_us, self._record.log_us))
             events, entities = events + counts[0], entities + counts[1]
         return events, entities
 
@@ -238,17 +294,21 @@ class _Run:
             self._record, pending_us=pending_us, pending_rows=self._source.count_below(pending_us)
         )
 
-    def _ended(self, watermark_us: int, generation: int, reach_us: int) -> ViewRecord:
+    def _ended(self, watermark_us: int, generation: int, reach_us: int, log_us: int) -> ViewRecord:
         is_same = generation == self._record.generation
+        rows_below = self._source.count_below(watermark_us)
+        has_all = self._stream is not None and rows_below == self._source.count_below(NO_WATERMARK)
         return ViewRecord(
             view=self._view.name,
             fingerprint=self._view.fingerprint,
             generation=generation,
             watermark_us=watermark_us,
             reach_us=reach_us,
-            rows_below=self._source.count_below(watermark_us),
+            rows_below=rows_below,
             pending_us=self._record.pending_us if is_same else watermark_us,
             pending_rows=self._record.pending_rows if is_same else 0,
+            log_us=NOTHING_YET if self._stream is None else log_us,
+            outside=self._stream.outside if self._stream is not None and has_all else "",
         )
 
     def _put(self, record: ViewRecord) -> None:
@@ -293,7 +353,7 @@ class _Run:
                 [batch.filter(pa.array(_buckets(hashed, batch, buckets) == bucket)) for batch in batches]
             )
 
-    def _fold_table(self, table: pa.Table, generation: int, bound_us: int, reach_us: int) -> int:
+    def _fold_table(self, table: pa.Table, generation: int, bound_us: int | None, reach_us: int) -> int:
         """Fold all events that some entities have in a range; return the count of entities."""
         prepared, codes, keys = self._folder.numbered(table, generation)
         order = np.argsort(codes, kind="stable")
@@ -302,8 +362,10 @@ class _Run:
         while at < len(keys):
             stop = min(at + size, len(keys))
             rows = order[starts[at] : starts[stop]]
-            items = self._folder.folded(keys[at:stop], taken(prepared, rows), codes[rows] - at, bound_us, reach_us)
-            self._store.write(items, expected={self._key: self._stored})
+            events = taken(prepared, rows)
+            with self._alone():
+                items = self._folder.folded(keys[at:stop], events, codes[rows] - at, bound_us, reach_us)
+                self._store.write(items, expected={self._key: self._stored})
             written = sum(len(state) for _, state in items)
             size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, written)))
             at = stop

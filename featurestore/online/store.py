@@ -79,6 +79,9 @@ class ViewRecord(msgspec.Struct, frozen=True):
         pending_us: Up to where a run may have folded events into some states; a run that ended moved the watermark
             there.
         pending_rows: Count of the source's events below that when the run began.
+        log_us: Every pushed event with ``ingest_time < log_us`` was folded in; never below the watermark for a source
+            that accepts pushes, ``NOTHING_YET`` for others. The counts above leave pushed events out.
+        outside: Identity of the rows outside the log, if all of them became known before the watermark; else empty.
     """
 
     view: str
@@ -89,6 +92,16 @@ class ViewRecord(msgspec.Struct, frozen=True):
     rows_below: int = 0
     pending_us: int = NOTHING_YET
     pending_rows: int = 0
+    log_us: int = NOTHING_YET
+    outside: str = ""
+
+    def bound_us(self, period_us: int) -> int:
+        """Return the exclusive bound of the ingest times a lookup may use.
+
+        On a grid that is the watermark: a refresh is served whole. A continuous view is answered from all events
+        there are, and says itself up to when it is complete.
+        """
+        return self.watermark_us if period_us else max(self.watermark_us, self.log_us)
 
 
 def record_key(view: ViewPlan) -> bytes:

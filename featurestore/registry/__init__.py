@@ -2,7 +2,7 @@
 
 from featurestore.registry.records import Applied, AuditRecord, Change, Draft, Kind, Outcome, RunRecord
 from featurestore.registry.registry import Registry
-from featurestore.registry.source_documents import read_source, source_draft
+from featurestore.registry.source_documents import accepts_pushes, read_source, source_draft
 
 __all__ = [
     "Applied",
@@ -13,6 +13,7 @@ __all__ = [
     "Outcome",
     "Registry",
     "RunRecord",
+    "accepts_pushes",
     "read_source",
     "source_draft",
 ]

@@ -30,6 +30,11 @@ def source_draft(source: Source) -> Draft:
     return Draft(Kind.SOURCE, source.name, fingerprint, document)
 
 
+def accepts_pushes(applied: Applied) -> bool:
+    """Tell whether an applied source is declared ``stream=True``."""
+    return bool(json.loads(applied.document).get("stream"))
+
+
 def read_source(applied: Applied) -> Source:
     """Return the definition of an applied source.
 

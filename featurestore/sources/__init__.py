@@ -1,8 +1,18 @@
 """Reading the raw rows of sources as Arrow, for both roads."""
 
-from featurestore.sources.opening import open_rows, open_scan, open_scans, read_schema
+from featurestore.sources.opening import ingest_column, open_rows, open_scan, open_scans, read_schema
 from featurestore.sources.rows import SourceFile
 from featurestore.sources.scan import Scan, SourceStats
 from featurestore.sources.settings import ReadSettings
 
-__all__ = ["ReadSettings", "Scan", "SourceFile", "SourceStats", "open_rows", "open_scan", "open_scans", "read_schema"]
+__all__ = [
+    "ReadSettings",
+    "Scan",
+    "SourceFile",
+    "SourceStats",
+    "ingest_column",
+    "open_rows",
+    "open_scan",
+    "open_scans",
+    "read_schema",
+]

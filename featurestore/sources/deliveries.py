@@ -49,7 +49,7 @@ def repeated_deliveries(
     """
     numbers = range(len(piece_rows))
     with duckdb.connect() as connection:
-        hashed = [_hashes(connection, read(number, [event_id])[event_id], masks[number]) for number in numbers]
+        hashed = [_counted(connection, read(number, [event_id])[event_id], masks[number]) for number in numbers]
     seen = _repeated(np.concatenate([np.zeros(0, np.uint64), *(hashes[usable] for hashes, usable in hashed)]))
     if len(seen) == 0:
         return list(masks), 0
@@ -61,14 +61,36 @@ def repeated_deliveries(
     return _without(masks, piece_rows, doubtful, dropped), int(dropped.sum())
 
 
-def _hashes(
-    connection: duckdb.DuckDBPyConnection, ids: pa.Array, mask: Mask | None
-) -> tuple[npt.NDArray[np.uint64], Mask]:
-    """Return a 64-bit hash of each id, and which rows count: those that have one and are not masked."""
+def one_delivery_each(table: pa.Table, event_id: str) -> pa.Table:
+    """Return the rows of a table that became known at one instant without those that repeat an event id."""
+    ids = table.column(event_id)
+    named = table.filter(pc.is_valid(ids))
+    if len(pc.unique(named.column(event_id))) == named.num_rows:
+        return table
+    dropped = np.zeros(table.num_rows, dtype=np.bool_)
+    places = np.flatnonzero(np.asarray(pc.is_valid(ids).to_numpy()))
+    dropped[places] = _all_but_first(named, [event_id, *sorted(table.column_names)])
+    return table.filter(pa.array(~dropped))
+
+
+def id_hashes(ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:
+    """Return a 64-bit hash of each event id, and which rows have one."""
+    with duckdb.connect() as connection:
+        return _hashes(connection, ids)
+
+
+def _hashes(connection: duckdb.DuckDBPyConnection, ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:
     hashed = connection.from_arrow(pa.table({_HASHED: ids})).project(f"hash({_HASHED}) AS {_HASHED}")
     values = hashed.to_arrow_table().column(_HASHED).to_numpy()
-    known = np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
-    return np.asarray(values, dtype=np.uint64), known if mask is None else known & mask
+    return np.asarray(values, dtype=np.uint64), np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
+
+
+def _counted(
+    connection: duckdb.DuckDBPyConnection, ids: pa.Array, mask: Mask | None
+) -> tuple[npt.NDArray[np.uint64], Mask]:
+    """Return a hash of each id, and which rows count: those that have one and are not masked."""
+    hashes, known = _hashes(connection, ids)
+    return hashes, known if mask is None else known & mask
 
 
 def _repeated(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -111,7 +111,7 @@ def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings
         case FileSource() if is_yet_empty(source, settings):
             rows: RawRows = TableRows(_no_rows(source))
         case FileSource() if source.file_format == "parquet" and not is_remote(str(source.path)):
-            rows = ParquetRows(_files(source, settings), where=_place(source), threads=settings.threads)
+            rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
         case FrameSource():
             rows = TableRows(_frame(source))
         case FileSource() | SqlSource():
@@ -122,12 +122,26 @@ def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings
     return rows
 
 
+def read_ids(source: Source, settings: ReadSettings) -> Iterator[pa.Array]:
+    """Read the event ids of the rows outside the log, piece by piece."""
+    assert source.event_id is not None
+    dtype = read_schema(source, settings)[source.event_id]
+    assert dtype is not None
+    rows = _outside(source, {source.event_id: dtype}, settings)
+    try:
+        for number in range(len(rows.piece_rows)):
+            column = rows.read_piece(number, [source.event_id]).column(source.event_id)
+            yield to_contract(column, dtype, timezone=source.timezone, where=_place(source))[0]
+    finally:
+        rows.close()
+
+
 def is_yet_empty(source: FileSource, settings: ReadSettings) -> bool:
     """Tell whether a source that accepts pushes has no file yet: then its declared dtypes are its columns."""
     if not source.stream or not source.dtypes or is_remote(str(source.path)):
         return False
     try:
-        _files(source, settings)
+        files_of(source, settings)
     except SourceMissingError:
         return True
     return False
@@ -224,7 +238,8 @@ def _place(source: Source) -> str:
     return f"source '{source.name}'"
 
 
-def _files(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...]:
+def files_of(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...]:
+    """Return the files of a local source."""
     return find_files(str(source.path), kind=source.file_format, base_folder=settings.base_folder, where=_place(source))
 
 
@@ -263,7 +278,7 @@ def _described(source: Source, settings: ReadSettings) -> tuple[Schema, frozense
                 return _csv_schema(source, settings)
             if is_remote(str(source.path)):
                 return _remote_schema(source, settings)
-            rows = ParquetRows(_files(source, settings), where=_place(source), threads=settings.threads)
+            rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
             return dict(rows.dtypes), rows.naive
         case FrameSource():
             schema = _frame(source).schema
@@ -342,7 +357,7 @@ def _csv_files(
         yield None, read_text(str(source.path), source.csv, columns, settings, where=_place(source), limit=limit)
         return
     missing = set(columns or ())
-    for file in _files(source, settings):
+    for file in files_of(source, settings):
         with local_text(file.path, settings, where=_place(source)) as path:
             tables = read_text(str(path), source.csv, columns, settings, where=_place(source), limit=limit)
             given = {name for name, _ in file.partition}

@@ -1,0 +1,139 @@
+"""Following the event log: pushed events go into online state in the order of the log, at once or later.
+
+How far a view has followed stands in its record and moves in one write with the states, so nothing is folded twice and
+nothing is left out, whoever dies when. Everybody who folds into states that lookups read holds the view's folding lock
+for that moment: pushes of several processes, and a materialize run beside them, cannot lose each other's events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import StateError
+from featurestore.kernels.retention import keeps_everything
+from featurestore.online.folding import Folder
+from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key
+from featurestore.plan.model import ViewPlan
+from featurestore.temporal import NOTHING_YET
+
+MOST_EVENTS = 5_000
+"""About how many pushed events are folded in one write."""
+
+_LOCK_SECONDS = 60.0
+_FIRST_WAIT_SECONDS = 0.0002
+_LONGEST_WAIT_SECONDS = 0.01
+
+
+class Pushed(Protocol):
+    """The pushed events of a source, for one view."""
+
+    def head_us(self) -> int:
+        """Return the instant before which all events became known that the log has."""
+        ...
+
+    def steps(self, from_us: int, until_us: int, most_events: int, /) -> Iterator[tuple[int, pa.Table]]:
+        """Give events by ingest time, in order: for each step its exclusive bound and its events."""
+        ...
+
+
+@contextmanager
+def folding(view: ViewPlan, store: OnlineStore) -> Iterator[None]:
+    """Hold the lock of everybody who folds into states of a view that lookups read; wait for it if need be.
+
+    Raises:
+        StateError: Somebody held it for a minute.
+    """
+    name = f"fold-{view.fingerprint[:16]}"
+    with ExitStack() as stack:
+        waited, wait = 0.0, _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                stack.enter_context(store.exclusive(name))
+                break
+            except StateError as error:
+                if error.code != "busy" or waited > _LOCK_SECONDS:
+                    raise
+            time.sleep(wait)
+            waited, wait = waited + wait, min(2 * wait, _LONGEST_WAIT_SECONDS)
+        yield
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a view follows.
+
+    Attributes:
+        pushed: The pushed events of its source.
+        outside: Identity of the rows outside the log as they are now; empty if it is not known. As long as it is the
+            one of a run that folded all of them, the watermark follows the log.
+    """
+
+    pushed: Pushed
+    outside: str = ""
+
+
+def follow(
+    view: ViewPlan, stream: Stream, store: OnlineStore, *, until_us: int | None = None, history_us: int
+) -> int | None:
+    """Fold the pushed events that a view's state does not have yet.
+
+    A view that was never materialized is left alone: its first run folds the log with the rows outside.
+
+    Args:
+        view: The view.
+        stream: What it follows.
+        store: Where states are kept.
+        until_us: Exclusive bound of the ingest times to fold; ``None`` folds all.
+        history_us: How far before the watermark lookups may ask.
+
+    Returns:
+        How many events were folded; ``None`` for a view that was never materialized.
+
+    Raises:
+        StateError: A stored state is damaged.
+        StorageError: The store cannot be written; following again completes the work.
+    """
+    key = record_key(view)
+    folder = Folder(view, store)
+    keeps_all = keeps_everything(view)
+    events = 0
+    with folding(view, store):
+        stored = store.read([key]).get(key)
+        record = decode_record(view, stored)
+        if record.watermark_us == NOTHING_YET:
+            return None
+        end_us = stream.pushed.head_us() if until_us is None else until_us
+        if record.log_us >= end_us:
+            return 0
+        for step_us, table in stream.pushed.steps(record.log_us, end_us, MOST_EVENTS):
+            items = pushed_items(folder, table, record.generation, record.reach_us)
+            record = _followed(record, step_us, stream.outside, history_us, keeps_all=keeps_all)
+            following = encode_record(record)
+            store.write([*items, (key, following)], expected={key: stored})
+            stored = following
+            events += table.num_rows
+    return events
+
+
+def pushed_items(folder: Folder, table: pa.Table, generation: int, reach_us: int) -> list[tuple[bytes, bytes]]:
+    """Merge pushed events into the states of their entities; nothing is written."""
+    if not table.num_rows:
+        return []
+    prepared, codes, keys = folder.numbered(table, generation)
+    return folder.folded(keys, prepared, np.asarray(codes), None, reach_us) if keys else []
+
+
+def _followed(record: ViewRecord, log_us: int, outside: str, history_us: int, *, keeps_all: bool) -> ViewRecord:
+    """Return the record after the log was followed to an instant."""
+    if not outside or outside != record.outside or log_us <= record.watermark_us:
+        return msgspec.structs.replace(record, log_us=log_us)
+    reach_us = NOTHING_YET if keeps_all else max(record.reach_us, log_us - history_us)
+    return msgspec.structs.replace(record, log_us=log_us, watermark_us=log_us, reach_us=reach_us)

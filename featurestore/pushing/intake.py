@@ -1,0 +1,192 @@
+"""Checking pushed events against the schema of their source, before anything of them is kept.
+
+A push is taken whole or rejected whole, unless the caller wants what is good of it. What is wrong is said by row and
+field. Values are read as requests are (``dtypes.read_value``): strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.definitions.sources import Source
+from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value
+from featurestore.errors import RequestError, SourceDataError, did_you_mean
+from featurestore.kernels.values import read_column
+from featurestore.plan.model import ViewPlan
+from featurestore.sources import ingest_column
+from featurestore.sources.frames import frame_table
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A pushed row that was not taken.
+
+    Attributes:
+        row: Its number in the push, from 0.
+        field: The field that is wrong; empty if the row itself is.
+        problem: What is wrong.
+    """
+
+    row: int
+    field: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What became of a push.
+
+    Attributes:
+        source: Name of the source.
+        accepted: Events that are committed to the log.
+        duplicates: Events whose id was known, or came twice; they change nothing.
+        sequence: Number of the last event in the source's log, -1 if it has none.
+        ingest_time_us: Every event of the push became known before this instant.
+        is_followed: Whether online state has the events already. If not, for instance because the online store is
+            down, it catches up from the log.
+        rejected: The rows that were not taken, if the caller wanted the good ones.
+    """
+
+    source: str
+    accepted: int
+    duplicates: int
+    sequence: int
+    ingest_time_us: int
+    is_followed: bool
+    rejected: tuple[RejectedRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a source's events must look like.
+
+    Attributes:
+        source: The definition.
+        dtypes: The columns that can be pushed.
+        unusable: Columns of the source of which the contract has no dtype.
+        required: Columns that every event must have.
+        not_null: Columns in which every event must have a value.
+    """
+
+    source: Source
+    dtypes: Mapping[str, DType]
+    unusable: frozenset[str]
+    required: frozenset[str]
+    not_null: frozenset[str]
+
+    @classmethod
+    def of(cls, source: Source, schema: Mapping[str, DType | None], views: Iterable[ViewPlan]) -> Intake:
+        """Find out what the views of a source need of its events.
+
+        Args:
+            source: The definition.
+            schema: The source's columns.
+            views: The views that read it.
+        """
+        ingest_time = ingest_column(source)
+        times = {source.event_time} | ({source.event_id} if source.event_id is not None else set())
+        read = {column.name for view in views for column in view.source.columns}
+        keys = {key.name for view in views for key in view.entity.keys}
+        return cls(
+            source=source,
+            dtypes={name: dtype for name, dtype in schema.items() if dtype is not None and name != ingest_time},
+            unusable=frozenset(name for name, dtype in schema.items() if dtype is None),
+            required=frozenset((times | read) - {ingest_time}),
+            not_null=frozenset({source.event_time} | (keys if source.on_null == "error" else set())),
+        )
+
+    def read(self, events: Any, *, partial: bool) -> tuple[pa.Table, tuple[RejectedRow, ...]]:
+        """Check events.
+
+        Args:
+            events: A list of mappings, or a frame.
+            partial: Whether the good rows are wanted if others are bad.
+
+        Returns:
+            The good rows in contract dtypes, in their order; and the others.
+
+        Raises:
+            RequestError: A row is bad and ``partial`` is not asked for; ``field`` points at the first.
+        """
+        if isinstance(events, Sequence) and not isinstance(events, str | bytes):
+            return self._read_rows(events, partial=partial)
+        try:
+            table = frame_table(events, where="events")
+        except SourceDataError as error:
+            raise RequestError(error.problem, field="/events", hint=error.hint) from error
+        columns = self._plain(table)
+        if columns is not None:
+            return columns, ()
+        return self._read_rows(table.to_pylist(), partial=partial)
+
+    def _plain(self, table: pa.Table) -> pa.Table | None:
+        """Return a frame in contract dtypes if it needs no look at single rows; else ``None``."""
+        arrays = {}
+        for name in table.column_names:
+            dtype, kind = self.dtypes.get(name), table.schema.field(name).type
+            if dtype is None or from_arrow(kind) != dtype or pa.types.is_dictionary(kind):
+                return None
+            if dtype == TIMESTAMP and kind.tz is None:
+                return None
+            column = table.column(name)
+            if name in self.not_null and column.null_count:
+                return None
+            arrays[name] = read_column(column, dtype, None, f"column '{name}'")[0]
+        return pa.table(arrays) if self.required <= set(arrays) else None
+
+    def _read_rows(self, rows: Sequence[Any], *, partial: bool) -> tuple[pa.Table, tuple[RejectedRow, ...]]:
+        good: list[dict[str, Any]] = []
+        bad: list[RejectedRow] = []
+        for number, row in enumerate(rows):
+            read = self._read_row(number, row)
+            if isinstance(read, RejectedRow):
+                bad.append(read)
+            else:
+                good.append(read)
+        if bad and not partial:
+            raise _rejection(bad, len(rows))
+        names = sorted({name for row in good for name in row} | self.required)
+        arrays = [pa.array([row.get(name) for row in good], type=self.dtypes[name].arrow) for name in names]
+        return pa.table(arrays, names=names), tuple(bad)
+
+    def _read_row(self, number: int, row: Any) -> dict[str, Any] | RejectedRow:
+        """Read one event, or say what is wrong with it."""
+        if not isinstance(row, Mapping):
+            return RejectedRow(number, "", f"got {type(row).__name__}, expected an object")
+        read = {}
+        for name, value in row.items():
+            dtype = self.dtypes.get(name)
+            if dtype is None:
+                return RejectedRow(number, str(name), self._why_not(name))
+            try:
+                read[name] = read_value(dtype, value)
+            except ValueError as error:
+                return RejectedRow(number, name, str(error))
+        if missing := sorted(self.required - read.keys()):
+            return RejectedRow(number, missing[0], "it is missing; a value that is not known is null")
+        if empty := sorted(name for name in self.not_null if read[name] is None):
+            return RejectedRow(number, empty[0], "it is null")
+        return read
+
+    def _why_not(self, name: Any) -> str:
+        if name == ingest_column(self.source):
+            return "the log says itself when an event became known; leave it out"
+        if name in self.unusable:
+            return "the column's type has no dtype; leave it out"
+        return f"the source has no such column. {did_you_mean(str(name), self.dtypes)}".rstrip()
+
+
+def _rejection(bad: Sequence[RejectedRow], count: int) -> RequestError:
+    first = bad[0]
+    more = f"; {len(bad)} of {count} rows are bad" if len(bad) > 1 else ""
+    field = f"/events/{first.row}" + (f"/{first.field.replace('~', '~0').replace('/', '~1')}" if first.field else "")
+    return RequestError(
+        f"{first.problem}{more}",
+        field=field,
+        hint="Nothing was taken. Correct the rows, or ask for partial=true to have the good ones taken.",
+        code="rejected-events",
+    )

@@ -1,0 +1,210 @@
+"""Sources that accept pushes: from an event handed in to the state that lookups read.
+
+A push is checked, committed to the log, and then folded into the online state of every view of the source that has
+one. The push is acknowledged once it is committed; what online state lacks then, it catches up from the log: with the
+next push, on the next start, or in the background.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featurestore.catalog import Catalog
+from featurestore.definitions.sources import Source
+from featurestore.errors import FeatureStoreError, RequestError, StateError, StorageError, listing
+from featurestore.event_log import EventLog, Head
+from featurestore.materializing import stream_of
+from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
+from featurestore.online.store import OnlineStore
+from featurestore.online.streaming import Stream, follow
+from featurestore.plan.model import ViewPlan
+from featurestore.pushing.intake import Intake, PushResult
+from featurestore.sources import ReadSettings, ingest_column, open_scans, read_schema
+from featurestore.sources.deliveries import one_delivery_each
+from featurestore.sources.pushed import OutsideIds, has_nothing_outside
+from featurestore.temporal import NOTHING_YET, Clock, duration_us
+
+RECHECK_US = duration_us("1s")
+"""How long after an apply in another process pushes may still be checked against the old definitions."""
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A source that accepts pushes, as of one revision of the registry.
+
+    Attributes:
+        intake: What its events must look like.
+        views: Every view that reads it and may have online state: the applied ones, and those applied before.
+        outside_ids: The event ids outside the log.
+    """
+
+    intake: Intake
+    views: tuple[ViewPlan, ...]
+    outside_ids: OutsideIds
+
+
+class Streams:
+    """The pushed sources of one store. May be used from several threads, and from several processes."""
+
+    def __init__(
+        self, catalog: Catalog, store: OnlineStore, log: EventLog, *, settings: ReadSettings, clock: Clock
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            catalog: What is applied.
+            store: Where states are kept.
+            log: Where events are committed.
+            settings: What reading may use.
+            clock: Tells when an event became known.
+        """
+        self._catalog = catalog
+        self._store = store
+        self._log = log
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._bound: Mapping[str, _Bound] = {}
+        self._revision = -1
+        self._checked_at_us = NOTHING_YET
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: FeatureStoreError | None = None
+
+    @property
+    def failure(self) -> FeatureStoreError | None:
+        """Why the background's last attempt to catch up failed; ``None`` if it did not."""
+        return self._failure
+
+    def push(self, source: str, events: Any, *, partial: bool) -> PushResult:
+        """Commit events and fold them; see ``FeatureStore.push``."""
+        bound = self._source(source)
+        table, rejected = bound.intake.read(events, partial=partial)
+        definition = bound.intake.source
+        given = table.num_rows
+        if definition.event_id is not None:
+            table = one_delivery_each(table, definition.event_id)
+        appended = self._log.append(
+            source,
+            table,
+            event_id=definition.event_id,
+            ingest_time=ingest_column(definition),
+            now_us=self._clock.now_us(),
+        )
+        is_followed = True
+        try:
+            self._follow(bound)
+        except (StorageError, StateError):
+            is_followed = False
+        return PushResult(
+            source=source,
+            accepted=appended.accepted,
+            duplicates=given - appended.accepted,
+            sequence=appended.head.next_sequence - 1,
+            ingest_time_us=appended.head.next_ingest_us,
+            is_followed=is_followed,
+            rejected=rejected,
+        )
+
+    def catch_up(self) -> int:
+        """Fold what online state lacks of all logs, and let it be complete up to the present instant.
+
+        Returns:
+            How many events were folded, once for each view.
+
+        Raises:
+            StateError: A stored state is damaged.
+            StorageError: The log or the online store cannot be used.
+        """
+        folded = 0
+        for name, bound in self._sources().items():
+            self._log.seal(name, self._clock.now_us())
+            folded += self._follow(bound)
+        return folded
+
+    def heads(self) -> dict[str, Head]:
+        """Return how far the log of each source goes."""
+        return {name: self._log.head(name) for name in self._sources()}
+
+    def compact(self, source: str | None, *, before_us: int) -> dict[str, int]:
+        """Move old events from the database to Parquet files; return how many, by source."""
+        names = list(self._sources()) if source is None else [self._source(source).intake.source.name]
+        return {name: self._log.compact(name, before_us=before_us) for name in names}
+
+    def forget(self) -> None:
+        """Ask anew what is applied, with the next push."""
+        with self._lock:
+            self._checked_at_us = NOTHING_YET
+
+    def start(self, interval_seconds: float) -> None:
+        """Catch up now and then again and again, in a thread that ends with ``close``."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, args=(interval_seconds,), daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the background's work."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, interval_seconds: float) -> None:
+        while True:
+            try:
+                self.catch_up()
+                self._failure = None
+            except FeatureStoreError as error:
+                self._failure = error
+            if self._stop.wait(interval_seconds):
+                return
+
+    def _follow(self, bound: _Bound) -> int:
+        """Bring every view of a source to the head of its log."""
+        folded = 0
+        for view in bound.views:
+            stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids)
+            events = follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
+            if events is None and has_nothing_outside(bound.intake.source, self._settings):
+                events = self._begin(bound, view, stream)
+            folded += events or 0
+        return folded
+
+    def _begin(self, bound: _Bound, view: ViewPlan, stream: Stream) -> int:
+        """Run a view for the first time, which needs no asking for if there is nothing to fold but pushed events."""
+        source = bound.intake.source
+        until_us = self._log.seal(source.name, self._clock.now_us()).next_ingest_us
+        with open_scans([view], {source.name: source}, self._settings) as scans:
+            run = materialize_view(view, scans[view.name].outside(), self._store, until_us=until_us, stream=stream)
+        return run.events
+
+    def _source(self, name: str) -> _Bound:
+        known = self._sources()
+        if name not in known:
+            raise RequestError(
+                f"there is no source '{name}' that accepts pushes",
+                field="/source",
+                hint=f"{listing('Sources with stream=True', known, wrong=name)}",
+                code="unknown-source",
+            )
+        return known[name]
+
+    def _sources(self) -> Mapping[str, _Bound]:
+        """Return the sources that accept pushes, as applied at most a second ago."""
+        now_us = self._clock.now_us()
+        with self._lock:
+            if not 0 <= now_us - self._checked_at_us < RECHECK_US:
+                revision = self._catalog.revision
+                if revision != self._revision:
+                    self._bound = {name: self._bind(source) for name, source in self._catalog.streams().items()}
+                    self._revision = revision
+                self._checked_at_us = now_us
+            return self._bound
+
+    def _bind(self, source: Source) -> _Bound:
+        applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
+        ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
+        intake = Intake.of(source, read_schema(source, self._settings), applied)
+        return _Bound(intake, tuple(ever.values()), OutsideIds(source, self._settings))
