@@ -173,14 +173,18 @@ class Catalog:
         """A number that grows with every apply that changed something."""
         return self._registry.revision
 
+    def past_views(self, view: str) -> Iterator[ViewPlan]:
+        """Yield every plan that was ever applied under a view's name, newest first, each fingerprint once."""
+        seen: set[str] = set()
+        for applied in self._registry.history(Kind.VIEW, view):
+            if applied.fingerprint not in seen:
+                seen.add(applied.fingerprint)
+                yield from_json(ViewPlan, applied.document)
+
     def views_ever(self) -> Iterator[ViewPlan]:
         """Yield every plan that was ever applied under the name of an applied view, each fingerprint once."""
-        seen: set[str] = set()
         for name in self.views():
-            for applied in self._registry.history(Kind.VIEW, name):
-                if applied.fingerprint not in seen:
-                    seen.add(applied.fingerprint)
-                    yield from_json(ViewPlan, applied.document)
+            yield from self.past_views(name)
 
     def streams(self) -> dict[str, Source]:
         """Return the definitions of the sources that accept pushes."""

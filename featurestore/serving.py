@@ -6,22 +6,27 @@ applying a definition interrupts nobody; every answer says which plan it came fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
 from featurestore.catalog import Catalog
+from featurestore.dtypes import DType
+from featurestore.errors import RequestError, listing
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import ServingLog
 from featurestore.online.store import OnlineStore, records_of
-from featurestore.plan.model import Plan
+from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
 from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process the old plan may still answer."""
+
+COMBINATIONS = 64
+"""How many combinations of views are kept bound."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Serving:
         self._store = store
         self._log = log
         self._clock = clock
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str | tuple[str, ...], _Live] = {}
         self._lock = Lock()
 
     def answer(
@@ -67,6 +72,12 @@ class Serving:
             self._log.append(reader.plan, answer)
         return answer
 
+    def answer_views(
+        self, names: Collection[str], entities: Sequence[Mapping[str, Any]], *, as_of: datetime | str | None
+    ) -> OnlineFeatures:
+        """Answer all features of some views; see ``FeatureStore.get_online_views``."""
+        return self._views_reader(tuple(sorted(set(names)))).get(entities, as_of=as_of)
+
     def check(self) -> None:
         """Make sure that every applied service can be answered, and load what answering needs.
 
@@ -84,16 +95,46 @@ class Serving:
             self._live.clear()
 
     def _reader(self, service: str) -> OnlineReader:
-        known = self._live.get(service)
+        return self._checked(service, lambda: self._live_plan(service))
+
+    def _views_reader(self, names: tuple[str, ...]) -> OnlineReader:
+        return self._checked(names, lambda: plan_of_views(map(self._live_view, names)))
+
+    def _checked(self, asked: str | tuple[str, ...], live_plan: Callable[[], Plan]) -> OnlineReader:
+        """Return the reader of a service or of views; which plan is live is asked now and then."""
+        known = self._live.get(asked)
         now_us = self._clock.now_us()
         if known is not None and 0 <= now_us - known.checked_at_us < RECHECK_US:
             return known.reader
-        plan = self._live_plan(service)
+        plan = live_plan()
         is_same = known is not None and known.reader.plan == plan
         reader = known.reader if known is not None and is_same else OnlineReader(plan, self._store, self._clock)
         with self._lock:
-            self._live[service] = _Live(reader, now_us)
+            if known is None and not isinstance(asked, str):
+                self._make_room()
+            self._live[asked] = _Live(reader, now_us)
         return reader
+
+    def _make_room(self) -> None:
+        """Forget all combinations of views if there are too many."""
+        combinations = [asked for asked in self._live if not isinstance(asked, str)]
+        if len(combinations) >= COMBINATIONS:
+            for asked in combinations:
+                del self._live[asked]
+
+    def _live_view(self, name: str) -> ViewPlan:
+        """Return the newest plan of a view that has online state; the applied one if none has."""
+        views = self._catalog.views()
+        if name not in views:
+            raise RequestError(
+                f"there is no view '{name}'", hint=listing("Views", views, wrong=name), code="unknown-view"
+            )
+        if self._has_state(views[name]):
+            return views[name]
+        return next(filter(self._has_state, self._catalog.past_views(name)), views[name])
+
+    def _has_state(self, view: ViewPlan) -> bool:
+        return records_of(self._store, [view])[view.name].watermark_us != NOTHING_YET
 
     def _live_plan(self, service: str) -> Plan:
         """Return the newest plan of a service that can answer; the applied one if none can."""
@@ -105,3 +146,27 @@ class Serving:
     def _is_filled(self, plan: Plan) -> bool:
         records = records_of(self._store, [use.view for use in plan.uses])
         return all(record.watermark_us != NOTHING_YET for record in records.values())
+
+
+def plan_of_views(views: Iterable[ViewPlan]) -> Plan:
+    """Return the plan that answers all features of some views, each under its own name and by its own keys.
+
+    Raises:
+        RequestError: Two views have a key of one name with different dtypes.
+    """
+    uses = tuple(
+        ViewUse(view.name, view, tuple(key.name for key in view.entity.keys))
+        for view in sorted(views, key=lambda view: view.name)
+    )
+    dtypes: dict[str, DType] = {}
+    for use in uses:
+        for key in use.view.entity.keys:
+            if dtypes.setdefault(key.name, key.dtype) != key.dtype:
+                raise RequestError(
+                    f"key '{key.name}' is {dtypes[key.name]} for one view and {key.dtype} for another",
+                    field="/entities",
+                    hint="Ask for these views one by one.",
+                    code="keys-differ",
+                )
+    columns = [(f"{use.alias}__{feature.name}", feature.dtype) for use in uses for feature in use.view.features]
+    return Plan("", uses, outputs=tuple(Output(name, name, dtype, "view") for name, dtype in columns))

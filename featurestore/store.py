@@ -7,7 +7,7 @@ way round.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from types import TracebackType
@@ -115,6 +115,10 @@ class FeatureStore:
     def services(self) -> tuple[Plan, ...]:
         """Return the plans of all applied services, sorted by name."""
         return tuple(plan for _, plan in sorted(self._catalog.services().items()))
+
+    def views(self) -> tuple[ViewPlan, ...]:
+        """Return the plans of all applied views, sorted by name."""
+        return tuple(view for _, view in sorted(self._catalog.views().items()))
 
     def training_set(
         self,
@@ -275,6 +279,30 @@ class FeatureStore:
         return self._serving.answer(
             service, entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint
         )
+
+    def get_online_views(
+        self, views: Collection[str], entities: Sequence[Mapping[str, Any]], as_of: Instant | None = None
+    ) -> OnlineFeatures:
+        """Answer all features of some views for some entities at one instant, whatever services there are.
+
+        No service answers, so nothing goes to the serving log and no audit covers it: for looking, and for clients
+        that know views only.
+
+        Args:
+            views: Names of views; their columns are ``view__feature``.
+            entities: For each row of the answer the key columns of all views by name; values of exactly their dtypes.
+            as_of: Instant asked about, exclusive; the present one if ``None``.
+
+        Returns:
+            Values and statuses in the order of ``entities``; ``service`` is empty.
+
+        Raises:
+            RequestError: There is no such view, or a field is missing, unknown or of a wrong type.
+            OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
+            StateError: A view has no online state, or a damaged one.
+            StorageError: The online store cannot be read.
+        """
+        return self._serving.answer_views(views, entities, as_of=as_of)
 
     def audit(self, service: str, *, since: Instant, until: Instant, policy: Policy | None = None) -> AuditReport:
         """Recompute offline what was served, and compare it to the bit.

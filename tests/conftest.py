@@ -7,3 +7,6 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+FEAST_PYTHON = os.environ.pop("FEATURESTORE_TEST_FEAST_PYTHON", "")
+"""An interpreter that has Feast. The variable is taken away: it would look like an override of the configuration."""

@@ -202,3 +202,48 @@ def test_training_sets_and_lookups_agree_about_the_same_instant(opened, source, 
     assert [list(row) for row in zip(*statuses, strict=True)] == answer.statuses
     assert built.manifest.fingerprint == answer.fingerprint
     built.verify()
+
+
+def test_views_are_answered_without_a_service(opened, source):
+    """The newest plan that has state answers, as it does for services."""
+    with opened() as store:
+        store.apply(spending(source))
+        with pytest.raises(StateError):
+            store.get_online_views(["spending"], KNOWN)
+        store.materialize()
+        own = store.get_online_features("spending_model", KNOWN)
+        found = store.get_online_views(["spending", "spending"], KNOWN)
+        assert sorted(found.to_dicts()[0].items()) == sorted(own.to_dicts()[0].items())
+        assert found.service == ""
+        store.apply(spending(source, window="2h"))
+        assert store.get_online_views(["spending"], KNOWN).fingerprint == found.fingerprint
+        store.materialize()
+        assert store.get_online_views(["spending"], KNOWN).fingerprint != found.fingerprint
+        with pytest.raises(RequestError, match="Did you mean 'spending'"):
+            store.get_online_views(["spendin"], KNOWN)
+
+
+def test_no_more_combinations_of_views_are_kept_than_some(opened, source, monkeypatch):
+    monkeypatch.setattr("featurestore.serving.COMBINATIONS", 2)
+    names = ["a", "b", "c"]
+    with opened() as store:
+        store.apply(*(spending(source, name=name) for name in names))
+        store.materialize()
+        for chosen in (["a"], ["b"], ["c"], ["a", "b", "c"], ["a"]):
+            assert len(store.get_online_views(chosen, KNOWN).columns) == 2 * len(chosen)
+            assert len(store._serving._live) <= 2
+
+
+def test_views_with_one_key_of_two_dtypes_are_asked_one_by_one(opened):
+    text = ORDERS.set_column(0, "user", ORDERS["user"].cast(pa.string()))
+    other = FeatureView(
+        "other",
+        entity=Entity("customer", key="user"),
+        source=FrameSource("texts", frame=text, event_time="at"),
+        features={"n": agg.count().over("1d")},
+    )
+    with opened() as store:
+        store.apply(spending(FrameSource("orders", frame=ORDERS, event_time="at")), other)
+        store.materialize()
+        with pytest.raises(RequestError, match="'user' is string for one view and int64"):
+            store.get_online_views(["spending", "other"], KNOWN)

@@ -1,0 +1,193 @@
+"""POST /get-online-features: Feast's JSON in both directions, the store's values."""
+
+import json
+
+import httpx
+import pytest
+
+from featurestore import FeatureService
+from featurestore import request as request_input
+from featurestore.definitions.views import OnDemandFeatureView
+from featurestore.kernels.events import Status
+from server.app import create_app
+from server.feast.answers import NO_EVENT, STATUSES
+from tests.server.conftest import LAST, SPENDING, Caller
+from tests.server.test_features import problem
+
+ROWS = {"user": [1, 2, 9]}
+
+
+def ask(call, **fields) -> httpx.Response:
+    return call("POST", "/get-online-features", json={"entities": ROWS, **fields})
+
+
+def columns(response) -> dict[str, dict]:
+    assert response.status_code == 200, response.text
+    found = response.json()
+    assert sorted(found) == ["metadata", "results"]
+    return dict(zip(found["metadata"]["feature_names"], found["results"], strict=True))
+
+
+def test_features_are_answered_column_by_column(call):
+    """The request is byte for byte what Feast's client sends; the answer is what it reads."""
+    body = (
+        '{"entities": {"user": [1, 2, 9]}, "full_feature_names": false, "include_feature_view_version_metadata": false,'
+        ' "features": ["spending:orders", "spending:expired", "last_order:shipped"]}'
+    )
+    response = call("POST", "/get-online-features", content=body, headers={"content-type": "application/json"})
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {
+        "metadata": {"feature_names": ["user", "orders", "expired", "shipped"]},
+        "results": [
+            {"values": [1, 2, 9], "statuses": ["PRESENT"] * 3, "event_timestamps": ["1970-01-01T00:00:00Z"] * 3},
+            {
+                "values": [2, 1, 0],
+                "statuses": ["PRESENT", "PRESENT", "NOT_FOUND"],
+                "event_timestamps": ["2024-05-01T02:00:00Z", "2024-05-01T03:00:00Z", "1970-01-01T00:00:00Z"],
+            },
+            {
+                "values": [None, None, None],
+                "statuses": ["OUTSIDE_MAX_AGE", "NULL_VALUE", "NOT_FOUND"],
+                "event_timestamps": ["2024-05-01T02:00:00Z", "2024-05-01T03:00:00Z", "1970-01-01T00:00:00Z"],
+            },
+            {
+                "values": [1714532400, 1714539600, None],
+                "statuses": ["PRESENT", "PRESENT", "NOT_FOUND"],
+                "event_timestamps": ["2024-05-01T02:00:00Z", "2024-05-01T03:00:00Z", "1970-01-01T00:00:00Z"],
+            },
+        ],
+    }
+
+
+def test_a_body_without_a_media_type_is_read(call):
+    """Older versions of Feast's client name none."""
+    body = json.dumps({"features": ["spending:orders"], "entities": {"user": [1]}})
+    assert columns(call("POST", "/get-online-features", content=body.encode()))["orders"]["values"] == [2]
+
+
+def test_every_dtype_has_a_form(call):
+    names = ("price", "day", "shop", "raw", "shipped", "paid", "days")
+    found = columns(ask(call, features=[f"last_order:{name}" for name in names]))
+    assert {name: found[name]["values"][0] for name in names} == {
+        "price": "2.20",
+        "day": "2024-05-01",
+        "shop": "ü",
+        "raw": "",
+        "shipped": 1714532400,
+        "paid": False,
+        "days": ["2024-04-30", "2024-05-01"],
+    }
+
+
+def test_a_service_is_answered_with_its_own_names(call, store):
+    plan = store.plan("all_of_it")
+    budget = {"budget": [10, 10, 10]}
+    asked = {"feature_service": "all_of_it", "entities": ROWS | budget}
+    found = columns(call("POST", "/get-online-features", json={**asked, "full_feature_names": True}))
+    assert list(found) == ["user", *(output.name for output in plan.outputs)]
+    assert found["budget__left"]["values"] == [7.5, 6.0, None]
+    assert found["budget__left"]["event_timestamps"] == [NO_EVENT] * 3
+    assert list(columns(call("POST", "/get-online-features", json=asked)))[-1] == "left"
+
+
+def test_on_demand_features_are_asked_for_with_their_inputs(call):
+    features = ["budget:left", "spending:total"]
+    found = columns(ask(call, features=features, entities=ROWS | {"budget": [1, 2, 3]}))
+    assert list(found) == ["user", "left", "total"]
+    assert found["left"]["values"][0] == -1.5
+    refused = problem(ask(call, features=features))
+    assert (refused["status"], refused["field"]) == (422, "/entities/budget")
+
+
+def test_a_renamed_feature_is_asked_for_by_its_own_name(store):
+    store.apply(FeatureService("renamed", features=[LAST["shop"].renamed("where")]))
+    call = Caller(create_app(store))
+    assert columns(ask(call, feature_service="renamed"))["where"]["values"] == ["ü", None, None]
+    assert columns(ask(call, features=["last_order:shop"]))["shop"]["values"] == ["ü", None, None]
+
+
+def test_a_service_that_reads_just_these_views_answers_and_logs(store):
+    """What no service reads is answered too, from the views themselves."""
+    call = Caller(create_app(store))
+    assert columns(ask(call, features=["spending:total"]))["total"]["values"] == [2.5, 4.0, None]
+    columns(ask(call, features=["last_order:shop", "spending:total"]))
+    store.close()
+    assert {path.parent.parent.name for path in store.config.data.rglob("*.parquet")} == {"service=plain"}
+
+
+def test_unknown_columns_are_ignored_as_feast_does(call):
+    found = columns(ask(call, features=["spending:total"], entities=ROWS | {"session": ["a", "b", "c"]}))
+    assert list(found) == ["user", "total"]
+
+
+def test_no_entities_have_no_values(call):
+    found = columns(ask(call, features=["spending:total"], entities={"user": []}))
+    assert found["total"] == {"values": [], "statuses": [], "event_timestamps": []}
+
+
+def test_null_keys_are_answered(call):
+    found = columns(ask(call, features=["spending:total"], entities={"user": [None]}))
+    assert found["user"]["statuses"] == ["NULL_VALUE"]
+    assert found["total"]["statuses"] == ["NOT_FOUND"]
+
+
+def test_every_kind_of_answer_has_feasts_word():
+    assert set(STATUSES) == {status.name for status in Status}
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "field"),
+    [
+        ({}, 422, "request", "/features"),
+        ({"features": ["spending"]}, 422, "reference", "/features/0"),
+        ({"features": ["spending:orders", ":x"]}, 422, "reference", "/features/1"),
+        ({"features": ["spendin:orders"]}, 404, "unknown-view", "/features/0"),
+        ({"features": ["spending:orders", "spending:order"]}, 404, "unknown-feature", "/features/1"),
+        ({"feature_service": "plane"}, 404, "unknown-service", "/feature_service"),
+        ({"features": ["spending:orders"], "entities": {}}, 422, "missing-field", "/entities/user"),
+        ({"features": ["spending:orders"], "entities": {"user": [1], "x": []}}, 422, "lengths-differ", "/entities"),
+        ({"features": ["spending:orders"], "entities": {"user": [1, "2"]}}, 422, "wrong-type", "/entities/user/1"),
+        ({"features": ["last_order:shop"], "entities": {"user": [1.5]}}, 422, "wrong-type", "/entities/user/0"),
+        ({"features": ["spending:orders"] * 2}, 422, "name-collision", "/features"),
+        ({"features": ["spending:orders"], "entities": {"user": [1] * 1001}}, 413, "too-large", "/entities"),
+        ({"features": "spending:orders"}, 422, "wrong-type", "/features"),
+        (
+            {"feature_service": "all_of_it", "entities": ROWS | {"budget": [1, 2, ""]}},
+            422,
+            "wrong-type",
+            "/entities/budget/2",
+        ),
+    ],
+)
+def test_a_callers_mistake_names_its_place(call, fields, status, code, field):
+    found = problem(ask(call, **fields))
+    assert (found["status"], found["code"], found["field"]) == (status, code, field)
+
+
+def test_what_is_not_json_is_refused(call):
+    assert problem(call("POST", "/get-online-features", content=b"{"))["code"] == "malformed-json"
+    large = b'{"entities": {"user": [' + b"1," * 600_000 + b"1]}}"
+    assert problem(call("POST", "/get-online-features", content=large))["code"] == "too-large"
+
+
+def test_features_of_several_views_that_share_a_name_need_their_full_names(store):
+    store.apply(FeatureService("two", features=[SPENDING, SPENDING.aliased("again")]))
+    call = Caller(create_app(store))
+    assert problem(ask(call, feature_service="two"))["code"] == "name-collision"
+    assert "again__total" in columns(ask(call, feature_service="two", full_feature_names=True))
+
+
+def test_of_services_that_hold_an_on_demand_feature_the_smallest_is_asked(store):
+    """The other one needs more views, and inputs that are not given."""
+    view = OnDemandFeatureView("twice", features={"total": SPENDING["total"] * 2})
+    other = OnDemandFeatureView(
+        "more", request={"x": "float64"}, features={"x": request_input("x") + LAST["price"].cast("float64")}
+    )
+    store.apply(FeatureService("a_large", features=[view, other]), FeatureService("small", features=[view]))
+    found = columns(ask(Caller(create_app(store)), features=["twice:total"]))
+    assert found["total"]["values"] == [5.0, 8.0, None]
+
+
+def test_health_is_whether_it_can_answer(call):
+    response = call("GET", "/health")
+    assert (response.status_code, response.content) == (200, b"")
