@@ -12,7 +12,7 @@ from featurestore.online.streaming import Stream
 from featurestore.plan.model import ViewPlan
 from featurestore.registry import Registry, RunRecord
 from featurestore.sources import ReadSettings, open_scans
-from featurestore.sources.pushed import OutsideIds, PushedEvents, outside_identity
+from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.temporal import Clock
 
 
@@ -59,7 +59,9 @@ def materialize(
     return tuple(runs)
 
 
-def stream_of(source: Source, view: ViewPlan, settings: ReadSettings, outside_ids: OutsideIds) -> Stream:
+def stream_of(
+    source: Source, view: ViewPlan, settings: ReadSettings, outside_ids: OutsideIds, recent: Recent | None = None
+) -> Stream:
     """Return what a view of a source that accepts pushes follows.
 
     Args:
@@ -67,8 +69,9 @@ def stream_of(source: Source, view: ViewPlan, settings: ReadSettings, outside_id
         view: The view.
         settings: What reading may use, the log among it.
         outside_ids: The event ids outside the log.
+        recent: Events that were just appended, if any.
     """
-    return Stream(PushedEvents(source, view, settings, outside_ids), outside_identity(source, settings))
+    return Stream(PushedEvents(source, view, settings, outside_ids, recent), outside_identity(source, settings))
 
 
 def _stream(source: Source, view: ViewPlan, settings: ReadSettings) -> Stream | None:

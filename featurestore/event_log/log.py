@@ -94,13 +94,16 @@ class Appended:
     """What an append did.
 
     Attributes:
-        accepted: Events that are now in the log.
+        events: The events that are now in the log, with their ingest times.
         duplicates: Events whose id the log had.
+        before: The log's head when the append began: every event of others has become known before it, or after
+            ``head``.
         head: The log's head after it; ``next_sequence - 1`` is the number of its last event.
     """
 
-    accepted: int
+    events: pa.Table
     duplicates: int
+    before: Head
     head: Head
 
 
@@ -147,7 +150,7 @@ class EventLog:
             StorageError: The database cannot be read.
         """
         with self._reading() as connection:
-            return _head(connection, source)
+            return _head(connection, source) or Head()
 
     def seal(self, source: str, until_us: int) -> Head:
         """Promise that no event to come has an ingest time before an instant; return the head.
@@ -179,16 +182,20 @@ class EventLog:
         """
         ids = identities(events.column(event_id).to_pylist()) if event_id is not None else []
         with self._writing() as connection:
-            head = self._lock(connection, source)
+            before = self._lock(connection, source)
             fresh = _fresh(connection, source, ids)
             kept = events if len(fresh) == len(ids) else events.take(pa.array(fresh, pa.int64()))
             if new := [{"source": source, "id": ids[place]} for place in fresh if ids[place] is not None]:
                 connection.execute(sa.insert(_IDS), new)
-            head = Head(head.next_sequence, max(head.next_ingest_us, now_us))
+            head = Head(before.next_sequence, max(before.next_ingest_us, now_us))
+            tables = []
             for start in range(0, kept.num_rows, MOST_ROWS):
-                head = _add(connection, source, kept.slice(start, MOST_ROWS), head, ingest_time)
+                table = _dated(kept.slice(start, MOST_ROWS), head, ingest_time)
+                tables.append(table)
+                head = _add(connection, source, table, head)
             _move(connection, source, head)
-        return Appended(kept.num_rows, events.num_rows - kept.num_rows, head)
+        whole = pa.concat_tables(tables) if tables else _dated(kept, head, ingest_time)
+        return Appended(whole, events.num_rows - kept.num_rows, before, head)
 
     def stretches(self, source: str, *, ingest: tuple[int, int] | None = None) -> list[Stretch]:
         """Return where the events of a source lie, in the order of their numbers.
@@ -370,10 +377,12 @@ class EventLog:
 
     def _lock(self, connection: sa.Connection, source: str) -> Head:
         """Hold the head of a source until the transaction ends."""
-        insert = insert_postgresql if self._engine.dialect.name == "postgresql" else insert_sqlite
+        if (found := _head(connection, source, lock=True)) is not None:
+            return found
+        insert = insert_postgresql if connection.dialect.name == "postgresql" else insert_sqlite
         empty = insert(_HEADS).values(source=source, next_sequence=0, next_ingest_us=NOTHING_YET)
         connection.execute(empty.on_conflict_do_nothing())
-        return _head(connection, source, lock=True)
+        return _head(connection, source, lock=True) or Head()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -390,10 +399,10 @@ def _told() -> AbstractContextManager[None]:
     return failures(_WHERE, error=StorageError, kind="event-log")
 
 
-def _head(connection: sa.Connection, source: str, *, lock: bool = False) -> Head:
+def _head(connection: sa.Connection, source: str, *, lock: bool = False) -> Head | None:
     wanted = sa.select(_HEADS.c.next_sequence, _HEADS.c.next_ingest_us).where(_HEADS.c.source == source)
     found = connection.execute(wanted.with_for_update() if lock else wanted).first()
-    return Head() if found is None else Head(found.next_sequence, found.next_ingest_us)
+    return None if found is None else Head(found.next_sequence, found.next_ingest_us)
 
 
 def _move(connection: sa.Connection, source: str, head: Head) -> None:
@@ -401,12 +410,16 @@ def _move(connection: sa.Connection, source: str, head: Head) -> None:
     connection.execute(change.values(next_sequence=head.next_sequence, next_ingest_us=head.next_ingest_us))
 
 
-def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head, ingest_time: str) -> Head:
+def _dated(events: pa.Table, head: Head, ingest_time: str) -> pa.Table:
+    """Give events the ingest time that the head says, and numbers from there on."""
+    ingested = pa.repeat(pa.scalar(head.next_ingest_us, pa.int64()), events.num_rows).cast(TIMESTAMP.arrow)
+    numbers = pa.array(range(head.next_sequence, head.next_sequence + events.num_rows), pa.int64())
+    return events.append_column(ingest_time, ingested).append_column(SEQUENCE, numbers)
+
+
+def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head) -> Head:
     """Put one batch into the log; return the head after it."""
     after = Head(head.next_sequence + events.num_rows, head.next_ingest_us + 1)
-    ingested = pa.repeat(pa.scalar(head.next_ingest_us, pa.int64()), events.num_rows).cast(TIMESTAMP.arrow)
-    numbers = pa.array(range(head.next_sequence, after.next_sequence), pa.int64())
-    table = events.append_column(ingest_time, ingested).append_column(SEQUENCE, numbers)
     connection.execute(
         sa.insert(_BATCHES).values(
             source=source,
@@ -414,7 +427,7 @@ def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head, i
             last=after.next_sequence - 1,
             row_count=events.num_rows,
             ingest_us=head.next_ingest_us,
-            events=packed(table),
+            events=packed(events),
         )
     )
     return after

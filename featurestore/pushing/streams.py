@@ -15,7 +15,7 @@ from typing import Any
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
 from featurestore.errors import FeatureStoreError, RequestError, StateError, StorageError, listing
-from featurestore.event_log import EventLog, Head
+from featurestore.event_log import MOST_ROWS, Appended, EventLog, Head
 from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
 from featurestore.online.store import OnlineStore
@@ -24,7 +24,7 @@ from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake, PushResult
 from featurestore.sources import ReadSettings, ingest_column, open_scans, read_schema
 from featurestore.sources.deliveries import one_delivery_each
-from featurestore.sources.pushed import OutsideIds, has_nothing_outside
+from featurestore.sources.pushed import OutsideIds, Recent, has_nothing_outside
 from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 RECHECK_US = duration_us("1s")
@@ -96,13 +96,13 @@ class Streams:
         )
         is_followed = True
         try:
-            self._follow(bound)
+            self._follow(bound, _recent(bound, appended))
         except (StorageError, StateError):
             is_followed = False
         return PushResult(
             source=source,
-            accepted=appended.accepted,
-            duplicates=given - appended.accepted,
+            accepted=appended.events.num_rows,
+            duplicates=given - appended.events.num_rows,
             sequence=appended.head.next_sequence - 1,
             ingest_time_us=appended.head.next_ingest_us,
             is_followed=is_followed,
@@ -161,11 +161,11 @@ class Streams:
             if self._stop.wait(interval_seconds):
                 return
 
-    def _follow(self, bound: _Bound) -> int:
+    def _follow(self, bound: _Bound, recent: Recent | None = None) -> int:
         """Bring every view of a source to the head of its log."""
         folded = 0
         for view in bound.views:
-            stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids)
+            stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids, recent)
             events = follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
             if events is None and has_nothing_outside(bound.intake.source, self._settings):
                 events = self._begin(bound, view, stream)
@@ -208,3 +208,15 @@ class Streams:
         ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
         intake = Intake.of(source, read_schema(source, self._settings), applied)
         return _Bound(intake, tuple(ever.values()), OutsideIds(source, self._settings))
+
+
+def _recent(bound: _Bound, appended: Appended) -> Recent | None:
+    """Return what was appended if online state can take it as it is: one batch, no row that reading would drop."""
+    if appended.events.num_rows > MOST_ROWS:
+        return None
+    keys = {key.name for view in bound.views for key in view.entity.keys}
+    needed = {column.name for view in bound.views for column in view.source.columns}
+    names = set(appended.events.column_names)
+    if not needed <= names or any(appended.events.column(name).null_count for name in keys):
+        return None
+    return Recent(appended.before.next_ingest_us, appended.head.next_ingest_us, appended.events)

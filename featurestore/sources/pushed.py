@@ -64,8 +64,11 @@ class OutsideIds:
 
     def may_hold(self, ids: pa.Array) -> bool:
         """Tell whether one of some event ids may lie outside; ``False`` is certain."""
+        outside = self._outside()
+        if len(outside) == 0:
+            return False
         hashes, known = id_hashes(ids)
-        return bool(np.isin(hashes[known], self._outside(), assume_unique=False).any())
+        return bool(np.isin(hashes[known], outside).any())
 
     def _outside(self) -> npt.NDArray[np.uint64]:
         identity = outside_identity(self.source, self.settings)
@@ -80,6 +83,21 @@ class OutsideIds:
 
 
 @dataclass(frozen=True)
+class Recent:
+    """Events that were just appended, so that they need not be read back.
+
+    Attributes:
+        from_us: Nothing else became known from this instant on, and
+        until_us: before this one.
+        events: The events, at most of one instant.
+    """
+
+    from_us: int
+    until_us: int
+    events: pa.Table
+
+
+@dataclass(frozen=True)
 class PushedEvents:
     """The pushed events of a source, for one view.
 
@@ -88,15 +106,19 @@ class PushedEvents:
         view: The view.
         settings: Threads and memory, and the log.
         outside_ids: The event ids outside the log.
+        recent: Events that were just appended, if any.
     """
 
     source: Source
     view: ViewPlan
     settings: ReadSettings
     outside_ids: OutsideIds
+    recent: Recent | None = None
 
     def head_us(self) -> int:
-        """Return the instant before which all pushed events became known that are or ever will be."""
+        """Return the instant before which all events became known that are to be followed."""
+        if self.recent is not None:
+            return self.recent.until_us
         assert self.settings.event_log is not None
         return self.settings.event_log.head(self.source.name).next_ingest_us
 
@@ -111,6 +133,9 @@ class PushedEvents:
         Yields:
             For each step the exclusive bound it goes to, the last one ``until_us``; and the view's columns.
         """
+        if self.recent is not None and from_us >= self.recent.from_us and until_us == self.recent.until_us:
+            yield until_us, self._checked(self.recent.events.select(self._columns), from_us, until_us)
+            return
         assert self.settings.event_log is not None
         stretches = self.settings.event_log.stretches(self.source.name, ingest=(from_us, until_us))
         begin = from_us
@@ -125,16 +150,22 @@ class PushedEvents:
     def _ingest_column(self) -> str:
         return self.view.source.ingest_time or self.view.source.event_time
 
+    @property
+    def _columns(self) -> list[str]:
+        return [column.name for column in self.view.source.columns]
+
     def _read(self, begin: int, end: int) -> pa.Table:
-        columns = [column.name for column in self.view.source.columns]
         with open_log_scan(self.source, self.view, settings=self.settings, ingest=(begin, end)) as scan:
-            table = scan.read(columns, ingest=(begin, end))
+            return self._checked(scan.read(self._columns, ingest=(begin, end)), begin, end)
+
+    def _checked(self, table: pa.Table, begin: int, end: int) -> pa.Table:
+        """Return events of a range without those of which a delivery outside counts."""
         event_id = self.view.source.event_id
         if event_id is None or not table.num_rows or not self._may_be_outside(table.column(event_id)):
             return table
         with open_scans([self.view], {self.source.name: self.source}, self.settings) as scans:
             whole: Scan = scans[self.view.name]
-            return whole.logged().read(columns, ingest=(begin, end))
+            return whole.logged().read(self._columns, ingest=(begin, end))
 
     def _may_be_outside(self, ids: pa.ChunkedArray) -> bool:
         try:

@@ -1,0 +1,26 @@
+"""Days in small worlds whose payments are pushed: what was served complete is what training sets hold."""
+
+import pytest
+
+from tests.simulation.stream_world import StreamWorld
+
+STEPS = 50
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pushed_and_delivered_payments_count_once_on_both_roads(tmp_path, seed):
+    """Late, future, doubled and shuffled events, compaction, restarts and a full disk leave no trace in any value."""
+    world = StreamWorld(tmp_path, seed)
+    world.push()
+    world.refresh()
+    does = (world.push, world.push, world.deliver, world.refresh, world.restart, world.compact, world.catch_up)
+    for _ in range(STEPS):
+        world.pass_time()
+        world.chance.choice(does)()
+        if world.chance.random() < 0.3:
+            world.catch_up()
+        world.ask()
+    compared, wrong = world.differences()
+    assert not wrong
+    assert min(compared.values()) > STEPS / 5
+    world.store.close()
