@@ -90,7 +90,7 @@ class Config(BaseSettings):
 
     Attributes:
         registry: SQLAlchemy URL of the registry.
-        online: SQLAlchemy URL of the online store.
+        online: URL of the online store: ``sqlite:///``, ``postgresql://``, ``redis://``, ``valkey://``, ``memory://``.
         event_log: SQLAlchemy URL of the log of pushed events.
         data: Folder of training sets, the serving log, and compacted events.
         definitions: Module or package of the definitions, for instance ``"feature_definitions"``; empty if there is

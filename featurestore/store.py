@@ -417,9 +417,9 @@ class FeatureStore:
 
     @cached_property
     def _online(self) -> OnlineStore:
-        from featurestore.online.sql import SqlOnlineStore
+        from featurestore.online.opening import open_online_store
 
-        return SqlOnlineStore(self.config.online)
+        return open_online_store(self.config.online)
 
     @cached_property
     def _serving_log(self) -> ServingLog:

@@ -4,6 +4,8 @@ import os
 
 from hypothesis import settings
 
+from tests.servers import postgres_database, postgres_url, redis_url  # noqa: F401  # fixtures of all tests
+
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

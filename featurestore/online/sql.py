@@ -25,7 +25,9 @@ from weakref import WeakSet
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from featurestore.errors import ConfigError, StateError, StorageError
+from featurestore.errors import ConfigError, StorageError
+from featurestore.online.refusals import WHERE, busy, conflict
+from featurestore.online.store import after
 
 _MOST_KEYS = 16_000
 """Keys of one statement; SQLite takes 32,766 variables."""
@@ -63,10 +65,10 @@ class SqlOnlineStore:
         try:
             parsed = sa.make_url(url)
         except sa.exc.ArgumentError:
-            raise ConfigError(f"'{url}' is not a database URL", where="online store", hint=_URL_HINT) from None
+            raise ConfigError(f"'{url}' is not a database URL", where=WHERE, hint=_URL_HINT) from None
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             shown = parsed.render_as_string(hide_password=True)
-            raise ConfigError(f"'{shown}' is not a SQLite file", where="online store", hint=_URL_HINT)
+            raise ConfigError(f"'{shown}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
         self._path = Path(parsed.database)
         self._engine = sa.create_engine(parsed)
         self._local = threading.local()
@@ -134,7 +136,7 @@ class SqlOnlineStore:
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix; return how many there were."""
         statement = sa.delete(_STATE).where(_STATE.c.key >= prefix)
-        end = _after(prefix)
+        end = after(prefix)
         if end is not None:
             statement = statement.where(_STATE.c.key < end)
         try:
@@ -155,10 +157,7 @@ class SqlOnlineStore:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                hint = "Wait until it has ended."
-                raise StateError(
-                    f"somebody else holds '{name}'", where="online store", hint=hint, code="busy"
-                ) from None
+                raise busy(name) from None
             yield
 
     def close(self) -> None:
@@ -173,7 +172,7 @@ class SqlOnlineStore:
     def _storage_error(self, verb: str, error: Exception) -> StorageError:
         return StorageError(
             f"cannot {verb} {self._path}: {error}",
-            where="online store",
+            where=WHERE,
             hint="Check the path, its rights and the disk.",
         )
 
@@ -187,15 +186,14 @@ def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:
-    for key, value in expected.items():
-        found = connection.execute(sa.select(_STATE.c.value).where(_STATE.c.key == key)).scalar()
-        if found != value:
-            raise StateError(
-                "it was changed by somebody else meanwhile",
-                where="online store",
-                hint="Run it again; nothing was written.",
-                code="conflict",
-            )
+    keys = list(expected)
+    for start in range(0, len(keys), _MOST_KEYS):
+        some = keys[start : start + _MOST_KEYS]
+        marks = ",".join("?" * len(some))
+        statement = f"SELECT key, value FROM online_state WHERE key IN ({marks})"
+        found: dict[bytes, bytes] = dict(map(tuple, connection.exec_driver_sql(statement, tuple(some))))
+        if any(found.get(key) != expected[key] for key in some):
+            raise conflict()
 
 
 def _prepare(connection: Any, _: Any) -> None:
@@ -204,9 +202,3 @@ def _prepare(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA busy_timeout={1000 * _WAIT_SECONDS}")
-
-
-def _after(prefix: bytes) -> bytes | None:
-    """Return the smallest key after all that begin with a prefix; ``None`` if there is none."""
-    trimmed = prefix.rstrip(b"\xff")
-    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None

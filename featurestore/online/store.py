@@ -39,14 +39,20 @@ class OnlineStore(Protocol):
             items: Keys with their new values.
             expected: Keys with the values they must still have, ``None`` for none; checked in the same transaction.
 
+        An older write so never replaces a newer value, if whoever writes expects what it read: of writes that follow
+        from the same values, one succeeds.
+
         Raises:
             StateError: A key does not have its expected value; nothing was written.
-            StorageError: Nothing was written.
+            StorageError: The store did not confirm the write. Nothing was written, or, if the connection broke before
+                the answer came, perhaps all of it; never a part.
         """
         ...
 
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix; return how many there were.
+
+        Keys that are written meanwhile may stay.
 
         Raises:
             StorageError: The store cannot be written.
@@ -56,8 +62,12 @@ class OnlineStore(Protocol):
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         """Hold a name alone among all processes; it is free again when the holder ends, however it ends.
 
+        A store may need some seconds to notice that a holder has died, and may lose a name when its server restarts.
+        So holding a name spares work; what keeps values right is ``expected``.
+
         Raises:
-            StateError: Somebody else holds it.
+            StateError: Somebody else holds it; or, when it is given back, it was lost meanwhile.
+            StorageError: The store cannot be asked.
         """
         ...
 
@@ -104,9 +114,17 @@ class ViewRecord(msgspec.Struct, frozen=True):
         return self.watermark_us if period_us else max(self.watermark_us, self.log_us)
 
 
+RECORD_KEY_BYTES = 8
+
+
 def record_key(view: ViewPlan) -> bytes:
     """Return the key of a view's record."""
-    return bytes.fromhex(view.fingerprint[:16])
+    return bytes.fromhex(view.fingerprint[: 2 * RECORD_KEY_BYTES])
+
+
+def is_state_key(key: bytes) -> bool:
+    """Tell whether a key is that of an entity's state, and not of a view's record."""
+    return len(key) > RECORD_KEY_BYTES
 
 
 def state_prefix(view: ViewPlan, generation: int) -> bytes:
@@ -157,3 +175,14 @@ def check_materialized(record: ViewRecord) -> None:
             hint=f"Run store.materialize(views=['{record.view}']).",
             code="not-materialized",
         )
+
+
+def after(prefix: bytes) -> bytes | None:
+    """Return the smallest key after all that begin with a prefix; ``None`` if there is none.
+
+    Example:
+        >>> after(b"ab")
+        b'ac'
+    """
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None

@@ -1,14 +1,13 @@
 """Stores and views that the tests of the online road share."""
 
-from contextlib import contextmanager
-
 import pyarrow as pa
 
 from featurestore import Entity, FeatureService, FeatureView, FrameSource, agg, col
 from featurestore.definitions.collection import collect
-from featurestore.errors import StateError, StorageError
+from featurestore.errors import StorageError
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.materialize import materialize_view
+from featurestore.online.memory import MemoryOnlineStore as MemoryStore
 from featurestore.plan.compiler import compile_definitions
 from featurestore.sources import ReadSettings, open_scan, read_schema
 from featurestore.temporal import to_datetime
@@ -16,42 +15,6 @@ from featurestore.temporal import to_datetime
 SETTINGS = ReadSettings(threads=1)
 T0 = 1_700_000_000_000_000
 """An instant from which the tests count, in microseconds."""
-
-
-class MemoryStore:
-    """An online store in a dictionary: the Protocol in a few lines."""
-
-    def __init__(self):
-        self.values: dict[bytes, bytes] = {}
-        self.held: set[str] = set()
-
-    def read(self, keys):
-        return {key: self.values[key] for key in keys if key in self.values}
-
-    def write(self, items, *, expected=None):
-        for key, value in (expected or {}).items():
-            if self.values.get(key) != value:
-                raise StateError("it was changed", code="conflict")
-        self.values.update(items)
-
-    def delete(self, prefix):
-        gone = [key for key in self.values if key.startswith(prefix)]
-        for key in gone:
-            del self.values[key]
-        return len(gone)
-
-    @contextmanager
-    def exclusive(self, name):
-        if name in self.held:
-            raise StateError("held", code="busy")
-        self.held.add(name)
-        try:
-            yield
-        finally:
-            self.held.remove(name)
-
-    def close(self):
-        pass
 
 
 class DyingStore(MemoryStore):

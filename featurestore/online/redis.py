@@ -1,0 +1,221 @@
+"""Online state in Redis or Valkey.
+
+A read is one ``MGET`` and a write is one script, so each is a single step for the server: readers see the whole of a
+write or nothing of it, and what a write expects is compared in the same step. A script that does not fit in memory is
+refused before its first change. How much of what was acknowledged survives a crash of the server, or the promotion of
+a replica, is the server's setting (``appendfsync``, ``min-replicas-to-write``).
+
+The server must not evict keys (``maxmemory-policy noeviction``): a lost state is an entity that was never seen.
+A cluster is not supported, since its nodes do not read or write many keys as one.
+
+Commands are never sent twice: after a timeout nobody knows whether the server has executed them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from featurestore.errors import ConfigError
+from featurestore.online.lease import leased
+from featurestore.online.options import count, read_url, seconds
+from featurestore.online.refusals import WHERE, conflict, failed, unavailable
+from featurestore.online.store import is_state_key
+
+_WRITE = """
+local absent, present, kept, expiring, lifetime =
+    tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+for i = 1, absent do
+    if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
+end
+for i = 1, present do
+    if redis.call('GET', KEYS[absent + i]) ~= ARGV[5 + i] then return 0 end
+end
+local key, value = absent + present, 5 + present
+for i = 1, kept do
+    redis.call('SET', KEYS[key + i], ARGV[value + i])
+end
+key, value = key + kept, value + kept
+for i = 1, expiring do
+    redis.call('SET', KEYS[key + i], ARGV[value + i], 'PX', lifetime)
+end
+return 1
+"""
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+_SCANNED_AT_ONCE = 5_000
+_AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+)
+_LOCKED_OUT = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+)
+
+
+def _prefix(text: str) -> str:
+    if _MARK in text:
+        raise ValueError(f"a prefix must not contain '{_MARK}'")
+    return text
+
+
+_MARK = "|"
+"""Ends the prefix in every key, so that no store's keys begin with another store's prefix and mark."""
+
+_OPTIONS = {
+    "connect_timeout": seconds,
+    "expire": seconds,
+    "lease": seconds,
+    "pool": count,
+    "prefix": _prefix,
+    "timeout": seconds,
+}
+_TLS = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
+
+
+class RedisOnlineStore:
+    """An ``OnlineStore`` in Redis or Valkey, safe to use from several threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        """Read the URL; nothing is connected yet.
+
+        Args:
+            url: ``redis://[user:password@]host[:6379][/0]``, ``valkey://…`` the same; with TLS ``rediss://…``. Options:
+                ``prefix`` of all keys (``fs``), ``timeout`` of an answer (``5s``), ``connect_timeout`` (``2s``),
+                ``pool``, the most connections (64), ``lease``, how long a name stays held after its holder has died
+                (``15s``), and ``expire``: a state that was not written for so long is dropped, and its entity is then
+                answered as one never seen; records of views stay. TLS options are the client's (``ssl_ca_certs``).
+
+        Raises:
+            ConfigError: The URL cannot be used.
+        """
+        parsed = read_url(url, own=_OPTIONS, passed=_TLS)
+        options = parsed.options
+        self._place = parsed.shown
+        self._lease_seconds: float = options.get("lease", 15.0)
+        self._lifetime_ms = max(1, round(1000 * options["expire"])) if "expire" in options else 0
+        prefix = f"{options.get('prefix', 'fs')}{_MARK}".encode()
+        self._states = prefix + b"s"
+        if not parsed.url.hostname or not re.fullmatch(r"/?|/\d+", parsed.url.path):
+            hint = "Write it as redis://host:6379/0."
+            raise ConfigError(f"'{parsed.shown}' names no server", where=WHERE, hint=hint, code="store-url")
+        wait: float = options.get("timeout", 5.0)
+        pool = redis.BlockingConnectionPool.from_url(
+            parsed.url._replace(scheme=parsed.url.scheme.replace("valkey", "redis")).geturl(),
+            max_connections=options.get("pool", 64),
+            timeout=wait,
+            socket_timeout=wait,
+            socket_connect_timeout=options.get("connect_timeout", 2.0),
+            retry=Retry(NoBackoff(), 0),
+            client_name="featurestore",
+        )
+        self._client = redis.Redis(connection_pool=pool)
+        self._write = self._client.register_script(_WRITE)
+        self._leases = _Leases(self._client, prefix + b"l", self._place)
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that exist, all from one moment."""
+        if not keys:
+            return {}
+        prefix = self._states
+        with _failures("read", self._place):
+            found: Any = self._client.mget([prefix + key for key in keys])
+        return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
+
+    def write(
+        self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
+        """Set values, all or none, if some keys still have the values they are expected to have."""
+        expected = expected or {}
+        absent = [key for key, value in expected.items() if value is None]
+        present = [(key, value) for key, value in expected.items() if value is not None]
+        kept = [item for item in items if not self._lifetime_ms or not is_state_key(item[0])]
+        expiring = [item for item in items if is_state_key(item[0])] if self._lifetime_ms else []
+        compared = [*present, *kept, *expiring]
+        if not compared and not absent:
+            return
+        keys = [*absent, *[key for key, _ in compared]]
+        counts = [len(absent), len(present), len(kept), len(expiring), self._lifetime_ms]
+        with _failures("write", self._place):
+            is_written = self._write(
+                keys=[self._states + key for key in keys], args=[*counts, *[value for _, value in compared]]
+            )
+        if not is_written:
+            raise conflict()
+
+    def delete(self, prefix: bytes) -> int:
+        """Delete all keys that begin with a prefix; return how many there were.
+
+        The server walks over all of its keys for that, a few thousand at a time.
+        """
+        pattern = _escaped(self._states + prefix) + b"*"
+        deleted = cursor = 0
+        with _failures("delete from", self._place):
+            while True:
+                answer: Any = self._client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
+                cursor, found = answer
+                if found:
+                    gone: Any = self._client.unlink(*found)
+                    deleted += gone
+                if cursor == 0:
+                    return deleted
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Hold a name alone among all processes, by a lease that a thread renews."""
+        return leased(self._leases, name, self._lease_seconds)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.connection_pool.disconnect()
+
+
+def _escaped(text: bytes) -> bytes:
+    """Return the pattern that matches just these bytes."""
+    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in text)
+
+
+class _Leases:
+    """Holders of names, each in a key of its own that expires."""
+
+    def __init__(self, client: redis.Redis, prefix: bytes, place: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._place = place
+        self._renew = client.register_script(_RENEW)
+        self._release = client.register_script(_RELEASE)
+
+    def take(self, name: str, token: bytes, seconds: float) -> bool:
+        """Make a token the holder of a name that nobody holds; tell whether it is now."""
+        with _failures("lock", self._place):
+            return bool(self._client.set(self._prefix + name.encode(), token, nx=True, px=round(1000 * seconds)))
+
+    def renew(self, name: str, token: bytes, seconds: float) -> bool:
+        """Let a token hold a name for so long from now; tell whether it held it still."""
+        with _failures("lock", self._place):
+            return bool(self._renew(keys=[self._prefix + name.encode()], args=[token, round(1000 * seconds)]))
+
+    def release(self, name: str, token: bytes) -> bool:
+        """Let nobody hold a name that a token holds; tell whether it held it still."""
+        with _failures("unlock", self._place):
+            return bool(self._release(keys=[self._prefix + name.encode()], args=[token]))
+
+
+@contextmanager
+def _failures(verb: str, place: str) -> Iterator[None]:
+    """Turn the client's errors into the library's."""
+    try:
+        yield
+    except redis.RedisError as error:
+        is_away = isinstance(error, _AWAY) and not isinstance(error, _LOCKED_OUT)
+        raise (unavailable if is_away else failed)(verb, place, error) from error

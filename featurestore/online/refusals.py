@@ -1,0 +1,62 @@
+"""How every online store says no: one wording and one code for each refusal, whatever the store."""
+
+from __future__ import annotations
+
+from featurestore.errors import StateError, StorageError
+
+WHERE = "online store"
+
+UNAVAILABLE = "store-unavailable"
+"""Code of failures that may pass by themselves: asking again later can succeed."""
+
+
+def conflict() -> StateError:
+    """Return the error for a write whose condition does not hold."""
+    return StateError(
+        "it was changed by somebody else meanwhile",
+        where=WHERE,
+        hint="Run it again; nothing was written.",
+        code="conflict",
+    )
+
+
+def busy(name: str) -> StateError:
+    """Return the error for a name that somebody else holds."""
+    return StateError(f"somebody else holds '{name}'", where=WHERE, hint="Wait until it has ended.", code="busy")
+
+
+def lost(name: str) -> StateError:
+    """Return the error for a name that was held and is not any more."""
+    return StateError(
+        f"'{name}' was no longer held when the work ended: the store was away for too long",
+        where=WHERE,
+        hint="Somebody else may have held it meanwhile; conditional writes were still safe. Run it again.",
+        code="lease-lost",
+    )
+
+
+def unavailable(verb: str, place: str, error: object) -> StorageError:
+    """Return the error for a store that does not answer, or not in time.
+
+    Args:
+        verb: What was tried: ``"read"``.
+        place: The store, without secrets.
+        error: What its client said.
+    """
+    return StorageError(
+        f"cannot {verb} {place}: {first_line(error)}",
+        where=WHERE,
+        hint="See that the server runs and can be reached; asking again later may succeed.",
+        code=UNAVAILABLE,
+    )
+
+
+def failed(verb: str, place: str, error: object) -> StorageError:
+    """Return the error for a store that answers with a failure, which will be the same next time."""
+    hint = "See that the user may do this, and that the server has room."
+    return StorageError(f"cannot {verb} {place}: {first_line(error)}", where=WHERE, hint=hint)
+
+
+def first_line(error: object) -> str:
+    """Return the first line of what a client said, or its class if it said nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
