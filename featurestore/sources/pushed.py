@@ -133,8 +133,9 @@ class PushedEvents:
         Yields:
             For each step the exclusive bound it goes to, the last one ``until_us``; and the view's columns.
         """
-        if self.recent is not None and from_us >= self.recent.from_us and until_us == self.recent.until_us:
-            yield until_us, self._checked(self.recent.events.select(self._columns), from_us, until_us)
+        recent = self.recent
+        if recent is not None and recent.from_us <= from_us < until_us == recent.until_us:
+            yield until_us, self._checked(recent.events.select(self._columns), from_us, until_us)
             return
         assert self.settings.event_log is not None
         stretches = self.settings.event_log.stretches(self.source.name, ingest=(from_us, until_us))
