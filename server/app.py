@@ -19,8 +19,7 @@ from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
-from server import feast, problems
-from server.feast.messages import schemas as feast_schemas
+from server import events, feast, problems
 from server.features import PATH, FeaturesRoute
 from server.messages import schemas
 
@@ -151,7 +150,8 @@ def _behind(application: Application) -> FastAPI:
         application.store.check()
         return Health(status="ready")
 
-    app.include_router(feast.routes(lambda: application.store, lambda: application.limits))
+    for part in (events, feast):
+        app.include_router(part.routes(lambda: application.store, lambda: application.limits))
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -245,5 +245,6 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document, the hot route included."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     document["paths"][PATH] = {"post": _FEATURES}
-    document.setdefault("components", {}).setdefault("schemas", {}).update(schemas() | feast_schemas())
+    own = schemas() | events.schemas() | feast.schemas()
+    document.setdefault("components", {}).setdefault("schemas", {}).update(own)
     return document

@@ -7,6 +7,7 @@ import re
 from http import HTTPStatus
 
 import msgspec
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 
 from featurestore.errors import (
@@ -59,13 +60,18 @@ def not_started() -> RefusedError:
     return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is starting or stopping.", "not-started")
 
 
-def problem_of(error: Exception) -> Problem:
-    """Return the problem document for an exception; what is not the caller's mistake is logged."""
+def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
+    """Return the problem document for an exception; what is not the caller's mistake is logged.
+
+    Args:
+        error: What was raised.
+        shape: What the body should have been.
+    """
     match error:
         case RefusedError():
             return _problem(error.status, error.detail, error.code, error.field)
         case msgspec.ValidationError():
-            return _misshapen(str(error))
+            return _misshapen(str(error), shape)
         case msgspec.DecodeError():
             detail = f"The body is not JSON: {error}."
             return _problem(HTTPStatus.BAD_REQUEST, detail, "malformed-json")
@@ -100,6 +106,8 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
             return HTTPStatus.NOT_FOUND
         case FingerprintMismatchError():
             return HTTPStatus.CONFLICT
+        case RequestError(code="unknown-source"):
+            return HTTPStatus.NOT_FOUND
         case RequestError() | InstantError():
             return HTTPStatus.UNPROCESSABLE_ENTITY
         case _ if isinstance(error, _UNAVAILABLE):
@@ -108,8 +116,8 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
             return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _misshapen(message: str) -> Problem:
-    """Return the problem of JSON that is no question, with the place the decoder names."""
+def _misshapen(message: str, shape: type[Struct]) -> Problem:
+    """Return the problem of JSON that has not its shape, with the place the decoder names."""
     found = _PLACE.match(message)
     assert found is not None
     text, field = found["text"], _pointer(found["path"] or "")
@@ -117,7 +125,7 @@ def _misshapen(message: str) -> Problem:
     if member := _MEMBER.match(text):
         is_missing = member["what"].startswith("missing")
         code = "missing-field" if is_missing else "unknown-field"
-        hint = listing("Fields", Question.__struct_fields__, wrong="" if is_missing else member["name"])
+        hint = listing("Fields", shape.__struct_fields__, wrong="" if is_missing else member["name"])
         text = f"Field '{member['name']}' is {'missing' if is_missing else 'unknown'}. {hint}"
         field = f"{field}/{member['name']}"
     return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, text, code, field)

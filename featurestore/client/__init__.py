@@ -5,6 +5,7 @@ Importing this package loads httpx and msgspec and nothing that computes: no Num
 """
 
 from featurestore.client.clients import AsyncFeatureStoreClient, FeatureStoreClient
-from featurestore.client.messages import Health, PushResult, Rejected, ServiceInfo
+from featurestore.client.messages import Health, ServiceInfo
+from featurestore.client.retries import Retries
 
-__all__ = ["AsyncFeatureStoreClient", "FeatureStoreClient", "Health", "PushResult", "Rejected", "ServiceInfo"]
+__all__ = ["AsyncFeatureStoreClient", "FeatureStoreClient", "Health", "Retries", "ServiceInfo"]

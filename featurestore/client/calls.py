@@ -15,11 +15,11 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from featurestore.client import messages
-from featurestore.client.messages import Health, PushResult, ServiceInfo
+from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.problems import error_of
 from featurestore.client.retries import Retries
 from featurestore.errors import RequestError, ServerError, UnreachableError
-from featurestore.online.result import OnlineFeatures
+from featurestore.online.result import OnlineFeatures, PushResult
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
@@ -117,7 +117,7 @@ class Calls:
                 hint="Give a list of mappings, or what offers an Arrow stream: a pyarrow, pandas or Polars table.",
             )
         body = yield from self._ask("POST", path, timeout, content, media_type)
-        return _read(lambda: messages.read_pushed(body))
+        return _read(lambda: messages.read_pushed(source, body))
 
     def health(self, timeout: float | None) -> Steps[Health]:
         """Ask whether every service can be answered; a server that is not ready is asked no second time."""

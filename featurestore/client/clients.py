@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
 from featurestore.client.calls import Answer, Calls, Sending, Steps, T, Waiting, unreachable
-from featurestore.client.messages import Health, PushResult, ServiceInfo
+from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.retries import Retries
 from featurestore.errors import ConfigError
-from featurestore.online.result import OnlineFeatures
+from featurestore.online.result import OnlineFeatures, PushResult
 
 try:
     import httpx

@@ -18,7 +18,7 @@ import msgspec
 
 from featurestore.dtypes import DType, parse_dtype, read_value
 from featurestore.errors import RequestError
-from featurestore.online.result import OnlineFeatures, ViewState
+from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewState
 from featurestore.temporal import NOTHING_YET, instant_us
 
 _AS_WRITTEN = ("bool", "int64", "float64", "string")
@@ -56,38 +56,6 @@ class Health:
 
     is_ready: bool
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An event that a push did not take.
-
-    Attributes:
-        row: Its place among the events, from zero.
-        field: The column that is wrong.
-        problem: What is wrong with it.
-    """
-
-    row: int
-    field: str
-    problem: str
-
-
-@dataclass(frozen=True)
-class PushResult:
-    """What became of pushed events. Those accepted are committed.
-
-    Attributes:
-        accepted: How many are new in the log.
-        duplicates: How many were there already, by their event id.
-        sequence: Place in the log of the last event accepted.
-        rejected: Those not taken, in the order of rows; only a partial push has any.
-    """
-
-    accepted: int
-    duplicates: int
-    sequence: int
-    rejected: tuple[Rejected, ...]
 
 
 def write_question(
@@ -169,11 +137,23 @@ def read_services(body: bytes) -> tuple[ServiceInfo, ...]:
     )
 
 
-def read_pushed(body: bytes) -> PushResult:
-    """Read what became of a push."""
+def read_pushed(source: str, body: bytes) -> PushResult:
+    """Read what became of a push.
+
+    Args:
+        source: What it was pushed to.
+        body: The answer.
+    """
     found = msgspec.json.decode(body)
-    rejected = tuple(Rejected(item["row"], item["field"], item["problem"]) for item in found["rejected"])
-    return PushResult(found["accepted"], found["duplicates"], found["sequence"], rejected)
+    return PushResult(
+        source=source,
+        accepted=found["accepted"],
+        duplicates=found["duplicates"],
+        sequence=found["sequence"],
+        ingest_time_us=instant_us(found["ingest_time"]),
+        is_followed=found["is_followed"],
+        rejected=tuple(RejectedRow(item["row"], item["field"], item["problem"]) for item in found["rejected"]),
+    )
 
 
 def _columns(columns: list[dict[str, str]]) -> dict[str, DType]:

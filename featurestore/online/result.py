@@ -1,4 +1,8 @@
-"""The answer to an online request."""
+"""Answers of the online road: to questions, and to pushes.
+
+Clients of a server get the same objects, so the module loads nothing that computes: Arrow and pandas only in the
+conversions that need them.
+"""
 
 from __future__ import annotations
 
@@ -90,3 +94,42 @@ class OnlineFeatures:
     def __repr__(self) -> str:
         at = format_instant(self.as_of_us)
         return f"<OnlineFeatures {self.service} at {at}: {len(self.rows)} rows × {len(self.columns)} features>"
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A pushed row that was not taken.
+
+    Attributes:
+        row: Its number in the push, from 0.
+        field: The field that is wrong; empty if the row itself is.
+        problem: What is wrong.
+    """
+
+    row: int
+    field: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What became of a push.
+
+    Attributes:
+        source: Name of the source.
+        accepted: Events that are committed to the log.
+        duplicates: Events whose id was known, or came twice; they change nothing.
+        sequence: Number of the last event in the source's log, -1 if it has none.
+        ingest_time_us: Every event of the push became known before this instant.
+        is_followed: Whether online state has the events already. If not, for instance because the online store is
+            down, it catches up from the log.
+        rejected: The rows that were not taken, if the caller wanted the good ones.
+    """
+
+    source: str
+    accepted: int
+    duplicates: int
+    sequence: int
+    ingest_time_us: int
+    is_followed: bool
+    rejected: tuple[RejectedRow, ...] = ()

@@ -16,48 +16,10 @@ from featurestore.definitions.sources import Source
 from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value
 from featurestore.errors import RequestError, SourceDataError, did_you_mean
 from featurestore.kernels.values import read_column
+from featurestore.online.result import RejectedRow
 from featurestore.plan.model import ViewPlan
 from featurestore.sources import ingest_column
 from featurestore.sources.frames import frame_table
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """A pushed row that was not taken.
-
-    Attributes:
-        row: Its number in the push, from 0.
-        field: The field that is wrong; empty if the row itself is.
-        problem: What is wrong.
-    """
-
-    row: int
-    field: str
-    problem: str
-
-
-@dataclass(frozen=True)
-class PushResult:
-    """What became of a push.
-
-    Attributes:
-        source: Name of the source.
-        accepted: Events that are committed to the log.
-        duplicates: Events whose id was known, or came twice; they change nothing.
-        sequence: Number of the last event in the source's log, -1 if it has none.
-        ingest_time_us: Every event of the push became known before this instant.
-        is_followed: Whether online state has the events already. If not, for instance because the online store is
-            down, it catches up from the log.
-        rejected: The rows that were not taken, if the caller wanted the good ones.
-    """
-
-    source: str
-    accepted: int
-    duplicates: int
-    sequence: int
-    ingest_time_us: int
-    is_followed: bool
-    rejected: tuple[RejectedRow, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from featurestore.errors import FeatureStoreError, RequestError, StateError, Sto
 from featurestore.event_log import MOST_ROWS, Appended, EventLog, Head
 from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
+from featurestore.online.result import PushResult
 from featurestore.online.store import OnlineStore
 from featurestore.online.streaming import Stream, follow
 from featurestore.plan.model import ViewPlan
-from featurestore.pushing.intake import Intake, PushResult
+from featurestore.pushing.intake import Intake
 from featurestore.sources import ReadSettings, ingest_column, open_scans, read_schema
 from featurestore.sources.deliveries import one_delivery_each
 from featurestore.sources.pushed import OutsideIds, Recent, has_nothing_outside

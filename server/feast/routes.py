@@ -13,15 +13,16 @@ from fastapi import APIRouter, Request, Response
 from featurestore.config import ServerConfig
 from featurestore.errors import FeatureStoreError
 from featurestore.store import FeatureStore
+from server.bodies import read_body
 from server.feast import writes
 from server.feast.answers import answer
 from server.feast.messages import FeastMaterialize, FeastPush, FeastQuestion
 from server.messages import to_bytes
-from server.problems import MEDIA_TYPE, RefusedError, encode, problem_of, too_large
+from server.problems import MEDIA_TYPE, RefusedError, encode, problem_of
 
 _JSON = "application/json"
 
-_M = TypeVar("_M")
+_M = TypeVar("_M", bound=msgspec.Struct)
 
 
 def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]) -> APIRouter:
@@ -38,11 +39,11 @@ def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]
 
         async def route(request: Request) -> Response:
             try:
-                message = msgspec.json.decode(await _read(request, limits().max_body), type=shape)
+                message = msgspec.json.decode(await read_body(request, limits().max_body), type=shape)
                 found = await asyncio.to_thread(work, message)
                 return Response(b"null" if found is None else to_bytes(found), media_type=_JSON)
             except Exception as error:  # the edge of the program: whatever it is, the caller gets an answer
-                problem = problem_of(error)
+                problem = problem_of(error, shape)
                 return Response(encode(problem), status_code=problem.status, media_type=MEDIA_TYPE)
 
         return route
@@ -74,20 +75,6 @@ def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]
         return Response()
 
     return router
-
-
-async def _read(request: Request, most: int) -> bytes:
-    """Read a body of any media type: some versions of Feast's client name none.
-
-    Raises:
-        RefusedError: It is larger than the server takes.
-    """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise too_large(f"The body is larger than {most} bytes. Send several requests.")
-    return body
 
 
 def _description(message: str, reply: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_a_wrong_push_names_its_place_and_takes_nothing(call, store, df, fields,
 
 def test_a_source_that_takes_no_pushes_says_so(call):
     found = problem(push(call, name="nothing"))
-    assert (found["status"], found["field"]) == (422, "/push_source_name")
+    assert (found["status"], found["field"]) == (404, "/push_source_name")
 
 
 @pytest.mark.parametrize("path", ["/materialize", "/materialize-incremental"])

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.client.messages import PushResult, Rejected, read_features, read_pushed, write_events, write_question
+from featurestore.client.messages import read_features, read_pushed, write_events, write_question
 from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, list_of
 from featurestore.errors import RequestError
 from featurestore.kernels.events import Status
-from featurestore.online.result import OnlineFeatures, ViewState
+from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewState
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
+from server.events import message_of
 from server.messages import read_question, reply, to_bytes
 from tests.assertions import bits
 from tests.strategies import DTYPES, values
@@ -123,5 +124,7 @@ def test_what_cannot_be_written_is_the_callers_mistake_with_its_place(entities, 
 
 
 def test_a_push_tells_what_was_rejected():
-    body = b'{"accepted":1,"duplicates":2,"sequence":9,"rejected":[{"row":3,"field":"at","problem":"naive"}],"new":1}'
-    assert read_pushed(body) == PushResult(1, 2, 9, (Rejected(3, "at", "naive"),))
+    """What a newer server says besides is left."""
+    pushed = PushResult("orders", 1, 2, 9, 1_000_001, is_followed=False, rejected=(RejectedRow(3, "at", "naive"),))
+    body = msgspec.json.encode(msgspec.structs.asdict(message_of(pushed)) | {"new": 1})
+    assert read_pushed("orders", body) == pushed

@@ -1,0 +1,150 @@
+"""POST /v1/sources/{source}/events and the clients' push: what is accepted is committed and counts."""
+
+import httpx
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.errors import RequestError
+from featurestore.temporal import FixedClock, instant_us
+from server.app import create_app
+from server.events import ARROW_STREAM
+from tests.server.conftest import NOW, Caller
+from tests.server.test_client import client_of
+from tests.server.test_features import problem
+
+EVENTS = [
+    {"user": 1, "amount": 2.5, "at": "2024-05-01T10:00:00Z", "id": "a"},
+    {"user": 1, "amount": None, "at": "2024-05-01T11:00:00+02:00", "id": "b"},
+    {"user": 2, "amount": 4, "at": "2024-05-01T12:00:00.000001Z", "id": "c"},
+]
+TABLE = pa.table(
+    {
+        "user": [1, 1, 2],
+        "amount": [2.5, None, 4.0],
+        "at": pa.array(["2024-05-01 10:00Z", "2024-05-01 09:00Z", "2024-05-01 12:00Z"]).cast(pa.timestamp("us", "UTC")),
+        "id": ["a", "b", "c"],
+    }
+)
+BAD = [EVENTS[0], EVENTS[1] | {"amount": "x"}, EVENTS[2]]
+
+
+@pytest.fixture
+def store(tmp_path):
+    pq.write_table(TABLE.schema.empty_table(), tmp_path / "orders.parquet")
+    source = FileSource("orders", path=str(tmp_path / "orders.parquet"), event_time="at", event_id="id", stream=True)
+    view = FeatureView(
+        "spending",
+        entity=Entity("user", key="user", dtype="int64"),
+        source=source,
+        features={"total": agg.sum(col("amount")).over("1d"), "n": agg.count().over("1d")},
+    )
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as opened:
+        opened.apply(FeatureService("plain", features=[view]))
+        opened.materialize()
+        yield opened
+
+
+@pytest.fixture(params=["sync", "async"])
+def client(request, store):
+    transport = httpx.ASGITransport(create_app(store), raise_app_exceptions=False)
+    return client_of(request.param, "http://test", transport)
+
+
+@pytest.fixture
+def call(store):
+    return Caller(create_app(store))
+
+
+def totals(store):
+    found = store.get_online_features("plain", [{"user": 1}, {"user": 2}], as_of="2024-05-02T00:00:01Z")
+    return [(row["spending__total"], row["spending__n"]) for row in found.to_dicts()]
+
+
+def send(call, content, kind=ARROW_STREAM, path="/v1/sources/orders/events"):
+    return call("POST", path, content=content, headers={"content-type": kind})
+
+
+@pytest.mark.parametrize(
+    "events",
+    [EVENTS, tuple(EVENTS), TABLE, TABLE.to_batches()[0], TABLE.to_pandas(), pl.from_arrow(TABLE)],
+    ids=["rows", "tuple", "table", "batch", "pandas", "polars"],
+)
+def test_pushed_events_count_at_once(client, store, events):
+    """However they are held; and the same events again are known by their ids."""
+    result = client.push("orders", events)
+    assert (result.source, result.accepted, result.duplicates, result.rejected) == ("orders", 3, 0, ())
+    assert result.is_followed
+    assert totals(store) == [(2.5, 2), (4.0, 1)]
+    again = client.push("orders", events)
+    assert (again.accepted, again.duplicates, again.sequence) == (0, 3, result.sequence)
+    assert totals(store) == [(2.5, 2), (4.0, 1)]
+
+
+def test_the_result_is_the_stores_own(client, store):
+    own = store.push("orders", BAD, partial=True)
+    found = client.push("orders", BAD, partial=True)
+    assert type(found) is type(own)
+    assert (found.accepted, found.duplicates, found.sequence) == (0, 2, own.sequence)
+    assert (found.rejected, found.is_followed) == (own.rejected, own.is_followed)
+
+
+def test_one_wrong_event_rejects_all_and_is_named(client, store):
+    with pytest.raises(RequestError) as own:
+        store.push("orders", BAD)
+    with pytest.raises(RequestError) as found:
+        client.push("orders", BAD)
+    assert (str(found.value), found.value.field) == (str(own.value), "/events/1/amount")
+    assert totals(store) == [(None, 0), (None, 0)]
+
+
+def test_the_good_events_are_taken_if_asked(client, store):
+    result = client.push("orders", [*BAD, 7], partial=True)
+    assert result.accepted == 2
+    assert [(rejected.row, rejected.field) for rejected in result.rejected] == [(1, "amount"), (3, "")]
+    assert totals(store) == [(2.5, 1), (4.0, 1)]
+
+
+def test_a_source_that_is_not_there_is_said_to_be(client):
+    with pytest.raises(RequestError, match="Sources with stream=True: orders") as raised:
+        client.push("or ders", EVENTS)
+    assert raised.value.code == "unknown-source"
+
+
+@pytest.mark.parametrize("events", ["text", b"bytes", 7, None])
+def test_what_holds_no_events_is_refused_here(client, events):
+    with pytest.raises(RequestError, match="expected events"):
+        client.push("orders", events)
+
+
+def test_refusals_are_problem_documents(call):
+    rows = b'{"events": [], "event": 1}'
+    for response, status, code in (
+        (send(call, b"", "text/csv"), 415, "unsupported-media-type"),
+        (send(call, b"nonsense"), 400, "malformed-arrow"),
+        (send(call, b""), 400, "malformed-arrow"),
+        (send(call, b"{", "application/json"), 400, "malformed-json"),
+        (send(call, rows, "application/json; charset=utf-8"), 422, "unknown-field"),
+        (send(call, b"[]", "application/json"), 422, "wrong-type"),
+        (send(call, b" " * 1_000_001, "application/json"), 413, "too-large"),
+        (send(call, b"{}", "application/json", "/v1/sources/nothing/events"), 422, "missing-field"),
+        (send(call, b'{"events": []}', "application/json", "/v1/sources/nothing/events"), 404, "unknown-source"),
+    ):
+        found = problem(response)
+        assert (found["status"], found["code"]) == (status, code)
+    assert "Fields: events." in problem(send(call, rows, "application/json"))["detail"]
+
+
+def test_no_cut_or_changed_stream_brings_the_server_down(call, store):
+    """Whatever bytes come, there is an answer; what is taken is sound."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+    whole = sink.getvalue().to_pybytes()
+    for place in range(0, len(whole), 7):
+        changed = whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :]
+        assert send(call, changed).status_code in (200, 400, 422)
+        assert send(call, whole[:place]).status_code in (200, 400, 422)
+    assert all(count <= 1_000 for _, count in totals(store))
