@@ -74,6 +74,7 @@ class ServerConfig(_Table):
         host: Address it listens on.
         port: Port it listens on; 0 takes a free one.
         max_body: Largest request, in bytes.
+        max_push: Largest request that pushes events, in bytes.
         max_entities: Most entities of one request.
         shutdown_seconds: How long requests under way may take to finish when the server is stopped.
     """
@@ -81,6 +82,7 @@ class ServerConfig(_Table):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     max_body: Bytes = Field(default=1_000_000, gt=0)
+    max_push: Bytes = Field(default=16_000_000, gt=0)
     max_entities: int = Field(default=1_000, gt=0)
     shutdown_seconds: int = Field(default=10, ge=0)
 

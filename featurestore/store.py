@@ -230,6 +230,14 @@ class FeatureStore:
         """
         return self._streams.catch_up()
 
+    def start_following(self, interval_seconds: float = 1.0) -> None:
+        """Catch up now and at an interval from now on, in the background, until the store is closed.
+
+        A process that serves calls this once, so that lookups are complete up to the present instant, and have what
+        other processes pushed.
+        """
+        self._streams.start(interval_seconds)
+
     def compact(self, source: str | None = None, *, before: Instant | None = None) -> dict[str, int]:
         """Move pushed events from the log's database to Parquet files under the data folder.
 

@@ -106,6 +106,7 @@ class Application:
             self._opened = await asyncio.to_thread(FeatureStore.open, os.environ.get(CONFIG_VARIABLE, FILE_NAME))
         try:
             await asyncio.to_thread(self._warm)
+            self.store.start_following()
             yield
         finally:
             self._features.close()

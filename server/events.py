@@ -72,7 +72,7 @@ def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]
         partial: Annotated[bool, Query(description="Take the good events if others are wrong.")] = False,
     ) -> Response:
         try:
-            body = await read_body(request, limits().max_body)
+            body = await read_body(request, limits().max_push)
             events = _read(request.headers.get("content-type", JSON), body)
             result = await asyncio.to_thread(store().push, source, events, partial=partial)
             return Response(to_bytes(message_of(result)), media_type=JSON)

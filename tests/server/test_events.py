@@ -128,7 +128,7 @@ def test_refusals_are_problem_documents(call):
         (send(call, b"{", "application/json"), 400, "malformed-json"),
         (send(call, rows, "application/json; charset=utf-8"), 422, "unknown-field"),
         (send(call, b"[]", "application/json"), 422, "wrong-type"),
-        (send(call, b" " * 1_000_001, "application/json"), 413, "too-large"),
+        (send(call, b" " * 16_000_001, "application/json"), 413, "too-large"),
         (send(call, b"{}", "application/json", "/v1/sources/nothing/events"), 422, "missing-field"),
         (send(call, b'{"events": []}', "application/json", "/v1/sources/nothing/events"), 404, "unknown-source"),
     ):

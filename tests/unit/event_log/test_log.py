@@ -1,0 +1,163 @@
+"""The log of pushed events: commits, order, ids, compaction and removal, on SQLite and on PostgreSQL."""
+
+import threading
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from featurestore.errors import StorageError
+from featurestore.event_log import EventLog, Head
+from featurestore.event_log.log import MOST_ROWS
+
+NOW_US = 1_700_000_000_000_000
+INGEST = "known"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/log.db"
+    return request.getfixturevalue("postgres_database")
+
+
+@pytest.fixture
+def log(url, tmp_path):
+    opened = EventLog(url, tmp_path / "files")
+    yield opened
+    opened.close()
+
+
+def events(*ids, user="a"):
+    return pa.table({"id": pa.array(ids, pa.int64()), "user": [user] * len(ids)})
+
+
+def append(log, table, *, source="orders", now_us=NOW_US):
+    return log.append(source, table, event_id="id", ingest_time=INGEST, now_us=now_us)
+
+
+def held(log, source="orders"):
+    """Return the ids and ingest times of a source's events, in the order of their numbers."""
+    stretches = log.stretches(source)
+    tables = log.read(source, 0, stretches[-1].last, ["id", INGEST]) if stretches else []
+    return [(row["id"], int(row[INGEST].timestamp() * 1e6 + 0.5)) for table in tables for row in table.to_pylist()]
+
+
+def test_an_event_gets_the_present_instant_and_the_next_number(log):
+    appended = append(log, events(1, 2))
+    assert held(log) == [(1, NOW_US), (2, NOW_US)]
+    assert appended.before.next_sequence == 0
+    assert appended.head == Head(2, NOW_US + 1) == log.head("orders")
+    assert log.head("others") == Head()
+
+
+def test_ingest_times_never_go_backwards(log):
+    """Of two appends the later has the larger ingest time, also if the clock stood still or went back."""
+    append(log, events(1))
+    append(log, events(2))
+    append(log, events(3), now_us=NOW_US - 1_000_000)
+    append(log, events(4), now_us=NOW_US + 50)
+    assert held(log) == [(1, NOW_US), (2, NOW_US + 1), (3, NOW_US + 2), (4, NOW_US + 50)]
+
+
+def test_after_a_seal_no_event_is_dated_before_it(log):
+    log.seal("orders", NOW_US + 10)
+    assert log.seal("orders", NOW_US).next_ingest_us == NOW_US + 10
+    append(log, events(1))
+    assert held(log) == [(1, NOW_US + 10)]
+
+
+def test_an_id_is_taken_once_for_each_source_and_for_ever(log, url, tmp_path):
+    append(log, events(1, 2))
+    appended = append(log, events(2, 3))
+    assert (appended.events.column("id").to_pylist(), appended.duplicates) == ([3], 1)
+    log.compact("orders", before_us=NOW_US + 100)
+    log.close()
+    again = EventLog(url, tmp_path / "files")
+    assert append(again, events(3, 1)).duplicates == 2
+    assert append(again, events(1), source="others").duplicates == 0
+    assert [one for one, _ in held(again)] == [1, 2, 3]
+    again.close()
+
+
+def test_events_without_an_id_are_events_of_their_own(log):
+    append(log, events(None, None))
+    assert append(log, events(None)).duplicates == 0
+    assert len(held(log)) == 3
+
+
+def test_a_large_append_is_cut_and_its_parts_have_instants_of_their_own(log):
+    append(log, events(*range(MOST_ROWS + 1)))
+    assert [stretch.row_count for stretch in log.stretches("orders")] == [MOST_ROWS, 1]
+    assert {at for _, at in held(log)} == {NOW_US, NOW_US + 1}
+
+
+def test_compaction_changes_no_event(log, tmp_path):
+    for number in range(5):
+        append(log, events(number), now_us=NOW_US + number)
+    before = held(log)
+    assert log.compact("orders", before_us=NOW_US + 3) == 3
+    assert held(log) == before
+    assert [stretch.path is not None for stretch in log.stretches("orders")] == [True, False, False]
+    assert log.compact("orders", before_us=NOW_US + 3) == 0
+    assert log.compact("orders", before_us=NOW_US + 100) == 2
+    assert held(log) == before
+    assert [one.first for one in log.stretches("orders", ingest=(NOW_US + 3, NOW_US + 4))] == [3]
+
+
+def test_a_file_that_nobody_names_is_deleted_by_the_next_compaction(log, tmp_path):
+    append(log, events(1))
+    log.compact("orders", before_us=NOW_US + 1)
+    folder = tmp_path / "files" / "source=orders"
+    named = set(folder.iterdir())
+    (folder / "00-09-left-by-a-crash.parquet").write_bytes(b"")
+    log.compact("orders", before_us=NOW_US + 1)
+    assert set(folder.iterdir()) == named
+
+
+def test_a_crash_while_a_file_is_named_loses_and_doubles_nothing(log, monkeypatch):
+    append(log, events(1, 2))
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "_add_file", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            log.compact("orders", before_us=NOW_US + 1)
+    assert [one for one, _ in held(log)] == [1, 2]
+    assert log.compact("orders", before_us=NOW_US + 1) == 2
+    assert [one for one, _ in held(log)] == [1, 2]
+
+
+def test_what_is_forgotten_leaves_no_copy(log, tmp_path):
+    append(log, events(1, 2, user="gone"))
+    append(log, events(3))
+    log.compact("orders", before_us=NOW_US + 1)
+    append(log, events(4, user="gone"))
+    assert log.forget("orders", lambda table: pc.equal(table.column("user"), "gone").combine_chunks()) == 3
+    assert [one for one, _ in held(log)] == [3]
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "files").rglob("*.parquet"))
+    assert b"gone" not in kept
+
+
+def test_appends_of_many_threads_are_all_there_in_one_order(log):
+    def work(first):
+        for number in range(first, first + 10):
+            append(log, events(number, 1_000))
+
+    threads = [threading.Thread(target=work, args=(100 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = held(log)
+    assert sorted(one for one, _ in found) == sorted([*(100 * a + b for a in range(4) for b in range(10)), 1_000])
+    times = [at for _, at in found]
+    assert times == sorted(times)
+    assert log.head("orders").next_sequence == 41
+
+
+def test_a_database_that_cannot_be_used_is_an_error_with_a_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as caught:
+        EventLog(f"sqlite:///{tmp_path}/file/log.db", tmp_path).head("orders")
+    assert caught.value.code == "event-log-unwritable"
+    with pytest.raises(StorageError, match="cannot be used"):
+        EventLog("nothing://", tmp_path).head("orders")

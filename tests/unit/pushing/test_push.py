@@ -1,0 +1,230 @@
+"""Pushing events: what is taken, what is rejected and why, and what lookups and training sets see of it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col, every
+from featurestore.errors import RequestError, StorageError
+from featurestore.temporal import FixedClock, instant_us
+
+NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
+USER = Entity("user", key="user", dtype="string")
+DTYPES = {"user": "string", "amount": "float64", "at": "timestamp", "id": "int64", "note": "string"}
+
+
+def orders(folder, **options):
+    defaults = {"event_time": "at", "event_id": "id", "stream": True, "dtypes": DTYPES}
+    return FileSource("orders", path=folder / "orders/*.parquet", **defaults | options)
+
+
+def spending(source, **options):
+    features = {
+        "count": agg.count().over("1d"),
+        "total": agg.sum(col("amount")).over("1d"),
+        "last": agg.last(col("amount")),
+    }
+    return FeatureService(
+        "model", features=[FeatureView("spending", entity=USER, source=source, features=features, **options)]
+    )
+
+
+@pytest.fixture
+def clock():
+    return FixedClock(instant_us(NOW))
+
+
+@pytest.fixture
+def store(tmp_path, clock):
+    with FeatureStore.local(tmp_path / "store", clock=clock) as opened:
+        opened.apply(spending(orders(tmp_path)))
+        yield opened
+
+
+def order(number, amount=1.0, *, user="a", ago=timedelta(minutes=1)):
+    return {"user": user, "amount": amount, "at": NOW - ago, "id": number}
+
+
+def ask(store, clock, user="a"):
+    clock.instant_us += 1_000_000
+    return store.get_online_features("model", [{"user": user}]).to_dicts()[0]
+
+
+def test_a_pushed_event_is_served_without_anything_else_being_done(store, clock):
+    result = store.push("orders", [order(1, 2.5), order(2, 4.0, ago=timedelta(hours=1))])
+    assert (result.accepted, result.duplicates, result.sequence, result.is_followed) == (2, 0, 1, True)
+    assert ask(store, clock) == {"user": "a", "spending__count": 2, "spending__last": 2.5, "spending__total": 6.5}
+
+
+def test_the_same_id_counts_once(store, clock):
+    store.push("orders", [order(1), order(1), order(2)])
+    result = store.push("orders", [order(2), order(3)])
+    assert (result.accepted, result.duplicates) == (1, 1)
+    assert ask(store, clock)["spending__count"] == 3
+
+
+def test_of_one_push_the_smallest_of_equal_ids_counts(store, clock):
+    result = store.push("orders", [order(1, 9.0), order(1, 3.0), order(1, 5.0)])
+    assert (result.accepted, result.duplicates) == (1, 2)
+    assert ask(store, clock)["spending__last"] == 3.0
+
+
+def test_a_training_set_sees_pushed_events_at_once(store, clock, tmp_path):
+    store.push("orders", [order(1, 2.0)])
+    clock.instant_us += 1_000_000
+    spine = pd.DataFrame({"user": ["a"], "as_of": [NOW + timedelta(seconds=1)]})
+    built = store.training_set("model", spine, tmp_path / "training").to_pandas()
+    assert built["spending__total"].tolist() == [2.0]
+
+
+def test_an_event_is_not_visible_before_it_was_pushed(store, clock, tmp_path):
+    store.push("orders", [order(1, ago=timedelta(hours=5))])
+    spine = pd.DataFrame({"user": ["a", "a"], "as_of": [NOW, NOW + timedelta(microseconds=1)]})
+    built = store.training_set("model", spine, tmp_path / "training").to_pandas()
+    assert built["spending__count"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("events", "field", "problem"),
+    [
+        ([order(1), order(2) | {"amount": "1"}], "/events/1/amount", "expected float64"),
+        ([order(1) | {"amuont": 1.0}], "/events/0/amuont", "Did you mean 'amount'"),
+        ([order(1) | {"at": datetime(2024, 5, 1)}], "/events/0/at", "time zone"),
+        ([order(1) | {"at": None}], "/events/0/at", "null"),
+        ([order(1) | {"user": None}], "/events/0/user", "null"),
+        ([{"user": "a", "at": NOW, "id": 1}], "/events/0/amount", "missing"),
+        ([order(1) | {"__ingest_time": NOW}], "/events/0/__ingest_time", "leave it out"),
+        ([order(1), "order"], "/events/1", "expected an object"),
+        (pa.table({"user": ["a"], "amount": ["x"], "at": [NOW], "id": [1]}), "/events/0/amount", "expected float64"),
+        (7, "/events", "expected a frame"),
+    ],
+)
+def test_a_bad_row_rejects_the_push_whole_and_is_named(store, clock, events, field, problem):
+    with pytest.raises(RequestError, match=problem) as caught:
+        store.push("orders", events)
+    assert caught.value.field == field
+    store.push("orders", [order(1)])
+    assert ask(store, clock)["spending__count"] == 1
+
+
+def test_a_partial_push_takes_the_good_rows_and_lists_the_others(store, clock):
+    result = store.push("orders", [order(1), order(2) | {"amount": True}, {}, order(3)], partial=True)
+    assert result.accepted == 2
+    assert [(row.row, row.field) for row in result.rejected] == [(1, "amount"), (2, "amount")]
+    assert ask(store, clock)["spending__count"] == 2
+
+
+@pytest.mark.parametrize("frame", [pa.table, pd.DataFrame, pl.DataFrame])
+def test_frames_are_pushed_as_rows_are(store, clock, frame):
+    columns = {"user": ["a", "a"], "amount": [1.5, float("nan")], "at": [NOW - timedelta(minutes=2)] * 2, "id": [1, 2]}
+    assert store.push("orders", frame(columns)).accepted == 2
+    assert ask(store, clock) == {"user": "a", "spending__count": 2, "spending__last": 1.5, "spending__total": 1.5}
+
+
+def test_a_source_that_accepts_no_pushes_says_so(store, tmp_path):
+    with pytest.raises(RequestError, match="accepts pushes") as caught:
+        store.push("ordres", [])
+    assert "Did you mean 'orders'" in caught.value.hint
+    rows = pa.table({name: [value] for name, value in order(1).items()})
+    store.apply(spending(FrameSource("orders", frame=rows, event_time="at")), prune=True)
+    with pytest.raises(RequestError, match="accepts pushes"):
+        store.push("orders", [order(1)])
+
+
+def test_an_online_store_that_is_down_delays_the_answer_and_nothing_else(store, clock, monkeypatch):
+    def refuse(*_, **__):
+        raise StorageError("the disk is full")
+
+    store.push("orders", [order(1)])
+    clock.instant_us += 1_000_000
+    with monkeypatch.context() as patched:
+        patched.setattr(store._online, "write", refuse, raising=False)
+        assert not store.push("orders", [order(2)]).is_followed
+    before = store.get_online_features("model", [{"user": "a"}])
+    assert before.to_dicts()[0]["spending__count"] == 1
+    assert before.views["spending"].complete_until_us < before.as_of_us
+    assert store.catch_up() == 1
+    assert ask(store, clock)["spending__count"] == 2
+
+
+def test_another_process_catches_up_and_sees_the_same(store, clock, tmp_path):
+    store.push("orders", [order(1)])
+    with FeatureStore.local(tmp_path / "store", clock=clock) as other:
+        assert ask(other, clock)["spending__count"] == 1
+        other.push("orders", [order(1), order(2)])
+    assert ask(store, clock)["spending__count"] == 2
+
+
+def test_catching_up_lets_lookups_be_complete_up_to_now(store, clock):
+    store.push("orders", [order(1)])
+    clock.instant_us += 60_000_000
+    assert store.get_online_features("model", [{"user": "a"}]).views["spending"].complete_until_us < clock.now_us()
+    store.catch_up()
+    assert store.get_online_features("model", [{"user": "a"}]).views["spending"].complete_until_us == clock.now_us()
+
+
+def test_a_view_on_a_grid_is_refreshed_by_the_stream(tmp_path, clock):
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(spending(orders(tmp_path), refresh=every("1h")))
+        store.push("orders", [order(1)])
+        assert ask(store, clock)["spending__count"] == 0
+        clock.instant_us = instant_us(NOW + timedelta(hours=1))
+        assert store.get_online_features("model", [{"user": "a"}]).views["spending"].is_stale
+        store.catch_up()
+        answer = store.get_online_features("model", [{"user": "a"}])
+        assert not answer.views["spending"].is_stale
+        assert answer.to_dicts()[0]["spending__count"] == 1
+
+
+def test_rows_outside_wait_for_materialize_and_count_once(store, clock, tmp_path):
+    (tmp_path / "orders").mkdir()
+    at = pa.array([NOW - timedelta(hours=2)] * 2, pa.timestamp("us", "UTC"))
+    table = pa.table({"user": ["a", "a"], "amount": [10.0, 20.0], "at": at, "id": [1, 50], "note": [None, "x"]})
+    pq.write_table(table, tmp_path / "orders" / "part.parquet")
+    store.push("orders", [order(1), order(2)])
+    clock.instant_us += 1_000_000
+    store.materialize()
+    assert ask(store, clock)["spending__total"] == 10.0 + 20.0 + 1.0
+    store.push("orders", [order(50), order(3)])
+    assert ask(store, clock)["spending__total"] == 10.0 + 20.0 + 1.0 + 1.0
+    assert store.compact() == {"orders": 4}
+    store.materialize(full=True)
+    assert ask(store, clock)["spending__total"] == 32.0
+
+
+def test_null_keys_are_dropped_where_the_source_says_so(tmp_path, clock):
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(spending(orders(tmp_path, on_null="drop")))
+        assert store.push("orders", [order(1), order(2, user=None)]).accepted == 2
+        assert ask(store, clock)["spending__count"] == 1
+
+
+def test_frames_in_memory_accept_pushes_too(tmp_path, clock):
+    frame = pa.table(
+        {"user": ["a"], "amount": [1.0], "at": pa.array([NOW - timedelta(hours=1)], pa.timestamp("us", "UTC"))}
+    )
+    source = FrameSource("orders", frame=frame, event_time="at", stream=True)
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(spending(source))
+        store.materialize()
+        store.push("orders", [{"user": "a", "amount": 2.0, "at": NOW - timedelta(minutes=1)}])
+        assert ask(store, clock)["spending__total"] == 3.0
+
+
+def test_a_column_that_came_later_is_null_in_older_events(store, clock, tmp_path):
+    store.push("orders", [order(1)])
+    store.apply(
+        FeatureService(
+            "notes",
+            features=[
+                FeatureView("notes", entity=USER, source=orders(tmp_path), features={"note": agg.last(col("note"))})
+            ],
+        )
+    )
+    store.push("orders", [order(2, ago=timedelta(minutes=3)) | {"note": "hello"}])
+    clock.instant_us += 1_000_000
+    assert store.get_online_features("notes", [{"user": "a"}]).to_dicts() == [{"user": "a", "notes__note": "hello"}]
