@@ -170,7 +170,8 @@ class FeatureStore:
         """Fold the events of sources into online state, as far as they became known before an instant.
 
         Args:
-            until: Exclusive bound of ingest times; the present instant if ``None``.
+            until: Exclusive bound of ingest times; the present instant if ``None``. A later one counts as the present:
+                nothing is complete up to the future.
             views: Names of views; ``None`` means all applied ones.
             full: Whether to fold everything again instead of what is new.
 
@@ -185,7 +186,8 @@ class FeatureStore:
         """
         from featurestore.materializing import materialize
 
-        until_us = self._clock.now_us() if until is None else instant_us(until, where="until")
+        now_us = self._clock.now_us()
+        until_us = now_us if until is None else min(now_us, instant_us(until, where="until"))
         runs = materialize(
             self._views(views),
             catalog=self._catalog,

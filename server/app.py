@@ -165,7 +165,10 @@ def _behind(application: Application) -> FastAPI:
 
 def _problem(_: Request, error: Exception) -> Response:
     problem = problems.problem_of(error)
-    return Response(problems.encode(problem), status_code=problem.status, media_type=problems.MEDIA_TYPE)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return Response(
+        problems.encode(problem), status_code=problem.status, media_type=problems.MEDIA_TYPE, headers=headers
+    )
 
 
 def _info(plan: Plan) -> ServiceInfo:

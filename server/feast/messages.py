@@ -7,6 +7,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+ROADS = ("online", "online_and_offline")
+"""Where a push may be meant to go."""
+
+_INSTANT = {"format": "date-time"}
+
 
 class FeastQuestion(Struct, frozen=True):
     """A question for features, as clients of Feast ask it."""
@@ -61,7 +66,10 @@ class FeastPush(Struct, frozen=True):
     ]
     to: Annotated[
         str,
-        Meta(description="online or online_and_offline, which are the same here: both roads read one log."),
+        Meta(
+            description="online or online_and_offline, which are the same here: both roads read one log.",
+            extra_json_schema={"enum": list(ROADS)},
+        ),
     ] = "online"
 
 
@@ -69,11 +77,18 @@ class FeastMaterialize(Struct, frozen=True):
     """What to materialize."""
 
     end_ts: Annotated[
-        str | None, Meta(description="Until when, exclusive, ISO 8601; UTC if it names no zone. Now if left out.")
+        str | None,
+        Meta(
+            description="Until when, exclusive, ISO 8601; UTC if it names no zone. Now if left out.",
+            extra_json_schema=_INSTANT,
+        ),
     ] = None
     start_ts: Annotated[
         str | None,
-        Meta(description="Read and without effect: state is always complete from the first event."),
+        Meta(
+            description="Not after end_ts; else without effect: state is always complete from the first event.",
+            extra_json_schema=_INSTANT,
+        ),
     ] = None
     feature_views: Annotated[list[str] | None, Meta(description="Names of views; all if left out.")] = None
 

@@ -66,7 +66,12 @@ def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]
     add("/materialize", "Fold what is new, as Feast does", FeastMaterialize, materialized)
     add("/materialize-incremental", "Fold what is new, as Feast does", FeastMaterialize, materialized)
 
-    @router.get("/health", summary="Tell whether the server can answer, as Feast does")
+    @router.get(
+        "/health",
+        summary="Tell whether the server can answer, as Feast does",
+        response_class=Response,
+        responses={HTTPStatus.SERVICE_UNAVAILABLE: {"description": "A service cannot be answered."}},
+    )
     def health() -> Response:
         try:
             store().check()

@@ -12,11 +12,10 @@ from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import RegistryError, RequestError
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us
-from server.feast.messages import FeastMaterialize, FeastPush
+from server.feast.messages import ROADS, FeastMaterialize, FeastPush
 from server.problems import RefusedError
 
 _BY_ROW = re.compile(r"/events/(\d+)/(.+)")
-_ROADS = ("online", "online_and_offline")
 
 
 def push(store: FeatureStore, message: FeastPush) -> None:
@@ -25,9 +24,9 @@ def push(store: FeatureStore, message: FeastPush) -> None:
     Raises:
         RequestError: An event is wrong, or the push is meant for one road only.
     """
-    if message.to not in _ROADS:
+    if message.to not in ROADS:
         raise RequestError(
-            f"got '{message.to}', expected one of {', '.join(_ROADS)}",
+            f"got '{message.to}', expected one of {', '.join(ROADS)}",
             field="/to",
             hint="What is pushed reaches both roads: they read one log.",
         )

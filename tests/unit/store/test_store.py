@@ -247,3 +247,12 @@ def test_views_with_one_key_of_two_dtypes_are_asked_one_by_one(opened):
         store.materialize()
         with pytest.raises(RequestError, match="'user' is string for one view and int64"):
             store.get_online_views(["spending", "other"], KNOWN)
+
+
+def test_nothing_is_complete_up_to_the_future(opened, source):
+    """An instant far away, from a typing error or a stranger, does not put questions out of reach until then."""
+    with opened() as store:
+        store.apply(spending(source))
+        store.materialize("2912-06-29T00:00:00Z")
+        (view,) = store.get_online_features("spending_model", KNOWN).views.values()
+        assert view.watermark_us == instant_us(NOW)
