@@ -1,0 +1,34 @@
+"""The command line: every command is one verb of the store, and shows what it gives.
+
+Commands stand in modules by what they are about. What a command needs is imported when it runs, so that ``--help`` is
+quick. Mistakes are told in one message on standard error, with exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from featurestore.cli import audits, definitions, online, serving, training
+from featurestore.cli.common import app
+from featurestore.errors import FeatureStoreError
+
+__all__ = ["COULD_NOT_TELL", "app", "audits", "definitions", "main", "online", "serving", "training"]
+
+COULD_NOT_TELL = 2
+"""Exit code of a command that could not do its work."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    Args:
+        arguments: Those of the process if ``None``.
+    """
+    try:
+        app(args=arguments, prog_name="featurestore")
+    except FeatureStoreError as error:
+        typer.echo(f"featurestore: {error}", err=True)
+        sys.exit(COULD_NOT_TELL)

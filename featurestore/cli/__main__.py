@@ -1,0 +1,5 @@
+"""Run as ``python -m featurestore.cli``."""
+
+from featurestore.cli import main
+
+main()

@@ -1,0 +1,87 @@
+"""What all commands share: the application, the store they work on, and how they show what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from featurestore.store import FeatureStore
+
+PRINT = 12
+"""How many characters of a hash are shown."""
+
+app = typer.Typer(
+    name="featurestore",
+    help="Training sets and online answers from one compiled plan, and an audit that proves them equal.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Service = Annotated[str, typer.Argument(help="Name of a feature service.", show_default=False)]
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="FEATURESTORE_CONFIG", help="Configuration file, or its folder.")
+    ] = Path("featurestore.toml"),
+) -> None:
+    """Take what all commands have in common."""
+    context.obj = config
+
+
+def store_of(context: typer.Context, *, definitions: str = "") -> FeatureStore:
+    """Open the configured store.
+
+    Args:
+        context: Holds the place of the configuration.
+        definitions: The definitions' module; the configured one if empty.
+    """
+    from featurestore.config import Config
+    from featurestore.store import FeatureStore
+
+    config = Config.load(context.obj)
+    return FeatureStore(config.model_copy(update={"definitions": definitions}) if definitions else config)
+
+
+def working(what: str) -> AbstractContextManager[Any]:
+    """Show on a terminal that something is under way, and for how long; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    progress.add_task(what, total=None)
+    return progress
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns are as wide as they must be, so that output can be cut and searched."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    printed(table)
+
+
+def printed(shown: RenderableType) -> None:
+    """Print something as wide as it must be, also where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = max(80, console.measure(shown).maximum)
+    console.print(shown)

@@ -1,0 +1,64 @@
+"""Commands about definitions: applying them, and what they compile to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featurestore.cli.common import PRINT, Service, app, show, store_of
+
+if TYPE_CHECKING:
+    from featurestore.plan.model import Column, Plan
+
+
+@app.command()
+def apply(
+    context: typer.Context,
+    module: Annotated[
+        str, typer.Argument(help="Definitions' module; the configured one if left out.", show_default=False)
+    ] = "",
+) -> None:
+    """Compile definitions and make them the applied ones; show what changed."""
+    with store_of(context, definitions=module) as store:
+        typer.echo(str(store.apply()))
+
+
+@app.command()
+def services(context: typer.Context) -> None:
+    """List the applied feature services."""
+    with store_of(context) as store:
+        plans = store.services()
+    show(
+        ["service", "fingerprint", "keys", "features"],
+        [[plan.name, plan.fingerprint[:PRINT], _listed(plan.join_keys), str(len(plan.outputs))] for plan in plans],
+    )
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    service: Service,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
+) -> None:
+    """Show what a service is compiled to."""
+    with store_of(context) as store:
+        found = store.plan(service)
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    typer.echo(f"service      {found.name}\nfingerprint  {found.fingerprint}")
+    typer.echo(f"keys         {_listed(found.join_keys)}")
+    if found.request:
+        typer.echo(f"request      {_listed(found.request)}")
+    show(["view", "of", "refresh", "fingerprint"], _view_rows(found))
+    show(["column", "dtype"], [[output.name, str(output.dtype)] for output in found.outputs])
+
+
+def _listed(columns: Sequence[Column]) -> str:
+    return ", ".join(f"{column.name} {column.dtype}" for column in columns)
+
+
+def _view_rows(plan: Plan) -> list[list[str]]:
+    return [[use.alias, use.view.name, str(use.view.refresh), use.view.fingerprint[:PRINT]] for use in plan.uses]

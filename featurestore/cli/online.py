@@ -1,0 +1,95 @@
+"""Commands of the online road: filling online state, and looking values up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.common import Service, app, show, store_of, working
+
+if TYPE_CHECKING:
+    from featurestore.dtypes import DType
+    from featurestore.plan.model import Column
+
+
+@app.command()
+def materialize(
+    context: typer.Context,
+    until: Annotated[
+        str | None, typer.Option(help="Fold what became known before this instant; now if left out.")
+    ] = None,
+    view: Annotated[list[str] | None, typer.Option(help="Only this view; may be repeated.")] = None,
+    full: Annotated[bool, typer.Option(help="Fold everything again.")] = False,
+) -> None:
+    """Fold what became known into the online state."""
+    from featurestore.temporal import format_instant
+
+    with working("materializing"), store_of(context) as store:
+        runs = store.materialize(until, view, full=full)
+    show(
+        ["view", "events", "entities", "from", "until", "rebuilt because"],
+        [
+            [
+                run.view,
+                str(run.events),
+                str(run.entities),
+                *map(format_instant, (run.from_us, run.until_us)),
+                run.rebuilt,
+            ]
+            for run in runs
+        ],
+    )
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    service: Service,
+    fields: Annotated[
+        list[str], typer.Argument(help="Keys and request inputs: carrier=UA dep_delay=12.5", show_default=False)
+    ],
+    as_of: Annotated[str | None, typer.Option(help="Instant asked about; now if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print values and statuses as JSON.")] = False,
+) -> None:
+    """Look up the features of one entity, as the server does."""
+    with store_of(context) as store:
+        found = store.plan(service)
+        given = dict(_pair(field) for field in fields)
+        inputs = {column.name for column in found.request}
+        entity = {name: _typed(found.join_keys, name, text) for name, text in given.items() if name not in inputs}
+        request = {name: _typed(found.request, name, text) for name, text in given.items() if name in inputs}
+        answer = store.get_online_features(service, [entity], request=request or None, as_of=as_of)
+    values = dict(zip(answer.columns, zip(answer.rows[0], answer.statuses[0], strict=True), strict=True))
+    if as_json:
+        import msgspec
+
+        document = {name: {"value": value, "status": status} for name, (value, status) in values.items()}
+        typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+        return
+    show(["column", "value", "status"], [[name, str(value), status] for name, (value, status) in values.items()])
+
+
+def _pair(field: str) -> tuple[str, str]:
+    name, mark, text = field.partition("=")
+    if not mark:
+        raise typer.BadParameter(f"got '{field}', expected name=value")
+    return name, text
+
+
+def _typed(columns: Sequence[Column], name: str, text: str) -> Any:
+    """Read an argument as the dtype of its column; what is unknown or unreadable is left for the store to judge."""
+    dtype = {column.name: column.dtype for column in columns}.get(name)
+    return text if dtype is None else _read(dtype, text)
+
+
+def _read(dtype: DType, text: str) -> Any:
+    import json
+
+    if dtype.kind not in ("int64", "float64", "bool", "list"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

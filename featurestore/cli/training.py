@@ -1,0 +1,25 @@
+"""Commands of the offline road."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featurestore.cli.common import PRINT, Service, app, store_of, working
+
+
+@app.command("training-set")
+def training_set(
+    context: typer.Context,
+    service: Service,
+    spine: Annotated[Path, typer.Argument(help="Parquet file of the rows to fill.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="Folder that the training set will be.", show_default=False)],
+    hindsight: Annotated[bool, typer.Option(help="Ignore when events became known.")] = False,
+    statuses: Annotated[bool, typer.Option(help="Add a status column for each feature.")] = False,
+) -> None:
+    """Build a training set: the features of a service at each row's own instant."""
+    with working("building the training set"), store_of(context) as store:
+        built = store.training_set(service, spine, path=path, hindsight=hindsight, statuses=statuses)
+    typer.echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")
