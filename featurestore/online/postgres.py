@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
 import psycopg
@@ -75,7 +75,9 @@ class PostgresOnlineStore:
         self._statements = _Statements(self._table)
         self._is_made = False
         self._making = threading.Lock()
-        self._pool = Pool(self._connect, options.get("pool", 32), self._timeout)
+        size: int = options.get("pool", 32)
+        self._pool = Pool(self._connect, size, self._timeout)
+        self._sessions = Pool(self._connect_to_hold, size, self._timeout)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
@@ -83,7 +85,7 @@ class PostgresOnlineStore:
             return {}
         statement = self._statements.read
         with self._failures("read"), self._pool.lent() as connection:
-            return dict(connection.execute(statement, (list(keys),), prepare=True, binary=True).fetchall())
+            return dict(connection.reader.execute(statement, (list(keys),), prepare=True).fetchall())
 
     def write(
         self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
@@ -148,32 +150,28 @@ class PostgresOnlineStore:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Hold a name alone among all processes, by an advisory lock of a session of its own."""
+        """Hold a name alone among all processes, by an advisory lock of a session that does nothing else meanwhile."""
         digest = hashlib.blake2b(f"{self._table}/{name}".encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "big", signed=True)
-        with self._failures("lock"):
-            session = self._connect()
         is_done = is_held = False
-        try:
+        with ExitStack() as lending:
             with self._failures("lock"):
-                # The server gives up a holder whose machine is gone after about a minute.
-                session.execute("SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10")
-                session.execute("SET tcp_keepalives_count = 3; SET idle_session_timeout = 0")
-                found = session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()
-            if found != (True,):
-                raise busy(name)
-            yield
-            is_done = True
-        finally:
-            with suppress(psycopg.Error):
-                is_held = session.execute("SELECT pg_advisory_unlock(%s)", (number,)).fetchone() == (True,) or is_held
-            session.close()
+                session = lending.enter_context(self._sessions.lent())
+                if session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
+                    raise busy(name)
+            try:
+                yield
+                is_done = True
+            finally:
+                with suppress(psycopg.Error):
+                    is_held = session.execute("SELECT pg_advisory_unlock(%s)", (number,)).fetchone() == (True,)
         if is_done and not is_held:
             raise lost(name)
 
     def close(self) -> None:
         """Close all connections that are not in use."""
         self._pool.close()
+        self._sessions.close()
 
     def _connect(self) -> Connection:
         """Open a connection; the first one makes the table."""
@@ -184,6 +182,13 @@ class PostgresOnlineStore:
             if not self._is_made:
                 self._make(connection)
                 self._is_made = True
+        return connection
+
+    def _connect_to_hold(self) -> Connection:
+        """Open a connection that the server gives up about a minute after the holder's machine is gone."""
+        connection = self._connect()
+        connection.execute("SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10")
+        connection.execute("SET tcp_keepalives_count = 3; SET idle_session_timeout = 0")
         return connection
 
     def _make(self, connection: Connection) -> None:
@@ -209,8 +214,9 @@ class _Statements:
     """The statements on one table."""
 
     def __init__(self, table: str) -> None:
-        def on(text: str) -> sql.Composed:
-            return sql.SQL(text).format(table=sql.Identifier(table))
+        def on(text: str) -> bytes:
+            # As bytes the driver finds them in its cache; composed, it would put them together each time.
+            return sql.SQL(text).format(table=sql.Identifier(table)).as_bytes()
 
         self.create = _table_statement(table)
         self.read = on("SELECT key, value FROM {table} WHERE key = ANY(%b)")

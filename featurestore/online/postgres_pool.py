@@ -24,8 +24,13 @@ R = TypeVar("R")
 
 
 class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which every answer must come within a time."""
+    """A connection on which every answer must come within a time.
 
+    Attributes:
+        reader: A cursor that is kept for the hot read.
+    """
+
+    reader: psycopg.Cursor[tuple[Any, ...]]
     _timeout: float | None = None
 
     @classmethod
@@ -47,7 +52,7 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
             fallback_application_name="featurestore",
         )
         opened.isolation_level = IsolationLevel.READ_COMMITTED
-        opened.prepare_threshold = None
+        opened.reader = opened.cursor(binary=True)
         opened._timeout = timeout
         opened.execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
         opened.execute(f"SET statement_timeout = {round(1000 * timeout)}")

@@ -266,6 +266,34 @@ class OnlineStoreConformance:
             _refused(store, [(b"record state", b"stale")], {b"record": b"1"})
             assert store.read([b"record state"]) == {b"record state": b"old"}
 
+    def test_states_never_belong_to_an_older_record(self) -> None:
+        """Also while the record changes: a state that rests on it is of its version, whenever somebody looks."""
+        with self._emptied() as store, self._opened() as other:
+            store.write([(b"record", b"0"), (b"state", b"0")])
+            has_ended = threading.Event()
+            with ThreadPoolExecutor(4) as pool:
+                reader = pool.submit(_read_until, store, [b"record", b"state"], has_ended)
+                resting = [pool.submit(_rest_on_record, opened, has_ended) for opened in (store, other)]
+                try:
+                    pool.submit(_advance_record, other, 40).result()
+                finally:
+                    has_ended.set()
+                assert all(values[b"record"] == values[b"state"] for values in reader.result())
+                assert sum(worker.result() for worker in resting) > 0
+            assert store.read([b"record", b"state"]) == {b"record": b"40", b"state": b"40"}
+
+    def test_of_many_that_make_a_key_one_succeeds(self) -> None:
+        """Each expects that it does not exist; whoever comes first is not overwritten."""
+        with self._emptied() as store, self._opened() as other, ThreadPoolExecutor(4) as pool:
+            for number in range(30):
+                start = threading.Barrier(4)
+                makers = [
+                    pool.submit(_make, opened, b"k%d" % number, b"%d" % maker, start)
+                    for maker, opened in enumerate([store, other] * 2)
+                ]
+                made = [b"%d" % maker for maker, made in enumerate(makers) if made.result()]
+                assert made == [store.read([b"k%d" % number])[b"k%d" % number]]
+
     def test_events_that_arrive_in_any_order_leave_the_newest(self) -> None:
         """Threads that each bring events in an order of their own; readers never see time go back."""
         with self._emptied() as store:
@@ -505,6 +533,38 @@ def _keep_newest(store: OnlineStore, instants: Sequence[int]) -> None:
                 store.write([(b"n", b"%d" % instant)], expected={b"n": found})
 
         _until_written(put)
+
+
+def _rest_on_record(store: OnlineStore, has_ended: threading.Event) -> int:
+    """Write a state of the record's version, on condition of the record; return how often that succeeded."""
+    successes = 0
+    while not has_ended.is_set():
+        record = store.read([b"record"])[b"record"]
+        with _only("conflict"):
+            store.write([(b"state", record)], expected={b"record": record})
+            successes += 1
+    return successes
+
+
+def _advance_record(store: OnlineStore, times: int) -> None:
+    """Write the next version of the record and its state together."""
+
+    def advance() -> None:
+        record = store.read([b"record"])[b"record"]
+        following = b"%d" % (int(record) + 1)
+        store.write([(b"record", following), (b"state", following)], expected={b"record": record})
+
+    for _ in range(times):
+        _until_written(advance)
+
+
+def _make(store: OnlineStore, key: bytes, value: bytes, start: threading.Barrier) -> bool:
+    """Make a key with all others at once; tell whether this one did."""
+    start.wait()
+    with _only("conflict"):
+        store.write([(key, value)], expected={key: None})
+        return True
+    return False
 
 
 def _count(store: OnlineStore, times: int) -> None:

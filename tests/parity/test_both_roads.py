@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from tests.assertions import assert_same_values
 from tests.budget import examples
 from tests.oracle import naive
 from tests.roads import ask, status_names
+from tests.stores import OTHERS, local_store
 from tests.strategies import HALF_HOUR_US, SPAN, START_US, Scenario, instants, scenarios, to_datetime
 
 END_US = START_US + 3 * SPAN * HALF_HOUR_US
@@ -143,11 +145,18 @@ def test_deliveries_of_one_event_count_once_on_both_roads(data, scenario):
     check(data, scenario)
 
 
-def check(data, scenario):
+@pytest.mark.parametrize("online_urls", OTHERS, indirect=True)
+@given(st.data(), st.booleans().flatmap(lambda has_ids: scenarios(max_events=12, has_ids=has_ids)))
+@examples(15)
+def test_every_store_gives_rows_of_the_training_set(online_urls, data, scenario):
+    check(data, scenario, online_urls())
+
+
+def check(data, scenario, online=None):
     steps = data.draw(interleavings(scenario))
     with tempfile.TemporaryDirectory() as folder:
         clock = FixedClock(END_US)
-        store = FeatureStore.local(folder, clock=clock)
+        store = local_store(folder, online=online, clock=clock)
         store.apply(service_of(scenario, folder))
         plan = store.plan("model")
         lookups = [step for step in steps if isinstance(step, Lookup)]

@@ -13,6 +13,7 @@ from featurestore import Entity, FeatureService, FeatureStore, FeatureView, File
 from featurestore.errors import StorageError
 from featurestore.online.result import OnlineFeatures
 from featurestore.temporal import FixedClock, duration_us
+from tests.stores import local_store
 from tests.strategies import START_US, to_datetime
 
 USERS = tuple("abcd")
@@ -71,7 +72,7 @@ class StreamWorld:
         return FeatureService(SERVICE, features=[spend, hourly])
 
     def _open(self) -> FeatureStore:
-        return FeatureStore.local(self.folder / "store", clock=self.clock)
+        return local_store(self.folder / "store", online=self.online, clock=self.clock)
 
     def pass_time(self) -> None:
         self.clock.instant_us += self.chance.choice((0, 1, duration_us("7m"), duration_us("40m"), duration_us("2h")))

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.simulation.stream_world import StreamWorld
+from tests.stores import OTHERS
 
 STEPS = 50
 
@@ -10,7 +11,15 @@ STEPS = 50
 @pytest.mark.parametrize("seed", range(6))
 def test_pushed_and_delivered_payments_count_once_on_both_roads(tmp_path, seed):
     """Late, future, doubled and shuffled events, compaction, restarts and a full disk leave no trace in any value."""
-    world = StreamWorld(tmp_path, seed)
+    check(StreamWorld(tmp_path, seed))
+
+
+@pytest.mark.parametrize("online_urls", OTHERS, indirect=True)
+def test_they_do_on_every_store(tmp_path, online_urls):
+    check(StreamWorld(tmp_path, 1, online=online_urls()))
+
+
+def check(world):
     world.push()
     world.refresh()
     does = (world.push, world.push, world.deliver, world.refresh, world.restart, world.compact, world.catch_up)

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.simulation.world import World
+from tests.stores import OTHERS
 
 STEPS = 25
 
@@ -17,6 +18,17 @@ def world(tmp_path, request):
 @pytest.mark.parametrize("world", [1, 2], indirect=True)
 def test_what_a_store_that_is_refreshed_serves_passes_its_audit(world):
     """Late, doubled and shuffled events, crashes and restarts leave no trace in any value."""
+    check_days(world)
+
+
+@pytest.mark.parametrize("online_urls", OTHERS, indirect=True)
+def test_the_same_holds_on_every_store(tmp_path, online_urls):
+    world = World(tmp_path, 3, online_urls())
+    check_days(world)
+    world.store.close()
+
+
+def check_days(world):
     for _ in range(STEPS):
         world.pass_time()
         world.refresh()

@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
 from featurestore.errors import StorageError
 from featurestore.online.materialize import materialize_view
+from featurestore.online.opening import open_online_store
 from featurestore.online.result import OnlineFeatures
-from featurestore.online.sql import SqlOnlineStore
+from featurestore.online.store import OnlineStore
 from featurestore.sources import open_scan
 from featurestore.temporal import FixedClock, duration_us
+from tests.stores import local_store
 from tests.strategies import START_US, to_datetime
 
 USERS = tuple("abcde")
@@ -28,23 +30,27 @@ SERVICE = "model"
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
-class FailingStore(SqlOnlineStore):
+class FailingStore:
     """An online store that refuses to write after some writes, as a full disk would."""
 
-    writes_left = 0
+    def __init__(self, store: OnlineStore, writes_left: int) -> None:
+        self._writes_left = writes_left
+        self.read, self.delete, self.exclusive, self.close = store.read, store.delete, store.exclusive, store.close
+        self._write = store.write
 
-    def write(self, *items, **options) -> None:
-        if self.writes_left == 0:
+    def write(self, items, *, expected=None) -> None:
+        if self._writes_left == 0:
             raise StorageError("the disk is full")
-        self.writes_left -= 1
-        super().write(*items, **options)
+        self._writes_left -= 1
+        self._write(items, expected=expected)
 
 
 class World:
     """Payments, the files they are delivered in, and the store."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, online: str | None = None) -> None:
         self.chance = random.Random(seed)
+        self.online = online
         self.folder = folder
         self.clock = FixedClock(START_US)
         self.pending = sorted(self._deliveries(), key=lambda row: row["learned"])
@@ -96,7 +102,7 @@ class World:
         return FeatureService(SERVICE, features=[spend, hourly])
 
     def _open(self) -> FeatureStore:
-        return FeatureStore.local(self.folder / "store", clock=self.clock)
+        return local_store(self.folder / "store", online=self.online, clock=self.clock)
 
     def _write(self, rows: list[dict]) -> None:
         """Write delivered rows, in no order, as one more file."""
@@ -139,8 +145,7 @@ class World:
         """Let a run die after its first writes."""
         plan = self.store.plan(SERVICE)
         view = self.chance.choice(plan.uses).view
-        failing = FailingStore(self.store.config.online)
-        failing.writes_left = self.chance.randrange(4)
+        failing = FailingStore(open_online_store(self.store.config.online), self.chance.randrange(4))
         with open_scan(self.source, view.source, keys=["user"]) as scan, suppress(StorageError):
             materialize_view(view, scan, failing, until_us=self.clock.now_us())
         failing.close()
