@@ -1,0 +1,145 @@
+"""Counting numbers into cells: the mergeable form of a numeric feature's distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernels.jit import jit
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_BLOCK = 1024
+
+
+@dataclass
+class NumberCounts:
+    """Numbers counted into cells.
+
+    Cell 0 lies below the first edge, cell ``i`` from edge ``i - 1`` (inclusive) to edge ``i`` (exclusive), the last one
+    from the last edge on. Counts are exact. With the sums the area between two distributions is known cell by cell.
+
+    Attributes:
+        edges: Ascending.
+        counts: Values per cell, one cell more than edges.
+        sums: Per cell the sum of the distances of its values from the cell's lower edge; in cell 0 from the first edge,
+            hence negative.
+        moments: Sum and sum of squares of the distances of all values from the middle edge.
+        extremes: Smallest and largest value; infinite, the wrong way round, while there is none.
+    """
+
+    edges: Floats
+    counts: Ints
+    sums: Floats
+    moments: Floats
+    extremes: Floats
+
+    @classmethod
+    def empty(cls, edges: Floats) -> NumberCounts:
+        """Return counts of nothing.
+
+        Args:
+            edges: Ascending, at least one.
+        """
+        cells = len(edges) + 1
+        return cls(edges, np.zeros(cells, np.int64), np.zeros(cells), np.zeros(2), np.array([np.inf, -np.inf]))
+
+    @property
+    def total(self) -> int:
+        """Count of all values."""
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values; there must be one."""
+        return float(self._middle + self.moments[0] / self.total)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of all values, divided by their count; there must be one."""
+        total = self.total
+        return float(np.sqrt(max(0.0, self.moments[1] - self.moments[0] ** 2 / total) / total))
+
+    @property
+    def _middle(self) -> float:
+        return float(self.edges[len(self.edges) // 2])
+
+    def add(self, values: Floats) -> None:
+        """Count more values; they must be finite."""
+        size = 1 << int(len(self.edges)).bit_length()
+        padded = np.full(size, np.inf)
+        padded[: len(self.edges)] = self.edges
+        _count(values, padded, size // 2, self._middle, self.counts, self.sums, self.moments, self.extremes)
+
+    def __add__(self, other: NumberCounts) -> NumberCounts:
+        """Count the values of both; their edges must be the same."""
+        low, high = min(self.extremes[0], other.extremes[0]), max(self.extremes[1], other.extremes[1])
+        return NumberCounts(
+            self.edges,
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.moments + other.moments,
+            np.array([low, high]),
+        )
+
+    def shares_below(self) -> Floats:
+        """Return for each edge the share of values below it; there must be a value."""
+        return np.cumsum(self.counts)[:-1] / self.total
+
+    def areas(self) -> Floats:
+        """Return per cell the area under the distribution function.
+
+        In cell 0 that is the area from minus infinity on; in the last cell the area up to the distribution function
+        from 1, taken negative, so that differences of two distributions are right there, too.
+        """
+        total = self.total
+        areas = np.empty(len(self.counts))
+        areas[0] = -self.sums[0] / total
+        areas[-1] = -self.sums[-1] / total
+        if len(self.edges) > 1:
+            widths = np.diff(self.edges)
+            inner = self.counts[1:-1] * widths - self.sums[1:-1]
+            areas[1:-1] = self.shares_below()[:-1] * widths + inner / total
+        return areas
+
+
+@jit
+def _count(
+    values: Floats,
+    edges: Floats,
+    half: int,
+    middle: float,
+    counts: Ints,
+    sums: Floats,
+    moments: Floats,
+    extremes: Floats,
+) -> None:
+    """Fold values into counts. ``edges`` are padded with infinity to twice ``half``."""
+    places = np.empty(_BLOCK, np.int64)
+    low, high = extremes[0], extremes[1]
+    first, second = 0.0, 0.0
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK]
+        places[:] = 0
+        step = half
+        # Step by step for many values, without a branch: where a value falls cannot be predicted.
+        while step > 0:
+            for i in range(len(block)):
+                place = places[i]
+                places[i] = place + (step if edges[place + step - 1] <= block[i] else 0)
+            step >>= 1
+        for i in range(len(block)):
+            value, place = block[i], places[i]
+            counts[place] += 1
+            sums[place] += value - edges[max(place - 1, 0)]
+            distance = value - middle
+            first += distance
+            second += distance * distance
+            low = min(low, value)
+            high = max(high, value)
+    moments[0] += first
+    moments[1] += second
+    extremes[0], extremes[1] = low, high
