@@ -9,16 +9,19 @@ and again p-values are too small, which is what the least effect of a policy is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.skew.drift.numbers import NumberCounts
-from featurestore.skew.drift.special import chi_square_tail, gamma_tail, kolmogorov_tail, normal_tail
+from featurestore.skew.drift.special import chi_square_tail, gamma_tail, kolmogorov_tail, normal_tail, threshold
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+Tail = Callable[[float], float]
 
 PSI_FLOOR = 1e-4
 """What a share of zero counts as in the population stability index."""
@@ -38,15 +41,25 @@ class Distance:
         value: The distance.
         p_value: Probability that chance alone gives at least this distance.
         error: By how much the distance may be larger than ``value`` because values were counted in cells; 0 if exact.
+        tail: Gives the p-value of any distance at these sizes; ``None`` if it takes more than the distance.
     """
 
     value: float
     p_value: float
     error: float = 0.0
+    tail: Tail | None = field(default=None, compare=False, repr=False)
+
+    def limit(self, probability: float) -> float | None:
+        """Return the distance that chance alone exceeds with a given probability; ``None`` if there is no such form."""
+        return None if self.tail is None or self.tail(1e12) > probability else threshold(self.tail, probability)
+
+
+def _distance(value: float, tail: Tail, error: float = 0.0) -> Distance:
+    return Distance(value, tail(abs(value)), error, tail)
 
 
 def _shares(counts: Counts) -> Floats:
-    return counts / counts.sum()
+    return np.asarray(counts / counts.sum(), dtype=np.float64)
 
 
 def _chance(reference: Counts, current: Counts) -> float:
@@ -68,8 +81,8 @@ def psi(reference: Counts, current: Counts) -> Distance:
         Yurdakul 2018, "Statistical properties of population stability index".
     """
     value = float(np.sum(psi_terms(reference, current)))
-    p_value = chi_square_tail(value / _chance(reference, current), _freedom(reference, current))
-    return Distance(value, p_value)
+    chance, freedom = _chance(reference, current), _freedom(reference, current)
+    return _distance(value, lambda distance: chi_square_tail(distance / chance, freedom))
 
 
 def psi_terms(reference: Counts, current: Counts) -> Floats:
@@ -96,8 +109,10 @@ def jensen_shannon(reference: Counts, current: Counts) -> Distance:
     left, right = _shares(reference), _shares(current)
     middle = (left + right) / 2.0
     divergence = max(0.0, (_relative_entropy(left, middle) + _relative_entropy(right, middle)) / 2.0)
-    p_value = chi_square_tail(8.0 * divergence / _chance(reference, current), _freedom(reference, current))
-    return Distance(math.sqrt(divergence), p_value)
+    chance, freedom = _chance(reference, current), _freedom(reference, current)
+    return _distance(
+        math.sqrt(divergence), lambda distance: chi_square_tail(8.0 * distance * distance / chance, freedom)
+    )
 
 
 def _relative_entropy(shares: Floats, others: Floats) -> float:
@@ -114,7 +129,10 @@ def chi_square(reference: Counts, current: Counts) -> Distance:
     everything = table.sum()
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / everything
     statistic = float(np.sum((table - expected) ** 2 / expected))
-    return Distance(math.sqrt(statistic / everything), chi_square_tail(statistic, _freedom(reference, current)))
+    freedom = _freedom(reference, current)
+    return _distance(
+        math.sqrt(statistic / everything), lambda distance: chi_square_tail(distance * distance * everything, freedom)
+    )
 
 
 def largest_share_difference(reference: Counts, current: Counts) -> Distance:
@@ -126,8 +144,8 @@ def largest_share_difference(reference: Counts, current: Counts) -> Distance:
     value = float(np.max(np.abs(_shares(reference) - _shares(current))))
     pooled = _shares(reference + current)
     spread = np.sqrt(pooled * (1.0 - pooled) * _chance(reference, current))
-    p_value = sum(normal_tail(value / one) for one in spread.tolist() if one > 0)
-    return Distance(value, min(1.0, p_value))
+    spreads = spread[spread > 0].tolist()
+    return _distance(value, lambda distance: min(1.0, sum(normal_tail(distance / one) for one in spreads)))
 
 
 def share_difference(*, reference: int, reference_rows: int, current: int, current_rows: int) -> Distance:
@@ -142,7 +160,7 @@ def share_difference(*, reference: int, reference_rows: int, current: int, curre
     value = current / current_rows - reference / reference_rows
     pooled = (reference + current) / (reference_rows + current_rows)
     spread = math.sqrt(pooled * (1.0 - pooled) * (1.0 / reference_rows + 1.0 / current_rows))
-    return Distance(value, normal_tail(value / spread) if spread > 0 else 1.0)
+    return _distance(value, lambda distance: normal_tail(distance / spread) if spread > 0 else 1.0)
 
 
 def kolmogorov_smirnov(reference: NumberCounts, current: NumberCounts) -> Distance:
@@ -161,7 +179,7 @@ def kolmogorov_smirnov(reference: NumberCounts, current: NumberCounts) -> Distan
     hidden = most[_is_hiding(reference, current) & (reference.counts > 0) & (current.counts > 0)]
     error = max(0.0, float(hidden.max()) - value) if len(hidden) else 0.0
     root = math.sqrt(1.0 / (1.0 / reference.total + 1.0 / current.total))
-    return Distance(value, kolmogorov_tail((root + 0.12 + 0.11 / root) * value), error)
+    return _distance(value, lambda distance: kolmogorov_tail((root + 0.12 + 0.11 / root) * distance), error)
 
 
 def _from_zero_to_one(counts: NumberCounts) -> Floats:
@@ -186,8 +204,8 @@ def wasserstein(reference: NumberCounts, current: NumberCounts) -> Distance:
     value = float(np.sum(np.abs(reference.areas() - current.areas()))) / scale
     mean, variance = _area_by_chance(reference + current)
     size = math.sqrt(1.0 / reference.total + 1.0 / current.total) / scale
-    p_value = _gamma_tail_of(value, mean * size, variance * size * size)
-    return Distance(value, p_value, _crossing_area(reference, current) / scale)
+    tail = partial(_gamma_tail_of, mean=mean * size, variance=variance * size * size)
+    return _distance(value, tail, _crossing_area(reference, current) / scale)
 
 
 def _gamma_tail_of(value: float, mean: float, variance: float) -> float:

@@ -69,7 +69,7 @@ class NumberCounts:
 
     def add(self, values: Floats) -> None:
         """Count more values; they must be finite."""
-        size = 1 << int(len(self.edges)).bit_length()
+        size = 1 << len(self.edges).bit_length()
         padded = np.full(size, np.inf)
         padded[: len(self.edges)] = self.edges
         _count(values, padded, size // 2, self._middle, self.counts, self.sums, self.moments, self.extremes)

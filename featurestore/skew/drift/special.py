@@ -12,6 +12,7 @@ _TINY = 1e-300
 _PRECISION = 1e-15
 _MOST_STEPS = 100_000
 _BISECTIONS = 200
+_CLOSE = 1e-10
 
 
 def normal_tail(z: float) -> float:
@@ -92,7 +93,7 @@ def kolmogorov_tail(x: float) -> float:
         y = -(math.pi**2) / (8.0 * x * x)
         below = math.sqrt(2.0 * math.pi) / x * sum(math.exp(y * (2 * k - 1) ** 2) for k in range(1, 6))
         return max(0.0, 1.0 - below)
-    return 2.0 * sum((-1) ** (k - 1) * math.exp(-2.0 * (k * x) ** 2) for k in range(1, 8))
+    return 2.0 * sum((1.0 if k % 2 else -1.0) * math.exp(-2.0 * (k * x) ** 2) for k in range(1, 8))
 
 
 def threshold(tail: Callable[[float], float], probability: float) -> float:
@@ -107,8 +108,8 @@ def threshold(tail: Callable[[float], float], probability: float) -> float:
         high *= 2.0
     low = 0.0
     for _ in range(_BISECTIONS):
-        middle = (low + high) / 2.0
-        if middle in (low, high):
+        if high - low <= _CLOSE * high:
             break
+        middle = (low + high) / 2.0
         low, high = (middle, high) if tail(middle) > probability else (low, middle)
     return high
