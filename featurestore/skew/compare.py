@@ -8,7 +8,7 @@ floats are finite or null there is nothing that does not equal itself. Statuses 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import pyarrow.compute as pc
 from featurestore.dtypes import DType
 from featurestore.kernels.events import Status
 from featurestore.kernels.words import validity
+from featurestore.skew.confusion import Confusion, ConfusionTally, ListEdits, ListTally
+from featurestore.skew.difference import DifferenceTally, NumberDifferences, tally_differences
+from featurestore.skew.interval import wilson
 
 Flags = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
@@ -41,6 +44,13 @@ class FeatureCounts:
         of_stale_views: Rows among those that differ that were answered by a view behind its refresh.
         largest_difference: Largest absolute difference of numbers; ``None`` if no two numbers differ.
         status_pairs: How often the statuses were (reference, current), written ``"PRESENT/NULL"``.
+        served: Rows of the log in which the feature was served; ``compared`` and ``skipped`` add up to it.
+        skipped: Rows in which it was served but not compared; the report says why.
+        interval: 95 % interval (Wilson) of the share of values that differ, over all rows a sample stands for; exact
+            shares have both bounds equal.
+        numbers: How far differing numbers lie apart; ``None`` for other dtypes and where none differ.
+        confusion: Which values were served in place of which, most frequent first; none for numbers.
+        lists: What differing lists have more or less; ``None`` for other dtypes and where none differ.
     """
 
     name: str
@@ -53,6 +63,12 @@ class FeatureCounts:
     of_stale_views: int = 0
     largest_difference: float | None = None
     status_pairs: dict[str, int] = field(default_factory=dict)
+    served: int = 0
+    skipped: int = 0
+    interval: tuple[float, float] = (0.0, 0.0)
+    numbers: NumberDifferences | None = None
+    confusion: tuple[Confusion, ...] = ()
+    lists: ListEdits | None = None
 
     @property
     def compared(self) -> int:
@@ -64,8 +80,13 @@ class FeatureCounts:
         """Count of rows in which the roads disagree."""
         return self.mismatch + self.only_in_reference + self.only_in_current
 
+    @property
+    def share(self) -> float:
+        """Share of the compared values that differ; 0 if none were compared."""
+        return self.different / self.compared if self.compared else 0.0
+
     def __add__(self, other: FeatureCounts) -> FeatureCounts:
-        """Count the rows of both; they must be counts of one feature."""
+        """Count the rows of both, without details; they must be counts of one feature."""
         sizes = [size for size in (self.largest_difference, other.largest_difference) if size is not None]
         return FeatureCounts(
             name=self.name,
@@ -81,6 +102,43 @@ class FeatureCounts:
         )
 
 
+@dataclass
+class Details:
+    """What is known of a feature's differences; details of two pieces can be added."""
+
+    numbers: DifferenceTally = field(default_factory=DifferenceTally)
+    confusion: ConfusionTally = field(default_factory=ConfusionTally)
+    lists: ListTally = field(default_factory=ListTally)
+
+    def add(self, other: Details) -> None:
+        """Take in the details of another piece."""
+        self.numbers.add(other.numbers)
+        self.confusion.add(other.confusion)
+        self.lists.add(other.lists)
+
+
+def completed(counts: FeatureCounts, details: Details, *, served: int, is_sample: bool) -> FeatureCounts:
+    """Return counts with everything a report says about a feature.
+
+    Args:
+        counts: The feature's counts over all pieces.
+        details: Its details over all pieces.
+        served: Rows of the log in which it was served.
+        is_sample: Whether the rows compared stand for more rows than themselves.
+    """
+    exact = (counts.share, counts.share)
+    assert sum(counts.status_pairs.values()) == counts.compared <= served, "parts of an audit do not add up"
+    return replace(
+        counts,
+        served=served,
+        skipped=served - counts.compared,
+        interval=wilson(counts.different, counts.compared) if is_sample else exact,
+        numbers=details.numbers.summary(),
+        confusion=details.confusion.summary(),
+        lists=details.lists.summary(),
+    )
+
+
 @dataclass(frozen=True)
 class ComparedFeature:
     """One feature's comparison.
@@ -90,11 +148,13 @@ class ComparedFeature:
         differs: Per row, whether they disagree.
         size: Per row, the absolute difference of two numbers that differ; infinite where only one road has a value or
             the values are no numbers; 0 where they agree.
+        details: What is known of the differences.
     """
 
     counts: FeatureCounts
     differs: Flags
     size: Floats
+    details: Details
 
 
 def compare(
@@ -132,10 +192,11 @@ def compare(
     only_one = has_reference != has_current
     size = np.where(differs, np.inf, 0.0)
     measured = both & differs
+    details = _details(reference, current, dtype, measured & ~same_value)
     if dtype.is_numeric and bool(measured.any()):
-        size[measured] = np.abs(_numbers(reference)[measured] - _numbers(current)[measured])
-    finite = size[measured & ~same_value]
-    pairs = Counter(zip(reference_statuses.tolist(), current_statuses.tolist(), strict=True))
+        size[measured] = 0.0
+        details.numbers, size[measured & ~same_value] = _measured(reference, current, dtype, measured & ~same_value)
+    pairs = _pairs_of(reference_statuses, current_statuses)
     counts = FeatureCounts(
         name=name,
         dtype=str(dtype),
@@ -145,10 +206,52 @@ def compare(
         only_in_reference=int((has_reference & ~has_current).sum()),
         only_in_current=int((has_current & ~has_reference).sum()),
         of_stale_views=int((differs & is_stale).sum()),
-        largest_difference=float(finite.max()) if dtype.is_numeric and len(finite) else None,
+        largest_difference=details.numbers.largest_absolute if details.numbers.count else None,
         status_pairs={f"{_name(left)}/{_name(right)}": count for (left, right), count in sorted(pairs.items())},
     )
-    return ComparedFeature(counts, differs, size)
+    return ComparedFeature(counts, differs, size, details)
+
+
+def agrees(
+    reference: pa.Array, current: pa.Array, reference_statuses: Bytes, current_statuses: Bytes, dtype: DType
+) -> Flags:
+    """Tell per row whether both roads say the same: values equal to the bit or both null, and equal statuses.
+
+    Args:
+        reference: Values of one road.
+        current: Values of the other.
+        reference_statuses: ``Status`` codes of one road.
+        current_statuses: ``Status`` codes of the other.
+        dtype: What the values are.
+    """
+    has_reference, has_current = validity(reference), validity(current)
+    same = has_reference == has_current
+    same[has_reference & has_current] = _equal(reference, current, dtype)[has_reference & has_current]
+    return np.asarray(same & (reference_statuses == current_statuses), dtype=np.bool_)
+
+
+def _measured(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags) -> tuple[DifferenceTally, Floats]:
+    rows = pa.array(np.flatnonzero(chosen))
+    return tally_differences(reference.take(rows), current.take(rows), dtype)
+
+
+def _details(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags) -> Details:
+    """Count what values that are no numbers were taken for."""
+    details = Details()
+    if dtype.is_numeric or not bool(chosen.any()):
+        return details
+    rows = pa.array(np.flatnonzero(chosen))
+    pairs = list(zip(reference.take(rows).to_pylist(), current.take(rows).to_pylist(), strict=True))
+    if dtype.kind == "list":
+        details.lists.count(pairs)
+    else:
+        details.confusion.count(pairs)
+    return details
+
+
+def _pairs_of(reference_statuses: Bytes, current_statuses: Bytes) -> dict[tuple[int, int], int]:
+    counts = np.bincount(reference_statuses.astype(np.int64) * 256 + current_statuses, minlength=1)
+    return {divmod(int(pair), 256): int(counts[pair]) for pair in np.flatnonzero(counts)}
 
 
 def _name(code: int) -> str:
@@ -167,8 +270,3 @@ def _equal(reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
         return np.array([left == right for left, right in pairs], dtype=np.bool_)
     same = pc.equal(reference, current).fill_null(False)
     return np.asarray(same.to_numpy(zero_copy_only=False), dtype=np.bool_)
-
-
-def _numbers(array: pa.Array) -> Floats:
-    numbers = array.cast(pa.float64(), safe=False).fill_null(0.0)
-    return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -1,0 +1,357 @@
+"""Events that serving did not have, had too late, or counted twice.
+
+Which event it was is searched row by row: the newest events of the entity are left out, or doubled, one after the
+other, until the served values come out. What is found is then assumed for all rows of the entity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.errors import FeatureStoreError
+from featurestore.plan.model import ViewPlan
+from featurestore.skew.causes.events import Events, picked, spread
+from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.world import ViewWorld, World, answer, event_bounds, of_view, operands
+from featurestore.skew.compare import agrees
+from featurestore.temporal import NO_WATERMARK, NOTHING_YET, format_instant
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_NEWEST = 32
+"""Newest events of an entity that are tried."""
+
+_TOGETHER = (1, 2, 3)
+"""How many neighbouring events are left out at once."""
+
+_MOST_ROWS = 200
+_MOST_RUNS = 40
+
+_LOST_FIX = (
+    "Find why the event never reached the state: a source that was rewritten, a poll that was skipped, a consumer that"
+    " dropped it. materialize(full=True) folds everything again."
+)
+_LATE_FIX = (
+    "Name a column that says when a row became known: ingest_time='…' on the source; then training leaves late events"
+    " out as serving had to. Or declare refresh=every(…, lag='…') with a lag as long as events may be late."
+)
+_TWICE_FIX = "Name the column that identifies an event: event_id='…' on the source; deliveries of one event count once."
+
+
+def _outputs_of(case: Case, alias: str) -> list[str]:
+    """Return the outputs of a view that have rows to explain or to respect."""
+    prefix = f"{alias}__"
+    return [
+        output.name
+        for output in case.world.plan.outputs
+        if output.name in case.differs
+        and any(name.startswith(prefix) for name in operands(case.world.plan, output.name))
+    ]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Rows of one view whose events are tried, one row per entity.
+
+    Attributes:
+        case: The rows.
+        alias: The view.
+        outputs: Its outputs.
+    """
+
+    case: Case
+    alias: str
+    outputs: list[str]
+
+    def found(self, change: Callable[[Ints, Ints, Ints], tuple[Ints, Ints]]) -> tuple[Ints, Ints, int]:
+        """Try the newest events of each row, newest first.
+
+        Args:
+            change: Makes the places of each row's events: (begin, end, tried place; -1 for none) to places and offsets.
+
+        Returns:
+            Rows of the case, the place in the arranged block that explains each, and how many rows were tried.
+        """
+        world = self.case.world
+        view = world.views[self.alias]
+        block, codes = view.entities()
+        begin, end, newest = self._ranges(view, block.offsets, block.event_time, codes)
+        count = len(world)
+        place_of = np.full(count, -1, dtype=np.int64)
+        best = np.zeros(count, dtype=np.int64)
+        wanted = np.sum([self.case.differs[name] for name in self.outputs], axis=0)
+        for step in range(_NEWEST):
+            place = newest - step
+            rows = np.flatnonzero((place >= begin) & (best < wanted))
+            if len(rows) == 0:
+                break
+            places, offsets = change(begin[rows], end[rows], place[rows])
+            own = replace(view.take(rows), own=picked(block, places, offsets))
+            trial = replace(world.take(rows), views={**world.take(rows).views, self.alias: own})
+            gained = self._gained(trial, rows)
+            better = gained > best[rows]
+            best[rows[better]] = gained[better]
+            place_of[rows[better]] = place[rows[better]]
+        explained = np.flatnonzero(place_of >= 0)
+        return explained, place_of[explained], count
+
+    def _ranges(self, view: ViewWorld, offsets: Ints, times: Ints, codes: Ints) -> tuple[Ints, Ints, Ints]:
+        """Return per row the first place that can matter, one past the last, and the newest visible one."""
+        bound, _ = event_bounds(view.view, self.case.world.as_of)
+        known = codes >= 0
+        safe = np.where(known, codes, 0)
+        begin, end = offsets[safe], offsets[safe + 1]
+        newest = np.array(
+            [
+                low + int(np.searchsorted(times[low:high], limit)) - 1
+                for low, high, limit in zip(begin.tolist(), end.tolist(), bound.tolist(), strict=True)
+            ],
+            dtype=np.int64,
+        ).reshape(-1)
+        reach = _reach(view.view)
+        if reach is not None:
+            earliest = [
+                max(low, low + int(np.searchsorted(times[low:high], limit - reach)) - 1)
+                for low, high, limit in zip(begin.tolist(), end.tolist(), bound.tolist(), strict=True)
+            ]
+            begin = np.array(earliest, dtype=np.int64).reshape(-1)
+        empty = np.where(known, begin, 0)
+        return empty, np.where(known, end, 0), np.where(known, newest, -1)
+
+    def _gained(self, trial: World, rows: Ints) -> Ints:
+        """Return per row how many differing values come out, 0 if a value that holds no longer does."""
+        try:
+            found = answer(trial, self.outputs, threads=self.case.facts.threads)
+        except FeatureStoreError:
+            return np.zeros(len(rows), dtype=np.int64)
+        gained = np.zeros(len(rows), dtype=np.int64)
+        spoiled = np.zeros(len(rows), dtype=np.bool_)
+        dtypes = {output.name: output.dtype for output in self.case.world.plan.outputs}
+        for name in self.outputs:
+            served = self.case.served[name]
+            same = agrees(
+                found[name].values,
+                served.values.take(pa.array(rows)),
+                found[name].statuses,
+                served.statuses[rows],
+                dtypes[name],
+            )
+            gained += same & self.case.differs[name][rows]
+            spoiled |= ~same & self.case.holds[name][rows]
+        return np.where(spoiled, 0, gained)
+
+
+def _reach(view: ViewPlan) -> int | None:
+    """Return how far back events of a view can matter, ``None`` if there is no bound."""
+    if any(feature.window_us is None for feature in view.features):
+        return None
+    return max((feature.window_us or 0) + feature.resolution_us for feature in view.features)
+
+
+def _searches(case: Case) -> Iterator[_Search]:
+    """Yield a search for each view with rows to explain."""
+    for alias, view in case.world.views.items():
+        outputs = _outputs_of(case, alias)
+        rows = np.zeros(len(case.world), dtype=np.bool_)
+        for name in outputs:
+            rows |= case.differs[name]
+        chosen = np.flatnonzero(rows)
+        if len(chosen) == 0:
+            continue
+        _, codes = view.entities()
+        _, first = np.unique(codes[chosen], return_index=True)
+        one_each = chosen[np.sort(first)]
+        others = np.setdiff1d(chosen, one_each)
+        yield _Search(case.take(np.concatenate([one_each, others])[:_MOST_ROWS]), alias, outputs)
+
+
+def _without(count: int) -> Callable[[Ints, Ints, Ints], tuple[Ints, Ints]]:
+    """Leave out an event and the ones before it, ``count`` together."""
+
+    def change(begin: Ints, end: Ints, place: Ints) -> tuple[Ints, Ints]:
+        places, _ = spread(begin, end)
+        row = np.repeat(np.arange(len(begin)), end - begin)
+        kept = (places > place[row]) | (places <= place[row] - count)
+        counts = np.bincount(row[kept], minlength=len(begin))
+        return places[kept], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    return change
+
+
+def _doubled(begin: Ints, end: Ints, place: Ints) -> tuple[Ints, Ints]:
+    """Count one event twice."""
+    places, offsets = spread(begin, end)
+    row = np.repeat(np.arange(len(begin)), end - begin)
+    times = np.where(places == place[row], 2, 1)
+    return np.repeat(places, times), offsets + np.arange(len(offsets))
+
+
+def lost_events(case: Case) -> list[tuple[str, Ints, Ints]]:
+    """Return what ``_lost_events`` finds, searched once per case."""
+    if "lost events" not in case.memo:
+        case.memo["lost events"] = list(_lost_events(case))
+    found: list[tuple[str, Ints, Ints]] = case.memo["lost events"]
+    return found
+
+
+def _lost_events(case: Case) -> Iterator[tuple[str, Ints, Ints]]:
+    """Search events without which served values come out.
+
+    Yields:
+        A view's alias, rows of its table of events, and for each the instant of the last question it was missing in.
+    """
+    for search in _searches(case):
+        arranged = _arranged(search)
+        left = search
+        for together in _TOGETHER:
+            rows, places, _ = left.found(_without(together))
+            if len(rows):
+                gone = np.unique(np.concatenate([places - back for back in range(together)]))
+                gone = gone[gone >= 0]
+                last = np.full(len(gone), NOTHING_YET, dtype=np.int64)
+                for back in range(together):
+                    at = np.searchsorted(gone, places - back)
+                    np.maximum.at(last, at[places - back >= 0], left.case.world.as_of[rows][places - back >= 0])
+                yield search.alias, arranged[gone], last
+            rest = np.setdiff1d(np.arange(len(left.case.world)), rows)
+            if len(rest) == 0:
+                break
+            left = replace(left, case=left.case.take(rest))
+
+
+def _arranged(search: _Search) -> Ints:
+    view = search.case.world.views[search.alias]
+    return view.events.arranged(view.view, hindsight=view.hindsight, ties=view.ties).rows
+
+
+def event_lost(case: Case) -> Iterator[Variant]:
+    """Propose events that never reached serving: those of one run, then single ones."""
+    yield from _lost_ranges(case)
+    for alias, rows, _ in lost_events(case):
+        instants = np.full(len(rows), NO_WATERMARK, dtype=np.int64)
+        yield Variant(
+            "event_lost",
+            f"{_events(len(rows))} of {alias} never reached serving",
+            of_view(alias, _delaying, rows, instants),
+            {"view": alias, "events": len(rows)},
+            events={alias: rows},
+            fix=_LOST_FIX,
+        )
+
+
+def late_event(case: Case) -> Iterator[Variant]:
+    """Propose events that were not there when they were asked for, but later."""
+    for alias, rows, last in lost_events(case):
+        instants = last + 1
+        yield Variant(
+            "late_event",
+            f"{_events(len(rows))} of {alias} became known only after the requests that miss"
+            f" {'it' if len(rows) == 1 else 'them'}",
+            of_view(alias, _delaying, rows, instants),
+            {"view": alias, "events": len(rows), "known_after": format_instant(int(last.max()))},
+            events={alias: rows},
+            fix=_LATE_FIX,
+        )
+
+
+def _events(count: int) -> str:
+    return "1 event" if count == 1 else f"{count} events"
+
+
+def _delaying(view: ViewWorld, rows: Ints, instants: Ints) -> ViewWorld:
+    """Let some events become known at other instants."""
+    if view.events.delays is not None:
+        rows = np.concatenate([view.events.delays[0], rows])
+        instants = np.concatenate([view.events.delays[1], instants])
+    return replace(view, events=Events(view.events.table, view.events.keys, (rows, instants)))
+
+
+def _lost_ranges(case: Case) -> Iterator[Variant]:
+    """Propose that what one materialize run was to fold never arrived."""
+    for alias, view in case.world.views.items():
+        times = _ingest_times(view)
+        if len(times) == 0:
+            continue
+        marks = sorted({run.until_us for run in case.facts.runs.get(view.view.name, ())})
+        useful = [mark for mark in marks if int(times.min()) <= mark <= int(times.max()) + 86_400_000_000][-_MOST_RUNS:]
+        for since, until in zip([NOTHING_YET, *useful[:-1]], useful, strict=True):
+            rows = np.flatnonzero((times >= since) & (times < until))
+            if len(rows) == 0 or since == NOTHING_YET:
+                continue
+            instants = np.full(len(rows), NO_WATERMARK, dtype=np.int64)
+            yield Variant(
+                "event_lost",
+                f"what became known from {format_instant(since)} to {format_instant(until)} never reached serving",
+                of_view(alias, _delaying, rows, instants),
+                {"view": alias, "since": format_instant(since), "until": format_instant(until)},
+                events={alias: rows},
+                fix=_LOST_FIX,
+            )
+
+
+def _ingest_times(view: ViewWorld) -> Ints:
+    name = view.view.source.ingest_time or view.view.source.event_time
+    column = view.events.table.column(name).combine_chunks().cast(pa.int64())
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def duplicate_counted(case: Case) -> Iterator[Variant]:
+    """Propose that deliveries of one event counted each, that all events counted twice, or single ones."""
+    for alias, view in case.world.views.items():
+        if view.view.source.event_id is not None:
+            yield Variant(
+                "duplicate_counted",
+                f"every delivery of an event of {alias} counted, also those with the same {view.view.source.event_id}",
+                of_view(alias, _every_delivery, case),
+                {"view": alias, "event_id": view.view.source.event_id},
+                fix=f"Let serving drop deliveries whose {view.view.source.event_id} it has seen.",
+            )
+        yield Variant(
+            "duplicate_counted",
+            f"every event of {alias} counted twice",
+            of_view(alias, _all_twice),
+            {"view": alias, "events": "all"},
+            fix=_TWICE_FIX,
+        )
+    for search in _searches(case):
+        rows, places, _ = search.found(_doubled)
+        if len(rows):
+            twice = np.unique(_arranged(search)[places])
+            yield Variant(
+                "duplicate_counted",
+                f"{_events(len(twice))} of {search.alias} counted twice",
+                of_view(search.alias, _twice, twice),
+                {"view": search.alias, "events": len(twice)},
+                events={search.alias: twice},
+                fix=_TWICE_FIX,
+            )
+
+
+def _every_delivery(view: ViewWorld, case: Case) -> ViewWorld:
+    asked = (case.whole or case).world
+    alias = next(name for name, found in asked.views.items() if found.view.name == view.view.name)
+    table = case.facts.read_events(view.view, asked.views[alias].keys, True)
+    return replace(view, events=Events(table, view.events.keys))
+
+
+def _all_twice(view: ViewWorld) -> ViewWorld:
+    table = view.events.table
+    return replace(view, events=Events(pa.concat_tables([table, table]), view.events.keys))
+
+
+def _twice(view: ViewWorld, rows: Ints) -> ViewWorld:
+    table = view.events.table
+    return replace(view, events=Events(pa.concat_tables([table, table.take(pa.array(rows))]), view.events.keys))
+
+
+DELIVERIES = (
+    Hypothesis("duplicate_counted", "one event counted more than once", duplicate_counted, row_bits=5.0),
+    Hypothesis("event_lost", "an event never reached serving", event_lost, row_bits=5.0),
+)
+LATE_SEARCHED = Hypothesis("late_event", "events became known only after the request", late_event, row_bits=5.0)

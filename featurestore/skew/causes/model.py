@@ -1,0 +1,173 @@
+"""What a hypothesis is: a name, and the changed assumptions under which an answer may have come about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.plan.model import Plan, ViewPlan
+from featurestore.registry import RunRecord
+from featurestore.skew.causes.events import ReadEvents
+from featurestore.skew.causes.world import Values, World
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class HeldState:
+    """What online state answers today about rows of the past.
+
+    Attributes:
+        values: Per output its values and statuses.
+        is_answered: Rows that the state still reaches.
+    """
+
+    values: Mapping[str, Values]
+    is_answered: Flags
+
+
+@dataclass(frozen=True)
+class SourceChange:
+    """How a source differs from what a materialize run read.
+
+    Attributes:
+        view: The view whose run recorded it.
+        source: Name of the source.
+        said: What changed, in words, most telling first.
+        is_rewritten: Whether rows that were there were changed or went; otherwise rows only came.
+    """
+
+    view: str
+    source: str
+    said: tuple[str, ...]
+    is_rewritten: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an audit knows beside the log and the events.
+
+    Attributes:
+        other_plans: Plans that were applied under the service's name, other than the one that answered.
+        read_events: Reads the events of some entities from the sources.
+        runs: Materialize runs by view, newest first.
+        held: Asks online state about rows of a log; ``None`` if there is no online state to ask.
+        changes: How sources differ from what materialize runs read.
+        threads: Threads of the kernels.
+    """
+
+    other_plans: Sequence[Plan]
+    read_events: ReadEvents
+    runs: Mapping[str, Sequence[RunRecord]] = field(default_factory=dict)
+    held: Callable[[Plan, pa.Table], HeldState | None] = lambda _, __: None
+    changes: Callable[[ViewPlan], SourceChange | None] = lambda _: None
+    threads: int = 1
+
+
+@dataclass
+class Case:
+    """Rows of one plan about which hypotheses are asked: some that differ, some that do not.
+
+    Attributes:
+        facts: What else is known.
+        world: The world as the training set sees it.
+        reference: What it answers, by output.
+        served: What was served, by output.
+        differs: Per output the rows that differ and are not explained yet.
+        holds: Per output the rows in which both roads agree.
+        whole: The case this is a part of; ``None`` if it is all there is.
+        memo: What hypotheses found out and need again.
+    """
+
+    facts: Facts
+    world: World
+    reference: Mapping[str, Values]
+    served: Mapping[str, Values]
+    differs: dict[str, Flags]
+    holds: Mapping[str, Flags]
+    whole: Case | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Outputs with rows to explain."""
+        return tuple(name for name, flags in self.differs.items() if bool(flags.any()))
+
+    def suspects(self) -> Flags:
+        """Return the rows in which anything is to be explained."""
+        found = np.zeros(len(self.world), dtype=np.bool_)
+        for flags in self.differs.values():
+            found |= flags
+        return found
+
+    def take(self, rows: Ints) -> Case:
+        """Return the same case for some of its rows."""
+        places = pa.array(rows)
+
+        def taken(values: Mapping[str, Values]) -> dict[str, Values]:
+            return {name: Values(found.values.take(places), found.statuses[rows]) for name, found in values.items()}
+
+        return Case(
+            facts=self.facts,
+            world=self.world.take(rows),
+            reference=taken(self.reference),
+            served=taken(self.served),
+            differs={name: flags[rows] for name, flags in self.differs.items()},
+            holds={name: flags[rows] for name, flags in self.holds.items()},
+            whole=self.whole or self,
+        )
+
+
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One changed assumption.
+
+    Attributes:
+        cause: Name of the hypothesis.
+        said: What is assumed, in a user's words: "windows end 1d earlier".
+        apply: Makes the changed world of a world's rows; ``None`` where it changes nothing.
+        parameters: What was chosen, for programs.
+        outputs: The only outputs it is about; ``None`` for all.
+        fix: What would make both roads equal again, in the user's own terms.
+        events: Rows of event tables that make the difference, by alias; for examples.
+        evidence: More that speaks for it.
+        bits: Bits that it takes to name it among all assumptions: fewer if other facts point at it.
+    """
+
+    cause: str
+    said: str
+    apply: Callable[[World], World | None]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    outputs: frozenset[str] | None = None
+    fix: str = ""
+    events: Mapping[str, Ints] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+    bits: float = 7.0
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One cause that an audit can prove.
+
+    Attributes:
+        name: Its name in reports.
+        meaning: What it says, in one sentence.
+        variants: Proposes changed assumptions for a case.
+        row_bits: Bits that it takes to say, row by row, what was changed: 0 if one assumption is made for all rows.
+        is_local: Whether it is about single rows only, so that rows that are equal say nothing against it.
+    """
+
+    name: str
+    meaning: str
+    variants: Callable[[Case], Iterable[Variant]]
+    row_bits: float = 0.0
+    is_local: bool = False

@@ -1,0 +1,333 @@
+"""Proving causes: every hypothesis is tried on a sample, the best explanations on every value.
+
+An explanation is judged as a message would be: naming an assumption costs bits, saying row by row what was changed
+costs more, and an assumption that would have spoiled values that are equal must say where it holds and where not. What
+is left of the bits that unexplained values would cost is its gain. So an assumption that holds everywhere is named
+before a chance agreement in a few rows; of equal gains the first of the catalogue is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.errors import FeatureStoreError
+from featurestore.skew.causes.catalogue import HYPOTHESES
+from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.values import VALUES
+from featurestore.skew.causes.world import Values, World, answer
+from featurestore.skew.compare import agrees
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+VALUE_BITS = 10.0
+"""What a value costs that nothing explains."""
+
+_PAIR_BITS = 7.0
+_SAMPLED_PER_OUTPUT = 120
+_SAMPLED_ROWS = 800
+_SAMPLED_CONTROLS = 400
+_SAMPLED_FOR_PAIRS = 60
+_MOST_ROUNDS = 40
+_MOST_PARTNERS = 6
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What explains the values of a case.
+
+    Attributes:
+        variants: The assumptions that explain any, those named first first.
+        owner: Per output and row the assumption that explains the value; -1 for none.
+    """
+
+    variants: tuple[Variant, ...]
+    owner: Mapping[str, Ints]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An assumption and what it makes of a sample.
+
+    Attributes:
+        variant: The assumption.
+        row_bits: What it costs to say it row by row.
+        is_local: Whether values that hold say nothing against it.
+        covered: Per output the rows it explains.
+        broken: Per output the share of holding values it would spoil.
+    """
+
+    variant: Variant
+    row_bits: float
+    is_local: bool
+    covered: Mapping[str, Flags]
+    broken: Mapping[str, float]
+
+
+def prove(case: Case, *, clean: Mapping[str, int], progress: Callable[[int, int], None] | None = None) -> Proof:
+    """Name the assumptions that reproduce what was served.
+
+    Args:
+        case: The rows that differ, and some that do not.
+        clean: Per output the count of rows that do not differ, of which the case holds a sample.
+        progress: Is told how many values are explained, of how many.
+
+    Returns:
+        The proof. Values that nothing reproduces have no owner.
+    """
+    return _Prover(case, clean, progress).run()
+
+
+class _Prover:
+    def __init__(self, case: Case, clean: Mapping[str, int], progress: Callable[[int, int], None] | None) -> None:
+        self._case = replace(case, differs={name: flags.copy() for name, flags in case.differs.items()})
+        self._clean = clean
+        self._progress = progress
+        self._groups = _groups(case)
+        self._variants: list[Variant] = []
+        self._owner = {name: np.full(len(case.world), -1, dtype=np.int64) for name in case.differs}
+        self._total = _count(case.differs.values())
+
+    def run(self) -> Proof:
+        chosen: Sequence[Hypothesis] = HYPOTHESES
+        for _ in range(_MOST_ROUNDS):
+            if not self._case.outputs:
+                break
+            gained, searched = self._round(chosen)
+            if gained == 0 and chosen is HYPOTHESES:
+                break
+            # What was searched row by row goes on with the next rows; everything else is tried again only if it ends.
+            chosen = searched if gained and searched else HYPOTHESES
+        if self._case.outputs:
+            self._pairs()
+        return Proof(tuple(self._variants), self._owner)
+
+    def _round(self, hypotheses: Sequence[Hypothesis]) -> tuple[int, Sequence[Hypothesis]]:
+        """Try hypotheses on a sample and accept the best; return values gained, and hypotheses with more to find."""
+        sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
+        tried = [result for hypothesis in hypotheses for result in self._tried(hypothesis, sample)]
+        accepted = self._accepted(sample, tried)
+        gained = self._confirm(accepted)
+        names = {result.variant.cause for result, _ in accepted if result.row_bits > 3}
+        return gained, tuple(found for found in HYPOTHESES if found.name in names and found.row_bits > 3)
+
+    def _sample(self, per_output: int, most: int) -> Case:
+        """Take some rows to explain of every output, spread over the case, and some that hold."""
+        chosen = [_spread(np.flatnonzero(self._case.differs[name]), per_output) for name in self._case.outputs]
+        rows = _spread(np.unique(np.concatenate(chosen)), most)
+        controls = _spread(np.flatnonzero(~self._case.suspects()), _SAMPLED_CONTROLS)
+        return self._case.take(np.concatenate([rows, controls]))
+
+    def _tried(self, hypothesis: Hypothesis, sample: Case) -> Iterator[_Tried]:
+        for variant in hypothesis.variants(sample):
+            found = _try(hypothesis, variant, sample)
+            if found is not None:
+                yield found
+
+    def _accepted(self, sample: Case, tried: Sequence[_Tried]) -> list[tuple[_Tried, tuple[str, ...]]]:
+        """Choose assumptions for each group of outputs, the one with the largest gain first."""
+        accepted: list[tuple[_Tried, tuple[str, ...]]] = []
+        for outputs in self._groups:
+            left = {name: sample.differs[name].copy() for name in outputs}
+            while any(bool(flags.any()) for flags in left.values()):
+                gains = [self._gain(result, outputs, sample, left) for result in tried]
+                best = int(np.argmax(gains)) if gains else -1
+                if best < 0 or gains[best] <= 0:
+                    break
+                accepted.append((tried[best], outputs))
+                for name in outputs:
+                    if name in tried[best].covered:
+                        left[name] &= ~tried[best].covered[name]
+        return accepted
+
+    def _gain(self, result: _Tried, outputs: Sequence[str], sample: Case, left: Mapping[str, Flags]) -> float:
+        """Return the bits an assumption saves."""
+        covered = broken = 0.0
+        for name in outputs:
+            if name not in result.covered:
+                continue
+            seen = int(sample.differs[name].sum())
+            if seen:
+                of_all = int(self._case.differs[name].sum()) / seen
+                covered += int((result.covered[name] & left[name]).sum()) * of_all
+            broken += result.broken[name] * self._clean[name]
+        if covered == 0:
+            return -math.inf
+        share = 1.0 if result.is_local else covered / (covered + broken)
+        return covered * (VALUE_BITS - result.row_bits - _entropy(share) / share) - result.variant.bits
+
+    def _confirm(self, accepted: Sequence[tuple[_Tried, tuple[str, ...]]]) -> int:
+        """Try accepted assumptions on all rows that are not explained yet; return the count of values gained."""
+        gained = 0
+        for result, outputs in accepted:
+            wanted = [name for name in outputs if name in result.covered and bool(self._case.differs[name].any())]
+            if wanted:
+                rows = np.flatnonzero(np.any([self._case.differs[name] for name in wanted], axis=0))
+                gained += self._take(result.variant, rows, _covered(result.variant, self._case.take(rows), wanted))
+        return gained
+
+    def _take(self, variant: Variant, rows: Ints, covered: Mapping[str, Flags]) -> int:
+        count = _count(covered.values())
+        if count == 0:
+            return 0
+        number = next((i for i, known in enumerate(self._variants) if known is variant), len(self._variants))
+        if number == len(self._variants):
+            self._variants.append(variant)
+        for name, flags in covered.items():
+            self._owner[name][rows[flags]] = number
+            self._case.differs[name][rows[flags]] = False
+        if self._progress is not None:
+            self._progress(self._total - _count(self._case.differs.values()), self._total)
+        return count
+
+    def _pairs(self) -> None:
+        """Explain by two assumptions what none explains alone."""
+        sample = self._sample(_SAMPLED_FOR_PAIRS // 4, _SAMPLED_FOR_PAIRS)
+        tried = [result for pair in self._proposed(sample) for result in [_try(*pair, sample)] if result is not None]
+        self._confirm(self._accepted(sample, tried))
+
+    def _proposed(self, sample: Case) -> Iterator[tuple[Hypothesis, Variant]]:
+        """Propose known causes together with any other, and any with what may be done to values afterwards."""
+        single = [(found, variant) for found in HYPOTHESES if found not in VALUES for variant in found.variants(sample)]
+        ranked = sorted(range(len(self._variants)), key=lambda i: -self._owned(i))[:_MOST_PARTNERS]
+        partners = [self._variants[number] for number in ranked]
+        for partner in partners:
+            for hypothesis, variant in single:
+                if variant.cause != partner.cause:
+                    yield hypothesis, _together(variant, partner)
+        none = Hypothesis("", "", lambda _: ())
+        for hypothesis, variant in [*single, *((none, partner) for partner in partners)]:
+            changed = _under(variant, sample)
+            if changed is None:
+                continue
+            for value in VALUES:
+                for after in value.variants(changed):
+                    if after.cause != variant.cause:
+                        yield hypothesis, _together(variant, after)
+
+    def _owned(self, number: int) -> int:
+        return sum(int((owner == number).sum()) for owner in self._owner.values())
+
+
+def _together(first: Variant, second: Variant) -> Variant:
+    """Return the assumption that both hold, the second on top of the first."""
+
+    def apply(world: World) -> World | None:
+        changed = first.apply(world)
+        return None if changed is None else second.apply(changed)
+
+    names = [found for found in (first.outputs, second.outputs) if found is not None]
+    return Variant(
+        f"{first.cause} + {second.cause}",
+        f"{first.said}; and {second.said}",
+        apply,
+        {first.cause: dict(first.parameters), second.cause: dict(second.parameters)},
+        outputs=frozenset.intersection(*names) if names else None,
+        fix=" ".join(part for part in (first.fix, second.fix) if part),
+        events={**first.events, **second.events},
+        evidence=(*first.evidence, *second.evidence),
+        bits=first.bits + second.bits + _PAIR_BITS,
+    )
+
+
+def _under(variant: Variant, case: Case) -> Case | None:
+    """Return a case as it is under an assumption, for what may be done to values then."""
+    world = variant.apply(case.world)
+    if world is None:
+        return None
+    try:
+        found = answer(world, case.outputs, threads=case.facts.threads)
+    except FeatureStoreError:
+        return None
+    if set(found) != set(case.outputs):
+        return None
+    return replace(case, reference={**case.reference, **found}, memo={})
+
+
+def _try(hypothesis: Hypothesis, variant: Variant, sample: Case) -> _Tried | None:
+    """Apply an assumption to the rows to explain, and only if it explains any to those that hold."""
+    outputs = [name for name in sample.differs if variant.outputs is None or name in variant.outputs]
+    rows = np.flatnonzero(sample.suspects())
+    part = sample.take(rows)
+    found = _covered(variant, part, outputs)
+    if not any(bool(flags.any()) for flags in found.values()):
+        return None
+    covered = {name: np.zeros(len(sample.world), dtype=np.bool_) for name in found}
+    for name, flags in found.items():
+        covered[name][rows] = flags
+    broken = dict.fromkeys(covered, 0.0)
+    if not hypothesis.is_local:
+        broken = _broken(variant, sample, list(covered))
+    return _Tried(variant, hypothesis.row_bits, hypothesis.is_local, covered, broken)
+
+
+def _answers(variant: Variant, case: Case, outputs: Sequence[str]) -> dict[str, Values]:
+    """Return what a case's rows are answered under an assumption; nothing if it cannot be asked."""
+    if len(case.world) == 0:
+        return {}
+    try:
+        world = variant.apply(case.world)
+        return {} if world is None else answer(world, outputs, threads=case.facts.threads)
+    except (FeatureStoreError, pa.ArrowException):
+        return {}
+
+
+def _same(case: Case, name: str, found: Values) -> Flags:
+    served = case.served[name]
+    if found.values.type != served.values.type:
+        return np.zeros(len(case.world), dtype=np.bool_)
+    dtype = next(output.dtype for output in case.world.plan.outputs if output.name == name)
+    return agrees(found.values, served.values, found.statuses, served.statuses, dtype)
+
+
+def _covered(variant: Variant, case: Case, outputs: Iterable[str]) -> dict[str, Flags]:
+    """Return per output the differing rows that come out under an assumption."""
+    found = _answers(variant, case, list(outputs))
+    return {name: _same(case, name, values) & case.differs[name] for name, values in found.items()}
+
+
+def _broken(variant: Variant, sample: Case, outputs: Sequence[str]) -> dict[str, float]:
+    """Return per output the share of holding values that an assumption would spoil."""
+    found = _answers(variant, sample, outputs)
+    shares = {}
+    for name in outputs:
+        holds = sample.holds[name]
+        count = int(holds.sum())
+        spoiled = int((holds & ~_same(sample, name, found[name])).sum()) if name in found else count
+        shares[name] = spoiled / count if count else 0.0
+    return shares
+
+
+def _groups(case: Case) -> list[tuple[str, ...]]:
+    """Group outputs that are explained together: those of one view, and each on-demand feature by itself."""
+    found: dict[str, list[str]] = {}
+    for output in case.world.plan.outputs:
+        if output.name in case.differs:
+            is_view = output.kind == "view"
+            key = f"view {output.column.partition('__')[0]}" if is_view else f"output {output.name}"
+            found.setdefault(key, []).append(output.name)
+    return [tuple(names) for names in found.values()]
+
+
+def _count(flags: Iterable[Flags]) -> int:
+    return sum(int(found.sum()) for found in flags)
+
+
+def _spread(rows: Ints, most: int) -> Ints:
+    """Take at most so many of some rows, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _entropy(share: float) -> float:
+    """Return the bits it takes to say of one thing whether it belongs to a share."""
+    if share in (0.0, 1.0):
+        return 0.0
+    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)

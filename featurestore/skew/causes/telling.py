@@ -1,0 +1,200 @@
+"""From a proof to findings: the same assumptions are put together, counted, and shown by examples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.kernels.events import Status
+from featurestore.skew.causes.catalogue import UNEXPLAINED
+from featurestore.skew.causes.lags import lag_evidence
+from featurestore.skew.causes.model import Case, Variant
+from featurestore.skew.causes.prove import Proof
+from featurestore.skew.causes.world import ViewWorld, operands
+from featurestore.skew.findings import Event, Example, Finding
+from featurestore.temporal import format_instant
+
+Ints = npt.NDArray[np.int64]
+
+_EXAMPLES = 3
+_EVENTS = 5
+_MOST_TEXT = 200
+_UNEXPLAINED_SAID = "no assumption reproduces these values"
+_UNEXPLAINED_FIX = (
+    "Look at the examples: whatever stands between the online store and the log may have changed them. featurestore"
+    " keeps no record of what happens there."
+)
+
+
+def findings(case: Case, proof: Proof) -> list[Finding]:
+    """Return what explains a case, most values first; what nothing explains comes last.
+
+    Args:
+        case: The rows, with everything that was to be explained.
+        proof: What explains it.
+    """
+    total = sum(int(flags.sum()) for flags in case.differs.values())
+    grouped: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, variant in enumerate(proof.variants):
+        grouped[variant.cause, _merged_by(variant)].append(number)
+    found = [_finding(case, proof, numbers, total) for numbers in grouped.values()]
+    found = sorted((one for one in found if one.values), key=lambda one: (-one.values, one.cause, one.said))
+    left = _unexplained(case, proof, total)
+    return [*found, left] if left is not None else found
+
+
+def _merged_by(variant: Variant) -> str:
+    """Return what findings have in common that are told as one: searched events of one view are, all else is not."""
+    return str(variant.parameters.get("view")) if variant.events and "since" not in variant.parameters else variant.said
+
+
+def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int) -> Finding:
+    first = proof.variants[numbers[0]]
+    owned = {name: np.isin(owner, numbers) & case.differs[name] for name, owner in proof.owner.items()}
+    events: dict[str, Ints] = {}
+    for number in numbers:
+        for alias, rows in proof.variants[number].events.items():
+            events[alias] = np.union1d(events.get(alias, np.zeros(0, dtype=np.int64)), rows)
+    evidence = list(first.evidence)
+    fix = first.fix
+    if first.cause.startswith("missed_refresh"):
+        told = lag_evidence(case, owned)
+        evidence += told.evidence
+        fix = told.fix or fix
+    said = first.said
+    if len(numbers) > 1 and events:
+        count = sum(len(rows) for rows in events.values())
+        said = f"{count} events, found one by one: {said}"
+    return _counted(
+        case, owned, total, cause=first.cause, said=said, evidence=evidence, fix=fix, events=events, variant=first
+    )
+
+
+def _unexplained(case: Case, proof: Proof, total: int) -> Finding | None:
+    owned = {name: (owner < 0) & case.differs[name] for name, owner in proof.owner.items()}
+    if not any(bool(flags.any()) for flags in owned.values()):
+        return None
+    changes = [change for view in case.world.views.values() if (change := case.facts.changes(view.view)) is not None]
+    rewritten = [change for change in changes if change.is_rewritten]
+    evidence = [line for change in rewritten for line in change.said]
+    if rewritten:
+        names = ", ".join(sorted({change.source for change in rewritten}))
+        return _counted(
+            case,
+            owned,
+            total,
+            cause="source_rewritten",
+            said=f"source {names} no longer holds what was read, so these values cannot be computed again",
+            evidence=evidence,
+            fix="Do not rewrite rows that were read; write corrections as new events.",
+            events={},
+            variant=None,
+        )
+    return _counted(
+        case,
+        owned,
+        total,
+        cause=UNEXPLAINED,
+        said=_UNEXPLAINED_SAID,
+        evidence=[],
+        fix=_UNEXPLAINED_FIX,
+        events={},
+        variant=None,
+    )
+
+
+def _counted(
+    case: Case,
+    owned: dict[str, npt.NDArray[np.bool_]],
+    total: int,
+    *,
+    cause: str,
+    said: str,
+    evidence: list[str],
+    fix: str,
+    events: dict[str, Ints],
+    variant: Variant | None,
+) -> Finding:
+    counts = {name: int(flags.sum()) for name, flags in owned.items() if bool(flags.any())}
+    values = sum(counts.values())
+    rows = np.any(list(owned.values()), axis=0)
+    return Finding(
+        cause=cause,
+        said=said,
+        values=values,
+        share=values / total if total else 0.0,
+        rows=int(rows.sum()),
+        features=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        is_proven=variant is not None,
+        evidence=tuple(evidence),
+        fix=fix,
+        examples=tuple(_examples(case, owned, counts, events)),
+        parameters={} if variant is None else {name: str(value) for name, value in variant.parameters.items()},
+        fingerprint=case.world.plan.fingerprint,
+    )
+
+
+def _examples(
+    case: Case, owned: dict[str, npt.NDArray[np.bool_]], counts: dict[str, int], events: dict[str, Ints]
+) -> Iterator[Example]:
+    """Yield a first value of each of the features concerned most, then more of the first of them."""
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    places = [(name, place) for place in range(_EXAMPLES) for name in names]
+    shown = 0
+    for name, place in places:
+        rows = np.flatnonzero(owned[name])
+        if place < len(rows) and shown < _EXAMPLES:
+            yield _example(case, name, int(rows[place]), events)
+            shown += 1
+
+
+def _example(case: Case, name: str, row: int, events: dict[str, Ints]) -> Example:
+    world = case.world
+    reference, served = case.reference[name], case.served[name]
+    aliases = {column.partition("__")[0] for column in operands(world.plan, name)}
+    return Example(
+        feature=name,
+        keys={key.name: _text(world.log.column(f"key__{key.name}")[row].as_py()) for key in world.plan.join_keys},
+        as_of=format_instant(int(world.as_of[row])),
+        reference=_text(reference.values[row].as_py()),
+        current=_text(served.values[row].as_py()),
+        reference_status=Status(int(reference.statuses[row])).name,
+        current_status=_status(int(served.statuses[row])),
+        events=tuple(
+            event
+            for alias in sorted(aliases & events.keys())
+            for event in _events_of(world.views[alias], row, events[alias])
+        )[:_EVENTS],
+    )
+
+
+def _events_of(view: ViewWorld, row: int, chosen: Ints) -> Iterator[Event]:
+    """Yield those of some events that are of a row's entity, oldest first."""
+    index, codes = view.events.index
+    code = index.codes([key.slice(row, 1) for key in view.keys])[0]
+    own = chosen[chosen < len(codes)]
+    own = own[codes[own] == code]
+    source = view.view.source
+    table = view.events.table.take(pa.array(own)).sort_by(source.event_time)
+    learned = source.ingest_time or source.event_time
+    for event in table.to_pylist():
+        yield Event(
+            event_time=_text(event[source.event_time]) or "",
+            ingest_time=_text(event[learned]) or "",
+            values={name: _text(value) for name, value in event.items() if name not in (source.event_time, learned)},
+        )
+
+
+def _status(code: int) -> str:
+    return Status(code).name if code in list(Status) else str(code)
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 1]}…"

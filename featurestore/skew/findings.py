@@ -1,0 +1,79 @@
+"""Findings: why values differ, as data. What the proof says is put into words, counts and examples here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event that makes a difference.
+
+    Attributes:
+        event_time: When it happened.
+        ingest_time: When it became known.
+        values: The columns that the view reads, as text.
+    """
+
+    event_time: str
+    ingest_time: str
+    values: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One value that a finding explains.
+
+    Attributes:
+        feature: Column of the answer.
+        keys: The entity, as text.
+        as_of: Instant asked about.
+        reference: What the training set has, as text; ``None`` is null.
+        current: What was served, as text.
+        reference_status: Status in the training set.
+        current_status: Status that was served.
+        events: Events that make the difference, oldest first; none where it is not about single events.
+    """
+
+    feature: str
+    keys: dict[str, str | None]
+    as_of: str
+    reference: str | None
+    current: str | None
+    reference_status: str
+    current_status: str
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One cause of differences, with its proof.
+
+    Attributes:
+        cause: Its name; two names with a plus where only both together explain the values; ``unexplained`` for those
+            that nothing reproduces.
+        said: What was assumed, in words.
+        values: Values that come out exactly as served under it.
+        share: Their share of all values that differ and were examined.
+        rows: Rows in which it explains any value.
+        features: Values per feature, most first.
+        is_proven: Whether recomputation under the assumption gave the served values.
+        evidence: What else speaks for it.
+        fix: What would make both roads equal again.
+        examples: Some of the values.
+        parameters: What was assumed, for programs.
+        fingerprint: Plan that answered these rows.
+    """
+
+    cause: str
+    said: str
+    values: int
+    share: float
+    rows: int
+    features: dict[str, int]
+    is_proven: bool
+    evidence: tuple[str, ...]
+    fix: str
+    examples: tuple[Example, ...]
+    parameters: dict[str, str]
+    fingerprint: str = ""
