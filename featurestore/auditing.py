@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -10,61 +12,189 @@ from featurestore.catalog import Catalog
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog
+from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
-from featurestore.registry import AuditRecord, Registry
-from featurestore.skew.audit import audit
+from featurestore.registry import AuditRecord, Registry, RunRecord
+from featurestore.skew.audit import Options, Progress, Reference, audit
+from featurestore.skew.causes.model import Facts
+from featurestore.skew.collecting import Collected
+from featurestore.skew.explaining import Explained, explain
+from featurestore.skew.export import write_mismatches
+from featurestore.skew.facts import event_reader, state_reader
+from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
 from featurestore.skew.report import AuditReport
 from featurestore.sources import ReadSettings
-from featurestore.temporal import Clock
+from featurestore.temporal import Clock, duration_us
+
+_MOST_RUNS = 1_000
+_RECENT_US = duration_us("7d")
 
 
-def audit_service(
-    service: str,
-    *,
-    since_us: int,
-    until_us: int,
-    policy: Policy,
-    catalog: Catalog,
-    registry: Registry,
-    log: ServingLog,
-    settings: ReadSettings,
-    clock: Clock,
-) -> AuditReport:
-    """Recompute offline what a service served, compare, judge, and record the report.
+@dataclass(frozen=True)
+class Auditor:
+    """The parts an audit needs.
 
-    Args:
-        service: Name of the service.
-        since_us: First ``as_of`` of the rows to compare.
-        until_us: One past the last.
-        policy: What is allowed.
+    Attributes:
         catalog: Knows the plans that answered, and their sources.
-        registry: Takes the report down.
+        registry: Knows runs, and takes the report down.
         log: What was served.
+        online: Where states are kept.
         settings: What reading may use.
         clock: Tells the present instant.
-
-    Returns:
-        The judged report.
     """
-    live = catalog.plan(service)
-    plans = {plan.fingerprint: plan for plan in (*catalog.past_plans(service), live)}
 
-    def reference(plan: Plan, spine: pa.Table) -> tuple[Features, Mapping[str, int | None]]:
-        sources = catalog.sources(use.view.source.name for use in plan.uses)
-        return compute_reference(plan, spine, sources=sources, settings=settings)
+    catalog: Catalog
+    registry: Registry
+    log: ServingLog
+    online: OnlineStore
+    settings: ReadSettings
+    clock: Clock
 
-    log.flush()
-    ran_at_us = clock.now_us()
-    found = audit(
-        service,
-        log.read(service, since_us=since_us, until_us=until_us),
-        plans=plans,
-        reference=reference,
-        since_us=since_us,
-        until_us=until_us,
-        ran_at_us=ran_at_us,
-    )
-    report = policy.judge(found)
-    registry.add_audit(AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json()))
-    return report
+    def audit(
+        self,
+        service: str,
+        *,
+        since_us: int,
+        until_us: int,
+        policy: Policy,
+        sample: float = 1.0,
+        by: Sequence[str] = (),
+        causes: bool = True,
+        mismatches: Path | None = None,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Recompute offline what a service served, compare, explain, judge, and record the report.
+
+        Args:
+            service: Name of the service.
+            since_us: First ``as_of`` of the rows to compare.
+            until_us: One past the last.
+            policy: What is allowed.
+            sample: Share of the entities to look at, by hash of their key.
+            by: Columns of the log to look for slices in.
+            causes: Whether to prove why values differ.
+            mismatches: Folder that receives all values that differ as Parquet; ``None`` writes none.
+            progress: Is told how far the audit is.
+
+        Returns:
+            The judged report.
+        """
+        self.log.flush()
+        tables = self.log.read(service, since_us=since_us, until_us=until_us)
+        return self._run(
+            service,
+            tables,
+            since_us=since_us,
+            until_us=until_us,
+            policy=policy,
+            options=lambda explainer: Options(sample=sample, by=by, explain=explainer, progress=progress),
+            causes=causes,
+            mismatches=mismatches,
+        )
+
+    def audit_live(
+        self,
+        service: str,
+        entities: int,
+        *,
+        policy: Policy,
+        causes: bool = True,
+        mismatches: Path | None = None,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Ask both roads about some entities at the present instant, compare, explain, judge, and record the report.
+
+        Args:
+            service: Name of the service.
+            entities: How many to ask about.
+            policy: What is allowed.
+            causes: Whether to prove why values differ.
+            mismatches: Folder that receives all values that differ as Parquet; ``None`` writes none.
+            progress: Is told how far the audit is.
+
+        Returns:
+            The judged report.
+        """
+        self.log.flush()
+        plan = self.catalog.plan(service)
+        now_us = self.clock.now_us()
+        recent = self.log.read(service, since_us=now_us - _RECENT_US, until_us=now_us + 1)
+        sources = self.catalog.sources(use.view.source.name for use in plan.uses)
+        table = ask_live(
+            plan,
+            entities,
+            now_us=now_us,
+            online=self.online,
+            clock=self.clock,
+            sources=sources,
+            settings=self.settings,
+            recent=recent,
+        )
+        return self._run(
+            service,
+            [table] if table.num_rows else [],
+            since_us=now_us,
+            until_us=now_us + 1,
+            policy=policy,
+            options=lambda explainer: Options(explain=explainer, progress=progress, kind="live"),
+            causes=causes,
+            mismatches=mismatches,
+        )
+
+    def _run(
+        self,
+        service: str,
+        tables: Iterable[pa.Table],
+        *,
+        since_us: int,
+        until_us: int,
+        policy: Policy,
+        options: Callable[[Callable[[Collected, Progress | None], Explained] | None], Options],
+        causes: bool,
+        mismatches: Path | None,
+    ) -> AuditReport:
+        """Compare rows with the offline road, judge and record."""
+        live = self.catalog.plan(service)
+        plans = {plan.fingerprint: plan for plan in (*self.catalog.past_plans(service), live)}
+        explained: list[Explained] = []
+
+        def explainer(collected: Collected, progress: Progress | None) -> Explained:
+            explained.append(explain(collected, self._facts(collected.plan, plans), progress))
+            return explained[-1]
+
+        ran_at_us = self.clock.now_us()
+        found = audit(
+            service,
+            tables,
+            plans=plans,
+            reference=self._reference(),
+            since_us=since_us,
+            until_us=until_us,
+            ran_at_us=ran_at_us,
+            options=options(explainer if causes or mismatches is not None else None),
+        )
+        report = policy.judge(found)
+        if mismatches is not None:
+            write_mismatches(mismatches, explained)
+        self.registry.add_audit(AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json()))
+        return report
+
+    def _reference(self) -> Reference:
+        def reference(plan: Plan, spine: pa.Table) -> tuple[Features, Mapping[str, int | None]]:
+            sources = self.catalog.sources(use.view.source.name for use in plan.uses)
+            return compute_reference(plan, spine, sources=sources, settings=self.settings)
+
+        return reference
+
+    def _facts(self, plan: Plan, plans: Mapping[str, Plan]) -> Facts:
+        return Facts(
+            other_plans=[other for fingerprint, other in plans.items() if fingerprint != plan.fingerprint],
+            read_events=event_reader(self.catalog.sources, self.settings),
+            runs={use.view.name: self._runs(use.view.name) for use in plan.uses},
+            held=state_reader(self.online, self.clock),
+            threads=self.settings.threads,
+        )
+
+    def _runs(self, view: str) -> tuple[RunRecord, ...]:
+        return self.registry.runs(view, limit=_MOST_RUNS)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from featurestore.config import FILE_NAME, Config
 from featurestore.errors import RegistryError, listing
-from featurestore.temporal import Clock, SystemClock, instant_us
+from featurestore.temporal import Clock, SystemClock, instant_us, moment_us
 
 if TYPE_CHECKING:
+    from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.event_log import EventLog
     from featurestore.offline.dataset import TrainingSet
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from featurestore.pushing import PushResult, Streams
     from featurestore.registry import Registry
     from featurestore.serving import Serving
+    from featurestore.skew.audit import Progress
     from featurestore.skew.policy import Policy
     from featurestore.skew.report import AuditReport
     from featurestore.sources import ReadSettings
@@ -314,36 +317,99 @@ class FeatureStore:
         """
         return self._serving.answer_views(views, entities, as_of=as_of)
 
-    def audit(self, service: str, *, since: Instant, until: Instant, policy: Policy | None = None) -> AuditReport:
-        """Recompute offline what was served, and compare it to the bit.
+    def audit(
+        self,
+        service: str,
+        since: Instant | timedelta = "24h",
+        until: Instant | timedelta | None = None,
+        *,
+        sample: float | None = None,
+        policy: Policy | None = None,
+        by: Sequence[str] = (),
+        causes: bool = True,
+        mismatches: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Recompute offline what was served, compare it to the bit, and prove why values differ.
 
         Args:
             service: Name of the service.
-            since: First ``as_of`` of the answers to compare.
-            until: One past the last.
+            since: First ``as_of`` of the answers to compare: an instant, or how long before now (``"24h"``).
+            until: One past the last; now if ``None``.
+            sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
             policy: What is allowed; by default nothing but equality.
+            by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
+            causes: Whether to prove why values differ; without it an audit only counts.
+            mismatches: Folder that receives every value that differs as Parquet, with its cause.
+            progress: Is told what is being done, how far it is, and how far it will go if that is known.
 
         Returns:
             The judged report; it is also kept in the registry.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
+            InstantError: A bound is no instant, or the sample no share.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.auditing import audit_service
+        from featurestore.skew.policy import Policy
+        from featurestore.skew.sampling import check_share
+
+        now_us = self._clock.now_us()
+        return self._auditor.audit(
+            service,
+            since_us=moment_us(since, now_us=now_us, where="since"),
+            until_us=now_us + 1 if until is None else moment_us(until, now_us=now_us, where="until"),
+            policy=policy or Policy(),
+            sample=check_share(sample),
+            by=by,
+            causes=causes,
+            mismatches=None if mismatches is None else Path(mismatches),
+            progress=progress,
+        )
+
+    def audit_live(
+        self,
+        service: str,
+        entities: int = 1_000,
+        *,
+        policy: Policy | None = None,
+        causes: bool = True,
+        mismatches: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Ask both roads about some entities at the present instant, and compare their answers to the bit.
+
+        Entities are chosen by a hash of their key from those that sources and the serving log know, evenly from those
+        that online state answers in different ways (known, expired, not found) and that were updated at different
+        times. What is asked goes to no log.
+
+        Args:
+            service: Name of the service.
+            entities: How many to ask about.
+            policy: What is allowed; by default nothing but equality.
+            causes: Whether to prove why values differ.
+            mismatches: Folder that receives every value that differs as Parquet, with its cause.
+            progress: Is told what is being done, how far it is, and how far it will go if that is known.
+
+        Returns:
+            The judged report; it is also kept in the registry.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            StateError: A view has no online state.
+            SourceError: A source cannot give its rows.
+            StorageError: The serving log or the online store cannot be read.
+        """
         from featurestore.skew.policy import Policy
 
-        return audit_service(
+        return self._auditor.audit_live(
             service,
-            since_us=instant_us(since, where="since"),
-            until_us=instant_us(until, where="until"),
+            entities,
             policy=policy or Policy(),
-            catalog=self._catalog,
-            registry=self._registry,
-            log=self._serving_log,
-            settings=self._settings,
-            clock=self._clock,
+            causes=causes,
+            mismatches=None if mismatches is None else Path(mismatches),
+            progress=progress,
         )
 
     def check(self) -> None:
@@ -359,6 +425,7 @@ class FeatureStore:
     def close(self) -> None:
         """Write what waits to be written, and close files and connections; the next use opens them again."""
         for part in (
+            "_auditor",
             "_streams",
             "_serving",
             "_serving_log",
@@ -444,6 +511,12 @@ class FeatureStore:
 
         log = self._serving_log if self.config.serving_log.enabled else None
         return Serving(self._catalog, self._online, log, self._clock)
+
+    @cached_property
+    def _auditor(self) -> Auditor:
+        from featurestore.auditing import Auditor
+
+        return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""

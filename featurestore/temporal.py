@@ -129,6 +129,30 @@ def instant_us(value: datetime | str, *, where: str = "instant") -> int:
     return (value - _EPOCH) // timedelta(microseconds=1)
 
 
+def moment_us(value: datetime | timedelta | str, *, now_us: int, where: str = "instant") -> int:
+    """Read an instant, or how long before now it was.
+
+    Args:
+        value: What ``instant_us`` reads, or a duration as ``duration_us`` reads it: ``"24h"`` is a day ago.
+        now_us: The present instant.
+        where: What the value is, for the message.
+
+    Raises:
+        InstantError: The value is neither.
+
+    Example:
+        >>> moment_us("1h", now_us=5_400_000_000)
+        1800000000
+    """
+    if isinstance(value, timedelta) or (isinstance(value, str) and _DURATION.match(value.strip())):
+        try:
+            return now_us - duration_us(value.strip() if isinstance(value, str) else value)
+        except InstantError:
+            if isinstance(value, timedelta) or not value[:4].isdigit():
+                raise
+    return instant_us(value, where=where)
+
+
 def to_datetime(instant: int) -> datetime:
     """Return the aware UTC ``datetime`` of an instant.
 

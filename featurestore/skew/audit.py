@@ -1,12 +1,13 @@
 """Auditing what was served: every logged row is recomputed offline at its own instant and compared.
 
-Rows are recomputed by the plan that answered them, so a definition that was changed since does not look like skew.
+Rows are recomputed by the plan that answered them, so a definition that was changed since does not look like skew. The
+log is gone through piece by piece; what is kept of a piece are counts that add up, and the rows that differ.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,32 +18,68 @@ from featurestore.kernels.events import Status
 from featurestore.offline.build import AS_OF, Features
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.plan.model import Plan
-from featurestore.skew.compare import ComparedFeature, FeatureCounts, compare
+from featurestore.skew.causes.world import event_bounds, stale_rows
+from featurestore.skew.collecting import Collected
+from featurestore.skew.compare import ComparedFeature, Details, FeatureCounts, compare, completed
+from featurestore.skew.explaining import Explained, ExplainRows
 from featurestore.skew.report import WORST_ROWS, AuditReport, Mismatch, Skipped
-from featurestore.temporal import format_instant, is_stale
+from featurestore.skew.sampling import sampled, shards
+from featurestore.skew.slices import SliceTally, age_classes, as_text, null_classes, width_of
+from featurestore.temporal import format_instant
 
 Flags = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 Reference = Callable[[Plan, pa.Table], tuple[Features, Mapping[str, int | None]]]
 """Recomputes a spine offline: its features with statuses, and the newest event time per view."""
 
+Progress = Callable[[str, int, int | None], None]
+"""Is told what is being done, how far it is, and how far it will go if that is known."""
+
 BATCH_ROWS = 500_000
 """Rows recomputed at a time; each time the sources are read once."""
 
+_STATUS_NAMES = pa.array([status.name for status in Status])
 _UNKNOWN_PLAN = "the plan that answered them is not in the registry"
 
 
 @dataclass
-class _Findings:
+class _Found:
     """What has been found so far."""
 
+    slices: SliceTally
+    served: int = 0
     compared: int = 0
     stale: int = 0
     beyond: int = 0
     fingerprints: Counter[str] = field(default_factory=Counter)
     features: dict[str, FeatureCounts] = field(default_factory=dict)
+    details: dict[str, Details] = field(default_factory=dict)
+    served_by_feature: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, Mismatch]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    collected: dict[str, Collected] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an audit goes about it.
+
+    Attributes:
+        sample: Share of the entities to look at, by hash of their key.
+        by: Columns of the log to look for slices in, beside the usual properties.
+        explain: Proves causes of the rows that differ; ``None`` leaves causes out.
+        progress: Is told how far the audit is.
+        kind: What the rows are: ``"log"`` or ``"live"``.
+        batch_rows: Rows recomputed at a time.
+    """
+
+    sample: float = 1.0
+    by: Sequence[str] = ()
+    explain: ExplainRows | None = None
+    progress: Progress | None = None
+    kind: str = "log"
+    batch_rows: int = BATCH_ROWS
 
 
 def audit(
@@ -54,6 +91,7 @@ def audit(
     since_us: int,
     until_us: int,
     ran_at_us: int,
+    options: Options | None = None,
 ) -> AuditReport:
     """Recompute and compare what a serving log holds.
 
@@ -65,70 +103,151 @@ def audit(
         since_us: First instant of the range the log was read for.
         until_us: One past its last instant.
         ran_at_us: The present instant.
+        options: How to go about it.
 
     Returns:
         The report, without a verdict.
     """
-    findings = _Findings()
-    served = 0
-    for batch in _batches(tables):
-        served += batch.num_rows
-        fingerprint = str(batch.column("fingerprint")[0].as_py())
-        if fingerprint not in plans:
-            findings.skipped[_UNKNOWN_PLAN] += batch.num_rows
-            continue
-        _compare_batch(plans[fingerprint], batch, reference, findings)
+    options = options or Options()
+    found = _Found(SliceTally(width_of(since_us, until_us)))
+    for batch in _batches(tables, options.batch_rows):
+        _take_batch(batch, plans, reference, found, options)
+        if options.progress is not None:
+            options.progress("comparing", found.served, None)
+    explained = [
+        options.explain(collected, options.progress)
+        for _, collected in sorted(found.collected.items())
+        if options.explain is not None and collected.suspects
+    ]
+    return _report(service, found, explained, since_us, until_us, ran_at_us, options)
+
+
+def _take_batch(
+    batch: pa.Table, plans: Mapping[str, Plan], reference: Reference, found: _Found, options: Options
+) -> None:
+    fingerprint = str(batch.column("fingerprint")[0].as_py())
+    plan = plans.get(fingerprint)
+    if plan is None:
+        found.served += batch.num_rows
+        found.skipped[_UNKNOWN_PLAN] += batch.num_rows
+        for name in (name.removeprefix("value__") for name in batch.column_names if name.startswith("value__")):
+            found.served_by_feature[name] += batch.num_rows
+        return
+    part = sampled(plan, batch, options.sample)
+    found.served += part.num_rows
+    if part.num_rows:
+        _compare_batch(plan, part.combine_chunks(), reference, found, options)
+
+
+def _report(
+    service: str,
+    found: _Found,
+    explained: Sequence[Explained],
+    since_us: int,
+    until_us: int,
+    ran_at_us: int,
+    options: Options,
+) -> AuditReport:
+    is_sample = options.sample < 1.0 or options.kind == "live"
+    features = tuple(
+        completed(
+            found.features[name],
+            found.details[name],
+            served=found.served_by_feature[name],
+            is_sample=is_sample,
+        )
+        for name in sorted(found.features)
+    )
+    skipped = tuple(Skipped(reason, rows) for reason, rows in sorted(found.skipped.items()))
+    telling = found.slices.telling()
+    findings = tuple(finding for one in explained for finding in one.findings)
     return AuditReport(
         service=service,
         since=format_instant(since_us),
         until=format_instant(until_us),
         ran_at=format_instant(ran_at_us),
-        served=served,
-        compared=findings.compared,
-        stale=findings.stale,
-        beyond_newest_event=findings.beyond,
-        fingerprints=dict(sorted(findings.fingerprints.items())),
-        features=tuple(findings.features[name] for name in sorted(findings.features)),
-        worst=tuple(mismatch for _, mismatch in findings.worst),
-        skipped=tuple(Skipped(reason, rows) for reason, rows in sorted(findings.skipped.items())),
+        served=found.served,
+        compared=found.compared,
+        stale=found.stale,
+        beyond_newest_event=found.beyond,
+        fingerprints=dict(sorted(found.fingerprints.items())),
+        features=features,
+        worst=tuple(mismatch for _, mismatch in found.worst),
+        skipped=skipped,
+        kind=options.kind,
+        sample=options.sample,
+        sums=_sums(found.served, found.compared, skipped, features),
+        findings=tuple(sorted(findings, key=lambda finding: -finding.values)),
+        examined=sum(one.examined for one in explained),
+        over_time=found.slices.buckets(),
+        slices=found.slices.slices(),
+        telling="" if telling is None else str(telling),
     )
 
 
-def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _sums(served: int, compared: int, skipped: Sequence[Skipped], features: Sequence[FeatureCounts]) -> str:
+    """Make sure that the parts of an audit add up, and say so."""
+    left_out = sum(part.rows for part in skipped)
+    assert served == compared + left_out, "rows of an audit do not add up"
+    equal = sum(feature.equal for feature in features)
+    both_null = sum(feature.both_null for feature in features)
+    different = sum(feature.different for feature in features)
+    values = sum(feature.compared for feature in features)
+    assert values == equal + both_null + different, "values of an audit do not add up"
+    return (
+        f"{served} rows served = {compared} compared + {left_out} skipped; "
+        f"{values} values = {equal} equal + {both_null} null on both + {different} different"
+    )
+
+
+def _batches(tables: Iterable[pa.Table], batch_rows: int) -> Iterator[pa.Table]:
     """Put small pieces of one plan together, large enough to be worth reading the sources for."""
     waiting: dict[str, list[pa.Table]] = {}
     for table in tables:
         fingerprint = str(table.column("fingerprint")[0].as_py())
         group = waiting.setdefault(fingerprint, [])
         group.append(table)
-        if sum(piece.num_rows for piece in group) >= BATCH_ROWS:
+        if sum(piece.num_rows for piece in group) >= batch_rows:
             yield pa.concat_tables(waiting.pop(fingerprint))
     for group in waiting.values():
         yield pa.concat_tables(group)
 
 
-def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, findings: _Findings) -> None:
-    spine = _spine(plan, log)
-    expected, newest = reference(plan, spine)
+def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Found, options: Options) -> None:
+    expected, newest = reference(plan, _spine(plan, log))
     stale = _stale_rows(plan, log)
-    as_of = log.column(AS_OF).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
-    findings.compared += log.num_rows
-    findings.stale += int(stale.sum())
-    findings.beyond += count_beyond_newest(plan, as_of, newest)
-    findings.fingerprints[plan.fingerprint] += log.num_rows
+    as_of = _instants(log, AS_OF)
+    found.compared += log.num_rows
+    found.stale += int(stale.sum())
+    found.beyond += count_beyond_newest(plan, as_of, newest)
+    found.fingerprints[plan.fingerprint] += log.num_rows
+    differs: dict[str, Flags] = {}
     for output in plan.outputs:
-        found = compare(
-            name=output.name,
+        name = output.name
+        compared = compare(
+            name=name,
             dtype=output.dtype,
-            reference=expected.values[output.name],
-            current=log.column(f"value__{output.name}").combine_chunks(),
-            reference_statuses=expected.statuses[output.name],
-            current_statuses=log.column(f"status__{output.name}").combine_chunks().to_numpy(zero_copy_only=False),
+            reference=expected.values[name],
+            current=log.column(f"value__{name}").combine_chunks(),
+            reference_statuses=expected.statuses[name],
+            current_statuses=log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False),
             is_stale=stale,
         )
-        known = findings.features.get(output.name)
-        findings.features[output.name] = found.counts if known is None else known + found.counts
-        _keep_worst(plan, output.name, log, expected, found, stale, findings)
+        known = found.features.get(name)
+        found.features[name] = compared.counts if known is None else known + compared.counts
+        found.details.setdefault(name, Details()).add(compared.details)
+        found.served_by_feature[name] += log.num_rows
+        differs[name] = compared.differs
+        _keep_worst(plan, name, log, expected, compared, stale, found)
+    any_differs = np.any(list(differs.values()), axis=0) if differs else np.zeros(log.num_rows, dtype=np.bool_)
+    found.slices.add(as_of, any_differs, _properties(plan, log, as_of, options.by))
+    if options.explain is not None:
+        found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, differs)
+
+
+def _instants(log: pa.Table, name: str) -> Ints:
+    column = log.column(name).combine_chunks().cast(pa.int64())
+    return np.asarray(column.fill_null(2**62).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _spine(plan: Plan, log: pa.Table) -> pa.Table:
@@ -139,41 +258,50 @@ def _spine(plan: Plan, log: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
+def _properties(plan: Plan, log: pa.Table, as_of: Ints, by: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the properties that rows are told apart by."""
+    found = {
+        f"staleness of {use.alias}": age_classes(
+            event_bounds(use.view, as_of)[1] - _instants(log, f"watermark__{use.alias}")
+        )
+        for use in plan.uses
+        if f"watermark__{use.alias}" in log.column_names
+    }
+    found["key shard"] = pa.array(shards(plan, log)).cast(pa.string())
+    found["nulls served"] = null_classes([log.column(f"value__{output.name}") for output in plan.outputs])
+    found["fingerprint"] = log.column("fingerprint").combine_chunks()
+    for name in by:
+        column = next((c for c in (name, f"key__{name}", f"request__{name}") if c in log.column_names), None)
+        if column is not None:
+            found[name] = as_text(log.column(column).combine_chunks())
+    statuses = [log.column(f"status__{output.name}").combine_chunks() for output in plan.outputs]
+    worst = np.max([codes.to_numpy(zero_copy_only=False) for codes in statuses], axis=0)
+    found["worst status served"] = _STATUS_NAMES.take(pa.array(worst))
+    return found
+
+
 def _stale_rows(plan: Plan, log: pa.Table) -> Flags:
     """Tell per row whether any view was behind what its refresh promises."""
     found = np.zeros(log.num_rows, dtype=np.bool_)
-    as_of = log.column(AS_OF).cast(pa.int64()).to_pylist()
+    as_of = _instants(log, AS_OF)
     for use in plan.uses:
-        refresh, inclusive = use.view.refresh, int(use.view.source.inclusive)
-        if refresh.period_us == 0:
-            continue
-        watermarks = log.column(f"watermark__{use.alias}").cast(pa.int64()).to_pylist()
-        behind = [
-            is_stale(at, mark, refresh.period_us, refresh.lag_us, inclusive)
-            for at, mark in zip(as_of, watermarks, strict=True)
-        ]
-        found |= np.array(behind, dtype=np.bool_)
+        if f"watermark__{use.alias}" in log.column_names:
+            found |= stale_rows(use.view, as_of, _instants(log, f"watermark__{use.alias}"))
     return found
 
 
 def _keep_worst(
-    plan: Plan,
-    name: str,
-    log: pa.Table,
-    expected: Features,
-    found: ComparedFeature,
-    stale: Flags,
-    findings: _Findings,
+    plan: Plan, name: str, log: pa.Table, expected: Features, compared: ComparedFeature, stale: Flags, found: _Found
 ) -> None:
     """Keep the values that differ most; of equal ones those found first."""
-    rows = np.flatnonzero(found.differs)
-    largest = rows[np.argsort(-found.size[rows], kind="stable")[:WORST_ROWS]]
+    rows = np.flatnonzero(compared.differs)
+    largest = rows[np.argsort(-compared.size[rows], kind="stable")[:WORST_ROWS]]
     for row in largest.tolist():
-        size = float(found.size[row])
+        size = float(compared.size[row])
         mismatch = _described(plan, name, log, expected, row, is_stale=bool(stale[row]), size=size)
-        findings.worst.append((size, mismatch))
-    findings.worst.sort(key=lambda item: -item[0])
-    del findings.worst[WORST_ROWS:]
+        found.worst.append((size, mismatch))
+    found.worst.sort(key=lambda item: -item[0])
+    del found.worst[WORST_ROWS:]
 
 
 def _described(

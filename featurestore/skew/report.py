@@ -8,8 +8,10 @@ import msgspec
 
 from featurestore.errors import RegistryError
 from featurestore.skew.compare import FeatureCounts
+from featurestore.skew.findings import Finding
+from featurestore.skew.slices import Bucket, Slice
 
-SCHEMA = "featurestore-audit-1"
+SCHEMA = "featurestore-audit-2"
 """Name and version of the report's JSON form."""
 
 WORST_ROWS = 20
@@ -78,6 +80,14 @@ class AuditReport:
         verdict: The policy's word; empty until it has spoken.
         reasons: Why.
         schema: Name and version of this form.
+        kind: ``"log"`` for what was served, ``"live"`` for what both roads say now.
+        sample: Share of the entities that were looked at, by hash of their key; 1 for all.
+        sums: What adds up to what, in one line; ``audit`` has made sure that it does.
+        findings: Why values differ, most values first; the values of all findings add up to ``examined``.
+        examined: Values that differ and were examined for causes; fewer than differ only if those are very many.
+        over_time: Rows compared and rows that differ, by stretches of time.
+        slices: Properties that rows that differ have more often than all rows, most telling first.
+        telling: One line if one slice holds most of the rows that differ; else empty.
     """
 
     service: str
@@ -95,6 +105,14 @@ class AuditReport:
     verdict: str = ""
     reasons: tuple[str, ...] = field(default=())
     schema: str = SCHEMA
+    kind: str = "log"
+    sample: float = 1.0
+    sums: str = ""
+    findings: tuple[Finding, ...] = ()
+    examined: int = 0
+    over_time: tuple[Bucket, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    telling: str = ""
 
     @property
     def different(self) -> int:
@@ -105,6 +123,14 @@ class AuditReport:
     def mismatches(self) -> tuple[Mismatch, ...]:
         """The values that differ most; all of them if there are few."""
         return self.worst
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """Values per cause, most first."""
+        found: dict[str, int] = {}
+        for finding in self.findings:
+            found[finding.cause] = found.get(finding.cause, 0) + finding.values
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def exit_code(self) -> int:

@@ -1,4 +1,4 @@
-"""What mismatches have in common: counts by time and by slice, added up piece by piece, and one line if it is telling."""
+"""What mismatches have in common: counts by time and by slice, added up piece by piece; one line if it is telling."""
 
 from __future__ import annotations
 

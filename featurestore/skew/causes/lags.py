@@ -113,12 +113,8 @@ def _fix(alias: str, view: ViewPlan, as_of: Ints, marks: Ints) -> str:
     on_time = f"Refresh {alias} as often and as soon as it promises ({view.refresh})"
     if found is None:
         return f"{on_time}."
-    refresh, inclusive = view.refresh, int(view.source.inclusive)
-    now = [
-        mark >= at if refresh.period_us == 0 else not is_stale(at, mark, refresh.period_us, refresh.lag_us, inclusive)
-        for at, mark in zip(as_of.tolist(), marks.tolist(), strict=True)
-    ]
-    kept = sum(now) / len(now)
+    kept = float((promised(view, as_of) <= marks).mean())
     if found.kept < kept + _WORTH:
         return f"{on_time}: no policy that is as slow as its refreshes were would have been kept more often."
-    return f"{on_time}, or declare {found}: {found.kept:.1%} of these answers would have kept that promise ({kept:.1%} now)."
+    said = f"{found.kept:.1%} of these answers would have kept that promise ({kept:.1%} keep the present one)"
+    return f"{on_time}, or declare {found}: {said}."

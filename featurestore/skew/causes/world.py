@@ -17,6 +17,7 @@ import pyarrow as pa
 from featurestore.dtypes import TIMESTAMP
 from featurestore.kernels.evaluate import arrange_queries, bind
 from featurestore.kernels.events import NOT_FOUND, EventBlock
+from featurestore.kernels.jit import jit
 from featurestore.kernels.keys import UNKNOWN
 from featurestore.kernels.on_demand import finish
 from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan, ViewUse
@@ -267,9 +268,33 @@ def effective_watermarks(view: ViewPlan, as_of: Ints, watermark: Ints) -> Ints:
 def event_bounds(view: ViewPlan, as_of: Ints) -> tuple[Ints, Ints]:
     """Return the event bound and the ingest bound of questions to a road that holds everything."""
     refresh, inclusive = view.refresh, int(view.source.inclusive)
-    pairs = [horizons(at, NO_WATERMARK, refresh.period_us, refresh.lag_us, inclusive) for at in as_of.tolist()]
-    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    found = np.empty((2, len(as_of)), dtype=np.int64)
+    _bounds(as_of, refresh.period_us, refresh.lag_us, inclusive, found)
+    return found[0], found[1]
+
+
+def stale_rows(view: ViewPlan, as_of: Ints, watermark: Ints) -> Flags:
+    """Tell per question whether a watermark lies behind what the view's refresh promises."""
+    refresh, inclusive = view.refresh, int(view.source.inclusive)
+    found = np.empty(len(as_of), dtype=np.bool_)
+    _stale(as_of, watermark, refresh.period_us, refresh.lag_us, inclusive, found)
+    return found
+
+
+_horizons = jit(horizons)
+
+
+@jit
+def _bounds(as_of: Ints, period_us: int, lag_us: int, inclusive: int, found: Ints) -> None:
+    for i in range(as_of.size):
+        found[0, i], found[1, i] = _horizons(as_of[i], NO_WATERMARK, period_us, lag_us, inclusive)
+
+
+@jit
+def _stale(as_of: Ints, watermark: Ints, period_us: int, lag_us: int, inclusive: int, found: Flags) -> None:
+    for i in range(as_of.size):
+        promised = _horizons(as_of[i], NO_WATERMARK, period_us, lag_us, inclusive)[1]
+        found[i] = period_us > 0 and watermark[i] < promised
 
 
 def _reduced(plan: Plan, outputs: Collection[str]) -> Plan:

@@ -1,0 +1,108 @@
+"""What an audit can find out beside the log: events of the entities concerned, and what online state still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.definitions.sources import Source
+from featurestore.errors import FeatureStoreError
+from featurestore.kernels.events import Status
+from featurestore.kernels.keys import UNKNOWN, KeyIndex
+from featurestore.online.lookup import OnlineReader
+from featurestore.online.store import OnlineStore
+from featurestore.plan.model import Plan, ViewPlan
+from featurestore.skew.causes.model import HeldState
+from featurestore.skew.causes.world import Values
+from featurestore.sources import ReadSettings, open_scans
+from featurestore.temporal import Clock, to_datetime
+
+Flags = npt.NDArray[np.bool_]
+
+_MOST_ASKED = 20_000
+_CODES = {status.name: int(status) for status in Status}
+
+
+def event_reader(
+    sources: Callable[[Iterable[str]], Mapping[str, Source]], settings: ReadSettings
+) -> Callable[[ViewPlan, Sequence[pa.Array], bool], pa.Table]:
+    """Return a function that reads the events of some entities from their source.
+
+    Entities whose text key differs only by case, spaces around it or leading zeros come along, so that it can be told
+    whether spellings of a key were mixed up.
+
+    Args:
+        sources: Finds definitions of sources by name.
+        settings: What reading may use.
+    """
+
+    def read(view: ViewPlan, keys: Sequence[pa.Array], every_delivery: bool) -> pa.Table:
+        source = sources([view.source.name])[view.source.name]
+        if every_delivery:
+            source = replace(source, event_id=None)
+            view = replace(view, source=replace(view.source, event_id=None))
+        names = [column.name for column in view.source.columns]
+        own = [key.name for key in view.entity.keys]
+        index, _ = KeyIndex.build([_loose(key) for key in keys])
+        schema = pa.schema([(column.name, column.dtype.arrow) for column in view.source.columns])
+        kept: list[pa.RecordBatch] = []
+        with open_scans([view], {source.name: source}, settings) as scans:
+            for batch in scans[view.name].batches(names):
+                codes = index.codes([_loose(batch.column(name)) for name in own])
+                chosen = codes != UNKNOWN
+                if bool(chosen.any()):
+                    kept.append(batch.filter(pa.array(chosen)))
+        return pa.Table.from_batches(kept, schema=schema).combine_chunks()
+
+    return read
+
+
+def _loose(column: pa.Array) -> pa.Array:
+    """Return a key column with spellings of a text made one."""
+    if not pa.types.is_string(column.type):
+        return column
+    encoded = column.dictionary_encode()
+    texts = pc.utf8_ltrim(pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary)), "0")
+    return texts.take(encoded.indices)
+
+
+def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table], HeldState | None]:
+    """Return a function that asks today's online state the questions of a log.
+
+    Args:
+        store: Where states are kept.
+        clock: Tells the present instant.
+    """
+    readers: dict[str, OnlineReader] = {}
+
+    def held(plan: Plan, log: pa.Table) -> HeldState | None:
+        reader = readers.setdefault(plan.fingerprint, OnlineReader(plan, store, clock))
+        keys = log.select([f"key__{column.name}" for column in plan.join_keys]).to_pylist()
+        requests = log.select([f"request__{column.name}" for column in plan.request]).to_pylist()
+        instants = log.column("as_of").combine_chunks().cast(pa.int64()).to_pylist()
+        rows = list(range(min(_MOST_ASKED, log.num_rows)))
+        answered = np.zeros(log.num_rows, dtype=np.bool_)
+        columns: list[list[object]] = [[None] * log.num_rows for _ in plan.outputs]
+        codes = np.zeros((len(plan.outputs), log.num_rows), dtype=np.uint8)
+        for row in rows:
+            entity = {name.removeprefix("key__"): value for name, value in keys[row].items()}
+            request = {name.removeprefix("request__"): value for name, value in requests[row].items()}
+            try:
+                found = reader.get([entity], request=request or None, as_of=to_datetime(instants[row]))
+            except FeatureStoreError:
+                continue
+            answered[row] = True
+            for place, (value, status) in enumerate(zip(found.rows[0], found.statuses[0], strict=True)):
+                columns[place][row], codes[place, row] = value, _CODES[status]
+        values = {
+            output.name: Values(pa.array(columns[i], type=output.dtype.arrow), codes[i])
+            for i, output in enumerate(plan.outputs)
+        }
+        return HeldState(values, answered) if bool(answered.any()) else None
+
+    return held
