@@ -39,6 +39,10 @@ Instant = datetime | str
 
 TIMEOUT_SECONDS = 10.0
 
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=3.0)
+"""Idle connections are given up before servers give them up (uvicorn after five seconds): no request meets a closing
+one."""
+
 
 class FeatureStoreClient:
     """Asks a feature server. May be used from several threads; close it in the end, or use it as a context manager.
@@ -74,7 +78,7 @@ class FeatureStoreClient:
         """
         self.url = _address(url)
         self._calls = Calls(timeout, retries or Retries())
-        self._http = httpx.Client(base_url=self.url, headers=_headers(api_key), transport=transport)
+        self._http = httpx.Client(base_url=self.url, headers=_headers(api_key), transport=transport, limits=_LIMITS)
 
     def get_online_features(
         self,
@@ -208,7 +212,9 @@ class AsyncFeatureStoreClient:
         """Take the address, as ``FeatureStoreClient`` does."""
         self.url = _address(url)
         self._calls = Calls(timeout, retries or Retries())
-        self._http = httpx.AsyncClient(base_url=self.url, headers=_headers(api_key), transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, headers=_headers(api_key), transport=transport, limits=_LIMITS
+        )
 
     async def get_online_features(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -193,7 +194,9 @@ def _view_state(view: Mapping[str, Any]) -> ViewState:
     )
 
 
+@lru_cache(maxsize=4096)
 def _instant(text: str | None) -> int | None:
+    """Read an instant; the few of one answer are the same for many rows."""
     return None if text is None else instant_us(text)
 
 
