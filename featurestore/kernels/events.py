@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -315,6 +315,51 @@ def arrange(prepared: PreparedEvents, codes: Ints, entity_count: int, *, threads
     Returns:
         The block; the same for every order of the events given.
     """
+    rows, offsets = _ordered(prepared, codes, entity_count, threads)
+    return _gathered(prepared, offsets, rows)
+
+
+def arrange_kept(
+    prepared: PreparedEvents,
+    codes: Ints,
+    entity_count: int,
+    choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
+) -> EventBlock:
+    """Do the same with only some of the events; the others' values are never moved.
+
+    Args:
+        prepared: Events in any order.
+        codes: Entity of each, 0 to ``entity_count - 1``; negative ones are left out.
+        entity_count: Count of entities.
+        choose: Tells which events of a block to keep. The block it is given has times and flags, but no values.
+
+    Returns:
+        The block of those.
+    """
+    rows, offsets = _ordered(prepared, codes, entity_count, 1)
+    seen = _gathered(replace(prepared, values=prepared.values[:0]), offsets, rows)
+    kept = choose(seen)
+    if kept.all():
+        return replace(seen, values=take_columns(prepared.values, rows))
+    offsets = np.concatenate([[0], np.cumsum(kept)])[offsets]
+    return _gathered(prepared, offsets, rows[kept])
+
+
+def _gathered(prepared: PreparedEvents, offsets: Ints, rows: Ints) -> EventBlock:
+    event_time = prepared.event_time[rows]
+    is_same = prepared.ingest_time is prepared.event_time
+    return EventBlock(
+        offsets=offsets,
+        event_time=event_time,
+        ingest_time=event_time if is_same else prepared.ingest_time[rows],
+        values=take_columns(prepared.values, rows),
+        flags=take_columns(prepared.flags, rows),
+        dictionaries=prepared.dictionaries,
+    )
+
+
+def _ordered(prepared: PreparedEvents, codes: Ints, entity_count: int, threads: int) -> tuple[Ints, Ints]:
+    """Return the rows in kernel order, and offsets per entity."""
     rows, offsets, has_ties = time_order(
         codes, entity_count, prepared.event_time, prepared.ingest_time, threads=threads
     )
@@ -326,11 +371,4 @@ def arrange(prepared: PreparedEvents, codes: Ints, entity_count: int, *, threads
             for i in range(len(prepared.values))
         ]
         order_by_content(places, runs, rows, content)
-    return EventBlock(
-        offsets=offsets,
-        event_time=prepared.event_time[rows],
-        ingest_time=prepared.ingest_time[rows],
-        values=take_columns(prepared.values, rows),
-        flags=take_columns(prepared.flags, rows),
-        dictionaries=prepared.dictionaries,
-    )
+    return rows, offsets

@@ -5,15 +5,14 @@ Nothing is written here: who folds decides what else is written with the states.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernels.evaluate import bind
-from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns
+from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, arrange_kept, take_columns
 from featurestore.kernels.keys import KeyIndex
 from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.retention import still_matter
@@ -22,6 +21,7 @@ from featurestore.online.keys import key_encoder
 from featurestore.online.state import StateCodec, States
 from featurestore.online.store import OnlineStore, state_prefix
 from featurestore.plan.model import ViewPlan
+from featurestore.temporal import NOTHING_YET
 
 Ints = npt.NDArray[np.int64]
 
@@ -36,60 +36,112 @@ class Folder:
         self._codec = StateCodec(view)
         self._encode = key_encoder([key.dtype for key in view.entity.keys])
 
-    def numbered(self, table: pa.Table, generation: int) -> tuple[PreparedEvents, Ints, list[bytes]]:
-        """Prepare events, and number their entities in the order of their states' keys, in which stores write fastest.
+    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> Fresh:
+        """Prepare events, entity by entity in the order of their states' keys, in which stores write fastest.
+
+        What cannot matter beside other events of the table is dropped at once: it cannot beside more of them either.
 
         Args:
             table: Columns of the view's source, in contract dtypes.
             generation: Generation of the states.
-
-        Returns:
-            The events that exist for the view; the number of each one's entity; and the key of each entity's state.
+            reach_us: Earliest instant that can be asked about.
         """
         prepared = bind(self._view).prepare(table)
         kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
         columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
         index, codes = KeyIndex.build(columns)
-        _, first_rows = np.unique(codes, return_index=True)
+        first_rows = np.empty(len(index), dtype=np.int64)
+        first_rows[codes[::-1]] = np.arange(len(codes))[::-1]
         prefix = state_prefix(self._view, generation)
-        parts = [column.take(pa.array(first_rows, type=pa.int64())).to_pylist() for column in columns]
+        parts = [column.take(pa.array(first_rows)).to_pylist() for column in columns]
         encoded = [self._encode(part) for part in zip(*parts, strict=True)]
         keys = [prefix + key for key in encoded if key is not None]
         assert len(keys) == len(index), "the source lets no null keys through"
         order = sorted(range(len(keys)), key=keys.__getitem__)
         number = np.empty(len(keys), dtype=np.int64)
         number[order] = np.arange(len(keys))
-        return prepared, number[codes], [keys[i] for i in order]
+        block = arrange_kept(
+            prepared, number[codes], len(keys), lambda times: still_matter(self._view, times, reach_us)
+        )
+        return Fresh(tuple(keys[i] for i in order), block, prepared)
 
     def folded(
-        self, keys: Sequence[bytes], fresh: PreparedEvents, codes: Ints, bound_us: int | None, reach_us: int
+        self, fresh: Fresh, begin: int, end: int, bound_us: int | None, reach_us: int, *, is_empty: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """Merge new events of some entities with their stored ones.
 
         Args:
-            keys: Key of each entity's state.
             fresh: The new events.
-            codes: Number of each event's entity.
+            begin: First entity of these.
+            end: One past the last.
             bound_us: Exclusive ingest time up to which the states are complete then; events that a state has already
                 are left out. ``None`` for pushed events: how far these are folded is in the view's record, and all
                 that are given are new.
             reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
+            is_empty: Whether none of the entities has a state yet, so that none is looked for.
 
         Returns:
             Keys and states, to be written.
         """
-        found = self._store.read(keys)
+        keys, block = fresh.keys[begin:end], fresh.block(begin, end)
+        found = {} if is_empty else self._store.read(keys)
+        if not found:
+            bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
+            return list(zip(keys, self._codec.encode(block, bounds), strict=True))
         old = self._codec.decode([found.get(key) for key in keys])
+        codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
+        events = fresh.events(block)
         bounds = old.bounds
         if bound_us is not None:
-            unknown = np.flatnonzero(fresh.ingest_time >= old.bounds[codes])
-            fresh, codes = taken(fresh, unknown), codes[unknown]
+            unknown = np.flatnonzero(events.ingest_time >= old.bounds[codes])
+            events, codes = taken(events, unknown), codes[unknown]
             bounds = np.maximum(old.bounds, bound_us)
-        merged, merged_codes = _merge(self._codec, old, fresh, codes)
-        block = arrange(merged, merged_codes, len(keys))
-        block = _filtered(block, still_matter(self._view, block, reach_us))
-        states = self._codec.encode(block, bounds)
+        merged, merged_codes = _merge(self._codec, old, events, codes)
+        arranged = arrange(merged, merged_codes, len(keys))
+        arranged = _filtered(arranged, still_matter(self._view, arranged, reach_us))
+        states = self._codec.encode(arranged, bounds)
         return list(zip(keys, states, strict=True))
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """New events of some entities, without those that cannot matter.
+
+    Attributes:
+        keys: Key of each entity's state, ascending.
+        whole: The events, entities in the order of ``keys``.
+        prepared: What they were before; tells dictionaries and types.
+    """
+
+    keys: tuple[bytes, ...]
+    whole: EventBlock
+    prepared: PreparedEvents
+
+    def block(self, begin: int, end: int) -> EventBlock:
+        """Return the events of some of the entities."""
+        offsets = self.whole.offsets
+        rows = slice(int(offsets[begin]), int(offsets[end]))
+        event_time = self.whole.event_time[rows]
+        is_same = self.whole.ingest_time is self.whole.event_time
+        return replace(
+            self.whole,
+            offsets=offsets[begin : end + 1] - offsets[begin],
+            event_time=event_time,
+            ingest_time=event_time if is_same else self.whole.ingest_time[rows],
+            values=np.ascontiguousarray(self.whole.values[:, rows]),
+            flags=np.ascontiguousarray(self.whole.flags[:, rows]),
+        )
+
+    def events(self, block: EventBlock) -> PreparedEvents:
+        """Return the events of a block as events in no special order."""
+        return replace(
+            self.prepared,
+            rows=np.arange(len(block), dtype=np.int64),
+            event_time=block.event_time,
+            ingest_time=block.ingest_time,
+            values=block.values,
+            flags=block.flags,
+        )
 
 
 def taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:

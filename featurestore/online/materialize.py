@@ -5,35 +5,46 @@ watermark; it is the last thing written. Every state says itself up to which ing
 is repeated, or that died half-way, folds nothing twice. Lookups use no event from beyond the watermark, so they see
 the state before the run or after it.
 
-That rests on the source holding the same events below the watermark as when they were folded. If there are more or
-fewer of them (late rows of a source without an ingest time, a rewritten file), the view is rebuilt beside its old state
-and switched in one step, so that no event is ever lost. The same is checked for what a dead run had begun to fold.
+That rests on the source holding the same events below the watermark as when they were folded. What is noticed:
+
+- more or fewer of them, always (late rows of a source without an ingest time, a partition that was deleted);
+- other ones, if a local file that was folded has gone or has another size or time of writing, and always for sources
+  that do not lie in local files: then everything below the watermark is read and its content compared.
+
+What is not noticed is a local file rewritten with the same size, time of writing and count of rows, and what columns
+say that the view does not read. If the events are not the same, the view is rebuilt beside its old state and switched
+in one step, so that no event is ever lost. The same is checked for what a dead run had begun to fold. A rebuild that
+died goes on after the last step it had finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.dtypes import INT64
-from featurestore.errors import SourceError
-from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.errors import SourceError, StateError
 from featurestore.kernels.retention import keeps_everything
-from featurestore.online.folding import Folder, taken
-from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key, state_prefix
+from featurestore.online.folding import Folder
+from featurestore.online.locks import held
+from featurestore.online.reading import Events, Piece, ReadBefore, Reader, Step
+from featurestore.online.store import (
+    Filling,
+    OnlineStore,
+    ViewRecord,
+    decode_record,
+    encode_record,
+    record_key,
+    state_prefix,
+)
 from featurestore.online.streaming import Stream, folding, follow
-from featurestore.plan.model import Column, TypedExpr, ViewPlan
+from featurestore.plan.model import ViewPlan
+from featurestore.sources.content import joined
 from featurestore.temporal import NO_WATERMARK, NOTHING_YET, duration_us
-
-Ints = npt.NDArray[np.int64]
 
 DEFAULT_HISTORY_US = duration_us("2d")
 """How far before the watermark lookups may ask, if nothing else is said."""
@@ -44,32 +55,11 @@ EVENTS_AT_ONCE = 2_000_000
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
 _MOST_ENTITIES_AT_ONCE = 20_000
-_SAMPLED = 64
+_FIRST_WAIT_SECONDS = 0.01
+_LONGEST_WAIT_SECONDS = 0.25
 
-
-class Events(Protocol):
-    """The events of a source, in contract dtypes."""
-
-    @property
-    def ingest_column(self) -> str:
-        """The column that says when an event became known."""
-        ...
-
-    def read(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> pa.Table:
-        """Return some columns of the events that became known in a range."""
-        ...
-
-    def batches(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> Iterator[pa.RecordBatch]:
-        """Return the same in batches."""
-        ...
-
-    def count_below(self, ingest_us: int) -> int:
-        """Count the events that became known before an instant."""
-        ...
-
-    def check_unchanged(self) -> None:
-        """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
-        ...
+Progress = Callable[[int, int], None]
+"""Is told how many events a run has folded so far, and how many it will fold."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +73,8 @@ class ViewRun:
         events: Events read.
         entities: States written; an entity counts once for each step of the run that brought it events.
         rebuilt: Why everything was folded again; empty if the run was incremental.
+        row_count: Events of the source, pushed ones apart, that are folded in now.
+        content: Their content (``sources.content``); ``None`` if unknown.
     """
 
     view: str
@@ -91,6 +83,8 @@ class ViewRun:
     events: int
     entities: int
     rebuilt: str = ""
+    row_count: int = 0
+    content: int | None = None
 
 
 def materialize_view(
@@ -103,6 +97,9 @@ def materialize_view(
     history_us: int = DEFAULT_HISTORY_US,
     events_at_once: int = EVENTS_AT_ONCE,
     stream: Stream | None = None,
+    read_before: ReadBefore | None = None,
+    wait_seconds: float = 0,
+    progress: Progress | None = None,
 ) -> ViewRun:
     """Fold a view's events into its online state.
 
@@ -116,6 +113,10 @@ def materialize_view(
         events_at_once: About how many events are held in memory.
         stream: The pushed events, of a source that accepts them; ``source`` is what lies outside then, and no event
             that is pushed from now on may become known before ``until_us``.
+        read_before: What the last run of the plan had read, if that is known: it saves reading what was folded again
+            to see that it is the same.
+        wait_seconds: How long to wait for another run on the view to end; by default not at all.
+        progress: Told about progress, from whatever thread folds.
 
     Returns:
         What was done.
@@ -125,17 +126,36 @@ def materialize_view(
         StateError: Another run on the view is under way, or a stored state is damaged.
         StorageError: The store cannot be written; running again completes the work.
     """
-    with store.exclusive(f"materialize-{view.fingerprint[:16]}"):
-        return _Run(view, source, store, history_us, events_at_once, stream).go(until_us, full=full)
+    with _alone_on(view, store, wait_seconds):
+        return _Run(view, source, store, history_us, events_at_once, stream, read_before, progress).go(
+            until_us, full=full
+        )
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A range of ingest times, and about how many events it has."""
-
-    begin: int
-    end: int
-    events: int
+@contextmanager
+def _alone_on(view: ViewPlan, store: OnlineStore, wait_seconds: float) -> Iterator[None]:
+    """Hold off other runs on a view."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(
+                held(
+                    store,
+                    f"materialize-{view.fingerprint[:16]}",
+                    wait_seconds=wait_seconds,
+                    first_wait=_FIRST_WAIT_SECONDS,
+                    longest_wait=_LONGEST_WAIT_SECONDS,
+                )
+            )
+        except StateError as error:
+            if error.code != "busy":
+                raise
+            raise StateError(
+                "another run on it is under way",
+                where=f"feature view '{view.name}'",
+                hint="Run it again later, or say how long to wait: wait_seconds=60.",
+                code="busy",
+            ) from None
+        yield
 
 
 class _Run:
@@ -149,15 +169,21 @@ class _Run:
         history_us: int,
         events_at_once: int,
         stream: Stream | None,
+        read_before: ReadBefore | None,
+        progress: Progress | None,
     ) -> None:
         self._view = view
         self._source = source
+        self._reader = Reader(view, source, events_at_once)
         self._store = store
         self._history_us = history_us
         self._events_at_once = events_at_once
         self._folder = Folder(view, store)
         self._keeps_all = keeps_everything(view)
         self._stream = stream
+        self._read_before = read_before
+        self._progress = progress
+        self._folded = self._expected = 0
         self._is_alone = False
         self._key = record_key(view)
         self._load()
@@ -185,76 +211,133 @@ class _Run:
         before = self._record
         if before.generation > 0:
             self._store.delete(state_prefix(self._view, before.generation - 1))
-        is_new = before == ViewRecord(before.view, before.fingerprint)
-        reason = "" if is_new else "asked for" if full else self._why_rebuild(until_us)
         until_us = max(until_us, before.watermark_us)
+        is_first = before.watermark_us == NOTHING_YET
         try:
-            events, entities = self._fold_all(until_us, is_rebuild=bool(reason))
+            reason = "asked for" if full else "" if is_first else self._why_rebuild()
+            if is_first or reason:
+                generation = before.generation if is_first else before.generation + 1
+                why = self._why_begin_again(until_us, generation)
+                reason = (reason or why) if before.filling is not None or not is_first else ""
+                events, entities = self._fill(until_us, generation, can_go_on=not why)
+            else:
+                events, entities = self._extend(until_us)
         except SourceError:
             self._distrust()
             raise
-        return ViewRun(self._view.name, before.watermark_us, until_us, events, entities, reason)
-
-    def _fold_all(self, until_us: int, *, is_rebuild: bool) -> tuple[int, int]:
-        if is_rebuild:
-            return self._rebuild(until_us)
-        if until_us == self._record.watermark_us:
-            return 0, 0
-        return self._fill(until_us) if self._record.watermark_us == NOTHING_YET else self._extend(until_us)
+        except StateError as error:
+            if error.code in ("corrupt-state", "foreign-state"):
+                self._distrust()
+            raise
+        after = self._record
+        return ViewRun(
+            self._view.name,
+            before.watermark_us,
+            until_us,
+            events,
+            entities,
+            reason,
+            row_count=after.rows_below,
+            content=after.content,
+        )
 
     def _distrust(self) -> None:
         """Make the next run rebuild if states may hold events of a source that has changed since."""
         with self._alone():
-            if self._record.pending_us > self._record.watermark_us:
-                self._put(msgspec.structs.replace(self._record, pending_rows=-1))
+            record = self._record
+            if record.filling is not None:
+                self._put(msgspec.structs.replace(record, filling=_distrusted(record.filling)))
+            elif record.pending_us > record.watermark_us:
+                self._put(msgspec.structs.replace(record, pending_rows=-1))
 
-    def _why_rebuild(self, until_us: int) -> str:
+    def _why_rebuild(self) -> str:
         """Tell why states cannot be extended; empty if they can."""
-        record, count_below = self._record, self._source.count_below
-        if record.watermark_us != NOTHING_YET and (count := count_below(record.watermark_us)) != record.rows_below:
+        record = self._record
+        count = self._source.count_below(record.watermark_us)
+        if count != record.rows_below:
             return f"the source has {count} events below the watermark, where it had {record.rows_below}"
-        if record.pending_us > record.watermark_us and count_below(record.pending_us) != record.pending_rows:
-            return "the source changed after a run that did not end"
-        if record.watermark_us == NOTHING_YET and until_us < record.pending_us:
+        if record.pending_us > record.watermark_us:
+            is_same = self._is_same(record.pending_us, record.pending_rows, record.pending_content)
+            return "" if is_same else "the source changed after a run that did not end"
+        if record.content is None or self._is_untouched(record.rows_below, record.content):
+            return ""
+        is_same = self._reader.content_below(record.watermark_us) == record.content
+        return "" if is_same else "the source has other events below the watermark than it had"
+
+    def _is_untouched(self, row_count: int, content: int) -> bool:
+        """Tell whether files say by themselves that what was folded is still there."""
+        before = self._read_before
+        if before is None or (before.row_count, before.content) != (row_count, content):
+            return False
+        return self._reader.has_all(before.files)
+
+    def _is_same(self, below_us: int, row_count: int, content: int | None) -> bool:
+        """Tell whether the source still has the events below an instant that it had; they are read for it."""
+        if self._source.count_below(below_us) != row_count:
+            return False
+        return content is None or self._reader.content_below(below_us) == content
+
+    def _why_begin_again(self, until_us: int, generation: int) -> str:
+        """Tell why a fill cannot go on where one died; empty if it can."""
+        filling = self._record.filling
+        if filling is None or filling.generation != generation:
+            return "there is none"
+        if self._stream is not None:
+            return "states do not say which pushed events they have"
+        if max(filling.done_us, filling.pending_us) > until_us or filling.reach_us > self._reach_us(until_us):
             return "a first run that did not end was to go further"
+        if not self._is_same(filling.pending_us, filling.pending_rows, filling.pending_content):
+            return "the source changed after a run that did not end"
         return ""
 
-    def _rebuild(self, until_us: int) -> tuple[int, int]:
-        """Fold everything into the next generation, then switch to it."""
-        old = self._record
-        self._store.delete(state_prefix(self._view, old.generation + 1))
-        counts = self._from_nothing(until_us, old.generation + 1)
-        self._store.delete(state_prefix(self._view, old.generation))
-        return counts
+    def _reach_us(self, watermark_us: int) -> int:
+        return NOTHING_YET if self._keeps_all else watermark_us - self._history_us
 
-    def _fill(self, until_us: int) -> tuple[int, int]:
-        """Fold everything for the first time, or go on with a first run that died.
+    def _fill(self, until_us: int, generation: int, *, can_go_on: bool) -> tuple[int, int]:
+        """Fold everything into a generation that nobody reads yet, and switch to it.
 
-        States do not say which pushed events they have, so a run that has any begins again.
+        What matters only before the reach that will be published is dropped at once.
         """
-        if self._stream is not None:
-            self._store.delete(state_prefix(self._view, self._record.generation))
-        with self._alone():
-            self._put(self._announcing(until_us))
-        return self._from_nothing(until_us, self._record.generation)
-
-    def _from_nothing(self, until_us: int, generation: int) -> tuple[int, int]:
-        """Fold everything into a generation that nobody reads yet; its record is written in the end.
-
-        What matters only before the reach that will be published then is dropped at once.
-        """
-        reach_us = NOTHING_YET if self._keeps_all else until_us - self._history_us
+        filling = self._record.filling
+        if filling is None or not can_go_on:
+            filling = self._begun(generation, self._reach_us(until_us))
+        is_empty = filling.pending_us == NOTHING_YET
         events = entities = 0
-        for step in self._steps(NOTHING_YET, until_us):
-            counts = self._fold(generation, step, reach_us)
-            events, entities = events + counts[0], entities + counts[1]
-        events += self._fold_pushed(generation, NOTHING_YET, until_us, reach_us)
+        for step in self._planned(filling.done_us, until_us):
+            piece = self._reader.piece(step)
+            filling = msgspec.structs.replace(
+                filling,
+                pending_us=step.end,
+                pending_rows=self._source.count_below(step.end),
+                pending_content=joined(filling.done_content, piece.content),
+            )
+            with self._alone():
+                self._put(msgspec.structs.replace(self._record, filling=filling))
+            counts = self._fold(piece, generation, step.end, filling.reach_us, is_empty=is_empty)
+            filling = msgspec.structs.replace(filling, done_us=step.end, done_content=filling.pending_content)
+            events, entities, is_empty = events + counts[0], entities + counts[1], False
+        events += self._fold_pushed(generation, NOTHING_YET, until_us, filling.reach_us)
         self._source.check_unchanged()
+        old = self._record.generation
         with self._alone():
             log_us = max(until_us, self._record.log_us)
-            events += self._fold_pushed(generation, until_us, log_us, reach_us)
-            self._put(self._ended(until_us, generation, reach_us, log_us))
+            events += self._fold_pushed(generation, until_us, log_us, filling.reach_us)
+            ended = self._ended(until_us, generation, filling.reach_us, log_us, filling.done_content)
+            self._put(ended)
+        if old != generation:
+            self._store.delete(state_prefix(self._view, old))
         return events, entities
+
+    def _begun(self, generation: int, reach_us: int) -> Filling:
+        """Announce a fill that begins from nothing."""
+        with self._alone():
+            if self._record.filling is not None:
+                self._put(msgspec.structs.replace(self._record, filling=None))
+        self._store.delete(state_prefix(self._view, generation))
+        filling = Filling(generation, reach_us)
+        with self._alone():
+            self._put(msgspec.structs.replace(self._record, filling=filling))
+        return filling
 
     def _fold_pushed(self, generation: int, from_us: int, until_us: int, reach_us: int) -> int:
         """Fold pushed events into a generation that nobody reads yet; return how many."""
@@ -274,28 +357,38 @@ class _Run:
         if self._stream is not None:
             events = follow(self._view, self._stream, self._store, until_us=until_us, history_us=self._history_us) or 0
             self._load()
-        for step in self._steps(self._record.watermark_us, until_us):
-            with self._alone():
-                self._put(self._announcing(step.end))
+        if until_us <= self._record.watermark_us:
+            return events, entities
+        for step in self._planned(self._record.watermark_us, until_us):
+            piece = self._reader.piece(step)
+            content_after = None if self._record.content is None else joined(self._record.content, piece.content)
+            if piece.row_count:
+                with self._alone():
+                    self._put(self._announcing(step.end, content_after))
             record = self._record
-            counts = self._fold(record.generation, step, record.reach_us)
+            counts = self._fold(piece, record.generation, step.end, record.reach_us)
             self._source.check_unchanged()
             with self._alone():
                 watermark_us = max(step.end, self._record.watermark_us)
-                reach_us = NOTHING_YET if self._keeps_all else max(record.reach_us, watermark_us - self._history_us)
-                self._put(self._ended(watermark_us, record.generation, reach_us, self._record.log_us))
+                reach_us = max(record.reach_us, self._reach_us(watermark_us))
+                log_us = self._record.log_us
+                self._put(self._ended(watermark_us, record.generation, reach_us, log_us, content_after))
             events, entities = events + counts[0], entities + counts[1]
         return events, entities
 
-    def _announcing(self, until_us: int) -> ViewRecord:
+    def _announcing(self, until_us: int, content: int | None) -> ViewRecord:
         """Return the record that says how far states may be ahead of the watermark from now on."""
-        pending_us = max(until_us, self._record.pending_us)
+        if until_us <= self._record.pending_us:
+            return self._record
         return msgspec.structs.replace(
-            self._record, pending_us=pending_us, pending_rows=self._source.count_below(pending_us)
+            self._record,
+            pending_us=until_us,
+            pending_rows=self._source.count_below(until_us),
+            pending_content=content,
         )
 
-    def _ended(self, watermark_us: int, generation: int, reach_us: int, log_us: int) -> ViewRecord:
-        is_same = generation == self._record.generation
+    def _ended(self, watermark_us: int, generation: int, reach_us: int, log_us: int, content: int | None) -> ViewRecord:
+        is_same = generation == self._record.generation and self._record.filling is None
         rows_below = self._source.count_below(watermark_us)
         has_all = self._stream is not None and rows_below == self._source.count_below(NO_WATERMARK)
         return ViewRecord(
@@ -309,75 +402,67 @@ class _Run:
             pending_rows=self._record.pending_rows if is_same else 0,
             log_us=NOTHING_YET if self._stream is None else log_us,
             outside=self._stream.outside if self._stream is not None and has_all else "",
+            content=content,
+            pending_content=self._record.pending_content if is_same else None,
         )
 
     def _put(self, record: ViewRecord) -> None:
+        if record == self._record:
+            return
         stored = encode_record(record)
         self._store.write([(self._key, stored)], expected={self._key: self._stored})
         self._stored, self._record = stored, record
 
-    def _steps(self, begin: int, end: int) -> Iterator[_Step]:
-        """Cut a range of ingest times into pieces of about as many events as memory may hold."""
-        sampled = [np.zeros(0, dtype=np.int64)]
-        count = 0
-        for batch in self._source.batches([self._source.ingest_column], ingest=(begin, end)):
-            count += batch.num_rows
-            sampled.append(batch.column(0).cast(pa.int64()).to_numpy()[::_SAMPLED])
-        times = np.sort(np.concatenate(sampled))
-        pieces = -(-count // self._events_at_once)
-        cuts = sorted({int(times[len(times) * i // pieces]) for i in range(1, pieces)} - {begin})
-        for low, high in pairwise([begin, *cuts, end]):
-            share = np.diff(np.searchsorted(times, [low, high]))[0] / max(1, len(times))
-            yield _Step(low, high, int(count * share))
+    def _planned(self, begin: int, end: int) -> list[Step]:
+        steps = self._reader.steps(begin, end)
+        self._expected = sum(step.events for step in steps)
+        self._told(0)
+        return steps
 
-    def _fold(self, generation: int, step: _Step, reach_us: int) -> tuple[int, int]:
-        """Fold one range of ingest times into the states of its entities; return counts of events and entities."""
+    def _told(self, events: int) -> None:
+        self._folded += events
+        if self._progress is not None:
+            self._progress(self._folded, max(self._folded, self._expected))
+
+    def _fold(
+        self, piece: Piece, generation: int, bound_us: int, reach_us: int, *, is_empty: bool = False
+    ) -> tuple[int, int]:
+        """Fold one step into the states of its entities; return counts of events and entities."""
         events = entities = 0
-        for table in self._tables(step):
+        for table in piece.tables:
             events += table.num_rows
-            entities += self._fold_table(table, generation, step.end, reach_us)
+            if table.num_rows:
+                entities += self._fold_table(table, generation, bound_us, reach_us, is_empty=is_empty)
+            self._told(table.num_rows)
         return events, entities
 
-    def _tables(self, step: _Step) -> Iterator[pa.Table]:
-        """Read the events of a range; by entity, in several goes, if too many became known at one instant."""
-        columns = [column.name for column in self._view.source.columns]
-        ingest = (step.begin, step.end)
-        buckets = step.events // (2 * self._events_at_once) + 1
-        hashed = [key for key in self._view.entity.keys if key.dtype.kind != "decimal"]
-        if buckets == 1 or not hashed:
-            yield self._source.read(columns, ingest=ingest)
-            return
-        for bucket in range(buckets):
-            batches = self._source.batches(columns, ingest=ingest)
-            yield pa.Table.from_batches(
-                [batch.filter(pa.array(_buckets(hashed, batch, buckets) == bucket)) for batch in batches]
-            )
+    def _fold_table(
+        self, table: pa.Table, generation: int, bound_us: int | None, reach_us: int, *, is_empty: bool = False
+    ) -> int:
+        """Fold all events that some entities have in a step; return the count of entities.
 
-    def _fold_table(self, table: pa.Table, generation: int, bound_us: int | None, reach_us: int) -> int:
-        """Fold all events that some entities have in a range; return the count of entities."""
-        prepared, codes, keys = self._folder.numbered(table, generation)
-        order = np.argsort(codes, kind="stable")
-        starts = np.searchsorted(codes[order], np.arange(len(keys) + 1))
+        While states are written, the next ones are made; beside pushes, which write the same states, they are not.
+        """
+        fresh = self._folder.arranged(table, generation, reach_us)
         at, size = 0, _ENTITIES_AT_FIRST
-        while at < len(keys):
-            stop = min(at + size, len(keys))
-            rows = order[starts[at] : starts[stop]]
-            events = taken(prepared, rows)
-            with self._alone():
-                items = self._folder.folded(keys[at:stop], events, codes[rows] - at, bound_us, reach_us)
-                self._store.write(items, expected={self._key: self._stored})
-            written = sum(len(state) for _, state in items)
-            size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, written)))
-            at = stop
-        return len(keys)
+        with ThreadPoolExecutor(1) as writer:
+            written: Future[None] | None = None
+            while at < len(fresh.keys):
+                stop = min(at + size, len(fresh.keys))
+                with self._alone():
+                    items = self._folder.folded(fresh, at, stop, bound_us, reach_us, is_empty=is_empty)
+                    if written is not None:
+                        written.result()
+                    written = writer.submit(self._store.write, items, expected={self._key: self._stored})
+                    if self._is_alone:
+                        written.result()
+                state_bytes = sum(len(state) for _, state in items)
+                size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, state_bytes)))
+                at = stop
+            if written is not None:
+                written.result()
+        return len(fresh.keys)
 
 
-def _buckets(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:
-    """Spread entities over buckets."""
-    environment = Environment(columns={key.name: batch.column(key.name) for key in keys}, length=batch.num_rows)
-    total = np.zeros(batch.num_rows, dtype=np.int64)
-    for key in keys:
-        column = TypedExpr("column", key.dtype, params=(("name", key.name),))
-        hashed = TypedExpr("hash_bucket", INT64, args=(column,), params=(("count", count),))
-        total += evaluate(hashed, environment).to_numpy(zero_copy_only=False)
-    return total % count
+def _distrusted(filling: Filling) -> Filling:
+    return msgspec.structs.replace(filling, pending_rows=-1)

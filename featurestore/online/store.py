@@ -76,6 +76,28 @@ class OnlineStore(Protocol):
         ...
 
 
+class Filling(msgspec.Struct, frozen=True):
+    """How far a run came that folds everything into states nobody reads yet.
+
+    Attributes:
+        generation: The generation it fills.
+        reach_us: Events that matter only before were dropped.
+        done_us: Every event with ``ingest_time < done_us`` was folded in.
+        done_content: Content of these events.
+        pending_us: Up to where events may have been folded into some states.
+        pending_rows: Count of the source's events below that.
+        pending_content: Content of these.
+    """
+
+    generation: int
+    reach_us: int
+    done_us: int = NOTHING_YET
+    done_content: int = 0
+    pending_us: int = NOTHING_YET
+    pending_rows: int = 0
+    pending_content: int = 0
+
+
 class ViewRecord(msgspec.Struct, frozen=True):
     """What a store knows about its states of one view.
 
@@ -92,6 +114,9 @@ class ViewRecord(msgspec.Struct, frozen=True):
         log_us: Every pushed event with ``ingest_time < log_us`` was folded in; never below the watermark for a source
             that accepts pushes, ``NOTHING_YET`` for others. The counts above leave pushed events out.
         outside: Identity of the rows outside the log, if all of them became known before the watermark; else empty.
+        content: Content of the source's events below the watermark when they were folded; ``None`` if unknown.
+        pending_content: Content of those below ``pending_us``; ``None`` if unknown.
+        filling: A run that folds everything and has not ended; ``None`` if there is none.
     """
 
     view: str
@@ -104,6 +129,9 @@ class ViewRecord(msgspec.Struct, frozen=True):
     pending_rows: int = 0
     log_us: int = NOTHING_YET
     outside: str = ""
+    content: int | None = None
+    pending_content: int | None = None
+    filling: Filling | None = None
 
     def bound_us(self, period_us: int) -> int:
         """Return the exclusive bound of the ingest times a lookup may use.

@@ -7,19 +7,17 @@ for that moment: pushes of several processes, and a materialize run beside them,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
-from featurestore.errors import StateError
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.folding import Folder
+from featurestore.online.locks import held
 from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key
 from featurestore.plan.model import ViewPlan
 from featurestore.temporal import NOTHING_YET
@@ -28,8 +26,6 @@ MOST_EVENTS = 5_000
 """About how many pushed events are folded in one write."""
 
 _LOCK_SECONDS = 60.0
-_FIRST_WAIT_SECONDS = 0.0002
-_LONGEST_WAIT_SECONDS = 0.01
 
 
 class Pushed(Protocol):
@@ -51,18 +47,7 @@ def folding(view: ViewPlan, store: OnlineStore) -> Iterator[None]:
     Raises:
         StateError: Somebody held it for a minute.
     """
-    name = f"fold-{view.fingerprint[:16]}"
-    with ExitStack() as stack:
-        waited, wait = 0.0, _FIRST_WAIT_SECONDS
-        while True:
-            try:
-                stack.enter_context(store.exclusive(name))
-                break
-            except StateError as error:
-                if error.code != "busy" or waited > _LOCK_SECONDS:
-                    raise
-            time.sleep(wait)
-            waited, wait = waited + wait, min(2 * wait, _LONGEST_WAIT_SECONDS)
+    with held(store, f"fold-{view.fingerprint[:16]}", wait_seconds=_LOCK_SECONDS):
         yield
 
 
@@ -127,8 +112,8 @@ def pushed_items(folder: Folder, table: pa.Table, generation: int, reach_us: int
     """Merge pushed events into the states of their entities; nothing is written."""
     if not table.num_rows:
         return []
-    prepared, codes, keys = folder.numbered(table, generation)
-    return folder.folded(keys, prepared, np.asarray(codes), None, reach_us) if keys else []
+    fresh = folder.arranged(table, generation, reach_us)
+    return folder.folded(fresh, 0, len(fresh.keys), None, reach_us) if fresh.keys else []
 
 
 def _followed(record: ViewRecord, log_us: int, outside: str, history_us: int, *, keeps_all: bool) -> ViewRecord:

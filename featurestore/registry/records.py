@@ -7,6 +7,10 @@ from enum import StrEnum
 
 from featurestore.temporal import format_instant
 
+DONE = "done"
+FAILED = "failed"
+"""Outcomes of a run."""
+
 
 class Kind(StrEnum):
     """Kinds of applied objects."""
@@ -87,6 +91,40 @@ class Change:
 
 
 @dataclass(frozen=True)
+class FileRead:
+    """A file of a source as it was when a run read it.
+
+    Attributes:
+        path: Where it lies.
+        size: Bytes.
+        mtime_ns: When it was last written, nanoseconds since the epoch.
+        row_count: Its rows.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    row_count: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """Which plan of a service answers, if somebody decided it.
+
+    Attributes:
+        service: Name of the service.
+        fingerprint: Of the plan that answers.
+        previous: Of the plan that answered before; empty if none did.
+        changed_at_us: When it was decided.
+    """
+
+    service: str
+    fingerprint: str
+    previous: str
+    changed_at_us: int
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One materialize run of one view.
 
@@ -100,6 +138,12 @@ class RunRecord:
         event_count: Events that were read.
         entity_count: Entities whose state was written.
         note: Anything else worth knowing, for instance why the view was rebuilt in full.
+        outcome: ``"done"`` or ``"failed"``.
+        problem: Why it failed; empty if it did not.
+        row_count: Events of the source, pushed ones apart, that were folded in up to ``until_us``; -1 if unknown.
+        content: Hash of these events (``sources.content``), empty if unknown: another one for the same bound means
+            that the source was rewritten.
+        files: Names the list of files that were read, for ``Registry.files_read``; empty if there were none.
     """
 
     view: str
@@ -111,8 +155,20 @@ class RunRecord:
     event_count: int
     entity_count: int
     note: str = ""
+    outcome: str = DONE
+    problem: str = ""
+    row_count: int = -1
+    content: str = ""
+    files: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run did what it was to do."""
+        return self.outcome == DONE
 
     def __str__(self) -> str:
+        if not self.is_done:
+            return f"view '{self.view}': failed: {self.problem}"
         span = f"{format_instant(self.from_us)} to {format_instant(self.until_us)}"
         return f"view '{self.view}': {self.event_count} events, {self.entity_count} entities, {span}"
 

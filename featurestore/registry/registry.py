@@ -1,12 +1,15 @@
-"""The registry: applied objects with their history, materialize runs, audits. One database, no migrations.
+"""The registry: applied objects with their history, materialize runs, audits. One database.
 
-Tables are made when they are absent, and a version says what shape they have. Objects are JSON text here: the registry
+Tables are made when they are absent, and a version says what shape they have; those of the version before are brought
+up to it when they are opened. Objects are JSON text here: the registry
 does not look into plans. What it must not know: how plans are compiled or evaluated, and online state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
@@ -16,72 +19,34 @@ import sqlalchemy as sa
 
 from featurestore.database import failures, for_writing, open_database
 from featurestore.errors import RegistryError
-from featurestore.registry.records import Applied, AuditRecord, Change, Draft, Kind, Outcome, RunRecord
-
-SCHEMA_VERSION = 1
-"""Raise it when a table changes its shape."""
+from featurestore.registry.records import (
+    DONE,
+    Applied,
+    AuditRecord,
+    Change,
+    Draft,
+    FileRead,
+    Kind,
+    Live,
+    Outcome,
+    RunRecord,
+)
+from featurestore.registry.tables import (
+    AUDITS,
+    FILES,
+    HISTORY,
+    LIVE,
+    META,
+    METADATA,
+    OBJECTS,
+    REVISION,
+    RUN_COLUMNS_SINCE_2,
+    RUNS,
+    SCHEMA_VERSION,
+    VERSION,
+)
 
 _WHERE = "registry"
-_METADATA = sa.MetaData()
-_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-_META = sa.Table(
-    "registry_meta",
-    _METADATA,
-    sa.Column("name", sa.String(50), primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-_OBJECTS = sa.Table(
-    "registry_objects",
-    _METADATA,
-    sa.Column("kind", sa.String(20), primary_key=True),
-    sa.Column("name", sa.String(500), primary_key=True),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("document", sa.Text, nullable=False),
-    sa.Column("applied_at_us", sa.BigInteger, nullable=False),
-)
-_HISTORY = sa.Table(
-    "registry_history",
-    _METADATA,
-    sa.Column("id", _ID, primary_key=True, autoincrement=True),
-    sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("name", sa.String(500), nullable=False),
-    sa.Column("outcome", sa.String(20), nullable=False),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("document", sa.Text, nullable=False),
-    sa.Column("applied_at_us", sa.BigInteger, nullable=False),
-    sa.Index("registry_history_by_name", "kind", "name", "id"),
-    sa.Index("registry_history_by_fingerprint", "kind", "fingerprint"),
-)
-_RUNS = sa.Table(
-    "registry_runs",
-    _METADATA,
-    sa.Column("id", _ID, primary_key=True, autoincrement=True),
-    sa.Column("view", sa.String(500), nullable=False),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("started_at_us", sa.BigInteger, nullable=False),
-    sa.Column("finished_at_us", sa.BigInteger, nullable=False),
-    sa.Column("from_us", sa.BigInteger, nullable=False),
-    sa.Column("until_us", sa.BigInteger, nullable=False),
-    sa.Column("event_count", sa.BigInteger, nullable=False),
-    sa.Column("entity_count", sa.BigInteger, nullable=False),
-    sa.Column("note", sa.Text, nullable=False),
-    sa.Index("registry_runs_by_view", "view", "id"),
-)
-_AUDITS = sa.Table(
-    "registry_audits",
-    _METADATA,
-    sa.Column("id", _ID, primary_key=True, autoincrement=True),
-    sa.Column("service", sa.String(500), nullable=False),
-    sa.Column("since_us", sa.BigInteger, nullable=False),
-    sa.Column("until_us", sa.BigInteger, nullable=False),
-    sa.Column("ran_at_us", sa.BigInteger, nullable=False),
-    sa.Column("verdict", sa.String(50), nullable=False),
-    sa.Column("report", sa.Text, nullable=False),
-    sa.Index("registry_audits_by_service", "service", "id"),
-)
-_REVISION = "revision"
-_VERSION = "schema_version"
 
 
 class Registry:
@@ -126,15 +91,19 @@ class Registry:
     def revision(self) -> int:
         """A number that grows with every apply that changed something: equal numbers mean equal objects."""
         with self._reading() as connection:
-            return connection.execute(_value_of(_REVISION)).scalar_one()
+            return connection.execute(_value_of(REVISION)).scalar_one()
 
-    def apply(self, drafts: Iterable[Draft], *, now_us: int, prune: bool) -> tuple[Change, ...]:
+    def apply(
+        self, drafts: Iterable[Draft], *, now_us: int, prune: bool, kept_live: Mapping[str, str] | None = None
+    ) -> tuple[Change, ...]:
         """Make objects the applied ones, all of them or, on any failure, none.
 
         Args:
             drafts: The objects; one of each kind and name.
             now_us: Instant of the apply.
             prune: Whether objects that are applied but not among the drafts are removed. They stay in the history.
+            kept_live: For services the fingerprint of the plan that goes on answering if the service changes here and
+                nobody decided about it before. ``None`` takes back what was decided about services that change here.
 
         Returns:
             What happened to each object, sorted by kind and name.
@@ -145,7 +114,7 @@ class Registry:
         wanted = {(draft.kind, draft.name): draft for draft in drafts}
         with self._writing() as connection:
             # Taken first, so that two applies come one after the other on databases without a lock at BEGIN.
-            connection.execute(sa.select(_META.c.value).where(_META.c.name == _REVISION).with_for_update())
+            connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
             before = {(item.kind, item.name): item for item in _objects(connection, None)}
             changes = [_change(draft, before.get(key)) for key, draft in wanted.items()]
             gone = [item for key, item in before.items() if prune and key not in wanted]
@@ -153,8 +122,9 @@ class Registry:
             for change in changes:
                 item = wanted.get((change.kind, change.name)) or before[change.kind, change.name]
                 _store(connection, change, item, now_us)
+            _keep_live(connection, changes, kept_live, now_us)
             if any(change.outcome is not Outcome.UNCHANGED for change in changes):
-                connection.execute(_META.update().where(_META.c.name == _REVISION).values(value=_META.c.value + 1))
+                _revise(connection)
         order = list(Kind)
         return tuple(sorted(changes, key=lambda change: (order.index(change.kind), change.name)))
 
@@ -166,20 +136,74 @@ class Registry:
     def find(self, kind: Kind, name: str) -> Applied | None:
         """Return one applied object, ``None`` if there is none of that name."""
         with self._reading() as connection:
-            where = (_OBJECTS.c.kind == kind) & (_OBJECTS.c.name == name)
-            row = connection.execute(sa.select(_OBJECTS).where(where)).one_or_none()
+            where = (OBJECTS.c.kind == kind) & (OBJECTS.c.name == name)
+            row = connection.execute(sa.select(OBJECTS).where(where)).one_or_none()
         return None if row is None else _applied(row)
 
-    def history(self, kind: Kind, name: str) -> tuple[Applied, ...]:
-        """Return what was ever applied under a name, newest first; equal fingerprints may stand there repeatedly."""
-        where = (_HISTORY.c.kind == kind) & (_HISTORY.c.name == name) & (_HISTORY.c.outcome != Outcome.REMOVED)
+    def history(self, kind: Kind, name: str | None = None) -> tuple[Applied, ...]:
+        """Return what was ever applied, newest first; equal fingerprints may stand there repeatedly.
+
+        Args:
+            kind: The kind.
+            name: Under this name only.
+        """
+        where = (HISTORY.c.kind == kind) & (HISTORY.c.outcome != Outcome.REMOVED)
+        query = sa.select(HISTORY).where(where).order_by(HISTORY.c.id.desc())
         with self._reading() as connection:
-            rows = connection.execute(sa.select(_HISTORY).where(where).order_by(_HISTORY.c.id.desc())).all()
+            rows = connection.execute(query if name is None else query.where(HISTORY.c.name == name)).all()
         return tuple(_applied(row) for row in rows)
+
+    def live(self) -> dict[str, Live]:
+        """Return what was decided about which plans answer, by service; nothing stands there for the others."""
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(LIVE)).all()
+        return {row.service: Live(**row._mapping) for row in rows}
+
+    def set_live(self, live: Live) -> None:
+        """Decide which plan of a service answers; every process sees it as it sees an apply.
+
+        Raises:
+            RegistryError: The database failed; nothing was changed.
+        """
+        with self._writing() as connection:
+            connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
+            connection.execute(LIVE.delete().where(LIVE.c.service == live.service))
+            connection.execute(LIVE.insert().values(**asdict(live)))
+            _revise(connection)
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
         """Store materialize runs."""
-        self._insert(_RUNS, [asdict(run) for run in runs])
+        self._insert(RUNS, [asdict(run) for run in runs])
+
+    def keep_files(self, files: Sequence[FileRead]) -> str:
+        """Keep a list of files, once however often it is given; return what names it, empty for none."""
+        if not files:
+            return ""
+        document = json.dumps([[file.path, file.size, file.mtime_ns, file.row_count] for file in files])
+        digest = hashlib.sha256(document.encode()).hexdigest()
+        with self._reading() as connection:
+            is_known = _has_files(connection, digest)
+        if not is_known:
+            with self._writing() as connection:
+                # Taken first, so that of two processes with the same list one sees the other's.
+                connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
+                if not _has_files(connection, digest):
+                    connection.execute(FILES.insert().values(digest=digest, document=document))
+        return digest
+
+    def files_read(self, digest: str) -> tuple[FileRead, ...]:
+        """Return a list of files by what names it; empty if there is none."""
+        with self._reading() as connection:
+            query = sa.select(FILES.c.document).where(FILES.c.digest == digest)
+            document = connection.execute(query).scalar_one_or_none()
+        return () if document is None else tuple(FileRead(*file) for file in json.loads(document))
+
+    def last_run(self, fingerprint: str) -> RunRecord | None:
+        """Return the newest run of a view's plan that did not fail."""
+        query = _runs().where(RUNS.c.fingerprint == fingerprint, RUNS.c.outcome == DONE)
+        with self._reading() as connection:
+            row = connection.execute(query.limit(1)).one_or_none()
+        return None if row is None else RunRecord(**row._mapping)
 
     def runs(self, view: str | None = None, *, limit: int = 100) -> tuple[RunRecord, ...]:
         """Return materialize runs, newest first.
@@ -188,11 +212,11 @@ class Registry:
             view: Of this view only.
             limit: At most so many.
         """
-        return tuple(RunRecord(**row) for row in self._newest(_RUNS, _RUNS.c.view, view, limit))
+        return tuple(RunRecord(**row) for row in self._newest(RUNS, RUNS.c.view, view, limit))
 
     def add_audit(self, audit: AuditRecord) -> None:
         """Store an audit."""
-        self._insert(_AUDITS, [asdict(audit)])
+        self._insert(AUDITS, [asdict(audit)])
 
     def audits(self, service: str | None = None, *, limit: int = 100) -> tuple[AuditRecord, ...]:
         """Return audits, newest first.
@@ -201,7 +225,7 @@ class Registry:
             service: Of this service only.
             limit: At most so many.
         """
-        return tuple(AuditRecord(**row) for row in self._newest(_AUDITS, _AUDITS.c.service, service, limit))
+        return tuple(AuditRecord(**row) for row in self._newest(AUDITS, AUDITS.c.service, service, limit))
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -217,17 +241,20 @@ class Registry:
         return (dict(row._mapping) for row in rows)
 
     def _create(self) -> None:
-        """Make the tables unless they are there; reading comes first, so that a full registry needs no write."""
+        """Make or complete the tables if need be; reading comes first, so that a full registry needs no write."""
         with self._reading() as connection:
-            version = _version(connection) if sa.inspect(connection).has_table(_META.name) else None
+            version = _version(connection) if sa.inspect(connection).has_table(META.name) else None
         if version is None:
             with self._writing() as connection:
-                _METADATA.create_all(connection)
+                METADATA.create_all(connection)
                 version = _version(connection)
                 if version is None:
                     version = SCHEMA_VERSION
-                    starting = [{"name": _VERSION, "value": version}, {"name": _REVISION, "value": 0}]
-                    connection.execute(_META.insert(), starting)
+                    starting = [{"name": VERSION, "value": version}, {"name": REVISION, "value": 0}]
+                    connection.execute(META.insert(), starting)
+        elif version == 1:
+            with self._writing() as connection:
+                version = _from_version_1(connection)
         if version != SCHEMA_VERSION:
             raise RegistryError(
                 f"its tables have version {version}, this library reads {SCHEMA_VERSION}",
@@ -248,16 +275,56 @@ class Registry:
 
 
 def _value_of(name: str) -> sa.Select[int]:
-    return sa.select(_META.c.value).where(_META.c.name == name)
+    return sa.select(META.c.value).where(META.c.name == name)
 
 
 def _version(connection: sa.Connection) -> int | None:
-    return connection.execute(_value_of(_VERSION)).scalar_one_or_none()
+    return connection.execute(_value_of(VERSION)).scalar_one_or_none()
+
+
+def _revise(connection: sa.Connection) -> None:
+    connection.execute(META.update().where(META.c.name == REVISION).values(value=META.c.value + 1))
+
+
+def _from_version_1(connection: sa.Connection) -> int:
+    """Add what version 2 has more, unless another process did so meanwhile; return the version."""
+    query = _value_of(VERSION).with_for_update()
+    if connection.execute(query).scalar_one() == 1:
+        METADATA.create_all(connection)
+        for name in RUN_COLUMNS_SINCE_2:
+            column = sa.schema.CreateColumn(RUNS.c[name]).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {RUNS.name} ADD COLUMN {column}")
+        connection.execute(META.update().where(META.c.name == VERSION).values(value=SCHEMA_VERSION))
+    return SCHEMA_VERSION
+
+
+def _has_files(connection: sa.Connection, digest: str) -> bool:
+    return connection.execute(sa.select(FILES.c.digest).where(FILES.c.digest == digest)).first() is not None
+
+
+def _runs() -> sa.Select[Any]:
+    return sa.select(*(part for part in RUNS.c if part.name != "id")).order_by(RUNS.c.id.desc())
+
+
+def _keep_live(
+    connection: sa.Connection, changes: Iterable[Change], kept_live: Mapping[str, str] | None, now_us: int
+) -> None:
+    """Decide which plans of changed services answer, or take back what was decided."""
+    known = set(connection.execute(sa.select(LIVE.c.service)).scalars())
+    for change in changes:
+        if change.kind is not Kind.SERVICE or change.outcome is Outcome.UNCHANGED:
+            continue
+        if change.name in known and (kept_live is None or change.outcome is not Outcome.CHANGED):
+            connection.execute(LIVE.delete().where(LIVE.c.service == change.name))
+        elif change.name not in known and change.name in (kept_live or {}) and change.outcome is Outcome.CHANGED:
+            assert kept_live is not None
+            pin = Live(change.name, kept_live[change.name], "", now_us)
+            connection.execute(LIVE.insert().values(**asdict(pin)))
 
 
 def _objects(connection: sa.Connection, kind: Kind | None) -> tuple[Applied, ...]:
-    query = sa.select(_OBJECTS).order_by(_OBJECTS.c.kind, _OBJECTS.c.name)
-    rows = connection.execute(query if kind is None else query.where(_OBJECTS.c.kind == kind)).all()
+    query = sa.select(OBJECTS).order_by(OBJECTS.c.kind, OBJECTS.c.name)
+    rows = connection.execute(query if kind is None else query.where(OBJECTS.c.kind == kind)).all()
     return tuple(_applied(row) for row in rows)
 
 
@@ -278,7 +345,7 @@ def _store(connection: sa.Connection, change: Change, item: Draft | Applied, now
     if change.outcome is Outcome.UNCHANGED:
         return
     if change.outcome is not Outcome.ADDED:
-        connection.execute(_OBJECTS.delete().where(_OBJECTS.c.kind == item.kind, _OBJECTS.c.name == item.name))
+        connection.execute(OBJECTS.delete().where(OBJECTS.c.kind == item.kind, OBJECTS.c.name == item.name))
     values = {
         "kind": item.kind,
         "name": item.name,
@@ -287,5 +354,5 @@ def _store(connection: sa.Connection, change: Change, item: Draft | Applied, now
         "applied_at_us": now_us,
     }
     if change.outcome is not Outcome.REMOVED:
-        connection.execute(_OBJECTS.insert().values(**values))
-    connection.execute(_HISTORY.insert().values(outcome=change.outcome, **values))
+        connection.execute(OBJECTS.insert().values(**values))
+    connection.execute(HISTORY.insert().values(outcome=change.outcome, **values))

@@ -10,6 +10,7 @@ import pytest
 from featurestore import Entity, FeatureView, FileSource, FrameSource, agg, col
 from featurestore.errors import OutOfReachError, SourceDataError, StateError, StorageError
 from featurestore.online import materialize as module
+from featurestore.online import reading
 from featurestore.online.store import records_of
 from featurestore.sources import open_scan
 from featurestore.temporal import NOTHING_YET
@@ -98,7 +99,7 @@ def test_many_runs_give_what_one_gives(ingest_time):
 
 @pytest.mark.parametrize("events_at_once", [1, 7, 1000])
 def test_steps_that_fit_into_memory_give_what_one_step_gives(events_at_once, monkeypatch):
-    monkeypatch.setattr(module, "_SAMPLED", 1)
+    monkeypatch.setattr(reading, "_SAMPLED", 1)
     view = view_of(many_rows())
     store = MemoryStore()
     fold(view, store, 20, events_at_once=events_at_once)
@@ -114,7 +115,9 @@ def test_events_learned_at_one_instant_are_folded_entity_by_entity(monkeypatch):
     tables = []
     kept = module._Run._fold_table
     monkeypatch.setattr(
-        module._Run, "_fold_table", lambda run, table, *rest: tables.append(table) or kept(run, table, *rest)
+        module._Run,
+        "_fold_table",
+        lambda run, table, *rest, **more: tables.append(table) or kept(run, table, *rest, **more),
     )
     store = MemoryStore()
     run = fold(view, store, 60, events_at_once=15)

@@ -1,0 +1,164 @@
+"""Reading a source's events in pieces that memory holds, and knowing what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.dtypes import INT64
+from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.plan.model import Column, TypedExpr, ViewPlan
+from featurestore.sources.content import content_of
+from featurestore.sources.rows import SourceFile
+from featurestore.temporal import NOTHING_YET
+
+Ints = npt.NDArray[np.int64]
+
+_SAMPLED = 64
+
+
+class Events(Protocol):
+    """The events of a source, in contract dtypes."""
+
+    @property
+    def ingest_column(self) -> str:
+        """The column that says when an event became known."""
+        ...
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """The files they lie in; none for what lies elsewhere."""
+        ...
+
+    def read(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> pa.Table:
+        """Return some columns of the events that became known in a range."""
+        ...
+
+    def batches(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> Iterator[pa.RecordBatch]:
+        """Return the same in batches."""
+        ...
+
+    def count_below(self, ingest_us: int) -> int:
+        """Count the events that became known before an instant."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReadBefore:
+    """What a run that ended had read.
+
+    Attributes:
+        row_count: Events below the bound it went to.
+        content: Their content.
+        files: The files it read.
+    """
+
+    row_count: int
+    content: int
+    files: tuple[SourceFile, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A range of ingest times, and about how many events it has."""
+
+    begin: int
+    end: int
+    events: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The events of a step.
+
+    Attributes:
+        content: What they say together.
+        row_count: How many there are.
+        tables: The events; all of an entity are in one table.
+    """
+
+    content: int
+    row_count: int
+    tables: Iterable[pa.Table]
+
+
+class Reader:
+    """Reads the events of a source for one view."""
+
+    def __init__(self, view: ViewPlan, source: Events, events_at_once: int) -> None:
+        """Take the parts; nothing is read yet.
+
+        Args:
+            view: The view.
+            source: Its events.
+            events_at_once: About how many of them are held in memory.
+        """
+        self._view = view
+        self._source = source
+        self._events_at_once = events_at_once
+        self._columns = [column.name for column in view.source.columns]
+
+    def steps(self, begin: int, end: int) -> list[Step]:
+        """Cut a range of ingest times into pieces of about as many events as memory may hold."""
+        sampled = [np.zeros(0, dtype=np.int64)]
+        count = 0
+        for batch in self._source.batches([self._source.ingest_column], ingest=(begin, end)):
+            count += batch.num_rows
+            sampled.append(batch.column(0).cast(pa.int64()).to_numpy()[::_SAMPLED])
+        times = np.sort(np.concatenate(sampled))
+        pieces = -(-count // self._events_at_once)
+        cuts = sorted({int(times[len(times) * i // pieces]) for i in range(1, pieces)} - {begin})
+        steps = []
+        for low, high in pairwise([begin, *cuts, end]):
+            share = np.diff(np.searchsorted(times, [low, high]))[0] / max(1, len(times))
+            steps.append(Step(low, high, int(count * share)))
+        return steps
+
+    def piece(self, step: Step) -> Piece:
+        """Read the events of a step; by entity, in several goes, if too many became known at one instant."""
+        ingest = (step.begin, step.end)
+        buckets = step.events // (2 * self._events_at_once) + 1
+        hashed = [key for key in self._view.entity.keys if key.dtype.kind != "decimal"]
+        if buckets == 1 or not hashed:
+            table = self._source.read(self._columns, ingest=ingest)
+            return Piece(content_of([table]), table.num_rows, [table])
+        content = content_of(self._source.batches(self._columns, ingest=ingest))
+        return Piece(content, step.events, self._buckets(ingest, hashed, buckets))
+
+    def content_below(self, ingest_us: int) -> int:
+        """Return the content of all events that became known before an instant; they are read for it."""
+        return content_of(self._source.batches(self._columns, ingest=(NOTHING_YET, ingest_us)))
+
+    def has_all(self, files: Iterable[SourceFile]) -> bool:
+        """Tell whether the source still holds some files just as they were; what has none cannot tell."""
+        wanted = set(files)
+        return bool(wanted) and wanted <= set(self._source.files)
+
+    def _buckets(self, ingest: tuple[int, int], keys: Sequence[Column], count: int) -> Iterator[pa.Table]:
+        for bucket in range(count):
+            batches = self._source.batches(self._columns, ingest=ingest)
+            kept = (batch.filter(pa.array(_bucket_of(keys, batch, count) == bucket)) for batch in batches)
+            first = next(kept, None)
+            if first is not None:
+                yield pa.Table.from_batches(chain([first], kept))
+
+
+def _bucket_of(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:
+    """Spread entities over buckets."""
+    environment = Environment(columns={key.name: batch.column(key.name) for key in keys}, length=batch.num_rows)
+    total = np.zeros(batch.num_rows, dtype=np.int64)
+    for key in keys:
+        column = TypedExpr("column", key.dtype, params=(("name", key.name),))
+        hashed = TypedExpr("hash_bucket", INT64, args=(column,), params=(("count", count),))
+        total += evaluate(hashed, environment).to_numpy(zero_copy_only=False)
+    return total % count
