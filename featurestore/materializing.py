@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
-from featurestore.online.materialize import ViewRun, materialize_view
+from featurestore.errors import FeatureStoreError
+from featurestore.online.materialize import EVENTS_AT_ONCE, ViewRun, materialize_view
+from featurestore.online.reading import ReadBefore
 from featurestore.online.store import OnlineStore
 from featurestore.online.streaming import Stream
 from featurestore.plan.model import ViewPlan
-from featurestore.registry import Registry, RunRecord
-from featurestore.sources import ReadSettings, open_scans
+from featurestore.registry import FAILED, FileRead, Registry, RunRecord
+from featurestore.sources import ReadSettings, Scan, open_scans
+from featurestore.sources.content import content_text
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
+from featurestore.sources.rows import SourceFile
 from featurestore.temporal import Clock
+
+Progress = Callable[[str, int, int], None]
+"""Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""
 
 
 def materialize(
@@ -26,37 +37,66 @@ def materialize(
     clock: Clock,
     until_us: int,
     full: bool,
+    wait_seconds: float = 0,
+    progress: Progress | None = None,
 ) -> tuple[ViewRun, ...]:
-    """Fold the events of several views into their online states.
+    """Fold the events of several views into their online states, several views at a time.
+
+    A view that fails does not keep the others from being done.
 
     Args:
-        views: The views.
+        views: The views; several plans of one name are several views.
         catalog: Knows their sources.
-        registry: Takes down what was done, view by view, as soon as it is done.
+        registry: Takes down what was done, view by view, as soon as it is done, and what failed.
         store: Where states are kept.
         settings: What reading may use.
         clock: Tells when a run began and ended.
         until_us: Exclusive bound of ingest times.
         full: Whether to fold everything again.
+        wait_seconds: How long to wait for another run on a view to end.
+        progress: Told about progress.
 
     Returns:
         What was done, in the order of ``views``.
+
+    Raises:
+        FeatureStoreError: A view failed, the first of these; the others were done.
     """
     sources = catalog.sources(view.source.name for view in views)
     for source in sources.values():
         if source.stream and settings.event_log is not None:
             settings.event_log.seal(source.name, until_us)
-    streams = {view.name: _stream(sources[view.source.name], view, settings) for view in views}
-    runs = []
-    with open_scans(views, sources, settings) as scans:
-        for view in views:
-            started_us = clock.now_us()
-            stream = streams[view.name]
-            scan = scans[view.name] if stream is None else scans[view.name].outside()
-            run = materialize_view(view, scan, store, until_us=until_us, full=full, stream=stream)
-            registry.add_runs([_record(run, view, started_us, clock.now_us())])
-            runs.append(run)
-    return tuple(runs)
+    workers = max(1, min(settings.threads, len(views)))
+    context = _Context(
+        registry, store, settings, clock, until_us, full, wait_seconds, progress, EVENTS_AT_ONCE // workers
+    )
+    failures: list[FeatureStoreError] = []
+    with ExitStack() as stack:
+        scans: dict[str, Scan] = {}
+        for name, group in _by_source(views).items():
+            try:
+                scans |= stack.enter_context(open_scans(group, sources, settings))
+            except FeatureStoreError as error:
+                now_us = clock.now_us()
+                registry.add_runs([_failed(view, error, now_us, context) for view in views if view.source.name == name])
+                failures.append(error)
+        with ThreadPoolExecutor(workers) as pool:
+            tasks = [
+                pool.submit(_run, view, sources[view.source.name], scans[view.fingerprint], context)
+                for view in views
+                if view.fingerprint in scans
+            ]
+    if failures:
+        raise failures[0]
+    return tuple(task.result() for task in tasks)
+
+
+def _by_source(views: Sequence[ViewPlan]) -> dict[str, list[ViewPlan]]:
+    """Group views by source, under their fingerprints as names: several plans may have one name."""
+    groups: dict[str, list[ViewPlan]] = {}
+    for view in views:
+        groups.setdefault(view.source.name, []).append(replace(view, name=view.fingerprint))
+    return groups
 
 
 def stream_of(
@@ -80,7 +120,58 @@ def _stream(source: Source, view: ViewPlan, settings: ReadSettings) -> Stream | 
     return stream_of(source, view, settings, OutsideIds(source, settings))
 
 
-def _record(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int) -> RunRecord:
+@dataclass(frozen=True)
+class _Context:
+    """What the runs of one call share."""
+
+    registry: Registry
+    store: OnlineStore
+    settings: ReadSettings
+    clock: Clock
+    until_us: int
+    full: bool
+    wait_seconds: float
+    progress: Progress | None
+    events_at_once: int
+
+
+def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewRun:
+    """Run one view, and take down how it went."""
+    started_us = context.clock.now_us()
+    progress = context.progress
+    try:
+        stream = _stream(source, view, context.settings)
+        run = materialize_view(
+            view,
+            scan if stream is None else scan.outside(),
+            context.store,
+            until_us=context.until_us,
+            full=context.full,
+            events_at_once=context.events_at_once,
+            stream=stream,
+            read_before=_read_before(context.registry, view),
+            wait_seconds=context.wait_seconds,
+            progress=None if progress is None else partial(progress, view.name),
+        )
+    except FeatureStoreError as error:
+        if error.code != "busy":
+            context.registry.add_runs([_failed(view, error, started_us, context)])
+        raise
+    files = context.registry.keep_files([FileRead(**asdict(file)) for file in scan.files])
+    context.registry.add_runs([_done(run, view, started_us, context.clock.now_us(), files)])
+    return run
+
+
+def _read_before(registry: Registry, view: ViewPlan) -> ReadBefore | None:
+    """Return what the last run of a plan had read, if it was taken down."""
+    last = registry.last_run(view.fingerprint)
+    if last is None or not last.content:
+        return None
+    files = tuple(SourceFile(**asdict(file)) for file in registry.files_read(last.files))
+    return ReadBefore(last.row_count, int(last.content, 16), files)
+
+
+def _done(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int, files: str) -> RunRecord:
     return RunRecord(
         view=run.view,
         fingerprint=view.fingerprint,
@@ -91,4 +182,22 @@ def _record(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int) -> 
         event_count=run.events,
         entity_count=run.entities,
         note=run.rebuilt,
+        row_count=run.row_count,
+        content="" if run.content is None else content_text(run.content),
+        files=files,
+    )
+
+
+def _failed(view: ViewPlan, error: FeatureStoreError, started_us: int, context: _Context) -> RunRecord:
+    return RunRecord(
+        view=view.name,
+        fingerprint=view.fingerprint,
+        started_at_us=started_us,
+        finished_at_us=context.clock.now_us(),
+        from_us=context.until_us,
+        until_us=context.until_us,
+        event_count=0,
+        entity_count=0,
+        outcome=FAILED,
+        problem=str(error),
     )

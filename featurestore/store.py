@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.event_log import EventLog
+    from featurestore.materializing import Progress
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from featurestore.online.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import Registry
+    from featurestore.registry import Registry, RunRecord
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
     from featurestore.skew.policy import Policy
@@ -168,15 +169,26 @@ class FeatureStore:
         )
 
     def materialize(
-        self, until: Instant | None = None, views: Iterable[str] | None = None, *, full: bool = False
+        self,
+        until: Instant | None = None,
+        views: Iterable[str] | None = None,
+        *,
+        full: bool = False,
+        wait_seconds: float = 0,
+        progress: Progress | None = None,
     ) -> tuple[ViewRun, ...]:
         """Fold the events of sources into online state, as far as they became known before an instant.
+
+        Several views are done at a time; one that fails does not keep the others from being done. Every run is kept
+        in the registry, with counts, times and how it ended.
 
         Args:
             until: Exclusive bound of ingest times; the present instant if ``None``. A later one counts as the present:
                 nothing is complete up to the future.
-            views: Names of views; ``None`` means all applied ones.
+            views: Names of views; ``None`` means all applied ones, and those that still serve.
             full: Whether to fold everything again instead of what is new.
+            wait_seconds: How long to wait for another run on a view to end; by default it is refused at once.
+            progress: Told, from several threads, how far each view is: its name, events folded, events to fold.
 
         Returns:
             What was done, view by view.
@@ -200,9 +212,20 @@ class FeatureStore:
             clock=self._clock,
             until_us=until_us,
             full=full,
+            wait_seconds=wait_seconds,
+            progress=progress,
         )
         self._forget()
         return runs
+
+    def runs(self, view: str | None = None, *, limit: int = 100) -> tuple[RunRecord, ...]:
+        """Return what materializing did, newest run first, also what failed.
+
+        Args:
+            view: Of this view only.
+            limit: At most so many.
+        """
+        return self._registry.runs(view, limit=limit)
 
     def push(self, source: str, events: Any, *, partial: bool = False) -> PushResult:
         """Push events to a source declared ``stream=True``.

@@ -66,6 +66,13 @@ def working(what: str) -> AbstractContextManager[Any]:
     return progress
 
 
+def print_json(document: Any) -> None:
+    """Print something as JSON that people can read."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+
+
 def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; columns are as wide as they must be, so that output can be cut and searched."""
     from rich import box

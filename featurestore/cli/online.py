@@ -1,4 +1,4 @@
-"""Commands of the online road: filling online state, and looking values up."""
+"""Commands of the online road: looking values up."""
 
 from __future__ import annotations
 
@@ -7,40 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.common import Service, app, show, store_of, working
+from featurestore.cli.common import Service, app, print_json, show, store_of
 
 if TYPE_CHECKING:
     from featurestore.dtypes import DType
     from featurestore.plan.model import Column
-
-
-@app.command()
-def materialize(
-    context: typer.Context,
-    until: Annotated[
-        str | None, typer.Option(help="Fold what became known before this instant; now if left out.")
-    ] = None,
-    view: Annotated[list[str] | None, typer.Option(help="Only this view; may be repeated.")] = None,
-    full: Annotated[bool, typer.Option(help="Fold everything again.")] = False,
-) -> None:
-    """Fold what became known into the online state."""
-    from featurestore.temporal import format_instant
-
-    with working("materializing"), store_of(context) as store:
-        runs = store.materialize(until, view, full=full)
-    show(
-        ["view", "events", "entities", "from", "until", "rebuilt because"],
-        [
-            [
-                run.view,
-                str(run.events),
-                str(run.entities),
-                *map(format_instant, (run.from_us, run.until_us)),
-                run.rebuilt,
-            ]
-            for run in runs
-        ],
-    )
 
 
 @app.command()
@@ -63,10 +34,7 @@ def get(
         answer = store.get_online_features(service, [entity], request=request or None, as_of=as_of)
     values = dict(zip(answer.columns, zip(answer.rows[0], answer.statuses[0], strict=True), strict=True))
     if as_json:
-        import msgspec
-
-        document = {name: {"value": value, "status": status} for name, (value, status) in values.items()}
-        typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+        print_json({name: {"value": value, "status": status} for name, (value, status) in values.items()})
         return
     show(["column", "value", "status"], [[name, str(value), status] for name, (value, status) in values.items()])
 

@@ -74,6 +74,7 @@ class SqlOnlineStore:
         self._local = threading.local()
         self._opened: WeakSet[_Connection] = WeakSet()
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         sa.event.listen(self._engine, "connect", _prepare)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,8 @@ class SqlOnlineStore:
     ) -> None:
         """Set values, all or none, if some keys still have the values they are expected to have."""
         try:
-            with self._engine.connect() as connection:
+            # SQLite has one writer; threads that wait for each other here need not ask it again and again.
+            with self._writing, self._engine.connect() as connection:
                 # The driver begins late; whoever compares before it writes must be alone from the comparison on.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
@@ -140,7 +142,7 @@ class SqlOnlineStore:
         if end is not None:
             statement = statement.where(_STATE.c.key < end)
         try:
-            with self._engine.begin() as connection:
+            with self._writing, self._engine.begin() as connection:
                 return int(connection.execute(statement).rowcount)
         except SQLAlchemyError as error:
             raise self._storage_error("delete from", error) from error

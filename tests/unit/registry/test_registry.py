@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from featurestore.errors import RegistryError
-from featurestore.registry import AuditRecord, Draft, Kind, Outcome, Registry, RunRecord
+from featurestore.registry import FAILED, AuditRecord, Draft, FileRead, Kind, Live, Outcome, Registry, RunRecord
 from featurestore.temporal import NOTHING_YET
 
 
@@ -133,3 +133,66 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 def test_urls_that_cannot_be_used_are_errors(url):
     with pytest.raises(RegistryError, match=r"\[registry-(url|unwritable)\]"):
         Registry(url)
+
+
+def test_tables_of_the_version_before_are_brought_up_to_this_one(url, tmp_path):
+    with Registry(url) as registry:
+        registry.add_runs([RunRecord("v", "f", 1, 2, NOTHING_YET, 3, 10, 5)])
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        for column in ("outcome", "problem", "row_count", "content", "files"):
+            connection.execute(f"ALTER TABLE registry_runs DROP COLUMN {column}")
+        connection.execute("DROP TABLE registry_files")
+        connection.execute("DROP TABLE registry_live")
+        connection.execute("UPDATE registry_meta SET value = 1 WHERE name = 'schema_version'")
+    connection.close()
+    with Registry(url) as registry:
+        assert registry.runs() == (RunRecord("v", "f", 1, 2, NOTHING_YET, 3, 10, 5),)
+        assert registry.live() == {}
+    with Registry(url) as registry:
+        assert registry.keep_files([]) == ""
+
+
+def test_a_list_of_files_is_kept_once(registry):
+    files = [FileRead("/a", 1, 2, 3), FileRead("/b", 4, 5, 6)]
+    first = registry.keep_files(files)
+    assert registry.keep_files(files) == first
+    assert registry.keep_files(files[:1]) != first
+    assert registry.files_read(first) == tuple(files)
+    assert registry.files_read("") == ()
+
+
+def test_the_last_run_of_a_plan_is_the_newest_that_did_not_fail(registry):
+    done = RunRecord("v", "f", 1, 2, NOTHING_YET, 3, 10, 5, content="00ff")
+    registry.add_runs([done, RunRecord("v", "f", 4, 5, 3, 3, 0, 0, outcome=FAILED, problem="the disk is full")])
+    registry.add_runs([RunRecord("v", "g", 6, 7, NOTHING_YET, 3, 10, 5)])
+    assert registry.last_run("f") == done
+    assert registry.last_run("h") is None
+    assert "the disk is full" in str(registry.runs()[1])
+
+
+def test_who_decides_which_plan_answers_is_seen_like_an_apply(registry):
+    registry.apply([draft("model", kind=Kind.SERVICE)], now_us=1, prune=True)
+    before = registry.revision
+    registry.set_live(Live("model", "f1", "", 5))
+    registry.set_live(Live("model", "f2", "f1", 6))
+    assert registry.live() == {"model": Live("model", "f2", "f1", 6)}
+    assert registry.revision == before + 2
+
+
+def test_a_change_takes_back_what_was_decided_unless_what_answers_is_kept(registry):
+    def apply(fingerprint, **more):
+        registry.apply([draft("model", fingerprint, kind=Kind.SERVICE)], now_us=9, prune=True, **more)
+
+    apply("f1", kept_live={"model": "f0"})
+    assert registry.live() == {}, "nothing answered before it was there"
+    apply("f2", kept_live={"model": "f1"})
+    assert registry.live() == {"model": Live("model", "f1", "", 9)}
+    apply("f3", kept_live={"model": "f9"})
+    assert registry.live()["model"].fingerprint == "f1", "it was decided already"
+    apply("f3")
+    assert registry.live()["model"].fingerprint == "f1", "nothing changed"
+    apply("f4")
+    assert registry.live() == {}
+    apply("f5", kept_live={"model": "f4"})
+    registry.apply([], now_us=9, prune=True, kept_live={})
+    assert registry.live() == {}
