@@ -23,7 +23,7 @@ from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outsid
 from featurestore.sources.rows import SourceFile
 from featurestore.temporal import Clock
 
-Progress = Callable[[str, int, int], None]
+FoldProgress = Callable[[str, int, int], None]
 """Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""
 
 
@@ -38,7 +38,7 @@ def materialize(
     until_us: int,
     full: bool,
     wait_seconds: float = 0,
-    progress: Progress | None = None,
+    progress: FoldProgress | None = None,
 ) -> tuple[ViewRun, ...]:
     """Fold the events of several views into their online states, several views at a time.
 
@@ -131,7 +131,7 @@ class _Context:
     until_us: int
     full: bool
     wait_seconds: float
-    progress: Progress | None
+    progress: FoldProgress | None
     events_at_once: int
 
 

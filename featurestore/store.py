@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.event_log import EventLog
-    from featurestore.materializing import Progress
+    from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
@@ -175,7 +175,7 @@ class FeatureStore:
         *,
         full: bool = False,
         wait_seconds: float = 0,
-        progress: Progress | None = None,
+        progress: FoldProgress | None = None,
     ) -> tuple[ViewRun, ...]:
         """Fold the events of sources into online state, as far as they became known before an instant.
 

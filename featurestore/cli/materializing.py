@@ -11,7 +11,7 @@ import typer
 from featurestore.cli.common import PRINT, app, print_json, show, store_of
 
 if TYPE_CHECKING:
-    from featurestore.materializing import Progress
+    from featurestore.materializing import FoldProgress
 
 
 @app.command()
@@ -84,7 +84,7 @@ def runs(
 
 
 @contextmanager
-def _counting() -> Iterator[Progress | None]:
+def _counting() -> Iterator[FoldProgress | None]:
     """Show on a terminal how many events of each view are folded; elsewhere nothing."""
     from rich.console import Console
     from rich.progress import (
