@@ -244,6 +244,11 @@ def horizons(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, incl
     return horizon + inclusive, horizon + lag_us + inclusive
 
 
+def is_visible(event_us: int, ingest_us: int, event_bound_us: int, ingest_bound_us: int) -> bool:
+    """Tell whether an event lies before both bounds that ``horizons`` gave."""
+    return event_us < event_bound_us and ingest_us < ingest_bound_us
+
+
 def is_stale(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, inclusive: int) -> bool:
     """Tell whether a watermark lies behind what a refresh grid promises at ``as_of``.
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 from featurestore.kernels.evaluate import Answer, bind
 from featurestore.kernels.events import Status, arrange
 from featurestore.kernels.keys import KeyIndex
-from featurestore.offline.engine import Resources, ViewColumns, evaluate_view
+from featurestore.offline.engine import ViewColumns, evaluate_view
+from featurestore.offline.parts import Resources
 from featurestore.plan.model import ViewPlan
 from featurestore.temporal import NO_WATERMARK
 from tests.strategies import Scenario
@@ -50,6 +51,13 @@ class TableRows:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         return self.table.select(list(columns))
+
+    @property
+    def piece_count(self) -> int:
+        return -(-self.table.num_rows // self.batch_rows)
+
+    def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
+        return self.table.select(list(columns)).slice(number * self.batch_rows, self.batch_rows)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from self.table.select(list(columns)).to_batches(max_chunksize=self.batch_rows)

@@ -7,6 +7,7 @@ entity's few; nothing else in the project computes an aggregated feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
@@ -27,6 +28,7 @@ from featurestore.kernels.events import (
     EventBlock,
     PreparedEvents,
     in_parallel,
+    move,
     time_order,
 )
 from featurestore.kernels.expressions import Environment
@@ -333,6 +335,10 @@ class BoundView:
         newest.fill(NO_EVENT)
         policy = np.array((watermark, *self.policy), dtype=np.int64)
         program = self.program
+        # Answers to many questions are written side by side and moved to their places at the end, row by row: to write
+        # each to its place at once costs a miss of the caches every time.
+        is_moved = queries.count >= _MANY_QUERIES
+        target = np.arange(len(queries.target)) if is_moved else queries.target
 
         def run(first: int, stop: int) -> bool:
             return evaluate_entities(
@@ -345,7 +351,7 @@ class BoundView:
                 block.flags,
                 queries.offsets,
                 queries.as_of,
-                queries.target,
+                target,
                 policy,
                 program.windows,
                 program.groups,
@@ -357,6 +363,10 @@ class BoundView:
 
         if in_parallel(run, block.offsets, threads):
             self.raise_overflow(statuses)
+        if is_moved:
+            moved = [*((row, 0) for row in words), *((row, NOT_FOUND) for row in statuses), (newest, NO_EVENT)]
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda row: move(row[0], queries.target, row[1]), moved))
         return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.readers)
 
     def raise_overflow(self, statuses: Bytes) -> NoReturn:
@@ -367,6 +377,9 @@ class BoundView:
             where=f"feature view '{self.view.name}'",
             hint="Sum it as float64 or decimal: agg.sum(col(…).cast('float64')).",
         )
+
+
+_MANY_QUERIES = 1 << 14
 
 
 @lru_cache(maxsize=1024)

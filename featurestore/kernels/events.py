@@ -112,7 +112,7 @@ def _group(codes: Ints, count: int, offsets: Ints, rows: Ints) -> None:
 
 
 @jit
-def _is_before(left: int, right: int, times: Ints, ingests: Ints) -> bool:
+def is_before(left: int, right: int, times: Ints, ingests: Ints) -> bool:
     """Tell whether one row stands strictly before another."""
     if times[left] != times[right]:
         return bool(times[left] < times[right])
@@ -124,7 +124,7 @@ def _insert_sort(begin: int, end: int, rows: Ints, times: Ints, ingests: Ints) -
     for i in range(begin + 1, end):
         row = rows[i]
         place = i
-        while place > begin and _is_before(row, rows[place - 1], times, ingests):
+        while place > begin and is_before(row, rows[place - 1], times, ingests):
             rows[place] = rows[place - 1]
             place -= 1
         rows[place] = row
@@ -179,7 +179,7 @@ def _sort_times(offsets: Ints, first: int, stop: int, rows: Ints, times: Ints, i
     for entity in range(first, stop):
         begin, end = offsets[entity], offsets[entity + 1]
         for i in range(begin + 1, end):
-            if _is_before(rows[i], rows[i - 1], times, ingests):
+            if is_before(rows[i], rows[i - 1], times, ingests):
                 if end - begin <= _INSERTION_LIMIT:
                     _insert_sort(begin, end, rows, times, ingests)
                 else:
@@ -301,6 +301,16 @@ def take_columns(matrix: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
     for i in range(matrix.shape[0]):
         np.take(matrix[i], rows, out=picked[i], mode="clip")
     return picked
+
+
+@jit
+def move(row: npt.NDArray[Any], target: Ints, default: int) -> None:
+    """Move the first ``len(target)`` items of a row to their targets, in place; the others become the default."""
+    first = row[: target.size].copy()
+    if target.size < row.size:
+        row[:] = default
+    for i in range(target.size):
+        row[target[i]] = first[i]
 
 
 def arrange(prepared: PreparedEvents, codes: Ints, entity_count: int, *, threads: int = 1) -> EventBlock:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.kernels.jit import jit
+
 Ints = npt.NDArray[np.int64]
 
 UNKNOWN = -1
@@ -29,7 +31,7 @@ class KeyIndex:
             as one number; the code of a key is the place of its last pair.
     """
 
-    steps: tuple[tuple[pa.Array, pa.Array], ...]
+    steps: tuple[tuple[_Values, _Values], ...]
 
     @classmethod
     def build(cls, keys: Sequence[pa.Array]) -> tuple[KeyIndex, Ints]:
@@ -41,19 +43,19 @@ class KeyIndex:
         Returns:
             The index, and the code of each row, ``UNKNOWN`` for rows with a null in their key.
         """
-        steps: list[tuple[pa.Array, pa.Array]] = []
+        steps: list[tuple[_Values, _Values]] = []
         codes: Ints | None = None
         for column in keys:
-            values = pc.unique(column).drop_null()
-            part = _places(column, values)
+            values = _Values.of(column)
+            part = values.places(column)
             if codes is None:
-                steps.append((values, pa.nulls(0, pa.int64())))
+                steps.append((values, _Values(pa.nulls(0, pa.int64()))))
                 codes = part
                 continue
             pairs = _pairs(codes, part, len(values))
-            known = pc.unique(pairs).drop_null()
+            known = _Values.of(pairs)
             steps.append((values, known))
-            codes = _places(pairs, known)
+            codes = known.places(pairs)
         assert codes is not None
         return cls(tuple(steps)), codes
 
@@ -68,17 +70,66 @@ class KeyIndex:
             keys: The key columns, in entity order and of the dtypes the index was built with.
         """
         first, *others = zip(keys, self.steps, strict=True)
-        codes = _places(first[0], first[1][0])
+        codes = first[1][0].places(first[0])
         for column, (values, pairs) in others:
-            codes = _places(_pairs(codes, _places(column, values), len(values)), pairs)
+            codes = pairs.places(_pairs(codes, values.places(column), len(values)))
         return codes
 
 
-def _places(column: pa.Array, values: pa.Array) -> Ints:
-    found = pc.index_in(column, value_set=values, skip_nulls=True)
-    if found.null_count:
-        found = found.fill_null(UNKNOWN)
-    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+_LARGEST_TABLE = 1 << 22
+_ROOM = 8
+"""A table of integers may have this many times as many places as there are values."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Distinct values, each with its place.
+
+    Attributes:
+        values: The values, none of them null.
+        table: For integers that lie close together, the place of every number from ``lowest`` on, ``UNKNOWN`` where
+            there is none: looking there is several times faster than hashing.
+        lowest: The smallest value, if there is a table.
+    """
+
+    values: pa.Array
+    table: Ints | None = None
+    lowest: int = 0
+
+    @classmethod
+    def of(cls, column: pa.Array) -> _Values:
+        values = pc.unique(column).drop_null()
+        if not pa.types.is_int64(values.type) or len(values) == 0:
+            return cls(values)
+        numbers = values.to_numpy()
+        lowest, width = int(numbers.min()), int(numbers.max()) - int(numbers.min()) + 1
+        if width > min(_LARGEST_TABLE, _ROOM * len(values)):
+            return cls(values)
+        table = np.full(width, UNKNOWN, dtype=np.int64)
+        table[numbers - lowest] = np.arange(len(numbers))
+        return cls(values, table, lowest)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def places(self, column: pa.Array) -> Ints:
+        """Return the place of each row's value, ``UNKNOWN`` for null and for values that are not among these."""
+        if self.table is None or column.null_count:
+            found = pc.index_in(column, value_set=self.values, skip_nulls=True)
+            if found.null_count:
+                found = found.fill_null(UNKNOWN)
+            return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+        places = np.empty(len(column), dtype=np.int64)
+        _look_up(column.to_numpy(), self.lowest, self.table, places)
+        return places
+
+
+@jit
+def _look_up(numbers: Ints, lowest: int, table: Ints, places: Ints) -> None:
+    highest = lowest + (table.size - 1)
+    for i in range(numbers.size):
+        number = numbers[i]
+        places[i] = table[number - lowest] if lowest <= number <= highest else UNKNOWN
 
 
 def _pairs(codes: Ints, part: Ints, count: int) -> pa.Array:

@@ -69,6 +69,11 @@ ALWAYS_A_VALUE = frozenset({"count", "count_distinct"})
 """Aggregations that give 0 over no rows; all others give null."""
 
 
+def need_of(feature: FeaturePlan) -> int:
+    """Return the least flag of the events that a feature folds."""
+    return MEMBER_NULL if dict(feature.params).get("respect_nulls", False) else MEMBER_VALUE
+
+
 def is_coded(dtype: DType) -> bool:
     """Tell whether values are carried as codes into a sorted dictionary instead of as 64-bit words."""
     if dtype.kind == "decimal":
@@ -154,10 +159,8 @@ def _whole(feature: FeaturePlan, name: str) -> int:
 def _group_key(view: ViewPlan, feature: FeaturePlan) -> tuple[int, int, int, int, int]:
     kind, finish = _FINISH[feature.aggregation]
     source = view.inputs[feature.input]
-    respects_nulls = bool(dict(feature.params).get("respect_nulls", False))
-    need = MEMBER_NULL if respects_nulls else MEMBER_VALUE
     direction = finish if kind == EXTREME else 0
-    return kind, feature.input, need, int(_is_float(source)), direction
+    return kind, feature.input, need_of(feature), int(_is_float(source)), direction
 
 
 def _is_float(source: InputPlan) -> bool:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.jit import jit
-from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE
+from featurestore.kernels.program import MEMBER_VALUE, need_of
 from featurestore.plan.model import FeaturePlan, ViewPlan
-from featurestore.temporal import NO_WATERMARK, NOTHING_YET, horizons, window_start
+from featurestore.temporal import NO_WATERMARK, NOTHING_YET, horizons, is_visible, window_start
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -30,6 +30,8 @@ Flags = npt.NDArray[np.bool_]
 
 _NEWEST = frozenset({"last", "last_n", "time_since_last"})
 _OLDEST = frozenset({"first", "first_n"})
+
+_is_visible = jit(is_visible)
 
 
 def keeps_everything(view: ViewPlan) -> bool:
@@ -55,7 +57,7 @@ def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
     every_event = np.full(len(block), MEMBER_VALUE, dtype=np.uint8)
     wishes = [(every_event, MEMBER_VALUE, 1, True)]
     wishes += [
-        (block.flags[f.input], _need(f), _wanted(f), f.aggregation in _NEWEST)
+        (block.flags[f.input], need_of(f), _wanted(f), f.aggregation in _NEWEST)
         for f in view.features
         if f.window_us is None
     ]
@@ -90,10 +92,6 @@ def _earliest(view: ViewPlan, reach_us: int) -> tuple[int, int, int]:
     return min(starts, default=event_bound), event_bound, ingest_bound
 
 
-def _need(feature: FeaturePlan) -> int:
-    return MEMBER_NULL if dict(feature.params).get("respect_nulls") else MEMBER_VALUE
-
-
 def _wanted(feature: FeaturePlan) -> int:
     count = dict(feature.params).get("n", 1)
     assert isinstance(count, int)
@@ -123,5 +121,5 @@ def _keep_members(
             i = end - 1 - step if from_newest else begin + step
             if flags[i] >= need:
                 kept[i] = True
-                if times[i] < event_bound and ingests[i] < ingest_bound:
+                if _is_visible(times[i], ingests[i], event_bound, ingest_bound):
                     found += 1

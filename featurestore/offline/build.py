@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernels.on_demand import finish
-from featurestore.offline.engine import Resources, Rows, evaluate_view
+from featurestore.offline.engine import evaluate_view
+from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import Plan, ViewUse
 
 Bytes = npt.NDArray[np.uint8]

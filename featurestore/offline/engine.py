@@ -5,18 +5,21 @@ through a view column by column: first keys and times, which give the order of t
 that memory holds the times and one column of the source rather than all of it. Values that a feature merely picks
 (first, last) are not moved at all: the kernels find the row, and the row is looked up at the end.
 
-Sources larger than the memory limit are first split by entity into files, and each part is worked through by itself.
+Views that ask only for newest events are answered from the few events that can be one, whatever the size of the
+source. Other sources larger than the memory limit are first split by entity into files, and each part is worked through
+by itself.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +35,13 @@ from featurestore.kernels.evaluate import (
     is_float_input,
     is_true,
 )
-from featurestore.kernels.events import (
-    EventBlock,
-    order_by_content,
-    sort_keys,
-    tied_places,
-    time_order,
-)
+from featurestore.kernels.events import EventBlock, order_by_content, sort_keys, tied_places, time_order
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.words import to_words
+from featurestore.offline.narrowing import narrowed
+from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times
+from featurestore.offline.spilling import share_out, spilled, split
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -51,44 +51,7 @@ Bytes = npt.NDArray[np.uint8]
 _ORDERED = frozenset({"first", "last", "first_n", "last_n"})
 _PICKED = frozenset({"first", "last"})
 _WITHOUT_VALUES = _PICKED | {"count", "time_since_last"}
-_BYTES_PER_EVENT = 90
-_SHARE_FOR_EVENTS = 0.45
-_CODE = "__code"
 _GATHER_ROWS = 1_000_000
-_BUSIEST = 100
-"""Entities per part that are shared out one by one, by their count of events."""
-
-
-class Rows(Protocol):
-    """The rows of a source, in contract dtypes."""
-
-    @property
-    def row_count(self) -> int:
-        """Count of rows."""
-        ...
-
-    def read(self, columns: Sequence[str]) -> pa.Table:
-        """Return some columns of all rows, in the same order at every call."""
-        ...
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Return the same rows in pieces."""
-        ...
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the engine may use.
-
-    Attributes:
-        threads: Threads of the kernels.
-        memory_bytes: Bound for the whole process; events take about half of it. ``None`` is unbounded.
-        spill_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
-    """
-
-    threads: int = 2
-    memory_bytes: int | None = None
-    spill_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +67,12 @@ class ViewColumns:
     statuses: Bytes
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Events of some entities: their codes, and their columns when asked for."""
+@dataclass
+class _Shared:
+    """Answers that are the same for all inputs of which every event has a value; each is computed once."""
 
-    codes: Ints
-    entity_count: int
-    read: Callable[[Sequence[str]], dict[str, pa.Array]]
+    answers: dict[FeaturePlan, tuple[pa.Array, Bytes]] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True)
@@ -146,68 +108,48 @@ def evaluate_view(
         The features; the same bits for any resources and any order of the source's rows.
     """
     index, entity = KeyIndex.build(keys)
-    count = _part_count(rows.row_count, resources)
-    if count == 1:
+    queries = arrange_queries(entity, as_of, len(index))
+    part = narrowed(view, rows, index, queries, resources, hindsight)
+    if part is None:
+        count = _part_count(rows.row_count, resources)
+        if count > 1:
+            return _evaluate_parts(view, rows, index, entity, as_of, resources, hindsight, count)
         part = _whole(view, rows, index, resources)
-        return _evaluate_part(view, part, entity, as_of, resources, hindsight)
+    return _evaluate_part(view, part, queries, resources, hindsight)
+
+
+def _part_count(row_count: int, resources: Resources) -> int:
+    most = resources.most_events
+    return 1 if most is None else max(1, -(-row_count // most))
+
+
+def _evaluate_parts(
+    view: ViewPlan,
+    rows: Rows,
+    index: KeyIndex,
+    entity: Ints,
+    as_of: Ints,
+    resources: Resources,
+    hindsight: bool,
+    count: int,
+) -> ViewColumns:
+    """Split the source by entity, and work through one part after the other."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="featurestore-", dir=resources.spill_folder))
-        shares = _share_out(view, rows, index, count)
-        paths = _split(view, rows, index, shares, Path(folder))
+        shares = share_out(view, rows, index, count)
+        paths = split(view, rows, index, shares, Path(folder))
         asked = np.where(entity == UNKNOWN, 0, shares.part[entity]) if len(index) else np.zeros_like(entity)
         places: list[Ints] = []
         found: list[ViewColumns] = []
         for number, path in enumerate(paths):
             mine = np.flatnonzero(asked == number)
             local = np.where(entity[mine] == UNKNOWN, UNKNOWN, shares.code[entity[mine]])
-            part = _spilled(path, int(shares.sizes[number]))
-            found.append(_evaluate_part(view, part, local, as_of[mine], resources, hindsight))
+            queries = arrange_queries(local, as_of[mine], int(shares.sizes[number]))
+            found.append(_evaluate_part(view, spilled(path), queries, resources, hindsight))
             places.append(mine)
             path.unlink()
             pa.default_memory_pool().release_unused()
     return _join(found, places)
-
-
-@dataclass(frozen=True)
-class _Shares:
-    """Which part each entity goes to.
-
-    Attributes:
-        part: Number of its part, per entity code.
-        code: Its code within the part.
-        sizes: Count of entities per part.
-    """
-
-    part: Ints
-    code: Ints
-    sizes: Ints
-
-
-def _share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int) -> _Shares:
-    """Share entities out so that parts have about equally many events; a busy entity may fill a part alone."""
-    keys = [key.name for key in view.entity.keys]
-    events = np.zeros(len(index) + 1, dtype=np.int64)
-    for batch in rows.batches(keys):
-        codes = index.codes([batch.column(key) for key in keys])
-        events += np.bincount(np.where(codes == UNKNOWN, len(index), codes), minlength=len(index) + 1)
-    part = np.arange(len(index)) % count
-    busy = np.argsort(-events[:-1], kind="stable")[: _BUSIEST * count]
-    part[busy] = -1
-    loads = np.bincount(part[part >= 0], weights=events[:-1][part >= 0], minlength=count)
-    for entity in busy.tolist():
-        part[entity] = int(np.argmin(loads))
-        loads[part[entity]] += events[entity]
-    code = np.empty(len(index), dtype=np.int64)
-    for number in range(count):
-        mine = np.flatnonzero(part == number)
-        code[mine] = np.arange(len(mine))
-    return _Shares(part, code, np.bincount(part, minlength=count))
-
-
-def _part_count(row_count: int, resources: Resources) -> int:
-    if resources.memory_bytes is None:
-        return 1
-    return max(1, -(-row_count * _BYTES_PER_EVENT // int(resources.memory_bytes * _SHARE_FOR_EVENTS)))
 
 
 def _join(found: Sequence[ViewColumns], places: Sequence[Ints]) -> ViewColumns:
@@ -219,20 +161,20 @@ def _join(found: Sequence[ViewColumns], places: Sequence[Ints]) -> ViewColumns:
     return ViewColumns(columns, np.concatenate([part.statuses for part in found], axis=1)[:, back])
 
 
-def _whole(view: ViewPlan, rows: Rows, index: KeyIndex, resources: Resources) -> _Part:
+def _whole(view: ViewPlan, rows: Rows, index: KeyIndex, resources: Resources) -> Part:
     """Take all rows as one part, read from the source again for each input."""
     kept: pa.Array | None = None
     if view.where is not None:
-        table = _arrays(rows.read(sorted(view.where.columns())))
+        table = arrays(rows.read(sorted(view.where.columns())))
         kept = pa.array(is_true(view.where, table, rows.row_count))
 
     def read(columns: Sequence[str]) -> dict[str, pa.Array]:
         table = rows.read(columns)
-        return _arrays(table if kept is None else table.filter(kept))
+        return arrays(table if kept is None else table.filter(kept))
 
     keys = read([key.name for key in view.entity.keys])
     codes = _codes(index, [keys[key.name] for key in view.entity.keys], resources.threads)
-    return _Part(codes, len(index), read)
+    return Part(codes, read)
 
 
 def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
@@ -242,75 +184,11 @@ def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
 
-def _split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: _Shares, folder: Path) -> list[Path]:
-    """Write the events of the spine's entities into one file per part, with their codes within it."""
-    keys = [key.name for key in view.entity.keys]
-    needed = sorted({view.source.event_time, *_ingest(view), *(n for source in view.inputs for n in source.columns())})
-    columns = sorted({*keys, *needed, *(view.where.columns() if view.where is not None else ())})
-    dtypes = {column.name: column.dtype.arrow for column in view.source.columns}
-    schema = pa.schema([(_CODE, pa.int64()), *((name, dtypes[name]) for name in needed)])
-    paths = [folder / f"part-{number:05d}.arrow" for number in range(len(shares.sizes))]
-    with ExitStack() as stack:
-        writers = [stack.enter_context(pa.ipc.new_file(path, schema)) for path in paths]
-        for batch in rows.batches(columns):
-            for number, piece in _pieces(view, batch, index, keys, needed, schema, shares):
-                writers[number].write_batch(piece)
-    pa.default_memory_pool().release_unused()
-    return paths
-
-
-def _ingest(view: ViewPlan) -> tuple[str, ...]:
-    return () if view.source.ingest_time is None else (view.source.ingest_time,)
-
-
-def _pieces(
-    view: ViewPlan,
-    batch: pa.RecordBatch,
-    index: KeyIndex,
-    keys: Sequence[str],
-    needed: Sequence[str],
-    schema: pa.Schema,
-    shares: _Shares,
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Split one batch by part; rows that ``where`` rejects or no spine row asks for are dropped."""
-    columns = {name: batch.column(name) for name in batch.schema.names}
-    codes = index.codes([columns[key] for key in keys])
-    if view.where is not None:
-        codes[~is_true(view.where, columns, batch.num_rows)] = UNKNOWN
-    known = np.flatnonzero(codes != UNKNOWN)
-    number = shares.part[codes[known]]
-    order = known[np.argsort(number, kind="stable")]
-    cuts = np.searchsorted(np.sort(number), np.arange(len(shares.sizes) + 1))
-    taken = pa.array(order)
-    arrays = [pa.array(shares.code[codes[order]]), *(columns[name].take(taken) for name in needed)]
-    sorted_batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-    for part in range(len(shares.sizes)):
-        if cuts[part + 1] > cuts[part]:
-            yield part, sorted_batch.slice(cuts[part], cuts[part + 1] - cuts[part])
-
-
-def _spilled(path: Path, entity_count: int) -> _Part:
-    """Open one file of a split source; codes count within the part. The file stays mapped while its arrays live."""
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-    def read(columns: Sequence[str]) -> dict[str, pa.Array]:
-        return _arrays(table.select(list(columns)))
-
-    return _Part(read([_CODE])[_CODE].to_numpy(), entity_count, read)
-
-
-def _arrays(table: pa.Table) -> dict[str, pa.Array]:
-    return {name: table.column(name).combine_chunks() for name in table.column_names}
-
-
-def _evaluate_part(
-    view: ViewPlan, part: _Part, entity: Ints, as_of: Ints, resources: Resources, hindsight: bool
-) -> ViewColumns:
-    order = _order(view, part, resources.threads, hindsight)
-    queries = arrange_queries(entity, as_of, part.entity_count)
+def _evaluate_part(view: ViewPlan, part: Part, queries: Queries, resources: Resources, hindsight: bool) -> ViewColumns:
+    order = _order(view, part, len(queries.offsets) - 1, resources.threads, hindsight)
     columns: list[pa.Array | None] = [None] * len(view.features)
-    statuses = np.empty((len(view.features), len(as_of)), dtype=np.uint8)
-    shared: dict[FeaturePlan, tuple[pa.Array, Bytes]] = {}
+    statuses = np.empty((len(view.features), queries.count), dtype=np.uint8)
+    shared = _Shared()
 
     def run(number: int) -> None:
         chosen = [i for i, feature in enumerate(view.features) if feature.input == number]
@@ -325,14 +203,11 @@ def _evaluate_part(
     return ViewColumns(tuple(column for column in columns if column is not None), statuses)
 
 
-def _order(view: ViewPlan, part: _Part, threads: int, hindsight: bool) -> _Order:
-    source = view.source
-    dtypes = {column.name: column.dtype for column in source.columns}
-    event_time, _ = to_words(part.read([source.event_time])[source.event_time], dtypes[source.event_time])
-    ingest_time = event_time
-    if source.ingest_time is not None and not hindsight:
-        ingest_time, _ = to_words(part.read([source.ingest_time])[source.ingest_time], dtypes[source.ingest_time])
-    rows, offsets, has_ties = time_order(part.codes, part.entity_count, event_time, ingest_time, threads=threads)
+def _order(view: ViewPlan, part: Part, entity_count: int, threads: int, hindsight: bool) -> _Order:
+    columns = part.read([view.source.event_time, *ingest_columns(view)])
+    event_time, ingest_time = read_times(view, columns, hindsight=hindsight)
+    del columns
+    rows, offsets, has_ties = time_order(part.codes, entity_count, event_time, ingest_time, threads=threads)
     if has_ties and any(feature.aggregation in _ORDERED for feature in view.features):
         places, runs = tied_places(offsets, rows, event_time, ingest_time)
         order_by_content(places, runs, rows, [_content(source, part, rows[places]) for source in view.inputs])
@@ -341,7 +216,7 @@ def _order(view: ViewPlan, part: _Part, threads: int, hindsight: bool) -> _Order
     return _Order(rows, offsets, sorted_event_time, sorted_ingest_time)
 
 
-def _content(source: InputPlan, part: _Part, rows: Ints) -> tuple[Ints, Bytes]:
+def _content(source: InputPlan, part: Part, rows: Ints) -> tuple[Ints, Bytes]:
     """Return the order keys and flags of one input for some rows only."""
     names = sorted(source.columns())
     taken = pa.array(rows)
@@ -354,11 +229,11 @@ def _evaluate_input(
     view: ViewPlan,
     number: int,
     features: Sequence[FeaturePlan],
-    part: _Part,
+    part: Part,
     order: _Order,
     queries: Queries,
     resources: Resources,
-    shared: dict[FeaturePlan, tuple[pa.Array, Bytes]],
+    shared: _Shared,
 ) -> list[tuple[pa.Array, Bytes]]:
     """Compute all features of one input; results are in the order of ``features``."""
     source = view.inputs[number]
@@ -396,7 +271,7 @@ def _by_row(
     order: _Order,
     queries: Queries,
     resources: Resources,
-    shared: dict[FeaturePlan, tuple[pa.Array, Bytes]],
+    shared: _Shared,
 ) -> dict[FeaturePlan, tuple[pa.Array, Bytes]]:
     """Compute features for which it matters which events are members, but not what their values are.
 
@@ -405,14 +280,21 @@ def _by_row(
     """
     is_full = bool((flags == MEMBER_VALUE).all())
     shape_of = {feature: _shape(feature) for feature in features}
-    known = dict(shared) if is_full else {}
-    wanted = sorted({shape for shape in shape_of.values() if shape not in known}, key=repr)
-    if wanted:
+
+    def answer(known: Collection[FeaturePlan]) -> dict[FeaturePlan, tuple[pa.Array, Bytes]]:
+        wanted = sorted({shape for shape in shape_of.values() if shape not in known}, key=repr)
+        if not wanted:
+            return {}
         block = _block(order, order.rows, flags, resources.threads, None)
-        answer = bind(_sub_view(view, _ROW, wanted)).answer(block, queries, threads=resources.threads)
-        known |= {shape: (answer.column(i), answer.statuses[i]) for i, shape in enumerate(wanted)}
+        found = bind(_sub_view(view, _ROW, wanted)).answer(block, queries, threads=resources.threads)
+        return {shape: (found.column(i), found.statuses[i]) for i, shape in enumerate(wanted)}
+
     if is_full:
-        shared.update(known)
+        with shared.lock:
+            shared.answers |= answer(shared.answers)
+            known = dict(shared.answers)
+    else:
+        known = answer(())
     return {feature: _looked_up(feature, array, *known[shape]) for feature, shape in shape_of.items()}
 
 

@@ -19,8 +19,8 @@ from featurestore.offline.build import AS_OF, Features, compute_features, in_pie
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.digest import content_digest
-from featurestore.offline.engine import Resources
 from featurestore.offline.manifest import Manifest, library_versions, plan_document, source_entry
+from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.writer import Piece, Written, check_target, write_training_set
 from featurestore.plan.model import Plan

@@ -159,6 +159,16 @@ class Scan:
         parts = self._each_piece(lambda number: self._events(number, columns, ingest))
         return _joined(parts, columns, self.schema, self._settings.threads)
 
+    @property
+    def piece_count(self) -> int:
+        """Count of the pieces in which the rows lie."""
+        return len(self._numbers)
+
+    def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """Read the rows of one piece; the pieces in order give the rows that ``read`` gives, in the same order."""
+        schema = pa.schema([(name, self.schema[name].arrow) for name in columns])
+        return pa.table(self._events(self._numbers[number], columns, None), schema=schema)
+
     def batches(
         self, columns: Sequence[str], *, rows: int = BATCH_ROWS, ingest: IngestRange | None = None
     ) -> Iterator[pa.RecordBatch]:

@@ -18,7 +18,7 @@ from featurestore.dtypes import TIMESTAMP, parse_dtype
 from featurestore.errors import SourceMissingError, SpineError, listing
 from featurestore.kernels.events import Status
 from featurestore.offline.build import AS_OF, Features, compute_features
-from featurestore.offline.engine import Resources
+from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import STATUS_SUFFIX
 from featurestore.plan.compiler import compile_definitions

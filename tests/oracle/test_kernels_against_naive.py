@@ -2,15 +2,20 @@
 
 import random
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore import Entity, FeatureView, agg, col, continuous, every
 from featurestore.definitions.collection import collect
 from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP
 from featurestore.errors import ValueOverflowError
+from featurestore.kernels import evaluate
 from featurestore.kernels.events import NO_EVENT
+from featurestore.offline import narrowing
+from featurestore.offline.parts import Resources
 from featurestore.plan.aggregations import RULES
 from featurestore.plan.compiler import compile_definitions
 from tests.assertions import assert_same_values
@@ -118,6 +123,26 @@ def test_the_engine_gives_the_naive_answers_in_one_part_and_in_many(scenario):
             continue
         found = through_engine(scenario.plan, scenario.table(), scenario.queries, resources)
         assert_answers(scenario.plan, rows, found.columns, found.statuses)
+
+
+NEWEST = st.one_of(aggregations("last"), aggregations("time_since_last"))
+
+
+@given(scenarios(features=features_of(NEWEST), max_events=30, max_queries=6))
+@examples(200)
+def test_reading_a_source_through_gives_the_naive_answers(scenario):
+    """However little there is to gain, and however often what was kept is looked through again."""
+    with patch.object(narrowing, "_LEAST_GAIN", 0), patch.object(narrowing, "_LEAST_CROWD", 1):
+        for resources in (ONE_PART, Resources(threads=2)):
+            found = through_engine(scenario.plan, scenario.table(), scenario.queries, resources)
+            assert_answers(scenario.plan, expected(scenario), found.columns, found.statuses)
+
+
+@given(scenarios())
+@examples(50)
+def test_answers_to_many_questions_come_to_their_places(scenario):
+    with patch.object(evaluate, "_MANY_QUERIES", 0):
+        check(scenario)
 
 
 @given(scenarios())

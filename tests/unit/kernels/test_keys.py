@@ -49,3 +49,28 @@ def test_no_keys_know_nothing():
 def test_three_columns_keep_their_order():
     index, codes = index_of([1, 1, 2], [1, 2, 1], [2, 1, 1])
     assert len(set(codes.tolist())) == len(index) == 3
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        [5, 7, 5, None, 9],
+        [-3, -1, 4],
+        [2**63 - 1, 2**63 - 2],
+        [-(2**63), -(2**63) + 3],
+        [-(2**63), 0, 2**63 - 1],
+        [],
+        [0],
+    ],
+    ids=str,
+)
+def test_integers_are_found_whether_they_lie_together_or_far_apart(known):
+    column = pa.array(known, pa.int64())
+    index, codes = KeyIndex.build([column])
+    asked = sorted({*(key for key in known if key is not None), -(2**63), 2**63 - 1, -4, 0, 1, 6, 8, 10})
+    for form in (pa.array(asked, pa.int64()), pa.array([*asked, None], pa.int64()).slice(0, len(asked))):
+        found = index.codes([form])
+        places = {key: code for key, code in zip(known, codes.tolist(), strict=True) if key is not None}
+        assert found.tolist() == [places.get(key, UNKNOWN) for key in asked]
+    with_null = index.codes([pa.array([*asked, None], pa.int64())])
+    assert with_null.tolist() == [*index.codes([pa.array(asked, pa.int64())]).tolist(), UNKNOWN]

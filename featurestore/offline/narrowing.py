@@ -1,0 +1,122 @@
+"""Sources asked only for newest events: read through once, piece by piece, keeping what can be an answer.
+
+What is kept is of the order of the spine, however large the source is, so nothing of the source need be sorted,
+gathered or spilled. Answers are then computed from it as from a whole source; that nothing is missing is the kernels'
+word (``kernels.newest``). A piece is read column by column, the values last and only for the sake of the rows kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.kernels.evaluate import Queries, is_true
+from featurestore.kernels.keys import UNKNOWN, KeyIndex
+from featurestore.kernels.newest import Horizons, asks_only_newest, deciding_columns
+from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times, value_columns
+from featurestore.plan.model import ViewPlan
+
+_CODE = "__code"
+_LEAST_GAIN = 4
+"""Reading through is tried if there are this many times as many events as questions."""
+
+_LEAST_CROWD = 1 << 16
+"""Rows that may wait, however few the questions are, before those are dropped that newer pieces outdid."""
+
+
+def narrowed(
+    view: ViewPlan, rows: Rows, index: KeyIndex, queries: Queries, resources: Resources, hindsight: bool
+) -> Part | None:
+    """Read a source through, keeping the events that can be an answer.
+
+    Args:
+        view: The plan.
+        rows: The source's rows.
+        index: The entities asked about.
+        queries: The questions, arranged.
+        resources: Threads and memory.
+        hindsight: Whether every event is known from its event time on.
+
+    Returns:
+        Events that give the same answers as all the source's; ``None`` if the view asks for more than newest events,
+        if there is little to gain, or if there turns out to be: then the source has to be worked through as a whole.
+    """
+    if not asks_only_newest(view) or rows.row_count < _LEAST_GAIN * queries.count:
+        return None
+    narrowing = _Narrowing(view, rows, index, queries, resources, hindsight)
+    most = min(rows.row_count // 2, resources.most_events or rows.row_count)
+    kept: list[pa.Table] = []
+    waiting, crowd = 0, max(2 * queries.count, _LEAST_CROWD)
+    for piece in _in_turn(narrowing.piece, rows.piece_count, resources.threads):
+        kept.append(piece)
+        waiting += piece.num_rows
+        if waiting > crowd:
+            kept = [narrowing.again(pa.concat_tables(kept))]
+            waiting = kept[0].num_rows
+            if waiting > most:
+                return None
+            crowd = max(crowd, 2 * waiting)
+    table = pa.concat_tables(kept) if kept else narrowing.schema.empty_table()
+    return Part(arrays(table.select([_CODE]))[_CODE].to_numpy(), lambda columns: arrays(table.select(list(columns))))
+
+
+class _Narrowing:
+    """What is the same for all pieces."""
+
+    def __init__(
+        self, view: ViewPlan, rows: Rows, index: KeyIndex, queries: Queries, resources: Resources, hindsight: bool
+    ) -> None:
+        self._view, self._rows, self._index = view, rows, index
+        self._horizons = Horizons(view, queries)
+        self._hindsight = hindsight
+        self._keys = [key.name for key in view.entity.keys]
+        self._times = [view.source.event_time, *ingest_columns(view)]
+        self._deciding = deciding_columns(view)
+        self._kept = sorted({*self._times, *value_columns(view)})
+        dtypes = {column.name: column.dtype for column in view.source.columns}
+        self.schema = pa.schema([(_CODE, pa.int64()), *((name, dtypes[name].arrow) for name in self._kept)])
+        # Few pieces keep few threads busy; then the columns of a piece are shared out as well.
+        self._threads = 1 if rows.piece_count >= resources.threads else resources.threads
+
+    def piece(self, number: int) -> pa.Table:
+        """Return what is kept of a piece."""
+        where = set() if self._view.where is None else self._view.where.columns()
+        first = sorted({*self._keys, *self._times, *self._deciding, *where})
+        columns = arrays(self._rows.read_piece(number, first))
+        codes = self._index.codes([columns[key] for key in self._keys])
+        if self._view.where is not None:
+            codes = np.where(is_true(self._view.where, columns, len(codes)), codes, UNKNOWN)
+        event_time, ingest_time = read_times(self._view, columns, hindsight=self._hindsight)
+        found = self._horizons.newest(codes, event_time, ingest_time, columns)
+        taken = pa.array(found)
+
+        def take(name: str) -> pa.Array:
+            if name in columns:
+                return columns[name].take(taken)
+            return self._rows.read_piece(number, [name]).column(0).combine_chunks().take(taken)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            return pa.table([pa.array(codes[found]), *pool.map(take, self._kept)], schema=self.schema)
+
+    def again(self, table: pa.Table) -> pa.Table:
+        """Return what is kept of several pieces together."""
+        columns = arrays(table.select([_CODE, *sorted({*self._times, *self._deciding})]))
+        event_time, ingest_time = read_times(self._view, columns, hindsight=self._hindsight)
+        found = self._horizons.newest(columns[_CODE].to_numpy(), event_time, ingest_time, columns)
+        return table.take(pa.array(found))
+
+
+def _in_turn(work: Callable[[int], pa.Table], count: int, threads: int) -> Iterator[pa.Table]:
+    """Do work in order, as many steps at a time as there are threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[pa.Table]] = deque()
+        for number in range(count):
+            coming.append(pool.submit(work, number))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
