@@ -198,6 +198,7 @@ def _server(store: Path) -> Iterator[tuple[str, int]]:
     config = store.parent / "featurestore.toml"
     config.write_text(
         f'registry = "sqlite:///{store}/registry.db"\nonline = "sqlite:///{store}/online.db"\ndata = "{store}"\n'
+        '[server]\nauth = "none"\n'
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "--config", str(config), "--port", "0"],

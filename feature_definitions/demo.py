@@ -41,6 +41,9 @@ LEAKING_KEYS = {"carrier": ["carrier"], "origin": ["origin"], "route": ["origin"
 LEAKING_FEATURES = [f"{name}_{what}_that_day" for name in LEAKING_KEYS for what in ("delay", "flights")]
 CONFIG = """definitions = "feature_definitions.flights"
 
+[server]
+auth = "none"
+
 [serving_log]
 flush_seconds = 0.5
 """

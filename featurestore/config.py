@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -77,6 +77,8 @@ class ServerConfig(_Table):
         max_push: Largest request that pushes events, in bytes.
         max_entities: Most entities of one request.
         shutdown_seconds: How long requests under way may take to finish when the server is stopped.
+        auth: ``"keys"``: every request needs an API key. ``"none"``: anybody who reaches the server may do anything.
+        workers: How many processes serve.
     """
 
     host: str = "127.0.0.1"
@@ -85,6 +87,8 @@ class ServerConfig(_Table):
     max_push: Bytes = Field(default=16_000_000, gt=0)
     max_entities: int = Field(default=1_000, gt=0)
     shutdown_seconds: int = Field(default=10, ge=0)
+    auth: Literal["keys", "none"] = "keys"
+    workers: int = Field(default=1, ge=1)
 
 
 class Config(BaseSettings):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.pushing import PushResult, Streams
     from featurestore.registry import Registry, RunRecord
+    from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
     from featurestore.skew.policy import Policy
@@ -85,6 +86,18 @@ class FeatureStore:
             ConfigError: An override in the environment is wrong.
         """
         return cls(Config.local(folder), clock=clock)
+
+    @property
+    def clock(self) -> Clock:
+        """What tells the present instant."""
+        return self._clock
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        """The API keys of the server."""
+        from featurestore.registry.api_keys import ApiKeys
+
+        return ApiKeys(self.config.registry)
 
     def apply(self, *definitions: Any, prune: bool | None = None) -> Changes:
         """Compile definitions and make them the applied ones, all of them or none.
@@ -449,6 +462,7 @@ class FeatureStore:
         """Write what waits to be written, and close files and connections; the next use opens them again."""
         for part in (
             "_auditor",
+            "api_keys",
             "_streams",
             "_serving",
             "_serving_log",

@@ -1,4 +1,4 @@
-"""Runs the server: ``python -m server``. One process, one event loop."""
+"""Runs the server: ``python -m server``. One process with one event loop, or several that share a socket."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.store import FeatureStore
-from server.app import create_app
+from server.app import Application, create_app
 
 _CANNOT_START = 2
 _SWITCH_SECONDS = 0.0005
@@ -31,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _options(arguments)
     try:
-        with FeatureStore.open(options.config) as store:
+        config = Config.load(options.config)
+        if (options.workers or config.server.workers) > 1:
+            serve_with_workers(config, options)
+            return 0
+        with FeatureStore(config) as store:
             serve(store, host=options.host, port=options.port)
     except FeatureStoreError as error:
         print(f"featurestore: {error}", file=sys.stderr)
@@ -53,18 +61,8 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
         ConfigError: The address cannot be listened on.
     """
     listening = _listen(store.config, host, port)
-    config = uvicorn.Config(
-        create_app(store),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=store.config.server.shutdown_seconds,
-    )
-    name, port = listening.getsockname()[:2]
-    print(f"serving on http://{f'[{name}]' if ':' in name else name}:{port}", flush=True)
+    config = _uvicorn(create_app(store), store.config)
+    _announce(listening, store.config)
     # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -74,6 +72,46 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
     server.run(sockets=[listening])
     if not server.started:
         raise SystemExit(_CANNOT_START)
+
+
+def serve_with_workers(config: Config, options: argparse.Namespace) -> None:
+    """Serve with several processes until a signal says stop; one that dies is started again.
+
+    Args:
+        config: What is served.
+        options: The command line: place of the configuration, address, count of workers.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
+    """
+    listening = _listen(config, options.host, options.port)
+    os.environ[CONFIG_VARIABLE] = str(Path(options.config).absolute())
+    workers = options.workers or config.server.workers
+    settings = _uvicorn("server.app:create_app", config, factory=True, workers=workers)
+    _announce(listening, config)
+    Multiprocess(settings, sockets=[listening]).run()
+
+
+def _uvicorn(app: Application | str, config: Config, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=config.server.shutdown_seconds,
+        **options,
+    )
+
+
+def _announce(listening: socket.socket, config: Config) -> None:
+    """Say where the server listens, and if anybody may ask it."""
+    name, port = listening.getsockname()[:2]
+    print(f"serving on http://{f'[{name}]' if ':' in name else name}:{port}", flush=True)
+    if config.server.auth == "none" and not ip_address(name).is_loopback:
+        print(f"featurestore: auth = 'none', and {name} is open to other machines", file=sys.stderr, flush=True)
 
 
 def _stop(*_: object) -> None:
@@ -98,6 +136,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default=os.environ.get(CONFIG_VARIABLE, FILE_NAME), help="configuration file")
     parser.add_argument("--host", help="address to listen on (default: the configured one)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: the configured one)")
+    parser.add_argument("--workers", type=int, help="how many processes serve (default: the configured number)")
     return parser.parse_args(arguments)
 
 

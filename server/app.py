@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,6 +21,7 @@ from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
 from server import events, feast, problems
+from server.auth import Doorkeeper, needed_scope
 from server.features import PATH, FeaturesRoute
 from server.messages import schemas
 
@@ -78,6 +80,7 @@ class Application:
         self._given = store
         self._opened = store
         self._features = FeaturesRoute(lambda: self.store, lambda: self.limits)
+        self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock)
         self._behind: ASGIApp = _behind(self)
 
     @property
@@ -94,7 +97,16 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's life."""
-        if scope["type"] == "http" and scope["path"] == PATH:
+        if scope["type"] != "http":
+            await self._behind(scope, receive, send)
+            return
+        try:
+            if self.limits.auth == "keys":
+                self._door.check(scope)
+        except (FeatureStoreError, problems.RefusedError) as error:
+            await problems.refuse(send, error)
+            return
+        if scope["path"] == PATH:
             await self._features(scope, receive, send)
         else:
             await self._behind(scope, receive, send)
@@ -248,7 +260,21 @@ _FEATURES = {
 def _documented(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document, the hot route included."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    document["paths"][PATH] = {"post": _FEATURES}
+    document["paths"][PATH] = {"post": deepcopy(_FEATURES)}
+    _secure(document)
     own = schemas() | events.schemas() | feast.schemas()
     document.setdefault("components", {}).setdefault("schemas", {}).update(own)
     return document
+
+
+def _secure(document: dict[str, Any]) -> None:
+    """Say which routes need a key, and which scope it must have."""
+    document.setdefault("components", {})["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "An API key; 'featurestore keys create' makes one."}
+    }
+    for path, operations in document["paths"].items():
+        scope = needed_scope(path)
+        for operation in operations.values() if scope is not None else ():
+            operation["security"] = [{"key": []}]
+            refusals = ((401, "There is no key, or one that does not hold."), (403, f"The key lacks scope '{scope}'."))
+            operation["responses"].update({str(status): refusal for status, refusal in _refused(*refusals).items()})

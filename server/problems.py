@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
 from starlette.exceptions import HTTPException
+from starlette.types import Send
 
 from featurestore.errors import (
     FeatureStoreError,
@@ -40,10 +43,20 @@ class RefusedError(Exception):
         detail: What is wrong, and what would be right.
         code: Stable name of the mistake.
         field: JSON pointer into the request; may be empty.
+        headers: What the answer's header says besides.
     """
 
-    def __init__(self, status: HTTPStatus, detail: str, code: str, field: str = "") -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        code: str,
+        field: str = "",
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(detail)
+        self.headers = headers
         self.status = status
         self.detail = detail
         self.code = code
@@ -82,6 +95,17 @@ def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
         case _:
             _LOGGER.error("a request failed", exc_info=error)
             return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says why.", "internal-error")
+
+
+async def refuse(send: Send, error: Exception) -> None:
+    """Answer a request with the problem document for an exception."""
+    problem = problem_of(error)
+    body = encode(problem)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, RefusedError):
+        headers += [(name.encode(), value.encode("latin-1")) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def encode(problem: Problem) -> bytes:

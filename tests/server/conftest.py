@@ -62,6 +62,12 @@ SERVICES = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _everybody_may_ask(monkeypatch):
+    """Servers of these tests need no key, unless a test says otherwise."""
+    monkeypatch.setenv("FEATURESTORE_SERVER__AUTH", "none")
+
+
 @pytest.fixture
 def store(tmp_path):
     with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as opened:

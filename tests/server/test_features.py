@@ -219,7 +219,7 @@ def test_other_methods_are_refused(call):
 
 @pytest.fixture
 def narrow(store):
-    config = store.config.model_copy(update={"server": ServerConfig(max_body=200, max_entities=2)})
+    config = store.config.model_copy(update={"server": ServerConfig(max_body=200, max_entities=2, auth="none")})
     with FeatureStore(config, clock=store._clock) as opened:
         yield Caller(create_app(opened))
 

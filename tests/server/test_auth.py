@@ -1,0 +1,155 @@
+"""API keys: who gets in, who does not, and that a revoked key is noticed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from urllib.request import Request, urlopen
+
+import pytest
+
+from featurestore import FeatureStore
+from featurestore.errors import RegistryError
+from featurestore.registry.api_keys import Scope
+from server.app import create_app
+from server.auth import needed_scope
+from tests.server.conftest import NOW, Caller
+from tests.server.test_process import project  # noqa: F401  # a fixture
+
+PATHS = {
+    "/v1/features": Scope.READ,
+    "/v1/services": Scope.READ,
+    "/get-online-features": Scope.READ,
+    "/v1/sources/orders/events": Scope.WRITE,
+    "/push": Scope.WRITE,
+    "/materialize": Scope.ADMIN,
+    "/materialize-incremental": Scope.ADMIN,
+    "/healthz": None,
+    "/readyz": None,
+    "/health": None,
+    "/openapi.json": None,
+}
+
+
+@pytest.fixture
+def guarded(store, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_SERVER__AUTH", "keys")
+    with FeatureStore.local(store.config.folder, clock=store.clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def call(guarded):
+    return Caller(create_app(guarded))
+
+
+def key_of(store, *scopes, name="test"):
+    made, text = store.api_keys.create(name, scopes, now_us=store.clock.now_us())
+    return made, {"authorization": f"Bearer {text}"}
+
+
+def ask(call, headers=None):
+    question = {"service": "plain", "entities": [{"user": 1}]}
+    return call("POST", "/v1/features", json=question, headers=headers or {})
+
+
+def test_every_path_needs_the_scope_it_should(call):
+    assert {path: needed_scope(path) for path in PATHS} == PATHS
+    routes = call("GET", "/openapi.json").json()["paths"]
+    assert set(routes) - {"/v1/sources/{source}/events"} <= set(PATHS)
+    for path, operations in routes.items():
+        for operation in operations.values():
+            assert ("security" in operation) == (needed_scope(path) is not None)
+
+
+def test_without_a_key_nothing_is_answered(call):
+    for path, scope in PATHS.items():
+        response = call("POST" if scope else "GET", path)
+        assert (response.status_code == 401) == (scope is not None), path
+    refused = ask(call)
+    assert refused.json()["code"] == "no-key"
+    assert refused.headers["www-authenticate"] == 'Bearer realm="featurestore"'
+
+
+def test_a_key_lets_in_where_its_scope_allows(call, guarded):
+    _, reader = key_of(guarded, Scope.READ)
+    _, writer = key_of(guarded, Scope.WRITE)
+    _, admin = key_of(guarded, Scope.ADMIN)
+    assert [ask(call, headers).status_code for headers in (reader, writer, admin)] == [200, 403, 200]
+    pushed = [call("POST", "/push", headers=headers, content=b"{}").status_code for headers in (reader, writer, admin)]
+    assert pushed == [403, 422, 422]
+    refused = ask(call, writer)
+    assert refused.json()["code"] == "forbidden"
+    assert "insufficient_scope" in refused.headers["www-authenticate"]
+
+
+def test_a_wrong_secret_another_scheme_and_nonsense_are_refused(call, guarded):
+    made, right = key_of(guarded, Scope.READ)
+    assert ask(call, right).status_code == 200
+    text = right["authorization"].removeprefix("Bearer ")
+    for wrong in (
+        f"Bearer fs_{made.id}_wrong",
+        f"Basic {text}",
+        f"Bearer {text}x",
+        "Bearer",
+        "",
+        f"Bearer {text[:-1]}",
+    ):
+        assert ask(call, {"authorization": wrong}).status_code == 401, wrong
+
+
+def test_a_revoked_key_is_refused_within_a_second(call, guarded):
+    made, headers = key_of(guarded, Scope.READ)
+    assert ask(call, headers).status_code == 200
+    guarded.api_keys.revoke(made.id, now_us=guarded.clock.now_us())
+    guarded.clock.instant_us += 1_000_000
+    assert ask(call, headers).json()["code"] == "unknown-key"
+    with pytest.raises(RegistryError, match="no key"):
+        guarded.api_keys.revoke(made.id, now_us=0)
+
+
+def test_known_keys_hold_on_while_the_registry_cannot_be_read(call, guarded, monkeypatch):
+    _, headers = key_of(guarded, Scope.READ)
+    assert ask(call, headers).status_code == 200
+
+    def fail():
+        raise RegistryError("the database failed")
+
+    monkeypatch.setattr(guarded.api_keys, "all", fail)
+    guarded.clock.instant_us += 1_000_000
+    assert ask(call, headers).status_code == 200
+
+
+def test_no_secret_is_stored(guarded):
+    _, headers = key_of(guarded, Scope.READ)
+    secret = headers["authorization"].rpartition("_")[2]
+    files = [path for path in guarded.config.folder.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def test_several_workers_serve_one_socket_and_end_together(project, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("FEATURESTORE_SERVER__AUTH", "keys")
+    environment = os.environ | {"FEATURESTORE_CONFIG": str(project)}
+    command = [sys.executable, "-m", "featurestore.cli"]
+    made = [*command, "keys", "create", "--name", "test", "--scope", "read"]
+    key = subprocess.run(made, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    question = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    server = [*command, "serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(
+        server, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        try:
+            address = process.stdout.readline().split()[-1]
+            for _ in range(20):
+                with urlopen(Request(f"{address}/v1/features", question, headers), timeout=60) as response:
+                    assert json.load(response)["rows"][0]["values"] == [2, 2.5]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    with FeatureStore.open(project) as store:
+        report = store.audit("spending_model", since="2024-05-01T00:00:00Z", until="2024-05-03T00:00:00Z")
+    assert (report.served, report.verdict) == (20, "pass")
