@@ -28,6 +28,12 @@ def columns(response) -> dict[str, dict]:
     return dict(zip(found["metadata"]["feature_names"], found["results"], strict=True))
 
 
+def logged(store) -> set[str]:
+    """Return the services whose answers were logged."""
+    store.close()
+    return {path.parent.parent.name.removeprefix("service=") for path in store.config.data.rglob("*.parquet")}
+
+
 def test_features_are_answered_column_by_column(call):
     """The request is byte for byte what Feast's client sends; the answer is what it reads."""
     body = (
@@ -107,12 +113,12 @@ def test_a_renamed_feature_is_asked_for_by_its_own_name(store):
 
 
 def test_a_service_that_reads_just_these_views_answers_and_logs(store):
-    """What no service reads is answered too, from the views themselves."""
+    """What no service reads just so is answered too, from the views themselves."""
+    store.apply(FeatureService("too_many", features=[SPENDING, LAST, LAST.aliased("again")]))
     call = Caller(create_app(store))
     assert columns(ask(call, features=["spending:total"]))["total"]["values"] == [2.5, 4.0, None]
     columns(ask(call, features=["last_order:shop", "spending:total"]))
-    store.close()
-    assert {path.parent.parent.name for path in store.config.data.rglob("*.parquet")} == {"service=plain"}
+    assert logged(store) == {"plain"}
 
 
 def test_unknown_columns_are_ignored_as_feast_does(call):
@@ -178,14 +184,19 @@ def test_features_of_several_views_that_share_a_name_need_their_full_names(store
 
 
 def test_of_services_that_hold_an_on_demand_feature_the_smallest_is_asked(store):
-    """The other one needs more views, and inputs that are not given."""
+    """One needs inputs that are not given, another reads more views."""
     view = OnDemandFeatureView("twice", features={"total": SPENDING["total"] * 2})
     other = OnDemandFeatureView(
         "more", request={"x": "float64"}, features={"x": request_input("x") + LAST["price"].cast("float64")}
     )
-    store.apply(FeatureService("a_large", features=[view, other]), FeatureService("small", features=[view]))
+    store.apply(
+        FeatureService("a_large", features=[view, other]),
+        FeatureService("larger", features=[view, LAST]),
+        FeatureService("small", features=[view]),
+    )
     found = columns(ask(Caller(create_app(store)), features=["twice:total"]))
     assert found["total"]["values"] == [5.0, 8.0, None]
+    assert logged(store) == {"small"}
 
 
 def test_health_is_whether_it_can_answer(call):
