@@ -25,6 +25,7 @@ from featurestore.errors import (
     UnknownServiceError,
     UnreachableError,
 )
+from featurestore.registry.api_keys import Scope
 from featurestore.store import FeatureStore
 from server.app import create_app
 from tests.server.conftest import NOW, ORDERS
@@ -191,6 +192,21 @@ def test_the_key_is_sent_and_never_shown(kind):
         FeatureStoreClient("http://test", api_key="secret\n")
     assert "secret" not in str(raised.value)
     assert "secret" not in repr(FeatureStoreClient("http://test", api_key="secret"))
+
+
+def test_a_key_opens_what_its_scope_allows(kind, store, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_SERVER__AUTH", "keys")
+    with FeatureStore.local(store.config.folder, clock=store.clock) as guarded:
+        transport = httpx.ASGITransport(create_app(guarded), raise_app_exceptions=False)
+        _, key = guarded.api_keys.create("reader", [Scope.READ], now_us=guarded.clock.now_us())
+        reader = client_of(kind, "http://test", transport, api_key=key)
+        assert len(reader.services()) == 2
+        with pytest.raises(ServerError, match="has no scope 'write'") as raised:
+            reader.push("orders", [])
+        assert (raised.value.status, raised.value.code) == (403, "forbidden")
+        with pytest.raises(ServerError, match="There is no key") as raised:
+            client_of(kind, "http://test", transport).services()
+        assert (raised.value.status, raised.value.code) == (401, "no-key")
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "", "http://", None])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from featurestore import FeatureStore
+from featurestore.registry.api_keys import Scope
 from tests.conftest import FEAST_PYTHON
 from tests.server.process import serving
 
@@ -24,12 +26,23 @@ def python():
     return FEAST_PYTHON
 
 
-def test_feasts_remote_online_store_reads_from_this_server(python, project):
+@pytest.fixture(params=["none", "keys"])
+def auth(request, project, monkeypatch):
+    """Let everybody in, or those with a key: give what Feast is told of it."""
+    monkeypatch.setenv("FEATURESTORE_SERVER__AUTH", request.param)
+    if request.param == "none":
+        return []
+    with FeatureStore.open(project) as store:
+        _, key = store.api_keys.create("feast", [Scope.READ], now_us=store.clock.now_us())
+    return [key]
+
+
+def test_feasts_remote_online_store_reads_from_this_server(python, project, auth):
     (project / "feast").mkdir()
     with serving(project) as url:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
-            [python, str(PROGRAM), str(project / "feast"), url],
+            [python, str(PROGRAM), str(project / "feast"), url, *auth],
             capture_output=True,
             text=True,
             check=False,
