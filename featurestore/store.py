@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
+    from featurestore.skew.drift.policy import DriftPolicy
+    from featurestore.skew.drift.report import DriftReport
     from featurestore.skew.policy import Policy
     from featurestore.skew.report import AuditReport
     from featurestore.sources import ReadSettings
@@ -448,6 +450,52 @@ class FeatureStore:
             progress=progress,
         )
 
+    def drift(
+        self,
+        service: str,
+        *,
+        reference: str | os.PathLike[str] | TrainingSet | tuple[Instant, Instant],
+        current: tuple[Instant, Instant],
+        policy: DriftPolicy | None = None,
+        recompute: bool = False,
+    ) -> DriftReport:
+        """Compare the distributions of what was served with those of a training set or of another period.
+
+        Args:
+            service: Name of the service.
+            reference: A training set or its folder; the path of its manifest alone, whose profiles are coarser; or
+                another period of what was served, first ``as_of`` and one past the last.
+            current: First ``as_of`` of the answers to compare, and one past the last.
+            policy: What is drift; by default what chance does not explain and is large enough to matter.
+            recompute: Whether to recompute what was served, and split every distance from a training set into the part
+                of skew and the part of the population.
+
+        Returns:
+            The judged report.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            TrainingSetError: There is no training set, or it is another service's.
+            SourceError: A source cannot give its rows.
+            StorageError: The serving log cannot be written or read.
+        """
+        from featurestore.drifting import drift_of_service
+        from featurestore.skew.drift.policy import DriftPolicy
+
+        since_us, until_us = _period(*current, where="current")
+        return drift_of_service(
+            service,
+            reference=_period(*reference, where="reference") if isinstance(reference, tuple) else reference,
+            since_us=since_us,
+            until_us=until_us,
+            policy=policy or DriftPolicy(),
+            recompute=recompute,
+            catalog=self._catalog,
+            log=self._serving_log,
+            settings=self._settings,
+            clock=self._clock,
+        )
+
     def check(self) -> None:
         """Make sure that every applied service can be answered online, and load what answering needs.
 
@@ -569,3 +617,7 @@ class FeatureStore:
                 hint = listing("Views", known, wrong=name)
                 raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
         return tuple(known[name] for name in wanted)
+
+
+def _period(since: Instant, until: Instant, *, where: str) -> tuple[int, int]:
+    return instant_us(since, where=where), instant_us(until, where=where)

@@ -63,13 +63,18 @@ def fine_edges(ordered: Floats, bins: Floats) -> Floats:
 
 
 class Sample:
-    """Every k-th value of a stream, k doubling as the stream grows: bounded, and the same for any batches."""
+    """Every k-th value of a stream, k doubling as the stream grows: bounded, and the same for any batches.
+
+    Attributes:
+        extremes: Smallest and largest of all values; infinite, the wrong way round, while there is none.
+    """
 
     def __init__(self) -> None:
         self._parts: list[Floats] = []
         self._kept = 0
         self._step = 1
         self._seen = 0
+        self.extremes = np.inf, -np.inf
 
     @property
     def is_complete(self) -> bool:
@@ -80,6 +85,9 @@ class Sample:
         """Take the next values of the stream."""
         taken = values[(-self._seen) % self._step :: self._step]
         self._seen += len(values)
+        if len(values):
+            low, high = self.extremes
+            self.extremes = min(low, float(values.min())), max(high, float(values.max()))
         self._parts.append(np.array(taken))
         self._kept += len(taken)
         while self._kept > MOST_KEPT:

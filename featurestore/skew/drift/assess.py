@@ -1,0 +1,183 @@
+"""From two distributions of a feature to what the report says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.skew.drift.categories import CategoryCounts
+from featurestore.skew.drift.distribution import Distribution
+from featurestore.skew.drift.measures import (
+    Distance,
+    beyond_range,
+    chi_square,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    largest_share_difference,
+    only_one_sample,
+    psi,
+    share_difference,
+    wasserstein,
+)
+from featurestore.skew.drift.numbers import NumberCounts
+from featurestore.skew.drift.report import Bins, Category, FeatureDrift, Measured
+
+Counts = npt.NDArray[np.int64]
+
+SHOWN_CATEGORIES = 20
+"""Categories that a report names."""
+
+_LEAST_EXPECTED = 5.0
+_Binned = Callable[[Counts, Counts], Distance]
+_OF_BINS: dict[str, _Binned] = {"psi": psi, "jensen_shannon": jensen_shannon, "chi_square": chi_square}
+
+MEASURES = (
+    "kolmogorov_smirnov",
+    "wasserstein",
+    "l_infinity",
+    *_OF_BINS,
+    "null_share",
+    "beyond_range",
+    "new_categories",
+    "vanished_categories",
+)
+"""Names of all measures."""
+
+
+def assess(
+    name: str, dtype: str, *, reference: Distribution, current: Distribution, significance: float
+) -> FeatureDrift:
+    """Measure how one feature moved.
+
+    Args:
+        name: Column.
+        dtype: Its dtype.
+        reference: The earlier or offline distribution.
+        current: The later or served one, counted alike.
+        significance: Probability for which the distances by chance are given.
+
+    Returns:
+        The feature's part of the report, not judged.
+    """
+    found: dict[str, Distance] = {}
+    details: dict[str, object] = {}
+    left, right = reference.values, current.values
+    if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
+        details |= _of_each(left, right)
+        if left.total and right.total:
+            bins = bin_counts(left, reference.bins), bin_counts(right, reference.bins)
+            found |= _numbers(left, right, *bins)
+            details["bins"] = Bins(*(tuple(part.tolist()) for part in (reference.bins, *bins)))
+    elif isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts) and left.total and right.total:
+        found |= _categories(left, right)
+        details |= _named(left, right)
+    if reference.row_count and current.row_count:
+        found["null_share"] = share_difference(
+            reference=reference.null_count,
+            reference_rows=reference.row_count,
+            current=current.null_count,
+            current_rows=current.row_count,
+        )
+    measures = tuple(_measured(measure, one, significance) for measure, one in found.items())
+    return FeatureDrift(
+        name,
+        dtype,
+        reference.row_count,
+        current.row_count,
+        reference.null_count,
+        current.null_count,
+        measures,
+        **details,  # type: ignore[arg-type]  # each under the name of its own field
+    )
+
+
+def _measured(measure: str, one: Distance, significance: float) -> Measured:
+    by_chance = one.limit(significance)
+    # Plain numbers: NumPy's have no JSON form.
+    return Measured(
+        measure,
+        float(one.value),
+        float(one.p_value),
+        None if by_chance is None else float(by_chance),
+        float(one.error),
+    )
+
+
+def bin_counts(numbers: NumberCounts, bins: npt.NDArray[np.float64]) -> Counts:
+    """Return counts per bin; what lies below the first edge is in the first bin.
+
+    Args:
+        numbers: The counts per cell.
+        bins: Lower edges, all of them edges of cells.
+    """
+    upto = np.concatenate([[0], np.cumsum(numbers.counts)])
+    places = np.searchsorted(numbers.edges, bins[1:]) + 1
+    return np.diff(np.concatenate([[0], upto[places], upto[-1:]])).astype(np.int64)
+
+
+def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts, Counts]:
+    """Return the counts of the same categories in both; those that chance hardly shows are counted together.
+
+    These are the ones that would be expected fewer than five times in the smaller sample, for which no formula of
+    chance holds, and those without a name.
+    """
+    names = sorted(reference.counts.keys() | current.counts.keys())
+    left, right = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (reference, current))
+    smaller = min(reference.total, current.total) / (reference.total + current.total)
+    shared = (left + right) * smaller >= _LEAST_EXPECTED
+    if reference.unnamed or current.unnamed:
+        shared &= (left > 0) & (right > 0)
+    sides = []
+    for counts, total in ((left, reference.total), (right, current.total)):
+        kept = counts[shared]
+        sides.append(np.append(kept, total - kept.sum()))
+    keep = sides[0] + sides[1] > 0
+    return sides[0][keep], sides[1][keep]
+
+
+def _numbers(left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts) -> dict[str, Distance]:
+    found = {"kolmogorov_smirnov": kolmogorov_smirnov(left, right), "wasserstein": wasserstein(left, right)}
+    found |= {name: measure(left_bins, right_bins) for name, measure in _OF_BINS.items()}
+    low, high = left.extremes
+    below = int(right.counts[: np.searchsorted(right.edges, low) + 1].sum())
+    above = int(right.counts[np.searchsorted(right.edges, high, side="right") + 1 :].sum())
+    found["beyond_range"] = beyond_range(below=below, above=above, rows=right.total, reference_rows=left.total)
+    return found
+
+
+def _of_each(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for side, one in (("reference", left), ("current", right)):
+        if one.total:
+            found |= {f"{side}_range": tuple(map(float, one.extremes)), f"{side}_mean": one.mean}
+    return found
+
+
+def _categories(left: CategoryCounts, right: CategoryCounts) -> dict[str, Distance]:
+    pair = aligned(left, right)
+    found = {"l_infinity": largest_share_difference(*pair)}
+    found |= {name: measure(*pair) for name, measure in _OF_BINS.items()}
+    if left.unnamed or right.unnamed:
+        return found
+    names = list(left.counts | right.counts)
+    inside = {one: np.array([counts.counts[name] for name in names]) for one, counts in ((0, left), (1, right))}
+    together = inside[0] + inside[1]
+    sizes = left.total, right.total
+    for one, name in ((1, "new_categories"), (0, "vanished_categories")):
+        found[name] = only_one_sample(inside=inside[one], together=together, rows=sizes[one], other_rows=sizes[1 - one])
+    return found
+
+
+def _named(left: CategoryCounts, right: CategoryCounts) -> dict[str, object]:
+    share = {name: count / left.total for name, count in left.counts.items()}
+    for name, count in right.counts.items():
+        share[name] = share.get(name, 0.0) + count / right.total
+    ranked = sorted(share, key=lambda name: (-share[name], name))
+    each = [Category(name, left.counts[name], right.counts[name]) for name in ranked]
+    found: dict[str, object] = {"categories": tuple(each[:SHOWN_CATEGORIES])}
+    if not left.unnamed and not right.unnamed:
+        found["new_categories"] = tuple(one for one in each if not one.reference)[:SHOWN_CATEGORIES]
+        found["vanished_categories"] = tuple(one for one in each if not one.current)[:SHOWN_CATEGORIES]
+    return found

@@ -1,0 +1,170 @@
+"""Reading samples into distributions: in batches, each sample at most twice, memory bounded.
+
+The edges of cells come from the reference. Where both samples have few values of a feature these are counted one by
+one, exactly; else in cells that are placed by a sample of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.dtypes import DType
+from featurestore.skew.drift.categories import CategoryCounts
+from featurestore.skew.drift.distribution import Distribution, is_categorical, to_numbers
+from featurestore.skew.drift.grid import COARSE_BINS, Sample, fine_edges, place_edges
+from featurestore.skew.drift.numbers import NumberCounts
+
+Floats = npt.NDArray[np.float64]
+
+Rows = Callable[[], Iterable[pa.Table | pa.RecordBatch]]
+"""Reads a sample from its beginning, in batches with one column per feature; may be called twice.
+
+A batch may lack columns: its rows are then no rows of these features.
+"""
+
+_NO_BINS: Floats = np.zeros(0)
+
+
+@dataclass
+class _Intake:
+    """What is kept of one feature while its rows pass."""
+
+    dtype: DType
+    into: Sample | NumberCounts | CategoryCounts
+    row_count: int = 0
+    null_count: int = 0
+
+    def add(self, column: pa.Array | pa.ChunkedArray) -> None:
+        self.row_count += len(column)
+        self.null_count += column.null_count
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else (column,):
+            if isinstance(self.into, CategoryCounts):
+                self.into.add(chunk)
+            else:
+                self.into.add(to_numbers(chunk, self.dtype))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two samples of one feature, counted alike."""
+
+    reference: Distribution
+    current: Distribution
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where one feature's numbers are counted."""
+
+    edges: Floats
+    bins: Floats
+
+
+@dataclass
+class Collector:
+    """Counts samples of the same features.
+
+    Attributes:
+        dtypes: The features' dtypes, by column.
+        threads: Threads that count; the result does not depend on it.
+        bins: Fixed lower edges of bins, by column; where there are none they are placed by the reference.
+    """
+
+    dtypes: Mapping[str, DType]
+    threads: int = 2
+    bins: Mapping[str, Floats] = field(default_factory=dict)
+
+    def pairs(self, *, reference: Rows, current: Rows) -> dict[str, Pair]:
+        """Count two samples.
+
+        Args:
+            reference: The earlier or offline sample.
+            current: The later or served one.
+
+        Returns:
+            Both distributions of every feature.
+        """
+        first = self._read(reference, {name: self._sink(name) for name in self.dtypes})
+        layouts = {name: self._layout(name, intake) for name, intake in first.items()}
+        second = self._read(current, {name: self._second_sink(name, first, layouts) for name in self.dtypes})
+        again: dict[str, _Layout] = {}
+        for name, layout in layouts.items():
+            mine, theirs = first[name].into, second[name].into
+            if isinstance(mine, Sample) and isinstance(theirs, Sample) and theirs.is_complete:
+                values = np.concatenate([mine.ordered(), theirs.ordered()])
+                exact = np.unique(np.concatenate([layout.edges, values]))
+                if len(exact) == 0:
+                    continue
+                for intake, kept in ((first[name], mine), (second[name], theirs)):
+                    intake.into = NumberCounts.empty(exact)
+                    intake.into.add(kept.ordered())
+            elif isinstance(mine, Sample):
+                again[name] = layout
+        self._recount(reference, first, again)
+        late = {name: layout for name, layout in again.items() if isinstance(second[name].into, Sample)}
+        self._recount(current, second, late)
+        return {
+            name: Pair(_finished(first[name], layouts.get(name)), _finished(second[name], layouts.get(name)))
+            for name in self.dtypes
+        }
+
+    def like(self, reference: Mapping[str, Distribution], rows: Rows) -> dict[str, Distribution]:
+        """Count a sample as known distributions are counted.
+
+        Args:
+            reference: Distributions, by column.
+            rows: The sample, read once.
+        """
+        sinks: dict[str, Sample | NumberCounts | CategoryCounts] = {}
+        for name in self.dtypes:
+            values = reference[name].values
+            sinks[name] = NumberCounts.empty(values.edges) if isinstance(values, NumberCounts) else self._sink(name)
+        found = self._read(rows, sinks)
+        return {name: _finished(found[name], _Layout(_NO_BINS, reference[name].bins)) for name in self.dtypes}
+
+    def _sink(self, name: str) -> Sample | CategoryCounts:
+        return CategoryCounts() if is_categorical(self.dtypes[name]) else Sample()
+
+    def _second_sink(
+        self, name: str, first: Mapping[str, _Intake], layouts: Mapping[str, _Layout]
+    ) -> Sample | NumberCounts | CategoryCounts:
+        into = first[name].into
+        if isinstance(into, Sample) and not into.is_complete:
+            return NumberCounts.empty(layouts[name].edges)
+        return self._sink(name)
+
+    def _layout(self, name: str, intake: _Intake) -> _Layout:
+        if not isinstance(intake.into, Sample) or intake.null_count == intake.row_count:
+            return _Layout(_NO_BINS, _NO_BINS)
+        ordered = intake.into.ordered()
+        bins = self.bins.get(name, place_edges(ordered, COARSE_BINS))
+        low, high = intake.into.extremes
+        ends = np.array([low, np.nextafter(high, np.inf)])
+        return _Layout(np.unique(np.concatenate([fine_edges(ordered, bins), ends])), bins)
+
+    def _read(self, rows: Rows, sinks: Mapping[str, Sample | NumberCounts | CategoryCounts]) -> dict[str, _Intake]:
+        found = {name: _Intake(self.dtypes[name], sink) for name, sink in sinks.items()}
+        with ThreadPoolExecutor(self.threads) as pool:
+            for batch in rows():
+                known = [name for name in found if name in batch.schema.names]
+                for _ in pool.map(lambda name, batch=batch: found[name].add(batch.column(name)), known):
+                    pass
+        return found
+
+    def _recount(self, rows: Rows, intakes: dict[str, _Intake], layouts: Mapping[str, _Layout]) -> None:
+        wanted = {name: NumberCounts.empty(layout.edges) for name, layout in layouts.items() if len(layout.edges)}
+        if not wanted:
+            return
+        for name, intake in self._read(rows, wanted).items():
+            intakes[name] = intake
+
+
+def _finished(intake: _Intake, layout: _Layout | None) -> Distribution:
+    values = None if isinstance(intake.into, Sample) else intake.into
+    return Distribution(intake.row_count, intake.null_count, values, _NO_BINS if layout is None else layout.bins)

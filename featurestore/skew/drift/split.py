@@ -1,0 +1,94 @@
+"""Splitting the distance between training and serving into what skew caused and what the population did.
+
+Three samples: the training set, what was served, and what the training set would have for the rows that were served.
+From training to recomputed only the rows differ (population), from recomputed to served only the road (skew).
+
+Every measure here weighs differences of shares or of distribution functions, and such differences add up: served minus
+training is recomputed minus training plus served minus recomputed. The weights, among them the sign, are those of the
+whole distance, so the parts add up to it exactly, but for rounding. A part against the direction of the whole is
+negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.skew.drift.assess import bin_counts
+from featurestore.skew.drift.categories import CategoryCounts
+from featurestore.skew.drift.distribution import Distribution
+from featurestore.skew.drift.measures import LEAST_STD, floored
+from featurestore.skew.drift.numbers import NumberCounts
+from featurestore.skew.drift.report import Split
+
+Floats = npt.NDArray[np.float64]
+_Weigh = Callable[[Floats], float]
+
+
+def split(*, training: Distribution, recomputed: Distribution, served: Distribution) -> tuple[Split, ...]:
+    """Split the distances of one feature.
+
+    Args:
+        training: The training set.
+        recomputed: The served rows as the training set would have them, counted like the training set.
+        served: The served rows as they were answered, counted like the training set.
+
+    Returns:
+        The share of nulls, and where all three have values: Kolmogorov-Smirnov, Wasserstein (divided by the training
+        set's standard deviation) and the population stability index of numbers, L-infinity and the population
+        stability index of categories.
+    """
+    found = []
+    samples = training, recomputed, served
+    if all(sample.row_count for sample in samples):
+        nulls = [np.array([sample.null_count / sample.row_count]) for sample in samples]
+        found.append(_parts("null_share", nulls, lambda step: float(step[0])))
+    values = [sample.values for sample in samples]
+    numbers = [one for one in values if isinstance(one, NumberCounts) and one.total]
+    if len(numbers) == len(samples):
+        found += _of_numbers(numbers, training.bins)
+    categories = [one for one in values if isinstance(one, CategoryCounts) and one.total]
+    if len(categories) == len(samples):
+        found += _of_categories(categories)
+    return tuple(found)
+
+
+def _parts(measure: str, samples: list[Floats], weigh: _Weigh) -> Split:
+    training, recomputed, served = samples
+    population, skew = weigh(recomputed - training), weigh(served - recomputed)
+    return Split(measure, weigh(served - training), population, skew)
+
+
+def _of_numbers(samples: list[NumberCounts], bins: Floats) -> list[Split]:
+    below = [one.shares_below() for one in samples]
+    areas = [one.areas() for one in samples]
+    signs = np.sign(areas[2] - areas[0])
+    scale = max(samples[0].std, LEAST_STD)
+    return [
+        _at_largest("kolmogorov_smirnov", below),
+        _parts("wasserstein", areas, lambda step: float(step @ signs) / scale),
+        _stability([bin_counts(one, bins) for one in samples]),
+    ]
+
+
+def _of_categories(samples: list[CategoryCounts]) -> list[Split]:
+    names = sorted(set().union(*(one.counts for one in samples)))
+    counts = [np.array([*(one.counts[name] for name in names), one.unnamed], dtype=np.int64) for one in samples]
+    keep = sum(counts) > 0
+    counts = [one[keep] for one in counts]
+    return [_at_largest("l_infinity", [one / one.sum() for one in counts]), _stability(counts)]
+
+
+def _at_largest(measure: str, shares: list[Floats]) -> Split:
+    whole = shares[2] - shares[0]
+    place = int(np.argmax(np.abs(whole)))
+    sign = float(np.sign(whole[place]))
+    return _parts(measure, shares, lambda step: sign * float(step[place]))
+
+
+def _stability(counts: list[npt.NDArray[np.int64]]) -> Split:
+    shares = [floored(one) for one in counts]
+    logs = np.log(shares[2] / shares[0])
+    return _parts("psi", shares, lambda step: float(step @ logs))

@@ -1,0 +1,120 @@
+"""Policies say what is drift; reports survive JSON; a person sees the verdict."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from featurestore.errors import ConfigError, RegistryError
+from featurestore.skew.drift.policy import DriftPolicy, FixedThreshold, adjust
+from featurestore.skew.drift.render import render
+from featurestore.skew.drift.report import DriftReport
+from tests.unit.drift.test_collect import drift, table
+
+P_VALUES = [0.001, 0.2, 0.04, 0.03, 0.5, 0.004]
+
+
+@pytest.fixture(scope="module")
+def moved():
+    random = np.random.default_rng(3)
+    return drift(table(random, 4000), table(random, 3000, shift=0.2), recomputed=table(random, 3000))
+
+
+def test_benjamini_and_hochberg_equal_scipy():
+    assert adjust(P_VALUES, "benjamini-hochberg") == pytest.approx(stats.false_discovery_control(P_VALUES))
+
+
+def test_holm_by_hand():
+    assert adjust(P_VALUES, "holm") == pytest.approx([0.006, 0.4, 0.12, 0.12, 0.5, 0.02])
+    assert adjust(P_VALUES, "none") == P_VALUES
+    assert adjust([], "holm") == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict"),
+    [
+        (DriftPolicy(), "fail"),
+        (DriftPolicy(correction="benjamini-hochberg"), "fail"),
+        (DriftPolicy(least_effects={"kolmogorov_smirnov": 0.5}), "pass"),
+        (DriftPolicy(allowed_features=1), "pass"),
+        (DriftPolicy(fixed=("psi-0.2",)), "pass"),
+        (DriftPolicy(fixed=("psi-0.02",)), "fail"),
+        (DriftPolicy(fixed=("ks-p-0.01",)), "fail"),
+        (DriftPolicy(fixed=("wasserstein-0.1",)), "fail"),
+        (DriftPolicy(least_rows=3001), "cannot tell"),
+    ],
+)
+def test_verdicts(policy, verdict, moved):
+    judged = policy.judge(moved)
+    assert judged.verdict == verdict
+    assert judged.exit_code == {"pass": 0, "fail": 1, "cannot tell": 2}[verdict]
+    assert judged.reasons
+
+
+def test_a_small_move_of_many_rows_is_no_drift():
+    """Chance does not explain it, but it does not matter."""
+    random = np.random.default_rng(5)
+    report = drift(*(pa.table({"number": random.normal(mean, 1.0, size=200_000)}) for mean in (0.0, 0.03)))
+    found = report.features[0].measured("kolmogorov_smirnov")
+    assert found.adjusted < 0.01
+    assert report.verdict == "pass"
+
+
+def test_many_features_of_one_distribution_do_not_drift():
+    random = np.random.default_rng(11)
+    names = [f"f{i}" for i in range(100)]
+    from featurestore.dtypes import FLOAT64
+    from featurestore.skew.drift.compare import Reference, compare_drift
+
+    sides = [pa.table({name: random.normal(size=60) for name in names}) for _ in range(2)]
+    dtypes = dict.fromkeys(names, FLOAT64)
+    policies = {}
+    for correction in ("holm", "none"):
+        policy = DriftPolicy(significance=0.05, correction=correction)
+        policies[correction] = compare_drift(
+            service="s",
+            reference=Reference("r", dtypes, sides[0].to_batches),
+            current=sides[1].to_batches,
+            current_dtypes=dtypes,
+            policy=policy,
+            since="",
+            until="",
+            ran_at="",
+        )
+    assert policies["holm"].drifted == ()
+    assert policies["none"].drifted, "uncorrected, chance looks like drift"
+
+
+@pytest.mark.parametrize("name", ["psi", "psi-", "psi-x", "psi--1", "other-0.2", "psi-inf", "ks-p-0"])
+def test_unknown_thresholds_are_named(name):
+    with pytest.raises(ConfigError, match="drift policy"):
+        DriftPolicy(fixed=(name,))
+
+
+def test_wrong_policies_are_named():
+    with pytest.raises(ConfigError, match="no measure"):
+        DriftPolicy(least_effects={"psy": 0.1})
+    with pytest.raises(ConfigError, match="significance"):
+        DriftPolicy(significance=0.0)
+    assert FixedThreshold.named("chi2-p-0.05").of_p_value
+
+
+def test_reports_survive_json(moved):
+    assert DriftReport.from_json(moved.to_json()) == moved
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": "other"}'])
+def test_other_json_is_no_report(text):
+    with pytest.raises(RegistryError, match="drift report"):
+        DriftReport.from_json(text)
+
+
+def test_a_person_sees_verdict_distances_and_causes(moved):
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(render(moved))
+    shown = console.export_text()
+    for word in ("fail", "number", "kolmogorov_smirnov", "population", "skew", "training"):
+        assert word in shown
