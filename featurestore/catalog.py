@@ -84,12 +84,16 @@ class Catalog:
         self._known: _Known | None = None
         self._sources: dict[str, Source] = {}
 
-    def apply(self, given: tuple[Any, ...], *, prune: bool | None) -> Changes:
+    def apply(
+        self, given: tuple[Any, ...], *, prune: bool | None, kept_live: Mapping[str, str] | None = None
+    ) -> Changes:
         """Compile definitions and make them the applied ones, all of them or none.
 
         Args:
             given: Modules, definitions and iterables of these.
             prune: Whether what is applied but not given is removed; ``None`` means if modules are given.
+            kept_live: For services the fingerprint of the plan that goes on answering although they change; ``None``
+                lets changed services answer by their new plans once they are filled.
 
         Raises:
             DefinitionError: The definitions hold mistakes; nothing was changed.
@@ -105,7 +109,12 @@ class Catalog:
             *(_draft(Kind.SERVICE, name, plan) for name, plan in plans.services.items()),
         ]
         is_whole = any(isinstance(item, ModuleType) for item in given)
-        changes = self._registry.apply(drafts, now_us=self._clock.now_us(), prune=is_whole if prune is None else prune)
+        changes = self._registry.apply(
+            drafts,
+            now_us=self._clock.now_us(),
+            prune=is_whole if prune is None else prune,
+            kept_live=kept_live,
+        )
         with self._lock:
             self._sources.update(_by_name(definitions))
             self._known = None

@@ -14,13 +14,14 @@ from typing import Any
 
 from featurestore.catalog import Catalog
 from featurestore.dtypes import DType
-from featurestore.errors import RequestError, listing
+from featurestore.errors import RequestError
+from featurestore.live import LivePlans
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import ServingLog
-from featurestore.online.store import OnlineStore, records_of
+from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
-from featurestore.temporal import NOTHING_YET, Clock, duration_us
+from featurestore.temporal import Clock, duration_us
 
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process the old plan may still answer."""
@@ -40,16 +41,20 @@ class _Live:
 class Serving:
     """Answers online questions. May be used from several threads."""
 
-    def __init__(self, catalog: Catalog, store: OnlineStore, log: ServingLog | None, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, plans: LivePlans, store: OnlineStore, log: ServingLog | None, clock: Clock
+    ) -> None:
         """Take the parts.
 
         Args:
             catalog: What is applied.
+            plans: Knows which plans are live.
             store: Where states are kept.
             log: Takes what was answered; ``None`` keeps nothing.
             clock: Tells the present instant.
         """
         self._catalog = catalog
+        self._plans = plans
         self._store = store
         self._log = log
         self._clock = clock
@@ -95,10 +100,10 @@ class Serving:
             self._live.clear()
 
     def _reader(self, service: str) -> OnlineReader:
-        return self._checked(service, lambda: self._live_plan(service))
+        return self._checked(service, lambda: self._plans.plan(service))
 
     def _views_reader(self, names: tuple[str, ...]) -> OnlineReader:
-        return self._checked(names, lambda: plan_of_views(map(self._live_view, names)))
+        return self._checked(names, lambda: plan_of_views(map(self._plans.view, names)))
 
     def _checked(self, asked: str | tuple[str, ...], live_plan: Callable[[], Plan]) -> OnlineReader:
         """Return the reader of a service or of views; which plan is live is asked now and then."""
@@ -121,31 +126,6 @@ class Serving:
         if len(combinations) >= COMBINATIONS:
             for asked in combinations:
                 del self._live[asked]
-
-    def _live_view(self, name: str) -> ViewPlan:
-        """Return the newest plan of a view that has online state; the applied one if none has."""
-        views = self._catalog.views()
-        if name not in views:
-            raise RequestError(
-                f"there is no view '{name}'", hint=listing("Views", views, wrong=name), code="unknown-view"
-            )
-        if self._has_state(views[name]):
-            return views[name]
-        return next(filter(self._has_state, self._catalog.past_views(name)), views[name])
-
-    def _has_state(self, view: ViewPlan) -> bool:
-        return records_of(self._store, [view])[view.name].watermark_us != NOTHING_YET
-
-    def _live_plan(self, service: str) -> Plan:
-        """Return the newest plan of a service that can answer; the applied one if none can."""
-        applied = self._catalog.plan(service)
-        if self._is_filled(applied):
-            return applied
-        return next(filter(self._is_filled, self._catalog.past_plans(service)), applied)
-
-    def _is_filled(self, plan: Plan) -> bool:
-        records = records_of(self._store, [use.view for use in plan.uses])
-        return all(record.watermark_us != NOTHING_YET for record in records.values())
 
 
 def plan_of_views(views: Iterable[ViewPlan]) -> Plan:

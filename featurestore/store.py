@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config
 from featurestore.errors import RegistryError, listing
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.event_log import EventLog
+    from featurestore.live import LivePlans, Removed, ServiceState
     from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from featurestore.online.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import Registry, RunRecord
+    from featurestore.registry import Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
@@ -101,7 +102,7 @@ class FeatureStore:
 
         return ApiKeys(self.config.registry)
 
-    def apply(self, *definitions: Any, prune: bool | None = None) -> Changes:
+    def apply(self, *definitions: Any, prune: bool | None = None, promote: bool | Literal["auto"] = "auto") -> Changes:
         """Compile definitions and make them the applied ones, all of them or none.
 
         Args:
@@ -109,6 +110,9 @@ class FeatureStore:
                 configured definitions' module is applied.
             prune: Whether what is applied but not given is removed. By default it is if a module is given, which holds
                 everything there is, and is not if single objects are.
+            promote: When changed services answer by their new plans: ``"auto"`` as soon as these have online state;
+                ``False`` not before ``promote`` is called; ``True`` at once, together with every other applied plan
+                that is not live yet.
 
         Returns:
             What changed, with fingerprints.
@@ -117,11 +121,64 @@ class FeatureStore:
             DefinitionError: The definitions hold mistakes; all are named, nothing was changed.
             SourceError: A source's columns cannot be found out.
             RegistryError: The registry failed; nothing was changed.
+            StateError: A plan was to be promoted that has no online state yet. It is applied and the old one answers.
         """
         given = definitions or (self._catalog.import_definitions(),)
-        changes = self._catalog.apply(given, prune=prune)
+        kept = None if promote == "auto" else self._live_plans.kept()
+        changes = self._catalog.apply(given, prune=prune, kept_live=kept)
         self._forget()
+        if promote is True:
+            for state in self.status():
+                if state.is_pending:
+                    self.promote(state.service)
         return changes
+
+    def promote(self, service: str) -> Live:
+        """Let a service answer by its applied plan from now on: one step, seen by all processes within a second.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            StateError: A view has no online state; the message names it. Nothing was changed.
+            RegistryError: The registry failed; nothing was changed.
+        """
+        live = self._live_plans.promote(service)
+        self._forget()
+        return live
+
+    def rollback(self, service: str) -> Live:
+        """Let a service answer by the plan again that was live before: one step, as ``promote``.
+
+        Materializing refreshes that plan again from then on. What is applied does not change; once more goes forward
+        to the plan that was left.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            StateError: There is no such plan, or its states are gone. Nothing was changed.
+            RegistryError: The registry failed; nothing was changed.
+        """
+        live = self._live_plans.rollback(service)
+        self._forget()
+        return live
+
+    def status(self) -> tuple[ServiceState, ...]:
+        """Return for each applied service which plan is live, which is applied, and how far their views are."""
+        return self._live_plans.status()
+
+    def gc(self, *, dry_run: bool = False, keep: int = 1) -> tuple[Removed, ...]:
+        """Remove online state that no plan needs which is live, applied, or kept to roll back to.
+
+        Args:
+            dry_run: Whether only to tell what would be removed.
+            keep: How many plans of each service are kept that were live before.
+
+        Returns:
+            What was removed, and what was left because a run is at work on it.
+
+        Raises:
+            StateError: Somebody promotes, rolls back or removes at the same time, for half a minute.
+            StorageError: The online store cannot be written; running again completes the work.
+        """
+        return self._live_plans.remove_unused(dry_run=dry_run, keep=keep)
 
     def plan(self, service: str) -> Plan:
         """Return the compiled plan of an applied service.
@@ -219,7 +276,7 @@ class FeatureStore:
         now_us = self._clock.now_us()
         until_us = now_us if until is None else min(now_us, instant_us(until, where="until"))
         runs = materialize(
-            self._views(views),
+            self._views_to_fold(views),
             catalog=self._catalog,
             registry=self._registry,
             store=self._online,
@@ -513,6 +570,7 @@ class FeatureStore:
             "api_keys",
             "_streams",
             "_serving",
+            "_live_plans",
             "_serving_log",
             "_online",
             "_event_log",
@@ -595,7 +653,7 @@ class FeatureStore:
         from featurestore.serving import Serving
 
         log = self._serving_log if self.config.serving_log.enabled else None
-        return Serving(self._catalog, self._online, log, self._clock)
+        return Serving(self._catalog, self._live_plans, self._online, log, self._clock)
 
     @cached_property
     def _auditor(self) -> Auditor:
@@ -603,20 +661,26 @@ class FeatureStore:
 
         return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
 
+    @cached_property
+    def _live_plans(self) -> LivePlans:
+        from featurestore.live import LivePlans
+
+        return LivePlans(self._catalog, self._registry, self._online, self._clock)
+
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
         for part in ("_serving", "_streams"):
             if part in self.__dict__:
                 self.__dict__[part].forget()
 
-    def _views(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
+    def _views_to_fold(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
         known = self._catalog.views()
-        wanted = sorted(known) if names is None else list(dict.fromkeys(names))
-        for name in wanted:
+        wanted = None if names is None else list(dict.fromkeys(names))
+        for name in wanted or ():
             if name not in known:
                 hint = listing("Views", known, wrong=name)
                 raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
-        return tuple(known[name] for name in wanted)
+        return self._live_plans.to_refresh(wanted)
 
 
 def _period(since: Instant, until: Instant, *, where: str) -> tuple[int, int]:

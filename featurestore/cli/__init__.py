@@ -11,11 +11,22 @@ from collections.abc import Sequence
 
 import typer
 
-from featurestore.cli import audits, definitions, materializing, online, serving, training
+from featurestore.cli import audits, definitions, live, materializing, online, serving, training
 from featurestore.cli.common import app
 from featurestore.errors import FeatureStoreError
 
-__all__ = ["COULD_NOT_TELL", "app", "audits", "definitions", "main", "materializing", "online", "serving", "training"]
+__all__ = [
+    "COULD_NOT_TELL",
+    "app",
+    "audits",
+    "definitions",
+    "live",
+    "main",
+    "materializing",
+    "online",
+    "serving",
+    "training",
+]
 
 COULD_NOT_TELL = 2
 """Exit code of a command that could not do its work."""

@@ -19,20 +19,38 @@ def apply(
     module: Annotated[
         str, typer.Argument(help="Definitions' module; the configured one if left out.", show_default=False)
     ] = "",
+    promote: Annotated[
+        bool | None,
+        typer.Option(
+            "--promote/--no-promote",
+            help="Let the applied plans answer at once, or keep those that are live; if left out, a new plan goes live "
+            "when it is materialized.",
+        ),
+    ] = None,
 ) -> None:
     """Compile definitions and make them the applied ones; show what changed."""
     with store_of(context, definitions=module) as store:
-        typer.echo(str(store.apply()))
+        typer.echo(str(store.apply(promote="auto" if promote is None else promote)))
 
 
 @app.command()
 def services(context: typer.Context) -> None:
-    """List the applied feature services."""
+    """List the applied feature services, and which of their plans is live."""
     with store_of(context) as store:
         plans = store.services()
+        live = {state.service: state.live for state in store.status()}
     show(
-        ["service", "fingerprint", "keys", "features"],
-        [[plan.name, plan.fingerprint[:PRINT], _listed(plan.join_keys), str(len(plan.outputs))] for plan in plans],
+        ["service", "fingerprint", "live", "keys", "features"],
+        [
+            [
+                plan.name,
+                plan.fingerprint[:PRINT],
+                live[plan.name][:PRINT],
+                _listed(plan.join_keys),
+                str(len(plan.outputs)),
+            ]
+            for plan in plans
+        ],
     )
 
 

@@ -15,7 +15,6 @@ from typing import Protocol
 import msgspec
 
 from featurestore.errors import StateError
-from featurestore.plan.model import ViewPlan
 from featurestore.temporal import NOTHING_YET
 
 
@@ -145,7 +144,21 @@ class ViewRecord(msgspec.Struct, frozen=True):
 RECORD_KEY_BYTES = 8
 
 
-def record_key(view: ViewPlan) -> bytes:
+class PlanOfView(Protocol):
+    """What a store needs to know of a view's plan."""
+
+    @property
+    def name(self) -> str:
+        """Name of the view."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The plan's fingerprint."""
+        ...
+
+
+def record_key(view: PlanOfView) -> bytes:
     """Return the key of a view's record."""
     return bytes.fromhex(view.fingerprint[: 2 * RECORD_KEY_BYTES])
 
@@ -155,12 +168,12 @@ def is_state_key(key: bytes) -> bool:
     return len(key) > RECORD_KEY_BYTES
 
 
-def state_prefix(view: ViewPlan, generation: int) -> bytes:
+def state_prefix(view: PlanOfView, generation: int) -> bytes:
     """Return what the keys of a view's states of one generation begin with."""
     return record_key(view) + generation.to_bytes(4, "big")
 
 
-def decode_record(view: ViewPlan, stored: bytes | None) -> ViewRecord:
+def decode_record(view: PlanOfView, stored: bytes | None) -> ViewRecord:
     """Read a view's record; an empty one if there is none.
 
     Raises:
@@ -183,7 +196,7 @@ def encode_record(record: ViewRecord) -> bytes:
     return msgspec.json.encode(record)
 
 
-def records_of(store: OnlineStore, views: Iterable[ViewPlan]) -> Mapping[str, ViewRecord]:
+def records_of(store: OnlineStore, views: Iterable[PlanOfView]) -> Mapping[str, ViewRecord]:
     """Return the records of several views by name, from one moment."""
     keys = {view.name: (view, record_key(view)) for view in views}
     found = store.read([key for _, key in keys.values()])

@@ -18,7 +18,7 @@ import pyarrow as pa
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.folding import Folder
 from featurestore.online.locks import held
-from featurestore.online.store import OnlineStore, ViewRecord, decode_record, encode_record, record_key
+from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, decode_record, encode_record, record_key
 from featurestore.plan.model import ViewPlan
 from featurestore.temporal import NOTHING_YET
 
@@ -41,7 +41,7 @@ class Pushed(Protocol):
 
 
 @contextmanager
-def folding(view: ViewPlan, store: OnlineStore) -> Iterator[None]:
+def folding(view: PlanOfView, store: OnlineStore) -> Iterator[None]:
     """Hold the lock of everybody who folds into states of a view that lookups read; wait for it if need be.
 
     Raises:

@@ -39,11 +39,13 @@ class _Bound:
     Attributes:
         intake: What its events must look like.
         views: Every view that reads it and may have online state: the applied ones, and those applied before.
+        applied: Fingerprints of the applied ones of these.
         outside_ids: The event ids outside the log.
     """
 
     intake: Intake
     views: tuple[ViewPlan, ...]
+    applied: frozenset[str]
     outside_ids: OutsideIds
 
 
@@ -168,7 +170,11 @@ class Streams:
         for view in bound.views:
             stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids, recent)
             events = follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
-            if events is None and has_nothing_outside(bound.intake.source, self._settings):
+            if (
+                events is None
+                and view.fingerprint in bound.applied
+                and has_nothing_outside(bound.intake.source, self._settings)
+            ):
                 events = self._begin(bound, view, stream)
             folded += events or 0
         return folded
@@ -208,7 +214,8 @@ class Streams:
         applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
         ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
         intake = Intake.of(source, read_schema(source, self._settings), applied)
-        return _Bound(intake, tuple(ever.values()), OutsideIds(source, self._settings))
+        prints = frozenset(view.fingerprint for view in applied)
+        return _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings))
 
 
 def _recent(bound: _Bound, appended: Appended) -> Recent | None:

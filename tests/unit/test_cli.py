@@ -146,3 +146,29 @@ def test_wrong_usage_is_exit_code_2(filled, run, arguments):
     code, _, err = run(*arguments)
     assert code == 2
     assert "Usage" in err
+
+
+def test_plans_are_promoted_rolled_back_and_removed(filled, run):
+    changed = DEFINITIONS.replace('agg.count().over("1d")', 'agg.count().over("2d")')
+    (filled / "cli_definitions.py").write_text(changed)
+    sys.modules.pop("cli_definitions", None)
+    assert run("apply", "--no-promote")[0] == 0
+    code, _, error = run("promote", "model")
+    assert (code, "view 'spending' has no online state" in error) == (2, True)
+    assert run("materialize", "--until", NOON, "--views", "spending")[0] == 0
+    assert "when promoted" in run("status")[1]
+    assert run("gc", "--dry-run")[0] == 0
+    assert run("promote", "model")[1].startswith("service 'model' answers by ")
+    assert run("rollback", "model")[1].count("model") == 1
+    assert run("apply", "--promote")[0] == 0
+    assert "when promoted" not in run("status")[1]
+    assert "spending" in run("gc", "--keep", "0")[1]
+    assert run("rollback", "model")[0] == 2
+
+
+def test_runs_are_listed(filled, run):
+    code, out, _ = run("runs")
+    assert code == 0
+    assert "done" in out
+    (listed,) = json.loads(run("runs", "--json")[1])
+    assert (listed["view"], listed["event_count"], listed["outcome"]) == ("spending", 3, "done")

@@ -1,0 +1,81 @@
+"""Commands about which plans answer: showing, promoting, rolling back, and removing what nobody needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featurestore.cli.common import PRINT, Service, app, show, store_of
+
+if TYPE_CHECKING:
+    from featurestore.live import ServiceState
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Show which plan of each service is live, which is applied, and how far their views are."""
+    with store_of(context) as store:
+        states = store.status()
+    show(["service", "live", "applied", "previous", "goes live"], [_plans_row(state) for state in states])
+    show(["service", "view", "plan", "part of", "complete up to"], [row for state in states for row in _rows(state)])
+
+
+@app.command()
+def promote(context: typer.Context, service: Service) -> None:
+    """Let a service answer by its applied plan from now on; refused if a view of it is not materialized."""
+    with store_of(context) as store:
+        live = store.promote(service)
+    typer.echo(f"service '{service}' answers by {live.fingerprint[:PRINT]}")
+
+
+@app.command()
+def rollback(context: typer.Context, service: Service) -> None:
+    """Let a service answer by the plan again that was live before."""
+    with store_of(context) as store:
+        live = store.rollback(service)
+    typer.echo(f"service '{service}' answers by {live.fingerprint[:PRINT]} again, no more by {live.previous[:PRINT]}")
+
+
+@app.command()
+def gc(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    keep: Annotated[int, typer.Option(help="Plans of each service to keep that were live before.", min=0)] = 1,
+) -> None:
+    """Remove online state that no plan needs which is live, applied, or kept to roll back to."""
+    with store_of(context) as store:
+        removed = store.gc(dry_run=dry_run, keep=keep)
+    show(
+        ["view", "plan", "keys", "because"],
+        [
+            [
+                one.view,
+                one.fingerprint[:PRINT],
+                "" if dry_run or one.is_busy else str(one.count),
+                f"{one.reason}; left, a run is at work on it" if one.is_busy else one.reason,
+            ]
+            for one in removed
+        ],
+    )
+
+
+def _plans_row(state: ServiceState) -> list[str]:
+    when = "" if not state.is_pending else "when promoted" if state.is_decided else "when materialized"
+    prints = (state.live, state.applied, state.previous or "")
+    return [state.service, *(one[:PRINT] for one in prints), when]
+
+
+def _rows(state: ServiceState) -> list[list[str]]:
+    from featurestore.temporal import format_instant
+
+    return [
+        [
+            state.service,
+            view.view,
+            view.fingerprint[:PRINT],
+            ", ".join(name for name, is_part in (("live", view.is_live), ("applied", view.is_applied)) if is_part),
+            "nothing is materialized" if view.watermark_us is None else format_instant(view.watermark_us),
+        ]
+        for view in state.views
+    ]

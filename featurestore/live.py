@@ -1,0 +1,322 @@
+"""Which plan of a service answers: the newest that can, unless somebody decided otherwise; and what may be removed.
+
+A changed definition has states of its own. They are filled beside those that serve, so applying interrupts nobody. If
+nothing was decided about a service, its new plan goes live by itself as soon as all its views have state. An apply
+without promotion keeps the plan that is live; promoting and rolling back then switch in one transaction of the
+registry, which every process sees within a second. Every answer says which plan it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+from featurestore.catalog import Catalog
+from featurestore.errors import RequestError, StateError, listing
+from featurestore.online.locks import held
+from featurestore.online.removal import discard, discard_dead
+from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, records_of
+from featurestore.plan.model import Plan, ViewPlan
+from featurestore.registry import Kind, Live, Registry
+from featurestore.temporal import NOTHING_YET, Clock
+
+_LOCK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """The online state of one plan of a view.
+
+    Attributes:
+        view: Name of the view.
+        fingerprint: Of the plan.
+        watermark_us: Up to where it is complete; ``None`` if nothing is materialized.
+        is_live: Whether the service answers from it.
+        is_applied: Whether it is part of the applied plan.
+    """
+
+    view: str
+    fingerprint: str
+    watermark_us: int | None
+    is_live: bool
+    is_applied: bool
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """Which plans of a service there are.
+
+    Attributes:
+        service: Name of the service.
+        live: Fingerprint of the plan that answers.
+        applied: Fingerprint of the applied plan.
+        previous: Fingerprint of the plan that a rollback would go back to; ``None`` if there is none.
+        is_decided: Whether somebody decided which plan is live; if not, the applied one goes live when it is filled.
+        views: The views of the live plan and of the applied one.
+    """
+
+    service: str
+    live: str
+    applied: str
+    previous: str | None
+    is_decided: bool
+    views: tuple[ViewState, ...]
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the applied plan does not answer yet."""
+        return self.live != self.applied
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Online state that was removed, or would be.
+
+    Attributes:
+        view: Name of the view.
+        fingerprint: Of its plan.
+        reason: Why nobody needs it.
+        count: Keys that were removed; 0 in a dry run.
+        is_busy: Whether it was left because a run is at work on it.
+    """
+
+    view: str
+    fingerprint: str
+    reason: str
+    count: int = 0
+    is_busy: bool = False
+
+
+class LivePlans:
+    """Decides which plans answer. May be used from several threads and processes."""
+
+    def __init__(self, catalog: Catalog, registry: Registry, store: OnlineStore, clock: Clock) -> None:
+        """Take the parts.
+
+        Args:
+            catalog: What is applied, and was.
+            registry: Keeps what is decided.
+            store: Where states are kept.
+            clock: Tells when it was decided.
+        """
+        self._catalog = catalog
+        self._registry = registry
+        self._store = store
+        self._clock = clock
+
+    def plan(self, service: str) -> Plan:
+        """Return the plan that answers: the decided one, else the newest that can, else the applied one.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+        """
+        applied = self._catalog.plan(service)
+        decided = self._registry.live().get(service)
+        if decided is not None:
+            return self._past(service, decided.fingerprint) or applied
+        if self._is_filled(applied):
+            return applied
+        return next(filter(self._is_filled, self._catalog.past_plans(service)), applied)
+
+    def view(self, name: str) -> ViewPlan:
+        """Return the plan that answers for a view by itself: of a service about which it was decided, else the newest.
+
+        Raises:
+            RequestError: There is no view of that name.
+        """
+        views = self._catalog.views()
+        if name not in views:
+            raise RequestError(
+                f"there is no view '{name}'", hint=listing("Views", views, wrong=name), code="unknown-view"
+            )
+        for view in self._decided_views():
+            if view.name == name:
+                return view
+        if self._has_state(views[name]):
+            return views[name]
+        return next(filter(self._has_state, self._catalog.past_views(name)), views[name])
+
+    def kept(self) -> dict[str, str]:
+        """Return for each service the fingerprint of the plan that answers now, if one can."""
+        plans = [self.plan(service) for service in self._catalog.services()]
+        return {plan.name: plan.fingerprint for plan in plans if self._is_filled(plan)}
+
+    def to_refresh(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
+        """Return the views that need events: the applied ones, and those of live plans that somebody decided about.
+
+        Args:
+            names: Only of these names.
+        """
+        applied = self._catalog.views()
+        known = {view.fingerprint: view for view in (*applied.values(), *self._decided_views())}
+        order = sorted(applied) if names is None else list(names)
+        return tuple(view for name in order for view in known.values() if view.name == name)
+
+    def promote(self, service: str) -> Live:
+        """Let the applied plan answer from now on, in one step.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            StateError: A view of it has no online state; nothing was changed.
+        """
+        with self._deciding():
+            applied, live = self._catalog.plan(service), self.plan(service)
+            self._check_filled(applied, "it cannot go live")
+            return self._decide(applied, live)
+
+    def rollback(self, service: str) -> Live:
+        """Let the plan that answered before answer again, in one step; once more brings back the newer one.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            StateError: There is no such plan, or its states are gone; nothing was changed.
+        """
+        with self._deciding():
+            live = self.plan(service)
+            target = next(self._previous(live), None)
+            if target is None:
+                raise StateError(
+                    "no other plan of it has ever been live, or its states are gone",
+                    where=f"service '{service}'",
+                    hint="Apply the definitions as they were, materialize, then promote.",
+                    code="nothing-to-roll-back",
+                )
+            self._check_filled(target, "there is no going back to it")
+            return self._decide(target, live)
+
+    def status(self) -> tuple[ServiceState, ...]:
+        """Return which plans of the applied services there are, sorted by name."""
+        return tuple(self._status(service) for service in sorted(self._catalog.services()))
+
+    def remove_unused(self, *, dry_run: bool, keep: int) -> tuple[Removed, ...]:
+        """Remove the states that no plan needs which is live, applied, or could be rolled back to.
+
+        Whenever it dies, what is left of a state is none, never a part that answers.
+
+        Args:
+            dry_run: Whether only to tell.
+            keep: How many plans of each service are kept that were live before.
+        """
+        with self._deciding():
+            used = {view.fingerprint: view for view in self._catalog.views().values()}
+            for service in self._catalog.services():
+                live = self.plan(service)
+                for plan in (live, *islice(self._previous(live), keep)):
+                    used |= {use.view.fingerprint: use.view for use in plan.uses}
+            found: list[Removed] = []
+            seen: set[str] = set()
+            for view in self._registry.history(Kind.VIEW):
+                if view.fingerprint in seen:
+                    continue
+                seen.add(view.fingerprint)
+                if view.fingerprint in used:
+                    found += self._without_dead(used[view.fingerprint], dry_run=dry_run)
+                else:
+                    found += self._without(view, dry_run=dry_run)
+            return tuple(found)
+
+    def _without(self, view: PlanOfView, *, dry_run: bool) -> Iterator[Removed]:
+        """Remove all state of a plan."""
+        if records_of(self._store, [view])[view.name] != ViewRecord(view.name, view.fingerprint):
+            reason = "no plan that is live, applied or kept has it"
+            yield _removed(view, reason, lambda: 0 if dry_run else discard(self._store, view))
+
+    def _without_dead(self, view: PlanOfView, *, dry_run: bool) -> Iterator[Removed]:
+        """Remove what rebuilds left behind of a plan that is needed."""
+        if not dry_run:
+            found = _removed(view, "a rebuild left it behind", lambda: discard_dead(self._store, view))
+            if found.count:
+                yield found
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Hold off others who decide which plans answer and which states are removed."""
+        with held(self._store, "live-plans", wait_seconds=_LOCK_SECONDS, longest_wait=0.1):
+            yield
+
+    def _decide(self, plan: Plan, live: Plan) -> Live:
+        known = self._registry.live().get(plan.name)
+        if plan.fingerprint == live.fingerprint and known is not None:
+            return known
+        previous = "" if plan.fingerprint == live.fingerprint else live.fingerprint
+        decided = Live(plan.name, plan.fingerprint, previous, self._clock.now_us())
+        self._registry.set_live(decided)
+        return decided
+
+    def _previous(self, live: Plan) -> Iterator[Plan]:
+        """Yield the plans of a service that were live before, latest first, as far as their states are there."""
+        decided = self._registry.live().get(live.name)
+        past = list(self._catalog.past_plans(live.name))
+        prints = [plan.fingerprint for plan in past]
+        older = past[prints.index(live.fingerprint) + 1 :] if live.fingerprint in prints else past
+        if decided is not None and decided.previous in prints:
+            first = past[prints.index(decided.previous)]
+            older = [first, *(plan for plan in older if plan.fingerprint != first.fingerprint)]
+        yield from (plan for plan in older if self._is_filled(plan))
+
+    def _status(self, service: str) -> ServiceState:
+        applied, live = self._catalog.plan(service), self.plan(service)
+        previous = next(self._previous(live), None)
+        records = {}
+        for plan in (live, applied):
+            for use in plan.uses:
+                records[use.view.fingerprint] = records_of(self._store, [use.view])[use.view.name]
+        in_live, in_applied = ({use.view.fingerprint for use in plan.uses} for plan in (live, applied))
+        return ServiceState(
+            service=service,
+            live=live.fingerprint,
+            applied=applied.fingerprint,
+            previous=None if previous is None else previous.fingerprint,
+            is_decided=service in self._registry.live(),
+            views=tuple(
+                ViewState(
+                    view=record.view,
+                    fingerprint=fingerprint,
+                    watermark_us=None if record.watermark_us == NOTHING_YET else record.watermark_us,
+                    is_live=fingerprint in in_live,
+                    is_applied=fingerprint in in_applied,
+                )
+                for fingerprint, record in records.items()
+            ),
+        )
+
+    def _decided_views(self) -> Iterator[ViewPlan]:
+        """Yield the views of the live plans of services about which somebody decided."""
+        applied = self._catalog.services()
+        for service, decided in sorted(self._registry.live().items()):
+            plan = self._past(service, decided.fingerprint) if service in applied else None
+            for use in plan.uses if plan is not None else ():
+                yield use.view
+
+    def _past(self, service: str, fingerprint: str) -> Plan | None:
+        applied = self._catalog.plan(service)
+        if applied.fingerprint == fingerprint:
+            return applied
+        return next((plan for plan in self._catalog.past_plans(service) if plan.fingerprint == fingerprint), None)
+
+    def _is_filled(self, plan: Plan) -> bool:
+        return all(self._has_state(use.view) for use in plan.uses)
+
+    def _has_state(self, view: ViewPlan) -> bool:
+        return records_of(self._store, [view])[view.name].watermark_us != NOTHING_YET
+
+    def _check_filled(self, plan: Plan, consequence: str) -> None:
+        empty = [use.view.name for use in plan.uses if not self._has_state(use.view)]
+        if empty:
+            raise StateError(
+                f"the view '{empty[0]}' has no online state for the plan {plan.fingerprint[:12]}: {consequence}",
+                where=f"service '{plan.name}'",
+                hint=f"Run store.materialize(views=[{', '.join(map(repr, empty))}]), then promote.",
+                code="not-materialized",
+            )
+
+
+def _removed(view: PlanOfView, reason: str, remove: Callable[[], int]) -> Removed:
+    try:
+        return Removed(view.name, view.fingerprint, reason, remove())
+    except StateError as error:
+        if error.code != "busy":
+            raise
+        return Removed(view.name, view.fingerprint, reason, is_busy=True)

@@ -1,0 +1,53 @@
+"""Removing online state: what is left of it if the remover dies is none, never a part that answers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from featurestore.online.locks import held
+from featurestore.online.store import (
+    OnlineStore,
+    PlanOfView,
+    ViewRecord,
+    decode_record,
+    encode_record,
+    record_key,
+    state_prefix,
+)
+from featurestore.online.streaming import folding
+
+
+def discard(store: OnlineStore, view: PlanOfView) -> int:
+    """Remove all state of a plan of a view; return how many keys there were.
+
+    The record goes first: from then on nothing is materialized, and whoever fills the view begins with nothing.
+
+    Raises:
+        StateError: A run is at work on it (``busy``).
+        StorageError: The store cannot be written; removing again completes the work.
+    """
+    key = record_key(view)
+    with ExitStack() as stack:
+        stack.enter_context(held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0))
+        stack.enter_context(folding(view, store))
+        stored = store.read([key]).get(key)
+        if stored is not None:
+            empty = encode_record(ViewRecord(view.name, view.fingerprint))
+            store.write([(key, empty)], expected={key: stored})
+        return store.delete(key)
+
+
+def discard_dead(store: OnlineStore, view: PlanOfView) -> int:
+    """Remove the generations of a view that nobody reads and no run will go on with; return how many keys there were.
+
+    Raises:
+        StateError: A run is at work on it (``busy``), or its record is damaged.
+        StorageError: The store cannot be written.
+    """
+    key = record_key(view)
+    with held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0):
+        record = decode_record(view, store.read([key]).get(key))
+        dead = [record.generation - 1] if record.generation else []
+        if record.filling is None:
+            dead.append(record.generation + 1)
+        return sum(store.delete(state_prefix(view, generation)) for generation in dead)

@@ -1,0 +1,226 @@
+"""Blue and green: a changed definition fills states of its own, and people decide when it answers."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.errors import StateError, StorageError
+from featurestore.online.store import records_of, state_prefix
+from featurestore.serving import RECHECK_US
+from featurestore.temporal import FixedClock, instant_us
+from tests.server.conftest import NOW, ORDERS, USER
+
+KNOWN = [{"user": 1}]
+MODEL = "spending_model"
+
+
+@pytest.fixture
+def clock():
+    return FixedClock(instant_us(NOW))
+
+
+@pytest.fixture
+def open_store(tmp_path, clock):
+    stores = []
+
+    def opened() -> FeatureStore:
+        stores.append(FeatureStore.local(tmp_path / "store", clock=clock))
+        return stores[-1]
+
+    yield opened
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store):
+    return open_store()
+
+
+@pytest.fixture
+def source(tmp_path):
+    pq.write_table(ORDERS, tmp_path / "orders.parquet")
+    return FileSource("orders", path=str(tmp_path / "orders.parquet"), event_time="at")
+
+
+def service(source, window, *more):
+    features = {"n": agg.count().over(window), **{f"sum_{name}": agg.sum(col("amount")).over(name) for name in more}}
+    view = FeatureView("spending", entity=USER, source=source, features=features)
+    return FeatureService(MODEL, features=[view])
+
+
+def apply(store, source, window, **options):
+    store.apply(service(source, window), **options)
+    return store.plan(MODEL).fingerprint
+
+
+def live(store):
+    return store.get_online_features(MODEL, KNOWN).fingerprint
+
+
+def test_without_promotion_the_old_plan_answers_although_the_new_one_is_filled(store, source, clock):
+    old = apply(store, source, "1d")
+    store.materialize()
+    new = apply(store, source, "2d", promote=False)
+    store.materialize()
+    assert live(store) == old
+    assert store.get_online_views(["spending"], KNOWN).rows == store.get_online_features(MODEL, KNOWN).rows
+    (state,) = store.status()
+    assert (state.live, state.applied, state.is_pending, state.is_decided) == (old, new, True, True)
+    assert {(view.is_live, view.is_applied, view.watermark_us) for view in state.views} == {
+        (True, False, clock.instant_us),
+        (False, True, clock.instant_us),
+    }
+    assert store.promote(MODEL).previous == old
+    assert live(store) == new
+    (state,) = store.status()
+    assert (state.live, state.applied, state.previous, state.is_pending) == (new, new, old, False)
+
+
+def test_a_plan_that_answers_by_decision_is_kept_fresh(store, source, clock):
+    apply(store, source, "1d")
+    store.materialize()
+    apply(store, source, "2d", promote=False)
+    clock.instant_us += 3_600_000_000
+    runs = store.materialize()
+    assert [run.view for run in runs] == ["spending", "spending"]
+    assert store.get_online_features(MODEL, KNOWN).views["spending"].watermark_us == clock.instant_us
+    assert len(store.materialize(views=["spending"])) == 2
+
+
+def test_promoting_what_is_not_filled_is_refused_by_the_name_of_the_view(store, source):
+    old = apply(store, source, "1d")
+    store.materialize()
+    with pytest.raises(StateError, match="view 'spending' has no online state") as caught:
+        apply(store, source, "2d", promote=True)
+    assert caught.value.code == "not-materialized"
+    assert live(store) == old
+    store.materialize()
+    assert live(store) == old, "it was said to keep the old one until it is promoted"
+    new = apply(store, source, "2d", promote=True)
+    assert live(store) == new != old
+
+
+def test_rolling_back_goes_back_and_forth_and_an_apply_that_changes_nothing_leaves_it(store, source):
+    old = apply(store, source, "1d")
+    store.materialize()
+    new = apply(store, source, "2d")
+    store.materialize()
+    assert live(store) == new
+    back = store.rollback(MODEL)
+    assert (back.fingerprint, back.previous) == (old, new)
+    assert live(store) == old
+    assert apply(store, source, "2d") == new
+    assert live(store) == old
+    assert store.rollback(MODEL).fingerprint == new
+    assert live(store) == new
+    newest = apply(store, source, "3d")
+    store.materialize()
+    assert live(store) == newest, "a change takes back what was decided"
+
+
+def test_there_is_no_rolling_back_to_what_never_was_or_is_gone(store, source):
+    apply(store, source, "1d")
+    with pytest.raises(StateError, match="no other plan") as caught:
+        store.rollback(MODEL)
+    assert caught.value.code == "nothing-to-roll-back"
+    store.materialize()
+    new = apply(store, source, "2d")
+    store.materialize()
+    assert [one.count for one in store.gc(keep=0)] == [3]
+    with pytest.raises(StateError, match="no other plan"):
+        store.rollback(MODEL)
+    assert live(store) == new
+
+
+def test_other_processes_follow_within_a_second(open_store, source, clock):
+    server, trainer = open_store(), open_store()
+    old = apply(trainer, source, "1d")
+    trainer.materialize()
+    assert live(server) == old
+    new = apply(trainer, source, "2d", promote=False)
+    trainer.materialize()
+    clock.instant_us += RECHECK_US
+    assert live(server) == old
+    trainer.promote(MODEL)
+    clock.instant_us += RECHECK_US
+    assert live(server) == new
+    trainer.rollback(MODEL)
+    clock.instant_us += RECHECK_US
+    assert live(server) == old
+
+
+def test_gc_keeps_what_is_live_applied_or_previous(store, source):
+    prints = []
+    for window in ("1d", "2d", "3d", "4d"):
+        apply(store, source, window)
+        prints.append(store.plan(MODEL).uses[0].view.fingerprint)
+        store.materialize()
+    apply(store, source, "5d", promote=False)
+    assert [one.fingerprint for one in store.gc(dry_run=True)] == [prints[1], prints[0]]
+    removed = store.gc()
+    assert [one.fingerprint for one in removed] == [prints[1], prints[0]]
+    assert all(one.count == 3 and one.view == "spending" for one in removed)
+    assert store.gc() == ()
+    assert [one.fingerprint for one in store.gc(keep=0)] == [prints[2]]
+    assert live(store) is not None
+    apply(store, source, "1d", promote=False)
+    with pytest.raises(StateError, match="has no online state"):
+        store.promote(MODEL)
+    assert store.materialize()[0].events == 3
+    store.promote(MODEL)
+
+
+def test_gc_removes_states_of_views_that_are_not_applied_any_more(store, source):
+    apply(store, source, "1d")
+    store.materialize()
+    store.apply([], prune=True)
+    assert [one.view for one in store.gc()] == ["spending"]
+
+
+def test_gc_leaves_what_a_run_is_at_work_on(store, source):
+    apply(store, source, "1d")
+    store.materialize()
+    old = store.plan(MODEL).uses[0].view.fingerprint
+    apply(store, source, "2d")
+    store.materialize()
+    with store._online.exclusive(f"materialize-{old[:16]}"):
+        assert [(one.is_busy, one.count) for one in store.gc(keep=0)] == [(True, 0)]
+    assert [(one.is_busy, one.count) for one in store.gc(keep=0)] == [(False, 3)]
+
+
+def test_gc_removes_generations_that_a_rebuild_left_behind(store, source):
+    apply(store, source, "1d")
+    store.materialize()
+    view = store.plan(MODEL).uses[0].view
+    store.materialize(full=True)
+    assert records_of(store._online, [view])["spending"].generation == 1
+    store._online.write([(state_prefix(view, 0) + b"old", b"x"), (state_prefix(view, 2) + b"new", b"x")])
+    assert [(one.count, one.reason) for one in store.gc()] == [(2, "a rebuild left it behind")]
+    assert store.get_online_features(MODEL, KNOWN).rows == [[2]]
+
+
+def test_gc_that_died_left_no_state_that_answers_in_part(store, source):
+    """Whatever of a state is gone, its record says that nothing is there; and a new fill uses nothing of the rest."""
+    apply(store, source, "1d")
+    store.materialize()
+    apply(store, source, "2d")
+    store.materialize()
+    online = store._online
+
+    class Dying:
+        def __getattr__(self, name):
+            return getattr(online, name)
+
+        def delete(self, prefix):
+            raise StorageError("dead")
+
+    store._live_plans._store = Dying()
+    with pytest.raises(StorageError):
+        store.gc(keep=0)
+    store._live_plans._store = online
+    apply(store, source, "1d")
+
+    pq.write_table(ORDERS.slice(0, 1), source.path)
+    store.materialize()
+    assert store.get_online_features(MODEL, [{"user": 2}]).statuses == [["NOT_FOUND"]]
