@@ -38,6 +38,14 @@ class _Live:
     checked_at_us: int
 
 
+@dataclass(frozen=True)
+class _LiveViews:
+    """The views that answer by themselves, and when that was last asked."""
+
+    plans: tuple[ViewPlan, ...]
+    checked_at_us: int
+
+
 class Serving:
     """Answers online questions. May be used from several threads."""
 
@@ -59,6 +67,7 @@ class Serving:
         self._log = log
         self._clock = clock
         self._live: dict[str | tuple[str, ...], _Live] = {}
+        self._views: _LiveViews | None = None
         self._lock = Lock()
 
     def answer(
@@ -83,6 +92,19 @@ class Serving:
         """Answer all features of some views; see ``FeatureStore.get_online_views``."""
         return self._views_reader(tuple(sorted(set(names)))).get(entities, as_of=as_of)
 
+    def services(self) -> tuple[Plan, ...]:
+        """Return the plans that answer, sorted by service."""
+        return tuple(self._reader(service).plan for service in sorted(self._catalog.services()))
+
+    def views(self) -> tuple[ViewPlan, ...]:
+        """Return the plans that answer for views by themselves, sorted by name."""
+        now_us = self._clock.now_us()
+        known = self._views
+        if known is None or not 0 <= now_us - known.checked_at_us < RECHECK_US:
+            known = _LiveViews(tuple(self._plans.view(name) for name in sorted(self._catalog.views())), now_us)
+            self._views = known
+        return known.plans
+
     def check(self) -> None:
         """Make sure that every applied service can be answered, and load what answering needs.
 
@@ -98,6 +120,7 @@ class Serving:
         """Ask anew which plans are live, with the next question."""
         with self._lock:
             self._live.clear()
+            self._views = None
 
     def _reader(self, service: str) -> OnlineReader:
         return self._checked(service, lambda: self._plans.plan(service))

@@ -196,6 +196,18 @@ class FeatureStore:
         """Return the plans of all applied views, sorted by name."""
         return tuple(view for _, view in sorted(self._catalog.views().items()))
 
+    def live_services(self) -> tuple[Plan, ...]:
+        """Return the plans by which services are answered at present, sorted by name.
+
+        They are the applied ones unless these wait for state or for ``promote``; a change in another process is seen
+        within a second.
+        """
+        return self._serving.services()
+
+    def live_views(self) -> tuple[ViewPlan, ...]:
+        """Return the plans by which views by themselves are answered at present, sorted by name."""
+        return self._serving.views()
+
     def training_set(
         self,
         service: str,

@@ -152,7 +152,7 @@ def _behind(application: Application) -> FastAPI:
 
     @app.get("/v1/services", summary="List feature services", responses=_PROBLEMS)
     def services() -> Services:
-        return Services(services=[_info(plan) for plan in application.store.services()])
+        return Services(services=[_info(plan) for plan in application.store.live_services()])
 
     @app.get("/healthz", summary="Tell whether the server runs")
     async def healthz() -> Health:

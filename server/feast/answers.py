@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from featurestore.dtypes import TIMESTAMP, DType
-from featurestore.errors import InstantError, RequestError, UnknownServiceError, listing
+from featurestore.errors import InstantError, RequestError, StateError, UnknownServiceError, listing
 from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures
 from featurestore.plan.model import Column, Plan
@@ -82,10 +82,14 @@ def answer(store: FeatureStore, question: FeastQuestion, *, most: int) -> FeastR
 
 
 def _plan(store: FeatureStore, service: str) -> Plan:
-    try:
-        return store.plan(service)
-    except UnknownServiceError as error:
-        raise UnknownServiceError(error.problem, field="/feature_service", hint=error.hint) from None
+    plans = {plan.name: plan for plan in store.live_services()}
+    if service not in plans:
+        raise UnknownServiceError(
+            f"there is no service '{service}'",
+            field="/feature_service",
+            hint=listing("Services", plans, wrong=service),
+        )
+    return plans[service]
 
 
 def _count(columns: Mapping[str, Sequence[Any]]) -> int:
@@ -114,9 +118,9 @@ def _service_of(store: FeatureStore, references: Sequence[tuple[str, str]], give
     features are known by services only; for these the one that reads the fewest views is taken.
     """
     columns = {f"{view}__{name}" for view, name in references}
-    views = {view.name: {feature.name for feature in view.features} for view in store.views()}
+    views = {view.name: {feature.name for feature in view.features} for view in store.live_views()}
     known = all(name in views.get(view, ()) for view, name in references)
-    fitting = [plan for plan in store.services() if columns <= {output.column for output in plan.outputs}]
+    fitting = [plan for plan in store.live_services() if columns <= {output.column for output in plan.outputs}]
     askable = [plan for plan in fitting if _needs(plan) <= set(given)]
     if known:
         asked = {view for view, _ in references}
@@ -170,7 +174,7 @@ def _ask_views(
     store: FeatureStore, references: Sequence[tuple[str, str]], given: Mapping[str, Sequence[Any]], count: int
 ) -> OnlineFeatures:
     names = {view for view, _ in references}
-    keys = [key for view in store.views() if view.name in names for key in view.entity.keys]
+    keys = [key for view in store.live_views() if view.name in names for key in view.entity.keys]
     return _by_columns(lambda: store.get_online_views(names, _rows(keys, given, count)))
 
 
@@ -230,6 +234,13 @@ def _key_column(values: list[Any]) -> FeastColumn:
 
 
 def _feature_column(result: OnlineFeatures, feature: _Feature) -> FeastColumn:
+    if feature.column not in result.columns:
+        raise StateError(
+            "another plan went live meanwhile",
+            where=f"feature '{feature.full}'",
+            hint="Ask again.",
+            code="plan-changed",
+        )
     place = result.columns.index(feature.column)
     write = _writer(result.dtypes[place])
     times = result.event_times.get(feature.alias, [None] * len(result.rows))

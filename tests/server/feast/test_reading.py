@@ -1,11 +1,12 @@
 """POST /get-online-features: Feast's JSON in both directions, the store's values."""
 
+import dataclasses
 import json
 
 import httpx
 import pytest
 
-from featurestore import FeatureService
+from featurestore import FeatureService, agg, col
 from featurestore import request as request_input
 from featurestore.definitions.views import OnDemandFeatureView
 from featurestore.kernels.events import Status
@@ -202,3 +203,20 @@ def test_of_services_that_hold_an_on_demand_feature_the_smallest_is_asked(store)
 def test_health_is_whether_it_can_answer(call):
     response = call("GET", "/health")
     assert (response.status_code, response.content) == (200, b"")
+
+
+def test_until_a_definition_is_promoted_the_one_before_answers(store):
+    """Also about what there is to ask: a feature that only the new one has is not there yet."""
+    features = {"total": agg.sum(col("amount")).over("2h"), "largest": agg.max(col("amount")).over("1d")}
+    store.apply(FeatureService("plain", features=[dataclasses.replace(SPENDING, features=features)]), promote=False)
+    store.materialize()
+    call = Caller(create_app(store))
+    assert "orders" in columns(ask(call, feature_service="plain"))
+    assert columns(ask(call, features=["spending:orders"]))["orders"]["values"] == [2, 1, 0]
+    assert problem(ask(call, features=["spending:largest"]))["code"] == "unknown-feature"
+    (service,) = (found for found in call("GET", "/v1/services").json()["services"] if found["name"] == "plain")
+    assert (
+        service["fingerprint"] == store.get_online_features("plain", []).fingerprint != store.plan("plain").fingerprint
+    )
+    store.promote("plain")
+    assert columns(ask(call, features=["spending:largest"]))["largest"]["values"] == [2.5, 4.0, None]

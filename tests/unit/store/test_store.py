@@ -255,3 +255,18 @@ def test_nothing_is_complete_up_to_the_future(opened, source):
         store.materialize("2912-06-29T00:00:00Z")
         (view,) = store.get_online_features("spending_model", KNOWN).views.values()
         assert view.watermark_us == instant_us(NOW)
+
+
+def test_what_is_live_is_told_apart_from_what_is_applied(opened, source):
+    with opened() as store:
+        store.apply(spending(source))
+        store.materialize()
+        (applied,) = store.services()
+        assert (store.live_services(), store.live_views()) == ((applied,), store.views())
+        store.apply(spending(source, window="2h"), promote=False)
+        store.materialize()
+        assert store.services() != (applied,)
+        assert store.live_services() == (applied,)
+        assert store.live_views() == (applied.uses[0].view,)
+        store.promote("spending_model")
+        assert (store.live_services(), store.live_views()) == (store.services(), store.views())
