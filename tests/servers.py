@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,6 @@ import redis
 GIVEN = {name: os.environ.pop(f"FEATURESTORE_TEST_{name.upper()}_URL", "") for name in ("redis", "postgres")}
 
 _PATIENCE_SECONDS = 20
-_ATTEMPTS = 3
 _NOBODY = 65_534
 _LAUNCHER = """
 import ctypes, os, signal, sys
@@ -65,11 +64,22 @@ class Server:
         self.process.wait(_PATIENCE_SECONDS)
 
     def pause(self) -> None:
-        """Let it answer nobody, as a machine does that is overloaded."""
-        self.process.send_signal(signal.SIGSTOP)
+        """Let it and its children answer nobody, as a machine does that is overloaded."""
+        self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        if self.process.poll() is None:
+            for pid in (self.process.pid, *_children(self.process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(pid)], stdout=subprocess.PIPE, check=False)
+    return [int(child) for child in listed.stdout.split()]
 
 
 def free_port() -> int:

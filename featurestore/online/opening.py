@@ -1,14 +1,22 @@
-"""Which online store a URL means. Clients of stores are loaded when their scheme is met."""
+"""Which online store a URL means. Clients of stores are loaded when their scheme is met.
+
+Another package brings a store by an entry point of the group ``featurestore.online_stores``: its name is the scheme,
+its object takes the URL and returns the store.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from featurestore.errors import ConfigError, listing
 from featurestore.online.refusals import WHERE
 from featurestore.online.store import OnlineStore
+
+GROUP = "featurestore.online_stores"
+"""Entry points of stores that other packages bring."""
 
 
 def _sqlite(url: str) -> OnlineStore:
@@ -63,14 +71,18 @@ def open_online_store(url: str) -> OnlineStore:
         StorageError: A SQLite file cannot be opened or made.
     """
     scheme = urlsplit(url).scheme
-    if scheme not in _SCHEMES:
+    if scheme in _SCHEMES:
+        return _SCHEMES[scheme](url)
+    others = entry_points(group=GROUP)
+    if scheme not in others.names:
         raise ConfigError(
             f"no online store has the scheme '{scheme}'" if scheme else "its URL has no scheme",
             where=WHERE,
-            hint=listing("Schemes", _SCHEMES, wrong=scheme),
+            hint=listing("Schemes", {*_SCHEMES, *others.names}, wrong=scheme),
             code="store-scheme",
         )
-    return _SCHEMES[scheme](url)
+    opened: OnlineStore = others[scheme].load()(url)
+    return opened
 
 
 @contextmanager

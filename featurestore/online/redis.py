@@ -101,7 +101,7 @@ class RedisOnlineStore:
         Raises:
             ConfigError: The URL cannot be used.
         """
-        parsed = read_url(url, own=_OPTIONS, passed=_TLS)
+        parsed = read_url(url, own=_OPTIONS, passed=_TLS if url.startswith(("rediss:", "valkeys:")) else frozenset())
         options = parsed.options
         self._place = parsed.shown
         self._lease_seconds: float = options.get("lease", 15.0)
