@@ -1,0 +1,201 @@
+"""A drift report as one HTML file: verdict, what moved most with its distributions, and all distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from featurestore.render.charts import BAD, CURRENT, GOOD, REFERENCE, Series, bars, ranked, short
+from featurestore.render.markup import Child, Markup, element
+from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
+from featurestore.skew.drift.render import moved_most
+from featurestore.skew.drift.report import Category, DriftReport, FeatureDrift, Measured, Split
+from featurestore.temporal import format_instant
+
+_SHOWN_CHARTS = 24
+_SHOWN_RANKED = 20
+_SHOWN_CATEGORIES = 12
+_NAMES = {
+    "kolmogorov_smirnov": "Kolmogorov-Smirnov",
+    "wasserstein": "Wasserstein, normalised",
+    "l_infinity": "L-infinity",
+    "psi": "PSI",
+    "jensen_shannon": "Jensen-Shannon",
+    "chi_square": "Cramér's V (chi-square)",
+    "null_share": "nulls",
+    "beyond_range": "beyond the range",
+    "new_categories": "new categories",
+    "vanished_categories": "vanished categories",
+}
+
+
+def render_html(report: DriftReport) -> str:
+    """Return a drift report as one HTML file that needs nothing else.
+
+    Args:
+        report: The report, judged or not.
+    """
+    ordered = moved_most(report)
+    return page(
+        f"Drift of {report.service}: {report.verdict or 'not judged'}",
+        heading(
+            f"Drift of {report.service}",
+            report.verdict,
+            f"asked about {report.since} to {report.until}, from {report.reference}; ran at {report.ran_at}",
+            report.policy,
+        ),
+        tiles(
+            [
+                ("rows of the reference", f"{report.reference_rows:,}"),
+                ("current rows", f"{report.current_rows:,}"),
+                ("features compared", f"{len(report.features):,}"),
+                ("features that drifted", f"{len(report.drifted):,}"),
+            ]
+        ),
+        bullets(report.reasons),
+        _overview(ordered),
+        _splits(ordered),
+        _distributions(ordered),
+        _all(ordered),
+        _not_compared(report),
+    )
+
+
+def _overview(features: Sequence[FeatureDrift]) -> Markup | None:
+    rows = [(feature.name, _distance(feature)) for feature in features[:_SHOWN_RANKED]]
+    color = BAD if any(feature.is_drift for feature in features) else GOOD
+    said = "The larger of the distances of distribution functions (numbers), Cramér's V (categories) and nulls, 0 to 1."
+    return (
+        section("What moved most", element("p", said, class_="muted"), ranked("Distance by feature", rows, color=color))
+        if rows
+        else None
+    )
+
+
+def _distance(feature: FeatureDrift) -> float:
+    wanted = ("kolmogorov_smirnov", "l_infinity", "null_share")
+    return max((abs(one.value) for one in feature.measures if one.measure in wanted), default=0.0)
+
+
+def _splits(features: Sequence[FeatureDrift]) -> Markup | None:
+    rows = [_split_row(feature.name, part) for feature in features for part in feature.split if part.total]
+    if not rows:
+        return None
+    said = (
+        "Training to served, in two steps that add up: to what the training set would have for the rows that were"
+        " served (population), and from there to what was served (skew)."
+    )
+    head = ("feature", "measure", "total", "population", "skew", "share of skew")
+    return section("Skew or population", element("p", said, class_="muted"), table(head, rows, numbers=(2, 3, 4, 5)))
+
+
+def _split_row(name: str, part: Split) -> tuple[Child, ...]:
+    numbers = (f"{number:.4g}" for number in (part.total, part.population, part.skew))
+    return name, _NAMES.get(part.measure, part.measure), *numbers, f"{part.skew / part.total:.0%}"
+
+
+def _distributions(features: Sequence[FeatureDrift]) -> Markup | None:
+    shown = [feature for feature in features if feature.bins or feature.categories][:_SHOWN_CHARTS]
+    if not shown:
+        return None
+    panels = (panel(feature.name, _distribution(feature), _measures(feature)) for feature in shown)
+    return section("Distributions", element("div", panels, class_="pair"))
+
+
+def _distribution(feature: FeatureDrift) -> Child:
+    if feature.bins is not None:
+        bins = feature.bins
+        labels = [_bound(feature.dtype, edge) for edge in bins.lower_edges]
+        return [
+            _both(f"Distribution of {feature.name}, in bins by lower edge", labels, bins.reference, bins.current),
+            element("p", _ranges(feature), class_="muted"),
+        ]
+    known = feature.categories[:_SHOWN_CATEGORIES]
+    chart = _both(
+        f"Categories of {feature.name}",
+        [one.value for one in known],
+        [one.reference for one in known],
+        [one.current for one in known],
+        wholes=(feature.reference_rows - feature.reference_nulls, feature.current_rows - feature.current_nulls),
+        all_labels=True,
+    )
+    return [chart, _listed("new", feature.new_categories), _listed("vanished", feature.vanished_categories)]
+
+
+def _both(
+    title: str,
+    labels: Sequence[str],
+    reference: Sequence[int],
+    current: Sequence[int],
+    *,
+    wholes: tuple[int, int] | None = None,
+    all_labels: bool = False,
+) -> Markup:
+    left, right = wholes or (sum(reference), sum(current))
+    series = [
+        Series("reference", [count / (left or 1) for count in reference], REFERENCE),
+        Series("current", [count / (right or 1) for count in current], CURRENT),
+    ]
+    return bars(title, labels, series, percent=True, all_labels=all_labels)
+
+
+def _listed(what: str, categories: Sequence[Category]) -> Markup | None:
+    if not categories:
+        return None
+    named = ", ".join(f"{one.value} ({one.reference + one.current:,})" for one in categories)
+    return element("p", element("b", f"{what}: "), named)
+
+
+def _ranges(feature: FeatureDrift) -> str:
+    sides = []
+    each = (
+        ("reference", feature.reference_range, feature.reference_mean),
+        ("current", feature.current_range, feature.current_mean),
+    )
+    for name, extremes, mean in each:
+        if extremes is not None and mean is not None:
+            low, high = (_bound(feature.dtype, end) for end in extremes)
+            sides.append(f"{name}: {low} to {high}, mean {_bound(feature.dtype, mean)}")
+    return "; ".join(sides)
+
+
+def _bound(dtype: str, value: float) -> str:
+    return format_instant(int(value)) if dtype == "timestamp" else short(value)
+
+
+def _measures(feature: FeatureDrift) -> Markup:
+    rows = [_measure_row(one) for one in feature.measures]
+    bad = [i for i, one in enumerate(feature.measures) if one.is_drift]
+    head = ("measure", "distance", "by chance up to", "p-value")
+    return element("details", element("summary", "distances"), table(head, rows, numbers=(1, 2, 3), bad=bad))
+
+
+def _measure_row(one: Measured) -> tuple[Child, ...]:
+    distance = f"{one.value:.4g}" + (f" to {one.value + one.error:.4g}" if one.error > abs(one.value) / 1000 else "")
+    p_value = one.p_value if one.adjusted is None else one.adjusted
+    return (
+        _NAMES.get(one.measure, one.measure),
+        distance,
+        "" if one.by_chance is None else f"{one.by_chance:.4g}",
+        f"{p_value:.2g}" + ("" if one.adjusted is None else " corrected"),
+    )
+
+
+def _all(features: Sequence[FeatureDrift]) -> Markup:
+    names = list(_NAMES)
+    rows = [
+        (
+            feature.name,
+            feature.dtype,
+            *("" if (one := feature.measured(name)) is None else f"{one.value:.3g}" for name in names),
+        )
+        for feature in features
+    ]
+    bad = [i for i, feature in enumerate(features) if feature.is_drift]
+    head = ("feature", "dtype", *_NAMES.values())
+    return section("All features", table(head, rows, numbers=range(2, len(head)), bad=bad))
+
+
+def _not_compared(report: DriftReport) -> Markup | None:
+    if not report.not_compared:
+        return None
+    return section("Not compared", table(("feature", "reason"), list(report.not_compared.items())))

@@ -1,0 +1,302 @@
+"""An audit as one HTML file: verdict, causes, time, slices, features and the rows that differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from featurestore.render.charts import BAD, REFERENCE, Series, bars, line, ranked, short, stacked
+from featurestore.render.markup import Child, Markup, element
+from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
+from featurestore.skew.compare import FeatureCounts
+from featurestore.skew.findings import Example, Finding
+from featurestore.skew.report import AuditReport, Mismatch
+
+_SHOWN_FEATURES = 500
+_SHOWN_REASONS = 20
+_SHOWN_CHARTS = 6
+_SHOWN_EXAMPLES = 3
+_SHOWN_EVENTS = 5
+
+
+def render_html(report: AuditReport) -> str:
+    """Return an audit report as one HTML file that needs nothing else.
+
+    Args:
+        report: The report, judged or not.
+    """
+    kind = "audit of what both roads say now" if report.kind == "live" else "audit of what was served"
+    return page(
+        f"Audit of {report.service}: {report.verdict or 'not judged'}",
+        heading(
+            f"Audit of {report.service}",
+            report.verdict,
+            f"{kind}, asked about {report.since} to {report.until}; ran at {report.ran_at}",
+            f"a sample of {report.sample:.3%} of the entities" if report.sample < 1 else None,
+        ),
+        _numbers(report),
+        bullets(_reasons(report.reasons)),
+        element("p", element("b", report.telling)) if report.telling else None,
+        _causes(report),
+        _over_time(report),
+        _slices(report),
+        _differences(report.features),
+        _features(report.features),
+        _worst(report.worst),
+        _facts(report),
+    )
+
+
+def _reasons(reasons: Sequence[str]) -> list[str]:
+    shown = list(reasons[:_SHOWN_REASONS])
+    if len(reasons) > len(shown):
+        shown.append(f"and {len(reasons) - len(shown)} more")
+    return shown
+
+
+def _numbers(report: AuditReport) -> Markup:
+    values = sum(feature.compared for feature in report.features)
+    share = report.different / values if values else 0.0
+    return tiles(
+        [
+            ("rows served", f"{report.served:,}"),
+            ("rows compared", f"{report.compared:,}"),
+            ("values compared", f"{values:,}"),
+            ("values that differ", f"{report.different:,}"),
+            ("share that differs", _percent(share)),
+            ("rows of stale views", f"{report.stale:,}"),
+        ]
+    )
+
+
+def _causes(report: AuditReport) -> Markup | None:
+    if not report.findings:
+        return None
+    parts = sorted(report.causes.items(), key=lambda item: -item[1])
+    chart = stacked(f"Causes of {report.examined} values that differ", parts)
+    return section("Why values differ", chart, (_finding(finding) for finding in report.findings))
+
+
+def _finding(finding: Finding) -> Markup:
+    proven = "proven by recomputation" if finding.is_proven else "not proven"
+    features = ", ".join(f"{name} ({count:,})" for name, count in finding.features.items())
+    return panel(
+        f"{finding.cause}: {finding.values:,} values, {finding.share:.1%} of those examined",
+        element("p", finding.said, element("span", f" · {proven}", class_="muted")),
+        bullets(finding.evidence) if finding.evidence else None,
+        element("p", element("b", "Fix: "), finding.fix) if finding.fix else None,
+        element("p", f"Features: {features}", class_="muted"),
+        _examples(finding.examples[:_SHOWN_EXAMPLES]),
+    )
+
+
+def _examples(examples: Sequence[Example]) -> Markup | None:
+    if not examples:
+        return None
+    rows = [
+        (
+            found.feature,
+            _keys(found.keys),
+            found.as_of,
+            _value(found.reference, found.reference_status),
+            _value(found.current, found.current_status),
+            [
+                element("div", _event(event.event_time, event.ingest_time, event.values))
+                for event in found.events[:_SHOWN_EVENTS]
+            ],
+        )
+        for found in examples
+    ]
+    head = ("feature", "entity", "as of", "reference", "served", "events that make the difference")
+    return element("details", element("summary", "examples"), table(head, rows, values=(1, 3, 4, 5)))
+
+
+def _event(event_time: str, ingest_time: str, values: dict[str, str | None]) -> str:
+    columns = ", ".join(f"{name}={'null' if value is None else value}" for name, value in values.items())
+    return f"{event_time}, known {ingest_time}: {columns}"
+
+
+def _over_time(report: AuditReport) -> Markup | None:
+    buckets = report.over_time
+    if not buckets:
+        return None
+    labels = [bucket.since for bucket in buckets]
+    shares = [bucket.different / bucket.rows if bucket.rows else None for bucket in buckets]
+    return section(
+        "Over time",
+        element(
+            "div",
+            panel(
+                "Share of rows in which a value differs",
+                line("Share of rows that differ, over time", labels, [Series("differ", shares, BAD)], percent=True),
+            ),
+            panel(
+                "Rows compared",
+                bars("Rows compared, over time", labels, [Series("rows", [b.rows for b in buckets], REFERENCE)]),
+            ),
+            class_="pair",
+        ),
+    )
+
+
+def _slices(report: AuditReport) -> Markup | None:
+    if not report.slices:
+        return None
+    rows = [(f"{one.by} {one.value}", one.of_different) for one in report.slices]
+    lines = [
+        (
+            f"{one.by} {one.value}",
+            f"{one.rows:,}",
+            f"{one.different:,}",
+            _percent(one.of_different),
+            _percent(one.of_rows),
+        )
+        for one in report.slices
+    ]
+    head = ("rows with", "compared", "differ", "of all that differ", "of all rows")
+    return section(
+        "What rows that differ have in common",
+        ranked("Share of all rows that differ, by slice", rows, percent=True),
+        table(head, lines, numbers=(1, 2, 3, 4)),
+    )
+
+
+def _differences(features: Sequence[FeatureCounts]) -> Markup | None:
+    known = [feature for feature in features if feature.numbers is not None or feature.confusion or feature.lists]
+    if not known:
+        return None
+    known.sort(key=lambda feature: (-feature.different, feature.name))
+    shown = known[:_SHOWN_CHARTS]
+    more = f"and {len(known) - len(shown)} more features" if len(known) > len(shown) else None
+    return section(
+        "How far values differ",
+        element("div", (panel(feature.name, _difference(feature)) for feature in shown), class_="pair"),
+        element("p", more, class_="muted") if more else None,
+    )
+
+
+def _difference(feature: FeatureCounts) -> Child:
+    parts: list[Markup] = []
+    if (numbers := feature.numbers) is not None:
+        places = [
+            ("median", numbers.median),
+            ("90th percentile", numbers.p90),
+            ("99th percentile", numbers.p99),
+            ("largest", numbers.largest_absolute),
+        ]
+        said = f"{numbers.count:,} pairs; on average served {short(numbers.mean_signed)} above the reference"
+        if numbers.mean_signed < 0:
+            said = f"{numbers.count:,} pairs; on average served {short(-numbers.mean_signed)} below the reference"
+        if numbers.mean_relative is not None:
+            said += f", {_percent(numbers.mean_relative)} off"
+        parts += [ranked(f"Absolute difference of {feature.name}", places), element("p", said, class_="muted")]
+    if feature.confusion:
+        rows = [(one.reference, one.current, f"{one.rows:,}") for one in feature.confusion]
+        parts.append(table(("reference", "served", "rows"), rows, numbers=(2,), values=(0, 1)))
+    if (lists := feature.lists) is not None:
+        said = f"{lists.lists:,} lists: {lists.inserted:,} items too many, {lists.deleted:,} missing"
+        parts.append(element("p", said))
+    return parts
+
+
+def _features(features: Sequence[FeatureCounts]) -> Markup:
+    ordered = sorted(features, key=lambda feature: (-feature.share, feature.name))
+    shown = ordered[:_SHOWN_FEATURES]
+    rows = [
+        (
+            one.name,
+            one.dtype,
+            f"{one.compared:,}",
+            f"{one.equal:,}",
+            f"{one.both_null:,}",
+            f"{one.mismatch:,}",
+            f"{one.only_in_reference:,}",
+            f"{one.only_in_current:,}",
+            f"{one.of_stale_views:,}",
+            _percent(one.share),
+            _interval(one),
+            "" if one.largest_difference is None else short(one.largest_difference),
+        )
+        for one in shown
+    ]
+    head = (
+        *(
+            "feature",
+            "dtype",
+            "compared",
+            "equal",
+            "both null",
+            "differ",
+            "only reference",
+            "only served",
+            "of stale views",
+        ),
+        *("share", "95 %", "largest"),
+    )
+    bad = [i for i, one in enumerate(shown) if one.different]
+    more = f"and {len(ordered) - len(shown)} more, all of them in the JSON form" if len(ordered) > len(shown) else None
+    return section(
+        "Features",
+        table(head, rows, numbers=range(2, len(head)), bad=bad),
+        element("p", more, class_="muted") if more else None,
+        _statuses(shown),
+    )
+
+
+def _interval(feature: FeatureCounts) -> str:
+    low, high = feature.interval
+    return "" if low == high else f"{_percent(low)} to {_percent(high)}"
+
+
+def _statuses(features: Sequence[FeatureCounts]) -> Markup | None:
+    rows = [
+        (one.name, pair, f"{count:,}") for one in features for pair, count in one.status_pairs.items() if one.different
+    ]
+    if not rows:
+        return None
+    head = ("feature", "reference / served", "rows")
+    return element("details", element("summary", "statuses of features that differ"), table(head, rows, numbers=(2,)))
+
+
+def _worst(worst: Sequence[Mismatch]) -> Markup | None:
+    if not worst:
+        return None
+    rows = [
+        (
+            found.feature,
+            _keys(found.keys),
+            found.as_of,
+            _value(found.reference, found.reference_status),
+            _value(found.current, found.current_status),
+            "" if found.size is None else short(found.size),
+            "yes" if found.is_stale else "",
+            f"{found.request_id} #{found.row}",
+        )
+        for found in worst
+    ]
+    head = ("feature", "entity", "as of", "reference", "served", "apart", "stale", "request")
+    return section("Values that differ most", table(head, rows, numbers=(5,), values=(1, 3, 4, 7)))
+
+
+def _facts(report: AuditReport) -> Markup:
+    rows: list[tuple[Child, Child]] = [
+        (f"plan {fingerprint[:12]}", f"{count:,} rows") for fingerprint, count in report.fingerprints.items()
+    ]
+    rows += [(f"not compared: {skipped.reason}", f"{skipped.rows:,} rows") for skipped in report.skipped]
+    if report.beyond_newest_event:
+        rows.append(("ask about more than the sources hold yet", f"{report.beyond_newest_event:,} rows"))
+    if report.sums:
+        rows.append(("what adds up", report.sums))
+    rows.append(("form", report.schema))
+    return section("What was compared", table(("", ""), rows))
+
+
+def _keys(keys: dict[str, str | None]) -> str:
+    return ", ".join(f"{name}={'null' if value is None else value}" for name, value in keys.items())
+
+
+def _value(value: str | None, status: str) -> Child:
+    return ["null" if value is None else value, element("div", status, class_="muted") if status != "PRESENT" else None]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
