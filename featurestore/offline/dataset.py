@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import StorageError, TrainingSetError, listing
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest
+from featurestore.sources.parquet import DAMAGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +134,7 @@ class TrainingSet:
         with self._opened(name, columns) as file:
             try:
                 return file.read(columns=None if columns is None else list(columns))
-            except (pa.ArrowException, OSError) as error:
+            except DAMAGE as error:
                 raise self._damaged(name, error) from error
 
     def _batches(self, name: str, columns: Sequence[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
@@ -142,7 +143,7 @@ class TrainingSet:
             while True:
                 try:
                     batch = next(batches, None)
-                except (pa.ArrowException, OSError) as error:
+                except DAMAGE as error:
                     raise self._damaged(name, error) from error
                 if batch is None:
                     return
@@ -153,7 +154,7 @@ class TrainingSet:
             file = pq.ParquetFile(self.path / name)
         except FileNotFoundError:
             raise self._error(f"the file '{name}' is missing", code="training-set-changed") from None
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGE as error:
             raise self._damaged(name, error) from error
         known = file.schema_arrow.names
         for column in columns or ():

@@ -45,7 +45,9 @@ class ContentDigest:
     def update(self, table: pa.Table) -> None:
         """Append rows of the schema."""
         self._row_count += table.num_rows
-        waiting = pa.concat_tables([self._waiting, table.cast(self._schema)]) if self._waiting.num_rows else table
+        # Arrow cannot cast every slice of every type, even to what it is.
+        table = table if table.schema.equals(self._schema) else table.cast(self._schema)
+        waiting = pa.concat_tables([self._waiting, table]) if self._waiting.num_rows else table
         whole = waiting.num_rows // BLOCK_ROWS * BLOCK_ROWS
         self._hash(waiting.slice(0, whole))
         self._waiting = waiting.slice(whole)

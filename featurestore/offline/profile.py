@@ -167,7 +167,7 @@ def _of_numbers(base: FeatureProfile, chunks: Sequence[pa.Array], dtype: DType) 
     for values in parts:
         _add_up(values, total, extremes)
     count = base.row_count - base.null_count
-    mean = total.sum() / count
+    mean = _total(total) / count
     edges = _edges(_sample(parts, count), extremes[0])
     counts = np.zeros(_SEARCHED, dtype=np.int64)
     squares = np.zeros(2)
@@ -175,7 +175,7 @@ def _of_numbers(base: FeatureProfile, chunks: Sequence[pa.Array], dtype: DType) 
         _spread(values, mean, _padded(edges), counts, squares)
     # The largest integer of all is not below the padding.
     counts[len(edges) - 1] += counts[len(edges) :].sum()
-    variance = squares.sum() / (count - 1) if count > 1 else math.nan
+    variance = _total(squares) / (count - 1) if count > 1 else math.nan
     low, high = extremes.tolist()
     return replace(
         base,
@@ -225,6 +225,12 @@ def _shown(value: float | int, dtype: DType) -> float | int | str:
     if dtype.kind == "date":
         return (_EPOCH + timedelta(days=value)).isoformat()
     return value
+
+
+def _total(sums: Floats) -> float:
+    """Return a compensated sum; not a number, without a warning, where it overflowed."""
+    total, correction = sums.tolist()
+    return float(total + correction)
 
 
 def _finite(value: float) -> float | None:

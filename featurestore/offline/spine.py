@@ -19,6 +19,7 @@ from featurestore.errors import SourceDataError, SpineError, listing
 from featurestore.plan.model import Column, Plan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.frames import frame_table
+from featurestore.sources.parquet import DAMAGE
 
 AS_OF = "as_of"
 """Column of the instants asked about, unless another one is named."""
@@ -113,7 +114,7 @@ def _from_files(path: str | os.PathLike[str]) -> pa.Table:
         raise SpineError(f"the file '{text}' is not there", where=WHERE, hint=hint, code="unreadable-frame")
     try:
         table = pq.read_table(text)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0]
         problem = f"the file '{text}' is not sound Parquet: {reason}"
         hint = "Read other formats with pandas or Polars and give the frame."

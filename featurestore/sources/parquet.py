@@ -22,6 +22,9 @@ from featurestore.sources.convert import guess_dtype
 from featurestore.sources.files import FoundFile, partition_columns
 from featurestore.sources.rows import SourceFile, naive_columns
 
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises when a file is not sound; the last one if names of columns are not."""
+
 _MICROSECONDS = {"milliseconds": (1_000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1_000)}
 """For each unit of time of the format: microseconds are its number times the one and over the other."""
 
@@ -147,7 +150,7 @@ class ParquetRows:
                 return file.read_row_group(group.number, columns=list(columns), use_threads=self._use_threads)
         except FileNotFoundError:
             raise _vanished(str(path), self._where) from None
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGE as error:
             check_file(group.opened.stored, self._where)
             raise _corrupt(path, self._where, error) from error
 
@@ -226,7 +229,7 @@ def _open(file: FoundFile, where: str) -> _Opened:
     except PermissionError as error:
         problem = f"the file '{file.path}' may not be read"
         raise SourceError(problem, where=where, hint="Check its permissions.", code="unreadable-file") from error
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         raise _corrupt(file.path, where, error) from error
     if twice := [name for name in schema.names if schema.names.count(name) > 1]:
         problem = f"the file '{file.path}' has two columns '{twice[0]}'"

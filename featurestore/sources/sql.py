@@ -78,7 +78,8 @@ class SqlRows:
         """
         with self._connected() as connection:
             # SQLite takes a quoted name that no column has for a text constant.
-            known = list(connection.exec_driver_sql(f"{self._statement(connection, None)} WHERE 1 = 0").keys())
+            with connection.exec_driver_sql(f"{self._statement(connection, None)} WHERE 1 = 0") as nothing:
+                known = list(nothing.keys())
             for name in columns or ():
                 if name not in known:
                     raise missing_column(self.where, name, known)
@@ -126,17 +127,16 @@ class SqlRows:
     def _chunks(
         self, connection: sqlalchemy.Connection, columns: Sequence[str] | None, limit: int | None
     ) -> Iterator[pa.Table]:
-        result = connection.exec_driver_sql(self._statement(connection, columns))
-        names = list(result.keys())
-        rows_at_once = _CHUNK_ROWS if limit is None else limit
-        found = result.fetchmany(rows_at_once)
-        row = 0
-        while True:
-            yield self._table(names, found, row)
-            row += len(found)
-            if limit is not None or not (found := result.fetchmany(rows_at_once)):
-                result.close()
-                return
+        with connection.exec_driver_sql(self._statement(connection, columns)) as result:
+            names = list(result.keys())
+            rows_at_once = _CHUNK_ROWS if limit is None else limit
+            found = result.fetchmany(rows_at_once)
+            row = 0
+            while True:
+                yield self._table(names, found, row)
+                row += len(found)
+                if limit is not None or not (found := result.fetchmany(rows_at_once)):
+                    return
 
     def _statement(self, connection: sqlalchemy.Connection, columns: Sequence[str] | None) -> str:
         quote = connection.dialect.identifier_preparer.quote_identifier
