@@ -17,7 +17,7 @@ from featurestore.kernels.keys import KeyIndex
 from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.retention import still_matter
 from featurestore.kernels.words import to_words
-from featurestore.online.keys import key_encoder
+from featurestore.online.keys import ordered_keys
 from featurestore.online.state import StateCodec, States
 from featurestore.online.store import OnlineStore, state_prefix
 from featurestore.plan.model import ViewPlan
@@ -34,7 +34,6 @@ class Folder:
         self._view = view
         self._store = store
         self._codec = StateCodec(view)
-        self._encode = key_encoder([key.dtype for key in view.entity.keys])
 
     def arranged(self, table: pa.Table, generation: int, reach_us: int) -> Fresh:
         """Prepare events, entity by entity in the order of their states' keys, in which stores write fastest.
@@ -52,18 +51,15 @@ class Folder:
         index, codes = KeyIndex.build(columns)
         first_rows = np.empty(len(index), dtype=np.int64)
         first_rows[codes[::-1]] = np.arange(len(codes))[::-1]
-        prefix = state_prefix(self._view, generation)
-        parts = [column.take(pa.array(first_rows)).to_pylist() for column in columns]
-        encoded = [self._encode(part) for part in zip(*parts, strict=True)]
-        keys = [prefix + key for key in encoded if key is not None]
-        assert len(keys) == len(index), "the source lets no null keys through"
-        order = sorted(range(len(keys)), key=keys.__getitem__)
+        dtypes = [key.dtype for key in self._view.entity.keys]
+        parts = [column.take(pa.array(first_rows)) for column in columns]
+        keys, order = ordered_keys(state_prefix(self._view, generation), dtypes, parts)
         number = np.empty(len(keys), dtype=np.int64)
         number[order] = np.arange(len(keys))
         block = arrange_kept(
             prepared, number[codes], len(keys), lambda times: still_matter(self._view, times, reach_us)
         )
-        return Fresh(tuple(keys[i] for i in order), block, prepared)
+        return Fresh(keys, block, prepared)
 
     def folded(
         self, fresh: Fresh, begin: int, end: int, bound_us: int | None, reach_us: int, *, is_empty: bool = False

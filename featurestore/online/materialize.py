@@ -25,11 +25,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import msgspec
-import pyarrow as pa
 
 from featurestore.errors import SourceError, StateError
 from featurestore.kernels.retention import keeps_everything
-from featurestore.online.folding import Folder
+from featurestore.online.folding import Folder, Fresh
 from featurestore.online.locks import held
 from featurestore.online.reading import Events, Piece, ReadBefore, Reader, Step
 from featurestore.online.store import (
@@ -303,8 +302,7 @@ class _Run:
             filling = self._begun(generation, self._reach_us(until_us))
         is_empty = filling.pending_us == NOTHING_YET
         events = entities = 0
-        for step in self._planned(filling.done_us, until_us):
-            piece = self._reader.piece(step)
+        for step, piece in self._pieces(filling.done_us, until_us, generation, filling.reach_us):
             filling = msgspec.structs.replace(
                 filling,
                 pending_us=step.end,
@@ -313,7 +311,7 @@ class _Run:
             )
             with self._alone():
                 self._put(msgspec.structs.replace(self._record, filling=filling))
-            counts = self._fold(piece, generation, step.end, filling.reach_us, is_empty=is_empty)
+            counts = self._fold(piece, step.end, filling.reach_us, is_empty=is_empty)
             filling = msgspec.structs.replace(filling, done_us=step.end, done_content=filling.pending_content)
             events, entities, is_empty = events + counts[0], entities + counts[1], False
         events += self._fold_pushed(generation, NOTHING_YET, until_us, filling.reach_us)
@@ -344,7 +342,7 @@ class _Run:
         events = 0
         if self._stream is not None:
             for _, table in self._stream.pushed.steps(from_us, until_us, self._events_at_once):
-                self._fold_table(table, generation, None, reach_us)
+                self._fold_fresh(self._folder.arranged(table, generation, reach_us), None, reach_us)
                 events += table.num_rows
         return events
 
@@ -359,14 +357,14 @@ class _Run:
             self._load()
         if until_us <= self._record.watermark_us:
             return events, entities
-        for step in self._planned(self._record.watermark_us, until_us):
-            piece = self._reader.piece(step)
+        told = self._record
+        for step, piece in self._pieces(told.watermark_us, until_us, told.generation, told.reach_us):
             content_after = None if self._record.content is None else joined(self._record.content, piece.content)
             if piece.row_count:
                 with self._alone():
                     self._put(self._announcing(step.end, content_after))
             record = self._record
-            counts = self._fold(piece, record.generation, step.end, record.reach_us)
+            counts = self._fold(piece, step.end, record.reach_us)
             self._source.check_unchanged()
             with self._alone():
                 watermark_us = max(step.end, self._record.watermark_us)
@@ -413,37 +411,32 @@ class _Run:
         self._store.write([(self._key, stored)], expected={self._key: self._stored})
         self._stored, self._record = stored, record
 
-    def _planned(self, begin: int, end: int) -> list[Step]:
+    def _pieces(self, begin: int, end: int, generation: int, reach_us: int) -> Iterator[tuple[Step, Piece]]:
+        """Read a range of ingest times in steps, without what matters only before a reach."""
         steps = self._reader.steps(begin, end)
         self._expected = sum(step.events for step in steps)
         self._told(0)
-        return steps
+        return self._reader.pieces(steps, lambda table: self._folder.arranged(table, generation, reach_us))
 
     def _told(self, events: int) -> None:
         self._folded += events
         if self._progress is not None:
             self._progress(self._folded, max(self._folded, self._expected))
 
-    def _fold(
-        self, piece: Piece, generation: int, bound_us: int, reach_us: int, *, is_empty: bool = False
-    ) -> tuple[int, int]:
+    def _fold(self, piece: Piece, bound_us: int, reach_us: int, *, is_empty: bool = False) -> tuple[int, int]:
         """Fold one step into the states of its entities; return counts of events and entities."""
         events = entities = 0
-        for table in piece.tables:
-            events += table.num_rows
-            if table.num_rows:
-                entities += self._fold_table(table, generation, bound_us, reach_us, is_empty=is_empty)
-            self._told(table.num_rows)
+        for count, fresh in piece.tables:
+            events += count
+            entities += self._fold_fresh(fresh, bound_us, reach_us, is_empty=is_empty)
+            self._told(count)
         return events, entities
 
-    def _fold_table(
-        self, table: pa.Table, generation: int, bound_us: int | None, reach_us: int, *, is_empty: bool = False
-    ) -> int:
+    def _fold_fresh(self, fresh: Fresh, bound_us: int | None, reach_us: int, *, is_empty: bool = False) -> int:
         """Fold all events that some entities have in a step; return the count of entities.
 
         While states are written, the next ones are made; beside pushes, which write the same states, they are not.
         """
-        fresh = self._folder.arranged(table, generation, reach_us)
         at, size = 0, _ENTITIES_AT_FIRST
         with ThreadPoolExecutor(1) as writer:
             written: Future[None] | None = None

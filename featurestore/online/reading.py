@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,15 @@ import pyarrow as pa
 
 from featurestore.dtypes import INT64
 from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.online.folding import Fresh
 from featurestore.plan.model import Column, TypedExpr, ViewPlan
 from featurestore.sources.content import content_of
 from featurestore.sources.rows import SourceFile
 from featurestore.temporal import NOTHING_YET
 
 Ints = npt.NDArray[np.int64]
+Arrange = Callable[[pa.Table], Fresh]
+_T = TypeVar("_T")
 
 _SAMPLED = 64
 
@@ -84,12 +88,23 @@ class Piece:
     Attributes:
         content: What they say together.
         row_count: How many there are.
-        tables: The events; all of an entity are in one table.
+        tables: The events, with how many each table has, put in order; all of an entity are in one table.
     """
 
     content: int
     row_count: int
-    tables: Iterable[pa.Table]
+    tables: Iterable[tuple[int, Fresh]]
+
+
+def ahead(items: Iterable[_T]) -> Iterator[_T]:
+    """Give the items of an iterable, each made in another thread while the one before is worked on."""
+    iterator = iter(items)
+    nothing = object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, iterator, nothing)
+        while (item := following.result()) is not nothing:
+            following = pool.submit(next, iterator, nothing)
+            yield cast(_T, item)
 
 
 class Reader:
@@ -124,16 +139,27 @@ class Reader:
             steps.append(Step(low, high, int(count * share)))
         return steps
 
-    def piece(self, step: Step) -> Piece:
+    def pieces(self, steps: Sequence[Step], arrange: Arrange) -> Iterator[tuple[Step, Piece]]:
+        """Read the events of steps, each while the one before is worked on.
+
+        Args:
+            steps: The steps.
+            arrange: Puts the events of a table in order.
+        """
+        return ahead((step, self._piece(step, arrange)) for step in steps)
+
+    def _piece(self, step: Step, arrange: Arrange) -> Piece:
         """Read the events of a step; by entity, in several goes, if too many became known at one instant."""
         ingest = (step.begin, step.end)
         buckets = step.events // (2 * self._events_at_once) + 1
         hashed = [key for key in self._view.entity.keys if key.dtype.kind != "decimal"]
         if buckets == 1 or not hashed:
             table = self._source.read(self._columns, ingest=ingest)
-            return Piece(content_of([table]), table.num_rows, [table])
+            count = table.num_rows
+            return Piece(content_of([table]), count, [(count, arrange(table))] if count else [])
         content = content_of(self._source.batches(self._columns, ingest=ingest))
-        return Piece(content, step.events, self._buckets(ingest, hashed, buckets))
+        tables = self._buckets(ingest, hashed, buckets)
+        return Piece(content, step.events, ((table.num_rows, arrange(table)) for table in tables if table.num_rows))
 
     def content_below(self, ingest_us: int) -> int:
         """Return the content of all events that became known before an instant; they are read for it."""

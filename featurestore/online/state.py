@@ -101,7 +101,7 @@ class StateCodec:
         )
         ends = (8 * starts).tolist()
         raw = words.tobytes()
-        return [_sealed(raw[begin : end - 4]) for begin, end in pairwise(ends)]
+        return [raw[begin:end] for begin, end in pairwise(ends)]
 
     def _own_dictionaries(self, block: EventBlock) -> tuple[Ints, list[bytes]]:
         """Give each entity dictionaries of its own, with only the values it has."""
@@ -176,10 +176,6 @@ def joined_states(given: Sequence[bytes]) -> tuple[bytes, Ints]:
     """Put states behind each other; return them, and where each begins in words (one more than there are)."""
     starts = list(accumulate([len(state) >> 3 for state in given], initial=0))
     return b"".join(given), np.array(starts, dtype=np.int64)
-
-
-def _sealed(state: bytes) -> bytes:
-    return state + crc32(state).to_bytes(4, "little")
 
 
 def _plain(value: Any) -> Any:

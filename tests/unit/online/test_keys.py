@@ -3,12 +3,13 @@
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.dtypes import parse_dtype
-from featurestore.online.keys import key_encoder
+from featurestore.online.keys import key_encoder, ordered_keys
 from tests.budget import examples
 
 VALUES = {
@@ -79,3 +80,16 @@ def test_bytes_are_as_they_were_first_stored():
         "69 ff ff ff ff ff ff ff fe 73 00 00 00 02 c3 a9 62 01 64 00 00 00 00 00 0b 46 81 "
         "74 00 00 00 00 00 0f 42 40 79 00 00 00 01 00 6e 00 00 00 04 2d 31 2e 35"
     )
+
+
+@given(st.lists(st.tuples(VALUES["int64"], VALUES["timestamp"], VALUES["date"], VALUES["string"]), min_size=1))
+@examples(100)
+def test_many_keys_are_written_as_one_is_and_sorted(rows):
+    for chosen in ((0,), (1,), (2, 0), (0, 1, 2), (3,), (0, 3)):
+        dtypes = [parse_dtype(("int64", "timestamp", "date", "string")[i]) for i in chosen]
+        distinct = list(dict.fromkeys(tuple(row[i] for i in chosen) for row in rows))
+        columns = [pa.array(part, dtype.arrow) for part, dtype in zip(zip(*distinct, strict=True), dtypes, strict=True)]
+        found, order = ordered_keys(b"\x01prefix", dtypes, columns)
+        single = key_encoder(dtypes)
+        assert list(found) == sorted(b"\x01prefix" + single(row) for row in distinct)
+        assert [b"\x01prefix" + single(distinct[i]) for i in order] == list(found)

@@ -11,6 +11,7 @@ from featurestore import Entity, FeatureView, FileSource, FrameSource, agg, col
 from featurestore.errors import OutOfReachError, SourceDataError, StateError, StorageError
 from featurestore.online import materialize as module
 from featurestore.online import reading
+from featurestore.online.folding import Folder
 from featurestore.online.store import records_of
 from featurestore.sources import open_scan
 from featurestore.temporal import NOTHING_YET
@@ -113,11 +114,9 @@ def test_events_learned_at_one_instant_are_folded_entity_by_entity(monkeypatch):
     rows = [(user, happened, 50, x, name) for user, happened, _, x, name in many_rows()]
     view = view_of(rows)
     tables = []
-    kept = module._Run._fold_table
+    kept = Folder.arranged
     monkeypatch.setattr(
-        module._Run,
-        "_fold_table",
-        lambda run, table, *rest, **more: tables.append(table) or kept(run, table, *rest, **more),
+        Folder, "arranged", lambda folder, table, *rest: tables.append(table) or kept(folder, table, *rest)
     )
     store = MemoryStore()
     run = fold(view, store, 60, events_at_once=15)
