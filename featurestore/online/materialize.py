@@ -54,6 +54,7 @@ EVENTS_AT_ONCE = 2_000_000
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
 _MOST_ENTITIES_AT_ONCE = 20_000
+_SAMPLED = 16
 _FIRST_WAIT_SECONDS = 0.01
 _LONGEST_WAIT_SECONDS = 0.25
 
@@ -449,7 +450,7 @@ class _Run:
                     written = writer.submit(self._store.write, items, expected={self._key: self._stored})
                     if self._is_alone:
                         written.result()
-                state_bytes = sum(len(state) for _, state in items)
+                state_bytes = _SAMPLED * sum(len(state) for _, state in items[::_SAMPLED])
                 size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, state_bytes)))
                 at = stop
             if written is not None:
