@@ -37,6 +37,7 @@ from featurestore.online.store import (
     ViewRecord,
     decode_record,
     encode_record,
+    items_at_once,
     record_key,
     state_prefix,
 )
@@ -53,7 +54,6 @@ EVENTS_AT_ONCE = 2_000_000
 
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
-_MOST_ENTITIES_AT_ONCE = 20_000
 _SAMPLED = 16
 _FIRST_WAIT_SECONDS = 0.01
 _LONGEST_WAIT_SECONDS = 0.25
@@ -451,7 +451,8 @@ class _Run:
                     if self._is_alone:
                         written.result()
                 state_bytes = _SAMPLED * sum(len(state) for _, state in items[::_SAMPLED])
-                size = max(1, min(_MOST_ENTITIES_AT_ONCE, _STATE_BYTES_AT_ONCE * (stop - at) // max(1, state_bytes)))
+                size = min(items_at_once(self._store), _STATE_BYTES_AT_ONCE * (stop - at) // max(1, state_bytes))
+                size = max(1, size)
                 at = stop
             if written is not None:
                 written.result()

@@ -35,18 +35,22 @@ def lost(name: str) -> StateError:
     )
 
 
-def unavailable(verb: str, place: str, error: object) -> StorageError:
+SERVER_HINT = "See that the server runs and can be reached; asking again later may succeed."
+
+
+def unavailable(verb: str, place: str, error: object, hint: str = SERVER_HINT) -> StorageError:
     """Return the error for a store that does not answer, or not in time.
 
     Args:
         verb: What was tried: ``"read"``.
         place: The store, without secrets.
         error: What its client said.
+        hint: What to do.
     """
     return StorageError(
         f"cannot {verb} {place}: {first_line(error)}",
         where=WHERE,
-        hint="See that the server runs and can be reached; asking again later may succeed.",
+        hint=hint,
         code=UNAVAILABLE,
     )
 

@@ -23,10 +23,10 @@ from typing import Any
 from weakref import WeakSet
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.errors import ConfigError, StorageError
-from featurestore.online.refusals import WHERE, busy, conflict
+from featurestore.online.refusals import WHERE, busy, conflict, unavailable
 from featurestore.online.store import after
 
 _MOST_KEYS = 16_000
@@ -172,6 +172,9 @@ class SqlOnlineStore:
         self._engine.dispose()
 
     def _storage_error(self, verb: str, error: Exception) -> StorageError:
+        origin = error.orig if isinstance(error, DBAPIError) else error
+        if getattr(origin, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+            return unavailable(verb, str(self._path), origin, "Another program keeps it locked; let that one end.")
         return StorageError(
             f"cannot {verb} {self._path}: {error}",
             where=WHERE,
@@ -179,6 +182,7 @@ class SqlOnlineStore:
         )
 
 
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _URL_HINT = "Write it as sqlite:///path/to/online.db."
 
 

@@ -19,7 +19,11 @@ from featurestore.temporal import NOTHING_YET
 
 
 class OnlineStore(Protocol):
-    """A map from bytes to bytes that is read as snapshots and written in transactions."""
+    """A map from bytes to bytes that is read as snapshots and written in transactions.
+
+    A store may say by an attribute ``items_at_once`` how many items are good to read or write at once: so many that it
+    is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken.
+    """
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment.
@@ -95,6 +99,11 @@ class Filling(msgspec.Struct, frozen=True):
     pending_us: int = NOTHING_YET
     pending_rows: int = 0
     pending_content: int = 0
+
+
+def items_at_once(store: OnlineStore) -> int:
+    """Return how many items are good to read or write at once."""
+    return int(getattr(store, "items_at_once", 20_000))
 
 
 class ViewRecord(msgspec.Struct, frozen=True):

@@ -357,6 +357,27 @@ class OnlineStoreConformance:
                         assert sum(int(values.get(key, b"0")) for key in keys) == int(values.get(b"sum", b"0"))
             assert store.read([b"sum"]) == {b"sum": b"96"}
 
+    def test_a_writer_that_is_killed_leaves_whole_writes(self) -> None:
+        """Wherever it was: a write is there for all of its keys or for none, and what was acknowledged is there."""
+        self._need_processes()
+        with self._emptied() as store:
+            keys = [_KEY + number.to_bytes(2, "big") for number in range(500)]
+            for tries in range(2):
+                acknowledged = _SPAWN.Value("q", -1, lock=False)
+                writer = _SPAWN.Process(target=_write_versions, args=(self.make_store, keys, acknowledged))
+                writer.start()
+                deadline = monotonic() + 60
+                while acknowledged.value < 5 + 3 * tries:
+                    assert monotonic() < deadline, "no version was written"
+                assert writer.pid is not None
+                os.kill(writer.pid, signal.SIGKILL)
+                writer.join()
+                found = store.read(keys)
+                assert len(found) == len(keys)
+                assert len(set(found.values())) == 1
+                assert int(found[keys[0]]) >= acknowledged.value
+                store.write([(keys[0], b"-1")], expected={keys[0]: found[keys[0]]})
+
     # Names held alone.
 
     def test_a_name_is_held_by_one_alone(self) -> None:
@@ -618,6 +639,14 @@ def _add(store: OnlineStore, first: bytes, second: bytes, times: int) -> None:
 
     for _ in range(times):
         _until_written(add)
+
+
+def _write_versions(make_store: Callable[[], OnlineStore], keys: Sequence[bytes], acknowledged: Any) -> None:
+    """Write all keys with one version after the other until killed."""
+    with _closing(make_store()) as store:
+        for version in itertools.count():
+            store.write([(key, b"%d" % version) for key in keys])
+            acknowledged.value = version
 
 
 def _hold(make_store: Callable[[], OnlineStore], name: str, is_held: Any) -> None:
