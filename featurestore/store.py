@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featurestore.online.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import Live, Registry, RunRecord
+    from featurestore.registry import AuditRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
@@ -519,12 +519,34 @@ class FeatureStore:
             progress=progress,
         )
 
+    def audits(self, service: str | None = None, *, limit: int = 100) -> tuple[AuditRecord, ...]:
+        """Return the audits that the registry keeps, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return self._registry.audits(service, limit=limit)
+
+    def audit_report(self, number: int) -> AuditReport:
+        """Return the report of an audit that the registry keeps.
+
+        Args:
+            number: The audit's number there.
+
+        Raises:
+            RegistryError: There is no such audit, or its report is of a form that this library does not read.
+        """
+        from featurestore.skew.report import AuditReport
+
+        return AuditReport.from_json(self._registry.audit(number).report)
+
     def drift(
         self,
         service: str,
         *,
-        reference: str | os.PathLike[str] | TrainingSet | tuple[Instant, Instant],
-        current: tuple[Instant, Instant],
+        reference: str | os.PathLike[str] | TrainingSet | tuple[Instant | timedelta, Instant | timedelta],
+        current: tuple[Instant | timedelta, Instant | timedelta | None] = ("24h", None),
         policy: DriftPolicy | None = None,
         recompute: bool = False,
     ) -> DriftReport:
@@ -533,8 +555,9 @@ class FeatureStore:
         Args:
             service: Name of the service.
             reference: A training set or its folder; the path of its manifest alone, whose profiles are coarser; or
-                another period of what was served, first ``as_of`` and one past the last.
-            current: First ``as_of`` of the answers to compare, and one past the last.
+                another period of what was served, first ``as_of`` and one past the last: instants, or how long before
+                now.
+            current: First ``as_of`` of the answers to compare, and one past the last; ``None`` is now.
             policy: What is drift; by default what chance does not explain and is large enough to matter.
             recompute: Whether to recompute what was served, and split every distance from a training set into the part
                 of skew and the part of the population.
@@ -551,10 +574,13 @@ class FeatureStore:
         from featurestore.drifting import drift_of_service
         from featurestore.skew.drift.policy import DriftPolicy
 
-        since_us, until_us = _period(*current, where="current")
+        now_us = self._clock.now_us()
+        since_us, until_us = _period(*current, now_us=now_us, where="current")
         return drift_of_service(
             service,
-            reference=_period(*reference, where="reference") if isinstance(reference, tuple) else reference,
+            reference=_period(*reference, now_us=now_us, where="reference")
+            if isinstance(reference, tuple)
+            else reference,
             since_us=since_us,
             until_us=until_us,
             policy=policy or DriftPolicy(),
@@ -695,5 +721,8 @@ class FeatureStore:
         return self._live_plans.to_refresh(wanted)
 
 
-def _period(since: Instant, until: Instant, *, where: str) -> tuple[int, int]:
-    return instant_us(since, where=where), instant_us(until, where=where)
+def _period(
+    since: Instant | timedelta, until: Instant | timedelta | None, *, now_us: int, where: str
+) -> tuple[int, int]:
+    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=where)
+    return moment_us(since, now_us=now_us, where=where), last_us

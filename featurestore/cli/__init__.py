@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from featurestore.cli import audits, definitions, live, materializing, online, serving, training
+from featurestore.cli import audits, definitions, drifting, live, materializing, online, serving, training
 from featurestore.cli.common import app
 from featurestore.errors import FeatureStoreError
 
@@ -20,6 +20,7 @@ __all__ = [
     "app",
     "audits",
     "definitions",
+    "drifting",
     "live",
     "main",
     "materializing",

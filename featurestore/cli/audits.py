@@ -1,29 +1,108 @@
-"""Commands of the guard."""
+"""Commands of the guard: audits, and the audits that were."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import Service, app, printed, store_of, working
+from featurestore.cli.common import Service, app, printed, show, store_of, working, write_page
+
+if TYPE_CHECKING:
+    from featurestore.registry import AuditRecord
+    from featurestore.skew.report import AuditReport
+
+Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
+
+history = typer.Typer(help="List the audits that were, or show one of them.", invoke_without_command=True)
+app.add_typer(history, name="audits")
 
 
 @app.command()
 def audit(
     context: typer.Context,
     service: Service,
-    since: Annotated[str, typer.Option(help="Answers about this instant or later.", show_default=False)],
-    until: Annotated[str, typer.Option(help="Answers about instants before this one.", show_default=False)],
+    since: Annotated[str, typer.Option(help="Answers about this instant or later, or how long back.")] = "24h",
+    until: Annotated[
+        str | None, typer.Option(help="Answers about instants before this one; now if left out.", show_default=False)
+    ] = None,
+    sample: Annotated[float | None, typer.Option(help="Share of the entities to look at.", min=0.0, max=1.0)] = None,
+    live: Annotated[
+        int | None, typer.Option(help="Ask both roads about so many entities now, instead of the log.", min=1)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Html = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write every value that differs to this folder.")] = None,
 ) -> None:
     """Recompute what was served and compare: exit code 0 for equal, 1 for skew, 2 if it could not tell."""
     with working("recomputing what was served"), store_of(context) as store:
-        report = store.audit(service, since=since, until=until)
+        if live is not None:
+            report = store.audit_live(service, live, mismatches=parquet)
+        else:
+            report = store.audit(service, since=since, until=until, sample=sample, mismatches=parquet)
+    _tell(report, as_json=as_json, html=html)
+    raise typer.Exit(report.exit_code)
+
+
+@history.callback()
+def audits(
+    context: typer.Context,
+    service: Annotated[str | None, typer.Option(help="Only of this service.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 20,
+) -> None:
+    """List the audits that the registry keeps, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    with store_of(_above(context)) as store:
+        records = store.audits(service, limit=limit)
+    head = ["id", "verdict", "ran at", "service", "since", "until", "rows", "values", "differ"]
+    show(head, [_row(record) for record in records])
+
+
+@history.command("show")
+def show_audit(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="ID", help="Number of the audit in the list.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Html = None,
+) -> None:
+    """Show an audit that was, with its exit code."""
+    with store_of(_above(context)) as store:
+        report = store.audit_report(number)
+    _tell(report, as_json=as_json, html=html)
+    raise typer.Exit(report.exit_code)
+
+
+def _above(context: typer.Context) -> typer.Context:
+    """Return the context that knows the place of the configuration."""
+    return context.find_root()  # type: ignore[return-value]  # typer's contexts are click's
+
+
+def _tell(report: AuditReport, *, as_json: bool, html: Path | None) -> None:
+    if html is not None:
+        from featurestore.skew.html import render_html
+
+        write_page(html, render_html(report))
     if as_json:
         typer.echo(report.to_json())
     else:
         from featurestore.skew.render import render
 
         printed(render(report))
-    raise typer.Exit(report.exit_code)
+
+
+def _row(record: AuditRecord) -> list[str]:
+    from featurestore.errors import RegistryError
+    from featurestore.skew.report import AuditReport
+    from featurestore.temporal import format_instant
+
+    ran_at, since, until = map(format_instant, (record.ran_at_us, record.since_us, record.until_us))
+    try:
+        report = AuditReport.from_json(record.report)
+    except RegistryError:
+        counts = ["?"] * 3
+    else:
+        values = sum(feature.compared for feature in report.features)
+        counts = [f"{report.compared:,}", f"{values:,}", f"{report.different:,}"]
+    return [str(record.id), record.verdict, ran_at, record.service, since, until, *counts]

@@ -92,3 +92,17 @@ def printed(shown: RenderableType) -> None:
     if not console.is_terminal:
         console.width = max(80, console.measure(shown).maximum)
     console.print(shown)
+
+
+def write_page(path: Path, content: str) -> None:
+    """Write a file.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    from featurestore.errors import StorageError
+
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"it cannot be written: {error.strerror}", where=f"file '{path}'") from error

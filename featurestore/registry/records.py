@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from featurestore.temporal import format_instant
@@ -184,6 +184,7 @@ class AuditRecord:
         ran_at_us: When the audit ran.
         verdict: Its verdict in one word.
         report: The whole report as JSON.
+        id: Its number in the registry; ``None`` until it is there.
     """
 
     service: str
@@ -192,3 +193,4 @@ class AuditRecord:
     ran_at_us: int
     verdict: str
     report: str
+    id: int | None = field(default=None, compare=False)

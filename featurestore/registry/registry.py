@@ -216,7 +216,9 @@ class Registry:
 
     def add_audit(self, audit: AuditRecord) -> None:
         """Store an audit."""
-        self._insert(AUDITS, [asdict(audit)])
+        row = asdict(audit)
+        del row["id"]
+        self._insert(AUDITS, [row])
 
     def audits(self, service: str | None = None, *, limit: int = 100) -> tuple[AuditRecord, ...]:
         """Return audits, newest first.
@@ -225,7 +227,23 @@ class Registry:
             service: Of this service only.
             limit: At most so many.
         """
-        return tuple(AuditRecord(**row) for row in self._newest(AUDITS, AUDITS.c.service, service, limit))
+        query = sa.select(AUDITS).order_by(AUDITS.c.id.desc()).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(query if service is None else query.where(AUDITS.c.service == service)).all()
+        return tuple(AuditRecord(**row._mapping) for row in rows)
+
+    def audit(self, number: int) -> AuditRecord:
+        """Return one audit by its number.
+
+        Raises:
+            RegistryError: There is no such audit.
+        """
+        with self._reading() as connection:
+            row = connection.execute(sa.select(AUDITS).where(AUDITS.c.id == number)).one_or_none()
+        if row is None:
+            hint = "List the audits that are kept."
+            raise RegistryError(f"there is no audit {number}", where=_WHERE, hint=hint, code="unknown-audit")
+        return AuditRecord(**row._mapping)
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:

@@ -172,3 +172,52 @@ def test_runs_are_listed(filled, run):
     assert "done" in out
     (listed,) = json.loads(run("runs", "--json")[1])
     assert (listed["view"], listed["event_count"], listed["outcome"]) == ("spending", 3, "done")
+
+
+@pytest.fixture
+def served(filled, run):
+    assert run("get", "model", "user=1", "budget=10", "--as-of", NOON)[0] == 0
+    return filled
+
+
+def test_an_audit_is_written_as_a_page_and_kept(served, run):
+    assert run("audit", "model", *SPAN, "--html", "audit.html")[0] == 0
+    assert "spending__total" in (served / "audit.html").read_text()
+    code, out, _ = run("audits")
+    assert code == 0
+    line = next(line for line in out.splitlines() if "model" in line)
+    assert line.split()[:2] == ["1", "pass"]
+    code, out, _ = run("audits", "show", "1", "--html", "again.html")
+    assert code == 0
+    assert "pass" in out
+    assert (served / "again.html").read_text() == (served / "audit.html").read_text()
+    assert json.loads(run("audits", "show", "1", "--json")[1])["service"] == "model"
+
+
+def test_an_audit_that_never_was_is_named(served, run):
+    code, _, err = run("audits", "show", "7")
+    assert code == 2
+    assert "no audit 7" in err
+    assert run("audits", "--service", "other")[0] == 0
+
+
+def test_drift_says_by_its_exit_code_what_it_found(served, run):
+    test_a_training_set_is_built_from_a_spine_file(served, run)
+    given = ("drift", "model", "--reference", "built", *SPAN)
+    code, out, _ = run(*given, "--json", "drift.json", "--html", "drift.html")
+    assert code == 2
+    assert "cannot tell" in out
+    assert json.loads((served / "drift.json").read_text())["schema"] == "featurestore-drift-1"
+    assert "<h1>Drift of model</h1>" in (served / "drift.html").read_text()
+    assert json.loads(run(*given, "--json", "-", "--recompute")[1])["features"][0]["split"]
+    period = "..".join(SPAN[1::2])
+    assert json.loads(run("drift", "model", "--reference", period, *SPAN, "--json", "-")[1])["reference_rows"] == 1
+    code, _, err = run(*given, "--threshold", "psy-0.2")
+    assert code == 2
+    assert "psi-0.2" in err
+
+
+def test_a_page_that_cannot_be_written_is_named(served, run):
+    code, _, err = run("audit", "model", *SPAN, "--html", "no/such/folder/audit.html")
+    assert code == 2
+    assert "no/such/folder" in err

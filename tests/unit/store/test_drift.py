@@ -1,0 +1,133 @@
+"""Drift of what a store served: against training sets, manifests and other periods, split by cause."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.errors import RegistryError, TrainingSetError
+from featurestore.skew.drift.policy import DriftPolicy
+from featurestore.temporal import FixedClock, instant_us, to_datetime
+from tests.server.conftest import USER
+
+NOW = "2024-05-03T00:00:00Z"
+USERS = 400
+DAY = ("2024-05-02T00:00:00Z", "2024-05-04T00:00:00Z")
+
+
+def orders(path):
+    """Two orders a user, the amount rising with the user's number; then one that is known only later."""
+    at = instant_us("2024-05-01T00:00:00Z")
+    users = [user for user in range(USERS) for _ in range(2)] + list(range(USERS))
+    events = pa.table(
+        {
+            "user": users,
+            "amount": [float(user) for user in users],
+            "at": pa.array([at] * (2 * USERS) + [at + 3_600_000_000] * USERS, pa.int64()).cast(
+                pa.timestamp("us", "UTC")
+            ),
+            "known": pa.array([at] * (2 * USERS) + [instant_us("2024-05-02T12:00:00Z")] * USERS, pa.int64()).cast(
+                pa.timestamp("us", "UTC")
+            ),
+        }
+    )
+    pq.write_table(events, path)
+
+
+@pytest.fixture
+def store(tmp_path):
+    orders(tmp_path / "orders.parquet")
+    source = FileSource("orders", path=tmp_path / "orders.parquet", event_time="at", ingest_time="known")
+    view = FeatureView(
+        "spending",
+        entity=USER,
+        source=source,
+        features={"total": agg.sum(col("amount")).over("7d"), "n": agg.count().over("7d")},
+    )
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as opened:
+        opened.apply(FeatureService("model", features=[view]))
+        yield opened
+
+
+@pytest.fixture
+def trained(store, tmp_path):
+    spine = pa.table({"user": range(USERS), "as_of": [to_datetime(instant_us("2024-05-02T00:00:00Z"))] * USERS})
+    return store.training_set("model", spine, tmp_path / "training")
+
+
+def serve(store, users, as_of=NOW):
+    store.get_online_features("model", [{"user": user} for user in users], as_of=as_of)
+
+
+def features(report):
+    return {feature.name: feature for feature in report.features}
+
+
+def test_the_same_rows_do_not_drift(store, trained):
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(USERS))
+    report = store.drift("model", reference=trained, current=DAY)
+    assert (report.verdict, report.exit_code) == ("pass", 0)
+    assert report.reference_rows == report.current_rows == USERS
+    assert all(one.value == 0 for feature in report.features for one in feature.measures)
+
+
+def test_another_population_is_not_skew(store, trained):
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(USERS // 2, USERS), as_of="2024-05-02T06:00:00Z")
+    report = store.drift("model", reference=trained.path, current=DAY, recompute=True)
+    assert report.verdict == "fail"
+    for part in features(report)["spending__total"].split:
+        assert part.skew == pytest.approx(0.0, abs=1e-12)
+        assert part.population == pytest.approx(part.total)
+
+
+def test_state_that_is_behind_is_skew(store, tmp_path):
+    """The training set has the order that became known late; what was served does not."""
+    spine = pa.table({"user": range(USERS), "as_of": [to_datetime(instant_us(NOW))] * USERS})
+    trained = store.training_set("model", spine, tmp_path / "training")
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(USERS))
+    report = store.drift("model", reference=trained, current=DAY, recompute=True)
+    assert {feature.name for feature in report.drifted} == {"spending__n", "spending__total"}
+    for part in features(report)["spending__n"].split:
+        assert part.population == pytest.approx(0.0, abs=1e-12)
+        assert part.skew == pytest.approx(part.total)
+    assert {part.measure: part for part in features(report)["spending__n"].split}["kolmogorov_smirnov"].skew == 1.0
+
+
+def test_manifests_alone_and_other_periods_are_references(store, trained):
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(USERS), as_of="2024-05-02T06:00:00Z")
+    serve(store, range(USERS // 2, USERS))
+    for reference in (trained.path / "_manifest.json", ("2024-05-02T00:00:00Z", "2024-05-02T12:00:00Z")):
+        report = store.drift("model", reference=reference, current=("12h", None))
+        assert report.verdict == "fail", reference
+        assert {feature.name for feature in report.drifted} == {"spending__total"}
+        assert features(report)["spending__total"].measured("kolmogorov_smirnov").value == pytest.approx(0.5, abs=0.03)
+    named = store.drift("model", reference=trained, policy=DriftPolicy(fixed=("psi-0.2",)), current=("12h", None))
+    assert named.verdict == "fail"
+
+
+def test_nothing_served_cannot_be_told(store, trained):
+    store.materialize("2024-05-02T00:00:00Z")
+    assert store.drift("model", reference=trained).exit_code == 2
+
+
+def test_a_training_set_of_another_service_is_refused(store, trained):
+    manifest = trained.path / "_manifest.json"
+    manifest.write_text(manifest.read_text().replace('"service": "model"', '"service": "other"', 1))
+    with pytest.raises(TrainingSetError, match="service 'other'"):
+        store.drift("model", reference=trained.path)
+
+
+def test_audits_are_kept_with_a_number(store):
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(3))
+    found = store.audit("model", *DAY)
+    (record,) = store.audits("model")
+    assert record.verdict == found.verdict
+    assert store.audit_report(record.id) == found
+    assert store.audits("other") == ()
+    with pytest.raises(RegistryError, match="no audit 99"):
+        store.audit_report(99)
