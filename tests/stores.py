@@ -18,16 +18,24 @@ OTHERS = ("memory", *NETWORKED)
 
 
 @pytest.fixture(scope="session")
-def online_urls(request: pytest.FixtureRequest) -> Urls:
+def online_urls_of(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Gives the URL of an empty online store of a kind, another one each time."""
+
+    def url_of(kind: str) -> str:
+        name = uuid.uuid4().hex
+        if kind == "memory":
+            return f"memory://{name}"
+        server: str = request.getfixturevalue(f"{kind}_url")
+        return f"{server}?prefix={name}&lease=2s" if kind == "redis" else f"{server}?table=online_{name}"
+
+    return url_of
+
+
+@pytest.fixture(scope="session")
+def online_urls(request: pytest.FixtureRequest, online_urls_of: Callable[[str], str]) -> Urls:
     """Stores of the kind that a test is parametrized with: ``parametrize("online_urls", OTHERS, indirect=True)``."""
     kind: str = request.param
-    if kind == "memory":
-        return lambda: f"memory://{uuid.uuid4().hex}"
-    if kind == "redis":
-        redis_url: str = request.getfixturevalue("redis_url")
-        return lambda: f"{redis_url}?prefix={uuid.uuid4().hex}&lease=2s"
-    postgres_url: str = request.getfixturevalue("postgres_url")
-    return lambda: f"{postgres_url}?table=online_{uuid.uuid4().hex}"
+    return lambda: online_urls_of(kind)
 
 
 def local_store(folder: Path | str, *, online: str | None = None, **options) -> FeatureStore:
