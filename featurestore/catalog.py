@@ -195,6 +195,14 @@ class Catalog:
         for name in self.views():
             yield from self.past_views(name)
 
+    def every_view(self) -> Iterator[ViewPlan]:
+        """Yield every plan of a view that was ever applied, newest first, each fingerprint once."""
+        seen: set[str] = set()
+        for applied in self._registry.history(Kind.VIEW):
+            if applied.fingerprint not in seen:
+                seen.add(applied.fingerprint)
+                yield from_json(ViewPlan, applied.document)
+
     def streams(self) -> dict[str, Source]:
         """Return the definitions of the sources that accept pushes."""
         return self.sources(item.name for item in self._registry.objects(Kind.SOURCE) if accepts_pushes(item))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.event_log import EventLog
+    from featurestore.forgetting import Forgotten
     from featurestore.live import LivePlans, Removed, ServiceState
     from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
@@ -310,6 +311,38 @@ class FeatureStore:
             limit: At most so many.
         """
         return self._registry.runs(view, limit=limit)
+
+    def forget(self, entity: str, keys: Mapping[str, Any], *, wait_seconds: float = 60) -> Forgotten:
+        """Remove what is kept about an entity: its online states, its pushed events, what was served about it.
+
+        Files and tables that sources read are not touched; they are named. Views that read them are rebuilt by their
+        next run: with all events of the entity that are there then, or without the entity.
+
+        Args:
+            entity: Name of the entity.
+            keys: Its key columns.
+            wait_seconds: How long to wait for a run on a view to end.
+
+        Returns:
+            What was removed, and what may still hold something of it.
+
+        Raises:
+            RequestError: There is no such entity, or the keys are not its keys.
+            StateError: A run on a view did not end in time; forget again.
+            StorageError: A log or the online store cannot be written; forget again.
+        """
+        from featurestore.forgetting import forget
+
+        return forget(
+            entity,
+            keys,
+            catalog=self._catalog,
+            registry=self._registry,
+            store=self._online,
+            settings=self._settings,
+            served=None,
+            wait_seconds=wait_seconds,
+        )
 
     def push(self, source: str, events: Any, *, partial: bool = False) -> PushResult:
         """Push events to a source declared ``stream=True``.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.common import Service, app, print_json, show, store_of
+from featurestore.cli.common import PRINT, Service, app, print_json, show, store_of
 
 if TYPE_CHECKING:
     from featurestore.dtypes import DType
@@ -37,6 +37,32 @@ def get(
         print_json({name: {"value": value, "status": status} for name, (value, status) in values.items()})
         return
     show(["column", "value", "status"], [[name, str(value), status] for name, (value, status) in values.items()])
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    entity: Annotated[str, typer.Argument(help="Name of an entity.", show_default=False)],
+    fields: Annotated[list[str], typer.Argument(help="Its keys: carrier=UA", show_default=False)],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a run on a view to end.")] = 60.0,
+) -> None:
+    """Remove what is kept about one entity, and name what lies elsewhere."""
+    with store_of(context) as store:
+        keys = {key.name: key for view in store.views() for key in view.entity.keys if view.entity.name == entity}
+        given = dict(_pair(field) for field in fields)
+        typed = {name: _typed(tuple(keys.values()), name, text) for name, text in given.items()}
+        found = store.forget(entity, typed, wait_seconds=wait)
+    show(
+        ["removed", "of", "count"],
+        [
+            *(["state", f"view {state.view}, plan {state.fingerprint[:PRINT]}", "1"] for state in found.states),
+            *(["pushed events", f"source {name}", str(count)] for name, count in found.events.items()),
+            *(["served rows", f"service {name}", str(count)] for name, count in found.served.items()),
+        ],
+    )
+    typer.echo("out of reach:")
+    for sentence in found.unreachable:
+        typer.echo(f"- {sentence}")
 
 
 def _pair(field: str) -> tuple[str, str]:

@@ -32,6 +32,7 @@ from featurestore.online.folding import Folder, Fresh
 from featurestore.online.locks import held
 from featurestore.online.reading import Events, Piece, ReadBefore, Reader, Step
 from featurestore.online.store import (
+    ENTITY_FORGOTTEN,
     Filling,
     OnlineStore,
     ViewRecord,
@@ -253,6 +254,8 @@ class _Run:
     def _why_rebuild(self) -> str:
         """Tell why states cannot be extended; empty if they can."""
         record = self._record
+        if record.rows_below == ENTITY_FORGOTTEN:
+            return "an entity was forgotten"
         count = self._source.count_below(record.watermark_us)
         if count != record.rows_below:
             return f"the source has {count} events below the watermark, where it had {record.rows_below}"

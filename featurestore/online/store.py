@@ -79,6 +79,10 @@ class OnlineStore(Protocol):
         ...
 
 
+ENTITY_FORGOTTEN = -1
+"""Stands for the count of rows below the watermark when the states do not hold all of them any more, on purpose."""
+
+
 class Filling(msgspec.Struct, frozen=True):
     """How far a run came that folds everything into states nobody reads yet.
 
@@ -115,7 +119,8 @@ class ViewRecord(msgspec.Struct, frozen=True):
         generation: The states that are valid; a rebuild fills the next one beside it.
         watermark_us: Every event with ``ingest_time < watermark_us`` was folded in.
         reach_us: Earliest instant that can be asked about.
-        rows_below: Count of the source's events below the watermark when it was set.
+        rows_below: Count of the source's events below the watermark when it was set; ``ENTITY_FORGOTTEN`` makes the
+            next run rebuild.
         pending_us: Up to where a run may have folded events into some states; a run that ended moved the watermark
             there.
         pending_rows: Count of the source's events below that when the run began.

@@ -221,3 +221,12 @@ def test_a_page_that_cannot_be_written_is_named(served, run):
     code, _, err = run("audit", "model", *SPAN, "--html", "no/such/folder/audit.html")
     assert code == 2
     assert "no/such/folder" in err
+
+
+def test_an_entity_is_forgotten(filled, run):
+    code, out, _ = run("forget", "user", "user=1")
+    assert code == 0
+    assert "view spending" in out
+    assert "orders.parquet" in out
+    assert run("get", "model", "user=1", "budget=1.0", "--as-of", NOON)[1].count("NOT_FOUND") == 2
+    assert run("forget", "user", "user=x")[0] == 2

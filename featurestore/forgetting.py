@@ -1,0 +1,272 @@
+"""Forgetting an entity: what is kept about it here is removed, and what lies elsewhere is named.
+
+Sources are not ours: a file or a table that holds events of the entity still holds them afterwards, so every view that
+had state of it from outside the event log is rebuilt by its next run. If the events are gone from the source by then,
+so is the entity; if not, it is back with all its events. Between the two it has no value, or, where events are also
+pushed, those of the events pushed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.catalog import Catalog
+from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
+from featurestore.dtypes import read_value
+from featurestore.errors import ConfigError, RequestError, listing
+from featurestore.online.keys import key_encoder
+from featurestore.online.locks import held
+from featurestore.online.store import (
+    ENTITY_FORGOTTEN,
+    OnlineStore,
+    ViewRecord,
+    decode_record,
+    encode_record,
+    record_key,
+    state_prefix,
+)
+from featurestore.online.streaming import folding
+from featurestore.plan.model import Column, ViewPlan
+from featurestore.registry import Registry
+from featurestore.sources import ReadSettings
+from featurestore.sources.pushed import has_nothing_outside
+
+
+@dataclass(frozen=True)
+class ForgottenState:
+    """Online state of an entity that was removed.
+
+    Attributes:
+        view: Name of the view.
+        fingerprint: Of its plan.
+        is_rebuilt: Whether the next run rebuilds the view, because its source may still hold events of the entity.
+    """
+
+    view: str
+    fingerprint: str
+    is_rebuilt: bool
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What became of an entity.
+
+    Attributes:
+        entity: Name of the entity.
+        states: States that were removed.
+        events: Pushed events that were removed from the log, by source.
+        served: Rows that were removed from the serving log, by service.
+        unreachable: What may still hold something of it, and what to do there; one sentence each.
+    """
+
+    entity: str
+    states: tuple[ForgottenState, ...]
+    events: Mapping[str, int]
+    served: Mapping[str, int]
+    unreachable: tuple[str, ...]
+
+
+Served = Callable[[str, Mapping[str, Any]], int]
+"""Removes the rows of a service's serving log that have some values in key columns; returns how many."""
+
+
+def forget(
+    entity: str,
+    keys: Mapping[str, Any],
+    *,
+    catalog: Catalog,
+    registry: Registry,
+    store: OnlineStore,
+    settings: ReadSettings,
+    served: Served | None,
+    wait_seconds: float,
+) -> Forgotten:
+    """Remove what is kept about an entity.
+
+    Args:
+        entity: Name of the entity.
+        keys: Its key columns.
+        catalog: What is applied, and was.
+        registry: Keeps audits.
+        store: Where states are kept.
+        settings: What reading may use, the event log among it.
+        served: Removes rows of the serving log; ``None`` if there is none that can.
+        wait_seconds: How long to wait for a run on a view to end.
+
+    Raises:
+        RequestError: There is no such entity, or the keys are not its keys.
+        StateError: A run on a view did not end in time; what was removed is removed, forget again.
+        StorageError: The event log or the online store cannot be written; forget again.
+    """
+    everything = {view.fingerprint: view for view in catalog.every_view()}
+    views = [view for view in everything.values() if view.entity.name == entity]
+    if not views:
+        names = sorted({view.entity.name for view in everything.values()})
+        hint = listing("Entities", names, wrong=entity)
+        raise RequestError(f"there is no entity '{entity}'", field="/entity", hint=hint, code="unknown-entity")
+    sources = _sources(catalog, views)
+    values = _values(views[0], keys)
+    events = {
+        name: settings.event_log.forget(name, _wanted(views[0].entity.keys, values))
+        for name, source in sources.items()
+        if source is not None and source.stream and settings.event_log is not None
+    }
+    states = [
+        ForgottenState(view.name, view.fingerprint, is_rebuilt)
+        for view in views
+        if (is_rebuilt := _forget_state(view, values, sources[view.source.name], store, settings, wait_seconds))
+        is not None
+    ]
+    services = [plan.name for plan in catalog.services().values() if _has(plan.join_keys, keys)]
+    return Forgotten(
+        entity=entity,
+        states=tuple(states),
+        events={name: count for name, count in events.items() if count},
+        served={} if served is None else {name: n for name in services if (n := served(name, dict(keys)))},
+        unreachable=(
+            *_outside(sources, settings),
+            *_others(entity, views, everything.values()),
+            *_records(services, registry, has_log=served is not None),
+        ),
+    )
+
+
+def _sources(catalog: Catalog, views: Sequence[ViewPlan]) -> dict[str, Source | None]:
+    """Return the sources of views; ``None`` for those whose definition is not to be had any more."""
+    found: dict[str, Source | None] = {}
+    for name in sorted({view.source.name for view in views}):
+        try:
+            found |= catalog.sources([name])
+        except ConfigError:
+            found[name] = None
+    return found
+
+
+def _values(view: ViewPlan, keys: Mapping[str, Any]) -> dict[str, Any]:
+    expected = [key.name for key in view.entity.keys]
+    if set(keys) != set(expected):
+        raise RequestError(
+            f"got the keys {', '.join(map(repr, keys)) or 'none'}",
+            field="/keys",
+            hint=f"The keys of entity '{view.entity.name}' are {', '.join(map(repr, expected))}.",
+            code="wrong-keys",
+        )
+    values = {}
+    for key in view.entity.keys:
+        try:
+            values[key.name] = read_value(key.dtype, keys[key.name])
+        except ValueError as error:
+            raise RequestError(str(error), field=f"/keys/{key.name}", code="wrong-dtype") from None
+        if values[key.name] is None:
+            raise RequestError("a key is never null", field=f"/keys/{key.name}", code="null-key")
+    return values
+
+
+def _wanted(keys: Sequence[Column], values: Mapping[str, Any]) -> Callable[[pa.Table], pa.Array]:
+    """Return a function that finds the events of an entity in a table."""
+
+    def found(table: pa.Table) -> pa.Array:
+        mask = pa.array([True] * table.num_rows)
+        for key in keys:
+            if key.name not in table.column_names:
+                return pa.array([False] * table.num_rows)
+            is_equal = pc.equal(table.column(key.name), pa.scalar(values[key.name], key.dtype.arrow))
+            mask = pc.and_(mask, is_equal.combine_chunks().fill_null(False))
+        return mask
+
+    return found
+
+
+def _forget_state(
+    view: ViewPlan,
+    values: Mapping[str, Any],
+    source: Source | None,
+    store: OnlineStore,
+    settings: ReadSettings,
+    wait_seconds: float,
+) -> bool | None:
+    """Remove the states of an entity in all generations of a view.
+
+    Returns:
+        Whether the next run rebuilds the view; ``None`` if there was no state.
+    """
+    encoded = key_encoder([key.dtype for key in view.entity.keys])([values[key.name] for key in view.entity.keys])
+    assert encoded is not None
+    key = record_key(view)
+    with ExitStack() as stack:
+        stack.enter_context(
+            held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=wait_seconds, longest_wait=0.25)
+        )
+        stack.enter_context(folding(view, store))
+        stored = store.read([key]).get(key)
+        record = decode_record(view, stored)
+        if record == ViewRecord(view.name, view.fingerprint):
+            return None
+        generations = range(max(0, record.generation - 1), record.generation + 2)
+        # Keys say themselves where they end, so none but this one begins with these bytes.
+        removed = sum([store.delete(state_prefix(view, generation) + encoded) for generation in generations])
+        if not removed:
+            return None
+        is_outside = source is None or not source.stream or not has_nothing_outside(source, settings)
+        if is_outside:
+            marked = msgspec.structs.replace(record, rows_below=ENTITY_FORGOTTEN, filling=None)
+            store.write([(key, encode_record(marked))], expected={key: stored})
+        return is_outside
+
+
+def _has(columns: Sequence[Column], keys: Mapping[str, Any]) -> bool:
+    return set(keys) <= {column.name for column in columns}
+
+
+def _outside(sources: Mapping[str, Source | None], settings: ReadSettings) -> Iterator[str]:
+    """Say what sources hold that are not ours."""
+    for name, source in sources.items():
+        if source is not None and source.stream and has_nothing_outside(source, settings):
+            continue
+        match source:
+            case None:
+                place = "a source that is not defined any more"
+            case FileSource():
+                place = f"files, {source.path}"
+            case SqlSource():
+                place = f"database, {source.table or 'a query'}"
+            case FrameSource():
+                place = "a frame"
+            case _:
+                place = "rows outside"
+        yield (
+            f"source '{name}' ({place}) holds its events as before: delete them there, then materialize; "
+            "if they are still there then, the entity is back"
+        )
+
+
+def _others(entity: str, views: Sequence[ViewPlan], everything: Iterable[ViewPlan]) -> Iterator[str]:
+    """Say which other entities' values may contain events of this one, and which entities contain its key."""
+    sources = {view.source.name for view in views}
+    keys = {key.name for key in views[0].entity.keys}
+    others = {(view.name, view.entity.name): view for view in everything if view.entity.name != entity}
+    for (name, other), view in sorted(others.items()):
+        if view.source.name in sources:
+            yield (
+                f"feature view '{name}' of entity '{other}' was computed from the same events: "
+                f"materialize it anew (full=True) to leave them out"
+            )
+        elif keys & {key.name for key in view.entity.keys}:
+            yield f"feature view '{name}' is kept by entity '{other}', whose key has a column of the same name"
+
+
+def _records(services: Sequence[str], registry: Registry, *, has_log: bool) -> Iterator[str]:
+    """Say what was written down about answers."""
+    if not has_log and services:
+        yield "the serving log keeps the rows that were served"
+    for service in services:
+        if registry.audits(service, limit=1):
+            yield f"audits of service '{service}' in the registry may name its keys and values"
+    yield "training sets and backups made before keep its rows; where they lie is not known here"

@@ -1,0 +1,155 @@
+"""Forgetting an entity: nothing of it answers any more, and what lies elsewhere is named."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.errors import RequestError, StateError
+from featurestore.temporal import FixedClock, instant_us
+
+USER = Entity("user", key="user", dtype="string")
+SHOP = Entity("shop", key="shop", dtype="int64")
+T0 = instant_us("2026-03-01T00:00:00Z")
+HOUR = 3_600_000_000
+
+
+def table(rows):
+    users, shops, hours, amounts = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "user": pa.array(users, pa.string()),
+            "shop": pa.array(shops, pa.int64()),
+            "at": pa.array([T0 + hour * HOUR for hour in hours], pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+            "amount": pa.array(amounts, pa.float64()),
+        }
+    )
+
+
+ROWS = [("ann", 1, 1, 1.0), ("anna", 1, 2, 2.0), ("ann", 2, 3, 4.0)]
+
+
+@pytest.fixture
+def clock():
+    return FixedClock(T0 + 24 * HOUR)
+
+
+@pytest.fixture
+def store(tmp_path, clock):
+    with FeatureStore.local(tmp_path / "store", clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def orders(tmp_path):
+    pq.write_table(table(ROWS), tmp_path / "orders.parquet")
+    return FileSource("orders", path=str(tmp_path / "orders.parquet"), event_time="at")
+
+
+@pytest.fixture
+def clicks(tmp_path):
+    dtypes = {"user": "string", "shop": "int64", "at": "timestamp", "amount": "float64"}
+    return FileSource("clicks", path=str(tmp_path / "none.parquet"), event_time="at", stream=True, dtypes=dtypes)
+
+
+def service(source, name="by_user", entity=USER):
+    features = {"n": agg.count().lifetime(), "total": agg.sum(col("amount")).lifetime()}
+    return FeatureService(
+        f"{name}_model", features=[FeatureView(name, entity=entity, source=source, features=features)]
+    )
+
+
+def ask(store, user, name="by_user"):
+    answer = store.get_online_features(f"{name}_model", [{"user": user}])
+    return answer.rows[0], answer.statuses[0][0]
+
+
+def pushed(hour, user="ann", amount=8.0):
+    return {"user": user, "shop": 1, "at": f"2026-03-01T{hour:02}:00:00Z", "amount": amount}
+
+
+def test_states_are_gone_in_all_plans_and_only_of_the_one(store, orders):
+    store.apply(service(orders))
+    store.materialize()
+    store.materialize(full=True)
+    found = store.forget("user", {"user": "ann"})
+    assert [(state.view, state.is_rebuilt) for state in found.states] == [("by_user", True)]
+    assert ask(store, "ann") == ([0, None], "NOT_FOUND")
+    assert ask(store, "anna") == ([1, 2.0], "PRESENT")
+    assert store.forget("user", {"user": "ann"}).states == ()
+    assert any("orders.parquet" in sentence for sentence in found.unreachable)
+
+
+def test_an_entity_that_is_gone_from_the_files_stays_gone(store, orders):
+    store.apply(service(orders))
+    store.materialize()
+    store.forget("user", {"user": "ann"})
+    pq.write_table(table([row for row in ROWS if row[0] != "ann"]), orders.path)
+    (run,) = store.materialize()
+    assert run.rebuilt == "an entity was forgotten"
+    assert ask(store, "ann")[1] == "NOT_FOUND"
+    assert store.materialize()[0].rebuilt == ""
+
+
+def test_an_entity_that_is_still_in_the_files_comes_back_whole_never_in_part(store, orders, tmp_path, clock):
+    store.apply(service(orders))
+    store.materialize()
+    store.forget("user", {"user": "ann"})
+    pq.write_table(table([*ROWS, ("ann", 1, 30, 8.0)]), orders.path)
+    clock.instant_us += 12 * HOUR
+    store.materialize()
+    assert ask(store, "ann") == ([3, 13.0], "PRESENT")
+
+
+def test_pushed_events_are_gone_on_both_roads_and_new_ones_count_from_nothing(store, clicks, tmp_path, clock):
+    store.apply(service(clicks))
+    store.push("clicks", [pushed(1), pushed(2, user="bob"), pushed(3)])
+    store.compact("clicks")
+    store.push("clicks", [pushed(4)])
+    clock.instant_us += HOUR
+    assert ask(store, "ann")[0] == [3, 24.0]
+    found = store.forget("user", {"user": "ann"})
+    assert dict(found.events) == {"clicks": 3}
+    assert [state.is_rebuilt for state in found.states] == [False]
+    assert not any("clicks" in sentence for sentence in found.unreachable)
+    assert ask(store, "ann")[1] == "NOT_FOUND"
+    assert ask(store, "bob")[0] == [1, 8.0]
+    clock.instant_us += HOUR
+    store.push("clicks", [pushed(5, amount=0.5)])
+    clock.instant_us += HOUR
+    as_of = pa.array([clock.instant_us], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    spine = pa.table({"user": ["ann"], "as_of": as_of})
+    built = pq.read_table(store.training_set("by_user_model", spine, tmp_path / "training").path).to_pylist()
+    assert ask(store, "ann")[0] == [1, 0.5] == [built[0]["by_user__n"], built[0]["by_user__total"]]
+    store.materialize(full=True)
+    assert ask(store, "ann")[0] == [1, 0.5]
+
+
+def test_values_of_other_entities_made_of_the_same_events_are_named(store, orders):
+    store.apply(service(orders), service(orders, "by_shop", SHOP))
+    store.materialize()
+    found = store.forget("user", {"user": "ann"})
+    assert any("'by_shop' of entity 'shop'" in sentence for sentence in found.unreachable)
+    assert [state.view for state in found.states] == ["by_user"]
+
+
+def test_keys_that_are_none_are_refused(store, orders):
+    store.apply(service(orders))
+    for entity, keys, code in (
+        ("usr", {"user": "ann"}, "unknown-entity"),
+        ("user", {"usr": "ann"}, "wrong-keys"),
+        ("user", {"user": 3}, "wrong-dtype"),
+        ("user", {"user": None}, "null-key"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            store.forget(entity, keys)
+        assert caught.value.code == code
+
+
+def test_a_run_under_way_is_waited_for(store, orders):
+    store.apply(service(orders))
+    store.materialize()
+    name = f"materialize-{store.views()[0].fingerprint[:16]}"
+    with store._online.exclusive(name), pytest.raises(StateError) as caught:
+        store.forget("user", {"user": "ann"}, wait_seconds=0.05)
+    assert caught.value.code == "busy"
