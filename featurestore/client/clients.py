@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
@@ -68,8 +69,8 @@ class FeatureStoreClient:
         Args:
             url: Address of the server, for instance ``"https://features.example.com"``.
             api_key: Sent as ``Authorization: Bearer …`` if given.
-            timeout: Seconds that a call may take, repetitions included. A request is not sent later, and each of its
-                waits on the network (to connect, to be answered) ends after what was left when it was sent.
+            timeout: Seconds that a call may take, repetitions included. Nothing is sent later; to connect, to send and
+                to be answered may each take what was left when it began.
             retries: When a request answered 503 is repeated; ``Retries()`` if ``None``.
             transport: What carries requests instead of the network's sockets: a proxy, another TLS context, a test.
 
@@ -188,9 +189,20 @@ class FeatureStoreClient:
                 answer = None
                 continue
             try:
-                answer = _answer(self._http.send(_built(self._http, step)))
+                answer = self._fetch(step)
             except httpx.TransportError as error:
                 raise _failed(self.url, error) from error
+
+    def _fetch(self, sending: Sending) -> Answer:
+        """Send a request and read its answer; one that comes in drops is given up when its time is over."""
+        deadline = time.monotonic() + sending.timeout_seconds
+        with closing(self._http.send(_built(self._http, sending), stream=True)) as response:
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer is not complete in time")
+        return _answer(response, bytes(body))
 
 
 class AsyncFeatureStoreClient:
@@ -274,7 +286,8 @@ class AsyncFeatureStoreClient:
                 continue
             try:
                 async with asyncio.timeout(step.timeout_seconds):
-                    answer = _answer(await self._http.send(_built(self._http, step)))
+                    response = await self._http.send(_built(self._http, step))
+                    answer = _answer(response, response.content)
             except (httpx.TransportError, TimeoutError) as error:
                 raise _failed(self.url, error) from error
 
@@ -315,8 +328,8 @@ def _built(http: httpx.Client | httpx.AsyncClient, sending: Sending) -> httpx.Re
     )
 
 
-def _answer(response: httpx.Response) -> Answer:
-    return Answer(response.status_code, response.content, response.headers.get("Retry-After"))
+def _answer(response: httpx.Response, body: bytes) -> Answer:
+    return Answer(response.status_code, body, response.headers.get("Retry-After"))
 
 
 def _failed(url: str, error: Exception) -> Exception:

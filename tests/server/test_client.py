@@ -234,24 +234,35 @@ def test_a_server_that_is_not_there_is_said_to_be(kind):
 
 
 @contextlib.contextmanager
-def silence():
-    """Yield the address of a server that takes requests and never answers."""
+def slowness(*, drops: bool):
+    """Yield the address of a server that takes requests and never answers, or answers drop by drop."""
     done = threading.Event()
 
-    class Silent(BaseHTTPRequestHandler):
+    class Slow(BaseHTTPRequestHandler):
         def do_GET(self):
-            done.wait(30)
+            if drops:
+                self.send_response(200)
+                self.end_headers()
+            with contextlib.suppress(OSError):
+                while not done.wait(0.02):
+                    self.wfile.write(b" " * drops)
 
-    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Slow) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        done.set()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            done.set()
+            thread.join()
 
 
-def test_a_server_that_does_not_answer_in_time_is_said_to_be_slow(kind):
-    with silence() as url, pytest.raises(UnreachableError, match="in time") as raised:
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_server_that_does_not_answer_in_time_is_said_to_be_slow(kind, drops):
+    with slowness(drops=drops) as url, pytest.raises(UnreachableError, match="in time") as raised:
         client_of(kind, url).services(timeout=0.1)
     assert raised.value.code == "timeout"
 
