@@ -22,7 +22,8 @@ COLORS = (*(f"var(--series-{i})" for i in range(1, 7)), "var(--muted)")
 _WIDTH, _HEIGHT = 640, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
 _TICKS = 4
-_LETTER = 6.6
+_LETTER = 7.2
+_ROUND = (1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,16 @@ def bars(
     return _chart(title, [*_axis(most, percent=percent), *shapes, *written], series)
 
 
-def ranked(title: str, rows: Sequence[tuple[str, float]], *, percent: bool = False, color: str = BAD) -> Markup:
+def ranked(
+    title: str, rows: Sequence[tuple[str, float]], *, percent: bool = False, colors: Sequence[str] = ()
+) -> Markup:
     """Return horizontal bars, one under the other, each with its label and number.
 
     Args:
         title: What the chart shows.
         rows: Label and number of each.
         percent: Whether the numbers are shares.
-        color: Colour of the bars.
+        colors: Colour of each bar, if they are not all the same.
     """
     most = max((value for _, value in rows), default=0.0) or 1.0
     height, label_width = 24, 220
@@ -146,6 +149,7 @@ def ranked(title: str, rows: Sequence[tuple[str, float]], *, percent: bool = Fal
         y = 6 + i * height
         room = _WIDTH - label_width - 70
         told = element("title", f"{label}: {_told(value, percent=percent)}")
+        color = colors[i] if colors else BAD
         width = max(1.0, room * value / most)
         shapes += [
             _label(_cut(label, label_width), x=label_width - 8, y=y + 13, anchor="end", color="var(--text)"),
@@ -239,7 +243,7 @@ def _ends(labels: Sequence[str]) -> list[Markup]:
 
 
 def _label(text: str, *, x: float, y: float, anchor: str = "start", color: str = "var(--muted)") -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, fill=color, font_size=11)
+    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, fill=color, font_size=12.5)
 
 
 def _cut(text: str, width: float) -> str:
@@ -248,7 +252,12 @@ def _cut(text: str, width: float) -> str:
 
 
 def _most(series: Sequence[Series]) -> float:
-    return max((value for one in series for value in one.values if value is not None), default=0.0) or 1.0
+    """Return where the axis ends: the next round number that its ticks divide into round ones."""
+    most = max((value for one in series for value in one.values if value is not None), default=0.0)
+    if most <= 0:
+        return 1.0
+    unit = 10.0 ** math.floor(math.log10(most))
+    return next(unit * times for times in _ROUND if unit * times >= most * (1 - 1e-9))
 
 
 def _x(place: int, count: int) -> float:

@@ -39,11 +39,13 @@ h3{{font-size:15px;margin:0 0 6px;overflow-wrap:anywhere}}p{{margin:6px 0}}.mute
 .pair>.panel{{margin:0}}
 .scroll{{overflow-x:auto}}
 table{{border-collapse:collapse;width:100%;font-size:13.5px}}
-th,td{{text-align:left;padding:5px 10px;border-bottom:1px solid var(--grid);vertical-align:top;overflow-wrap:anywhere}}
-th{{color:var(--muted);font-weight:600;white-space:nowrap}}
-td.number,th.number{{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}}
+th,td{{text-align:left;padding:5px 10px;border-bottom:1px solid var(--grid);vertical-align:top}}
+td{{max-width:420px;overflow-wrap:anywhere;word-break:normal}}td:first-child{{min-width:190px}}
+th{{color:var(--muted);font-weight:600;vertical-align:bottom}}
+td.number,th.number{{text-align:right;font-variant-numeric:tabular-nums}}td.number{{white-space:nowrap}}
 td.value{{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12.5px;min-width:90px;max-width:320px}}
-tr.bad td:first-child{{border-left:3px solid var(--bad)}}
+tr.bad{{color:inherit}}tr.bad td:first-child{{border-left:3px solid var(--bad);color:var(--bad);font-weight:600}}
+td.short{{white-space:nowrap}}
 svg{{max-width:100%;height:auto;display:block}}svg text{{font-family:inherit}}svg.spark{{width:100px;height:22px}}
 figure.chart{{margin:8px 0}}
 figcaption{{display:flex;flex-wrap:wrap;gap:4px 16px;color:var(--muted);font-size:13px;margin-top:4px}}
@@ -111,6 +113,7 @@ def table(
     *,
     numbers: Iterable[int] = (),
     values: Iterable[int] = (),
+    shorts: Iterable[int] = (),
     bad: Iterable[int] = (),
 ) -> Markup:
     """Return a table.
@@ -120,9 +123,10 @@ def table(
         rows: Cells.
         numbers: Columns set to the right.
         values: Columns of data, in a fixed-width font.
+        shorts: Columns that are kept on one line.
         bad: Rows that are marked.
     """
-    classes = dict.fromkeys(values, "value") | dict.fromkeys(numbers, "number")
+    classes = dict.fromkeys(values, "value") | dict.fromkeys(shorts, "short") | dict.fromkeys(numbers, "number")
     marked = set(bad)
 
     def cells(tag: str, row: Sequence[Child]) -> Iterable[Markup]:

@@ -236,7 +236,7 @@ def _features(features: Sequence[FeatureCounts]) -> Markup:
     more = f"and {len(ordered) - len(shown)} more, all of them in the JSON form" if len(ordered) > len(shown) else None
     return section(
         "Features",
-        table(head, rows, numbers=range(2, len(head)), bad=bad),
+        table(head, rows, numbers=range(2, len(head)), shorts=(1,), bad=bad),
         element("p", more, class_="muted") if more else None,
         _statuses(shown),
     )
@@ -274,7 +274,7 @@ def _worst(worst: Sequence[Mismatch]) -> Markup | None:
         for found in worst
     ]
     head = ("feature", "entity", "as of", "reference", "served", "apart", "stale", "request")
-    return section("Values that differ most", table(head, rows, numbers=(5,), values=(1, 3, 4, 7)))
+    return section("Values that differ most", table(head, rows, numbers=(5,), values=(1, 3, 4, 7), shorts=(2, 6)))
 
 
 def _facts(report: AuditReport) -> Markup:

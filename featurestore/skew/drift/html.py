@@ -61,14 +61,13 @@ def render_html(report: DriftReport) -> str:
 
 
 def _overview(features: Sequence[FeatureDrift]) -> Markup | None:
-    rows = [(feature.name, _distance(feature)) for feature in features[:_SHOWN_RANKED]]
-    color = BAD if any(feature.is_drift for feature in features) else GOOD
-    said = "The larger of the distances of distribution functions (numbers), Cramér's V (categories) and nulls, 0 to 1."
-    return (
-        section("What moved most", element("p", said, class_="muted"), ranked("Distance by feature", rows, color=color))
-        if rows
-        else None
-    )
+    shown = features[:_SHOWN_RANKED]
+    if not shown:
+        return None
+    said = "The largest difference of distribution functions (numbers) or of shares (categories, nulls), from 0 to 1."
+    colors = [BAD if feature.is_drift else GOOD for feature in shown]
+    chart = ranked("Distance by feature", [(feature.name, _distance(feature)) for feature in shown], colors=colors)
+    return section("What moved most", element("p", said, class_="muted"), chart)
 
 
 def _distance(feature: FeatureDrift) -> float:
@@ -192,7 +191,7 @@ def _all(features: Sequence[FeatureDrift]) -> Markup:
     ]
     bad = [i for i, feature in enumerate(features) if feature.is_drift]
     head = ("feature", "dtype", *_NAMES.values())
-    return section("All features", table(head, rows, numbers=range(2, len(head)), bad=bad))
+    return section("All features", table(head, rows, numbers=range(2, len(head)), shorts=(1,), bad=bad))
 
 
 def _not_compared(report: DriftReport) -> Markup | None:
