@@ -1,8 +1,9 @@
 """The profile of a training set: what each feature's values look like, as the reference for drift.
 
 Counts, extremes, bins and top values are exact. Mean and standard deviation are float64 sums with compensation, taken
-in row order, so they are the same on every machine and for any threads, batches or files. Bin edges are quantiles of
-every k-th value, k chosen so that at least 65,536 values take part; the counts in the bins are of all values.
+in row order, so they are the same on every machine and for any threads, batches or files. Bin edges are placed by
+every k-th value, k chosen so that at least 65,536 values take part: quantiles, but a value that occurs often has a bin
+of its own, and few different values have one each. The counts in the bins are of all values.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from featurestore.dtypes import FLOAT64, DType
 from featurestore.kernels.events import Status
 from featurestore.kernels.jit import jit
 from featurestore.kernels.words import to_words
+from featurestore.offline.bins import place_edges
 from featurestore.temporal import format_instant
 
 Bytes = npt.NDArray[np.uint8]
@@ -208,8 +210,9 @@ def _sample(parts: Sequence[Numbers], count: int) -> Numbers:
 
 
 def _edges(ordered: Numbers, smallest: np.float64 | np.int64) -> Numbers:
-    places = np.arange(1, BIN_COUNT) * len(ordered) // BIN_COUNT
-    return np.unique(np.concatenate([np.array([smallest], dtype=ordered.dtype), ordered[places]]))
+    edges = place_edges(ordered, BIN_COUNT)
+    edges[0] = smallest
+    return edges
 
 
 def _padded(edges: Numbers) -> Numbers:

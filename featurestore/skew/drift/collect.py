@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.dtypes import DType
+from featurestore.offline.bins import place_edges
 from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.distribution import Distribution, is_categorical, to_numbers
-from featurestore.skew.drift.grid import COARSE_BINS, Sample, fine_edges, place_edges
+from featurestore.skew.drift.grid import COARSE_BINS, Sample, fine_edges
 from featurestore.skew.drift.numbers import NumberCounts
 
 Floats = npt.NDArray[np.float64]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.offline.bins import place_edges
+
 Floats = npt.NDArray[np.float64]
 
 FINE_CELLS = 512
@@ -19,32 +21,6 @@ COARSE_BINS = 20
 
 MOST_KEPT = 1 << 15
 """Values kept of each feature to place edges; data with no more of them are counted value by value."""
-
-
-def place_edges(ordered: Floats, wanted: int) -> Floats:
-    """Return lower edges of cells of about equal weight.
-
-    Few different values get a cell each. A value that weighs as much as two cells gets one of its own, and the others
-    are cut evenly; so neither a feature of mostly zeros nor one of whole numbers ends in one cell.
-
-    Args:
-        ordered: Values, ascending, at least one.
-        wanted: About how many cells; there may be one or two more, or fewer where values repeat.
-
-    Returns:
-        Ascending edges without repeats, the smallest value first.
-    """
-    values, counts = np.unique(ordered, return_counts=True)
-    if len(values) <= wanted:
-        return values
-    heavy = np.flatnonzero(counts * wanted >= 2 * len(ordered))
-    light_counts = counts.copy()
-    light_counts[heavy] = 0
-    light = np.repeat(values, light_counts)
-    cells = max(1, wanted * len(light) // len(ordered))
-    places = np.arange(cells) * len(light) // cells
-    behind = values[np.minimum(heavy + 1, len(values) - 1)]
-    return np.unique(np.concatenate([values[:1], values[heavy], behind, light[places]]))
 
 
 def fine_edges(ordered: Floats, bins: Floats) -> Floats:

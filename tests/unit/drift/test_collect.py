@@ -197,3 +197,13 @@ def test_without_population_change_all_is_skew(random):
     number = {one.name: one for one in drift(training, served, recomputed=training).features}["number"]
     for part in number.split:
         assert (part.population, part.skew) == (pytest.approx(0.0, abs=1e-12), pytest.approx(part.total))
+
+
+def test_a_manifest_alone_sees_a_feature_of_mostly_zeros_move(random):
+    sides = [
+        pa.table({"number": np.where(random.uniform(size=5000) < zeros, 0.0, random.normal(3, 1, 5000))})
+        for zeros in (0.97, 0.8)
+    ]
+    report = drift(*sides, profiles=True, rows=False)
+    assert report.verdict == "fail"
+    assert values(report, "number")["kolmogorov_smirnov"].value == pytest.approx(0.17, abs=0.02)
