@@ -32,47 +32,83 @@ class Leases(Protocol):
         ...
 
 
-@contextmanager
-def leased(leases: Leases, name: str, seconds: float) -> Iterator[None]:
-    """Hold a name.
+class Holder:
+    """Holds names for a process. One thread renews all of them, and ends when there are none."""
 
-    Args:
-        leases: Where leases are kept.
-        name: The name.
-        seconds: How long it stays held after the holder has died.
+    def __init__(self, leases: Leases, seconds: float) -> None:
+        """Hold nothing yet.
 
-    Raises:
-        StateError: Somebody else holds it, or it was lost while it was held.
-        StorageError: The store cannot be asked.
-    """
-    token = uuid.uuid4().bytes
-    if not leases.take(name, token, seconds):
-        raise busy(name)
-    ended, is_lost = threading.Event(), threading.Event()
-    renewer = threading.Thread(
-        target=_renew, args=(leases, name, token, seconds, ended, is_lost), name=f"lease {name}", daemon=True
-    )
-    renewer.start()
-    is_done = False
-    try:
-        yield
-        is_done = True
-    finally:
-        ended.set()
-        renewer.join()
+        Args:
+            leases: Where leases are kept.
+            seconds: How long a name stays held after the process has died.
+        """
+        self._leases = leases
+        self._seconds = seconds
+        self._held: dict[bytes, str] = {}
+        self._lost: set[bytes] = set()
+        self._lock = threading.Lock()
+        self._renewer: threading.Thread | None = None
+        self._is_closed = threading.Event()
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold a name.
+
+        Raises:
+            StateError: Somebody else holds it, or it was lost while it was held.
+            StorageError: The store cannot be asked.
+        """
+        token = uuid.uuid4().bytes
+        if not self._leases.take(name, token, self._seconds):
+            raise busy(name)
+        self._begin(name, token)
+        try:
+            yield
+        except BaseException:
+            self._end(name, token)
+            raise
+        if not self._end(name, token):
+            raise lost(name)
+
+    def close(self) -> None:
+        """Let the thread end now if nothing is held."""
+        self._is_closed.set()
+
+    def _begin(self, name: str, token: bytes) -> None:
+        with self._lock:
+            self._held[token] = name
+            if self._renewer is None:
+                self._is_closed.clear()
+                self._renewer = threading.Thread(target=self._renew, name="online store leases", daemon=True)
+                self._renewer.start()
+
+    def _end(self, name: str, token: bytes) -> bool:
+        """Give a name back; tell whether it was held all the time, as far as the store can be asked."""
+        with self._lock:
+            del self._held[token]
+            is_lost = token in self._lost
+            self._lost.discard(token)
         with suppress(StorageError):  # a store that does not answer lets the lease run out
-            if not leases.release(name, token):
-                is_lost.set()
-    if is_done and is_lost.is_set():
-        raise lost(name)
+            is_lost = not self._leases.release(name, token) or is_lost
+        return not is_lost
 
+    def _renew(self) -> None:
+        """Renew what is held three times in the length of a lease."""
+        while True:
+            is_closed = self._is_closed.wait(self._seconds / 3)
+            with self._lock:
+                held = dict(self._held)
+                if not held:
+                    self._renewer = None
+                    return
+            if is_closed:
+                self._is_closed.clear()
+            for token, name in held.items():
+                with suppress(StorageError):  # the next round may succeed
+                    if not self._leases.renew(name, token, self._seconds):
+                        self._tell_lost(token)
 
-def _renew(
-    leases: Leases, name: str, token: bytes, seconds: float, ended: threading.Event, is_lost: threading.Event
-) -> None:
-    """Renew a lease three times in its length, until the work ends or the lease is another's."""
-    while not ended.wait(seconds / 3):
-        with suppress(StorageError):  # the next round may succeed
-            if not leases.renew(name, token, seconds):
-                is_lost.set()
-                return
+    def _tell_lost(self, token: bytes) -> None:
+        with self._lock:
+            if token in self._held:  # what was given back meanwhile is not lost
+                self._lost.add(token)

@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from featurestore.errors import ConfigError, StorageError
-from featurestore.online.lease import leased
+from featurestore.online.lease import Holder
 from featurestore.online.options import count, read_url, seconds
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
 from featurestore.online.store import is_state_key
@@ -110,7 +110,6 @@ class RedisOnlineStore:
         parsed = read_url(url, own=_OPTIONS, passed=_TLS if url.startswith(("rediss:", "valkeys:")) else frozenset())
         options = parsed.options
         self._place = parsed.shown
-        self._lease_seconds: float = options.get("lease", 15.0)
         self._lifetime_ms = max(1, round(1000 * options["expire"])) if "expire" in options else 0
         prefix = f"{options.get('prefix', 'fs')}{_MARK}".encode()
         self._states = prefix + b"s"
@@ -130,7 +129,7 @@ class RedisOnlineStore:
         )
         self._client = redis.Redis(connection_pool=pool)
         self._write = self._client.register_script(_WRITE)
-        self._leases = _Leases(self._client, prefix + b"l", self._place)
+        self._holder = Holder(_Leases(self._client, prefix + b"l", self._place), options.get("lease", 15.0))
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
@@ -221,10 +220,11 @@ class RedisOnlineStore:
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         """Hold a name alone among all processes, by a lease that a thread renews."""
-        return leased(self._leases, name, self._lease_seconds)
+        return self._holder.hold(name)
 
     def close(self) -> None:
         """Close all connections."""
+        self._holder.close()
         self._client.connection_pool.disconnect()
 
 

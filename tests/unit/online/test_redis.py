@@ -102,11 +102,33 @@ def test_a_lost_name_is_told(opened, client):
         client.delete(b"fs|lanother") / 0
 
 
-def test_a_lease_ends_its_thread(opened):
-    before = threading.active_count()
-    with opened().exclusive("view"):
-        assert threading.active_count() == before + 1
-    assert threading.active_count() == before
+def leasing_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "online store leases"]
+
+
+def test_one_thread_renews_all_names_and_ends_when_there_are_none(opened):
+    store = opened("?lease=300ms")
+    with store.exclusive("first"), store.exclusive("second"):
+        assert len(leasing_threads()) == 1
+        time.sleep(0.5)
+        assert len(leasing_threads()) == 1
+    for _ in range(100):
+        if not leasing_threads():
+            break
+        time.sleep(0.02)
+    assert not leasing_threads()
+
+
+def test_closing_ends_the_thread_unless_it_is_needed(opened, client):
+    store = opened("?lease=1s")
+    with store.exclusive("view"):
+        store.close()
+        time.sleep(1.3)
+        assert client.exists(b"fs|lview"), "it is renewed all the same"
+    store.close()
+    for thread in leasing_threads():
+        thread.join(5)
+    assert not leasing_threads()
 
 
 def test_a_server_that_evicts_states_is_refused(opened, client):
