@@ -16,7 +16,7 @@ from featurestore.temporal import FixedClock
 
 T0 = 1_700_000_000_000_000
 HOUR = 3_600_000_000
-USERS = [f"user{number}" for number in range(40)]
+USERS = [f"user{number}" for number in range(400)]
 
 
 def service(folder, version):
@@ -35,7 +35,7 @@ def service(folder, version):
 def write_hour(folder, hour, *, seed):
     """Write, or write anew, the events that became known in an hour; some of them happened long before."""
     chance = random.Random(f"{hour}-{seed}")
-    count = 300
+    count = 1000
     learned = [T0 + hour * HOUR + chance.randrange(HOUR) for _ in range(count)]
     late = [chance.choice((0, 0, 0, 5 * 60_000_000, 3 * HOUR)) for _ in range(count)]
     numbers = (None, 0.1, 1e16, -2.5, chance.random(), chance.random())
@@ -62,7 +62,9 @@ def work(folder, version, now_us, keep):
     with FeatureStore.local(folder / "store", clock=FixedClock(now_us)) as store:
         store.materialize() if store.services() else None
         store.apply(service(folder, version), promote=False)
+        store.gc(keep=0)
         store.materialize()
+        store.gc(keep=keep)
         store.apply(service(folder, version), promote=True)
         store.gc(keep=keep)
         store.materialize(full=True)
