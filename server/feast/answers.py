@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -126,7 +126,7 @@ def _service_of(store: FeatureStore, references: Sequence[tuple[str, str]], give
         asked = {view for view, _ in references}
         askable = [plan for plan in askable if {use.alias for use in plan.uses} == asked]
     elif not fitting:
-        raise _unknown(references, views)
+        raise _unknown(references, views, {output.column for plan in store.live_services() for output in plan.outputs})
     return min(askable or ([] if known else fitting), key=lambda plan: (len(plan.uses), plan.name), default=None)
 
 
@@ -134,9 +134,11 @@ def _needs(plan: Plan) -> set[str]:
     return {column.name for column in (*plan.join_keys, *plan.request)}
 
 
-def _unknown(references: Sequence[tuple[str, str]], views: Mapping[str, set[str]]) -> RefusedError:
-    """Return the refusal of the first feature that is not there."""
+def _unknown(references: Sequence[tuple[str, str]], views: Mapping[str, set[str]], shown: Set[str]) -> RefusedError:
+    """Return the refusal of the first feature that is neither a view's nor shown by a service."""
     for place, (view, name) in enumerate(references):
+        if f"{view}__{name}" in shown:
+            continue
         if view not in views:
             detail = f"There is no view '{view}'. {listing('Views', views, wrong=view)}"
             return RefusedError(HTTPStatus.NOT_FOUND, detail, "unknown-view", f"/features/{place}")

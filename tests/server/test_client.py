@@ -223,6 +223,15 @@ def test_an_answer_that_is_none_is_the_servers_failure(kind):
             client.services()
 
 
+def test_the_health_of_what_is_no_feature_server_is_an_error(kind):
+    """It is no matter of being ready."""
+    client, _ = answering(kind, httpx.Response(503, text="<html>"), httpx.Response(404, json={"code": "x"}))
+    for code in ("no-problem-document", "x"):
+        with pytest.raises(ServerError) as raised:
+            client.health()
+        assert raised.value.code == code
+
+
 def test_a_server_that_is_not_there_is_said_to_be(kind):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

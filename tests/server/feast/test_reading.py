@@ -6,13 +6,14 @@ import json
 import httpx
 import pytest
 
-from featurestore import FeatureService, agg, col
+from featurestore import Entity, FeatureService, FeatureStore, FrameSource, agg, col
 from featurestore import request as request_input
 from featurestore.definitions.views import OnDemandFeatureView
 from featurestore.kernels.events import Status
+from featurestore.temporal import instant_us
 from server.app import create_app
 from server.feast.answers import NO_EVENT, STATUSES
-from tests.server.conftest import LAST, SPENDING, Caller
+from tests.server.conftest import LAST, ORDERS, SPENDING, Caller
 from tests.server.test_features import problem
 
 ROWS = {"user": [1, 2, 9]}
@@ -150,6 +151,8 @@ def test_every_kind_of_answer_has_feasts_word():
         ({"features": ["spending:orders", ":x"]}, 422, "reference", "/features/1"),
         ({"features": ["spendin:orders"]}, 404, "unknown-view", "/features/0"),
         ({"features": ["spending:orders", "spending:order"]}, 404, "unknown-feature", "/features/1"),
+        ({"features": ["budget:left", "budget:lef"]}, 404, "unknown-view", "/features/1"),
+        ({"features": ["budget:left", "spending:order"]}, 404, "unknown-feature", "/features/1"),
         ({"feature_service": "plane"}, 404, "unknown-service", "/feature_service"),
         ({"features": ["spending:orders"], "entities": {}}, 422, "missing-field", "/entities/user"),
         ({"features": ["spending:orders"], "entities": {"user": [1], "x": []}}, 422, "lengths-differ", "/entities"),
@@ -220,3 +223,34 @@ def test_until_a_definition_is_promoted_the_one_before_answers(store):
     )
     store.promote("plain")
     assert columns(ask(call, features=["spending:largest"]))["largest"]["values"] == [2.5, 4.0, None]
+
+
+def test_features_that_no_service_has_together_are_asked_apart(store):
+    twice = OnDemandFeatureView("twice", features={"total": SPENDING["total"] * 2})
+    thrice = OnDemandFeatureView("thrice", features={"total": SPENDING["total"] * 3})
+    store.apply(FeatureService("a", features=[twice]), FeatureService("b", features=[thrice]))
+    found = problem(ask(Caller(create_app(store)), features=["twice:total", "thrice:total"]))
+    assert (found["status"], found["code"]) == (404, "no-such-service")
+
+
+def test_keys_that_are_instants_come_in_seconds(store):
+    """As Feast writes them; or as text, as the store reads them."""
+    view = dataclasses.replace(SPENDING, name="by_hour", entity=Entity("hour", key="at_hour", dtype="timestamp"))
+    hours = ORDERS.append_column("at_hour", ORDERS["at"])
+    source = FrameSource("hours", frame=hours, event_time="at")
+    store.apply(FeatureService("hourly", features=[dataclasses.replace(view, source=source)]))
+    store.materialize(views=["by_hour"])
+    call = Caller(create_app(store))
+    seconds = instant_us("2024-05-01T03:00:00Z") // 1_000_000
+    keys = {"at_hour": [seconds, "2024-05-01T03:00:00Z", seconds + 1]}
+    assert columns(ask(call, feature_service="hourly", entities=keys))["orders"]["values"] == [1, 1, 0]
+    far = problem(ask(call, feature_service="hourly", entities={"at_hour": [10**15]}))
+    assert (far["status"], far["field"]) == (422, "/entities/at_hour/0")
+
+
+def test_without_state_it_is_not_healthy(store, tmp_path):
+    config = store.config.model_copy(update={"online": f"sqlite:///{tmp_path}/empty.db"})
+    with FeatureStore(config, clock=store.clock) as empty:
+        call = Caller(create_app(empty))
+        assert (call("GET", "/health").status_code, call("GET", "/health").content) == (503, b"")
+        assert problem(ask(call, features=["spending:total"]))["code"] == "not-materialized"

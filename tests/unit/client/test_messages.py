@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -102,6 +103,8 @@ def test_a_question_says_only_what_the_caller_said():
         (float("nan"), None),
         (2**63 - 1, 2**63 - 1),
         ((1, 2), [1, 2]),
+        (np.str_("ü"), "ü"),
+        (MappingProxyType({"a": range(2)}), {"a": [0, 1]}),
     ],
 )
 def test_what_python_code_holds_is_written(value, written):
