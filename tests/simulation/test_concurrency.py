@@ -141,7 +141,7 @@ def test_who_is_killed_while_pushing_leaves_each_event_once(world):
         pytest.skip("memory ends with its process")
     chance = random.Random(1)
     begun = [0, 0]
-    for _ in range(3):
+    for _ in range(2):
         pushers = [start_pusher(folder, online, name, begun[i]) for i, name in enumerate("xy")]
         for i, pusher in enumerate(pushers):
             for _ in range(chance.randrange(2, 7)):
