@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -73,8 +73,12 @@ class Forgotten:
     unreachable: tuple[str, ...]
 
 
-Served = Callable[[str, Mapping[str, Any]], int]
-"""Removes the rows of a service's serving log that have some values in key columns; returns how many."""
+class ServedRows(Protocol):
+    """What was served, kept."""
+
+    def forget(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
+        """Remove the rows of a service that were served about some keys; return how many."""
+        ...
 
 
 def forget(
@@ -85,7 +89,7 @@ def forget(
     registry: Registry,
     store: OnlineStore,
     settings: ReadSettings,
-    served: Served | None,
+    served: ServedRows,
     wait_seconds: float,
 ) -> Forgotten:
     """Remove what is kept about an entity.
@@ -97,7 +101,7 @@ def forget(
         registry: Keeps audits.
         store: Where states are kept.
         settings: What reading may use, the event log among it.
-        served: Removes rows of the serving log; ``None`` if there is none that can.
+        served: The serving log.
         wait_seconds: How long to wait for a run on a view to end.
 
     Raises:
@@ -124,16 +128,20 @@ def forget(
         if (is_rebuilt := _forget_state(view, values, sources[view.source.name], store, settings, wait_seconds))
         is not None
     ]
-    services = [plan.name for plan in catalog.services().values() if _has(plan.join_keys, keys)]
+    roles = {name: found for name in sorted(catalog.services()) if (found := _roles(catalog, name, entity))}
     return Forgotten(
         entity=entity,
         states=tuple(states),
         events={name: count for name, count in events.items() if count},
-        served={} if served is None else {name: n for name in services if (n := served(name, dict(keys)))},
+        served={
+            name: count
+            for name, columns in roles.items()
+            if (count := served.forget(name, [dict(zip(role, values.values(), strict=True)) for role in columns]))
+        },
         unreachable=(
             *_outside(sources, settings),
             *_others(entity, views, everything.values()),
-            *_records(services, registry, has_log=served is not None),
+            *_records(roles, registry),
         ),
     )
 
@@ -221,8 +229,14 @@ def _forget_state(
         return is_outside
 
 
-def _has(columns: Sequence[Column], keys: Mapping[str, Any]) -> bool:
-    return set(keys) <= {column.name for column in columns}
+def _roles(catalog: Catalog, service: str, entity: str) -> set[tuple[str, ...]]:
+    """Return the columns under which a service was ever asked about an entity; several if it plays several roles."""
+    return {
+        use.keys
+        for plan in (catalog.plan(service), *catalog.past_plans(service))
+        for use in plan.uses
+        if use.view.entity.name == entity
+    }
 
 
 def _outside(sources: Mapping[str, Source | None], settings: ReadSettings) -> Iterator[str]:
@@ -262,10 +276,8 @@ def _others(entity: str, views: Sequence[ViewPlan], everything: Iterable[ViewPla
             yield f"feature view '{name}' is kept by entity '{other}', whose key has a column of the same name"
 
 
-def _records(services: Sequence[str], registry: Registry, *, has_log: bool) -> Iterator[str]:
+def _records(services: Iterable[str], registry: Registry) -> Iterator[str]:
     """Say what was written down about answers."""
-    if not has_log and services:
-        yield "the serving log keeps the rows that were served"
     for service in services:
         if registry.audits(service, limit=1):
             yield f"audits of service '{service}' in the registry may name its keys and values"

@@ -340,7 +340,7 @@ class FeatureStore:
             registry=self._registry,
             store=self._online,
             settings=self._settings,
-            served=None,
+            served=self._serving_log,
             wait_seconds=wait_seconds,
         )
 

@@ -11,7 +11,7 @@ import os
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,16 +177,38 @@ class ServingLog:
         first_us = taken[0].logged_at_us
         folder = self._folder / f"service={plan.name}" / f"day={to_datetime(first_us).date().isoformat()}"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{first_us:020d}-{uuid.uuid4().hex}.parquet"
-        unfinished = folder / f".{name}.unfinished"
-        try:
-            with unfinished.open("wb") as file:
-                pq.write_table(table, file, compression="zstd", use_dictionary=["service", "fingerprint"])
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(folder / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        _write_file(table, folder / f"{first_us:020d}-{uuid.uuid4().hex}.parquet")
+
+    def forget(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
+        """Remove rows that were served about some keys.
+
+        What another process took and has not written yet stays.
+
+        Args:
+            service: Name of the service.
+            wanted: Keys: columns with their values.
+
+        Returns:
+            How many rows were removed.
+
+        Raises:
+            StorageError: A file cannot be read or written; what was removed is removed, forget again.
+        """
+        self.flush()
+        removed = 0
+        with self._writing:
+            for path in sorted((self._folder / f"service={service}").glob("day=*/*.parquet")):
+                try:
+                    table = pq.read_table(path, partitioning=None)
+                    kept = table.filter(pc.invert(_matching(table, wanted)))
+                    if kept.num_rows == 0:
+                        path.unlink()
+                    elif kept.num_rows < table.num_rows:
+                        _write_file(kept, path)
+                except (OSError, pa.ArrowException) as error:
+                    raise self._storage_error("forget rows of", path, error) from error
+                removed += table.num_rows - kept.num_rows
+        return removed
 
     def read(self, service: str, *, since_us: int, until_us: int) -> Iterator[pa.Table]:
         """Read what was served of a service, asked about in a range of ``as_of``.
@@ -213,6 +235,40 @@ class ServingLog:
                 raise self._storage_error("read", path, error) from error
             if table.num_rows:
                 yield table
+
+
+def _write_file(table: pa.Table, path: Path) -> None:
+    """Write a file that is complete or not there, or what was there before."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", use_dictionary=["service", "fingerprint"])
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _matching(table: pa.Table, wanted: Iterable[Mapping[str, Any]]) -> pa.Array:
+    """Tell for each row whether it has the key columns and values of any of some keys."""
+    found = pa.array(np.zeros(table.num_rows, dtype=np.bool_))
+    for keys in wanted:
+        columns = {f"key__{name}": value for name, value in keys.items()}
+        if not set(columns) <= set(table.column_names):
+            continue
+        matches = pa.array(np.ones(table.num_rows, dtype=np.bool_))
+        for name, value in columns.items():
+            column = table.column(name).combine_chunks()
+            try:
+                given = pa.scalar(value, column.type)
+            except (pa.ArrowException, TypeError):
+                # The key had another dtype when these rows were served.
+                matches = pa.array(np.zeros(table.num_rows, dtype=np.bool_))
+                break
+            matches = pc.and_(matches, pc.equal(column, given).fill_null(False))
+        found = pc.or_(found, matches)
+    return found
 
 
 def _table(plan: Plan, taken: Sequence[_Taken]) -> pa.Table:

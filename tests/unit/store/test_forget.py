@@ -125,6 +125,29 @@ def test_pushed_events_are_gone_on_both_roads_and_new_ones_count_from_nothing(st
     assert ask(store, "ann")[0] == [1, 0.5]
 
 
+def test_what_was_served_is_gone_under_every_role(store, orders):
+    alone = service(orders)
+    (view,) = alone.features
+    store.apply(alone, FeatureService("pair", features=[view, view.aliased("friend", keys={"user": "friend"})]))
+    store.materialize()
+    ask(store, "ann")
+    ask(store, "anna")
+    for user, friend in (("ann", "bob"), ("bob", "ann"), ("bob", "anna")):
+        store.get_online_features("pair", [{"user": user, "friend": friend}])
+    found = store.forget("user", {"user": "ann"})
+    assert dict(found.served) == {"by_user_model": 1, "pair": 2}
+    since, until = T0, T0 + 48 * HOUR
+    kept = [
+        row
+        for name in ("by_user_model", "pair")
+        for table in store._serving_log.read(name, since_us=since, until_us=until)
+        for row in table.to_pylist()
+    ]
+    assert sorted((row["key__user"], row.get("key__friend")) for row in kept) == [("anna", None), ("bob", "anna")]
+    assert dict(store.forget("user", {"user": "anna"}).served) == {"by_user_model": 1, "pair": 1}
+    assert store.forget("user", {"user": "anna"}).served == {}
+
+
 def test_values_of_other_entities_made_of_the_same_events_are_named(store, orders):
     store.apply(service(orders), service(orders, "by_shop", SHOP))
     store.materialize()
