@@ -55,7 +55,7 @@ class Distance:
 
 
 def _distance(value: float, tail: Tail, error: float = 0.0) -> Distance:
-    return Distance(value, tail(abs(value)), error, tail)
+    return Distance(value, tail(value), error, tail)
 
 
 def _shares(counts: Counts) -> Floats:

@@ -124,6 +124,27 @@ def test_a_manifest_alone_gives_the_same_bins_and_a_stated_error(random):
     assert {feature.name for feature in alone.drifted} == {"number"}
 
 
+def test_a_manifest_alone_is_exact_for_whole_numbers_in_bins_of_one(random):
+    left, right = (pa.table({"whole": pa.array(random.poisson(mean, size=4000))}) for mean in (3.0, 3.5))
+    full, alone = (drift(left, right, profiles=True, rows=rows) for rows in (True, False))
+    for measure in ("kolmogorov_smirnov", "wasserstein"):
+        assert values(alone, "whole")[measure].value == pytest.approx(values(full, "whole")[measure].value)
+    assert values(alone, "whole")["kolmogorov_smirnov"].error == 0.0
+
+
+@pytest.mark.parametrize(("rows", "current_rows"), [(500, 100_000), (100_000, 500)])
+def test_a_small_sample_beside_a_large_one_is_counted_whole(rows, current_rows, random):
+    left, right = table(random, rows), table(random, current_rows)
+    report = drift(left, right)
+    number = {one.name: one for one in report.features}["number"]
+    known = [len(side) - side.column("number").null_count for side in (left, right)]
+    assert [sum(number.bins.reference), sum(number.bins.current)] == known
+    both = [side.column("number").drop_null().to_numpy() for side in (left, right)]
+    expected = stats.wasserstein_distance(*both) / both[0].std()
+    found = number.measured("wasserstein")
+    assert found.value - 1e-9 <= expected <= found.value + found.error + 1e-9
+
+
 def test_a_profile_keeps_mean_deviation_and_range(random):
     column = pa.chunked_array([pa.array(random.lognormal(size=5000))])
     numbers = from_profile(profile_column("x", column, parse_dtype("float64"))).values

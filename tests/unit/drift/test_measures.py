@@ -50,6 +50,16 @@ def test_numbers_counted_in_cells_lie_within_their_error(shape, random):
     assert kolmogorov_smirnov(*pair).error < 0.005
 
 
+@pytest.mark.parametrize("shift", [-20.0, 20.0])
+def test_numbers_far_outside_the_cells_keep_their_distance(shift, random):
+    left, right = random.normal(size=5_000), random.normal(shift, 3.0, size=4_000)
+    found = wasserstein(*in_cells(left, right))
+    assert found.value == pytest.approx(stats.wasserstein_distance(left, right) / left.std(), rel=1e-9)
+    apart = kolmogorov_smirnov(*in_cells(left, right))
+    assert apart.value <= 1.0 <= apart.value + apart.error + 1e-12
+    assert apart.error < 0.005
+
+
 def test_the_kolmogorov_smirnov_test_is_near_the_exact_one(random):
     left, right = random.normal(size=60), random.normal(0.4, 1.0, size=80)
     exact = stats.ks_2samp(left, right, method="exact").pvalue
