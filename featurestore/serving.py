@@ -6,6 +6,7 @@ applying a definition interrupts nobody; every answer says which plan it came fr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,14 +15,17 @@ from typing import Any
 
 from featurestore.catalog import Catalog
 from featurestore.dtypes import DType
-from featurestore.errors import RequestError
+from featurestore.errors import RegistryError, RequestError, StorageError
 from featurestore.live import LivePlans
+from featurestore.online.guarded import Guarded
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import ServingLog
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
 from featurestore.temporal import Clock, duration_us
+
+_LOGGER = logging.getLogger("featurestore.serving")
 
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process the old plan may still answer."""
@@ -47,7 +51,11 @@ class _LiveViews:
 
 
 class Serving:
-    """Answers online questions. May be used from several threads."""
+    """Answers online questions. May be used from several threads.
+
+    Attributes:
+        store: Where states are read, through a circuit breaker.
+    """
 
     def __init__(
         self, catalog: Catalog, plans: LivePlans, store: OnlineStore, log: ServingLog | None, clock: Clock
@@ -63,7 +71,7 @@ class Serving:
         """
         self._catalog = catalog
         self._plans = plans
-        self._store = store
+        self.store = Guarded(store)
         self._log = log
         self._clock = clock
         self._live: dict[str | tuple[str, ...], _Live] = {}
@@ -78,11 +86,23 @@ class Serving:
         request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None,
         as_of: datetime | str | None,
         expected_fingerprint: str | None,
+        request_id: str | None = None,
+        partial: bool = False,
     ) -> OnlineFeatures:
-        """Answer for some entities; see ``FeatureStore.get_online_features``."""
+        """Answer for some entities; see ``FeatureStore.get_online_features``.
+
+        What is only a part of the plan's answer goes to no log: an audit would have nothing to compare it with.
+        """
         reader = self._reader(service)
-        answer = reader.get(entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint)
-        if self._log is not None:
+        answer = reader.get(
+            entities,
+            request=request,
+            as_of=as_of,
+            expected_fingerprint=expected_fingerprint,
+            request_id=request_id,
+            partial=partial,
+        )
+        if self._log is not None and not answer.errors:
             self._log.append(reader.plan, answer)
         return answer
 
@@ -134,9 +154,15 @@ class Serving:
         now_us = self._clock.now_us()
         if known is not None and 0 <= now_us - known.checked_at_us < RECHECK_US:
             return known.reader
-        plan = live_plan()
+        try:
+            plan = live_plan()
+        except (RegistryError, StorageError) as error:
+            if known is None:
+                raise
+            _LOGGER.warning("which plan is live cannot be asked; the one known last answers on: %s", error)
+            plan = known.reader.plan
         is_same = known is not None and known.reader.plan == plan
-        reader = known.reader if known is not None and is_same else OnlineReader(plan, self._store, self._clock)
+        reader = known.reader if known is not None and is_same else OnlineReader(plan, self.store, self._clock)
         with self._lock:
             if known is None and not isinstance(asked, str):
                 self._make_room()

@@ -408,6 +408,8 @@ class FeatureStore:
         as_of: Instant | None = None,
         *,
         expected_fingerprint: str | None = None,
+        request_id: str | None = None,
+        partial: bool = False,
     ) -> OnlineFeatures:
         """Answer a service for some entities at one instant.
 
@@ -417,6 +419,9 @@ class FeatureStore:
             request: Request inputs by name: one mapping for all entities, or one per entity.
             as_of: Instant asked about, exclusive; the present one if ``None``.
             expected_fingerprint: The plan the caller was trained on; another live plan is an error.
+            request_id: Name of the request in the serving log; made up if ``None``.
+            partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
+                ``errors`` says why. Such an answer is not logged. If no view can answer, that is an error.
 
         Returns:
             Values and statuses in the order of ``entities``, with event times, and watermarks of the views.
@@ -430,7 +435,13 @@ class FeatureStore:
             StorageError: The online store cannot be read.
         """
         return self._serving.answer(
-            service, entities, request=request, as_of=as_of, expected_fingerprint=expected_fingerprint
+            service,
+            entities,
+            request=request,
+            as_of=as_of,
+            expected_fingerprint=expected_fingerprint,
+            request_id=request_id,
+            partial=partial,
         )
 
     def get_online_views(

@@ -6,8 +6,9 @@ one kernel call per view; Arrow is touched only for on-demand features.
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,20 +19,24 @@ import pyarrow as pa
 
 from featurestore.dtypes import TIMESTAMP, DType, read_value
 from featurestore.errors import (
+    FeatureStoreError,
     FingerprintMismatchError,
     InstantError,
     OutOfReachError,
     RequestError,
+    StateError,
+    ValueOverflowError,
     did_you_mean,
     listing,
 )
 from featurestore.kernels.events import NO_EVENT, Status
 from featurestore.kernels.on_demand import finish
-from featurestore.online.answering import BoundService
+from featurestore.online.answering import Answers, BoundService
 from featurestore.online.keys import key_encoder
-from featurestore.online.result import OnlineFeatures, ViewState
+from featurestore.online.partial import error_of, missing_columns
+from featurestore.online.result import ERROR, Effort, OnlineFeatures, ViewState
 from featurestore.online.store import (
-    OnlineStore,
+    StateReads,
     ViewRecord,
     check_materialized,
     decode_record,
@@ -51,7 +56,11 @@ from featurestore.temporal import (
     to_datetime,
 )
 
-_NAMES = np.array([status.name for status in Status], dtype=object)
+_NAMES = np.array([*(status.name for status in Status), ERROR], dtype=object)
+_ERROR = len(Status)
+_OF_ONE_VIEW = (StateError, OutOfReachError, ValueOverflowError)
+"""Failures that are one view's; the others can be answered."""
+
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
 
 
@@ -121,7 +130,7 @@ def _roles(uses: Sequence[ViewUse]) -> tuple[_Role, ...]:
 class OnlineReader:
     """Answers one feature service from an online store. Safe to use from several threads."""
 
-    def __init__(self, plan: Plan, store: OnlineStore, clock: Clock | None = None) -> None:
+    def __init__(self, plan: Plan, store: StateReads, clock: Clock | None = None) -> None:
         """Bind the plan.
 
         Args:
@@ -151,6 +160,7 @@ class OnlineReader:
         as_of: datetime | str | None = None,
         expected_fingerprint: str | None = None,
         request_id: str | None = None,
+        partial: bool = False,
     ) -> OnlineFeatures:
         """Answer for some entities at one instant.
 
@@ -160,6 +170,8 @@ class OnlineReader:
             as_of: Instant asked about; the present one if not given.
             expected_fingerprint: The plan the caller was trained on; another live plan is an error.
             request_id: Name of the request; made up if not given.
+            partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
+                ``errors`` says why. If none can, that is an error all the same.
 
         Returns:
             Values and statuses in the order of ``entities``.
@@ -176,12 +188,21 @@ class OnlineReader:
         asked = self._read_entities(entities)
         inputs = self._read_request(request, len(asked))
         as_of_us = self._clock.now_us() if as_of is None else _read_instant(as_of)
-        records, stored = self._read_states(asked)
-        for record in records:
-            _check_reach(record, as_of_us)
+        failures = _Failures(len(self._uses) if partial else 0)
+        began = time.perf_counter()
+        records, stored = self._read_states(asked, failures)
+        was_read = time.perf_counter()
+        for place, record in enumerate(records):
+            try:
+                _check_reach(record, as_of_us)
+            except OutOfReachError as error:
+                failures.keep(place, error)
         bounds_us = [record.bound_us(use.policy[0]) for use, record in zip(self._uses, records, strict=True)]
-        answers = self._bound.answer(stored, len(asked), as_of_us=as_of_us, watermarks_us=bounds_us)
+        answers = self._answer(stored, len(asked), as_of_us, bounds_us, failures)
         columns, codes = self._outputs(answers.columns, answers.statuses, inputs, as_of_us)
+        errors = {self._uses[place].alias: error_of(failure) for place, failure in failures.found.items()}
+        if errors:
+            columns, codes = self._without(errors, columns, codes)
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
@@ -198,11 +219,14 @@ class OnlineReader:
             views={
                 use.alias: use.state(as_of_us, bound_us, record.watermark_us)
                 for use, bound_us, record in zip(self._uses, bounds_us, records, strict=True)
+                if use.alias not in errors
             },
             entities=asked,
             requests=inputs,
             keys=self._keys,
             inputs=self._inputs,
+            errors=errors,
+            effort=Effort(was_read - began, time.perf_counter() - was_read, len(stored) * len(asked)),
         )
 
     def _read_entities(self, entities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -245,8 +269,8 @@ class OnlineReader:
         return [_read_inputs(self.plan.request, row, f"/request/{i}") for i, row in enumerate(request)]
 
     def _read_states(
-        self, asked: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[ViewRecord], Sequence[Sequence[bytes | None]]]:
+        self, asked: Sequence[Mapping[str, Any]], failures: _Failures
+    ) -> tuple[list[ViewRecord], list[list[bytes | None]]]:
         """Read the records and states of all views in one snapshot; once more if a view was switched meanwhile."""
         own_keys = [(role.uses, role.keys(asked)) for role in self._roles]
         while True:
@@ -258,19 +282,74 @@ class OnlineReader:
                     keys[place] = [None if key is None else prefix + key for key in encoded]
             wanted = {key for column in keys for key in column if key is not None}
             found = self._store.read([*(use.record_key for use in self._uses), *wanted])
-            records = [use.record(found.get(use.record_key)) for use in self._uses]
-            if self._are_valid(records, valid):
+            records = self._records(found, failures)
+            if self._are_valid(records, valid, failures):
                 return records, [[None if key is None else found.get(key) for key in column] for column in keys]
 
-    def _are_valid(self, records: Sequence[ViewRecord], valid: Sequence[tuple[int, bytes]]) -> bool:
+    def _records(self, found: Mapping[bytes, bytes], failures: _Failures) -> list[ViewRecord]:
+        """Read the records of all views; of one that is damaged none is left."""
+        records = []
+        for place, use in enumerate(self._uses):
+            try:
+                records.append(use.record(found.get(use.record_key)))
+            except StateError as error:
+                failures.keep(place, error)
+                records.append(ViewRecord(use.view.name, use.view.fingerprint))
+        return records
+
+    def _are_valid(
+        self, records: Sequence[ViewRecord], valid: Sequence[tuple[int, bytes]], failures: _Failures
+    ) -> bool:
         """Tell whether the states that were read are those that the records name; if not, remember which are."""
         is_valid = True
-        for use, record, (generation, _) in zip(self._uses, records, valid, strict=True):
-            check_materialized(record)
+        for place, (use, record, (generation, _)) in enumerate(zip(self._uses, records, valid, strict=True)):
+            try:
+                check_materialized(record)
+            except StateError as error:
+                failures.keep(place, error)
+                continue
             if record.generation != generation:
                 use.valid = (record.generation, state_prefix(use.view, record.generation))
                 is_valid = False
         return is_valid
+
+    def _answer(
+        self,
+        stored: list[list[bytes | None]],
+        count: int,
+        as_of_us: int,
+        bounds_us: Sequence[int],
+        failures: _Failures,
+    ) -> Answers:
+        """Evaluate states; for a partial answer those of views that fail are left out."""
+        try:
+            for place in failures.found:
+                stored[place] = [None] * count
+            return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks_us=bounds_us)
+        except _OF_ONE_VIEW:
+            if not failures.are_kept:
+                raise
+        for place, use in enumerate(self._uses):
+            alone = BoundService([use.view])
+            try:
+                alone.answer([stored[place]], count, as_of_us=as_of_us, watermarks_us=[bounds_us[place]])
+            except _OF_ONE_VIEW as error:
+                failures.keep(place, error)
+        for place in failures.found:
+            stored[place] = [None] * count
+        return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks_us=bounds_us)
+
+    def _without(
+        self, errors: Collection[str], columns: _Lists, codes: npt.NDArray[np.uint8]
+    ) -> tuple[_Lists, npt.NDArray[np.uint8]]:
+        """Take the values out that need views which could not answer."""
+        missing = missing_columns(self.plan, errors)
+        kept = [
+            [None] * len(column) if name in missing else column
+            for name, column in zip(self._columns, columns, strict=True)
+        ]
+        codes[[place for place, name in enumerate(self._columns) if name in missing]] = _ERROR
+        return kept, codes
 
     def _outputs(
         self, columns: _Lists, statuses: npt.NDArray[np.uint8], inputs: Sequence[Mapping[str, Any]], as_of_us: int
@@ -293,6 +372,26 @@ class OnlineReader:
             [found[name].to_pylist() for name in self._columns],
             np.array([found_codes[name] for name in self._columns], dtype=np.uint8),
         )
+
+
+class _Failures:
+    """What views of one question could not do; the first failure of all views is one of the question.
+
+    Attributes:
+        are_kept: Whether failures of single views are kept; if not, the first one is raised.
+        found: The failures by the place of the view.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.are_kept = most > 0
+        self.found: dict[int, FeatureStoreError] = {}
+        self._most = most
+
+    def keep(self, place: int, failure: FeatureStoreError) -> None:
+        """Keep what a view could not do; raise it if nothing is kept, or if no view is left."""
+        self.found.setdefault(place, failure)
+        if len(self.found) >= self._most:
+            raise failure
 
 
 def _check_reach(record: ViewRecord, as_of_us: int) -> None:

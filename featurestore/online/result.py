@@ -7,7 +7,7 @@ conversions that need them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featurestore.temporal import format_instant
@@ -36,6 +36,38 @@ class ViewState:
     horizon_us: int
 
 
+ERROR = "ERROR"
+"""The status of values whose view could not answer; only where partial answers were asked for."""
+
+
+@dataclass(frozen=True)
+class ViewError:
+    """Why a view could not answer.
+
+    Attributes:
+        code: Stable name of the failure.
+        problem: What is wrong, and what helps.
+    """
+
+    code: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What an answer cost.
+
+    Attributes:
+        read_seconds: How long the store was waited for.
+        compute_seconds: How long stored states were evaluated.
+        keys: Count of states that were read.
+    """
+
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    keys: int = 0
+
+
 @dataclass(frozen=True)
 class OnlineFeatures:
     """Features of some entities, in the order of the request.
@@ -48,13 +80,15 @@ class OnlineFeatures:
         columns: Names of the features.
         dtypes: Their dtypes.
         rows: Per entity one Python value per column; ``None`` is null.
-        statuses: Per entity one ``Status`` name per column.
+        statuses: Per entity one ``Status`` name per column; ``ERROR`` where a view could not answer.
         event_times: Per view the event time of the newest event each entity's answer saw, ``None`` if none.
-        views: Per view how complete its state was.
+        views: Per view how complete its state was; not those that could not answer.
         entities: The entity rows asked about, as read.
         requests: The request inputs of each entity, as read.
         keys: Dtypes of the entities' fields by name.
         inputs: Dtypes of the request inputs by name.
+        errors: Views that could not answer, if a partial answer was asked for.
+        effort: What it cost.
     """
 
     service: str
@@ -71,6 +105,8 @@ class OnlineFeatures:
     requests: list[dict[str, Any]]
     keys: Mapping[str, DType]
     inputs: Mapping[str, DType]
+    errors: Mapping[str, ViewError] = field(default_factory=dict)
+    effort: Effort = field(default=Effort(), compare=False, repr=False)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return per entity its keys and features by name."""

@@ -18,6 +18,14 @@ from featurestore.errors import StateError
 from featurestore.temporal import NOTHING_YET
 
 
+class StateReads(Protocol):
+    """The part of an online store that lookups need."""
+
+    def read(self, keys: Sequence[bytes], /) -> Mapping[bytes, bytes]:
+        """Return the values of those keys that exist, all from one moment."""
+        ...
+
+
 class OnlineStore(Protocol):
     """A map from bytes to bytes that is read as snapshots and written in transactions.
 

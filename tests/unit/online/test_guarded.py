@@ -1,0 +1,87 @@
+"""A store that is down is asked by one probe at a time, and by nobody during a pause."""
+
+import pytest
+
+from featurestore.errors import StorageError
+from featurestore.online.guarded import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Guarded
+
+
+class Flaky:
+    """A store that can be taken down, and counts how often it was asked."""
+
+    def __init__(self):
+        self.is_down = False
+        self.reads = 0
+        self.now = 100.0
+        self.beside = None
+
+    def read(self, keys):
+        self.reads += 1
+        if self.beside is not None:
+            self.beside()
+        if self.is_down:
+            raise StorageError("connection refused")
+        return dict.fromkeys(keys, b"value")
+
+
+@pytest.fixture
+def flaky():
+    return Flaky()
+
+
+@pytest.fixture
+def guarded(flaky):
+    return Guarded(flaky, lambda: flaky.now)
+
+
+def refused(guarded):
+    with pytest.raises(StorageError) as caught:
+        guarded.read([b"k"])
+    return caught.value.code == "store-down"
+
+
+def test_reads_of_a_sound_store_go_through(flaky, guarded):
+    assert [guarded.read([b"k"]) for _ in range(3)] == [{b"k": b"value"}] * 3
+    assert not guarded.is_open
+
+
+def test_after_a_failure_the_store_is_left_alone_for_a_moment(flaky, guarded):
+    flaky.is_down = True
+    assert not refused(guarded)
+    assert all(refused(guarded) for _ in range(50))
+    assert flaky.reads == 1
+    assert guarded.is_open
+
+
+def test_a_probe_that_succeeds_lets_everybody_in(flaky, guarded):
+    flaky.is_down = True
+    refused(guarded)
+    flaky.is_down = False
+    assert refused(guarded)
+    flaky.now += FIRST_PAUSE_SECONDS
+    assert guarded.read([b"k"])
+    assert guarded.read([b"k"])
+    assert not guarded.is_open
+
+
+def test_while_a_probe_is_under_way_the_others_are_refused(flaky, guarded):
+    flaky.is_down = True
+    refused(guarded)
+    flaky.now += FIRST_PAUSE_SECONDS
+    flaky.beside = lambda: [refused(guarded) for _ in range(3)]
+    assert not refused(guarded)
+    assert flaky.reads == 2
+
+
+def test_pauses_grow_up_to_a_bound(flaky, guarded):
+    flaky.is_down = True
+    refused(guarded)
+    pauses = []
+    for _ in range(8):
+        begin = flaky.now
+        while refused(guarded):
+            flaky.now += FIRST_PAUSE_SECONDS / 4
+        pauses.append(flaky.now - begin)
+    assert pauses == sorted(pauses)
+    assert pauses[:3] == [FIRST_PAUSE_SECONDS * factor for factor in (1, 2, 4)]
+    assert pauses[-1] == LONGEST_PAUSE_SECONDS
