@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check coverage bench clean
 
 help:
 	@echo "make demo   run the whole story on real flights"
 	@echo "make test   run all tests"
 	@echo "make check  format, lint, types, import contracts, doctests"
+	@echo "make coverage  branch coverage of what every value stands on; fails below 95 %"
 	@echo "make bench  measure; writes benchmarks/results.md"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -29,6 +30,9 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --quiet featurestore server
+
+coverage: .venv/installed
+	$(BIN)/python -m tests.measure_coverage
 
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,bench]"

@@ -14,6 +14,9 @@ FLOORS = ("featurestore/temporal.py", "featurestore/dtypes.py", "featurestore/pl
 TESTS = ("tests/unit", "tests/golden", "tests/laws", "tests/oracle", "tests/parity")
 LOOPS = (
     "tests/unit/kernels",
+    "tests/unit/expressions",
+    "tests/unit/offline/test_narrowing.py",
+    "tests/unit/online/test_retention.py",
     "tests/laws/test_aggregation_laws.py::test_asking_one_by_one_gives_what_asking_at_once_gives",
     "tests/laws/test_aggregation_laws.py::test_events_before_every_window_matter_only_by_being_there",
     "tests/oracle/test_kernels_against_naive.py::test_kernels_give_the_naive_answers_at_every_edge",

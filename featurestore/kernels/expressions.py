@@ -255,7 +255,12 @@ def _round(node: TypedExpr, args: Sequence[Column]) -> Column:
 
 def _extreme(name: str) -> Callable[[TypedExpr, Sequence[Column]], Column]:
     def function(node: TypedExpr, args: Sequence[Column]) -> Column:
-        return getattr(pc, name)(*_widened(node, args), skip_nulls=False)
+        operands = _widened(node, args)
+        if node.dtype.kind == "timestamp":
+            # Arrow compares element by element only instants without a zone.
+            operands = [operand.cast(pa.int64()) for operand in operands]
+            return getattr(pc, name)(*operands, skip_nulls=False).cast(_INSTANT)
+        return getattr(pc, name)(*operands, skip_nulls=False)
 
     return function
 

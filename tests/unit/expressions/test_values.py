@@ -64,6 +64,10 @@ CASES = {
     "coalesce": (coalesce(J, 7), [3, 0, 1, 1, -1, 7]),
     "fill_null": (J.fill_null(I), [3, 0, 1, 1, -1, 0]),
     "least of a null is null": (least(I, J), [1, -2, None, 1, SMALLEST, None]),
+    "least of instants": (
+        least(T, lit(at(1980, 1, 1))),
+        [at(1980, 1, 1), at(1980, 1, 1), None, at(1969, 12, 31, 23, 59, 59, 999999), at(1980, 1, 1), at(1980, 1, 1)],
+    ),
     "greatest": (greatest(X, 0.25), [1.5, 0.25, None, 1e308, 0.25, 0.25]),
     "floats cut towards zero": (X.cast("int64"), [1, -2, None, None, 0, 0]),
     "text that is no number is null": (S.cast("int64"), [None, None, None, None, 12, None]),
