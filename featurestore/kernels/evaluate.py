@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -284,6 +284,16 @@ class BoundView:
         Returns:
             The events for which ``where`` is true, in the table's order, with their inputs as words.
         """
+        prepared, inputs = self.prepare_inputs(table)
+        values = np.array(inputs, dtype=np.int64).reshape(len(inputs), len(prepared))
+        return replace(prepared, values=values)
+
+    def prepare_inputs(self, table: pa.Table) -> tuple[PreparedEvents, list[Ints]]:
+        """Do the same without putting the inputs together, for callers that want few of the events.
+
+        Returns:
+            The events without their words; and the words, input by input.
+        """
         columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
         rows = np.arange(table.num_rows, dtype=np.int64)
         if self.view.where is not None:
@@ -295,15 +305,16 @@ class BoundView:
         ingest = source.ingest_time
         ingest_time = event_time if ingest is None else to_words(columns[ingest], _dtype_of(self.view, ingest))[0]
         inputs = [input_words(found, columns, len(rows)) for found in self.view.inputs]
-        return PreparedEvents(
+        prepared = PreparedEvents(
             rows=rows,
             event_time=event_time,
             ingest_time=ingest_time,
-            values=np.array([words for words, _, _ in inputs], dtype=np.int64).reshape(len(inputs), len(rows)),
+            values=np.empty((0, len(rows)), dtype=np.int64),
             flags=np.array([flags for _, flags, _ in inputs], dtype=np.uint8).reshape(len(inputs), len(rows)),
             dictionaries=tuple(dictionary for _, _, dictionary in inputs),
             is_float=self.is_float,
         )
+        return prepared, [words for words, _, _ in inputs]
 
     def evaluate(
         self, block: EventBlock, entity: Ints, as_of: Ints, *, watermark: int = NO_WATERMARK, threads: int = 1

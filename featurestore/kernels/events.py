@@ -325,12 +325,13 @@ def arrange(prepared: PreparedEvents, codes: Ints, entity_count: int, *, threads
     Returns:
         The block; the same for every order of the events given.
     """
-    rows, offsets = _ordered(prepared, codes, entity_count, threads)
-    return _gathered(prepared, offsets, rows)
+    rows, offsets = _ordered(prepared, prepared.values, codes, entity_count, threads)
+    return _gathered(prepared, prepared.values, offsets, rows)
 
 
 def arrange_kept(
     prepared: PreparedEvents,
+    inputs: Sequence[Ints],
     codes: Ints,
     entity_count: int,
     choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
@@ -338,7 +339,8 @@ def arrange_kept(
     """Do the same with only some of the events; the others' values are never moved.
 
     Args:
-        prepared: Events in any order.
+        prepared: Events in any order, without their words.
+        inputs: Their words, input by input.
         codes: Entity of each, 0 to ``entity_count - 1``; negative ones are left out.
         entity_count: Count of entities.
         choose: Tells which events of a block to keep. The block it is given has times and flags, but no values.
@@ -346,29 +348,38 @@ def arrange_kept(
     Returns:
         The block of those.
     """
-    rows, offsets = _ordered(prepared, codes, entity_count, 1)
-    seen = _gathered(replace(prepared, values=prepared.values[:0]), offsets, rows)
+    rows, offsets = _ordered(prepared, inputs, codes, entity_count, 1)
+    seen = _gathered(prepared, (), offsets, rows)
     kept = choose(seen)
     if kept.all():
-        return replace(seen, values=take_columns(prepared.values, rows))
+        return replace(seen, values=_taken(inputs, rows))
     offsets = np.concatenate([[0], np.cumsum(kept)])[offsets]
-    return _gathered(prepared, offsets, rows[kept])
+    return _gathered(prepared, inputs, offsets, rows[kept])
 
 
-def _gathered(prepared: PreparedEvents, offsets: Ints, rows: Ints) -> EventBlock:
+def _taken(inputs: Sequence[Ints] | Ints, rows: Ints) -> Ints:
+    picked = np.empty((len(inputs), len(rows)), dtype=np.int64)
+    for i, words in enumerate(inputs):
+        np.take(words, rows, out=picked[i], mode="clip")
+    return picked
+
+
+def _gathered(prepared: PreparedEvents, inputs: Sequence[Ints] | Ints, offsets: Ints, rows: Ints) -> EventBlock:
     event_time = prepared.event_time[rows]
     is_same = prepared.ingest_time is prepared.event_time
     return EventBlock(
         offsets=offsets,
         event_time=event_time,
         ingest_time=event_time if is_same else prepared.ingest_time[rows],
-        values=take_columns(prepared.values, rows),
+        values=_taken(inputs, rows),
         flags=take_columns(prepared.flags, rows),
         dictionaries=prepared.dictionaries,
     )
 
 
-def _ordered(prepared: PreparedEvents, codes: Ints, entity_count: int, threads: int) -> tuple[Ints, Ints]:
+def _ordered(
+    prepared: PreparedEvents, inputs: Sequence[Ints] | Ints, codes: Ints, entity_count: int, threads: int
+) -> tuple[Ints, Ints]:
     """Return the rows in kernel order, and offsets per entity."""
     rows, offsets, has_ties = time_order(
         codes, entity_count, prepared.event_time, prepared.ingest_time, threads=threads
@@ -377,8 +388,8 @@ def _ordered(prepared: PreparedEvents, codes: Ints, entity_count: int, threads: 
         places, runs = tied_places(offsets, rows, prepared.event_time, prepared.ingest_time)
         tied = rows[places]
         content = [
-            (sort_keys(prepared.values[i][tied], is_float=prepared.is_float[i]), prepared.flags[i][tied])
-            for i in range(len(prepared.values))
+            (sort_keys(words[tied], is_float=is_float), flags[tied])
+            for words, is_float, flags in zip(inputs, prepared.is_float, prepared.flags, strict=True)
         ]
         order_by_content(places, runs, rows, content)
     return rows, offsets

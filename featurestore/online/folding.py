@@ -45,7 +45,7 @@ class Folder:
             generation: Generation of the states.
             reach_us: Earliest instant that can be asked about.
         """
-        prepared = bind(self._view).prepare(table)
+        prepared, inputs = bind(self._view).prepare_inputs(table)
         kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
         columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
         index, codes = KeyIndex.build(columns)
@@ -57,9 +57,10 @@ class Folder:
         number = np.empty(len(keys), dtype=np.int64)
         number[order] = np.arange(len(keys))
         block = arrange_kept(
-            prepared, number[codes], len(keys), lambda times: still_matter(self._view, times, reach_us)
+            prepared, inputs, number[codes], len(keys), lambda times: still_matter(self._view, times, reach_us)
         )
-        return Fresh(keys, block, prepared)
+        nothing = np.zeros(0, dtype=np.int64)
+        return Fresh(keys, block, replace(prepared, rows=nothing, event_time=nothing, ingest_time=nothing))
 
     def folded(
         self, fresh: Fresh, begin: int, end: int, bound_us: int | None, reach_us: int, *, is_empty: bool = False
@@ -106,7 +107,7 @@ class Fresh:
     Attributes:
         keys: Key of each entity's state, ascending.
         whole: The events, entities in the order of ``keys``.
-        prepared: What they were before; tells dictionaries and types.
+        prepared: Tells their dictionaries and types.
     """
 
     keys: tuple[bytes, ...]
