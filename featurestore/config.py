@@ -61,10 +61,14 @@ class ServingLogConfig(_Table):
     Attributes:
         enabled: Whether answers are logged.
         flush_seconds: Answers reach the disk at most so much later: what a crash can lose.
+        share: Which share of all entities is logged, chosen by a hash of their keys.
+        retention_days: How many days rows are kept; ``None`` keeps them for ever.
     """
 
     enabled: bool = True
     flush_seconds: float = Field(default=1.0, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1)
+    retention_days: int | None = Field(default=None, ge=1)
 
 
 class ServerConfig(_Table):

@@ -727,8 +727,14 @@ class FeatureStore:
     def _serving_log(self) -> ServingLog:
         from featurestore.online.serving_log import ServingLog
 
-        interval = self.config.serving_log.flush_seconds
-        return ServingLog(self.config.data / "serving_log", clock=self._clock, interval_seconds=interval)
+        settings = self.config.serving_log
+        return ServingLog(
+            self.config.data / "serving_log",
+            clock=self._clock,
+            interval_seconds=settings.flush_seconds,
+            share=settings.share,
+            retention_days=settings.retention_days,
+        )
 
     @cached_property
     def _serving(self) -> Serving:

@@ -1,15 +1,20 @@
 """What was served is read back as it was served; what cannot be written waits, is bounded, and is counted."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from featurestore import OnDemandFeatureView, request
+from featurestore import FeatureStore, OnDemandFeatureView, request
 from featurestore.errors import StorageError
 from featurestore.kernels.events import Status
 from featurestore.online.lookup import OnlineReader
-from featurestore.online.serving_log import ServingLog, log_schema
-from featurestore.temporal import FixedClock, duration_us, to_datetime
+from featurestore.online.serving_log import Caller, ServingLog, log_schema
+from featurestore.online.serving_log.segments import read_segment
+from featurestore.temporal import FixedClock, duration_us, instant_us, to_datetime
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
 
 SECOND = 1_000_000
@@ -90,7 +95,7 @@ def test_files_lie_by_service_and_day_and_in_the_order_of_time(log, reader, cloc
     log.flush()
     clock.instant_us += duration_us("1d")
     log.append(reader.plan, ask(reader, "a", request_id="second"))
-    log.flush()
+    log.seal()
     days = sorted(path.parent.name for path in (tmp_path / "log" / "service=model").glob("*/*.parquet"))
     assert days == ["day=2023-11-14", "day=2023-11-15"]
     assert [row["request_id"] for row in rows_of(log)] == ["first", "second"]
@@ -182,7 +187,7 @@ def test_what_waits_is_bounded_and_losses_are_counted(tmp_path, reader, clock):
 
 def test_a_damaged_file_is_an_error_with_its_name(log, reader, tmp_path):
     log.append(reader.plan, ask(reader, "a"))
-    log.flush()
+    log.seal()
     (path,) = (tmp_path / "log").rglob("*.parquet")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StorageError, match=r"cannot read .*\.parquet"):
@@ -191,7 +196,189 @@ def test_a_damaged_file_is_an_error_with_its_name(log, reader, tmp_path):
 
 def test_unfinished_files_are_not_read(log, reader, tmp_path):
     log.append(reader.plan, ask(reader, "a"))
-    log.flush()
+    log.seal()
     (path,) = (tmp_path / "log").rglob("*.parquet")
     path.with_name(f".{path.name}.unfinished").write_bytes(b"PAR1")
     assert len(rows_of(log)) == 1
+
+
+def segments(folder):
+    return sorted((folder / "log" / "segments").glob("*.segment"))
+
+
+def test_a_caller_that_names_its_model_is_found_by_it(log, reader):
+    log.append(reader.plan, ask(reader, "a"), Caller("churn", "7"))
+    log.append(reader.plan, ask(reader, "a"))
+    log.flush()
+    assert [(row["model"], row["model_version"]) for row in rows_of(log)] == [("churn", "7"), (None, None)]
+
+
+def test_sealing_changes_no_row(log, reader, tmp_path):
+    for _ in range(3):
+        log.append(reader.plan, ask(reader, "a", "b"))
+    log.flush()
+    before = rows_of(log)
+    assert len(before) == 6
+    log.seal()
+    assert rows_of(log) == before
+    assert segments(tmp_path) == []
+    log.append(reader.plan, ask(reader, "a"))
+    log.flush()
+    assert len(rows_of(log)) == 7
+
+
+def test_a_segment_counts_and_not_the_files_that_a_dying_seal_wrote_of_it(log, reader, tmp_path):
+    log.append(reader.plan, ask(reader, "a", "b"))
+    log.flush()
+    (segment,) = segments(tmp_path)
+    kept = segment.read_bytes()
+    log.seal()
+    segment.write_bytes(kept)
+    assert len(rows_of(log)) == 2
+    log.seal()
+    assert segments(tmp_path) == []
+    assert len(rows_of(log)) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 7, 60])
+def test_what_a_crash_cut_off_is_left_out_and_what_is_before_it_is_not(log, reader, tmp_path, cut):
+    log.append(reader.plan, ask(reader, "a", request_id="whole"))
+    log.flush()
+    log.append(reader.plan, ask(reader, "a", request_id="torn"))
+    log.flush()
+    (segment,) = segments(tmp_path)
+    left = segment.with_name(f"0{segment.name}")
+    left.write_bytes(segment.read_bytes()[:-cut])
+    other = ServingLog(tmp_path / "log", interval_seconds=0)
+    log._give_up()
+    segment.unlink()
+    assert [row["request_id"] for row in rows_of(other)] == ["whole"]
+    other.seal()
+    assert [row["request_id"] for row in rows_of(other)] == ["whole"]
+
+
+def test_the_segment_of_a_living_process_is_left_alone(log, reader, tmp_path):
+    log.append(reader.plan, ask(reader, "a"))
+    log.flush()
+    other = ServingLog(tmp_path / "log", interval_seconds=0)
+    other.seal()
+    assert len(segments(tmp_path)) == 1
+    assert len(rows_of(other)) == 1
+    log.append(reader.plan, ask(reader, "a"))
+    log.close()
+    assert len(rows_of(other)) == 2
+
+
+def test_a_full_disk_leaves_no_half_record(log, reader, tmp_path, monkeypatch):
+    log.append(reader.plan, ask(reader, "a", request_id="first"))
+    log.flush()
+    log.append(reader.plan, ask(reader, "a", request_id="second"))
+
+    def fail(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", fail)
+        with pytest.raises(StorageError, match="No space left"):
+            log.flush()
+    (segment,) = segments(tmp_path)
+    assert [len(logged.records) for logged in read_segment(segment)[0]] == [1]
+    log.flush()
+    assert [row["request_id"] for row in rows_of(log)] == ["first", "second"]
+
+
+def test_losses_are_kept_beside_the_log(tmp_path, reader, clock):
+    log = ServingLog(tmp_path / "log", clock=clock, interval_seconds=0, most_waiting_rows=1)
+    log.append(reader.plan, ask(reader, "a"))
+    log.append(reader.plan, ask(reader, "a", "b"))
+    assert log.losses("model", **ALWAYS) == 2
+    log.close()
+    again = ServingLog(tmp_path / "log", interval_seconds=0)
+    now_us = clock.now_us()
+    assert again.losses("model", since_us=now_us, until_us=now_us + 1) == 2
+    assert again.losses("model", since_us=now_us + 1, until_us=now_us + 2) == 0
+    assert again.losses("other", **ALWAYS) == 0
+
+
+def test_a_share_of_entities_is_logged_always_or_never(tmp_path, reader):
+    log = ServingLog(tmp_path / "log", interval_seconds=0, share=0.3)
+    users = [f"user{number}" for number in range(200)]
+    log.append(reader.plan, ask(reader, *users))
+    log.append(reader.plan, ask(reader, *reversed(users)))
+    log.close()
+    rows = rows_of(log)
+    logged = [row["key__user"] for row in rows]
+    assert 30 < len(set(logged)) < 90
+    assert sorted(logged) == sorted(2 * list(set(logged)))
+    assert all(users[row["row"]] == row["key__user"] for row in rows[: len(rows) // 2])
+
+
+def test_days_beyond_the_retention_are_removed(tmp_path, reader, clock):
+    log = ServingLog(tmp_path / "log", clock=clock, interval_seconds=0, retention_days=1)
+    for _ in range(3):
+        log.append(reader.plan, ask(reader, "a"))
+        log.seal()
+        clock.instant_us += duration_us("1d")
+    clock.instant_us -= duration_us("1d")
+    log.prune()
+    days = sorted(path.name for path in (tmp_path / "log" / "service=model").iterdir())
+    assert days == ["day=2023-11-15", "day=2023-11-16"]
+
+
+def test_an_entity_is_forgotten_in_all_files(log, reader, tmp_path):
+    log.append(reader.plan, ask(reader, "a", "b"))
+    log.seal()
+    log.append(reader.plan, ask(reader, "a"))
+    log.flush()
+    assert log.forget("model", [{"user": "a"}]) == 2
+    assert [row["key__user"] for row in rows_of(log)] == ["b"]
+    assert log.forget("model", [{"user": "a"}]) == 0
+
+
+def test_every_dtype_is_read_back_as_it_was_served(tmp_path, clock):
+    from tests.server.conftest import SERVICES
+
+    with FeatureStore.local(tmp_path, clock=FixedClock(instant_us("2024-05-02T00:00:00Z"))) as store:
+        store.apply(*SERVICES)
+        store.materialize()
+        answer = store.get_online_features("all_of_it", [{"user": 1}, {"user": 2}, {"user": 9}], {"budget": 1.5})
+        store._serving_log.flush()
+        (table,) = store._serving_log.read("all_of_it", **ALWAYS)
+    for place, name in enumerate(answer.columns):
+        assert table.column(f"value__{name}").to_pylist() == [row[place] for row in answer.rows]
+
+
+def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
+    """What was answered longer ago than the interval is in the log, whole, once it is opened again."""
+    program = """
+import sys, time
+from pathlib import Path
+from featurestore.online.serving_log import ServingLog
+from tests.unit.online.test_serving_log import *
+
+clock = FixedClock(T0 + 5 * SECOND)
+view = view_of([("a", 1, 1, 0.5, "x")])
+store = MemoryStore()
+fold(view, store, 5)
+reader = OnlineReader(compiled(view), store, clock)
+log = ServingLog(Path(sys.argv[1]), interval_seconds=0.1)
+for number in range(10**9):
+    log.append(reader.plan, reader.get([{"user": "a"}], request_id=str(number)))
+    print(number, flush=True)
+    time.sleep(0.001)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        for line in process.stdout:
+            if int(line) == 200:
+                break
+        time.sleep(1.0)
+        process.kill()
+        answered = 1 + int((process.stdout.read().split() or [line])[-1])
+    log = ServingLog(tmp_path / "log", interval_seconds=0)
+    log.seal()
+    found = [int(row["request_id"]) for row in rows_of(log)]
+    assert found == list(range(len(found)))
+    assert 200 < len(found) <= answered
+    assert list((tmp_path / "log" / "segments").iterdir()) == []

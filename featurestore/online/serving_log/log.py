@@ -1,0 +1,411 @@
+"""The serving log: every answered row with its question, and what was lost of them.
+
+Answers are taken into memory on the request's path. A thread appends them to a segment of this process and syncs it at
+a stated interval: a crash loses what was taken within the last interval, and only that. Segments are sealed into
+Parquet, ``service=…/day=…/*.parquet`` by the day they were logged, when they are old or large, when the log is closed,
+and, for processes that died, when the log is opened again. Readers see both.
+
+Serving never waits for the disk. If it refuses, answers wait up to a bound; what is beyond it is lost, and every loss
+is counted, here and in ``losses.jsonl``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from featurestore.dtypes import TIMESTAMP
+from featurestore.errors import StorageError
+from featurestore.online.result import OnlineFeatures
+from featurestore.online.serving_log.rows import NOBODY, Caller, Record, matching, record_of, table_of
+from featurestore.online.serving_log.sealing import SEGMENTS, seal, segment_of, write_file
+from featurestore.online.serving_log.segments import SUFFIX, Logged, SegmentWriter, left_behind, read_segment
+from featurestore.plan.model import Plan
+from featurestore.temporal import Clock, SystemClock, duration_us, to_datetime
+
+_INSTANT = TIMESTAMP.arrow
+_LOSSES = "losses.jsonl"
+_DAY = "day="
+_TRIES = 5
+
+MOST_WAITING_ROWS = 200_000
+"""How many rows may wait to be written, if nothing else is said."""
+
+SEAL_AFTER_US = duration_us("1m")
+"""A segment whose first record is older is sealed."""
+
+_SEAL_BYTES = 64_000_000
+
+
+class Losses(msgspec.Struct, frozen=True):
+    """Rows of a service that were served and are not in the log.
+
+    Attributes:
+        service: Name of the service.
+        rows: How many.
+        first_us: When the first of them was served.
+        last_us: When the last of them was served.
+    """
+
+    service: str
+    rows: int
+    first_us: int
+    last_us: int
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """An answer that waits to be written."""
+
+    plan: Plan
+    answer: OnlineFeatures
+    caller: Caller
+    logged_at_us: int
+
+
+class ServingLog:
+    """The serving log under one folder. May be used from several threads, and from several processes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        interval_seconds: float = 1.0,
+        most_waiting_rows: int = MOST_WAITING_ROWS,
+        share: float = 1.0,
+        retention_days: int | None = None,
+    ) -> None:
+        """Open the log; nothing is made before there is something to write.
+
+        Args:
+            folder: Where its files lie.
+            clock: Tells when a row was logged.
+            interval_seconds: How long an answer may wait in memory; 0 writes only at ``flush``.
+            most_waiting_rows: How many rows may wait; an answer that would make them more is lost.
+            share: Which share of all entities is logged, by a hash of their keys.
+            retention_days: How many days rows are kept; ``None`` keeps them for ever.
+        """
+        self._folder = folder
+        self._clock = clock or SystemClock()
+        self._most_waiting_rows = most_waiting_rows
+        self._share = share
+        self._retention_days = retention_days
+        self._waiting: deque[_Taken] = deque()
+        self._waiting_rows = 0
+        self._lost_rows = 0
+        self._unsaid: dict[str, Losses] = {}
+        self._failure: StorageError | None = None
+        self._segment: SegmentWriter | None = None
+        self._began_us = 0
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._stop = threading.Event()
+        self._interval_seconds = interval_seconds
+        self._thread: threading.Thread | None = None
+
+    @property
+    def lost_rows(self) -> int:
+        """Count of rows that this process lost because too many waited."""
+        return self._lost_rows
+
+    @property
+    def waiting_rows(self) -> int:
+        """Count of rows that wait to be written."""
+        return self._waiting_rows
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why the last attempt to write failed; ``None`` if it did not."""
+        return self._failure
+
+    def append(self, plan: Plan, answer: OnlineFeatures, caller: Caller = NOBODY) -> None:
+        """Take an answer; it is written later. If too many rows wait already, it is counted as lost."""
+        logged_at_us = self._clock.now_us()
+        rows = len(answer.rows)
+        if rows == 0:
+            return
+        with self._lock:
+            if self._waiting_rows + rows > self._most_waiting_rows:
+                self._lose(plan.name, rows, logged_at_us)
+                return
+            self._waiting_rows += rows
+            self._waiting.append(_Taken(plan, answer, caller, logged_at_us))
+            if self._thread is None and self._interval_seconds > 0:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="serving-log")
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Write everything taken so far; when it returns it is on the disk, and readers see it.
+
+        Raises:
+            StorageError: It cannot be written; it is kept and will be tried again.
+        """
+        with self._writing, self._told():
+            self._write_waiting()
+
+    def seal(self) -> None:
+        """Write everything taken so far as Parquet, and what processes that died have left.
+
+        Raises:
+            StorageError: The disk refuses; what is not sealed can be read all the same.
+        """
+        with self._writing, self._told():
+            self._write_waiting()
+            if self._segment is not None:
+                seal(self._folder, self._segment.path)
+                self._give_up()
+            self._recover()
+
+    def close(self) -> None:
+        """Write what is left as Parquet, and end the thread.
+
+        Raises:
+            StorageError: What is left cannot be written.
+        """
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.seal()
+
+    def read(self, service: str, *, since_us: int, until_us: int) -> Iterator[pa.Table]:
+        """Read what was served of a service, asked about in a range of ``as_of``.
+
+        Args:
+            service: Name of the service.
+            since_us: First instant.
+            until_us: One past the last instant.
+
+        Yields:
+            Tables with matching rows, oldest first; rows in the order they were served. Tables of different plans have
+            different columns.
+
+        Raises:
+            StorageError: A file is damaged or cannot be read.
+        """
+        since, until = (pa.scalar(at, pa.int64()).cast(_INSTANT) for at in (since_us, until_us))
+        wanted = (pc.field("as_of") >= since) & (pc.field("as_of") < until)
+        sealed, unsealed = self._listed(service)
+        for path in sealed:
+            try:
+                table = ds.dataset(path, format="parquet").to_table(filter=wanted)
+            except (OSError, pa.ArrowException) as error:
+                raise self._storage_error("read", path, error) from error
+            if table.num_rows:
+                yield table
+        for logged in unsealed:
+            table = _rows_of(logged).filter(wanted)
+            if table.num_rows:
+                yield table
+
+    def losses(self, service: str, *, since_us: int, until_us: int) -> int:
+        """Count the rows of a service that were served in a range of time and could not be logged.
+
+        A stretch of losses that lies partly in the range counts whole.
+
+        Raises:
+            StorageError: The losses cannot be read.
+        """
+        path = self._folder / _LOSSES
+        try:
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        except OSError as error:
+            raise self._storage_error("read", path, error) from error
+        known = [msgspec.json.decode(line, type=Losses) for line in lines]
+        with self._lock:
+            known += self._unsaid.values()
+        return sum(
+            one.rows for one in known if one.service == service and one.first_us < until_us and one.last_us >= since_us
+        )
+
+    def forget(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
+        """Remove rows that were served about some keys.
+
+        What other processes that live have taken in the last minutes, and not sealed yet, stays.
+
+        Args:
+            service: Name of the service.
+            wanted: Keys: columns with their values.
+
+        Returns:
+            How many rows were removed.
+
+        Raises:
+            StorageError: A file cannot be read or written; what was removed is removed, forget again.
+        """
+        self.seal()
+        removed = 0
+        with self._writing:
+            for path in sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet")):
+                try:
+                    table = pq.read_table(path, partitioning=None)
+                    kept = table.filter(pc.invert(matching(table, wanted)))
+                    if kept.num_rows == 0:
+                        path.unlink()
+                    elif kept.num_rows < table.num_rows:
+                        write_file(kept, path)
+                except (OSError, pa.ArrowException) as error:
+                    raise self._storage_error("forget rows of", path, error) from error
+                removed += table.num_rows - kept.num_rows
+        return removed
+
+    def prune(self) -> None:
+        """Remove the sealed days that are older than the retention.
+
+        Raises:
+            StorageError: A file cannot be removed.
+        """
+        if self._retention_days is None:
+            return
+        oldest = to_datetime(self._clock.now_us() - self._retention_days * duration_us("1d")).date()
+        with self._writing, self._told():
+            for day in self._folder.glob(f"service=*/{_DAY}*"):
+                if date.fromisoformat(day.name.removeprefix(_DAY)) < oldest:
+                    for path in day.iterdir():
+                        path.unlink(missing_ok=True)
+                    day.rmdir()
+
+    def _run(self) -> None:
+        """Write again and again, also after failures; seal what is old or large."""
+        with suppress(StorageError), self._writing, self._told():
+            self._recover()
+        pruned_us = 0
+        while not self._stop.wait(self._interval_seconds):
+            with suppress(StorageError):
+                self.flush()
+                now_us = self._clock.now_us()
+                if self._is_due(now_us):
+                    self._seal_aside()
+                if now_us - pruned_us >= duration_us("1h"):
+                    self.prune()
+                    pruned_us = now_us
+
+    def _is_due(self, now_us: int) -> bool:
+        segment = self._segment
+        return segment is not None and (now_us - self._began_us >= SEAL_AFTER_US or segment.size >= _SEAL_BYTES)
+
+    def _seal_aside(self) -> None:
+        """Seal the segment in a process of its own, so that requests need not wait for it."""
+        with self._writing, self._told():
+            segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        command = [sys.executable, "-P", "-m", "featurestore.online.serving_log.sealing"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command += [str(self._folder), str(segment.path)]
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        segment.close()
+        if done.returncode != 0:
+            reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            self._failure = self._storage_error("seal", segment.path, OSError(*reason))
+
+    def _write_waiting(self) -> None:
+        with self._lock:
+            taken, self._waiting = self._waiting, deque()
+        try:
+            self._append(taken)
+        except OSError:
+            with self._lock:
+                taken.extend(self._waiting)
+                self._waiting = taken
+            raise
+        with self._lock:
+            self._waiting_rows -= sum(len(one.answer.rows) for one in taken)
+        self._say_losses()
+
+    def _append(self, taken: deque[_Taken]) -> None:
+        found = (
+            (one.plan, record_of(one.plan, one.answer, one.caller, logged_at_us=one.logged_at_us, share=self._share))
+            for one in taken
+        )
+        records: list[tuple[Plan, Record]] = [(plan, record) for plan, record in found if record.places]
+        if not records:
+            return
+        if self._segment is None:
+            self._began_us = records[0][1].logged_at_us
+            self._segment = SegmentWriter(self._folder / SEGMENTS, first_us=self._began_us)
+        self._segment.append(records)
+
+    def _lose(self, service: str, rows: int, now_us: int) -> None:
+        self._lost_rows += rows
+        known = self._unsaid.get(service, Losses(service, 0, now_us, now_us))
+        self._unsaid[service] = Losses(service, known.rows + rows, known.first_us, now_us)
+
+    def _say_losses(self) -> None:
+        """Append the losses that were not written down yet."""
+        with self._lock:
+            unsaid, self._unsaid = self._unsaid, {}
+        if not unsaid:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / _LOSSES).open("ab", buffering=0) as file:
+                file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in unsaid.values()))
+                os.fsync(file.fileno())
+        except OSError:
+            with self._lock:
+                for one in unsaid.values():
+                    later = self._unsaid.get(one.service, one)
+                    rows = one.rows + (later.rows if later is not one else 0)
+                    self._unsaid[one.service] = Losses(one.service, rows, one.first_us, later.last_us)
+            raise
+
+    def _recover(self) -> None:
+        """Seal what processes that died have left."""
+        for path in left_behind(self._folder / SEGMENTS):
+            seal(self._folder, path)
+
+    def _give_up(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+    def _listed(self, service: str) -> tuple[list[Path], list[Logged]]:
+        """Return the sealed files of a service, and the records that are not sealed, each row once."""
+        for _ in range(_TRIES):
+            segments = sorted((self._folder / SEGMENTS).glob(f"*{SUFFIX}"))
+            names = {path.name for path in segments}
+            files = sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet"))
+            try:
+                read = [logged for path in segments for logged in read_segment(path)[0]]
+            except FileNotFoundError:
+                continue  # it was sealed meanwhile: its files are there now
+            except OSError as error:
+                raise self._storage_error("read", self._folder / SEGMENTS, error) from error
+            sealed = [path for path in files if segment_of(path) not in names]
+            return sealed, [logged for logged in read if logged.service == service and logged.records]
+        raise self._storage_error("read", self._folder / SEGMENTS, OSError("its segments do not hold still"))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn failures of the disk into errors of the library, and remember the last one."""
+        try:
+            yield
+        except OSError as error:
+            self._failure = self._storage_error("write to", self._folder, error)
+            raise self._failure from error
+        self._failure = None
+
+    def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
+        return StorageError(
+            f"cannot {verb} {path}: {error}", where="serving log", hint="Check the path, its rights and the disk."
+        )
+
+
+def _rows_of(logged: Logged) -> pa.Table:
+    return table_of(logged.schema, logged.service, logged.fingerprint, logged.records)

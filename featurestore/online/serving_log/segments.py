@@ -1,0 +1,176 @@
+"""Segments: append-only files of records, one for each process that serves.
+
+A segment is a row of frames: length and CRC-32, four bytes each, and MessagePack. A frame that names a plan comes
+before the records of that plan. The process that writes a segment holds a lock on it, so a segment that can be locked
+was left by a process that is gone. What a crash cut off at the end is no frame and is left out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+import pyarrow as pa
+
+from featurestore.online.serving_log.rows import Record, log_schema
+from featurestore.plan.model import Plan
+
+SUFFIX = ".segment"
+_FRAME = msgspec.msgpack.Encoder()
+
+
+class PlanFrame(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """Names a plan whose records follow.
+
+    Attributes:
+        number: What records name it by.
+        service: Name of its service.
+        fingerprint: Its fingerprint.
+        schema: The columns of its log, as Arrow writes them.
+    """
+
+    number: int
+    service: str
+    fingerprint: str
+    schema: bytes
+
+
+class RecordFrame(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """One answer.
+
+    Attributes:
+        number: Of its plan.
+        record: The answer.
+    """
+
+    number: int
+    record: Record
+
+
+_READ = msgspec.msgpack.Decoder(PlanFrame | RecordFrame)
+
+
+@dataclass
+class Logged:
+    """The records of one plan in a segment."""
+
+    service: str
+    fingerprint: str
+    schema: pa.Schema
+    records: list[Record] = field(default_factory=list)
+
+
+class SegmentWriter:
+    """Appends records to a segment of its own. Used by one thread at a time."""
+
+    def __init__(self, folder: Path, *, first_us: int) -> None:
+        """Make a segment, and lock it.
+
+        Args:
+            folder: Where segments lie.
+            first_us: When its first record was logged; segments are read in this order.
+
+        Raises:
+            OSError: The file cannot be made.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
+        self._file: FileIO = self.path.open("xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._numbers: dict[tuple[str, str], int] = {}
+        self.size = 0
+
+    def append(self, records: list[tuple[Plan, Record]]) -> None:
+        """Write records and sync them to the disk; all of them or none.
+
+        Raises:
+            OSError: The disk refuses; the segment is as it was.
+        """
+        numbers = dict(self._numbers)
+        frames: list[bytes] = []
+        for plan, record in records:
+            name = (plan.name, plan.fingerprint)
+            if name not in numbers:
+                numbers[name] = len(numbers)
+                schema = log_schema(plan).serialize().to_pybytes()
+                frames.append(_framed(PlanFrame(numbers[name], plan.name, plan.fingerprint, schema)))
+            frames.append(_framed(RecordFrame(numbers[name], record)))
+        data = b"".join(frames)
+        try:
+            _write_all(self._file, data)
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(self.size)
+            self._file.seek(self.size)
+            raise
+        self.size += len(data)
+        self._numbers = numbers
+
+    def close(self) -> None:
+        """Give the segment up."""
+        self._file.close()
+
+
+def read_segment(path: Path) -> tuple[list[Logged], int]:
+    """Read a segment, also one that is being written.
+
+    Returns:
+        The records by plan, in the order of their first records; and how many bytes at the end are no frame.
+
+    Raises:
+        OSError: The file cannot be read, or is gone: it was sealed meanwhile.
+    """
+    data = path.read_bytes()
+    plans: dict[int, Logged] = {}
+    at = 0
+    for frame, end in _frames(data):
+        at = end
+        if isinstance(frame, PlanFrame):
+            schema = pa.ipc.read_schema(pa.py_buffer(frame.schema))
+            plans[frame.number] = Logged(frame.service, frame.fingerprint, schema)
+        else:
+            plans[frame.number].records.append(frame.record)
+    return list(plans.values()), len(data) - at
+
+
+def left_behind(folder: Path) -> Iterator[Path]:
+    """Yield the segments whose writers are gone, each held for as long as the caller does not ask for the next."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if path.exists():
+                yield path
+
+
+def _framed(frame: PlanFrame | RecordFrame) -> bytes:
+    data = _FRAME.encode(frame)
+    return len(data).to_bytes(4, "little") + crc32(data).to_bytes(4, "little") + data
+
+
+def _frames(data: bytes) -> Iterator[tuple[PlanFrame | RecordFrame, int]]:
+    """Yield frames and where each ends, up to the first that is not whole."""
+    at = 0
+    while at + 8 <= len(data):
+        begin, end = at + 8, at + 8 + int.from_bytes(data[at : at + 4], "little")
+        body = data[begin:end]
+        if end > len(data) or crc32(body) != int.from_bytes(data[at + 4 : begin], "little"):
+            return
+        yield _READ.decode(body), end
+        at = end
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
