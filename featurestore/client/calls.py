@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -35,6 +36,7 @@ class Sending:
         timeout_seconds: How long its answer may take.
         content: Its body, if it has one.
         media_type: What the body is.
+        headers: What else is said of it.
     """
 
     method: str
@@ -42,6 +44,7 @@ class Sending:
     timeout_seconds: float
     content: bytes | None = None
     media_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,13 @@ class Calls:
         request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None,
         as_of: datetime | str | None,
         timeout: float | None,
+        request_id: str | None,
         **options: Any,
     ) -> Steps[OnlineFeatures]:
         """Ask for features."""
         question = messages.write_question(service, entities, request, as_of, options)
-        body = yield from self._ask("POST", "/v1/features", timeout, question)
+        headers = {} if request_id is None else {"X-Request-Id": request_id}
+        body = yield from self._ask("POST", "/v1/features", timeout, question, headers=headers)
         return _read(lambda: messages.read_features(body, question))
 
     def services(self, timeout: float | None) -> Steps[tuple[ServiceInfo, ...]]:
@@ -132,14 +137,24 @@ class Calls:
         raise error
 
     def _ask(
-        self, method: str, path: str, timeout: float | None, content: bytes | None = None, media_type: str = JSON
+        self,
+        method: str,
+        path: str,
+        timeout: float | None,
+        content: bytes | None = None,
+        media_type: str = JSON,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Steps[bytes]:
-        """Send a request until it is answered other than by 503, or time or repetitions are used up."""
+        """Send a request until it is answered other than by 503, or time or repetitions are used up.
+
+        The server is told how long a call may take if its caller said so: what is of no use any more it need not do.
+        """
         deadline = time.monotonic() + (self.timeout_seconds if timeout is None else timeout)
         repeated = 0
         while True:
             left = max(deadline - time.monotonic(), 0.001)
-            answer = yield Sending(method, path, left, content, media_type)
+            told = {} if timeout is None else {"X-Deadline-Ms": str(max(1, int(left * 1_000)))}
+            answer = yield Sending(method, path, left, content, media_type, {**headers, **told})
             assert answer is not None
             if answer.status == HTTPStatus.OK:
                 return answer.body

@@ -89,6 +89,8 @@ class FeatureStoreClient:
         as_of: Instant | None = None,
         *,
         expected_fingerprint: str | None = None,
+        request_id: str | None = None,
+        partial: bool = False,
         timeout: float | None = None,
     ) -> OnlineFeatures:
         """Answer a service for some entities at one instant, as ``FeatureStore.get_online_features`` does.
@@ -99,7 +101,11 @@ class FeatureStoreClient:
             request: Request inputs by name: one mapping for all entities, or one per entity.
             as_of: Instant asked about, exclusive; the server's present one if ``None``.
             expected_fingerprint: The plan the caller was trained on; another live plan is an error.
-            timeout: Seconds this call may take; the client's if ``None``.
+            request_id: Name of the request in the server's logs, of letters, digits and ``._:-``; made up by the server
+                if ``None``.
+            partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
+                ``errors`` says why.
+            timeout: Seconds this call may take; the client's if ``None``. The server is told and gives up in time too.
 
         Returns:
             What the server's own store gives, in every value and dtype.
@@ -115,7 +121,16 @@ class FeatureStoreClient:
             ServerError: The server refuses the caller, or fails.
         """
         return self._run(
-            self._calls.features(service, entities, request, as_of, timeout, expected_fingerprint=expected_fingerprint)
+            self._calls.features(
+                service,
+                entities,
+                request,
+                as_of,
+                timeout,
+                request_id,
+                expected_fingerprint=expected_fingerprint,
+                partial=partial,
+            )
         )
 
     def push(self, source: str, events: Events, *, partial: bool = False, timeout: float | None = None) -> PushResult:
@@ -236,11 +251,22 @@ class AsyncFeatureStoreClient:
         as_of: Instant | None = None,
         *,
         expected_fingerprint: str | None = None,
+        request_id: str | None = None,
+        partial: bool = False,
         timeout: float | None = None,
     ) -> OnlineFeatures:
         """Answer a service for some entities; see ``FeatureStoreClient.get_online_features``."""
         return await self._run(
-            self._calls.features(service, entities, request, as_of, timeout, expected_fingerprint=expected_fingerprint)
+            self._calls.features(
+                service,
+                entities,
+                request,
+                as_of,
+                timeout,
+                request_id,
+                expected_fingerprint=expected_fingerprint,
+                partial=partial,
+            )
         )
 
     async def push(
@@ -322,7 +348,9 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 
 def _built(http: httpx.Client | httpx.AsyncClient, sending: Sending) -> httpx.Request:
-    headers = {} if sending.content is None else {"Content-Type": sending.media_type}
+    headers = dict(sending.headers)
+    if sending.content is not None:
+        headers["Content-Type"] = sending.media_type
     return http.build_request(
         sending.method, sending.path, content=sending.content, headers=headers, timeout=sending.timeout_seconds
     )

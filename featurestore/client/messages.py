@@ -19,7 +19,7 @@ import msgspec
 
 from featurestore.dtypes import DType, parse_dtype, read_value
 from featurestore.errors import RequestError
-from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewState
+from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
 from featurestore.temporal import NOTHING_YET, instant_us
 
 _AS_WRITTEN = ("bool", "int64", "float64", "string")
@@ -115,6 +115,7 @@ def read_features(body: bytes, question: bytes) -> OnlineFeatures:
         rows=_read_rows([row["values"] for row in rows], columns),
         statuses=[row["statuses"] for row in rows],
         event_times={alias: [_instant(row["event_times"][alias]) for row in rows] for alias in found["views"]},
+        errors=_errors(found.get("errors")),
         views={alias: _view_state(view) for alias, view in found["views"].items()},
         entities=[_read_object(entity, keys) for entity in asked["entities"]],
         requests=_read_inputs(asked.get("request"), inputs, len(rows)),
@@ -183,6 +184,10 @@ def _read_inputs(request: Any, dtypes: Mapping[str, DType], count: int) -> list[
     if not isinstance(request, list):
         return [_read_object(request or {}, dtypes)] * count
     return [_read_object(row, dtypes) for row in request] if dtypes else [{}] * count
+
+
+def _errors(errors: Mapping[str, Mapping[str, str]] | None) -> dict[str, ViewError]:
+    return {alias: ViewError(error["code"], error["detail"]) for alias, error in (errors or {}).items()}
 
 
 def _view_state(view: Mapping[str, Any]) -> ViewState:

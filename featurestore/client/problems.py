@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from featurestore import errors
-from featurestore.errors import FeatureStoreError, RequestError, ServerError
+from featurestore.errors import FeatureStoreError, RequestError, ServerError, UnreachableError
 
 _CALLERS_MISTAKES = (400, 413, 422)
 
@@ -16,7 +17,8 @@ def error_of(status: int, body: bytes) -> FeatureStoreError:
     """Return the exception for an answer that is no success.
 
     A problem document names the class of the library's error, so that it is raised here as it was there. What the
-    server refused before the library saw it is a ``RequestError`` if the request was wrong, else a ``ServerError``.
+    server refused before the library saw it is a ``RequestError`` if the request was wrong, an ``UnreachableError`` if
+    time was up, else a ``ServerError``.
 
     Args:
         status: HTTP status.
@@ -50,6 +52,8 @@ def _error(status: int, problem: str, hint: str, code: str, field: str, name: st
         return kind(problem, field=field, hint=hint, code=code)
     if isinstance(kind, type) and kind in _PLAIN:
         return kind(problem, hint=hint, code=code)
+    if status == HTTPStatus.GATEWAY_TIMEOUT:
+        return UnreachableError(problem, status=status, hint=hint, code=code)
     if status in _CALLERS_MISTAKES:
         return RequestError(problem, field=field, hint=hint, code=code)
     return ServerError(problem, status=status, hint=hint, code=code)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -99,7 +101,7 @@ def test_answers_are_the_stores_own(client, store):
     own = store.get_online_features(*asked, as_of=NOW)
     found = client.get_online_features(*asked, as_of=NOW)
     assert found.request_id != own.request_id
-    assert vars(found) | {"request_id": ""} == vars(own) | {"request_id": ""}
+    assert dataclasses.replace(found, request_id=own.request_id) == own
     assert found.to_arrow() == own.to_arrow()
     assert found.to_pandas().equals(own.to_pandas())
 
@@ -182,6 +184,22 @@ def test_a_wait_that_the_server_asks_for_is_kept_if_there_is_time(kind):
         client.services(timeout=0.9)
     assert len(got) == 1
     assert client.services(timeout=5) == ()
+
+
+def test_the_server_is_told_the_time_only_if_the_caller_says_it(kind):
+    client, got = answering(kind, *(httpx.Response(200, json=NO_SERVICES) for _ in range(2)))
+    client.services()
+    client.services(timeout=2.5)
+    assert "x-deadline-ms" not in got[0].headers
+    assert 2_000 < int(got[1].headers["x-deadline-ms"]) <= 2_500
+
+
+def test_a_request_has_the_name_that_the_caller_gives_it(kind):
+    client, got = answering(kind, httpx.Response(200, json={}))
+    with pytest.raises(ServerError, match="cannot be read"):
+        client.get_online_features("plain", [], request_id="mine", partial=True)
+    assert got[0].headers["x-request-id"] == "mine"
+    assert json.loads(got[0].content)["partial"] is True
 
 
 def test_the_key_is_sent_and_never_shown(kind):

@@ -15,7 +15,7 @@ from featurestore.client.messages import read_features, read_pushed, write_event
 from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, list_of
 from featurestore.errors import RequestError
 from featurestore.kernels.events import Status
-from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewState
+from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from server.events import message_of
 from server.messages import read_question, reply, to_bytes
@@ -84,6 +84,16 @@ def test_an_answer_comes_over_the_wire_to_the_bit(answer):
     for reference, current in zip(answer.entities + answer.requests, found.entities + found.requests, strict=True):
         assert bits(list(current.values())) == bits(list(reference.values()))
     assert found.to_arrow() == answer.to_arrow()
+
+
+def test_views_that_could_not_answer_are_told():
+    answer = OnlineFeatures(
+        *("churn", "f", "r", 0, ("a",), (INT64,), [[None]], [["ERROR"]], {}, {}, [{}], [{}], {}, {}),
+        errors={"spend": ViewError("not-materialized", "nothing is there. Materialize.")},
+    )
+    written = msgspec.json.decode(to_bytes(reply(answer, describe=True)))
+    written["errors"] = {"spend": {"code": "not-materialized", "detail": "nothing is there. Materialize."}}
+    assert read_features(msgspec.json.encode(written), write_question("churn", [{}], None, None, {})) == answer
 
 
 def test_a_question_says_only_what_the_caller_said():

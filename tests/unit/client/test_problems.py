@@ -7,7 +7,7 @@ import pytest
 
 from featurestore import errors
 from featurestore.client.problems import error_of
-from featurestore.errors import FeatureStoreError, RequestError, ServerError, StateError
+from featurestore.errors import FeatureStoreError, RequestError, ServerError, StateError, UnreachableError
 from server.problems import encode, problem_of
 
 OWN = {"DefinitionError", "ServerError", "UnreachableError", "FeatureStoreError"}
@@ -54,7 +54,9 @@ def test_a_class_that_answers_do_not_carry_is_not_made(name):
     assert (found.status, found.problem, found.code) == (500, "It broke", "x")
 
 
-@pytest.mark.parametrize(("status", "kind"), [(413, RequestError), (422, RequestError), (401, ServerError)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(413, RequestError), (422, RequestError), (401, ServerError), (504, UnreachableError)]
+)
 def test_refusals_without_a_class_go_by_their_status(status, kind):
     found = error_of(status, b'{"code": "x", "detail": "No.", "field": "/entities"}')
     assert type(found) is kind
