@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PRINT = 12
 """How many characters of a hash are shown."""
 
+_WIDEST = 2_000
+
 app = typer.Typer(
     name="featurestore",
     help="Training sets and online answers from one compiled plan, and an audit that proves them equal.",
@@ -90,6 +92,8 @@ def printed(shown: RenderableType) -> None:
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
+        # Measured on something wide: a console measures nothing as wider than itself.
+        console.width = _WIDEST
         console.width = max(80, console.measure(shown).maximum)
     console.print(shown)
 

@@ -230,3 +230,7 @@ def test_an_entity_is_forgotten(filled, run):
     assert "orders.parquet" in out
     assert run("get", "model", "user=1", "budget=1.0", "--as-of", NOON)[1].count("NOT_FOUND") == 2
     assert run("forget", "user", "user=x")[0] == 2
+
+
+def test_tables_are_not_cut_where_nobody_sees_them_on_a_terminal(filled, run):
+    assert "…" not in run("runs")[1] + run("status")[1]
