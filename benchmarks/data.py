@@ -91,3 +91,24 @@ def write_spine(path: Path, count: int) -> None:
         }
     )
     pq.write_table(table, path)
+
+
+def write_sample(path: Path, rows: int, columns: int, *, shift: float) -> None:
+    """Write a sample of normal, skewed, even and whole numbers, every tenth column shifted."""
+    chance = np.random.default_rng(SEED + len(path.stem))
+    with_writer = None
+    for begin in range(0, rows, 1 << 17):
+        count = min(1 << 17, rows - begin)
+        draws = [
+            chance.normal(size=count),
+            chance.lognormal(size=count),
+            chance.random(count),
+            chance.poisson(3.0, count).astype(np.float64),
+        ]
+        table = pa.table(
+            {f"f{i}": draws[i % 4] * (1 + i / columns) + (shift if i % 10 == 0 else 0.0) for i in range(columns)}
+        )
+        with_writer = with_writer or pq.ParquetWriter(path, table.schema)
+        with_writer.write_table(table)
+    if with_writer is not None:
+        with_writer.close()

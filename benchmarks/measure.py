@@ -26,13 +26,13 @@ class Measured:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def run(module: str, *arguments: object) -> Measured:
+def run(module: str, *arguments: object, python: str = sys.executable) -> Measured:
     """Run ``python -m module arguments`` and read what it prints as its last line, JSON with ``seconds``.
 
     Raises:
         RuntimeError: It failed; the message holds what it said.
     """
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    command = [python, "-m", module, *map(str, arguments)]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         process = subprocess.Popen(command, stdout=said, stderr=complained)
         _, status, usage = os.wait4(process.pid, 0)

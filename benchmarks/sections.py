@@ -118,6 +118,36 @@ def online(bench: Bench) -> list[str]:
     return lines
 
 
+def drift(bench: Bench) -> list[str]:
+    """Two samples of 200 columns; the others get fewer columns, and time per column is compared."""
+    rows, columns, fewer = bench.sizes.spine, 200, 4
+    for side, shift in (("reference", 0.0), ("current", 0.3)):
+        path = bench.folder / f"drift_{side}.parquet"
+        if not path.exists():
+            data.write_sample(path, rows, columns, shift=shift)
+    runs = {
+        "this library: ten measures": (_best(bench, "drift", "ours", bench.folder, columns), columns),
+        "scipy: Kolmogorov-Smirnov and Wasserstein": (_best(bench, "drift", "scipy", bench.folder, fewer), fewer),
+    }
+    # Evidently and this library want different pandas.
+    if python := os.environ.get("EVIDENTLY_PYTHON"):
+        found = run(f"{CONTESTANTS}.drift", "evidently", bench.folder, fewer, python=python)
+        runs["Evidently: Kolmogorov-Smirnov preset"] = found, fewer
+    ours = runs["this library: ten measures"][0].seconds / columns
+    lines = [
+        "## Drift",
+        "",
+        f"Two samples of {rows:,} rows in memory, numbers of four shapes.",
+        "",
+        "| | columns | seconds | ms per column | × ours |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, (found, count) in runs.items():
+        each = found.seconds / count
+        lines.append(f"| {name} | {count} | {found.seconds:.2f} | {1e3 * each:.1f} | {each / ours:.1f} |")
+    return lines
+
+
 def start(bench: Bench) -> list[str]:
     """How long things take to begin."""
     bare = _seconds(sys.executable, "-c", "pass")
@@ -136,7 +166,7 @@ def start(bench: Bench) -> list[str]:
     ]
 
 
-SECTIONS = {"windows": windows, "as_of": as_of, "memory": memory, "online": online, "start": start}
+SECTIONS = {"windows": windows, "as_of": as_of, "memory": memory, "drift": drift, "online": online, "start": start}
 
 
 def _events(bench: Bench) -> str:

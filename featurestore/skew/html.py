@@ -32,6 +32,7 @@ def render_html(report: AuditReport) -> str:
             report.verdict,
             f"{kind}, asked about {report.since} to {report.until}; ran at {report.ran_at}",
             f"a sample of {report.sample:.3%} of the entities" if report.sample < 1 else None,
+            f"policy: {report.policy}" if report.policy else None,
         ),
         _numbers(report),
         bullets(_reasons(report.reasons)),

@@ -31,6 +31,7 @@ class Policy:
         A difference that is not allowed fails. Without one, too few rows, or rows that could not be compared, mean that
         the audit cannot tell.
         """
+        report = replace(report, policy=str(self))
         broken = [
             f"{feature.name}: {feature.different} of {feature.compared} values differ"
             for feature in report.features
@@ -50,3 +51,10 @@ class Policy:
         if report.different == 0:
             said = f"all {values} values are equal to the bit"
         return replace(report, verdict=PASS, reasons=(said,))
+
+    def __str__(self) -> str:
+        allowed = (
+            f"{self.allowed_share:.3%} of a feature's values may differ" if self.allowed_share else "nothing may differ"
+        )
+        rows = f"at least {self.least_rows} {'row' if self.least_rows == 1 else 'rows'} compared"
+        return f"{allowed}; {rows}; {'rows may be skipped' if self.allow_skipped else 'no row skipped'}"

@@ -88,6 +88,7 @@ class AuditReport:
         over_time: Rows compared and rows that differ, by stretches of time.
         slices: Properties that rows that differ have more often than all rows, most telling first.
         telling: One line if one slice holds most of the rows that differ; else empty.
+        policy: What was allowed, in words; empty until the policy has spoken.
     """
 
     service: str
@@ -113,6 +114,7 @@ class AuditReport:
     over_time: tuple[Bucket, ...] = ()
     slices: tuple[Slice, ...] = ()
     telling: str = ""
+    policy: str = ""
 
     @property
     def different(self) -> int:

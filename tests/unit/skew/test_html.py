@@ -71,6 +71,7 @@ def rich(name):
         over_time=(Bucket(name, name, 50, 0), Bucket(name, name, 50, 40)),
         slices=(Slice(name, name, 40, 39, 0.97, 0.4),),
         telling=name,
+        policy=name,
     )
 
 
@@ -86,6 +87,7 @@ def test_hostile_names_stay_text():
 def test_reports_of_little_are_pages(given):
     shown = "".join(read(render_html(Policy().judge(given))).text)
     assert "Audit of svc" in shown
+    assert "nothing may differ; at least 1 row compared; no row skipped" in shown
     assert "Features" in shown
 
 
