@@ -212,6 +212,7 @@ class OnlineReader:
             dtypes=self._dtypes,
             rows=[list(row) for row in zip(*columns, strict=True)],
             statuses=_NAMES.take(codes.T).tolist(),
+            codes=codes.T.tobytes(),
             event_times={
                 use.alias: [None if at == NO_EVENT else at for at in newest]
                 for use, newest in zip(self._uses, answers.newest, strict=True)

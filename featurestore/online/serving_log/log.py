@@ -32,9 +32,18 @@ import pyarrow.parquet as pq
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.online.result import OnlineFeatures
-from featurestore.online.serving_log.rows import NOBODY, Caller, Record, matching, record_of, table_of
+from featurestore.online.serving_log.rows import NOBODY, Caller, matching, record_of, table_of
 from featurestore.online.serving_log.sealing import SEGMENTS, seal, segment_of, write_file
-from featurestore.online.serving_log.segments import SUFFIX, Logged, SegmentWriter, left_behind, read_segment
+from featurestore.online.serving_log.segments import (
+    SUFFIX,
+    Logged,
+    RecordFrame,
+    SegmentWriter,
+    framed,
+    left_behind,
+    plan_frame,
+    read_segment,
+)
 from featurestore.plan.model import Plan
 from featurestore.temporal import Clock, SystemClock, duration_us, to_datetime
 
@@ -70,11 +79,11 @@ class Losses(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Taken:
-    """An answer that waits to be written."""
+    """An answer that waits to be written: encoded at once, so that the writer has nothing to do but to write."""
 
-    plan: Plan
-    answer: OnlineFeatures
-    caller: Caller
+    plan: int
+    frame: bytes
+    rows: int
     logged_at_us: int
 
 
@@ -106,6 +115,8 @@ class ServingLog:
         self._most_waiting_rows = most_waiting_rows
         self._share = share
         self._retention_days = retention_days
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._plans: dict[int, bytes] = {}
         self._waiting: deque[_Taken] = deque()
         self._waiting_rows = 0
         self._lost_rows = 0
@@ -137,15 +148,21 @@ class ServingLog:
     def append(self, plan: Plan, answer: OnlineFeatures, caller: Caller = NOBODY) -> None:
         """Take an answer; it is written later. If too many rows wait already, it is counted as lost."""
         logged_at_us = self._clock.now_us()
-        rows = len(answer.rows)
+        record = record_of(plan, answer, caller, logged_at_us=logged_at_us, share=self._share)
+        rows = len(record.places)
         if rows == 0:
             return
-        with self._lock:
-            if self._waiting_rows + rows > self._most_waiting_rows:
+        if self._waiting_rows + rows > self._most_waiting_rows:
+            with self._lock:
                 self._lose(plan.name, rows, logged_at_us)
-                return
+            return
+        number = self._numbers.get((plan.name, plan.fingerprint))
+        if number is None:
+            number = self._name(plan)
+        frame = framed(RecordFrame(number, record))
+        with self._lock:
             self._waiting_rows += rows
-            self._waiting.append(_Taken(plan, answer, caller, logged_at_us))
+            self._waiting.append(_Taken(number, frame, rows, logged_at_us))
             if self._thread is None and self._interval_seconds > 0:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="serving-log")
                 self._thread.start()
@@ -325,21 +342,23 @@ class ServingLog:
                 self._waiting = taken
             raise
         with self._lock:
-            self._waiting_rows -= sum(len(one.answer.rows) for one in taken)
+            self._waiting_rows -= sum(one.rows for one in taken)
         self._say_losses()
 
     def _append(self, taken: deque[_Taken]) -> None:
-        found = (
-            (one.plan, record_of(one.plan, one.answer, one.caller, logged_at_us=one.logged_at_us, share=self._share))
-            for one in taken
-        )
-        records: list[tuple[Plan, Record]] = [(plan, record) for plan, record in found if record.places]
-        if not records:
+        if not taken:
             return
         if self._segment is None:
-            self._began_us = records[0][1].logged_at_us
+            self._began_us = taken[0].logged_at_us
             self._segment = SegmentWriter(self._folder / SEGMENTS, first_us=self._began_us)
-        self._segment.append(records)
+        self._segment.append([(one.plan, one.frame) for one in taken], self._plans)
+
+    def _name(self, plan: Plan) -> int:
+        """Give a plan the number by which this process's records name it."""
+        with self._lock:
+            number = self._numbers.setdefault((plan.name, plan.fingerprint), len(self._numbers))
+            self._plans[number] = plan_frame(number, plan)
+            return number
 
     def _lose(self, service: str, rows: int, now_us: int) -> None:
         self._lost_rows += rows

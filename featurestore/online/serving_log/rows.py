@@ -17,11 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value
-from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures
 from featurestore.plan.model import Plan
 
-_CODES = {status.name: int(status) for status in Status}
 _INSTANT = TIMESTAMP.arrow
 _SHARES = 1 << 32
 
@@ -55,7 +53,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         keys: Per row the key columns, in the order of the plan's join keys.
         requests: Per row the request inputs, in the plan's order.
         values: Per row the values, in the plan's order.
-        statuses: Per row a byte per value.
+        statuses: The ``Status`` code of each value, a byte each, row by row.
         watermarks_us: Per view, in the plan's order.
     """
 
@@ -68,7 +66,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     keys: list[list[Any]]
     requests: list[list[Any]]
     values: list[list[Any]]
-    statuses: list[bytes]
+    statuses: bytes
     watermarks_us: list[int]
 
 
@@ -100,24 +98,26 @@ def log_schema(plan: Plan) -> pa.Schema:
 
 def is_sampled(keys: Sequence[Any], share: float) -> bool:
     """Tell whether an entity is among a share of all; it is so always or never, in every process."""
-    return share >= 1.0 or crc32(msgspec.msgpack.encode(keys)) < share * _SHARES
+    return crc32(msgspec.msgpack.encode(keys)) < share * _SHARES
 
 
 def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_us: int, share: float) -> Record:
     """Return the record of an answer, with the rows of sampled entities."""
     keys = [[row[column.name] for column in plan.join_keys] for row in answer.entities]
-    places = [place for place, key in enumerate(keys) if is_sampled(key, share)]
+    places = range(len(keys)) if share >= 1.0 else [i for i, key in enumerate(keys) if is_sampled(key, share)]
+    width, is_whole = len(answer.columns), len(places) == len(keys)
+    codes = answer.codes
     return Record(
         request_id=answer.request_id,
         as_of_us=answer.as_of_us,
         logged_at_us=logged_at_us,
         model=caller.model,
         model_version=caller.model_version,
-        places=places,
-        keys=[keys[place] for place in places],
-        requests=[[answer.requests[place][column.name] for column in plan.request] for place in places],
-        values=[answer.rows[place] for place in places],
-        statuses=[bytes(_CODES[status] for status in answer.statuses[place]) for place in places],
+        places=list(places),
+        keys=keys if is_whole else [keys[i] for i in places],
+        requests=[[answer.requests[i][column.name] for column in plan.request] for i in places],
+        values=answer.rows if is_whole else [answer.rows[i] for i in places],
+        statuses=codes if is_whole else b"".join(codes[width * i : width * (i + 1)] for i in places),
         watermarks_us=[answer.views[use.alias].watermark_us for use in plan.uses],
     )
 
@@ -143,7 +143,7 @@ def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequenc
         "model": repeated([record.model for record in records], pa.string()),
         "model_version": repeated([record.model_version for record in records], pa.string()),
     }
-    statuses = np.frombuffer(b"".join(code for record in records for code in record.statuses), dtype=np.uint8)
+    statuses = np.frombuffer(b"".join(record.statuses for record in records), dtype=np.uint8)
     parts: Mapping[str, list[pa.Array]] = {
         "key__": _columns(schema, "key__", (row for record in records for row in record.keys), rows),
         "request__": _columns(schema, "request__", (row for record in records for row in record.requests), rows),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import FileIO
@@ -85,25 +85,21 @@ class SegmentWriter:
         self.path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
         self._file: FileIO = self.path.open("xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._named: set[int] = set()
         self.size = 0
 
-    def append(self, records: list[tuple[Plan, Record]]) -> None:
-        """Write records and sync them to the disk; all of them or none.
+    def append(self, frames: Sequence[tuple[int, bytes]], plans: Mapping[int, bytes]) -> None:
+        """Write frames and sync them to the disk; all of them or none.
+
+        Args:
+            frames: Frames of records, each with the number of its plan.
+            plans: By number the frames that name plans.
 
         Raises:
             OSError: The disk refuses; the segment is as it was.
         """
-        numbers = dict(self._numbers)
-        frames: list[bytes] = []
-        for plan, record in records:
-            name = (plan.name, plan.fingerprint)
-            if name not in numbers:
-                numbers[name] = len(numbers)
-                schema = log_schema(plan).serialize().to_pybytes()
-                frames.append(_framed(PlanFrame(numbers[name], plan.name, plan.fingerprint, schema)))
-            frames.append(_framed(RecordFrame(numbers[name], record)))
-        data = b"".join(frames)
+        fresh = dict.fromkeys(number for number, _ in frames if number not in self._named)
+        data = b"".join([*(plans[number] for number in fresh), *(frame for _, frame in frames)])
         try:
             _write_all(self._file, data)
             os.fsync(self._file.fileno())
@@ -112,7 +108,7 @@ class SegmentWriter:
             self._file.seek(self.size)
             raise
         self.size += len(data)
-        self._numbers = numbers
+        self._named.update(fresh)
 
     def close(self) -> None:
         """Give the segment up."""
@@ -153,7 +149,13 @@ def left_behind(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _framed(frame: PlanFrame | RecordFrame) -> bytes:
+def plan_frame(number: int, plan: Plan) -> bytes:
+    """Return the frame that names a plan."""
+    return framed(PlanFrame(number, plan.name, plan.fingerprint, log_schema(plan).serialize().to_pybytes()))
+
+
+def framed(frame: PlanFrame | RecordFrame) -> bytes:
+    """Return a frame as it stands in a segment."""
     data = _FRAME.encode(frame)
     return len(data).to_bytes(4, "little") + crc32(data).to_bytes(4, "little") + data
 
