@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featurestore.online.serving_log import ServingLog
     from featurestore.online.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
+    from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
     from featurestore.registry import AuditRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
@@ -217,6 +218,7 @@ class FeatureStore:
         *,
         hindsight: bool = False,
         statuses: bool = False,
+        progress: bool | StepProgress | None = None,
     ) -> TrainingSet:
         """Build a training set: a service's features for each row of a spine, at the row's own instant.
 
@@ -228,6 +230,8 @@ class FeatureStore:
             path: The folder it will be. What is there must be empty or a training set, which is replaced.
             hindsight: Whether to treat every event as known from its event time on, for analysis only.
             statuses: Whether to add a column of statuses for each feature.
+            progress: Whether to show on standard error how far the work is; ``None`` does so if that is a terminal. A
+                function is told instead: the step, rows done, rows to do.
 
         Returns:
             The training set: exactly the spine's rows in the spine's order.
@@ -240,18 +244,21 @@ class FeatureStore:
             StorageError: The target cannot be written. Nothing is left behind.
         """
         from featurestore.offline.training_set import build_training_set
+        from featurestore.progress import listening
 
         plan = self._catalog.plan(service)
-        return build_training_set(
-            plan,
-            spine,
-            path,
-            sources=self._catalog.sources(use.view.source.name for use in plan.uses),
-            settings=self._settings,
-            clock=self._clock,
-            hindsight=hindsight,
-            statuses=statuses,
-        )
+        with listening(progress, opening="reading the spine") as told:
+            return build_training_set(
+                plan,
+                spine,
+                path,
+                sources=self._catalog.sources(use.view.source.name for use in plan.uses),
+                settings=self._settings,
+                clock=self._clock,
+                hindsight=hindsight,
+                statuses=statuses,
+                progress=told,
+            )
 
     def materialize(
         self,

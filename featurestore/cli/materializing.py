@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from featurestore.cli.common import PRINT, app, print_json, show, store_of
-
-if TYPE_CHECKING:
-    from featurestore.materializing import FoldProgress
+from featurestore.progress import listening
 
 
 @app.command()
@@ -30,7 +26,7 @@ def materialize(
     from featurestore.temporal import format_instant
 
     names = [name.strip() for given in views for name in given.split(",") if name.strip()] if views else None
-    with _counting() as told, store_of(context) as store:
+    with listening(None, opening="opening sources") as told, store_of(context) as store:
         runs = store.materialize(until, names, full=full, wait_seconds=wait, progress=told)
     show(
         ["view", "events", "entities", "from", "until", "rebuilt because"],
@@ -81,35 +77,3 @@ def runs(
             for run in found
         ],
     )
-
-
-@contextmanager
-def _counting() -> Iterator[FoldProgress | None]:
-    """Show on a terminal how many events of each view are folded; elsewhere nothing."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    shown = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-    with shown:
-        tasks = {"": shown.add_task("opening sources", total=None)}
-
-        def told(view: str, folded: int, expected: int) -> None:
-            if (opening := tasks.pop("", None)) is not None:
-                shown.remove_task(opening)
-            if view not in tasks:
-                tasks[view] = shown.add_task(view, total=expected)
-            shown.update(tasks[view], completed=folded, total=expected)
-
-        yield told

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, store_of, working
+from featurestore.cli.common import PRINT, Service, app, store_of
 
 
 @app.command("training-set")
@@ -20,6 +20,6 @@ def training_set(
     statuses: Annotated[bool, typer.Option(help="Add a status column for each feature.")] = False,
 ) -> None:
     """Build a training set: the features of a service at each row's own instant."""
-    with working("building the training set"), store_of(context) as store:
+    with store_of(context) as store:
         built = store.training_set(service, spine, path=path, hindsight=hindsight, statuses=statuses)
     typer.echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")

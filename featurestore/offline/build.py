@@ -5,7 +5,7 @@ Training sets and audits are built by this one function; it writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from featurestore.kernels.on_demand import finish
 from featurestore.offline.engine import evaluate_view
 from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import Plan, ViewUse
+from featurestore.progress import Share, silent
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -40,7 +41,13 @@ class Features:
 
 
 def compute_features(
-    plan: Plan, spine: pa.Table, sources: Mapping[str, Rows], *, resources: Resources, hindsight: bool = False
+    plan: Plan,
+    spine: pa.Table,
+    sources: Mapping[str, Rows],
+    *,
+    resources: Resources,
+    hindsight: bool = False,
+    told: Callable[[ViewUse], Share] = lambda _: silent,
 ) -> Features:
     """Compute a service's features at each row's ``as_of``.
 
@@ -50,6 +57,7 @@ def compute_features(
         sources: The events each view of the plan reads, by view name.
         resources: Threads and memory.
         hindsight: Whether to treat every event as known from its event time on.
+        told: Gives, for each use of a view, who is told how far it is.
 
     Returns:
         Exactly one value per output and spine row.
@@ -66,6 +74,7 @@ def compute_features(
             instants,
             resources=resources,
             hindsight=hindsight,
+            told=told(use),
         )
         for name, column, status in zip(_names(use), answer.columns, answer.statuses, strict=True):
             columns[name], statuses[name] = column, status

@@ -43,6 +43,7 @@ from featurestore.offline.narrowing import narrowed
 from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times
 from featurestore.offline.spilling import share_out, spilled, split
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
+from featurestore.progress import Share, part_of, silent
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 Ints = npt.NDArray[np.int64]
@@ -52,6 +53,8 @@ _ORDERED = frozenset({"first", "last", "first_n", "last_n"})
 _PICKED = frozenset({"first", "last"})
 _WITHOUT_VALUES = _PICKED | {"count", "time_since_last"}
 _GATHER_ROWS = 1_000_000
+_READ = 0.5
+"""Which share of the work on a view it is to read its source; about half."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def evaluate_view(
     *,
     resources: Resources,
     hindsight: bool = False,
+    told: Share = silent,
 ) -> ViewColumns:
     """Compute a view's features for every row of a spine.
 
@@ -103,19 +107,20 @@ def evaluate_view(
         as_of: The spine's instants, microseconds.
         resources: Threads and memory.
         hindsight: Whether to treat every event as known from its event time on.
+        told: Is told how far the work is.
 
     Returns:
         The features; the same bits for any resources and any order of the source's rows.
     """
     index, entity = KeyIndex.build(keys)
     queries = arrange_queries(entity, as_of, len(index))
-    part = narrowed(view, rows, index, queries, resources, hindsight)
+    part = narrowed(view, rows, index, queries, resources, hindsight, part_of(told, 0.0, _READ))
     if part is None:
         count = _part_count(rows.row_count, resources)
         if count > 1:
-            return _evaluate_parts(view, rows, index, entity, as_of, resources, hindsight, count)
+            return _evaluate_parts(view, rows, index, entity, as_of, resources, hindsight, count, told)
         part = _whole(view, rows, index, resources)
-    return _evaluate_part(view, part, queries, resources, hindsight)
+    return _evaluate_part(view, part, queries, resources, hindsight, part_of(told, _READ, 1.0))
 
 
 def _part_count(row_count: int, resources: Resources) -> int:
@@ -132,12 +137,13 @@ def _evaluate_parts(
     resources: Resources,
     hindsight: bool,
     count: int,
+    told: Share,
 ) -> ViewColumns:
     """Split the source by entity, and work through one part after the other."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="featurestore-", dir=resources.spill_folder))
-        shares = share_out(view, rows, index, count)
-        paths = split(view, rows, index, shares, Path(folder))
+        shares = share_out(view, rows, index, count, part_of(told, 0.0, _READ / 2))
+        paths = split(view, rows, index, shares, Path(folder), part_of(told, _READ / 2, _READ))
         asked = np.where(entity == UNKNOWN, 0, shares.part[entity]) if len(index) else np.zeros_like(entity)
         places: list[Ints] = []
         found: list[ViewColumns] = []
@@ -145,7 +151,10 @@ def _evaluate_parts(
             mine = np.flatnonzero(asked == number)
             local = np.where(entity[mine] == UNKNOWN, UNKNOWN, shares.code[entity[mine]])
             queries = arrange_queries(local, as_of[mine], int(shares.sizes[number]))
-            found.append(_evaluate_part(view, spilled(path), queries, resources, hindsight))
+            step = (1.0 - _READ) / count
+            begin = _READ + number * step
+            own = part_of(told, begin, begin + step)
+            found.append(_evaluate_part(view, spilled(path), queries, resources, hindsight, own))
             places.append(mine)
             path.unlink()
             pa.default_memory_pool().release_unused()
@@ -184,11 +193,14 @@ def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
 
-def _evaluate_part(view: ViewPlan, part: Part, queries: Queries, resources: Resources, hindsight: bool) -> ViewColumns:
+def _evaluate_part(
+    view: ViewPlan, part: Part, queries: Queries, resources: Resources, hindsight: bool, told: Share
+) -> ViewColumns:
     order = _order(view, part, len(queries.offsets) - 1, resources.threads, hindsight)
     columns: list[pa.Array | None] = [None] * len(view.features)
     statuses = np.empty((len(view.features), queries.count), dtype=np.uint8)
     shared = _Shared()
+    done: list[int] = []
 
     def run(number: int) -> None:
         chosen = [i for i, feature in enumerate(view.features) if feature.input == number]
@@ -197,6 +209,8 @@ def _evaluate_part(view: ViewPlan, part: Part, queries: Queries, resources: Reso
         )
         for i, (column, status) in zip(chosen, answers, strict=True):
             columns[i], statuses[i] = column, status
+        done.append(number)
+        told(len(done) / len(view.inputs))
 
     with ThreadPoolExecutor(resources.threads) as pool:
         list(pool.map(run, range(len(view.inputs))))

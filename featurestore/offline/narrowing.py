@@ -19,6 +19,7 @@ from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.kernels.newest import Horizons, asks_only_newest, deciding_columns
 from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times, value_columns
 from featurestore.plan.model import ViewPlan
+from featurestore.progress import Share, silent
 
 _CODE = "__code"
 _LEAST_GAIN = 4
@@ -29,7 +30,13 @@ _LEAST_CROWD = 1 << 16
 
 
 def narrowed(
-    view: ViewPlan, rows: Rows, index: KeyIndex, queries: Queries, resources: Resources, hindsight: bool
+    view: ViewPlan,
+    rows: Rows,
+    index: KeyIndex,
+    queries: Queries,
+    resources: Resources,
+    hindsight: bool,
+    told: Share = silent,
 ) -> Part | None:
     """Read a source through, keeping the events that can be an answer.
 
@@ -40,6 +47,7 @@ def narrowed(
         queries: The questions, arranged.
         resources: Threads and memory.
         hindsight: Whether every event is known from its event time on.
+        told: Is told how far the reading is.
 
     Returns:
         Events that give the same answers as all the source's; ``None`` if the view asks for more than newest events,
@@ -51,7 +59,8 @@ def narrowed(
     most = min(rows.row_count // 2, resources.most_events or rows.row_count)
     kept: list[pa.Table] = []
     waiting, crowd = 0, max(2 * queries.count, _LEAST_CROWD)
-    for piece in _in_turn(narrowing.piece, rows.piece_count, resources.threads):
+    for number, piece in enumerate(_in_turn(narrowing.piece, rows.piece_count, resources.threads)):
+        told((number + 1) / rows.piece_count)
         kept.append(piece)
         waiting += piece.num_rows
         if waiting > crowd:

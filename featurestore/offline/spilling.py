@@ -15,6 +15,7 @@ from featurestore.kernels.evaluate import is_true
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.offline.parts import Part, Rows, arrays, ingest_columns, value_columns
 from featurestore.plan.model import ViewPlan
+from featurestore.progress import Share
 
 Ints = npt.NDArray[np.int64]
 
@@ -38,11 +39,14 @@ class Shares:
     sizes: Ints
 
 
-def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int) -> Shares:
+def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, told: Share) -> Shares:
     """Share entities out so that parts have about equally many events; a busy entity may fill a part alone."""
     keys = [key.name for key in view.entity.keys]
     events = np.zeros(len(index) + 1, dtype=np.int64)
+    read = 0
     for batch in rows.batches(keys):
+        read += batch.num_rows
+        told(read / rows.row_count)
         codes = index.codes([batch.column(key) for key in keys])
         events += np.bincount(np.where(codes == UNKNOWN, len(index), codes), minlength=len(index) + 1)
     part = np.arange(len(index)) % count
@@ -59,7 +63,7 @@ def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int) -> Shares
     return Shares(part, code, np.bincount(part, minlength=count))
 
 
-def split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: Shares, folder: Path) -> list[Path]:
+def split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: Shares, folder: Path, told: Share) -> list[Path]:
     """Write the events of the spine's entities into one file per part, with their codes within it."""
     keys = [key.name for key in view.entity.keys]
     needed = sorted({view.source.event_time, *ingest_columns(view), *value_columns(view)})
@@ -69,7 +73,10 @@ def split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: Shares, folder: P
     paths = [folder / f"part-{number:05d}.arrow" for number in range(len(shares.sizes))]
     with ExitStack() as stack:
         writers = [stack.enter_context(pa.ipc.new_file(path, schema)) for path in paths]
+        read = 0
         for batch in rows.batches(columns):
+            read += batch.num_rows
+            told(read / rows.row_count)
             for number, piece in _pieces(view, batch, index, keys, needed, schema, shares):
                 writers[number].write_batch(piece)
     pa.default_memory_pool().release_unused()

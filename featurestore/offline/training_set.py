@@ -23,12 +23,16 @@ from featurestore.offline.manifest import Manifest, library_versions, plan_docum
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.writer import Piece, Written, check_target, write_training_set
-from featurestore.plan.model import Plan
+from featurestore.plan.model import Plan, ViewUse
+from featurestore.progress import Progress, Share, Steps
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.temporal import Clock, format_instant
 
 STATUS_SUFFIX = "__status"
 """What is added to a feature's column name for the column of its statuses."""
+
+_WRITTEN = 0.8
+"""Which share of writing is done when the last rows were handed over; files and profile come after."""
 
 _NAMES = pa.array([status.name for status in Status])
 
@@ -43,6 +47,7 @@ def build_training_set(
     clock: Clock,
     hindsight: bool = False,
     statuses: bool = False,
+    progress: Progress | None = None,
 ) -> TrainingSet:
     """Build a training set and put it in its place.
 
@@ -55,6 +60,7 @@ def build_training_set(
         clock: Tells when it was built.
         hindsight: Whether to treat every event as known from its event time on.
         statuses: Whether to write, for each feature, a column of its statuses.
+        progress: Is told how many rows each view has read, and how many rows are written.
 
     Returns:
         The training set: the spine's columns, then the features, then the statuses if asked for.
@@ -68,13 +74,22 @@ def build_training_set(
     reserved = [_status_column(output.name) for output in plan.outputs] if statuses else []
     table = read_spine(spine, plan, reserved=reserved)
     resources = _resources(settings)
+    steps = Steps(progress)
     with open_scans([use.view for use in plan.uses], sources, settings) as scans:
+        written = steps.step("rows written", table.num_rows)
 
         def pieces() -> Iterator[Piece]:
-            for offset, length in in_pieces(plan, table.num_rows, resources):
+            ranges = list(in_pieces(plan, table.num_rows, resources))
+            for number, (offset, length) in enumerate(ranges):
+
+                def told(use: ViewUse, number: int = number) -> Share:
+                    rows = scans[use.view.name].row_count
+                    return steps.step(f"view {use.alias}", rows, number=number, rounds=len(ranges))
+
                 part = table.slice(offset, length)
-                features = compute_features(plan, part, scans, resources=resources, hindsight=hindsight)
+                features = compute_features(plan, part, scans, resources=resources, hindsight=hindsight, told=told)
                 yield _piece(part, features, statuses=statuses)
+                written((offset + length) / max(1, table.num_rows) * _WRITTEN)
 
         def describe(written: Written) -> Manifest:
             for scan in scans.values():
@@ -82,7 +97,9 @@ def build_training_set(
             return _manifest(plan, table, scans, written, clock, hindsight=hindsight, statuses=statuses)
 
         features = {output.name: output.dtype for output in plan.outputs}
-        return write_training_set(path, pieces(), features=features, describe=describe, threads=settings.threads)
+        built = write_training_set(path, pieces(), features=features, describe=describe, threads=settings.threads)
+        written(1.0)
+        return built
 
 
 def compute_reference(
