@@ -45,7 +45,7 @@ class Steps:
             return silent
 
         def told(share: float) -> None:
-            done = int((number + min(share, 1.0)) * rows)
+            done = round((number + min(share, 1.0)) * rows)
             with self._lock:
                 if done <= self._done.get(name, -1):
                     return
