@@ -1,13 +1,21 @@
-"""The command that compares distributions."""
+"""Commands about distributions, and about the form of reports."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from featurestore.cli.common import Service, app, printed, store_of, working, write_page
+
+
+class Kind(StrEnum):
+    """Reports that have a JSON form."""
+
+    AUDIT = "audit"
+    DRIFT = "drift"
 
 
 @app.command()
@@ -57,6 +65,20 @@ def drift(
 
         printed(render(report))
     raise typer.Exit(report.exit_code)
+
+
+@app.command("report-schema")
+def report_schema(
+    kind: Annotated[Kind, typer.Argument(help="Which report.", show_default=False)],
+) -> None:
+    """Print the JSON Schema of the JSON form of a report."""
+    import msgspec
+
+    from featurestore.skew.drift.report import DriftReport
+    from featurestore.skew.report import AuditReport
+
+    schema = AuditReport.json_schema() if kind is Kind.AUDIT else DriftReport.json_schema()
+    typer.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 
 def _reference(text: str) -> str | tuple[str, str]:

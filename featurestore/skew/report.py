@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import msgspec
 
@@ -142,6 +143,12 @@ class AuditReport:
     def to_json(self) -> str:
         """Return the report as JSON, fields in the order they are declared."""
         return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of the report's JSON form."""
+        title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{SCHEMA}"}
+        return title | msgspec.json.schema(cls)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> AuditReport:

@@ -234,3 +234,12 @@ def test_an_entity_is_forgotten(filled, run):
 
 def test_tables_are_not_cut_where_nobody_sees_them_on_a_terminal(filled, run):
     assert "…" not in run("runs")[1] + run("status")[1]
+
+
+@pytest.mark.parametrize("kind", ["audit", "drift"])
+def test_the_schema_of_reports_is_printed(run, kind):
+    code, out, _ = run("report-schema", kind)
+    assert code == 0
+    found = json.loads(out)
+    assert found["$id"].startswith(f"urn:featurestore-{kind}-")
+    assert "verdict" in found["$defs"][f"{kind.title()}Report"]["properties"]

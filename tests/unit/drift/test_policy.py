@@ -1,7 +1,9 @@
 """Policies say what is drift; reports survive JSON; a person sees the verdict."""
 
 import io
+import json
 
+import jsonschema_rs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -104,6 +106,14 @@ def test_wrong_policies_are_named():
 
 def test_reports_survive_json(moved):
     assert DriftReport.from_json(moved.to_json()) == moved
+
+
+def test_reports_fit_their_schema(moved):
+    schema = DriftReport.json_schema()
+    assert jsonschema_rs.meta.is_valid(schema)
+    jsonschema_rs.validate(schema, json.loads(moved.to_json()))
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, {"service": 3})
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": "other"}'])
