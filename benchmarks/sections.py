@@ -148,6 +148,31 @@ def drift(bench: Bench) -> list[str]:
     return lines
 
 
+def materialize(bench: Bench) -> list[str]:
+    """Filling and refreshing online state of the as-of job."""
+    events = bench.path("wide.parquet", lambda path: data.write_wide_events(path, bench.sizes.events))
+    lines = [
+        "## Materialize",
+        "",
+        f"The latest of eleven values among {bench.sizes.events:,} rows of 13 columns, from Parquet into an online "
+        "store; a refresh brings the last of 90 days, another one nothing.",
+        "",
+        "| store | filled in s | events/s | states/s | refreshed in s | states/s | nothing new, ms | peak GB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    with redis_server() as redis:
+        for name, url in (("SQLite", ""), *((("Redis", redis),) if redis else ())):
+            found = run(f"{CONTESTANTS}.materialize", bench.folder, events, *([url] if url else []))
+            filled, refreshed, unchanged = (found.more[part] for part in ("filled", "refreshed", "unchanged"))
+            rates = [count / filled["seconds"] for count in (filled["events"], filled["entities"])]
+            lines.append(
+                f"| {name} | {filled['seconds']:.1f} | {rates[0]:,.0f} | {rates[1]:,.0f} | {refreshed['seconds']:.2f} "
+                f"| {refreshed['entities'] / refreshed['seconds']:,.0f} | {1000 * unchanged['seconds']:.0f} "
+                f"| {found.peak_bytes / 1e9:.2f} |"
+            )
+    return lines
+
+
 def start(bench: Bench) -> list[str]:
     """How long things take to begin."""
     bare = _seconds(sys.executable, "-c", "pass")
@@ -166,7 +191,15 @@ def start(bench: Bench) -> list[str]:
     ]
 
 
-SECTIONS = {"windows": windows, "as_of": as_of, "memory": memory, "drift": drift, "online": online, "start": start}
+SECTIONS = {
+    "windows": windows,
+    "as_of": as_of,
+    "memory": memory,
+    "drift": drift,
+    "online": online,
+    "materialize": materialize,
+    "start": start,
+}
 
 
 def _events(bench: Bench) -> str:
@@ -204,6 +237,19 @@ def _table(title: str, head: str, runs: dict[str, Measured]) -> list[str]:
         ratio = found.seconds / ours.seconds
         lines.append(f"| {name} | {found.seconds:.2f} | {ratio:.2f} | {found.peak_bytes / 1e9:.2f} |")
     return lines
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """Give the URL of a Redis server of the tests' kind; empty if none is to be had."""
+    from tests.servers import GIVEN, redis_programs, running_redis
+
+    programs = redis_programs()
+    if GIVEN["redis"] or not programs:
+        yield GIVEN["redis"] or ""
+        return
+    with running_redis(next(iter(programs.values()))) as server:
+        yield server.url
 
 
 def _folder(bench: Bench, name: str) -> Path:
