@@ -390,7 +390,7 @@ class _Run:
         )
 
     def _ended(self, watermark_us: int, generation: int, reach_us: int, log_us: int, content: int | None) -> ViewRecord:
-        is_same = generation == self._record.generation and self._record.filling is None
+        is_same = generation == self._record.generation and self._record.watermark_us != NOTHING_YET
         rows_below = self._source.count_below(watermark_us)
         has_all = self._stream is not None and rows_below == self._source.count_below(NO_WATERMARK)
         return ViewRecord(
@@ -406,6 +406,7 @@ class _Run:
             outside=self._stream.outside if self._stream is not None and has_all else "",
             content=content,
             pending_content=self._record.pending_content if is_same else None,
+            filling=self._record.filling if is_same else None,
         )
 
     def _put(self, record: ViewRecord) -> None:

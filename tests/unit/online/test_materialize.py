@@ -263,6 +263,43 @@ def test_a_shorter_run_after_a_dead_one_forgets_nothing_of_it(has_late_row):
                 assert answers(later, store, at) == answers(later, fresh(later, 40), at)
 
 
+def test_a_rebuild_that_died_and_a_refresh_that_died_are_both_remembered():
+    rows = [row for row in many_rows(60) if row[1] < 40]
+    late = [*rows, ("a", 25, 25, 9.0, "late")]
+    view, later = view_of(rows, ingest_time=None), view_of(late, ingest_time=None)
+    for full_writes in (3, 4, 5):
+        for writes in range(1, 6):
+            store = MemoryStore()
+            fold(view, store, 10)
+            with pytest.raises(StorageError):
+                fold(view, DyingStore(store.values, full_writes), 10, full=True, events_at_once=5)
+            assert record(store, view).filling is not None
+            try:
+                fold(view, DyingStore(store.values, writes), 30)
+            except StorageError:
+                fold(view, store, 20)
+                assert answers(view, store, 20) == answers(view, fresh(view, 20), 20)
+                fold(later, store, 40)
+                for at in (20, 29, 40):
+                    assert answers(later, store, at) == answers(later, fresh(later, 40), at)
+
+
+def test_a_rebuild_that_died_goes_on_after_its_last_step(monkeypatch):
+    monkeypatch.setattr(reading, "_SAMPLED", 1)
+    view = view_of(many_rows())
+    store = MemoryStore()
+    fold(view, store, 30)
+    with pytest.raises(StorageError):
+        fold(view, DyingStore(store.values, 12), 30, full=True, events_at_once=10)
+    done_us = record(store, view).filling.done_us
+    assert done_us > T0 + 5 * SECOND
+    run = fold(view, store, 30, full=True, events_at_once=10)
+    assert run.events == sum(done_us <= T0 + learned * SECOND < T0 + 30 * SECOND for _, _, learned, _, _ in many_rows())
+    assert record(store, view).generation == 1
+    assert record(store, view).filling is None
+    assert answers(view, store, 30) == answers(view, fresh(view, 30), 30)
+
+
 def test_a_rebuild_uses_nothing_of_one_that_died():
     view = view_of(ROWS)
     for writes in (1, 2):
