@@ -25,6 +25,7 @@ from featurestore.skew.drift.numbers import NumberCounts
 from featurestore.skew.drift.report import Bins, Category, FeatureDrift, Measured
 
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 SHOWN_CATEGORIES = 20
 """Categories that a report names."""
@@ -67,9 +68,10 @@ def assess(
     if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
         details |= _of_each(left, right)
         if left.total and right.total:
-            bins = bin_counts(left, reference.bins), bin_counts(right, reference.bins)
+            edges = bins_of(left, right, reference.bins)
+            bins = bin_counts(left, edges), bin_counts(right, edges)
             found |= _numbers(left, right, *bins)
-            details["bins"] = Bins(*(tuple(part.tolist()) for part in (reference.bins, *bins)))
+            details["bins"] = Bins(*(tuple(part.tolist()) for part in (edges, *bins)))
     elif isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts) and left.total and right.total:
         found |= _categories(left, right)
         details |= _named(left, right)
@@ -105,7 +107,39 @@ def _measured(measure: str, one: Distance, significance: float) -> Measured:
     )
 
 
-def bin_counts(numbers: NumberCounts, bins: npt.NDArray[np.float64]) -> Counts:
+def bins_of(reference: NumberCounts, current: NumberCounts, bins: Floats) -> Floats:
+    """Return the lower edges of bins for two samples: those of the reference, and what lies outside its range.
+
+    Values below and above have a bin of their own if they are so many that a formula of chance holds for them; fewer
+    are counted in the first and the last bin. So a feature that had one value in training and has another now differs.
+
+    Args:
+        reference: The reference's counts; there must be a value.
+        current: Counts of the current sample in the same cells; there must be a value.
+        bins: Lower edges of the reference's bins, the first one its smallest value.
+    """
+    below, above = _outside(reference, current)
+    least = _LEAST_EXPECTED / _smaller_share(reference.total, current.total)
+    if below >= least:
+        bins = np.concatenate([current.extremes[:1], bins])
+    if above >= least:
+        bins = np.append(bins, np.nextafter(reference.extremes[1], np.inf))
+    return bins
+
+
+def _smaller_share(reference_total: int, current_total: int) -> float:
+    return min(reference_total, current_total) / (reference_total + current_total)
+
+
+def _outside(reference: NumberCounts, current: NumberCounts) -> tuple[int, int]:
+    """Return how many current values lie below and above the reference's range."""
+    low, high = reference.extremes
+    below = int(current.counts[: np.searchsorted(current.edges, low) + 1].sum())
+    above = int(current.counts[np.searchsorted(current.edges, high, side="right") + 1 :].sum())
+    return below, above
+
+
+def bin_counts(numbers: NumberCounts, bins: Floats) -> Counts:
     """Return counts per bin; what lies below the first edge is in the first bin.
 
     Args:
@@ -125,8 +159,7 @@ def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts,
     """
     names = sorted(reference.counts.keys() | current.counts.keys())
     left, right = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (reference, current))
-    smaller = min(reference.total, current.total) / (reference.total + current.total)
-    shared = (left + right) * smaller >= _LEAST_EXPECTED
+    shared = (left + right) * _smaller_share(reference.total, current.total) >= _LEAST_EXPECTED
     if reference.unnamed or current.unnamed:
         shared &= (left > 0) & (right > 0)
     sides = []
@@ -140,9 +173,7 @@ def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts,
 def _numbers(left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts) -> dict[str, Distance]:
     found = {"kolmogorov_smirnov": kolmogorov_smirnov(left, right), "wasserstein": wasserstein(left, right)}
     found |= {name: measure(left_bins, right_bins) for name, measure in _OF_BINS.items()}
-    low, high = left.extremes
-    below = int(right.counts[: np.searchsorted(right.edges, low) + 1].sum())
-    above = int(right.counts[np.searchsorted(right.edges, high, side="right") + 1 :].sum())
+    below, above = _outside(left, right)
     found["beyond_range"] = beyond_range(below=below, above=above, rows=right.total, reference_rows=left.total)
     return found
 

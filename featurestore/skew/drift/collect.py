@@ -144,8 +144,11 @@ class Collector:
         if not isinstance(intake.into, Sample) or intake.null_count == intake.row_count:
             return _Layout(_NO_BINS, _NO_BINS)
         ordered = intake.into.ordered()
-        bins = self.bins.get(name, place_edges(ordered, COARSE_BINS))
         low, high = intake.into.extremes
+        bins = self.bins.get(name)
+        if bins is None:
+            bins = place_edges(ordered, COARSE_BINS)
+            bins[0] = low
         ends = np.array([low, np.nextafter(high, np.inf)])
         return _Layout(np.unique(np.concatenate([fine_edges(ordered, bins), ends])), bins)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.skew.drift.assess import bin_counts
+from featurestore.skew.drift.assess import bin_counts, bins_of
 from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.distribution import Distribution
 from featurestore.skew.drift.measures import LEAST_STD, floored
@@ -66,10 +66,11 @@ def _of_numbers(samples: list[NumberCounts], bins: Floats) -> list[Split]:
     areas = [one.areas() for one in samples]
     signs = np.sign(areas[2] - areas[0])
     scale = max(samples[0].std, LEAST_STD)
+    edges = bins_of(samples[0], samples[2], bins)
     return [
         _at_largest("kolmogorov_smirnov", below),
         _parts("wasserstein", areas, lambda step: float(step @ signs) / scale),
-        _stability([bin_counts(one, bins) for one in samples]),
+        _stability([bin_counts(one, edges) for one in samples]),
     ]
 
 

@@ -161,6 +161,19 @@ def test_values_out_of_the_reference_range_are_counted(random):
         assert values(drift(left, right, profiles=True, rows=rows), "number")["beyond_range"].value == 0.1
 
 
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_constant_that_changes_differs_in_every_measure(rows):
+    sides = [pa.table({"number": pa.array([value] * 300)}) for value in (3.0, 2.0)]
+    for left, right in (sides, sides[::-1]):
+        report = drift(left, right, profiles=True, rows=rows, policy=DriftPolicy(fixed=("psi-0.2",)), recomputed=right)
+        assert report.verdict == "fail"
+        found = values(report, "number")
+        assert found["jensen_shannon"].value == pytest.approx(np.sqrt(np.log(2)))
+        assert found["chi_square"].value == found["kolmogorov_smirnov"].value == 1.0
+        psi = {part.measure: part for part in report.features[0].split}["psi"]
+        assert psi.total == psi.population == pytest.approx(found["psi"].value)
+
+
 @pytest.mark.parametrize(
     ("left", "right"), [([None] * 60, [1.0] * 60), ([1.0] * 60, [None] * 60), ([2.0] * 60, [2.0] * 60)]
 )
