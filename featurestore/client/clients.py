@@ -10,7 +10,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
-from featurestore.client.calls import Answer, Calls, Sending, Steps, T, Waiting, unreachable
+from featurestore.client.calls import JSON, Answer, Calls, Sending, Steps, T, Waiting, unreachable
 from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.retries import Retries
 from featurestore.errors import ConfigError
@@ -335,8 +335,9 @@ def _no_address(url: object) -> ConfigError:
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
+    accepted = {"Accept": JSON}
     if api_key is None:
-        return {}
+        return accepted
     if not api_key or any(not "!" <= letter <= "~" for letter in api_key):
         raise ConfigError(
             "the API key is empty or has characters that no key has",
@@ -344,7 +345,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
             hint="A key is one line of ASCII without spaces; was it read with its line end?",
             code="api-key",
         )
-    return {"Authorization": f"Bearer {api_key}"}
+    return {**accepted, "Authorization": f"Bearer {api_key}"}
 
 
 def _built(http: httpx.Client | httpx.AsyncClient, sending: Sending) -> httpx.Request:
