@@ -62,7 +62,6 @@ class Answer:
         statuses: ``Status`` codes, one row per feature.
         newest: Event time of the newest event each query saw, ``NO_EVENT`` if none.
         dictionaries: Per input of the view the values its words are codes of.
-        readers: For each feature how its Python values are read.
     """
 
     features: tuple[FeaturePlan, ...]
@@ -71,7 +70,6 @@ class Answer:
     statuses: Bytes
     newest: Ints
     dictionaries: tuple[pa.Array | None, ...]
-    readers: Sequence[Reader]
 
     def is_valid(self, index: int) -> Flags:
         """Tell per query whether a feature has a value; counts always have one."""
@@ -98,24 +96,6 @@ class Answer:
         """Return all features as Arrow columns, in plan order."""
         return [self.column(i) for i in range(len(self.features))]
 
-    def lists(self, dictionary_of: Dictionaries | None = None) -> list[list[Any]]:
-        """Return per feature, in plan order, the Python values of all queries; ``None`` for null.
-
-        Args:
-            dictionary_of: Gives, for (input, query), the values its codes stand for; needed where each entity has its
-                own dictionary, otherwise the answer's own are used.
-        """
-        if dictionary_of is None:
-            shared = [None if found is None else found.to_pylist() for found in self.dictionaries]
-            dictionary_of = lambda source, _: shared[source] or ()  # noqa: E731  # as short as the loop it is for
-        return read_lists(
-            self.readers,
-            self.words.tolist(),
-            self.words.view(np.float64).tolist(),
-            self.statuses.tolist(),
-            dictionary_of,
-        )
-
 
 Dictionaries = Callable[[int, int], Sequence[Any]]
 """Gives the values that the codes of (input, query) stand for."""
@@ -141,6 +121,23 @@ class Reader:
     value: ReadValue | None
 
 
+@dataclass(frozen=True)
+class Picked:
+    """A feature whose values are wanted, among those of several views.
+
+    Attributes:
+        reader: How its values are read.
+        view: Number of its view.
+        feature: Its row of statuses, among those of all views.
+        first_row: Row of words that its view begins at.
+    """
+
+    reader: Reader
+    view: int
+    feature: int
+    first_row: int
+
+
 def reader_of_feature(feature: FeaturePlan, slot: Slot) -> Reader:
     """Return how a feature's values are read."""
     is_plain = feature.dtype.kind in ("float64", "int64")
@@ -152,34 +149,56 @@ def reader_of_feature(feature: FeaturePlan, slot: Slot) -> Reader:
     )
 
 
-def read_lists(
-    readers: Sequence[Reader],
-    whole: list[list[int]],
-    floats: list[list[float]],
-    statuses: list[list[int]],
-    dictionary_of: Dictionaries,
-) -> list[list[Any]]:
-    """Return per feature the Python values of all queries; ``None`` for null.
+class RowReader:
+    """Reads words as rows of Python values: whole columns of numbers at once, other dtypes value by value."""
 
-    Args:
-        readers: One per feature.
-        whole: Rows of words as ints.
-        floats: The same as floats.
-        statuses: One row per feature.
-        dictionary_of: Gives the values that codes stand for.
-    """
-    lists: list[list[Any]] = []
-    for reader, own in zip(readers, statuses, strict=True):
-        value, row = reader.value, reader.row
-        if value is not None:
-            lists.append([value(whole, dictionary_of, q) if own[q] == PRESENT else None for q in range(len(own))])
-            continue
-        words: list[Any] = floats[row] if reader.is_float else whole[row]
-        # PRESENT is 0, and most often all are.
-        if any(own) and not reader.has_always:
-            words = [word if status == PRESENT else None for word, status in zip(words, own, strict=True)]
-        lists.append(words)
-    return lists
+    def __init__(self, picked: Sequence[Picked]) -> None:
+        """Take the features, in the order of a row's values."""
+        self._picked = picked
+        self._words = np.array([one.first_row + one.reader.row for one in picked], dtype=np.int64)
+        self._features = np.array([one.feature for one in picked], dtype=np.int64)
+        self._can_lack = np.array([[not one.reader.has_always] for one in picked], dtype=np.bool_).reshape(-1, 1)
+        self._whole = [i for i, one in enumerate(picked) if one.reader.value is None and not one.reader.is_float]
+        self._others = [(i, one) for i, one in enumerate(picked) if one.reader.value is not None]
+
+    def read(self, words: Ints, statuses: Bytes, dictionaries: Sequence[Dictionaries]) -> tuple[list[list[Any]], Bytes]:
+        """Return one row per query, ``None`` for null; and the statuses, one row per feature picked.
+
+        Args:
+            words: Words of all views, view behind view.
+            statuses: Statuses of all features, likewise.
+            dictionaries: Per view what gives the values that codes stand for.
+        """
+        codes = statuses.take(self._features, axis=0)
+        chosen = words.take(self._words, axis=0)
+        rows: list[list[Any]] = chosen.view(np.float64).T.tolist()
+        if self._whole:
+            for row, whole in zip(rows, chosen.take(self._whole, axis=0).T.tolist(), strict=True):
+                for place, value in zip(self._whole, whole, strict=True):
+                    row[place] = value
+        if codes.any():
+            for place, query in zip(
+                *(found.tolist() for found in np.nonzero((codes != PRESENT) & self._can_lack)), strict=True
+            ):
+                rows[query][place] = None
+        if self._others:
+            self._read_others(rows, words.tolist(), codes.tolist(), dictionaries)
+        return rows, codes
+
+    def _read_others(
+        self,
+        rows: list[list[Any]],
+        words: list[list[int]],
+        codes: list[list[int]],
+        dictionaries: Sequence[Dictionaries],
+    ) -> None:
+        for place, one in self._others:
+            value, find = one.reader.value, dictionaries[one.view]
+            assert value is not None
+            own = words[one.first_row :]
+            for query, (row, code) in enumerate(zip(rows, codes[place], strict=True)):
+                if code == PRESENT:
+                    row[place] = value(own, find, query)
 
 
 def _value_reader(feature: FeaturePlan, slot: Slot) -> ReadValue:
@@ -378,7 +397,7 @@ class BoundView:
             moved = [*((row, 0) for row in words), *((row, NOT_FOUND) for row in statuses), (newest, NO_EVENT)]
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(lambda row: move(row[0], queries.target, row[1]), moved))
-        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries, self.readers)
+        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries)
 
     def raise_overflow(self, statuses: Bytes) -> NoReturn:
         """Raise ``ValueOverflowError`` for the features of which a sum did not fit."""

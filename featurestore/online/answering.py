@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.kernels.evaluate import bind, read_lists
+from featurestore.kernels.evaluate import Picked, RowReader, bind
 from featurestore.kernels.events import NO_EVENT, NOT_FOUND, OVERFLOWED
 from featurestore.online.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.online.state import Dictionaries, StateCodec, joined_states
@@ -28,12 +28,12 @@ class Answers:
     """Answers of all views of a service.
 
     Attributes:
-        columns: Python values, one list per feature, view behind view in plan order; ``None`` is null.
-        statuses: ``Status`` codes, one row per feature.
+        rows: Per entity the Python values of the features picked; ``None`` is null.
+        statuses: ``Status`` codes, one row per feature picked.
         newest: Per view the event time of the newest event each entity's answer saw, ``NO_EVENT`` if none.
     """
 
-    columns: list[list[Any]]
+    rows: list[list[Any]]
     statuses: npt.NDArray[np.uint8]
     newest: list[list[int]]
 
@@ -41,11 +41,13 @@ class Answers:
 class BoundService:
     """The views of a service with their kernels, ready to be asked all at once."""
 
-    def __init__(self, views: Sequence[ViewPlan]) -> None:
+    def __init__(self, views: Sequence[ViewPlan], picks: Sequence[int] | None = None) -> None:
         """Bind the views.
 
         Args:
             views: In the order they will be answered in; one may occur several times.
+            picks: The features wanted, in the order of a row, as places among all features of all views, view behind
+                view in plan order; ``None`` picks all in that order.
         """
         self._bound = [bind(view) for view in views]
         self._codecs = [StateCodec(view) for view in views]
@@ -65,6 +67,12 @@ class BoundService:
             (slice(low[0], high[0]), slice(low[1], high[1])) for low, high in pairwise(self._views[:, -2:].tolist())
         ]
         self._row_count, self._feature_count = self._views[-1, -2:].tolist()
+        every = [
+            Picked(reader, number, own.start + i, rows.start)
+            for number, (bound, (rows, own)) in enumerate(zip(self._bound, self._parts, strict=True))
+            for i, reader in enumerate(bound.readers)
+        ]
+        self._reader = RowReader(every if picks is None else [every[place] for place in picks])
 
     def answer(
         self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, watermarks_us: Sequence[int]
@@ -107,24 +115,19 @@ class BoundService:
             raise self._codecs[number].error(problem)
         if overflowed:
             self._raise_overflow(statuses)
-        columns = self._lists(words, statuses, joined, places, count)
-        return Answers(columns, statuses, newest.tolist())
+        rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, places, count))
+        return Answers(rows, codes, newest.tolist())
 
-    def _lists(
-        self, words: Ints, statuses: npt.NDArray[np.uint8], joined: bytes, places: Ints, count: int
-    ) -> list[list[Any]]:
-        """Read words as Python values, one list per feature."""
-        whole, floats, codes = words.tolist(), words.view(np.float64).tolist(), statuses.tolist()
-        columns: list[list[Any]] = []
-        for number, (rows, own) in enumerate(self._parts):
-            dictionaries: list[Dictionaries] = []
-            if self._codecs[number].has_dictionaries:
+    def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
+        """Return per view what gives the values that codes stand for."""
+        found = []
+        for number, codec in enumerate(self._codecs):
+            own: list[Dictionaries] = []
+            if codec.has_dictionaries:
                 at = places[number * count : (number + 1) * count].tolist()
-                dictionaries = [self._codecs[number].dictionaries(joined, begin, end) for begin, end in at]
-            columns += read_lists(
-                self._bound[number].readers, whole[rows], floats[rows], codes[own], _finder(dictionaries)
-            )
-        return columns
+                own = [codec.dictionaries(joined, begin, end) for begin, end in at]
+            found.append(_finder(own))
+        return found
 
     def _raise_overflow(self, statuses: npt.NDArray[np.uint8]) -> NoReturn:
         for bound, (_, own) in zip(self._bound, self._parts, strict=True):

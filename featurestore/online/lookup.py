@@ -142,7 +142,6 @@ class OnlineReader:
         self._store = store
         self._clock = clock or SystemClock()
         self._uses = [_BoundUse(use) for use in plan.uses]
-        self._bound = BoundService([use.view for use in plan.uses])
         self._roles = _roles(plan.uses)
         self._keys: dict[str, DType] = {column.name: column.dtype for column in plan.join_keys}
         self._inputs: dict[str, DType] = {column.name: column.dtype for column in plan.request}
@@ -150,7 +149,7 @@ class OnlineReader:
         self._dtypes = tuple(output.dtype for output in plan.outputs)
         places = {name: i for i, name in enumerate(name for use in self._uses for name in use.names)}
         self._picks = None if plan.on_demand else [places[output.column] for output in plan.outputs]
-        self._status_picks = np.array(self._picks or [], dtype=np.int64)
+        self._bound = BoundService([use.view for use in plan.uses], self._picks)
 
     def get(
         self,
@@ -199,10 +198,10 @@ class OnlineReader:
                 failures.keep(place, error)
         bounds_us = [record.bound_us(use.policy[0]) for use, record in zip(self._uses, records, strict=True)]
         answers = self._answer(stored, len(asked), as_of_us, bounds_us, failures)
-        columns, codes = self._outputs(answers.columns, answers.statuses, inputs, as_of_us)
+        rows, codes = self._outputs(answers, inputs, as_of_us)
         errors = {self._uses[place].alias: error_of(failure) for place, failure in failures.found.items()}
         if errors:
-            columns, codes = self._without(errors, columns, codes)
+            self._take_out(errors, rows, codes)
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
@@ -210,7 +209,7 @@ class OnlineReader:
             as_of_us=as_of_us,
             columns=self._columns,
             dtypes=self._dtypes,
-            rows=[list(row) for row in zip(*columns, strict=True)],
+            rows=rows,
             statuses=_NAMES.take(codes.T).tolist(),
             codes=codes.T.tobytes(),
             event_times={
@@ -340,37 +339,36 @@ class OnlineReader:
             stored[place] = [None] * count
         return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks_us=bounds_us)
 
-    def _without(
-        self, errors: Collection[str], columns: _Lists, codes: npt.NDArray[np.uint8]
-    ) -> tuple[_Lists, npt.NDArray[np.uint8]]:
+    def _take_out(self, errors: Collection[str], rows: _Lists, codes: npt.NDArray[np.uint8]) -> None:
         """Take the values out that need views which could not answer."""
         missing = missing_columns(self.plan, errors)
-        kept = [
-            [None] * len(column) if name in missing else column
-            for name, column in zip(self._columns, columns, strict=True)
-        ]
-        codes[[place for place, name in enumerate(self._columns) if name in missing]] = _ERROR
-        return kept, codes
+        places = [place for place, name in enumerate(self._columns) if name in missing]
+        for row in rows:
+            for place in places:
+                row[place] = None
+        codes[places] = _ERROR
 
     def _outputs(
-        self, columns: _Lists, statuses: npt.NDArray[np.uint8], inputs: Sequence[Mapping[str, Any]], as_of_us: int
+        self, answers: Answers, inputs: Sequence[Mapping[str, Any]], as_of_us: int
     ) -> tuple[_Lists, npt.NDArray[np.uint8]]:
-        """Pick the columns of the answer; on-demand features are computed first, if there are any."""
+        """Return the rows of the answer; on-demand features are computed first, if there are any."""
         if self._picks is not None:
-            return [columns[place] for place in self._picks], statuses.take(self._status_picks, axis=0)
+            return answers.rows, answers.statuses
         known: dict[str, pa.Array] = {}
         codes: dict[str, npt.NDArray[np.uint8]] = {}
         names = [
             (name, feature) for use in self._uses for name, feature in zip(use.names, use.view.features, strict=True)
         ]
-        for (name, feature), values, own in zip(names, columns, statuses, strict=True):
+        columns = list(zip(*answers.rows, strict=True)) or [()] * len(names)
+        for (name, feature), values, own in zip(names, columns, answers.statuses, strict=True):
             known[name] = pa.array(values, type=feature.dtype.arrow)
             codes[name] = own
         asked = {c.name: pa.array([row[c.name] for row in inputs], type=c.dtype.arrow) for c in self.plan.request}
         instants = pa.array([to_datetime(as_of_us)] * len(inputs), type=TIMESTAMP.arrow)
         found, found_codes = finish(self.plan, known, codes, asked, instants)
+        values_of = [found[name].to_pylist() for name in self._columns]
         return (
-            [found[name].to_pylist() for name in self._columns],
+            [list(row) for row in zip(*values_of, strict=True)],
             np.array([found_codes[name] for name in self._columns], dtype=np.uint8),
         )
 
