@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,10 @@ from featurestore.progress import Share, silent
 _CODE = "__code"
 _LEAST_GAIN = 4
 """Reading through is tried if there are this many times as many events as questions."""
+
+_MOST_KEPT = 0.4
+"""How much of the first piece may be kept. Sources mostly stand about in the order of time; of one that does not every
+piece keeps much, and to sort it costs less."""
 
 _LEAST_CROWD = 1 << 16
 """Rows that may wait, however few the questions are, before those are dropped that newer pieces outdid."""
@@ -55,11 +60,19 @@ def narrowed(
     """
     if not asks_only_newest(view) or rows.row_count < _LEAST_GAIN * queries.count:
         return None
-    narrowing = _Narrowing(view, rows, index, queries, resources, hindsight)
-    most = min(rows.row_count // 2, resources.most_events or rows.row_count)
+    narrowing = _Narrowing(view, rows, index, queries, hindsight)
+    if rows.piece_count == 0:
+        return _part(narrowing.schema.empty_table())
+    most = resources.most_events
+    first = narrowing.piece(0, resources.threads)
+    fits = most is None or rows.row_count <= most
+    if fits and first.num_rows * rows.piece_count > _MOST_KEPT * rows.row_count:
+        return None
+    most = min(rows.row_count // 2, most or rows.row_count)
     kept: list[pa.Table] = []
     waiting, crowd = 0, max(2 * queries.count, _LEAST_CROWD)
-    for number, piece in enumerate(_in_turn(narrowing.piece, rows.piece_count, resources.threads)):
+    others = _in_turn(narrowing.piece, range(1, rows.piece_count), resources.threads)
+    for number, piece in enumerate(chain([first], others)):
         told((number + 1) / rows.piece_count)
         kept.append(piece)
         waiting += piece.num_rows
@@ -69,16 +82,17 @@ def narrowed(
             if waiting > most:
                 return None
             crowd = max(crowd, 2 * waiting)
-    table = pa.concat_tables(kept) if kept else narrowing.schema.empty_table()
+    return _part(pa.concat_tables(kept))
+
+
+def _part(table: pa.Table) -> Part:
     return Part(arrays(table.select([_CODE]))[_CODE].to_numpy(), lambda columns: arrays(table.select(list(columns))))
 
 
 class _Narrowing:
     """What is the same for all pieces."""
 
-    def __init__(
-        self, view: ViewPlan, rows: Rows, index: KeyIndex, queries: Queries, resources: Resources, hindsight: bool
-    ) -> None:
+    def __init__(self, view: ViewPlan, rows: Rows, index: KeyIndex, queries: Queries, hindsight: bool) -> None:
         self._view, self._rows, self._index = view, rows, index
         self._horizons = Horizons(view, queries)
         self._hindsight = hindsight
@@ -88,11 +102,9 @@ class _Narrowing:
         self._kept = sorted({*self._times, *value_columns(view)})
         dtypes = {column.name: column.dtype for column in view.source.columns}
         self.schema = pa.schema([(_CODE, pa.int64()), *((name, dtypes[name].arrow) for name in self._kept)])
-        # Few pieces keep few threads busy; then the columns of a piece are shared out as well.
-        self._threads = 1 if rows.piece_count >= resources.threads else resources.threads
 
-    def piece(self, number: int) -> pa.Table:
-        """Return what is kept of a piece."""
+    def piece(self, number: int, threads: int = 1) -> pa.Table:
+        """Return what is kept of a piece, its columns shared out among threads."""
         where = set() if self._view.where is None else self._view.where.columns()
         first = sorted({*self._keys, *self._times, *self._deciding, *where})
         columns = arrays(self._rows.read_piece(number, first))
@@ -108,7 +120,7 @@ class _Narrowing:
                 return columns[name].take(taken)
             return self._rows.read_piece(number, [name]).column(0).combine_chunks().take(taken)
 
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             return pa.table([pa.array(codes[found]), *pool.map(take, self._kept)], schema=self.schema)
 
     def again(self, table: pa.Table) -> pa.Table:
@@ -119,11 +131,11 @@ class _Narrowing:
         return table.take(pa.array(found))
 
 
-def _in_turn(work: Callable[[int], pa.Table], count: int, threads: int) -> Iterator[pa.Table]:
+def _in_turn(work: Callable[[int], pa.Table], numbers: range, threads: int) -> Iterator[pa.Table]:
     """Do work in order, as many steps at a time as there are threads."""
     with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[pa.Table]] = deque()
-        for number in range(count):
+        for number in numbers:
             coming.append(pool.submit(work, number))
             if len(coming) > threads:
                 yield coming.popleft().result()

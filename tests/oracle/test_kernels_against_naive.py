@@ -132,7 +132,7 @@ NEWEST = st.one_of(aggregations("last"), aggregations("time_since_last"))
 @examples(200)
 def test_reading_a_source_through_gives_the_naive_answers(scenario):
     """However little there is to gain, and however often what was kept is looked through again."""
-    with patch.object(narrowing, "_LEAST_GAIN", 0), patch.object(narrowing, "_LEAST_CROWD", 1):
+    with patch.multiple(narrowing, _LEAST_GAIN=0, _MOST_KEPT=2, _LEAST_CROWD=1):
         for resources in (ONE_PART, Resources(threads=2)):
             found = through_engine(scenario.plan, scenario.table(), scenario.queries, resources)
             assert_answers(scenario.plan, expected(scenario), found.columns, found.statuses)

@@ -103,6 +103,15 @@ def test_a_source_of_which_most_must_be_kept_is_worked_through_as_a_whole(monkey
     assert ask(view_of(**LAST), events_of(5_000), memory_bytes=1_000) is None
 
 
+def test_a_source_that_stands_in_no_order_is_worked_through_as_a_whole():
+    ordered = events_of(5_000).sort_by("at")
+    kept = ask(view_of(**LAST), ordered, queries=1_000, batch_rows=1_000)
+    assert 0 < len(kept.codes) < 1_000
+    shuffled = ordered.take(np.random.default_rng(2).permutation(5_000))
+    assert ask(view_of(**LAST), shuffled, queries=1_000, batch_rows=1_000) is None
+    assert ask(view_of(**LAST), shuffled, queries=1_000, batch_rows=1_000, memory_bytes=600_000) is not None
+
+
 def test_an_empty_source_gives_no_events(monkeypatch):
     monkeypatch.setattr("featurestore.offline.narrowing._LEAST_GAIN", 0)
     part = ask(view_of(**LAST), events_of(0))
@@ -132,7 +141,8 @@ def test_the_answers_are_those_of_the_whole_source(share_null, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_rows", [100, 1])
-def test_events_equal_in_time_are_all_kept_for_their_content_to_decide(batch_rows):
+def test_events_equal_in_time_are_all_kept_for_their_content_to_decide(batch_rows, monkeypatch):
+    monkeypatch.setattr("featurestore.offline.narrowing._MOST_KEPT", 2)
     values = [None, 0.25, 0.75, 0.5]
     for turned in range(4):
         table = pa.table(
