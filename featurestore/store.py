@@ -21,6 +21,7 @@ from featurestore.temporal import Clock, SystemClock, instant_us, moment_us
 if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
+    from featurestore.definitions.sources import Source
     from featurestore.event_log import EventLog
     from featurestore.forgetting import Forgotten
     from featurestore.live import LivePlans, Removed, ServiceState
@@ -350,6 +351,15 @@ class FeatureStore:
             served=self._serving_log,
             wait_seconds=wait_seconds,
         )
+
+    def source(self, name: str) -> Source:
+        """Return the definition of an applied source.
+
+        Raises:
+            RegistryError: No source of that name is applied.
+            ConfigError: It is not stored, and no module that defines it is configured.
+        """
+        return self._catalog.sources([name])[name]
 
     def push(self, source: str, events: Any, *, partial: bool = False) -> PushResult:
         """Push events to a source declared ``stream=True``.

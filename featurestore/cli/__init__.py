@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from featurestore.cli import audits, definitions, drifting, live, materializing, online, serving, training
+from featurestore.cli import audits, definitions, drifting, live, materializing, online, serving, streams, training
 from featurestore.cli.common import app
 from featurestore.errors import FeatureStoreError
 
@@ -26,6 +26,7 @@ __all__ = [
     "materializing",
     "online",
     "serving",
+    "streams",
     "training",
 ]
 

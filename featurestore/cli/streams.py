@@ -1,0 +1,85 @@
+"""Commands about pushed events: consuming a topic, catching up, compacting the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.common import app, show, store_of
+
+if TYPE_CHECKING:
+    from threading import Event
+
+
+@app.command()
+def consume(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="Name of a source that accepts pushes.", show_default=False)],
+    topic: Annotated[str, typer.Option(help="The topic.", show_default=False)],
+    brokers: Annotated[str, typer.Option(help="Addresses of brokers: host:port, with commas.", show_default=False)],
+    group: Annotated[str, typer.Option(help="Name of the consumer group.")] = "featurestore",
+    dead_letters: Annotated[
+        Path | None, typer.Option(help="File for what cannot be pushed; dead_letters/SOURCE.jsonl in the data folder.")
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Option of the client, name=value; may be repeated.")] = None,
+) -> None:
+    """Push the messages of a Kafka topic until stopped by a signal."""
+    from featurestore.consuming import consume as run
+
+    with store_of(context) as store:
+        done = run(
+            store,
+            source,
+            brokers=brokers,
+            topic=topic,
+            group=group,
+            dead_letters=dead_letters or store.config.data / "dead_letters" / f"{source}.jsonl",
+            stop=_until_signalled(),
+            options=dict(_option(text) for text in option or ()),
+        )
+    typer.echo(
+        f"{done.messages} messages: {done.accepted} events accepted, {done.duplicates} known already, {done.dead} dead"
+    )
+
+
+@app.command("catch-up")
+def catch_up(context: typer.Context) -> None:
+    """Fold the pushed events that online state does not have yet."""
+    with store_of(context) as store:
+        typer.echo(f"{store.catch_up()} events folded")
+
+
+@app.command()
+def compact(
+    context: typer.Context,
+    source: Annotated[str | None, typer.Argument(help="Name of a source; all if left out.", show_default=False)] = None,
+    before: Annotated[str | None, typer.Option(help="Only what became known before this instant.")] = None,
+) -> None:
+    """Move pushed events from the log's database to Parquet files under the data folder."""
+    with store_of(context) as store:
+        moved = store.compact(source, before=before)
+    show(["source", "events moved"], [[name, str(count)] for name, count in sorted(moved.items())])
+
+
+def _until_signalled() -> Event:
+    """Return an event that SIGINT and SIGTERM set."""
+    import signal
+    from threading import Event
+
+    stop = Event()
+
+    def ask_to_stop(*_: Any) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
+    return stop
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise typer.BadParameter(f"got '{text}', expected name=value")
+    return name, value

@@ -1,0 +1,273 @@
+"""Consuming topics of a Kafka-protocol broker: every message's events are pushed to a source.
+
+A message holds one event as a JSON object, several as a JSON array of objects, or an Arrow IPC stream. Offsets are
+committed after the events are committed to the event log. So a crash in between repeats messages, and nothing is lost;
+the source's event ids absorb the repetition, and a source without them is refused. What cannot be pushed goes to a file
+of dead letters, with its error, and does not stop the stream.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from featurestore.errors import ConfigError, RequestError, StorageError
+from featurestore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message
+
+_ARROW_STREAM = b"\xff\xff\xff\xff"
+"""What an Arrow IPC stream begins with; no JSON does."""
+
+_WAIT_SECONDS = 0.5
+
+
+@dataclass
+class Consumed:
+    """What a consumer has done so far.
+
+    Attributes:
+        messages: Messages read.
+        accepted: Events that are new in the log.
+        duplicates: Events whose id the log had.
+        dead: Events, or whole messages, that went to the dead letters.
+    """
+
+    messages: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    dead: int = 0
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """What could not be pushed, as a line of the file of dead letters.
+
+    Attributes:
+        topic: The message's topic.
+        partition: Its partition.
+        offset: Its offset.
+        row: Number of the event in the message; ``None`` if the message as a whole cannot be read.
+        field: What is wrong of the event.
+        problem: What is wrong.
+        value: The whole message, in base64.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    row: int | None
+    field: str
+    problem: str
+    value: str
+
+
+@dataclass
+class _Batch:
+    """Events of some messages, and where each came from."""
+
+    rows: list[Any] = field(default_factory=list)
+    origins: list[tuple[Message, int]] = field(default_factory=list)
+
+
+def consume(
+    store: FeatureStore,
+    source: str,
+    *,
+    brokers: str,
+    topic: str,
+    group: str,
+    dead_letters: Path,
+    stop: Event,
+    messages_at_once: int = 500,
+    options: Mapping[str, Any] | None = None,
+    done: Consumed | None = None,
+) -> Consumed:
+    """Push the messages of a topic until told to stop.
+
+    Args:
+        store: The store.
+        source: Name of a source with ``stream=True`` and an event id.
+        brokers: Addresses of brokers, ``host:port`` with commas.
+        topic: The topic.
+        group: Name of the consumer group: its members share the partitions, and its offsets are where it goes on.
+        dead_letters: File that what cannot be pushed is appended to, as JSON lines.
+        stop: Set to end it; what was read is committed first.
+        messages_at_once: Most messages of one push.
+        options: More options of the client, as librdkafka names them (for instance ``security.protocol``).
+        done: Counts what is done while it is done.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: ``featurestore[kafka]`` is not installed, an option is wrong, or the source has no event id.
+        RequestError: The source accepts no pushes.
+        StorageError: The log or the dead letters cannot be written, or the broker refuses for good. Offsets of what
+            was not pushed are not committed.
+    """
+    done = done or Consumed()
+    store.push(source, [])
+    if store.source(source).event_id is None:
+        raise ConfigError(
+            "it has no event id, and a message that is read twice would count twice",
+            where=f"source '{source}'",
+            hint="Declare event_id=… on the source.",
+            code="no-event-id",
+        )
+    with _consumer(brokers, topic, group, options or {}) as consumer:
+        while not stop.is_set():
+            messages = _sound(consumer.consume(messages_at_once, _WAIT_SECONDS))
+            if messages:
+                _push(store, source, messages, dead_letters, done)
+                consumer.commit(asynchronous=False)
+    return done
+
+
+@contextmanager
+def _consumer(brokers: str, topic: str, group: str, options: Mapping[str, Any]) -> Iterator[Consumer]:
+    try:
+        from confluent_kafka import Consumer, KafkaException
+    except ImportError as error:
+        raise ConfigError(
+            "the client of Kafka is not installed",
+            where="consumer",
+            hint="Install it: pip install 'featurestore[kafka]'.",
+            code="missing-extra",
+        ) from error
+    settings = {
+        "auto.offset.reset": "earliest",
+        **options,
+        "bootstrap.servers": brokers,
+        "group.id": group,
+        "enable.auto.commit": False,
+    }
+    try:
+        consumer = Consumer(settings)
+    except (KafkaException, ValueError, TypeError) as error:
+        raise ConfigError(f"the client refuses its options: {error}", where="consumer", code="kafka-options") from error
+    try:
+        consumer.subscribe([topic])
+        yield consumer
+    except KafkaException as error:
+        hint = "See that the broker can be reached, and that the topic is there."
+        raise StorageError(f"the broker refuses: {error}", where="consumer", hint=hint, code="kafka") from error
+    finally:
+        consumer.close()
+
+
+def _sound(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages that are no errors.
+
+    Raises:
+        StorageError: The client says that it cannot go on.
+    """
+    for message in messages:
+        error = message.error()
+        if error is not None and error.fatal():
+            raise StorageError(f"the broker refuses: {error}", where="consumer", code="kafka")
+    return [message for message in messages if message.error() is None]
+
+
+def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_letters: Path, done: Consumed) -> None:
+    """Push the events of some messages; when it returns they are in the log or among the dead letters."""
+    rows, dead = _Batch(), []
+    for message in messages:
+        try:
+            events = _events(message)
+        except (ValueError, RequestError) as error:
+            dead.append(_letter(message, None, "", str(error)))
+            continue
+        if isinstance(events, list):
+            rows.rows += events
+            rows.origins += [(message, number) for number in range(len(events))]
+        else:
+            origins = [(message, number) for number in range(events.num_rows)]
+            dead += _pushed(store, source, events, origins, message, done)
+    dead += _pushed(store, source, rows.rows, rows.origins, None, done)
+    _append(dead_letters, dead)
+    done.messages += len(messages)
+    done.dead += len(dead)
+
+
+def _events(message: Message) -> Any:
+    """Read a message: a list of events, or a table.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    value = message.value()
+    if value is None:
+        raise ValueError("the message is empty")
+    if value.startswith(_ARROW_STREAM):
+        import pyarrow as pa
+
+        try:
+            return pa.ipc.open_stream(value).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"no sound Arrow stream: {error}") from None
+    try:
+        found = msgspec.json.decode(value)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"neither JSON nor an Arrow stream: {error}") from None
+    return found if isinstance(found, list) else [found]
+
+
+def _pushed(
+    store: FeatureStore,
+    source: str,
+    events: Any,
+    origins: Sequence[tuple[Message, int]],
+    whole: Message | None,
+    done: Consumed,
+) -> list[DeadLetter]:
+    """Push events, and return those that were rejected."""
+    if not origins:
+        return []
+    try:
+        result = store.push(source, events, partial=True)
+    except RequestError as error:
+        if whole is None:
+            raise
+        return [_letter(whole, None, error.field, error.problem)]
+    done.accepted += result.accepted
+    done.duplicates += result.duplicates
+    return [_letter(*origins[row.row], row.field, row.problem) for row in result.rejected]
+
+
+def _letter(message: Message, row: int | None, field_name: str, problem: str) -> DeadLetter:
+    return DeadLetter(
+        topic=str(message.topic()),
+        partition=int(message.partition() or 0),
+        offset=int(message.offset() or 0),
+        row=row,
+        field=field_name,
+        problem=problem,
+        value=base64.b64encode(message.value() or b"").decode(),
+    )
+
+
+def _append(path: Path, letters: Sequence[DeadLetter]) -> None:
+    """Append dead letters; when it returns they are on the disk.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    if not letters:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters))
+            os.fsync(file.fileno())
+    except OSError as error:
+        hint = "Check the path, its rights and the disk."
+        raise StorageError(f"cannot write {path}: {error}", where="dead letters", hint=hint) from error

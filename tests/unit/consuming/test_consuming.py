@@ -1,0 +1,178 @@
+"""Consuming a topic over TCP: a broker of librdkafka's own, which speaks the protocol and keeps nothing on disk."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+
+import msgspec
+import pyarrow as pa
+import pytest
+from confluent_kafka import Producer
+
+from featurestore import FeatureStore
+from featurestore.consuming import Consumed, DeadLetter, consume
+from featurestore.errors import ConfigError, RequestError, StorageError
+from tests.unit.pushing.test_push import orders, spending
+
+AT = (datetime.now(UTC) - timedelta(hours=1)).replace(microsecond=0)
+
+
+@pytest.fixture(scope="module")
+def producer():
+    return Producer({"bootstrap.servers": "", "test.mock.num.brokers": 1})
+
+
+@pytest.fixture
+def brokers(producer):
+    return ",".join(str(broker).partition("/")[0] for broker in producer.list_topics(timeout=10).brokers.values())
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeatureStore.local(tmp_path / "store") as opened:
+        opened.apply(spending(orders(tmp_path)))
+        yield opened
+
+
+def order(number, **changes):
+    return {"user": "a", "amount": 1.0, "at": AT.isoformat(), "id": number} | changes
+
+
+def arrow(*numbers):
+    rows = [{"user": "a", "amount": 1.0, "at": AT, "id": number} for number in numbers]
+    table = pa.Table.from_pylist(rows)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def send(producer, topic, *values):
+    for value in values:
+        producer.produce(topic, value if isinstance(value, bytes) else json.dumps(value).encode(), partition=0)
+    producer.flush(10)
+
+
+class Running:
+    """A consumer in a thread, until it has read so many messages."""
+
+    def __init__(self, store, brokers, topic, dead_letters):
+        self.done, self.stop, self.error = Consumed(), Event(), None
+        self.arguments = {"brokers": brokers, "topic": topic, "group": topic, "dead_letters": dead_letters}
+        self.thread = Thread(target=self._run, args=(store,))
+        self.thread.start()
+
+    def _run(self, store):
+        try:
+            consume(store, "orders", stop=self.stop, done=self.done, **self.arguments)
+        except Exception as error:  # it is looked at in the test's thread
+            self.error = error
+
+    def until(self, messages):
+        ends = time.monotonic() + 60
+        while self.done.messages < messages and self.thread.is_alive() and time.monotonic() < ends:
+            time.sleep(0.02)
+        self.stop.set()
+        self.thread.join()
+        assert self.done.messages >= messages or self.error is not None
+        return self.done
+
+
+def totals(store):
+    store.catch_up()
+    return store.get_online_features("model", [{"user": "a"}]).to_dicts()[0]
+
+
+def test_events_of_every_form_are_pushed_and_the_poisonous_laid_aside(store, brokers, producer, tmp_path):
+    letters = tmp_path / "dead" / "orders.jsonl"
+    bad = order(4, amount="much")
+    send(
+        producer, "forms", order(1), [order(2), bad], arrow(3, 1), b"\xff\xff\xff\xffnonsense", b"{", order(5), order(2)
+    )
+    done = Running(store, brokers, "forms", letters).until(7)
+    assert (done.messages, done.accepted, done.duplicates, done.dead) == (7, 4, 2, 3)
+    assert totals(store)["spending__count"] == 4
+    found = [msgspec.json.decode(line, type=DeadLetter) for line in letters.read_bytes().splitlines()]
+    assert sorted((letter.offset, letter.row, letter.field) for letter in found if letter.row is not None) == [
+        (1, 1, "amount")
+    ]
+    assert sorted(letter.offset for letter in found) == [1, 3, 4]
+    assert {base64.b64decode(letter.value) for letter in found} >= {b"{", b"\xff\xff\xff\xffnonsense"}
+
+
+def test_what_is_read_again_after_a_crash_counts_once(store, brokers, producer, tmp_path, monkeypatch):
+    """The events were committed to the log, their offsets were not: the next run reads them again."""
+    send(producer, "again", *(order(number) for number in range(5)))
+    from confluent_kafka import Consumer
+
+    class Dying(Consumer):
+        def commit(self, *_, **__):
+            raise StorageError("died before the offsets were committed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("confluent_kafka.Consumer", Dying)
+        running = Running(store, brokers, "again", tmp_path / "dead")
+        running.until(5)
+        assert isinstance(running.error, StorageError)
+    send(producer, "again", order(5))
+    done = Running(store, brokers, "again", tmp_path / "dead").until(6)
+    assert (done.accepted, done.duplicates) == (1, 5)
+    assert totals(store)["spending__count"] == 6
+    assert not (tmp_path / "dead").exists()
+
+
+def test_a_log_that_cannot_be_written_leaves_the_offsets(store, brokers, producer, tmp_path, monkeypatch):
+    send(producer, "refused", order(1))
+    log = store._event_log
+    with monkeypatch.context() as patched:
+        taken = log.append
+
+        def refuse(source, events, **options):
+            if events.num_rows:
+                raise StorageError("the disk is full")
+            return taken(source, events, **options)
+
+        patched.setattr(log, "append", refuse)
+        running = Running(store, brokers, "refused", tmp_path / "dead")
+        running.thread.join(60)
+        assert isinstance(running.error, StorageError)
+    assert Running(store, brokers, "refused", tmp_path / "dead").until(1).accepted == 1
+
+
+def test_sources_that_cannot_be_consumed_into_are_refused(store, tmp_path):
+    options = {"brokers": "127.0.0.1:1", "topic": "t", "group": "g", "dead_letters": tmp_path / "d", "stop": Event()}
+    with pytest.raises(RequestError, match="accepts pushes"):
+        consume(store, "nothing", **options)
+    with pytest.raises(ConfigError, match="refuses its options"):
+        consume(store, "orders", **options, options={"no.such.option": "1"})
+    store.apply(spending(orders(tmp_path, event_id=None)), prune=True)
+    with pytest.raises(ConfigError, match="no event id"):
+        consume(store, "orders", **options)
+
+
+def test_the_command_ends_with_a_signal_and_says_what_it_did(store, brokers, producer, tmp_path):
+    (tmp_path / "store" / "featurestore.toml").write_text(
+        "".join(f'{name} = "sqlite:///{name}.db"\n' for name in ("registry", "online", "event_log")) + 'data = "."\n'
+    )
+    send(producer, "command", *(order(number) for number in range(3)))
+    store.push("orders", [order(100) | {"at": AT}])
+    command = [sys.executable, "-m", "featurestore.cli", "--config", str(tmp_path / "store"), "consume", "orders"]
+    with subprocess.Popen(
+        [*command, "--topic", "command", "--brokers", brokers], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
+        try:
+            ends = time.monotonic() + 60
+            while store._event_log.head("orders").next_sequence < 4 and time.monotonic() < ends:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            said = process.communicate(timeout=30)[0]
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, "3 messages: 3 events accepted, 0 known already, 0 dead\n")
+    assert totals(store)["spending__count"] == 4
