@@ -246,7 +246,7 @@ class Plan:
         """Hash of everything in the service that can change a value, or the name it is given under."""
         return fingerprint_of(self)
 
-    @property
+    @cached_property
     def join_keys(self) -> tuple[Column, ...]:
         """The key columns a spine or request must have, sorted by name."""
         found = {

@@ -103,7 +103,8 @@ def is_sampled(keys: Sequence[Any], share: float) -> bool:
 
 def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_us: int, share: float) -> Record:
     """Return the record of an answer, with the rows of sampled entities."""
-    keys = [[row[column.name] for column in plan.join_keys] for row in answer.entities]
+    names, inputs = [column.name for column in plan.join_keys], [column.name for column in plan.request]
+    keys = [[row[name] for name in names] for row in answer.entities]
     places = range(len(keys)) if share >= 1.0 else [i for i, key in enumerate(keys) if is_sampled(key, share)]
     width, is_whole = len(answer.columns), len(places) == len(keys)
     codes = answer.codes
@@ -115,7 +116,7 @@ def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_u
         model_version=caller.model_version,
         places=list(places),
         keys=keys if is_whole else [keys[i] for i in places],
-        requests=[[answer.requests[i][column.name] for column in plan.request] for i in places],
+        requests=[[answer.requests[i][name] for name in inputs] for i in places],
         values=answer.rows if is_whole else [answer.rows[i] for i in places],
         statuses=codes if is_whole else b"".join(codes[width * i : width * (i + 1)] for i in places),
         watermarks_us=[answer.views[use.alias].watermark_us for use in plan.uses],
