@@ -13,6 +13,7 @@ from featurestore.definitions.collection import collect
 from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP
 from featurestore.errors import ValueOverflowError
 from featurestore.kernels import evaluate
+from featurestore.kernels.evaluate import Picked, RowReader, bind
 from featurestore.kernels.events import NO_EVENT
 from featurestore.offline import narrowing
 from featurestore.offline.parts import Resources
@@ -68,8 +69,17 @@ def check(scenario, queries=None):
         return
     answer = ask_scenario(scenario, queries=queries)
     assert_answers(scenario.plan, rows, answer.columns(), answer.statuses)
-    for index in range(len(scenario.plan.features)):
-        current = answer.lists()[index]
+    assert_rows_are_columns(scenario.plan, answer)
+
+
+def assert_rows_are_columns(view, answer):
+    """Assert that answers read as rows of Python values, as lookups read them, hold what their Arrow columns hold."""
+    shared = [None if values is None else values.to_pylist() for values in answer.dictionaries]
+    picked = [Picked(reader, 0, number, 0) for number, reader in enumerate(bind(view).readers)]
+    found, codes = RowReader(picked).read(answer.words, answer.statuses, [lambda source, _: shared[source] or ()])
+    assert codes.tolist() == answer.statuses.tolist()
+    columns = zip(*found, strict=True) if found else [()] * len(picked)
+    for index, current in enumerate(columns):
         assert_same_values(reference=answer.column(index).to_pylist(), current=current)
 
 

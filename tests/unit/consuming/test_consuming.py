@@ -64,7 +64,10 @@ class Running:
 
     def __init__(self, store, brokers, topic, dead_letters):
         self.done, self.stop, self.error = Consumed(), Event(), None
-        self.arguments = {"brokers": brokers, "topic": topic, "group": topic, "dead_letters": dead_letters}
+        # The broker waits that long for members that are gone before it gives their partitions to others.
+        options = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
+        self.arguments = {"brokers": brokers, "topic": topic, "group": topic, "options": options}
+        self.arguments["dead_letters"] = dead_letters
         self.thread = Thread(target=self._run, args=(store,))
         self.thread.start()
 
