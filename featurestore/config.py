@@ -83,6 +83,13 @@ class ServerConfig(_Table):
         shutdown_seconds: How long requests under way may take to finish when the server is stopped.
         auth: ``"keys"``: every request needs an API key. ``"none"``: anybody who reaches the server may do anything.
         workers: How many processes serve.
+        max_requests: Most requests under way in one process; further ones are answered 503.
+        deadline_seconds: How long a question may take that runs in a thread; then it is answered 504.
+        compress_from: Answers of so many bytes or more are compressed for callers that accept it.
+        metrics: Whether ``/metrics`` is served; ``None``: if ``prometheus-client`` is installed.
+        traces: Whether requests are OpenTelemetry spans.
+        log_requests: Whether every request is a line of JSON on the standard output.
+        log_entity_keys: Whether such a line has entity keys as they are; else it has hashes of them.
     """
 
     host: str = "127.0.0.1"
@@ -93,6 +100,13 @@ class ServerConfig(_Table):
     shutdown_seconds: int = Field(default=10, ge=0)
     auth: Literal["keys", "none"] = "keys"
     workers: int = Field(default=1, ge=1)
+    max_requests: int = Field(default=256, gt=0)
+    deadline_seconds: float = Field(default=30.0, gt=0)
+    compress_from: Bytes = Field(default=32_000, gt=0)
+    metrics: bool | None = None
+    traces: bool = False
+    log_requests: bool = False
+    log_entity_keys: bool = False
 
 
 class Config(BaseSettings):

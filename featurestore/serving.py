@@ -15,13 +15,14 @@ from typing import Any
 
 from featurestore.catalog import Catalog
 from featurestore.dtypes import DType
-from featurestore.errors import RegistryError, RequestError, StorageError
+from featurestore.errors import RegistryError, RequestError, StateError, StorageError
 from featurestore.live import LivePlans
 from featurestore.online.guarded import Guarded
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import ServingLog
-from featurestore.online.store import OnlineStore
+from featurestore.online.store import OnlineStore, records_of
+from featurestore.online.vitals import Vitals, view_vitals
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
 from featurestore.temporal import Clock, duration_us
 
@@ -125,6 +126,28 @@ class Serving:
             self._views = known
         return known.plans
 
+    def vitals(self, heads_us: Mapping[str, int]) -> Vitals:
+        """Tell how the views are that answer by themselves.
+
+        Args:
+            heads_us: By source with a log, the instant before which all its events became known.
+        """
+        now_us = self._clock.now_us()
+        views = {view.name: view for view in self.views()}
+        records = records_of(self.store, views.values())
+        return Vitals(
+            {
+                name: view_vitals(
+                    records[name],
+                    now_us=now_us,
+                    head_us=heads_us.get(view.source.name),
+                    period_us=view.refresh.period_us,
+                )
+                for name, view in views.items()
+            },
+            self.store.is_open,
+        )
+
     def check(self) -> None:
         """Make sure that every applied service can be answered, and load what answering needs.
 
@@ -156,7 +179,7 @@ class Serving:
             return known.reader
         try:
             plan = live_plan()
-        except (RegistryError, StorageError) as error:
+        except (RegistryError, StateError, StorageError) as error:
             if known is None:
                 raise
             _LOGGER.warning("which plan is live cannot be asked; the one known last answers on: %s", error)

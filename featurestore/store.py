@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
     from featurestore.online.store import OnlineStore
+    from featurestore.online.vitals import Vitals
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
@@ -651,6 +652,22 @@ class FeatureStore:
             settings=self._settings,
             clock=self._clock,
         )
+
+    def vitals(self) -> Vitals:
+        """Tell how fresh the views are that answer, for monitoring.
+
+        Raises:
+            StateError: A view's record is damaged.
+            RegistryError: The registry cannot be read.
+            StorageError: The online store or the event log cannot be read.
+        """
+        return self._serving.vitals({name: head.next_ingest_us for name, head in self._streams.heads().items()})
+
+    def log_backlog(self) -> tuple[int, int]:
+        """Return how many served rows wait to be written, and how many were lost because too many waited."""
+        if not self.config.serving_log.enabled:
+            return 0, 0
+        return self._serving_log.waiting_rows, self._serving_log.lost_rows
 
     def check(self) -> None:
         """Make sure that every applied service can be answered online, and load what answering needs.

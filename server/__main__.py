@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvicorn
@@ -18,7 +20,9 @@ from uvicorn.supervisors import Multiprocess
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.store import FeatureStore
+from server import metrics
 from server.app import Application, create_app
+from server.logs import CONFIG
 
 _CANNOT_START = 2
 _SWITCH_SECONDS = 0.0005
@@ -89,7 +93,19 @@ def serve_with_workers(config: Config, options: argparse.Namespace) -> None:
     workers = options.workers or config.server.workers
     settings = _uvicorn("server.app:create_app", config, factory=True, workers=workers)
     _announce(listening, config)
-    Multiprocess(settings, sockets=[listening]).run()
+    with _shared_metrics():
+        Multiprocess(settings, sockets=[listening]).run()
+
+
+@contextmanager
+def _shared_metrics() -> Iterator[None]:
+    """Give workers a folder in which they keep their numbers for each other."""
+    if metrics.FOLDER_VARIABLE in os.environ or not metrics.are_possible():
+        yield
+        return
+    with TemporaryDirectory(prefix="featurestore-metrics-") as folder:
+        os.environ[metrics.FOLDER_VARIABLE] = folder
+        yield
 
 
 def _uvicorn(app: Application | str, config: Config, **options: Any) -> uvicorn.Config:
@@ -99,7 +115,7 @@ def _uvicorn(app: Application | str, config: Config, **options: Any) -> uvicorn.
         http="httptools",
         ws="none",
         access_log=False,
-        log_level="warning",
+        log_config=CONFIG,
         server_header=False,
         timeout_graceful_shutdown=config.server.shutdown_seconds,
         **options,

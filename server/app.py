@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import deepcopy
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,12 +21,17 @@ from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
-from server import events, feast, problems
+from server import events, feast, metrics, problems
 from server.auth import Doorkeeper, needed_scope
+from server.calls import Call
+from server.deadlines import HEADER as DEADLINE_HEADER
 from server.features import PATH, FeaturesRoute
+from server.forms import ARROW_STREAM
 from server.messages import schemas
+from server.watching import Watch
 
 _LOGGER = logging.getLogger("featurestore.server")
+_ALWAYS = frozenset({"/healthz", "/readyz", "/health", metrics.PATH})
 _DESCRIPTION = "Feature values for models, computed by the same plan and the same kernels as their training sets."
 
 
@@ -79,8 +85,10 @@ class Application:
         """
         self._given = store
         self._opened = store
+        self._watch = Watch(store) if store is not None else None
         self._features = FeaturesRoute(lambda: self.store, lambda: self.limits)
         self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock)
+        self._under_way = 0
         self._behind: ASGIApp = _behind(self)
 
     @property
@@ -89,6 +97,11 @@ class Application:
         if self._opened is None:
             raise problems.not_started()
         return self._opened
+
+    @property
+    def watch(self) -> Watch | None:
+        """What looks on; nothing does before the server has started."""
+        return self._watch
 
     @property
     def limits(self) -> ServerConfig:
@@ -100,16 +113,37 @@ class Application:
         if scope["type"] != "http":
             await self._behind(scope, receive, send)
             return
+        call = Call(scope)
+        sending = call.sending(send)
+        self._under_way += 1
         try:
-            if self.limits.auth == "keys":
-                self._door.check(scope)
+            self._let_in(scope)
+            if scope["path"] == PATH:
+                await self._features(scope, receive, sending)
+            else:
+                await self._behind(scope, receive, sending)
         except (FeatureStoreError, problems.RefusedError) as error:
-            await problems.refuse(send, error)
-            return
-        if scope["path"] == PATH:
-            await self._features(scope, receive, send)
-        else:
-            await self._behind(scope, receive, send)
+            if call.status:
+                raise
+            call.code = await problems.refuse(sending, error)
+        finally:
+            self._under_way -= 1
+            call.end(scope)
+            if self._watch is not None:
+                self._watch.note(call)
+
+    def _let_in(self, scope: Scope) -> None:
+        """Let a request in, or raise.
+
+        Raises:
+            RefusedError: Too many are under way (503), or it has no key for what it asks.
+        """
+        limits = self.limits
+        if self._under_way > limits.max_requests and scope["path"] not in _ALWAYS:
+            detail = f"There are {limits.max_requests} requests under way. Ask again in a moment."
+            raise problems.RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "too-many-requests")
+        if limits.auth == "keys":
+            self._door.check(scope)
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -119,7 +153,13 @@ class Application:
         try:
             await asyncio.to_thread(self._warm)
             self.store.start_following()
-            yield
+            watch = self._watch = self._watch or Watch(self.store)
+            noting = asyncio.create_task(watch.run())
+            try:
+                yield
+            finally:
+                noting.cancel()
+                watch.close()
         finally:
             self._features.close()
             if self._given is None and self._opened is not None:
@@ -162,6 +202,19 @@ def _behind(application: Application) -> FastAPI:
     def readyz() -> Health:
         application.store.check()
         return Health(status="ready")
+
+    @app.get(
+        metrics.PATH,
+        summary="Tell Prometheus how the server is",
+        response_class=Response,
+        responses={**_NO_METRICS, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    def prometheus() -> Response:
+        page = application.watch.page() if application.watch is not None else None
+        if page is None:
+            detail = "No metrics are kept. Install featurestore[metrics], and do not turn server.metrics off."
+            raise problems.RefusedError(HTTPStatus.NOT_FOUND, detail, "no-metrics")
+        return Response(page[0], headers={"content-type": page[1]})
 
     for part in (events, feast):
         app.include_router(part.routes(lambda: application.store, lambda: application.limits))
@@ -235,22 +288,46 @@ _EXAMPLES: dict[str, Any] = {
     }
 }
 _PROBLEMS = _refused((503, "The registry or the online store cannot answer."))
-_FEATURES = {
+_NO_METRICS = _refused((404, "No metrics are kept."))
+_FEATURES: dict[str, Any] = {
     "summary": "Get the features of some entities",
     "operationId": "get_features",
+    "parameters": [
+        {
+            "name": DEADLINE_HEADER,
+            "in": "header",
+            "description": "Refuse with 504 if there is no answer so many milliseconds after the request came.",
+            "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999_999},
+        },
+        {
+            "name": "x-request-id",
+            "in": "header",
+            "description": "Name of the request in the answer and all logs; made up if left out, or no plain word.",
+            "schema": {"type": "string"},
+        },
+    ],
     "requestBody": {"required": True, "content": {"application/json": _EXAMPLES | _schema("Question")}},
     "responses": {
-        "200": {"description": "One row per entity, in the order asked.", **_content("Reply")},
+        "200": {
+            "description": "One row per entity, in the order asked. As Arrow: the features in their dtypes, status__… "
+            "per feature, event_time__… per view, and the rest of a reply as JSON in the schema's metadata.",
+            "content": {
+                "application/json": _schema("Reply"),
+                ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
         **{
             str(status): refusal
             for status, refusal in _refused(
                 (400, "The body is not JSON."),
                 (404, "There is no such service."),
+                (406, "The answer cannot be given in a form that is accepted."),
                 (409, "The live plan has another fingerprint than the expected one."),
                 (413, "The body or the list of entities is too large."),
                 (415, "The body is not application/json."),
                 (422, "A field is missing, unknown or of a wrong type."),
-                (503, "The registry or the online store cannot answer."),
+                (503, "The registry or the online store cannot answer, or too many requests are under way."),
+                (504, "There was no answer in time."),
             ).items()
         },
     },

@@ -49,6 +49,18 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Refuse with 409 if the live plan has another fingerprint.", examples=[_FINGERPRINT]),
     ] = None
     describe: Annotated[bool, Meta(description="Say also which dtypes columns, keys and request inputs have.")] = False
+    event_times: Annotated[bool, Meta(description="Say per row and view when the newest event happened.")] = True
+    partial: Annotated[
+        bool,
+        Meta(
+            description="Answer from the views that can if others cannot: their values are null with status ERROR, and "
+            "errors says why. Such an answer does not go to the serving log."
+        ),
+    ] = False
+    timeout_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=3_600_000)] | None,
+        Meta(description="Refuse with 504 if there is no answer so long after the request came."),
+    ] = None
 
 
 class Row(Struct, frozen=True):
@@ -64,14 +76,15 @@ class Row(Struct, frozen=True):
     statuses: Annotated[
         list[str],
         Meta(
-            description="PRESENT; NULL: known entity, no value; NOT_FOUND: no event of this entity; EXPIRED: too old.",
+            description="PRESENT; NULL: known entity, no value; NOT_FOUND: no event of this entity; EXPIRED: too old; "
+            "ERROR: the view cannot answer.",
             examples=[["PRESENT", "PRESENT", "NULL"]],
         ),
     ]
     event_times: Annotated[
         dict[str, datetime | None],
         Meta(
-            description="Per view the event time of the newest event that was visible.",
+            description="Per view the event time of the newest event that was visible; empty if not wanted.",
             examples=[{"carrier_delays": "2013-12-01T11:41:00Z"}],
         ),
     ]
@@ -94,6 +107,13 @@ class Dtypes(Struct, frozen=True):
     request: Annotated[dict[str, str], Meta(description="Of request inputs.", examples=[{"dep_delay": "float64"}])]
 
 
+class ViewProblem(Struct, frozen=True):
+    """Why a view could not answer."""
+
+    code: Annotated[str, Meta(description="Stable name of the failure.", examples=["not-materialized"])]
+    detail: Annotated[str, Meta(description="What is wrong, and what helps.")]
+
+
 class Reply(Struct, frozen=True, omit_defaults=True):
     """The answer to a question."""
 
@@ -105,6 +125,9 @@ class Reply(Struct, frozen=True, omit_defaults=True):
     rows: Annotated[list[Row], Meta(description="One per entity, in the order of the question.")]
     views: Annotated[dict[str, ViewState], Meta(description="Per view, by its name or alias.")]
     dtypes: Annotated[Dtypes | None, Meta(description="Only if the question asked to describe the answer.")] = None
+    errors: Annotated[
+        dict[str, ViewProblem] | None, Meta(description="Views that could not answer, if a part was asked for.")
+    ] = None
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
@@ -124,14 +147,15 @@ read_question: Callable[[bytes], Question] = msgspec.json.Decoder(Question).deco
 to_bytes: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
-def reply(result: OnlineFeatures, *, describe: bool = False) -> Reply:
+def reply(result: OnlineFeatures, *, describe: bool = False, event_times: bool = True) -> Reply:
     """Return the message for a result.
 
     Args:
         result: The answer.
         describe: Whether to say dtypes.
+        event_times: Whether to say when the newest events happened.
     """
-    times = result.event_times
+    times = result.event_times if event_times else {}
     rows = [
         Row(values, statuses, {alias: _instant(times[alias][i]) for alias in times})
         for i, (values, statuses) in enumerate(zip(result.rows, result.statuses, strict=True))
@@ -154,6 +178,7 @@ def reply(result: OnlineFeatures, *, describe: bool = False) -> Reply:
         rows=rows,
         views=views,
         dtypes=_dtypes(result) if describe else None,
+        errors={alias: ViewProblem(error.code, error.problem) for alias, error in result.errors.items()} or None,
     )
 
 

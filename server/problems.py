@@ -97,8 +97,8 @@ def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
             return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says why.", "internal-error")
 
 
-async def refuse(send: Send, error: Exception) -> None:
-    """Answer a request with the problem document for an exception."""
+async def refuse(send: Send, error: Exception) -> str:
+    """Answer a request with the problem document for an exception; return the problem's code."""
     problem = problem_of(error)
     body = encode(problem)
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
@@ -106,6 +106,7 @@ async def refuse(send: Send, error: Exception) -> None:
         headers += [(name.encode(), value.encode("latin-1")) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+    return problem.code
 
 
 def encode(problem: Problem) -> bytes:

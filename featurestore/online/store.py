@@ -218,7 +218,7 @@ def encode_record(record: ViewRecord) -> bytes:
     return msgspec.json.encode(record)
 
 
-def records_of(store: OnlineStore, views: Iterable[PlanOfView]) -> Mapping[str, ViewRecord]:
+def records_of(store: StateReads, views: Iterable[PlanOfView]) -> Mapping[str, ViewRecord]:
     """Return the records of several views by name, from one moment."""
     keys = {view.name: (view, record_key(view)) for view in views}
     found = store.read([key for _, key in keys.values()])

@@ -19,6 +19,7 @@ from tests.server.test_process import project  # noqa: F401  # a fixture
 
 PATHS = {
     "/v1/features": Scope.READ,
+    "/metrics": Scope.READ,
     "/v1/services": Scope.READ,
     "/get-online-features": Scope.READ,
     "/v1/sources/orders/events": Scope.WRITE,

@@ -1,0 +1,91 @@
+"""What is known of a request while it is answered: its name, how long it took, what it was about.
+
+Whoever answers fills the fields in; metrics, logs and traces read them when the answer is on its way.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from contextvars import ContextVar
+from http import HTTPStatus
+
+from starlette.types import Message, Scope, Send
+
+from featurestore.online.result import OnlineFeatures
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The request that is being answered, for log lines."""
+
+RETRY_AFTER = b"1"
+"""Seconds after which a request answered 503 may be repeated."""
+
+_SCOPE_KEY = "featurestore.call"
+_GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class Call:
+    """One request.
+
+    Attributes:
+        headers: The request's headers, the last of each name.
+        request_id: The caller's ``X-Request-Id`` if it is a plain word, else made up.
+        method: HTTP method.
+        route: The route's path as it is declared; ``"other"`` for paths that are none.
+        status: HTTP status of the answer; 0 before there is one, and if the caller went away.
+        sent: Bytes of the answer's body.
+        seconds: How long it took, known once it has ended.
+        answer: What the library answered, if it did.
+        code: Code of the problem, if the answer is one.
+    """
+
+    __slots__ = ("_began", "answer", "code", "headers", "method", "request_id", "route", "seconds", "sent", "status")
+
+    def __init__(self, scope: Scope) -> None:
+        self._began = time.perf_counter()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id")
+        self.request_id = given.decode() if given is not None and _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        self.method: str = scope["method"]
+        self.route = "other"
+        self.status = 0
+        self.sent = 0
+        self.seconds = 0.0
+        self.answer: OnlineFeatures | None = None
+        self.code = ""
+        scope[_SCOPE_KEY] = self
+        REQUEST_ID.set(self.request_id)
+
+    def elapsed_seconds(self) -> float:
+        """Return how long ago the request came."""
+        return time.perf_counter() - self._began
+
+    def sending(self, send: Send) -> Send:
+        """Return what sends the answer: it adds the request's name, and notes what is sent."""
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.status = int(message["status"])
+                headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+                if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    headers.append((b"retry-after", RETRY_AFTER))
+                message["headers"] = headers
+            else:
+                self.sent += len(message.get("body", b""))
+            await send(message)
+
+        return noting
+
+    def end(self, scope: Scope) -> None:
+        """Note how long it took, and which route it was."""
+        self.seconds = self.elapsed_seconds()
+        route = scope.get("route")
+        if route is not None:
+            self.route = getattr(route, "path", self.route)
+
+
+def call_of(scope: Scope) -> Call:
+    """Return what is known of the request of a scope."""
+    call: Call = scope[_SCOPE_KEY]
+    return call

@@ -1,0 +1,174 @@
+"""What Prometheus is told, at ``/metrics``.
+
+With one process the numbers lie in memory. With several workers each writes its own to files in the folder that
+``PROMETHEUS_MULTIPROC_DIR`` names (``python -m server`` makes one), and whichever worker is asked adds them up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from featurestore.errors import ConfigError
+from server.calls import Call
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+    from prometheus_client.metrics_core import Metric
+
+    from featurestore.online.vitals import Vitals
+
+PATH = "/metrics"
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_SECOND_US = 1_000_000
+
+
+def are_possible() -> bool:
+    """Tell whether the package that metrics need is installed."""
+    return find_spec("prometheus_client") is not None
+
+
+class _Children(NamedTuple):
+    """The counters of one service."""
+
+    entities: Any
+    states: Any
+    reading: Any
+    computing: Any
+    partial: Any
+
+
+class Metrics:
+    """Counts requests, and says how the store is when asked."""
+
+    def __init__(self) -> None:
+        """Make the metrics.
+
+        Raises:
+            ConfigError: ``prometheus-client`` is not installed.
+        """
+        if not are_possible():
+            raise ConfigError(
+                "metrics need the package prometheus-client",
+                where="server.metrics",
+                hint="Install featurestore[metrics], or leave server.metrics out.",
+                code="missing-extra",
+            )
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        self._registry = own = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"featurestore_{name}", text, labels, registry=own)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"featurestore_{name}", text, labels, registry=own, buckets=_BUCKETS)
+
+        self._requests = counter("requests", "Requests answered.", "route", "status")
+        self._seconds = histogram("request_seconds", "From request to answer.", "route", "service")
+        self._entities = counter("entities", "Rows answered.", "service")
+        self._states = counter("store_keys", "States read from the online store.", "service")
+        self._reading = histogram("store_read_seconds", "Reading the online store, per question.", "service")
+        self._computing = histogram("compute_seconds", "Evaluating states in the kernels, per question.", "service")
+        self._partial = counter("partial_answers", "Answers in which a view is missing.", "service")
+        self._lost = counter("serving_log_lost_rows", "Served rows that no log has, because too many waited.")
+        self._waiting = Gauge(
+            "featurestore_serving_log_waiting_rows",
+            "Served rows that wait to be written.",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self._known_lost = 0
+        self._by_route: dict[tuple[str, str], Any] = {}
+        self._by_status: dict[tuple[str, int], Any] = {}
+        self._by_service: dict[str, _Children] = {}
+
+    def note(self, call: Call) -> None:
+        """Count a request that has been answered."""
+        answer = call.answer
+        service = answer.service if answer is not None else ""
+        timed = self._by_route.get((call.route, service))
+        if timed is None:
+            timed = self._by_route[call.route, service] = self._seconds.labels(call.route, service)
+        timed.observe(call.seconds)
+        counted = self._by_status.get((call.route, call.status))
+        if counted is None:
+            counted = self._by_status[call.route, call.status] = self._requests.labels(call.route, str(call.status))
+        counted.inc()
+        if answer is None:
+            return
+        children = self._by_service.get(service) or self._of(service)
+        children.entities.inc(len(answer.rows))
+        children.states.inc(answer.effort.keys)
+        children.reading.observe(answer.effort.read_seconds)
+        children.computing.observe(answer.effort.compute_seconds)
+        if answer.errors:
+            children.partial.inc()
+
+    def note_log(self, *, waiting_rows: int, lost_rows: int) -> None:
+        """Note how this process's serving log is."""
+        self._waiting.set(waiting_rows)
+        self._lost.inc(max(0, lost_rows - self._known_lost))
+        self._known_lost = lost_rows
+
+    def page(self, vitals: Vitals | None) -> tuple[bytes, str]:
+        """Return all metrics as Prometheus reads them, and the media type.
+
+        Args:
+            vitals: How the store is; ``None`` if it cannot say, for then its part is left out.
+        """
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+        counted = self._registry
+        if FOLDER_VARIABLE in os.environ:
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        states = CollectorRegistry()
+        states.register(_Page(vitals))
+        return generate_latest(counted) + generate_latest(states), CONTENT_TYPE_LATEST
+
+    def _of(self, service: str) -> _Children:
+        parts = (self._entities, self._states, self._reading, self._computing, self._partial)
+        children = _Children(*(part.labels(service) for part in parts))
+        self._by_service[service] = children
+        return children
+
+
+class _Page:
+    """Gauges of what is the same whichever worker is asked, made for one page."""
+
+    def __init__(self, vitals: Vitals | None) -> None:
+        self._vitals = vitals
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        def gauge(name: str, text: str, values: Mapping[str, float | None]) -> Metric:
+            family = GaugeMetricFamily(f"featurestore_{name}", text, labels=["view"] if "" not in values else [])
+            for label, value in values.items():
+                if value is not None:
+                    family.add_metric([label] if label else [], value)
+            return family
+
+        vitals = self._vitals
+        yield gauge("store_up", "Whether it can be told how the views are.", {"": float(vitals is not None)})
+        if vitals is None:
+            return
+        left_alone = {"": float(vitals.is_store_left_alone)}
+        yield gauge("store_left_alone", "Whether the online store failed and is left alone.", left_alone)
+        staleness = {name: _seconds(view.staleness_us) for name, view in vitals.views.items()}
+        yield gauge("view_staleness_seconds", "Now minus the instant up to which a view is complete.", staleness)
+        lag = {name: _seconds(view.log_lag_us) for name, view in vitals.views.items()}
+        yield gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lag)
+
+
+def _seconds(duration_us: int | None) -> float | None:
+    return None if duration_us is None else duration_us / _SECOND_US

@@ -1,0 +1,71 @@
+"""Requests as OpenTelemetry spans, if the configuration wants them.
+
+Spans go to the tracer provider of the process: that of ``opentelemetry-instrument``, or the one set by who calls
+``create_app``. A caller's ``traceparent`` is the parent.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from importlib.util import find_spec
+
+from featurestore.errors import ConfigError
+from server.calls import Call
+
+
+class Traces:
+    """Makes a span of every request, once it has been answered."""
+
+    def __init__(self) -> None:
+        """Take the tracer of the process.
+
+        Raises:
+            ConfigError: ``opentelemetry-api`` is not installed.
+        """
+        if find_spec("opentelemetry") is None:
+            raise ConfigError(
+                "traces need the package opentelemetry-api",
+                where="server.traces",
+                hint="Install featurestore[traces], or leave server.traces out.",
+                code="missing-extra",
+            )
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._tracer = trace.get_tracer("featurestore.server")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def note(self, call: Call, *, ended_us: int) -> None:
+        """Make the span of a request that ended at an instant."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        carrier = {
+            name: call.headers[name.encode()].decode("latin-1")
+            for name in ("traceparent", "tracestate")
+            if name.encode() in call.headers
+        }
+        span = self._tracer.start_span(
+            f"{call.method} {call.route}",
+            context=self._propagator.extract(carrier),
+            kind=SpanKind.SERVER,
+            start_time=(ended_us - round(call.seconds * 1_000_000)) * 1_000,
+            attributes={
+                "http.request.method": call.method,
+                "http.route": call.route,
+                "http.response.status_code": call.status,
+                "featurestore.request_id": call.request_id,
+            },
+        )
+        if (answer := call.answer) is not None:
+            span.set_attributes(
+                {
+                    "featurestore.service": answer.service,
+                    "featurestore.fingerprint": answer.fingerprint,
+                    "featurestore.entities": len(answer.rows),
+                    "featurestore.store_read_seconds": answer.effort.read_seconds,
+                    "featurestore.compute_seconds": answer.effort.compute_seconds,
+                }
+            )
+        if call.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            span.set_status(Status(StatusCode.ERROR, call.code))
+        span.end(end_time=ended_us * 1_000)

@@ -1,0 +1,74 @@
+"""Tells of answered requests: to metrics, to the log of requests, to traces, as the configuration wants."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from featurestore.errors import FeatureStoreError
+from featurestore.store import FeatureStore
+from server import metrics
+from server.calls import Call
+from server.logs import RequestLog
+from server.metrics import Metrics
+from server.traces import Traces
+
+NOTE_SECONDS = 1.0
+"""How often a worker notes how its serving log is, for the others to tell."""
+
+
+class Watch:
+    """What looks on while requests are answered."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        """Make what the configuration wants.
+
+        Args:
+            store: What answers.
+
+        Raises:
+            ConfigError: The package that something needs is not installed.
+        """
+        wanted = store.config.server
+        self._store = store
+        wants_metrics = metrics.are_possible() if wanted.metrics is None else wanted.metrics
+        self.metrics = Metrics() if wants_metrics else None
+        self._traces = Traces() if wanted.traces else None
+        self._log = (
+            RequestLog(lambda: store.clock, with_entity_keys=wanted.log_entity_keys) if wanted.log_requests else None
+        )
+
+    def note(self, call: Call) -> None:
+        """Take a request that has been answered."""
+        if self.metrics is not None:
+            self.metrics.note(call)
+        if self._log is not None:
+            self._log.note(call)
+        if self._traces is not None:
+            self._traces.note(call, ended_us=self._store.clock.now_us())
+
+    def page(self) -> tuple[bytes, str] | None:
+        """Return the metrics and their media type; ``None`` if there are none."""
+        if self.metrics is None:
+            return None
+        self._note_log(self.metrics)
+        try:
+            vitals = self._store.vitals()
+        except FeatureStoreError:
+            vitals = None
+        return self.metrics.page(vitals)
+
+    async def run(self) -> None:
+        """Note again and again what only this process knows."""
+        while self.metrics is not None and metrics.FOLDER_VARIABLE in os.environ:
+            self._note_log(self.metrics)
+            await asyncio.sleep(NOTE_SECONDS)
+
+    def close(self) -> None:
+        """Write what waits to be written."""
+        if self._log is not None:
+            self._log.flush()
+
+    def _note_log(self, counted: Metrics) -> None:
+        waiting_rows, lost_rows = self._store.log_backlog()
+        counted.note_log(waiting_rows=waiting_rows, lost_rows=lost_rows)

@@ -1,0 +1,106 @@
+"""JSON or Arrow, plain or compressed: the same answer in every form."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+
+from server.forms import ARROW_STREAM, JSON, METADATA_KEY, form_of
+from server.problems import RefusedError
+from tests.server.test_features import problem
+
+ASKED = {"service": "all_of_it", "entities": [{"user": 1}, {"user": 9}], "request": {"budget": 10}}
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, JSON),
+        (b"*/*", JSON),
+        (b"application/*", JSON),
+        (b"application/json, " + ARROW_STREAM.encode(), JSON),
+        (b"application/json;q=0.5, " + ARROW_STREAM.encode(), ARROW_STREAM),
+        (b"application/json;q=0, */*", ARROW_STREAM),
+        (b"text/html, */*;q=0.1", JSON),
+        (ARROW_STREAM.upper().encode(), ARROW_STREAM),
+    ],
+)
+def test_the_form_liked_best_is_given(accept, expected):
+    assert form_of(accept, None).media_type == expected
+
+
+@pytest.mark.parametrize("accept", [b"text/html", b"*/*;q=0", b"application/json;q=0.0", b""])
+def test_what_cannot_be_given_is_refused(accept):
+    with pytest.raises(RefusedError):
+        form_of(accept, None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        (None, ""),
+        (b"identity", ""),
+        (b"gzip, deflate", "gzip"),
+        (b"gzip, deflate, br, zstd", "zstd"),
+        (b"gzip, zstd;q=0.5", "gzip"),
+        (b"gzip;q=0", ""),
+        (b"*", "zstd"),
+    ],
+)
+def test_the_coding_liked_best_is_used(encoding, expected):
+    assert form_of(None, encoding).coding == expected
+
+
+def test_an_answer_in_arrow_has_the_dtypes_of_a_training_set(call, store):
+    response = call("POST", "/v1/features", json=ASKED | {"describe": True}, headers={"accept": ARROW_STREAM})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == ARROW_STREAM
+    table = pa.ipc.open_stream(response.content).read_all()
+    own = store.get_online_features(ASKED["service"], ASKED["entities"], ASKED["request"])
+    assert table.select(own.columns).replace_schema_metadata(None).equals(own.to_arrow())
+    assert table.column("status__spending__orders").to_pylist() == ["PRESENT", "NOT_FOUND"]
+    (first, second) = table.column("event_time__spending").to_pylist()
+    assert (first.isoformat(), second) == ("2024-05-01T02:00:00+00:00", None)
+    head = json.loads(table.schema.metadata[METADATA_KEY.encode()])
+    assert head["fingerprint"] == own.fingerprint
+    assert head["request_id"] == response.headers["x-request-id"]
+    assert head["rows"] == []
+    assert head["dtypes"]["keys"] == {"user": "int64"}
+
+
+def test_event_times_are_left_out_if_not_wanted(call):
+    plain = ASKED | {"event_times": False}
+    assert all(row["event_times"] == {} for row in call("POST", "/v1/features", json=plain).json()["rows"])
+    table = pa.ipc.open_stream(
+        call("POST", "/v1/features", json=plain, headers={"accept": ARROW_STREAM}).content
+    ).read_all()
+    assert not any(name.startswith("event_time__") for name in table.column_names)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_large_answers_are_compressed_for_those_who_can_read_that(call, coding):
+    large = {"service": "plain", "entities": [{"user": 1}] * 400, "as_of": "2024-05-02T00:00:00Z"}
+    plain = call("POST", "/v1/features", json=large, headers={"accept-encoding": "identity", "x-request-id": "r"})
+    packed = call("POST", "/v1/features", json=large, headers={"accept-encoding": coding, "x-request-id": "r"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == coding
+    assert packed.headers["vary"] == "accept-encoding"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 5
+    assert packed.json() == plain.json()
+
+
+def test_small_answers_are_not_worth_it(call):
+    assert "content-encoding" not in call("POST", "/v1/features", json=ASKED).headers
+
+
+def test_gzip_is_what_others_read():
+    from server.forms import compressed
+
+    assert gzip.decompress(compressed(b"abc" * 1_000, "gzip")) == b"abc" * 1_000
+
+
+def test_a_form_there_is_not_is_refused_before_anything_is_done(call):
+    response = call("POST", "/v1/features", json=ASKED, headers={"accept": "text/csv"})
+    assert response.status_code == 406
+    assert problem(response)["code"] == "not-acceptable"
