@@ -20,7 +20,7 @@ from featurestore.live import LivePlans
 from featurestore.online.guarded import Guarded
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
-from featurestore.online.serving_log import ServingLog
+from featurestore.online.serving_log import NOBODY, Caller, ServingLog
 from featurestore.online.store import OnlineStore, records_of
 from featurestore.online.vitals import Vitals, view_vitals
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
@@ -89,6 +89,7 @@ class Serving:
         expected_fingerprint: str | None,
         request_id: str | None = None,
         partial: bool = False,
+        caller: Caller = NOBODY,
     ) -> OnlineFeatures:
         """Answer for some entities; see ``FeatureStore.get_online_features``.
 
@@ -104,7 +105,7 @@ class Serving:
             partial=partial,
         )
         if self._log is not None and not answer.errors:
-            self._log.append(reader.plan, answer)
+            self._log.append(reader.plan, answer, caller)
         return answer
 
     def answer_views(

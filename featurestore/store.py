@@ -428,6 +428,8 @@ class FeatureStore:
         expected_fingerprint: str | None = None,
         request_id: str | None = None,
         partial: bool = False,
+        model: str | None = None,
+        model_version: str | None = None,
     ) -> OnlineFeatures:
         """Answer a service for some entities at one instant.
 
@@ -440,6 +442,8 @@ class FeatureStore:
             request_id: Name of the request in the serving log; made up if ``None``.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
                 ``errors`` says why. Such an answer is not logged. If no view can answer, that is an error.
+            model: Name of the model that asks, for the serving log.
+            model_version: Its version.
 
         Returns:
             Values and statuses in the order of ``entities``, with event times, and watermarks of the views.
@@ -452,6 +456,8 @@ class FeatureStore:
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
+        from featurestore.online.serving_log import Caller
+
         return self._serving.answer(
             service,
             entities,
@@ -460,6 +466,7 @@ class FeatureStore:
             expected_fingerprint=expected_fingerprint,
             request_id=request_id,
             partial=partial,
+            caller=Caller(model, model_version),
         )
 
     def get_online_views(

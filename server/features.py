@@ -115,6 +115,8 @@ class FeaturesRoute:
             expected_fingerprint=question.expected_fingerprint,
             request_id=call.request_id,
             partial=question.partial,
+            model=question.model,
+            model_version=question.model_version,
         )
         call.answer = result
         content = body_of(result, form, describe=question.describe, event_times=question.event_times)

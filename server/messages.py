@@ -48,6 +48,10 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
         str | None,
         Meta(description="Refuse with 409 if the live plan has another fingerprint.", examples=[_FINGERPRINT]),
     ] = None
+    model: Annotated[str | None, Meta(description="The model that asks, for the serving log.", examples=["delay"])] = (
+        None
+    )
+    model_version: Annotated[str | None, Meta(description="Its version.", examples=["7"])] = None
     describe: Annotated[bool, Meta(description="Say also which dtypes columns, keys and request inputs have.")] = False
     event_times: Annotated[bool, Meta(description="Say per row and view when the newest event happened.")] = True
     partial: Annotated[

@@ -91,6 +91,8 @@ class FeatureStoreClient:
         expected_fingerprint: str | None = None,
         request_id: str | None = None,
         partial: bool = False,
+        model: str | None = None,
+        model_version: str | None = None,
         timeout: float | None = None,
     ) -> OnlineFeatures:
         """Answer a service for some entities at one instant, as ``FeatureStore.get_online_features`` does.
@@ -105,6 +107,8 @@ class FeatureStoreClient:
                 if ``None``.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
                 ``errors`` says why.
+            model: Name of the model that asks, for the serving log.
+            model_version: Its version.
             timeout: Seconds this call may take; the client's if ``None``. The server is told and gives up in time too.
 
         Returns:
@@ -130,6 +134,8 @@ class FeatureStoreClient:
                 request_id,
                 expected_fingerprint=expected_fingerprint,
                 partial=partial,
+                model=model,
+                model_version=model_version,
             )
         )
 
@@ -253,6 +259,8 @@ class AsyncFeatureStoreClient:
         expected_fingerprint: str | None = None,
         request_id: str | None = None,
         partial: bool = False,
+        model: str | None = None,
+        model_version: str | None = None,
         timeout: float | None = None,
     ) -> OnlineFeatures:
         """Answer a service for some entities; see ``FeatureStoreClient.get_online_features``."""
@@ -266,6 +274,8 @@ class AsyncFeatureStoreClient:
                 request_id,
                 expected_fingerprint=expected_fingerprint,
                 partial=partial,
+                model=model,
+                model_version=model_version,
             )
         )
 

@@ -104,7 +104,7 @@ def read_features(body: bytes, question: bytes) -> OnlineFeatures:
     columns = tuple(parse_dtype(name) for name in dtypes["columns"])
     keys = _parsed(dtypes["keys"])
     inputs = _parsed(dtypes["request"])
-    rows, failed = found["rows"], found.get("errors", {})
+    rows = found["rows"]
     return OnlineFeatures(
         service=found["service"],
         fingerprint=found["fingerprint"],
@@ -114,9 +114,7 @@ def read_features(body: bytes, question: bytes) -> OnlineFeatures:
         dtypes=columns,
         rows=_read_rows([row["values"] for row in rows], columns),
         statuses=[row["statuses"] for row in rows],
-        event_times={
-            alias: [_instant(row["event_times"][alias]) for row in rows] for alias in [*found["views"], *failed]
-        },
+        event_times={alias: [_instant(row["event_times"][alias]) for row in rows] for alias in found["views"]},
         errors=_errors(found.get("errors")),
         views={alias: _view_state(view) for alias, view in found["views"].items()},
         entities=[_read_object(entity, keys) for entity in asked["entities"]],

@@ -329,3 +329,10 @@ def test_a_real_server_answers_many_threads_and_tasks(project):
     assert own.rows == [[2, 2.5]]
     assert [answer.rows for answer in found] == [own.rows] * 16
     assert len({answer.request_id for answer in found}) == 16
+
+
+def test_the_serving_log_names_the_model_that_asked(client, store):
+    client.get_online_features("plain", [{"user": 1}], model="churn", model_version="7")
+    store._serving_log.flush()
+    (table,) = store._serving_log.read("plain", since_us=0, until_us=2**60)
+    assert table.select(["model", "model_version"]).to_pylist() == [{"model": "churn", "model_version": "7"}]

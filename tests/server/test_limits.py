@@ -145,8 +145,7 @@ def test_a_registry_that_is_down_stops_nobody_from_being_answered(store, call, m
 @pytest.fixture
 def half(store, call):
     """Damage what is known of one of two views, while the server runs."""
-    store._serving_log._stop.set()
-    store._serving_log._thread.join()
+    store._serving_log._interval_seconds = 0
     assert call.ask("all_of_it", request={"budget": 1}).status_code == 200
     view = next(use.view for use in store.plan("all_of_it").uses if use.alias == "last_order")
     store._online.write([(record_key(view), b"{")])

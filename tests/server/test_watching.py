@@ -56,8 +56,7 @@ def test_views_say_how_stale_they_are(call, store):
 
 
 def test_the_serving_log_says_what_waits_and_what_is_lost(call, store):
-    store._serving_log._stop.set()
-    store._serving_log._thread.join()
+    store._serving_log._interval_seconds = 0
     store._serving_log._most_waiting_rows = 5
     call.ask(entities=[{"user": 1}] * 4)
     call.ask(entities=[{"user": 1}] * 3)
