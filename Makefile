@@ -22,7 +22,7 @@ demo: .venv/installed
 	$(BIN)/python -m feature_definitions.demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

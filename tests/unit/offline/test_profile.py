@@ -59,7 +59,9 @@ def test_floats(values):
     if len(known) == 1:
         assert found.std is None
     else:
-        assert found.std == pytest.approx(statistics.stdev(map(Fraction, known)), rel=1e-9, abs=1e-9)
+        # Values that lie close together far from zero leave a deviation of few correct digits.
+        noise = 1e-9 + 3e-8 * max(map(abs, known))
+        assert found.std == pytest.approx(statistics.stdev(map(Fraction, known)), rel=1e-9, abs=noise)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.integers(-5, 5)), max_size=200))
