@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -280,9 +281,9 @@ def _lost_ranges(case: Case) -> Iterator[Variant]:
             continue
         marks = sorted({run.until_us for run in case.facts.runs.get(view.view.name, ())})
         useful = [mark for mark in marks if int(times.min()) <= mark <= int(times.max()) + 86_400_000_000][-_MOST_RUNS:]
-        for since, until in zip([NOTHING_YET, *useful[:-1]], useful, strict=True):
+        for since, until in pairwise(useful):
             rows = np.flatnonzero((times >= since) & (times < until))
-            if len(rows) == 0 or since == NOTHING_YET:
+            if len(rows) == 0:
                 continue
             instants = np.full(len(rows), NO_WATERMARK, dtype=np.int64)
             yield Variant(
