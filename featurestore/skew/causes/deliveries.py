@@ -6,7 +6,7 @@ other, until the served values come out. What is found is then assumed for all r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -26,10 +26,24 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 _NEWEST = 32
-"""Newest events of an entity that are tried."""
+"""Newest events of an entity that are tried one by one."""
 
-_TOGETHER = (1, 2, 3)
-"""How many neighbouring events are left out at once."""
+_NEWEST_TOGETHER = 14
+"""Newest events of an entity of which two are tried together."""
+
+_SINGLE = tuple((step,) for step in range(_NEWEST))
+_TOGETHER = (
+    *((step, step + 1, step + 2) for step in range(_NEWEST)),
+    *((step, step + 1, step + 2, step + 3) for step in range(_NEWEST)),
+    *((near, far) for far in range(1, _NEWEST_TOGETHER) for near in range(far)),
+)
+_MOST_ROWS_TOGETHER = 60
+
+_ABSENT = ("event_lost", "late_event")
+"""Causes that say which events were not there; what one has found the other goes on from."""
+
+_Change = Callable[[Ints, Ints, Sequence[Ints]], tuple[Ints, Ints]]
+"""Makes the places of each row's events from (begin, end, places that are tried together)."""
 
 _MOST_ROWS = 200
 _MOST_RUNS = 40
@@ -70,37 +84,37 @@ class _Search:
     alias: str
     outputs: list[str]
 
-    def found(self, change: Callable[[Ints, Ints, Ints], tuple[Ints, Ints]]) -> tuple[Ints, Ints, int]:
-        """Try the newest events of each row, newest first.
+    def found(self, change: _Change, tries: Sequence[tuple[int, ...]] = _SINGLE) -> tuple[Ints, list[Ints]]:
+        """Try the newest events of each row.
 
         Args:
-            change: Makes the places of each row's events: (begin, end, tried place; -1 for none) to places and offsets.
+            change: Makes the places of each row's events: (begin, end, tried places) to places and offsets.
+            tries: Which events are tried together, counted back from the newest visible one, in this order.
 
         Returns:
-            Rows of the case, the place in the arranged block that explains each, and how many rows were tried.
+            Rows of the case, and for each try that belongs together the place in the arranged block that explains it.
         """
         world = self.case.world
         view = world.views[self.alias]
         block, codes = view.entities()
         begin, end, newest = self._ranges(view, block.offsets, block.event_time, codes)
-        count = len(world)
-        place_of = np.full(count, -1, dtype=np.int64)
-        best = np.zeros(count, dtype=np.int64)
+        chosen = np.full(len(world), -1, dtype=np.int64)
+        best = np.zeros(len(world), dtype=np.int64)
         wanted = np.sum([self.case.differs[name] for name in self.outputs], axis=0)
-        for step in range(_NEWEST):
-            place = newest - step
-            rows = np.flatnonzero((place >= begin) & (best < wanted))
+        for number, back in enumerate(tries):
+            rows = np.flatnonzero((newest - max(back) >= begin) & (best < wanted))
             if len(rows) == 0:
-                break
-            places, offsets = change(begin[rows], end[rows], place[rows])
+                continue
+            tried = [newest[rows] - step for step in back]
+            places, offsets = change(begin[rows], end[rows], tried)
             own = replace(view.take(rows), own=picked(block, places, offsets))
-            trial = replace(world.take(rows), views={**world.take(rows).views, self.alias: own})
-            gained = self._gained(trial, rows)
+            part = world.take(rows)
+            gained = self._gained(replace(part, views={**part.views, self.alias: own}), rows)
             better = gained > best[rows]
             best[rows[better]] = gained[better]
-            place_of[rows[better]] = place[rows[better]]
-        explained = np.flatnonzero(place_of >= 0)
-        return explained, place_of[explained], count
+            chosen[rows[better]] = number
+        explained = np.flatnonzero(chosen >= 0)
+        return explained, [newest[row] - np.array(tries[chosen[row]], dtype=np.int64) for row in explained]
 
     def _ranges(self, view: ViewWorld, offsets: Ints, times: Ints, codes: Ints) -> tuple[Ints, Ints, Ints]:
         """Return per row the first place that can matter, one past the last, and the newest visible one."""
@@ -155,6 +169,19 @@ def _reach(view: ViewPlan) -> int | None:
     return max((feature.window_us or 0) + feature.resolution_us for feature in view.features)
 
 
+def _based(case: Case, *causes: str) -> Case:
+    """Return a case in whose world what explains other rows is assumed already, so that more is found on top of it."""
+    world = case.world
+    latest = {one.parameters.get("view"): one for one in case.accepted if _is_searched(one, *causes)}
+    for variant in latest.values():
+        world = variant.apply(world) or world
+    return replace(case, world=world, memo={})
+
+
+def _is_searched(variant: Variant, *causes: str) -> bool:
+    return variant.cause in causes and bool(variant.events) and "since" not in variant.parameters
+
+
 def _searches(case: Case) -> Iterator[_Search]:
     """Yield a search for each view with rows to explain."""
     for alias, view in case.world.views.items():
@@ -172,31 +199,27 @@ def _searches(case: Case) -> Iterator[_Search]:
         yield _Search(case.take(np.concatenate([one_each, others])[:_MOST_ROWS]), alias, outputs)
 
 
-def _without(count: int) -> Callable[[Ints, Ints, Ints], tuple[Ints, Ints]]:
-    """Leave out an event and the ones before it, ``count`` together."""
-
-    def change(begin: Ints, end: Ints, place: Ints) -> tuple[Ints, Ints]:
-        places, _ = spread(begin, end)
-        row = np.repeat(np.arange(len(begin)), end - begin)
-        kept = (places > place[row]) | (places <= place[row] - count)
-        counts = np.bincount(row[kept], minlength=len(begin))
-        return places[kept], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-    return change
+def _without(begin: Ints, end: Ints, tried: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Leave out events."""
+    places, _ = spread(begin, end)
+    row = np.repeat(np.arange(len(begin)), end - begin)
+    kept = np.all([places != place[row] for place in tried], axis=0)
+    counts = np.bincount(row[kept], minlength=len(begin))
+    return places[kept], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _doubled(begin: Ints, end: Ints, place: Ints) -> tuple[Ints, Ints]:
-    """Count one event twice."""
+def _doubled(begin: Ints, end: Ints, tried: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Count events twice."""
     places, offsets = spread(begin, end)
     row = np.repeat(np.arange(len(begin)), end - begin)
-    times = np.where(places == place[row], 2, 1)
-    return np.repeat(places, times), offsets + np.arange(len(offsets))
+    times = 1 + np.sum([places == place[row] for place in tried], axis=0)
+    return np.repeat(places, times), offsets + len(tried) * np.arange(len(offsets))
 
 
 def lost_events(case: Case) -> list[tuple[str, Ints, Ints]]:
-    """Return what ``_lost_events`` finds, searched once per case."""
+    """Return what ``_lost_events`` finds beside what is found already, searched once per case."""
     if "lost events" not in case.memo:
-        case.memo["lost events"] = list(_lost_events(case))
+        case.memo["lost events"] = list(_lost_events(_based(case, *_ABSENT)))
     found: list[tuple[str, Ints, Ints]] = case.memo["lost events"]
     return found
 
@@ -209,21 +232,17 @@ def _lost_events(case: Case) -> Iterator[tuple[str, Ints, Ints]]:
     """
     for search in _searches(case):
         arranged = _arranged(search)
-        left = search
-        for together in _TOGETHER:
-            rows, places, _ = left.found(_without(together))
-            if len(rows):
-                gone = np.unique(np.concatenate([places - back for back in range(together)]))
-                gone = gone[gone >= 0]
-                last = np.full(len(gone), NOTHING_YET, dtype=np.int64)
-                for back in range(together):
-                    at = np.searchsorted(gone, places - back)
-                    np.maximum.at(last, at[places - back >= 0], left.case.world.as_of[rows][places - back >= 0])
-                yield search.alias, arranged[gone], last
-            rest = np.setdiff1d(np.arange(len(left.case.world)), rows)
-            if len(rest) == 0:
-                break
-            left = replace(left, case=left.case.take(rest))
+        rows, places = search.found(_without)
+        rest = np.setdiff1d(np.arange(len(search.case.world)), rows)[:_MOST_ROWS_TOGETHER]
+        left = replace(search, case=search.case.take(rest))
+        more, others = left.found(_without, _TOGETHER) if len(rest) else (rest, [])
+        found = [*zip(rows, places, strict=True), *zip(rest[more], others, strict=True)]
+        if found:
+            gone = np.unique(np.concatenate([own for _, own in found]))
+            last = np.full(len(gone), NOTHING_YET, dtype=np.int64)
+            for row, own in found:
+                np.maximum.at(last, np.searchsorted(gone, own), search.case.world.as_of[row])
+            yield search.alias, arranged[gone], last
 
 
 def _arranged(search: _Search) -> Ints:
@@ -234,8 +253,8 @@ def _arranged(search: _Search) -> Ints:
 def event_lost(case: Case) -> Iterator[Variant]:
     """Propose events that never reached serving: those of one run, then single ones."""
     yield from _lost_ranges(case)
-    for alias, rows, _ in lost_events(case):
-        instants = np.full(len(rows), NO_WATERMARK, dtype=np.int64)
+    for alias, new, _ in lost_events(case):
+        rows, instants = _with_known(case, alias, new, np.full(len(new), NO_WATERMARK, dtype=np.int64))
         yield Variant(
             "event_lost",
             f"{_events(len(rows))} of {alias} never reached serving",
@@ -248,17 +267,28 @@ def event_lost(case: Case) -> Iterator[Variant]:
 
 def late_event(case: Case) -> Iterator[Variant]:
     """Propose events that were not there when they were asked for, but later."""
-    for alias, rows, last in lost_events(case):
-        instants = last + 1
+    for alias, new, last in lost_events(case):
+        rows, instants = _with_known(case, alias, new, last + 1)
         yield Variant(
             "late_event",
             f"{_events(len(rows))} of {alias} became known only after the requests that miss"
             f" {'it' if len(rows) == 1 else 'them'}",
             of_view(alias, _delaying, rows, instants),
-            {"view": alias, "events": len(rows), "known_after": format_instant(int(last.max()))},
+            {"view": alias, "events": len(rows), "known_after": format_instant(int(instants.max()) - 1)},
             events={alias: rows},
             fix=_LATE_FIX,
         )
+
+
+def _with_known(case: Case, alias: str, rows: Ints, instants: Ints) -> tuple[Ints, Ints]:
+    """Put what is found together with what was found before for other rows; of two instants the later one holds."""
+    known = _based(case, *_ABSENT).world.views[alias].events.delays
+    if known is None or known is case.world.views[alias].events.delays:
+        return rows, instants
+    together, place = np.unique(np.concatenate([known[0], rows]), return_inverse=True)
+    latest = np.full(len(together), NOTHING_YET, dtype=np.int64)
+    np.maximum.at(latest, place, np.concatenate([known[1], instants]))
+    return together, latest
 
 
 def _events(count: int) -> str:
@@ -320,10 +350,28 @@ def duplicate_counted(case: Case) -> Iterator[Variant]:
             {"view": alias, "events": "all"},
             fix=_TWICE_FIX,
         )
-    for search in _searches(case):
-        rows, places, _ = search.found(_doubled)
-        if len(rows):
-            twice = np.unique(_arranged(search)[places])
+    yield from _single_duplicates(case)
+
+
+def _single_duplicates(case: Case) -> Iterator[Variant]:
+    """Propose single events that counted twice, beside those found already."""
+    for search in _searches(_based(case, "duplicate_counted")):
+        rows, places = search.found(_doubled)
+        rest = np.setdiff1d(np.arange(len(search.case.world)), rows)[:_MOST_ROWS_TOGETHER]
+        if len(rest):
+            places += replace(search, case=search.case.take(rest)).found(_doubled, _TOGETHER)[1]
+        if places:
+            count = case.world.views[search.alias].events.table.num_rows
+            known = next(
+                (
+                    variant.events[search.alias]
+                    for variant in reversed(case.accepted)
+                    if _is_searched(variant, "duplicate_counted") and search.alias in variant.events
+                ),
+                np.zeros(0, dtype=np.int64),
+            )
+            origin = np.concatenate([np.arange(count), known])
+            twice = np.concatenate([known, np.unique(origin[_arranged(search)[np.concatenate(places)]])])
             yield Variant(
                 "duplicate_counted",
                 f"{_events(len(twice))} of {search.alias} counted twice",
@@ -353,6 +401,8 @@ def _twice(view: ViewWorld, rows: Ints) -> ViewWorld:
 
 DELIVERIES = (
     Hypothesis("duplicate_counted", "one event counted more than once", duplicate_counted, row_bits=5.0),
-    Hypothesis("event_lost", "an event never reached serving", event_lost, row_bits=5.0),
+    Hypothesis("event_lost", "an event never reached serving", event_lost, row_bits=5.0, explains_absence=True),
 )
-LATE_SEARCHED = Hypothesis("late_event", "events became known only after the request", late_event, row_bits=5.0)
+LATE_SEARCHED = Hypothesis(
+    "late_event", "events became known only after the request", late_event, row_bits=5.0, explains_absence=True
+)

@@ -107,6 +107,11 @@ def _changed(column: pa.Array, spelling: Spelling) -> pa.Array:
 
 
 MISSING = Hypothesis(
-    "entity_missing_online", "the entity had no online state", entity_missing, row_bits=3.0, is_local=True
+    "entity_missing_online",
+    "the entity had no online state",
+    entity_missing,
+    row_bits=3.0,
+    is_local=True,
+    explains_absence=True,
 )
-KEY_FORMAT = Hypothesis("key_format", "the key was looked up in another spelling", key_format)
+KEY_FORMAT = Hypothesis("key_format", "the key was looked up in another spelling", key_format, explains_absence=True)

@@ -82,6 +82,7 @@ class Case:
         differs: Per output the rows that differ and are not explained yet.
         holds: Per output the rows in which both roads agree.
         whole: The case this is a part of; ``None`` if it is all there is.
+        accepted: Assumptions that explain other rows of the same case already.
         memo: What hypotheses found out and need again.
     """
 
@@ -92,6 +93,7 @@ class Case:
     differs: dict[str, Flags]
     holds: Mapping[str, Flags]
     whole: Case | None = None
+    accepted: Sequence[Variant] = ()
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,6 +123,7 @@ class Case:
             differs={name: flags[rows] for name, flags in self.differs.items()},
             holds={name: flags[rows] for name, flags in self.holds.items()},
             whole=self.whole or self,
+            accepted=self.accepted,
         )
 
 
@@ -141,6 +144,7 @@ class Variant:
         events: Rows of event tables that make the difference, by alias; for examples.
         evidence: More that speaks for it.
         bits: Bits that it takes to name it among all assumptions: fewer if other facts point at it.
+        least_share: Share of an output's differing values it must explain to be named at all.
     """
 
     cause: str
@@ -152,6 +156,7 @@ class Variant:
     events: Mapping[str, Ints] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
     bits: float = 7.0
+    least_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,7 @@ class Hypothesis:
         variants: Proposes changed assumptions for a case.
         row_bits: Bits that it takes to say, row by row, what was changed: 0 if one assumption is made for all rows.
         is_local: Whether it is about single rows only, so that rows that are equal say nothing against it.
+        explains_absence: Whether it is meant for entities that were not found; other hypotheses must explain more.
     """
 
     name: str
@@ -171,3 +177,4 @@ class Hypothesis:
     variants: Callable[[Case], Iterable[Variant]]
     row_bits: float = 0.0
     is_local: bool = False
+    explains_absence: bool = False

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
+from featurestore.kernels.events import NOT_FOUND
 from featurestore.skew.causes.catalogue import HYPOTHESES
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.values import VALUES
@@ -33,12 +34,22 @@ VALUE_BITS = 10.0
 """What a value costs that nothing explains."""
 
 _PAIR_BITS = 7.0
+_PAIR_SHARE = 0.05
+_LOCAL_SHARE = 0.3
+"""Share of a feature's differing values that two assumptions together must explain, so that they are not chance."""
+
+_SEARCHED_BITS = 5.0
+_KNOWN_BITS = 4.0
+"""What an assumption saves that explains another view already."""
+
 _SAMPLED_PER_OUTPUT = 120
 _SAMPLED_ROWS = 800
 _SAMPLED_CONTROLS = 400
 _SAMPLED_FOR_PAIRS = 60
 _MOST_ROUNDS = 40
-_MOST_PARTNERS = 6
+_MOST_PARTNERS = 3
+
+_ANY = Hypothesis("", "", lambda _: ())
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ class _Prover:
         self._variants: list[Variant] = []
         self._owner = {name: np.full(len(case.world), -1, dtype=np.int64) for name in case.differs}
         self._total = _count(case.differs.values())
+        self._initial = {name: int(flags.sum()) for name, flags in case.differs.items()}
 
     def run(self) -> Proof:
         chosen: Sequence[Hypothesis] = HYPOTHESES
@@ -114,11 +126,12 @@ class _Prover:
     def _round(self, hypotheses: Sequence[Hypothesis]) -> tuple[int, Sequence[Hypothesis]]:
         """Try hypotheses on a sample and accept the best; return values gained, and hypotheses with more to find."""
         sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
+        sample.accepted = tuple(self._variants)
         tried = self._tried(hypotheses, sample)
         accepted = self._accepted(sample, tried)
         gained = self._confirm(accepted)
-        names = {result.variant.cause for result, _ in accepted if result.row_bits > 3}
-        return gained, tuple(found for found in HYPOTHESES if found.name in names and found.row_bits > 3)
+        names = {result.variant.cause for result, _ in accepted if result.row_bits >= _SEARCHED_BITS}
+        return gained, tuple(found for found in HYPOTHESES if found.name in names and found.row_bits >= _SEARCHED_BITS)
 
     def _sample(self, per_output: int, most: int) -> Case:
         """Take some rows to explain of every output, spread over the case, and some that hold."""
@@ -164,7 +177,7 @@ class _Prover:
         for outputs in self._groups:
             left = {name: sample.differs[name].copy() for name in outputs}
             while any(bool(flags.any()) for flags in left.values()):
-                gains = [self._gain(result, outputs, sample, left) for result in tried]
+                gains = [self._gain(result, outputs, sample, left, accepted) for result in tried]
                 best = int(np.argmax(gains)) if gains else -1
                 if best < 0 or gains[best] <= 0:
                     break
@@ -174,21 +187,35 @@ class _Prover:
                         left[name] &= ~tried[best].covered[name]
         return accepted
 
-    def _gain(self, result: _Tried, outputs: Sequence[str], sample: Case, left: Mapping[str, Flags]) -> float:
+    def _gain(
+        self,
+        result: _Tried,
+        outputs: Sequence[str],
+        sample: Case,
+        left: Mapping[str, Flags],
+        accepted: Sequence[tuple[_Tried, tuple[str, ...]]],
+    ) -> float:
         """Return the bits an assumption saves."""
         covered = broken = 0.0
+        values = 0
         for name in outputs:
             if name not in result.covered:
                 continue
             seen = int(sample.differs[name].sum())
             if seen:
                 of_all = int(self._case.differs[name].sum()) / seen
-                covered += int((result.covered[name] & left[name]).sum()) * of_all
+                if int(result.covered[name].sum()) * of_all < result.variant.least_share * self._initial[name]:
+                    continue
+                own = int((result.covered[name] & left[name]).sum())
+                values += own
+                covered += own * of_all
             broken += result.broken[name] * self._clean[name]
         if covered == 0:
             return -math.inf
         share = 1.0 if result.is_local else covered / (covered + broken)
-        return covered * (VALUE_BITS - result.row_bits - _entropy(share) / share) - result.variant.bits
+        is_known = any(known is result for known, _ in accepted)
+        bits = result.variant.bits - (_KNOWN_BITS if is_known else 0.0)
+        return values * (VALUE_BITS - result.row_bits - _entropy(share) / share) - bits
 
     def _confirm(self, accepted: Sequence[tuple[_Tried, tuple[str, ...]]]) -> int:
         """Try accepted assumptions on all rows that are not explained yet; return the count of values gained."""
@@ -222,28 +249,47 @@ class _Prover:
 
     def _proposed(self, sample: Case) -> Iterator[tuple[Hypothesis, Variant]]:
         """Propose known causes together with any other, and any with what may be done to values afterwards."""
-        single = [(found, variant) for found in HYPOTHESES if found not in VALUES for variant in found.variants(sample)]
+        single = [
+            (found, variant)
+            for found in HYPOTHESES
+            if found not in VALUES and found.row_bits < _SEARCHED_BITS
+            for variant in found.variants(sample)
+        ]
         ranked = sorted(range(len(self._variants)), key=lambda i: -self._owned(i))[:_MOST_PARTNERS]
         partners = [self._variants[number] for number in ranked]
         for partner in partners:
             for hypothesis, variant in single:
                 if variant.cause != partner.cause:
-                    yield hypothesis, _together(variant, partner)
-        none = Hypothesis("", "", lambda _: ())
-        for hypothesis, variant in [*single, *((none, partner) for partner in partners)]:
-            changed = _under(variant, sample)
-            if changed is None:
-                continue
-            for value in VALUES:
-                for after in value.variants(changed):
-                    if after.cause != variant.cause:
-                        yield hypothesis, _together(variant, after)
+                    yield hypothesis, _together(hypothesis, variant, partner)
+        for hypothesis, variant in [*single, *((_ANY, partner) for partner in partners)]:
+            for after in _after(variant, sample):
+                yield hypothesis, _together(hypothesis, variant, after)
 
     def _owned(self, number: int) -> int:
         return sum(int((owner == number).sum()) for owner in self._owner.values())
 
 
-def _together(first: Variant, second: Variant) -> Variant:
+def _after(variant: Variant, sample: Case) -> Iterator[Variant]:
+    """Yield what may have been done to values on top of an assumption: only what explains any."""
+    part = sample.take(np.flatnonzero(sample.suspects()))
+    changed = _under(variant, part)
+    if changed is None:
+        return
+    for hypothesis in VALUES:
+        for after in hypothesis.variants(changed):
+            if after.cause == variant.cause:
+                continue
+            world = after.apply(changed.world)
+            if world is None or len(world.transforms) == len(changed.world.transforms):
+                continue
+            for name in changed.outputs if after.outputs is None else after.outputs & set(changed.outputs):
+                found = world.transforms[-1](world, name, changed.reference[name])
+                if bool((_same(part, name, found) & part.differs[name]).any()):
+                    yield after
+                    break
+
+
+def _together(hypothesis: Hypothesis, first: Variant, second: Variant) -> Variant:
     """Return the assumption that both hold, the second on top of the first."""
 
     def apply(world: World) -> World | None:
@@ -261,6 +307,7 @@ def _together(first: Variant, second: Variant) -> Variant:
         events={**first.events, **second.events},
         evidence=(*first.evidence, *second.evidence),
         bits=first.bits + second.bits + _PAIR_BITS,
+        least_share=max(first.least_share, second.least_share, _LOCAL_SHARE if hypothesis.is_local else _PAIR_SHARE),
     )
 
 
@@ -286,6 +333,8 @@ def _try(hypothesis: Hypothesis, variant: Variant, sample: Case) -> _Tried | Non
     found = _covered(variant, part, outputs)
     if not any(bool(flags.any()) for flags in found.values()):
         return None
+    if not hypothesis.explains_absence and _is_absence(part, found):
+        return None
     covered = {name: np.zeros(len(sample.world), dtype=np.bool_) for name in found}
     for name, flags in found.items():
         covered[name][rows] = flags
@@ -293,6 +342,11 @@ def _try(hypothesis: Hypothesis, variant: Variant, sample: Case) -> _Tried | Non
     if not hypothesis.is_local:
         broken = _broken(variant, sample, list(covered))
     return _Tried(variant, hypothesis.row_bits, hypothesis.is_local, covered, broken)
+
+
+def _is_absence(case: Case, covered: Mapping[str, Flags]) -> bool:
+    """Tell whether all that is explained is that entities were not found: then nothing speaks for a finer reason."""
+    return all(bool((case.served[name].statuses[flags] == NOT_FOUND).all()) for name, flags in covered.items())
 
 
 def _answers(variant: Variant, case: Case, outputs: Sequence[str]) -> dict[str, Values]:

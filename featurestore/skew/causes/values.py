@@ -40,6 +40,15 @@ _MOST_DECIMALS = 9
 _MOST_DIGITS = 15
 _DEFAULTS = 3
 
+_LEARNED_BITS = 17.0
+"""What an assumption costs whose number was taken from the values it explains."""
+
+_DEFAULT_SHARE = 0.05
+"""Share of a feature's differing values that one default must explain."""
+
+_CONSTANT_SHARE = 0.5
+"""Share of a feature's differing values that one factor or offset must explain: it is a constant, or it is chance."""
+
 
 def dtype_of(case: Case, output: str) -> DType:
     """Return the dtype of an output."""
@@ -85,6 +94,8 @@ def unit_or_scale(case: Case) -> Iterator[Variant]:
                 {"offset": offset},
                 outputs=frozenset({output}),
                 fix=f"Serve {output} in the unit it is trained in: one road adds {offset:g}.",
+                bits=_LEARNED_BITS,
+                least_share=_CONSTANT_SHARE,
             )
         for factor, offset, said in _AFFINE:
             yield Variant(
@@ -94,6 +105,7 @@ def unit_or_scale(case: Case) -> Iterator[Variant]:
                 {"factor": factor, "offset": offset},
                 outputs=frozenset({output}),
                 fix=f"Serve {output} in the unit it is trained in.",
+                least_share=_CONSTANT_SHARE,
             )
 
 
@@ -133,6 +145,8 @@ def _scaled(output: str, factor: float) -> Iterator[Variant]:
             {"factor": factor},
             outputs=frozenset({output}),
             fix=f"Serve {output} in the unit it is trained in: one road has it {said}.",
+            bits=_LEARNED_BITS,
+            least_share=_CONSTANT_SHARE,
         )
 
 
@@ -155,6 +169,8 @@ def _scaled_inputs(case: Case, output: str, factor: float) -> Iterator[Variant]:
                 {"factor": factor, "of": "inputs"},
                 outputs=frozenset({output}),
                 fix=f"Read the column behind {output} in one unit on both roads.",
+                bits=_LEARNED_BITS,
+                least_share=_CONSTANT_SHARE,
             )
 
 
@@ -326,6 +342,8 @@ def default_for_null(case: Case) -> Iterator[Variant]:
                     {"default": str(value), "status": "PRESENT" if as_present else "kept"},
                     outputs=frozenset({output}),
                     fix=f"Serve null for {output}, or declare the default in the definition: coalesce(…, {value!r}).",
+                    bits=_LEARNED_BITS,
+                    least_share=_DEFAULT_SHARE,
                 )
         emptied = differs & validity(reference.values) & ~validity(served.values)
         for value in _frequent(reference.values, emptied)[:1]:
@@ -336,6 +354,8 @@ def default_for_null(case: Case) -> Iterator[Variant]:
                 {"default": "null", "for": str(value)},
                 outputs=frozenset({output}),
                 fix=f"Serve {value!r} as a value of {output}; it is not null.",
+                bits=_LEARNED_BITS,
+                least_share=_DEFAULT_SHARE,
             )
     yield from _filled_features(case)
 

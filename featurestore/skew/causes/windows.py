@@ -35,6 +35,7 @@ def window_shifted(_: Case) -> Iterator[Variant]:
     for unit in _SHIFTS_US:
         for shift_us in (-unit, unit):
             yield _ending(shift_us)
+            yield _asked_at(shift_us)
     for grid in _GRIDS_US:
         yield Variant(
             "window_shifted",
@@ -73,6 +74,17 @@ def _ending(shift_us: int) -> Variant:
         each_view(_shifted, shift_us),
         {"shift_us": shift_us},
         fix="Let windows end at the horizon on both roads: as_of, or the refresh grid's last instant.",
+    )
+
+
+def _asked_at(shift_us: int) -> Variant:
+    direction = "later" if shift_us > 0 else "earlier"
+    return Variant(
+        "window_shifted",
+        f"questions were answered as of an instant {format_duration(abs(shift_us))} {direction} than the log says",
+        lambda world: replace(world, as_of=world.as_of + shift_us),
+        {"as_of_shift_us": shift_us},
+        fix="Log the instant that is asked about, to the microsecond, and ask about the one that is logged.",
     )
 
 

@@ -1,0 +1,209 @@
+"""A shop whose payments are served: seeded events, definitions that can be got wrong in many ways, and questions.
+
+A *truth* is a shop with the right events and definitions. A *faulty* shop answers the same questions by the same online
+road from other events or other definitions; its answers are then logged as if the truth had given them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    FileSource,
+    OnDemandFeatureView,
+    agg,
+    col,
+    continuous,
+    every,
+    request,
+)
+from featurestore.online.result import OnlineFeatures
+from featurestore.temporal import FixedClock, Refresh, duration_us, to_datetime
+from tests.strategies import START_US
+
+HOUR = duration_us("1h")
+MINUTE = duration_us("1m")
+DAYS = 4
+END_US = START_US + DAYS * 24 * HOUR
+SERVICE = "shop"
+SEED = 7
+EVENTS = 1_400
+ROWS = 360
+USERS = (*(f"u{number:02d}" for number in range(14)), *(f"{number:04d}" for number in range(1, 11)))
+INSTANT = pa.timestamp("us", tz="UTC")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """How a shop is set up.
+
+    Attributes:
+        rows: Its deliveries of payments.
+        ingest: Whether its source names when a payment became known.
+        event_id: Whether its source names payments.
+        inclusive: Whether its source counts events at their own instant.
+        ttl: Time to live of the last amount; empty for none.
+        window: Length of the long window.
+        refresh: Refresh of the view that is on a grid.
+        until_us: Up to where its online state is materialized.
+        scale: Factor of amounts before they are folded.
+    """
+
+    rows: tuple[tuple[tuple[str, Any], ...], ...] = field(repr=False)
+    ingest: bool = True
+    event_id: bool = True
+    inclusive: bool = False
+    ttl: str = "3h"
+    window: str = "1d"
+    refresh: Refresh = field(default_factory=lambda: every("1h", lag="10m"))
+    until_us: int = END_US
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row that is asked for."""
+
+    user: str
+    as_of_us: int
+    limit: float
+
+
+def frozen(rows: Sequence[Row]) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    return tuple(tuple(row.items()) for row in rows)
+
+
+def thawed(rows: Sequence[tuple[tuple[str, Any], ...]]) -> list[Row]:
+    return [dict(row) for row in rows]
+
+
+@cache
+def payments(seed: int = SEED) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    """Make payments: some known late, some told twice, some at equal times, on full minutes that questions hit."""
+    chance = random.Random(seed)
+    rows: list[Row] = []
+    for number in range(EVENTS):
+        paid = START_US + chance.randrange(DAYS * 24 * 60) * MINUTE
+        learned = paid + chance.choice((0, 0, 0, 0, 0, 20 * MINUTE, 5 * HOUR))
+        row = {
+            "id": f"p{number}",
+            "user": chance.choice(USERS),
+            "paid": paid,
+            "learned": learned,
+            "amount": chance.choice((None, *[round(chance.uniform(1, 400), 2) for _ in range(9)])),
+            "kind": chance.choice(("card", "cash", "cheque")),
+        }
+        rows.append(row)
+        if chance.random() < 0.1:
+            rows.append(row | {"learned": learned + chance.choice((0, 3 * HOUR))})
+        if chance.random() < 0.25:
+            rows.append(row | {"id": f"t{number}", "amount": round(chance.uniform(1, 400), 2)})
+    return frozen(rows)
+
+
+@cache
+def questions(seed: int = SEED) -> tuple[Question, ...]:
+    """Ask within the last day, every few minutes, on full minutes."""
+    chance = random.Random(seed + 1)
+    instants = sorted(END_US - 1 - chance.randrange(22 * 60) * MINUTE for _ in range(ROWS))
+    return tuple(
+        Question(chance.choice(USERS), instant // MINUTE * MINUTE, round(chance.uniform(10, 500), 1))
+        for instant in instants
+    )
+
+
+def service_of(shop: Shop, folder: Path) -> FeatureService:
+    source = FileSource(
+        "payments",
+        path=folder / "payments" / "*.parquet",
+        event_time="paid",
+        ingest_time="learned" if shop.ingest else None,
+        event_id="id" if shop.event_id else None,
+        inclusive=shop.inclusive,
+    )
+    user = Entity("user", key="user")
+    amount = col("amount")
+    last = agg.last(amount).ttl(shop.ttl) if shop.ttl else agg.last(amount)
+    spend = FeatureView(
+        "spend",
+        entity=user,
+        source=source,
+        refresh=continuous(),
+        features={
+            "payments_6h": agg.count().over("6h"),
+            "sum": agg.sum(amount).over(shop.window),
+            "mean": agg.mean(amount).over(shop.window),
+            "last": last,
+            "recent": agg.last_n(amount, 3).over("12h"),
+        },
+    )
+    hourly = FeatureView(
+        "hourly",
+        entity=user,
+        source=source,
+        refresh=shop.refresh,
+        features={
+            "largest_1d": agg.max(amount).over("1d"),
+            "total_12h": agg.sum(amount).over("12h"),
+            "kind": agg.last(col("kind")).lifetime(),
+        },
+    )
+    excess = OnDemandFeatureView(
+        "excess", request={"limit": "float64"}, features={"over": request("limit") - spend["mean"]}
+    )
+    return FeatureService(SERVICE, features=[spend, hourly, excess])
+
+
+def write_rows(folder: Path, rows: Sequence[Row], name: str = "0.parquet") -> None:
+    """Write payments as one file of a shop."""
+    kinds = {
+        "id": pa.string(),
+        "user": pa.string(),
+        "paid": INSTANT,
+        "learned": INSTANT,
+        "amount": pa.float64(),
+        "kind": pa.string(),
+    }
+    columns = {
+        column: pa.array([row[column] for row in rows], pa.int64() if kind == INSTANT else kind).cast(kind)
+        for column, kind in kinds.items()
+    }
+    (folder / "payments").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "payments" / name)
+
+
+def opened(shop: Shop, folder: Path) -> FeatureStore:
+    """Open a store on a shop's rows, apply its definitions, and materialize them."""
+    write_rows(folder, thawed(shop.rows))
+    store = FeatureStore.local(folder / "store", clock=FixedClock(END_US))
+    store.apply(service_of(shop, folder))
+    store.materialize(until=to_datetime(shop.until_us))
+    return store
+
+
+@cache
+def answers(shop: Shop) -> tuple[OnlineFeatures, ...]:
+    """Let a shop answer all questions on the online road."""
+    with opened(shop, Path(mkdtemp())) as store:
+        return tuple(ask(store, question) for question in questions())
+
+
+def ask(store: FeatureStore, question: Question, **changed: Any) -> OnlineFeatures:
+    asked = replace(question, **changed)
+    return store.get_online_features(
+        SERVICE, [{"user": asked.user}], request={"limit": asked.limit}, as_of=to_datetime(asked.as_of_us)
+    )
