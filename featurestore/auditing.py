@@ -20,7 +20,7 @@ from featurestore.skew.causes.model import Facts
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
 from featurestore.skew.export import write_mismatches
-from featurestore.skew.facts import event_reader, state_reader
+from featurestore.skew.facts import event_reader, source_comparer, state_reader
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
 from featurestore.skew.report import AuditReport
@@ -193,6 +193,7 @@ class Auditor:
             read_events=event_reader(self.catalog.sources, self.settings),
             runs={use.view.name: self._runs(use.view.name) for use in plan.uses},
             held=state_reader(self.online, self.clock),
+            changes=source_comparer(self.catalog.sources, self.registry, self.settings),
             threads=self.settings.threads,
         )
 

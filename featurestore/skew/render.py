@@ -8,18 +8,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from featurestore.skew.causes.catalogue import UNEXPLAINED
 from featurestore.skew.compare import FeatureCounts
+from featurestore.skew.findings import Example
 from featurestore.skew.policy import FAIL, PASS
 from featurestore.skew.report import AuditReport, Mismatch
 
 _SHOWN_ROWS = 8
 _SHOWN_REASONS = 5
+_SHOWN_FINDINGS = 8
+_LEAST_NAME = 8
 _STYLES = {PASS: "bold green", FAIL: "bold red"}
 
 
 def render(report: AuditReport) -> RenderableType:
-    """Return what a person should see: the verdict, the counts per feature, and the values that differ most."""
+    """Return what a person should see: the verdict, counts per feature, causes, and the values that differ most."""
     parts: list[RenderableType] = [_head(report), _features(report.features)]
+    if report.findings:
+        parts.append(_findings(report))
     if report.worst:
         parts.append(_worst(report.worst[:_SHOWN_ROWS]))
     return Group(*parts)
@@ -33,29 +39,38 @@ def _head(report: AuditReport) -> Text:
         f"\n{report.compared} of {report.served} served rows compared, {report.stale} of them answered by a view behind"
         " its refresh",
     )
+    if report.sums:
+        text.append(f"\n{report.sums}")
+    if report.sample < 1.0:
+        text.append(f"\n{report.sample:.3g} of the entities were looked at, by hash of their key")
     if report.beyond_newest_event:
         text.append(f"\n{report.beyond_newest_event} rows ask about more than the sources hold yet")
     for reason in report.reasons[:_SHOWN_REASONS]:
         text.append(f"\n  {reason}")
     if len(report.reasons) > _SHOWN_REASONS:
         text.append(f"\n  and {len(report.reasons) - _SHOWN_REASONS} more")
+    if report.telling:
+        text.append(f"\n{report.telling}", style="bold")
     return text
 
 
 def _features(features: tuple[FeatureCounts, ...]) -> Table:
     """List the features that differ; the others are one line together."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("feature", no_wrap=True)
-    titles = ("rows", "equal", "null", "differ", "only ref", "only cur", "stale", "largest")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
     different = [feature for feature in features if feature.different]
-    for feature in different:
-        table.add_row(feature.name, *_counts([feature]), style="red")
     others = [feature for feature in features if not feature.different]
+    rows = [([feature.name, *_counts([feature])], "red") for feature in different]
     if others:
         name = f"{len(others)} {'other features' if different else 'features'}"
-        table.add_row(name, *_counts(others), style="green")
+        rows.append(([name, *_counts(others)], "green"))
+    titles = ("feature", "rows", "equal", "null", "differ", "only ref", "only cur", "stale", "largest")
+    table = Table(box=None, pad_edge=False)
+    for place, title in enumerate(titles):
+        # Numbers keep their width on a narrow terminal; the name gives way.
+        widest = max(len(title), *(len(cells[place]) for cells, _ in rows)) if rows else len(title)
+        least = widest if place else _LEAST_NAME
+        table.add_column(title, justify="right" if place else "left", no_wrap=True, min_width=least)
+    for cells, style in rows:
+        table.add_row(*cells, style=style)
     return table
 
 
@@ -72,6 +87,33 @@ def _counts(features: Sequence[FeatureCounts]) -> list[str]:
         sum(feature.of_stale_views for feature in features),
     )
     return [*(f"{count:,}" for count in counts), f"{max(sizes):.6g}" if sizes else ""]
+
+
+def _findings(report: AuditReport) -> RenderableType:
+    """Tell each cause in a few lines: how much it explains, what was assumed, what speaks for it, what would help."""
+    text = Text.assemble(("causes, proven by recomputation", "italic"))
+    for finding in report.findings[:_SHOWN_FINDINGS]:
+        proven = "" if finding.is_proven or finding.cause == UNEXPLAINED else " (not proven)"
+        text.append(f"\n{finding.cause}{proven}", style="bold")
+        text.append(f"  {finding.values:,} of {report.examined:,} values ({finding.share:.1%}), {finding.rows:,} rows")
+        text.append(f"\n  {finding.said}")
+        for line in finding.evidence[:_SHOWN_REASONS]:
+            text.append(f"\n  · {line}")
+        for example in finding.examples[:1]:
+            text.append(f"\n  for instance {_told(example)}")
+        text.append(f"\n  → {finding.fix}")
+    if len(report.findings) > _SHOWN_FINDINGS:
+        text.append(f"\nand {len(report.findings) - _SHOWN_FINDINGS} more")
+    return text
+
+
+def _told(example: Example) -> str:
+    keys = ", ".join(f"{name}={value}" for name, value in example.keys.items())
+    events = f"; events at {', '.join(event.event_time for event in example.events)}" if example.events else ""
+    return (
+        f"{example.feature} of {keys} at {example.as_of}: {_shown(example.reference)} ({example.reference_status}) in"
+        f" training, {_shown(example.current)} ({example.current_status}) served{events}"
+    )
 
 
 def _worst(mismatches: tuple[Mismatch, ...]) -> Table:

@@ -13,8 +13,21 @@ from typing import Any
 
 from featurestore import continuous
 from featurestore.online.result import OnlineFeatures
-from featurestore.temporal import to_datetime
-from tests.skew.shop import END_US, HOUR, Row, Shop, answers, ask, frozen, opened, payments, questions, thawed
+from tests.skew.shop import (
+    END_US,
+    HOUR,
+    Row,
+    Shop,
+    answers,
+    ask,
+    frozen,
+    opened,
+    payments,
+    questions,
+    service_of,
+    thawed,
+    write_rows,
+)
 
 Answers = Sequence[OnlineFeatures]
 
@@ -120,15 +133,16 @@ def _copied(rows: list[Row], chance: random.Random) -> list[Row]:
     return [*rows, *(row | {"id": f"again-{row['id']}"} for row in rows if chance.random() < 0.06)]
 
 
-def _tied(rows: list[Row], _: random.Random) -> list[Row]:
-    """Let the smaller of two payments at one instant stand last: what is served is the other one."""
+def _tied_last(rows: list[Row], _: random.Random) -> list[Row]:
+    """Let the smallest of the payments at one instant stand last, by making the others known first: 1 µs before."""
     by_time: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
         by_time.setdefault((row["user"], row["paid"], row["learned"]), []).append(row)
     found: list[Row] = []
     for group in by_time.values():
-        amounts = [row["amount"] for row in group]
-        found += group if len(group) == 1 or None in amounts else [row | {"learned": row["learned"]} for row in group]
+        ranked = sorted(group, key=lambda row: (row["amount"] is not None, row["amount"] or 0.0, row["kind"]))
+        step = len(ranked) - 1
+        found += [row | {"learned": row["learned"] - place} for place, row in enumerate(ranked)] if step else group
     return found
 
 
@@ -144,8 +158,6 @@ def spelled_shop() -> Shop:
 
 def _rewritten(store: Any, folder: Path) -> None:
     """Change amounts in the source after everything was materialized and served."""
-    from tests.skew.shop import write_rows
-
     rows = [
         row | {"amount": None if row["amount"] is None else row["amount"] + 1.0 + hash_of(row)}
         for row in thawed(payments())
@@ -159,8 +171,6 @@ def hash_of(row: Row) -> float:
 
 def _apply_again(store: Any, folder: Path) -> None:
     """Apply another definition first, so that the registry has it, then the true one."""
-    from tests.skew.shop import service_of
-
     store.apply(service_of(replace(true_shop(), window="2d"), folder))
     store.apply(service_of(true_shop(), folder))
 
@@ -179,6 +189,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("another definition", "definition_changed", true_shop, other_shop(window="2d"), _apply_again),
     Fault("history rewritten", "source_rewritten", true_shop, lambda: answers(true_shop()), _rewritten),
     Fault("<= for <", "boundary", true_shop, other_shop(inclusive=True)),
+    Fault("equal times turned around", "tie_order", true_shop, changed_rows(_tied_last)),
     Fault("ttl ignored", "ttl_ignored", true_shop, other_shop(ttl="")),
     Fault("0 for null", "default_for_null", true_shop, altered(_filled)),
     Fault("float32", "precision", true_shop, altered(of_floats(as_float32))),
@@ -234,7 +245,3 @@ def previous_limit(place: int) -> float:
     asked = questions()
     before = [q.limit for q in asked[:place] if q.user == asked[place].user]
     return before[-1] if before else asked[place].limit
-
-
-def served_at(answer: OnlineFeatures) -> str:
-    return to_datetime(answer.as_of_us).isoformat()

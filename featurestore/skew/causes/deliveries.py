@@ -274,10 +274,15 @@ def late_event(case: Case) -> Iterator[Variant]:
             f"{_events(len(rows))} of {alias} became known only after the requests that miss"
             f" {'it' if len(rows) == 1 else 'them'}",
             of_view(alias, _delaying, rows, instants),
-            {"view": alias, "events": len(rows), "known_after": format_instant(int(instants.max()) - 1)},
+            {"view": alias, "events": len(rows), "known_after": _known_after(instants)},
             events={alias: rows},
             fix=_LATE_FIX,
         )
+
+
+def _known_after(instants: Ints) -> str:
+    """Return the last instant at which an event that came later was still missed."""
+    return format_instant(int(instants[instants < NO_WATERMARK].max(initial=NOTHING_YET)) - 1)
 
 
 def _with_known(case: Case, alias: str, rows: Ints, instants: Ints) -> tuple[Ints, Ints]:
@@ -400,8 +405,10 @@ def _twice(view: ViewWorld, rows: Ints) -> ViewWorld:
 
 
 DELIVERIES = (
-    Hypothesis("duplicate_counted", "one event counted more than once", duplicate_counted, row_bits=5.0),
-    Hypothesis("event_lost", "an event never reached serving", event_lost, row_bits=5.0, explains_absence=True),
+    Hypothesis("duplicate_counted", "one event counted more than once", duplicate_counted, row_bits=5.0, most_bits=1.0),
+    Hypothesis(
+        "event_lost", "an event never reached serving", event_lost, row_bits=5.0, most_bits=1.0, explains_absence=True
+    ),
 )
 LATE_SEARCHED = Hypothesis(
     "late_event", "events became known only after the request", late_event, row_bits=5.0, explains_absence=True

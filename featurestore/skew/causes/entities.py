@@ -107,11 +107,6 @@ def _changed(column: pa.Array, spelling: Spelling) -> pa.Array:
 
 
 MISSING = Hypothesis(
-    "entity_missing_online",
-    "the entity had no online state",
-    entity_missing,
-    row_bits=3.0,
-    is_local=True,
-    explains_absence=True,
+    "entity_missing_online", "the entity had no online state", entity_missing, most_bits=4.5, explains_absence=True
 )
 KEY_FORMAT = Hypothesis("key_format", "the key was looked up in another spelling", key_format, explains_absence=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,7 +169,7 @@ class Hypothesis:
         meaning: What it says, in one sentence.
         variants: Proposes changed assumptions for a case.
         row_bits: Bits that it takes to say, row by row, what was changed: 0 if one assumption is made for all rows.
-        is_local: Whether it is about single rows only, so that rows that are equal say nothing against it.
+        most_bits: Most bits that it takes to say in which rows it holds: little where it may well hold in single ones.
         explains_absence: Whether it is meant for entities that were not found; other hypotheses must explain more.
     """
 
@@ -176,5 +177,5 @@ class Hypothesis:
     meaning: str
     variants: Callable[[Case], Iterable[Variant]]
     row_bits: float = 0.0
-    is_local: bool = False
+    most_bits: float = math.inf
     explains_absence: bool = False

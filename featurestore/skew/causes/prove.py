@@ -72,14 +72,14 @@ class _Tried:
     Attributes:
         variant: The assumption.
         row_bits: What it costs to say it row by row.
-        is_local: Whether values that hold say nothing against it.
+        most_bits: Most bits that it costs to say in which rows it holds.
         covered: Per output the rows it explains.
         broken: Per output the share of holding values it would spoil.
     """
 
     variant: Variant
     row_bits: float
-    is_local: bool
+    most_bits: float
     covered: Mapping[str, Flags]
     broken: Mapping[str, float]
 
@@ -212,10 +212,11 @@ class _Prover:
             broken += result.broken[name] * self._clean[name]
         if covered == 0:
             return -math.inf
-        share = 1.0 if result.is_local else covered / (covered + broken)
+        share = covered / (covered + broken)
+        where_bits = min(_entropy(share) / share, result.most_bits)
         is_known = any(known is result for known, _ in accepted)
         bits = result.variant.bits - (_KNOWN_BITS if is_known else 0.0)
-        return values * (VALUE_BITS - result.row_bits - _entropy(share) / share) - bits
+        return values * (VALUE_BITS - result.row_bits - where_bits) - bits
 
     def _confirm(self, accepted: Sequence[tuple[_Tried, tuple[str, ...]]]) -> int:
         """Try accepted assumptions on all rows that are not explained yet; return the count of values gained."""
@@ -307,7 +308,9 @@ def _together(hypothesis: Hypothesis, first: Variant, second: Variant) -> Varian
         events={**first.events, **second.events},
         evidence=(*first.evidence, *second.evidence),
         bits=first.bits + second.bits + _PAIR_BITS,
-        least_share=max(first.least_share, second.least_share, _LOCAL_SHARE if hypothesis.is_local else _PAIR_SHARE),
+        least_share=max(
+            first.least_share, second.least_share, _LOCAL_SHARE if hypothesis.most_bits < math.inf else _PAIR_SHARE
+        ),
     )
 
 
@@ -338,10 +341,8 @@ def _try(hypothesis: Hypothesis, variant: Variant, sample: Case) -> _Tried | Non
     covered = {name: np.zeros(len(sample.world), dtype=np.bool_) for name in found}
     for name, flags in found.items():
         covered[name][rows] = flags
-    broken = dict.fromkeys(covered, 0.0)
-    if not hypothesis.is_local:
-        broken = _broken(variant, sample, list(covered))
-    return _Tried(variant, hypothesis.row_bits, hypothesis.is_local, covered, broken)
+    broken = _broken(variant, sample, list(covered))
+    return _Tried(variant, hypothesis.row_bits, hypothesis.most_bits, covered, broken)
 
 
 def _is_absence(case: Case, covered: Mapping[str, Flags]) -> bool:

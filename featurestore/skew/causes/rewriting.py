@@ -26,7 +26,7 @@ def changes_of(case: Case) -> list[SourceChange]:
 def source_rewritten(case: Case) -> Iterator[Variant]:
     """Propose that serving answered from rows that the source no longer has, if online state still holds them."""
     known = changes_of(case)
-    said = tuple(line for change in known for line in change.said)
+    said = tuple(dict.fromkeys(line for change in known for line in change.said))
     sources = sorted({change.source for change in known})
 
     def apply(world: World) -> World | None:

@@ -59,16 +59,14 @@ def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int) -> Fi
     for number in numbers:
         for alias, rows in proof.variants[number].events.items():
             events[alias] = np.union1d(events.get(alias, np.zeros(0, dtype=np.int64)), rows)
-    evidence = list(first.evidence)
+    evidence = list(dict.fromkeys(first.evidence))
     fix = first.fix
     if first.cause.startswith("missed_refresh"):
         told = lag_evidence(case, owned)
         evidence += told.evidence
         fix = told.fix or fix
-    said = first.said
-    if len(numbers) > 1 and events:
-        count = sum(len(rows) for rows in events.values())
-        said = f"{count} events, found one by one: {said}"
+    # What was searched step by step names in its last step all that was found.
+    said = proof.variants[numbers[-1]].said
     return _counted(
         case, owned, total, cause=first.cause, said=said, evidence=evidence, fix=fix, events=events, variant=first
     )
@@ -80,7 +78,7 @@ def _unexplained(case: Case, proof: Proof, total: int) -> Finding | None:
         return None
     changes = [change for view in case.world.views.values() if (change := case.facts.changes(view.view)) is not None]
     rewritten = [change for change in changes if change.is_rewritten]
-    evidence = [line for change in rewritten for line in change.said]
+    evidence = list(dict.fromkeys(line for change in rewritten for line in change.said))
     if rewritten:
         names = ", ".join(sorted({change.source for change in rewritten}))
         return _counted(

@@ -83,7 +83,7 @@ def unit_or_scale(case: Case) -> Iterator[Variant]:
         left, right = _floats(reference), _floats(served)
         if len(np.unique(left)) < _FEWEST:
             continue
-        for factor in _factors(left, right):
+        for factor in _factors(left, right, is_whole=dtype.kind == "int64"):
             yield from _scaled(output, factor)
             yield from _scaled_inputs(case, output, factor)
         for offset in _offsets(left, right):
@@ -113,8 +113,8 @@ def _floats(array: pa.Array) -> Floats:
     return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _factors(left: Floats, right: Floats) -> list[float]:
-    """Return factors that several values agree on, those most agree on first."""
+def _factors(left: Floats, right: Floats, *, is_whole: bool) -> list[float]:
+    """Return factors that several values agree on, those most agree on first; counts are only told from multiples."""
     usable = (left != 0) & (right != 0)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ratios = right[usable] / left[usable]
@@ -122,7 +122,8 @@ def _factors(left: Floats, right: Floats) -> list[float]:
     ranked = [ratio for ratio, count in Counter(found).most_common(3) if count >= _FEWEST and ratio != 1.0]
     near = [known for known in _KNOWN_FACTORS if any(abs(known / ratio - 1) < 1e-6 for ratio in ranked if ratio)]
     simple = [float(Fraction(ratio).limit_denominator(1000)) for ratio in ranked]
-    return list(dict.fromkeys([*near, *(value for value in simple if value), *ranked]))
+    found = list(dict.fromkeys([*near, *(value for value in simple if value), *ranked]))
+    return [one for one in found if not is_whole or one == round(one) or round(1 / one, 9) == round(1 / one)]
 
 
 def _offsets(left: Floats, right: Floats) -> list[float]:
