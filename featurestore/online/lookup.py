@@ -211,7 +211,6 @@ class OnlineReader:
             dtypes=self._dtypes,
             rows=rows,
             statuses=_NAMES.take(codes.T).tolist(),
-            codes=codes.T.tobytes(),
             event_times={
                 use.alias: [None if at == NO_EVENT else at for at in newest]
                 for use, newest in zip(self._uses, answers.newest, strict=True)

@@ -89,7 +89,6 @@ class OnlineFeatures:
         inputs: Dtypes of the request inputs by name.
         errors: Views that could not answer, if a partial answer was asked for.
         effort: What it cost.
-        codes: The ``Status`` codes of all values, a byte each, row by row; empty in answers of a server.
     """
 
     service: str
@@ -108,7 +107,6 @@ class OnlineFeatures:
     inputs: Mapping[str, DType]
     errors: Mapping[str, ViewError] = field(default_factory=dict)
     effort: Effort = field(default=Effort(), compare=False, repr=False)
-    codes: bytes = field(default=b"", compare=False, repr=False)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return per entity its keys and features by name."""

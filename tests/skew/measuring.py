@@ -101,4 +101,7 @@ where a few small counts come out under another assumption too.
 
 _FAULTS = """
 ## Faults
+
+Rows that came after the request, of a source that does not say when they became known, look like rows that were lost
+until a later request shows them. Where few rows show them, most are called lost: a column for the ingest time tells.
 """

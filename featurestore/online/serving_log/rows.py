@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value
+from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures
 from featurestore.plan.model import Plan
 
+_CODES = {status.name: int(status) for status in Status}
+_PRESENT = Status.PRESENT.name
 _INSTANT = TIMESTAMP.arrow
 _SHARES = 1 << 32
 
@@ -105,22 +108,27 @@ def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_u
     """Return the record of an answer, with the rows of sampled entities."""
     names, inputs = [column.name for column in plan.join_keys], [column.name for column in plan.request]
     keys = [[row[name] for name in names] for row in answer.entities]
-    places = range(len(keys)) if share >= 1.0 else [i for i, key in enumerate(keys) if is_sampled(key, share)]
-    width, is_whole = len(answer.columns), len(places) == len(keys)
-    codes = answer.codes
+    places = list(range(len(keys))) if share >= 1.0 else [i for i, key in enumerate(keys) if is_sampled(key, share)]
+    is_whole = len(places) == len(keys)
     return Record(
         request_id=answer.request_id,
         as_of_us=answer.as_of_us,
         logged_at_us=logged_at_us,
         model=caller.model,
         model_version=caller.model_version,
-        places=list(places),
+        places=places,
         keys=keys if is_whole else [keys[i] for i in places],
         requests=[[answer.requests[i][name] for name in inputs] for i in places],
         values=answer.rows if is_whole else [answer.rows[i] for i in places],
-        statuses=codes if is_whole else b"".join(codes[width * i : width * (i + 1)] for i in places),
+        statuses=b"".join([_codes(answer.statuses[i]) for i in places]),
         watermarks_us=[answer.views[use.alias].watermark_us for use in plan.uses],
     )
+
+
+def _codes(statuses: Sequence[str]) -> bytes:
+    """Return a row's status codes; most often all are ``PRESENT``, whose code is 0."""
+    count = len(statuses)
+    return bytes(count) if statuses.count(_PRESENT) == count else bytes([_CODES[status] for status in statuses])
 
 
 def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequence[Record]) -> pa.Table:

@@ -5,8 +5,8 @@ costs more, and an assumption that would have spoiled values that are equal must
 is left of the bits that unexplained values would cost is its gain. So an assumption that holds everywhere is named
 before a chance agreement in a few rows; of equal gains the first of the catalogue is taken.
 
-What can gain no more than an assumption that explains everything is not tried: the catalogue begins with what is simple,
-so when a state is old the audit says so without asking about every window.
+What can gain no more than an assumption that explains everything is not tried: the catalogue begins with what is
+simple, so when a state is old the audit says so without asking about every window.
 """
 
 from __future__ import annotations
@@ -145,10 +145,10 @@ class _Prover:
         tried: list[_Tried] = []
         settled = dict.fromkeys(self._groups, -math.inf)
         for hypothesis in hypotheses:
-            if not self._may_gain(settled, hypothesis.row_bits, 0.0):
+            if not _may_gain(sample, settled, hypothesis.row_bits, 0.0):
                 continue
             for variant in hypothesis.variants(sample):
-                if not self._may_gain(settled, hypothesis.row_bits, variant.bits):
+                if not _may_gain(sample, settled, hypothesis.row_bits, variant.bits):
                     continue
                 found = _try(hypothesis, variant, sample)
                 if found is None:
@@ -156,20 +156,9 @@ class _Prover:
                 tried.append(found)
                 for outputs in self._groups:
                     if _covers(found, outputs, sample):
-                        gain = self._gain(found, outputs, sample, sample.differs)
+                        gain = self._gain(found, outputs, sample, sample.differs, ())
                         settled[outputs] = max(settled[outputs], gain)
         return tried
-
-    def _may_gain(self, settled: Mapping[tuple[str, ...], float], row_bits: float, bits: float) -> bool:
-        """Tell whether an assumption, if it explained everything and spoiled nothing, would gain more than is sure."""
-        return any(
-            self._count_of(outputs) * (VALUE_BITS - row_bits) - bits > sure
-            for outputs, sure in settled.items()
-            if self._count_of(outputs)
-        )
-
-    def _count_of(self, outputs: Iterable[str]) -> int:
-        return _count(self._case.differs[name] for name in outputs)
 
     def _accepted(self, sample: Case, tried: Sequence[_Tried]) -> list[tuple[_Tried, tuple[str, ...]]]:
         """Choose assumptions for each group of outputs, the one with the largest gain first."""
@@ -385,6 +374,12 @@ def _broken(variant: Variant, sample: Case, outputs: Sequence[str]) -> dict[str,
         spoiled = int((holds & ~_same(sample, name, found[name])).sum()) if name in found else count
         shares[name] = spoiled / count if count else 0.0
     return shares
+
+
+def _may_gain(sample: Case, settled: Mapping[tuple[str, ...], float], row_bits: float, bits: float) -> bool:
+    """Tell whether an assumption, if it explained everything and spoiled nothing, would gain more than is sure."""
+    counts = {outputs: _count(sample.differs[name] for name in outputs) for outputs in settled}
+    return any(count * (VALUE_BITS - row_bits) - bits > settled[outputs] for outputs, count in counts.items() if count)
 
 
 def _covers(result: _Tried, outputs: Iterable[str], sample: Case) -> bool:
