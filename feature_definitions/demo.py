@@ -33,7 +33,7 @@ OUTPUT = Path("demo_output")
 AHEAD = pd.Timedelta(hours=2)
 DAY = pd.Timestamp("2013-12-11", tz=NEW_YORK).tz_convert("UTC")
 STALE_HOURS = 10
-SHOWN_FEATURES = 6
+SHOWN_FEATURES = 3
 SHOWN_VALUES = 3
 KEYS = ["carrier", "origin", "dest", "tailnum"]
 FLIGHT = ["carrier", "flight", "origin", "sched_dep"]
@@ -272,6 +272,10 @@ def show_caught(report: AuditReport) -> None:
         keys = ", ".join(f"{key} {value}" for key, value in worst.keys.items())
         recomputed, served = (value or "null" for value in (worst.reference, worst.current))
         note(f"  {worst.feature} at {worst.as_of} ({keys}): {recomputed} against {served}")
+    note("why, proven by recomputing them under that assumption:")
+    for finding in report.findings:
+        note(f"  [bold]{finding.cause}[/bold], {finding.share:.1%} of the values that differ: {finding.said}")
+        note(f"    {finding.fix}")
 
 
 @contextmanager

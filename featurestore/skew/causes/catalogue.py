@@ -17,12 +17,12 @@ from featurestore.skew.causes.values import VALUES
 from featurestore.skew.causes.windows import WINDOWS
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
-    REFRESHING[0],
     MISSING,
-    LATE,
-    REFRESHING[1],
     DEFINITION,
     REWRITTEN,
+    REFRESHING[0],
+    LATE,
+    REFRESHING[1],
     *RULES,
     *VALUES,
     *WINDOWS,

@@ -145,6 +145,7 @@ class Variant:
         events: Rows of event tables that make the difference, by alias; for examples.
         evidence: More that speaks for it.
         bits: Bits that it takes to name it among all assumptions: fewer if other facts point at it.
+        row_bits: Bits that it takes to say, row by row, what was changed; more than the hypothesis says by itself.
         least_share: Share of an output's differing values it must explain to be named at all.
     """
 
@@ -157,6 +158,7 @@ class Variant:
     events: Mapping[str, Ints] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
     bits: float = 7.0
+    row_bits: float = 0.0
     least_share: float = 0.0
 
 

@@ -5,8 +5,8 @@ costs more, and an assumption that would have spoiled values that are equal must
 is left of the bits that unexplained values would cost is its gain. So an assumption that holds everywhere is named
 before a chance agreement in a few rows; of equal gains the first of the catalogue is taken.
 
-What can gain no more than an assumption that explains everything is not tried: the catalogue begins with what is
-simple, so when a state is old the audit says so without asking about every window.
+What can gain no more than an assumption that explains everything is not tried: the catalogue begins with what the log
+or the registry says, so when a state is old the audit says so without asking about every window.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ _SAMPLED_PER_OUTPUT = 120
 _SAMPLED_ROWS = 800
 _SAMPLED_CONTROLS = 400
 _SAMPLED_FOR_PAIRS = 60
+_PROBED_PER_OUTPUT = 3
+_PROBED_ROWS = 24
 _MOST_ROUNDS = 40
 _MOST_PARTNERS = 3
 
@@ -98,6 +101,50 @@ def prove(case: Case, *, clean: Mapping[str, int], progress: Callable[[int, int]
     return _Prover(case, clean, progress).run()
 
 
+class _Bar:
+    """What an assumption must gain in some group of outputs to be worth a trial on a whole sample.
+
+    Where another one explains everything already, it would have to explain nearly everything too. Then it is asked
+    about a few rows first, and dropped if it explains less than half of what it would have to.
+    """
+
+    def __init__(self, sample: Case, groups: Sequence[tuple[str, ...]]) -> None:
+        self._sure = dict.fromkeys(groups, -math.inf)
+        self._sample = sample
+        self._counts = {outputs: _count(sample.differs[name] for name in outputs) for outputs in groups}
+
+    def raise_to(self, outputs: tuple[str, ...], gain: float) -> None:
+        """Note what an assumption gains that explains everything in a group."""
+        self._sure[outputs] = max(self._sure[outputs], gain)
+
+    def shares(self, row_bits: float, bits: float) -> dict[tuple[str, ...], float]:
+        """Return the groups in which such an assumption may gain most, with the share of values it must explain."""
+        most = VALUE_BITS - row_bits
+        return {
+            outputs: max(0.0, (sure + bits) / (most * self._counts[outputs]))
+            for outputs, sure in self._sure.items()
+            if self._counts[outputs] and most * self._counts[outputs] - bits > sure
+        }
+
+    def may_pass(self, variant: Variant, row_bits: float) -> bool:
+        """Tell whether an assumption is worth a trial."""
+        shares = self.shares(row_bits, variant.bits)
+        if not shares or min(shares.values()) == 0.0:
+            return bool(shares)
+        names = [name for outputs in shares for name in outputs if variant.outputs is None or name in variant.outputs]
+        covered = _covered(variant, self._few, names)
+        return any(
+            _count(covered[name] for name in outputs if name in covered)
+            >= share / 2 * _count(self._few.differs[name] for name in outputs)
+            for outputs, share in shares.items()
+        )
+
+    @cached_property
+    def _few(self) -> Case:
+        rows = [_spread(np.flatnonzero(flags), _PROBED_PER_OUTPUT) for flags in self._sample.differs.values()]
+        return self._sample.take(_spread(np.unique(np.concatenate(rows)), _PROBED_ROWS))
+
+
 class _Prover:
     def __init__(self, case: Case, clean: Mapping[str, int], progress: Callable[[int, int], None] | None) -> None:
         self._case = replace(case, differs={name: flags.copy() for name, flags in case.differs.items()})
@@ -143,12 +190,12 @@ class _Prover:
     def _tried(self, hypotheses: Sequence[Hypothesis], sample: Case) -> list[_Tried]:
         """Try assumptions in the order of the catalogue, unless one that explains everything gains as much."""
         tried: list[_Tried] = []
-        settled = dict.fromkeys(self._groups, -math.inf)
+        bar = _Bar(sample, self._groups)
         for hypothesis in hypotheses:
-            if not _may_gain(sample, settled, hypothesis.row_bits, 0.0):
+            if not bar.shares(hypothesis.row_bits, 0.0):
                 continue
             for variant in hypothesis.variants(sample):
-                if not _may_gain(sample, settled, hypothesis.row_bits, variant.bits):
+                if not bar.may_pass(variant, hypothesis.row_bits + variant.row_bits):
                     continue
                 found = _try(hypothesis, variant, sample)
                 if found is None:
@@ -156,8 +203,7 @@ class _Prover:
                 tried.append(found)
                 for outputs in self._groups:
                     if _covers(found, outputs, sample):
-                        gain = self._gain(found, outputs, sample, sample.differs, ())
-                        settled[outputs] = max(settled[outputs], gain)
+                        bar.raise_to(outputs, self._gain(found, outputs, sample, sample.differs, ()))
         return tried
 
     def _accepted(self, sample: Case, tried: Sequence[_Tried]) -> list[tuple[_Tried, tuple[str, ...]]]:
@@ -297,6 +343,7 @@ def _together(hypothesis: Hypothesis, first: Variant, second: Variant) -> Varian
         events={**first.events, **second.events},
         evidence=(*first.evidence, *second.evidence),
         bits=first.bits + second.bits + _PAIR_BITS,
+        row_bits=first.row_bits + second.row_bits,
         least_share=max(
             first.least_share, second.least_share, _LOCAL_SHARE if hypothesis.most_bits < math.inf else _PAIR_SHARE
         ),
@@ -331,7 +378,7 @@ def _try(hypothesis: Hypothesis, variant: Variant, sample: Case) -> _Tried | Non
     for name, flags in found.items():
         covered[name][rows] = flags
     broken = _broken(variant, sample, list(covered))
-    return _Tried(variant, hypothesis.row_bits, hypothesis.most_bits, covered, broken)
+    return _Tried(variant, hypothesis.row_bits + variant.row_bits, hypothesis.most_bits, covered, broken)
 
 
 def _is_absence(case: Case, covered: Mapping[str, Flags]) -> bool:
@@ -374,12 +421,6 @@ def _broken(variant: Variant, sample: Case, outputs: Sequence[str]) -> dict[str,
         spoiled = int((holds & ~_same(sample, name, found[name])).sum()) if name in found else count
         shares[name] = spoiled / count if count else 0.0
     return shares
-
-
-def _may_gain(sample: Case, settled: Mapping[tuple[str, ...], float], row_bits: float, bits: float) -> bool:
-    """Tell whether an assumption, if it explained everything and spoiled nothing, would gain more than is sure."""
-    counts = {outputs: _count(sample.differs[name] for name in outputs) for outputs in settled}
-    return any(count * (VALUE_BITS - row_bits) - bits > settled[outputs] for outputs, count in counts.items() if count)
 
 
 def _covers(result: _Tried, outputs: Iterable[str], sample: Case) -> bool:
