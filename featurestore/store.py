@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from featurestore.catalog import Catalog, Changes
     from featurestore.definitions.sources import Source
     from featurestore.event_log import EventLog
+    from featurestore.explaining.model import Explanation
     from featurestore.forgetting import Forgotten
     from featurestore.live import LivePlans, Removed, ServiceState
     from featurestore.materializing import FoldProgress
@@ -658,6 +659,53 @@ class FeatureStore:
             log=self._serving_log,
             settings=self._settings,
             clock=self._clock,
+        )
+
+    def explain(
+        self,
+        service: str,
+        entity: Mapping[str, Any] | None = None,
+        *,
+        at: Instant | None = None,
+        feature: str | None = None,
+        request: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        events: int = 20,
+    ) -> Explanation:
+        """Say why features of one entity have the values they have, event by event, and what each road says.
+
+        The training road computes the values; the online road is asked at the same instant; and the serving log is
+        looked through for a row about this entity and instant. Nothing is logged.
+
+        Args:
+            service: Name of the service.
+            entity: Key columns by name; may be left out for a request of one entity.
+            at: Instant asked about, exclusive; may be left out for a request.
+            feature: Column of the answer; ``None`` explains all.
+            request: Request inputs; those not given are the logged ones, or null.
+            request_id: A request of the serving log: its row is explained, by the plan that answered it.
+            events: How many events are listed per feature, of those used and of the others; all are counted.
+
+        Returns:
+            The explanation: data, with ``to_json``.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            RequestError: A field is missing, unknown or of a wrong type, or no such request was logged.
+            InstantError: ``at`` is no instant.
+            SourceError: A source cannot give its rows.
+            StorageError: The serving log cannot be written or read.
+        """
+        from featurestore.explaining.explain import Explainer
+
+        return Explainer(self._catalog, self._serving_log, self._online, self._settings, self._clock).explain(
+            service,
+            entity,
+            at_us=None if at is None else instant_us(at, where="at"),
+            feature=feature,
+            request=request,
+            request_id=request_id,
+            events=events,
         )
 
     def vitals(self) -> Vitals:

@@ -11,7 +11,18 @@ from collections.abc import Sequence
 
 import typer
 
-from featurestore.cli import audits, definitions, drifting, live, materializing, online, serving, streams, training
+from featurestore.cli import (
+    audits,
+    definitions,
+    drifting,
+    explaining,
+    live,
+    materializing,
+    online,
+    serving,
+    streams,
+    training,
+)
 from featurestore.cli.common import app
 from featurestore.errors import FeatureStoreError
 
@@ -21,6 +32,7 @@ __all__ = [
     "audits",
     "definitions",
     "drifting",
+    "explaining",
     "live",
     "main",
     "materializing",

@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from featurestore.dtypes import DType
+    from featurestore.plan.model import Column, Plan
     from featurestore.store import FeatureStore
 
 PRINT = 12
@@ -54,6 +56,39 @@ def store_of(context: typer.Context, *, definitions: str = "") -> FeatureStore:
 
     config = Config.load(context.obj)
     return FeatureStore(config.model_copy(update={"definitions": definitions}) if definitions else config)
+
+
+def asked_of(plan: Plan, fields: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read arguments ``name=value`` as an entity of a service, and its request inputs."""
+    given = dict(pair(field) for field in fields)
+    inputs = {column.name for column in plan.request}
+    entity = {name: typed(plan.join_keys, name, text) for name, text in given.items() if name not in inputs}
+    return entity, {name: typed(plan.request, name, text) for name, text in given.items() if name in inputs}
+
+
+def pair(field: str) -> tuple[str, str]:
+    """Read ``name=value``."""
+    name, mark, text = field.partition("=")
+    if not mark:
+        raise typer.BadParameter(f"got '{field}', expected name=value")
+    return name, text
+
+
+def typed(columns: Sequence[Column], name: str, text: str) -> Any:
+    """Read an argument as the dtype of its column; what is unknown or unreadable is left for the store to judge."""
+    dtype = {column.name: column.dtype for column in columns}.get(name)
+    return text if dtype is None else _read(dtype, text)
+
+
+def _read(dtype: DType, text: str) -> Any:
+    import json
+
+    if dtype.kind not in ("int64", "float64", "bool", "list"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def working(what: str) -> AbstractContextManager[Any]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, print_json, show, store_of
-
-if TYPE_CHECKING:
-    from featurestore.dtypes import DType
-    from featurestore.plan.model import Column
+from featurestore.cli.common import PRINT, Service, app, asked_of, pair, print_json, show, store_of, typed
 
 
 @app.command()
@@ -26,11 +21,7 @@ def get(
 ) -> None:
     """Look up the features of one entity, as the server does."""
     with store_of(context) as store:
-        found = store.plan(service)
-        given = dict(_pair(field) for field in fields)
-        inputs = {column.name for column in found.request}
-        entity = {name: _typed(found.join_keys, name, text) for name, text in given.items() if name not in inputs}
-        request = {name: _typed(found.request, name, text) for name, text in given.items() if name in inputs}
+        entity, request = asked_of(store.plan(service), fields)
         answer = store.get_online_features(service, [entity], request=request or None, as_of=as_of)
     values = dict(zip(answer.columns, zip(answer.rows[0], answer.statuses[0], strict=True), strict=True))
     if as_json:
@@ -49,9 +40,9 @@ def forget(
     """Remove what is kept about one entity, and name what lies elsewhere."""
     with store_of(context) as store:
         keys = {key.name: key for view in store.views() for key in view.entity.keys if view.entity.name == entity}
-        given = dict(_pair(field) for field in fields)
-        typed = {name: _typed(tuple(keys.values()), name, text) for name, text in given.items()}
-        found = store.forget(entity, typed, wait_seconds=wait)
+        given = dict(pair(field) for field in fields)
+        own = {name: typed(tuple(keys.values()), name, text) for name, text in given.items()}
+        found = store.forget(entity, own, wait_seconds=wait)
     show(
         ["removed", "of", "count"],
         [
@@ -63,27 +54,3 @@ def forget(
     typer.echo("out of reach:")
     for sentence in found.unreachable:
         typer.echo(f"- {sentence}")
-
-
-def _pair(field: str) -> tuple[str, str]:
-    name, mark, text = field.partition("=")
-    if not mark:
-        raise typer.BadParameter(f"got '{field}', expected name=value")
-    return name, text
-
-
-def _typed(columns: Sequence[Column], name: str, text: str) -> Any:
-    """Read an argument as the dtype of its column; what is unknown or unreadable is left for the store to judge."""
-    dtype = {column.name: column.dtype for column in columns}.get(name)
-    return text if dtype is None else _read(dtype, text)
-
-
-def _read(dtype: DType, text: str) -> Any:
-    import json
-
-    if dtype.kind not in ("int64", "float64", "bool", "list"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

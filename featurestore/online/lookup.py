@@ -249,7 +249,7 @@ class OnlineReader:
             raise RequestError(
                 f"got {type(entity).__name__}, expected an object", field=place, hint=_ENTITIES_AT_ONCE_HINT
             )
-        return _read_fields(entity, self._keys, place, "entity field")
+        return read_fields(entity, self._keys, place, "entity field")
 
     def _read_request(
         self, request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, count: int
@@ -422,10 +422,10 @@ def _read_instant(as_of: datetime | str) -> int:
 def _read_inputs(columns: Sequence[Column], row: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise RequestError(f"got {type(row).__name__}, expected an object", field=place)
-    return _read_fields(row, {column.name: column.dtype for column in columns}, place, "request input")
+    return read_fields(row, {column.name: column.dtype for column in columns}, place, "request input")
 
 
-def _read_fields(row: Mapping[str, Any], known: Mapping[str, DType], place: str, what: str) -> dict[str, Any]:
+def read_fields(row: Mapping[str, Any], known: Mapping[str, DType], place: str, what: str) -> dict[str, Any]:
     """Read the fields of an object: exactly the known ones, each of its dtype."""
     for name in row:
         if name not in known:

@@ -56,7 +56,7 @@ details>summary{{cursor:pointer;color:var(--link)}}
 @media print{{body{{max-width:none}}}}
 """
 
-_CLASSES = {"pass": "good", "fail": "bad"}
+_CLASSES = {"pass": "good", "fail": "bad", "agree": "good", "differ": "bad"}
 
 
 def page(title: str, *body: Child) -> str:

@@ -51,12 +51,12 @@ def _view_changes(alias: str, before: ViewPlan, after: ViewPlan) -> Iterator[str
         if name not in old or name not in new:
             yield f"{alias}.{name}: {'added' if name in new else 'removed'}"
             continue
-        left, right = (_feature(view, found[name]) for view, found in ((before, old), (after, new)))
+        left, right = (declared(view, found[name]) for view, found in ((before, old), (after, new)))
         if left != right:
             yield f"{alias}.{name}: {left} → {right}"
 
 
-def _feature(view: ViewPlan, feature: FeaturePlan) -> str:
+def declared(view: ViewPlan, feature: FeaturePlan) -> str:
     """Write a feature as it is declared."""
     source: InputPlan = view.inputs[feature.input]
     arguments = [] if source.value is None else [shown(source.value)]

@@ -1,0 +1,171 @@
+"""What is to be explained: a plan, an entity, an instant, request inputs, and the logged row that is about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.dtypes import TIMESTAMP
+from featurestore.errors import RequestError, listing
+from featurestore.offline.build import AS_OF
+from featurestore.online.lookup import read_fields
+from featurestore.online.serving_log import ServingLog
+from featurestore.online.serving_log.rows import matching
+from featurestore.plan.model import Plan
+from featurestore.skew.causes.world import operands
+from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be explained.
+
+    Attributes:
+        plan: The plan that answers.
+        keys: The entity.
+        as_of_us: The instant asked about.
+        requests: Request inputs by name.
+        logged: The row of the serving log, one row; ``None`` if there is none.
+        columns: The columns to explain, those of the answer first, then what they are computed of.
+        notes: What had to be assumed.
+    """
+
+    plan: Plan
+    keys: dict[str, Any]
+    as_of_us: int
+    requests: dict[str, Any]
+    logged: pa.Table | None = None
+    columns: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def spine(self) -> pa.Table:
+        """Return the question as one row of a spine."""
+        columns = {
+            column.name: pa.array([self.keys[column.name]], type=column.dtype.arrow) for column in self.plan.join_keys
+        }
+        columns |= {
+            column.name: pa.array([self.requests[column.name]], type=column.dtype.arrow) for column in self.plan.request
+        }
+        return pa.table(columns | {AS_OF: pa.array([self.as_of_us], type=pa.int64()).cast(TIMESTAMP.arrow)})
+
+    def output_of(self, column: str) -> str | None:
+        """Return the name under which a column is answered; ``None`` if it is only computed with."""
+        return next((output.name for output in self.plan.outputs if output.column == column), None)
+
+
+def asked(
+    plan: Plan,
+    past: Iterable[Plan],
+    log: ServingLog,
+    *,
+    entity: Mapping[str, Any] | None,
+    at_us: int | None,
+    feature: str | None,
+    request: Mapping[str, Any] | None,
+    request_id: str | None,
+) -> Question:
+    """Find out what is to be explained.
+
+    Args:
+        plan: The plan applied.
+        past: Plans that were applied before.
+        log: What was served.
+        entity: Key columns; ``None`` takes those of the logged row.
+        at_us: The instant; ``None`` takes that of the logged row.
+        feature: Column of the answer to explain; ``None`` means all.
+        request: Request inputs; ``None`` takes those of the logged row.
+        request_id: The request to find in the log; ``None`` finds one about this entity and instant.
+
+    Raises:
+        RequestError: A field is wrong or missing, or no such request was logged.
+    """
+    keys = None
+    if entity is not None:
+        keys = read_fields(entity, {column.name: column.dtype for column in plan.join_keys}, "/entity", "entity field")
+    if request_id is None and (keys is None or at_us is None):
+        what = "entity" if keys is None else "at"
+        hint = "Give the entity and the instant, or the id of a request that was logged."
+        raise RequestError(f"'{what}' is missing", field=f"/{what}", hint=hint, code="missing-field")
+    logged = _logged(plan.name, log, keys=keys, at_us=at_us, request_id=request_id)
+    notes: list[str] = []
+    answering = plan if logged is None else _answering(plan, past, logged, notes)
+    found = {} if logged is None else logged.to_pylist()[0]
+    if keys is None or answering is not plan:
+        keys = {column.name: found[f"key__{column.name}"] for column in answering.join_keys}
+    if at_us is None:
+        assert logged is not None
+        at_us = int(logged.column(AS_OF).cast(pa.int64())[0].as_py())
+    return Question(
+        plan=answering,
+        keys=keys,
+        as_of_us=at_us,
+        requests=_requests(answering, request, found, notes),
+        logged=logged if logged is not None and found["fingerprint"] == answering.fingerprint else None,
+        columns=_columns(answering, feature),
+        notes=notes,
+    )
+
+
+def _logged(
+    service: str, log: ServingLog, *, keys: Mapping[str, Any] | None, at_us: int | None, request_id: str | None
+) -> pa.Table | None:
+    """Return the newest row that was served of a request, or about an entity and instant."""
+    log.flush()
+    since_us, until_us = (MIN_INSTANT_US, MAX_INSTANT_US) if at_us is None else (at_us, at_us + 1)
+    rows = []
+    for table in log.read(service, since_us=since_us, until_us=until_us):
+        found = table if keys is None else table.filter(matching(table, [keys]))
+        if request_id is not None:
+            found = found.filter(pc.equal(found.column("request_id"), request_id))
+        if found.num_rows:
+            rows.append(found)
+    if not rows and request_id is not None:
+        hint = "Give entity and instant instead; a log may keep a share of what is served, and for some days."
+        raise RequestError(
+            f"no row of request '{request_id}' is in the serving log", field="/request_id", hint=hint, code="not-logged"
+        )
+    if request_id is not None and keys is None and sum(table.num_rows for table in rows) > 1:
+        hint = "Say which of them: give the entity."
+        raise RequestError(f"request '{request_id}' asked about several entities", field="/entity", hint=hint)
+    return rows[-1].slice(rows[-1].num_rows - 1) if rows else None
+
+
+def _answering(plan: Plan, past: Iterable[Plan], logged: pa.Table, notes: list[str]) -> Plan:
+    """Return the plan that answered a logged row; the applied one if that is not known."""
+    fingerprint = logged.column("fingerprint")[0].as_py()
+    if fingerprint == plan.fingerprint:
+        return plan
+    found = next((one for one in past if one.fingerprint == fingerprint), None)
+    if found is None:
+        notes.append(f"the plan {fingerprint[:12]} that answered then is not in the registry; the applied one is shown")
+        return plan
+    notes.append(f"this is the plan that answered then; another one is applied now ({plan.fingerprint[:12]})")
+    return found
+
+
+def _requests(
+    plan: Plan, request: Mapping[str, Any] | None, logged: Mapping[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    given = dict(request or {})
+    missing = [column.name for column in plan.request if column.name not in given]
+    found = {name: logged.get(f"request__{name}") for name in missing}
+    if unknown := [name for name in missing if f"request__{name}" not in logged]:
+        notes.append(f"request inputs that are not known count as null: {', '.join(unknown)}")
+    return read_fields(
+        {**given, **found}, {column.name: column.dtype for column in plan.request}, "/request", "request input"
+    )
+
+
+def _columns(plan: Plan, feature: str | None) -> tuple[str, ...]:
+    names = [output.name for output in plan.outputs]
+    if feature is not None and feature not in names:
+        hint = listing("Features", names, wrong=feature)
+        raise RequestError(f"there is no feature '{feature}'", field="/feature", hint=hint, code="unknown-feature")
+    chosen = [output for output in plan.outputs if feature in (None, output.name)]
+    own = [output.column for output in chosen]
+    needed = set().union(*(operands(plan, output.name) for output in chosen)) if chosen else set()
+    return tuple(dict.fromkeys([*own, *sorted(needed)]))

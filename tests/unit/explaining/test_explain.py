@@ -1,0 +1,337 @@
+"""Explanations name the events a value is made of and the rules that kept others out, and say what each road says."""
+
+import io
+import json
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+
+import jsonschema_rs
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import assume, given
+from rich.console import Console
+
+from featurestore import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    FrameSource,
+    OnDemandFeatureView,
+    agg,
+    col,
+    every,
+    request,
+)
+from featurestore.errors import RequestError, ValueOverflowError
+from featurestore.explaining.html import render_html
+from featurestore.explaining.lines import AGREE, ALONE, DIFFER, verdict
+from featurestore.explaining.render import render
+from featurestore.kernels.selection import Fate, Selection
+from featurestore.temporal import FixedClock, duration_us, instant_us
+from tests.budget import examples
+from tests.strategies import HALF_HOUR_US, SPAN, START_US, scenarios, to_datetime
+
+END_US = START_US + 3 * SPAN * HALF_HOUR_US
+ASKED = "2026-01-02T10:45:00Z"
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(f"2026-01-{text}:00Z")
+
+
+FLIGHTS = pa.table(
+    {
+        "id": [1, 2, 3, 4, 4, 5, 6, 7],
+        "carrier": ["UA", "UA", "UA", "UA", "UA", "UA", "UA", "ua "],
+        "landed_at": [at(x) for x in ("01T08:00", "01T20:00", "02T07:00", "02T08:00", "02T08:00", "02T09:00")]
+        + [at("02T10:00"), at("02T08:00")],
+        "known_at": [at(x) for x in ("01T08:30", "01T20:30", "02T11:30", "02T08:30", "02T09:30", "02T09:30")]
+        + [at("02T10:30"), at("02T08:30")],
+        "cancelled": [False, True, False, False, False, False, False, False],
+        "delay": [5.5, 7.0, 90.0, None, None, 3.25, 8.0, 1.0],
+    }
+)
+
+
+@dataclass
+class Shop:
+    """A store in which a service was materialized at ``ASKED`` and asked once, and whose clock stands later."""
+
+    store: FeatureStore
+    flights: FrameSource
+    service: FeatureService
+    clock: FixedClock
+
+
+def source(table: pa.Table = FLIGHTS) -> FrameSource:
+    return FrameSource("flights", frame=table, event_time="landed_at", ingest_time="known_at", event_id="id")
+
+
+def service_of(flights: FrameSource) -> FeatureService:
+    delays = FeatureView(
+        "delays",
+        entity=Entity("carrier", key="carrier"),
+        source=flights,
+        where=~col("cancelled"),
+        features={
+            "mean_1d": agg.mean(col("delay")).over("1d"),
+            "late_1d": agg.count(where=col("delay") > 4).over("1d"),
+            "last": agg.last(col("delay")),
+            "fresh": agg.last(col("delay")).ttl("1h"),
+            "worst": agg.max(col("delay")).lifetime(),
+        },
+        refresh=every("1h", lag="10m"),
+    )
+    versus = OnDemandFeatureView(
+        "versus", request={"dep_delay": "float64"}, features={"excess": request("dep_delay") - delays["mean_1d"]}
+    )
+    return FeatureService("model", features=[delays, versus])
+
+
+@pytest.fixture
+def shop(tmp_path):
+    clock = FixedClock(instant_us(ASKED))
+    flights = source()
+    with FeatureStore.local(tmp_path, clock=clock) as store:
+        made = Shop(store, flights, service_of(flights), clock)
+        store.apply(made.service)
+        store.materialize()
+        store.get_online_features("model", [{"carrier": "UA"}], request={"dep_delay": 3.0}, request_id="first")
+        clock.instant_us = instant_us("2026-01-02T12:45:00Z")
+        yield made
+
+
+def explained(shop, feature, **options):
+    found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED, feature=feature, **options)
+    assert found.is_checked
+    return found, found.values[0]
+
+
+def rules(value):
+    return {event.number: event.fate for event in value.events}
+
+
+def test_every_event_has_a_rule(shop):
+    """Window, horizon, late knowledge, duplicates, nulls and conditions are told apart."""
+    _, value = explained(shop, "delays__mean_1d")
+    assert rules(value) == {
+        1: "before_window",
+        2: "rejected",
+        3: "not_yet_known",
+        4: "null",
+        5: "duplicate",
+        6: "used",
+        7: "after_horizon",
+    }
+    assert value.fates == {
+        "used": 1,
+        "after_horizon": 1,
+        "before_window": 1,
+        "duplicate": 1,
+        "not_yet_known": 1,
+        "null": 1,
+        "rejected": 1,
+    }
+    assert value.arithmetic == "exact sum 3.25 of 1 value / 1 = 3.25"
+    assert value.window_start == "2026-01-01T10:00:00Z"
+    said = {event.number: event.said for event in value.events}
+    assert said[1] == "before the window, which begins at 2026-01-01T10:00:00Z"
+    assert said[5] == "another delivery of id 4 counts"
+
+
+def test_condition_of_a_feature_rejects_events(shop):
+    """Members are those for which the aggregation's own condition is true; null is not true."""
+    _, value = explained(shop, "delays__late_1d")
+    assert rules(value)[4] == rules(value)[6] == "not_member"
+    assert value.arithmetic == "0 events counted = 0"
+
+
+def test_last_value_outranks_older_ones(shop):
+    """The last in the order of the kernels is the value; those before it stood behind."""
+    _, value = explained(shop, "delays__last")
+    assert rules(value)[1] == "outranked"
+    assert [event.number for event in value.events if event.is_value] == [6]
+    assert next(event.said for event in value.events if event.number == 1) == "event 6 comes after it"
+
+
+def test_expired_value_is_not_used(shop):
+    """A value older than its time to live is named, and nothing is used."""
+    _, value = explained(shop, "delays__fresh")
+    assert value.offline.status == "EXPIRED"
+    assert rules(value)[6] == "expired"
+    assert "used" not in value.fates
+
+
+def test_largest_value_is_one_events(shop):
+    """All events count for a maximum; the one that has it is marked."""
+    _, value = explained(shop, "delays__worst")
+    assert [event.number for event in value.events if event.fate == "used"] == [1, 6]
+    assert [event.number for event in value.events if event.is_value] == [1]
+
+
+def test_horizons_are_those_of_the_refresh(shop):
+    """What may be seen ends at the grid, and a lag later for what was known."""
+    found, _ = explained(shop, "delays__mean_1d")
+    (view,) = found.views
+    assert view.event_horizon == "2026-01-02T10:00:00Z"
+    assert view.ingest_horizon == "2026-01-02T10:10:00Z"
+    assert view.rows == 7
+    assert view.other_spellings == 1
+    assert view.newest_visible == 6
+
+
+def test_feature_on_demand_shows_its_operands(shop):
+    """Expression and operands, and after it the features it is computed of; request inputs come from the log."""
+    found, value = explained(shop, "versus__excess")
+    assert value.offline.value == "-0.25"
+    assert value.declared == "(dep_delay - delays__mean_1d)"
+    assert [(one.name, one.value) for one in value.operands] == [("dep_delay", "3.0"), ("delays__mean_1d", "3.25")]
+    assert [one.name for one in found.values] == ["versus__excess", "delays__mean_1d"]
+
+
+def test_request_inputs_given_are_used(shop):
+    """What the caller gives counts, not what was logged; the road that was logged then says something else."""
+    found, value = explained(shop, "versus__excess", request={"dep_delay": 4.0})
+    assert value.offline.value == value.online.told.value == "0.75"
+    assert value.served.agrees is False
+    assert verdict(found) == DIFFER
+
+
+def test_all_roads_agree(shop):
+    """The online road and the log say what training says."""
+    found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED)
+    assert verdict(found) == AGREE
+    assert all(value.online.agrees and value.served.agrees for value in found.values)
+    assert found.served.request_id == "first"
+    assert len(found.values) == 6
+
+
+def test_state_that_is_behind_is_what_makes_the_difference(shop):
+    """An answer served before a late event was folded in is what the kernels give without it."""
+    shop.clock.instant_us = instant_us("2026-01-02T13:45:00Z")
+    late = "2026-01-02T13:40:00Z"
+    shop.store.get_online_features("model", [{"carrier": "UA"}], request={"dep_delay": 3.0}, as_of=late)
+    found = shop.store.explain("model", {"carrier": "UA"}, at=late, feature="delays__last")
+    (value,) = found.values
+    assert value.offline.value == "8.0"
+    assert value.served.told.value == "3.25"
+    assert value.served.said == (
+        "a state complete up to 2026-01-02T10:45:00Z gives this: without event 7, with event 6 instead"
+    )
+    assert found.views[0].served.is_stale
+    assert verdict(found) == DIFFER
+
+
+def test_rewritten_source_is_not_blamed_on_the_state(shop):
+    """What the state's watermark does not explain is left to an audit."""
+    changed = FLIGHTS.set_column(5, "delay", pa.array([5.5, 7.0, 90.0, None, None, 4.25, 8.0, 1.0]))
+    shop.store.apply(service_of(source(changed)))
+    _, value = explained(shop, "delays__last")
+    assert value.offline.value == "4.25"
+    assert value.served.told.value == "3.25"
+    assert value.served.said.startswith("how complete the state was does not explain it")
+
+
+def test_state_that_does_not_reach_says_so(shop):
+    """An instant before the online state's reach has a training value, and the online road says why it has none."""
+    recent = FeatureView(
+        "recent",
+        entity=Entity("carrier", key="carrier"),
+        source=shop.flights,
+        features={"orders": agg.count().over("1h")},
+    )
+    shop.store.apply(FeatureService("recent", features=[recent]))
+    for _ in range(2):
+        shop.clock.instant_us += duration_us("1d")
+        shop.store.materialize()
+    found = shop.store.explain("recent", {"carrier": "UA"}, at="2026-01-01T00:00:00Z")
+    (value,) = found.values
+    assert value.offline.status == "NOT_FOUND"
+    assert value.online.told is None
+    assert "reaches" in value.online.said
+    assert value.arithmetic == "no event of this entity is visible: it is not known"
+    assert verdict(found) == ALONE
+
+
+def test_logged_request_is_explained_by_the_plan_that_answered(shop):
+    """The row of a request names entity, instant and inputs; a plan applied later does not change what is said."""
+    changed = FeatureService("model", features=[service_of(shop.flights).features[0]["last"]])
+    shop.store.apply(changed)
+    found = shop.store.explain("model", request_id="first")
+    assert found.as_of == ASKED
+    assert found.requests == {"dep_delay": "3.0"}
+    assert len(found.values) == 6
+    assert "another one is applied now" in found.notes[0]
+    assert all(value.served.agrees for value in found.values)
+
+
+def test_unknown_request_and_missing_fields_are_errors(shop):
+    """What cannot be found is said, with the field it is about."""
+    with pytest.raises(RequestError, match="no row of request 'other'"):
+        shop.store.explain("model", request_id="other")
+    with pytest.raises(RequestError, match="'at' is missing"):
+        shop.store.explain("model", {"carrier": "UA"})
+    with pytest.raises(RequestError, match="there is no feature 'delays__lst'"):
+        shop.store.explain("model", {"carrier": "UA"}, at=ASKED, feature="delays__lst")
+    with pytest.raises(RequestError, match="unknown entity field 'origin'"):
+        shop.store.explain("model", {"origin": "UA"}, at=ASKED)
+
+
+def test_many_events_are_counted_and_the_newest_listed(shop):
+    """All events are counted; as many as asked for are listed of either kind."""
+    _, value = explained(shop, "delays__worst", events=1)
+    assert [event.number for event in value.events] == [6, 7]
+    assert sum(value.fates.values()) == 7
+
+
+def test_wrong_list_of_events_is_told(shop, monkeypatch):
+    """An explanation whose events do not give the value says that it is wrong."""
+    honest = Selection.fates
+    monkeypatch.setattr(Selection, "fates", lambda self, feature: np.full_like(honest(self, feature), Fate.NULL))
+    found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED, feature="delays__worst")
+    assert not found.is_checked
+    assert "NOT CHECKED" in render_html(found)
+    assert "NOT CHECKED" in terminal(found)
+
+
+def terminal(found) -> str:
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(render(found))
+    return console.export_text()
+
+
+def test_explanation_is_shown(shop):
+    """Terminal, page and JSON say the same; the JSON keeps to its schema."""
+    found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED)
+    document = json.loads(found.to_json())
+    jsonschema_rs.validator_for(type(found).json_schema()).validate(document)
+    page, text = render_html(found), terminal(found)
+    for value in found.values:
+        for said in (value.name, value.arithmetic):
+            assert said in text
+            assert escape(said) in page
+    assert text.count("another delivery of id 4 counts") == page.count("another delivery of id 4 counts") == 5
+    assert "<script" not in page
+
+
+@examples(12)
+@given(scenarios(max_queries=2, has_ids=True))
+def test_explanations_of_anything_are_checked(scenario):
+    """Whatever is defined and whatever happened: what is listed as used gives the value, and the roads agree."""
+    with tempfile.TemporaryDirectory() as folder, FeatureStore.local(folder, clock=FixedClock(END_US)) as store:
+        store.apply(FeatureService("model", features=[scenario.view]))
+        for key, as_of_us in scenario.queries:
+            entity = dict(zip(scenario.keys, key, strict=True))
+            try:
+                found = store.explain("model", entity, at=to_datetime(as_of_us), events=100)
+            except ValueOverflowError:
+                assume(False)
+            assert found.is_checked
+            deliveries = [event for event in scenario.events if tuple(event[name] for name in scenario.keys) == key]
+            for value in found.values:
+                assert len(value.events) == sum(value.fates.values()) == len(deliveries)
+                assert value.online.told is None, "nothing is materialized"
