@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,6 +131,16 @@ def printed(shown: RenderableType) -> None:
         console.width = _WIDEST
         console.width = max(80, console.measure(shown).maximum)
     console.print(shown)
+
+
+def show_report(shown: Callable[[], RenderableType], document: Callable[[], str], json: Path | None) -> None:
+    """Print a report, and write its JSON to a file if one is given; ``-`` prints the JSON instead."""
+    if json is not None and str(json) == "-":
+        typer.echo(document())
+        return
+    if json is not None:
+        write_page(json, document())
+    printed(shown())
 
 
 def write_page(path: Path, content: str) -> None:

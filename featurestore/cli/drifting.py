@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import Service, app, printed, store_of, working, write_page
+from featurestore.cli.common import Service, app, show_report, store_of, working, write_page
 
 
 class Kind(StrEnum):
@@ -16,6 +16,7 @@ class Kind(StrEnum):
 
     AUDIT = "audit"
     DRIFT = "drift"
+    EXPLANATION = "explanation"
 
 
 @app.command()
@@ -56,14 +57,9 @@ def drift(
         from featurestore.skew.drift.html import render_html
 
         write_page(html, render_html(report))
-    if json is not None and str(json) != "-":
-        write_page(json, report.to_json())
-    if str(json) == "-":
-        typer.echo(report.to_json())
-    else:
-        from featurestore.skew.drift.render import render
+    from featurestore.skew.drift.render import render
 
-        printed(render(report))
+    show_report(lambda: render(report), report.to_json, json)
     raise typer.Exit(report.exit_code)
 
 
@@ -74,10 +70,16 @@ def report_schema(
     """Print the JSON Schema of the JSON form of a report."""
     import msgspec
 
+    from featurestore.explaining.model import Explanation
     from featurestore.skew.drift.report import DriftReport
     from featurestore.skew.report import AuditReport
 
-    schema = AuditReport.json_schema() if kind is Kind.AUDIT else DriftReport.json_schema()
+    reports: dict[Kind, type[AuditReport | DriftReport | Explanation]] = {
+        Kind.AUDIT: AuditReport,
+        Kind.DRIFT: DriftReport,
+        Kind.EXPLANATION: Explanation,
+    }
+    schema = reports[kind].json_schema()
     typer.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import Service, app, asked_of, printed, store_of, working, write_page
+from featurestore.cli.common import Service, app, asked_of, show_report, store_of, working, write_page
 
 
 @app.command()
@@ -22,10 +22,8 @@ def explain(
     feature: Annotated[str | None, typer.Option(help="Column of the answer; all if left out.")] = None,
     request_id: Annotated[str | None, typer.Option(help="Explain what was served in this request.")] = None,
     events: Annotated[int, typer.Option(help="List so many events that are used, and so many others.", min=0)] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Write the explanation to this file, as one page.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write it to this file, '-' to print it.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write it to this file, as one page.")] = None,
 ) -> None:
     """Say why a value is what it is: its events, the rules, the arithmetic, and what each road says."""
     with working("explaining"), store_of(context) as store:
@@ -43,9 +41,6 @@ def explain(
         from featurestore.explaining.html import render_html
 
         write_page(html, render_html(found))
-    if as_json:
-        typer.echo(found.to_json())
-    else:
-        from featurestore.explaining.render import render
+    from featurestore.explaining.render import render
 
-        printed(render(found))
+    show_report(lambda: render(found), found.to_json, json)

@@ -243,3 +243,20 @@ def test_the_schema_of_reports_is_printed(run, kind):
     found = json.loads(out)
     assert found["$id"].startswith(f"urn:featurestore-{kind}-")
     assert "verdict" in found["$defs"][f"{kind.title()}Report"]["properties"]
+
+
+def test_a_value_is_explained(served, run):
+    code, out, _ = run("explain", "model", "user=1", "--at", NOON, "--feature", "budget__left", "--html", "why.html")
+    assert code == 0
+    assert "checked: nothing but what is listed as used gives the same bits" in out
+    assert "budget = 10.0" in out
+    assert "exact sum of" in (served / "why.html").read_text()
+    assert run("explain", "model", "user=1", "--at", NOON, "--json", "why.json")[0] == 0
+    written = json.loads((served / "why.json").read_text())
+    assert written["schema"] == "featurestore-explanation-1"
+    found = json.loads(run("explain", "model", "--request-id", written["served"]["request_id"], "--json", "-")[1])
+    assert found == written
+    code, _, err = run("explain", "model", "user=1")
+    assert code == 2
+    assert "'at' is missing" in err
+    assert json.loads(run("report-schema", "explanation")[1])["$id"] == "urn:featurestore-explanation-1"
