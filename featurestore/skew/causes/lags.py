@@ -82,7 +82,7 @@ def suggest_refresh(view: ViewPlan, as_of: Ints, watermark: Ints) -> Suggestion 
 def lag_evidence(case: Case, owned: Mapping[str, Flags]) -> Told:
     """Tell how late the state was in the values that a missed refresh explains, and what to declare instead."""
     evidence: list[str] = []
-    fixes: list[str] = []
+    fixes: dict[str, list[str]] = {}
     world = case.world
     for alias, view in world.views.items():
         marks = logged_watermarks(world, alias)
@@ -104,13 +104,14 @@ def lag_evidence(case: Case, owned: Mapping[str, Flags]) -> Told:
             f" promised, worst at {format_instant(int(world.as_of[worst]))}; median"
             f" {format_duration(int(np.median(behind[late])))}"
         )
-        fixes.append(_fix(alias, view.view, world.as_of, marks))
-    return Told(evidence, " ".join(part for part in fixes if part))
+        fixes.setdefault(_fix(view.view, world.as_of, marks), []).append(alias)
+    return Told(evidence, " ".join(f"Refresh {', '.join(aliases)} {fix}" for fix, aliases in fixes.items()))
 
 
-def _fix(alias: str, view: ViewPlan, as_of: Ints, marks: Ints) -> str:
+def _fix(view: ViewPlan, as_of: Ints, marks: Ints) -> str:
+    """Return what to do about a view, to follow its name."""
     found = suggest_refresh(view, as_of, marks)
-    on_time = f"Refresh {alias} as often and as soon as it promises ({view.refresh})"
+    on_time = f"as often and as soon as promised ({view.refresh})"
     if found is None:
         return f"{on_time}."
     kept = float((promised(view, as_of) <= marks).mean())
