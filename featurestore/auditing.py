@@ -82,13 +82,14 @@ class Auditor:
         """
         self.log.flush()
         tables = self.log.read(service, since_us=since_us, until_us=until_us)
+        lost = self.log.losses(service, since_us=since_us, until_us=until_us)
         return self._run(
             service,
             tables,
             since_us=since_us,
             until_us=until_us,
             policy=policy,
-            options=lambda explainer: Options(sample=sample, by=by, explain=explainer, progress=progress),
+            options=lambda explainer: Options(sample=sample, by=by, explain=explainer, progress=progress, lost=lost),
             causes=causes,
             mismatches=mismatches,
         )

@@ -14,7 +14,6 @@ later compaction.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -34,6 +33,7 @@ from featurestore.database import failures, for_writing, open_database
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.event_log.stored import SEQUENCE, Head, Stretch, identities, packed, unpacked
+from featurestore.files import write_parquet
 from featurestore.temporal import NOTHING_YET
 
 _WHERE = "event log"
@@ -322,8 +322,7 @@ class EventLog:
         folder = self._folder / f"source={source}"
         name = f"{stretch.first:020d}-{stretch.last:020d}-{uuid.uuid4().hex}.parquet"
         with _file_failures():
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_file(table, folder / name)
+            write_parquet(table, folder / name, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
         values = {
             "first": stretch.first,
             "last": stretch.last,
@@ -475,21 +474,6 @@ def _up_to(most_rows: int, batches: Iterable[Any]) -> list[Any]:
 def _within(table: sa.Table, source: str, first: int, last: int) -> tuple[sa.ColumnElement[bool], ...]:
     """Return what is true of stretches that overlap a range of numbers."""
     return table.c.source == source, table.c.first <= last, table.c.last >= first
-
-
-def _write_file(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file so that it is on the disk, whole, when its name is there."""
-    unfinished = path.with_name(f".{path.name}")
-    with unfinished.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import DType
 from featurestore.errors import FeatureStoreError, StorageError
+from featurestore.files import sync
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest, ManifestFile
@@ -127,7 +128,7 @@ def write_training_set(
         try:
             manifest = describe(_write_rows(folder, pieces, features, threads))
             _write_durably(folder / MANIFEST_NAME, manifest.to_json())
-            _sync(folder)
+            sync(folder)
             _put_in_place(folder, target)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -235,7 +236,7 @@ def _write_file(folder: Path, name: str, table: pa.Table) -> ManifestFile:
         field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_dictionary(field.type)
     ]
     pq.write_table(table, path, row_group_size=_GROUP_ROWS, use_dictionary=words, compression="snappy")
-    _sync(path)
+    sync(path)
     return ManifestFile(name, path.stat().st_size, table.num_rows)
 
 
@@ -258,16 +259,7 @@ def _profile_written(
 
 def _write_durably(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
 
 
 def _put_in_place(folder: Path, target: Path) -> None:
@@ -275,7 +267,7 @@ def _put_in_place(folder: Path, target: Path) -> None:
     if not (target / MANIFEST_NAME).exists():
         # A rename takes the place of an empty folder, too.
         folder.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         return
     old = target.parent / f"{folder.name}.old"
     target.rename(old)
@@ -284,5 +276,5 @@ def _put_in_place(folder: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -41,6 +41,7 @@ BATCH_ROWS = 500_000
 
 _STATUS_NAMES = pa.array([status.name for status in Status])
 _UNKNOWN_PLAN = "the plan that answered them is not in the registry"
+_LOST = "the serving log could not keep them"
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Options:
         progress: Is told how far the audit is.
         kind: What the rows are: ``"log"`` or ``"live"``.
         batch_rows: Rows recomputed at a time.
+        lost: Count of rows that were served and are not in the log.
     """
 
     sample: float = 1.0
@@ -80,6 +82,7 @@ class Options:
     progress: Progress | None = None
     kind: str = "log"
     batch_rows: int = BATCH_ROWS
+    lost: int = 0
 
 
 def audit(
@@ -114,6 +117,9 @@ def audit(
         _take_batch(batch, plans, reference, found, options)
         if options.progress is not None:
             options.progress("comparing", found.served, None)
+    if options.lost:
+        found.served += options.lost
+        found.skipped[_LOST] += options.lost
     explained = [
         options.explain(collected, options.progress)
         for _, collected in sorted(found.collected.items())

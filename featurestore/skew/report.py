@@ -54,7 +54,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Rows of the log that were not compared, and why."""
+    """Rows that were served and not compared, and why."""
 
     reason: str
     rows: int
@@ -69,7 +69,7 @@ class AuditReport:
         since: First instant of the range of ``as_of``.
         until: One past its last instant.
         ran_at: When the audit ran.
-        served: Rows in the log; ``compared`` and the skipped ones add up to it.
+        served: Rows that were served, also those that the log lost; ``compared`` and the skipped ones add up to it.
         compared: Rows recomputed and compared.
         stale: Compared rows that were answered by a view behind its refresh.
         beyond_newest_event: Compared rows whose horizon lies beyond the newest event some source holds: a later audit

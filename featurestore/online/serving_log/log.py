@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.online.result import OnlineFeatures
+from featurestore.online.serving_log.asking import SealRequests
 from featurestore.online.serving_log.rows import NOBODY, Caller, matching, record_of, table_of
 from featurestore.online.serving_log.sealing import SEGMENTS, seal, segment_of, write_file
 from featurestore.online.serving_log.segments import (
@@ -124,6 +125,7 @@ class ServingLog:
         self._failure: StorageError | None = None
         self._segment: SegmentWriter | None = None
         self._began_us = 0
+        self._requests = SealRequests(folder / SEGMENTS)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._stop = threading.Event()
@@ -253,7 +255,7 @@ class ServingLog:
     def forget(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
         """Remove rows that were served about some keys.
 
-        What other processes that live have taken in the last minutes, and not sealed yet, stays.
+        Other processes that write the log are asked to seal what they have taken; that takes a few seconds.
 
         Args:
             service: Name of the service.
@@ -263,9 +265,10 @@ class ServingLog:
             How many rows were removed.
 
         Raises:
-            StorageError: A file cannot be read or written; what was removed is removed, forget again.
+            StorageError: A file cannot be read or written, or a process does not seal within half a minute; what was
+                removed is removed, forget again.
         """
-        self.seal()
+        self._seal_everywhere()
         removed = 0
         with self._writing:
             for path in sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet")):
@@ -280,6 +283,16 @@ class ServingLog:
                     raise self._storage_error("forget rows of", path, error) from error
                 removed += table.num_rows - kept.num_rows
         return removed
+
+    def _seal_everywhere(self) -> None:
+        self.seal()
+        with self._told():
+            left = self._requests.ask(self._interval_seconds)
+            self._recover()
+        for path in left:
+            if path.exists():
+                hint = "Does its process still serve? Forget again, or stop it first."
+                raise StorageError(f"{path} is not sealed", where="serving log", hint=hint, code="segment-not-sealed")
 
     def prune(self) -> None:
         """Remove the sealed days that are older than the retention.
@@ -306,7 +319,7 @@ class ServingLog:
             with suppress(StorageError):
                 self.flush()
                 now_us = self._clock.now_us()
-                if self._is_due(now_us):
+                if self._is_due(now_us) or self._requests.is_asked():
                     self._seal_aside()
                 if now_us - pruned_us >= duration_us("1h"):
                     self.prune()

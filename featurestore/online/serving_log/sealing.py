@@ -7,15 +7,14 @@ featurestore.online.serving_log.sealing FOLDER SEGMENT``, so that a server's req
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from featurestore.files import write_parquet
 from featurestore.online.serving_log.rows import Record, table_of
 from featurestore.online.serving_log.segments import SUFFIX, read_segment
 from featurestore.temporal import to_datetime
@@ -56,21 +55,12 @@ def segment_of(path: Path) -> str:
 
 
 def write_file(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file so that it is there whole, on the disk, or not at all.
+    """Write a file of the log so that it is there whole, on the disk, or not at all.
 
     Raises:
         OSError: The disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=["service", "fingerprint"])
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_parquet(table, path, compression="zstd", use_dictionary=["service", "fingerprint"])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -48,6 +48,13 @@ def ask(reader, *users, extra=1.0, **options):
     return reader.get([{"user": user} for user in users], request={"extra": extra}, **options)
 
 
+def serving_process(program, folder):
+    """Start a process that serves, and is given the folder of the log."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", program, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+
+
 def rows_of(log):
     return [row for table in log.read("model", **ALWAYS) for row in table.to_pylist()]
 
@@ -335,6 +342,33 @@ def test_an_entity_is_forgotten_in_all_files(log, reader, tmp_path):
     assert log.forget("model", [{"user": "a"}]) == 0
 
 
+def test_an_entity_is_forgotten_in_what_another_process_has_not_sealed(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from tests.unit.online.test_serving_log import *
+
+clock = FixedClock(T0 + 5 * SECOND)
+view = view_of([("a", 1, 1, 0.5, "x")])
+store = MemoryStore()
+fold(view, store, 5)
+reader = OnlineReader(compiled(view), store, clock)
+log = ServingLog(Path(sys.argv[1]), clock=clock, interval_seconds=0.05)
+log.append(reader.plan, reader.get([{"user": "a"}, {"user": "b"}]))
+log.flush()
+log.append(reader.plan, reader.get([{"user": "a"}]))
+print("served", flush=True)
+time.sleep(60)
+"""
+    with serving_process(program, tmp_path / "log") as process:
+        assert process.stdout.readline() == "served\n"
+        log = ServingLog(tmp_path / "log", interval_seconds=0.1)
+        assert log.forget("model", [{"user": "a"}]) == 2
+        assert [row["key__user"] for row in rows_of(log)] == ["b"]
+        assert process.poll() is None
+        process.kill()
+
+
 def test_every_dtype_is_read_back_as_it_was_served(tmp_path, clock):
     from tests.server.conftest import SERVICES
 
@@ -353,7 +387,6 @@ def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
-from featurestore.online.serving_log import ServingLog
 from tests.unit.online.test_serving_log import *
 
 clock = FixedClock(T0 + 5 * SECOND)
@@ -367,9 +400,7 @@ for number in range(10**9):
     print(number, flush=True)
     time.sleep(0.001)
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", program, str(tmp_path / "log")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+    with serving_process(program, tmp_path / "log") as process:
         for line in process.stdout:
             if int(line) == 200:
                 break

@@ -6,8 +6,9 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
 from featurestore.errors import ConfigError, RegistryError, RequestError, StateError, UnknownServiceError
+from featurestore.online.serving_log import ServingLog
 from featurestore.serving import RECHECK_US
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.temporal import FixedClock, instant_us, to_datetime
 from tests.server.conftest import NOW, ORDERS, USER
 
 KNOWN = [{"user": 1}]
@@ -270,3 +271,20 @@ def test_what_is_live_is_told_apart_from_what_is_applied(opened, source):
         assert store.live_views() == (applied.uses[0].view,)
         store.promote("spending_model")
         assert (store.live_services(), store.live_views()) == (store.services(), store.views())
+
+
+def test_an_audit_cannot_tell_about_rows_that_the_serving_log_lost(opened, source, clock):
+    with opened() as store:
+        store.apply(spending(source))
+        store.materialize()
+        answer = store.get_online_features("spending_model", KNOWN)
+        now_us = clock.now_us()
+        day = {"since": to_datetime(now_us), "until": to_datetime(now_us + 1)}
+        assert store.audit("spending_model", **day).verdict == "pass"
+        # Another process that serves, and whose disk was too slow.
+        overflowing = ServingLog(store.config.data / "serving_log", clock=clock, most_waiting_rows=0)
+        overflowing.append(store.plan("spending_model"), answer)
+        overflowing.close()
+        report = store.audit("spending_model", **day)
+    assert (report.served, report.compared, report.verdict) == (2, 1, "cannot tell")
+    assert report.reasons == ("1 rows were not compared: the serving log could not keep them",)

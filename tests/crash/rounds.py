@@ -1,0 +1,24 @@
+"""How often processes are killed, and where: more rounds with ``CRASH_ROUNDS``."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def rounds(usual):
+    """Return how many rounds a test has: as usual, or as many as the environment says."""
+    return int(os.environ.get("CRASH_ROUNDS", usual))
+
+
+def run_and_kill(module, arguments, delay):
+    """Run a module that prints ``go`` when its work begins; kill it after a while, and return what it printed."""
+    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "go\n"
+        time.sleep(delay)
+        process.kill()
+        return process.stdout.read().split()
