@@ -110,14 +110,17 @@ def _search(times: Ints, begin: int, end: int, bound: int) -> int:
 
 
 @jit
-def _frame(times: Ints, ingests: Ints, as_of: Ints, policy: Ints, windows: Ints, edge: Ints, known: Ints) -> bool:
+def _frame(
+    times: Ints, ingests: Ints, as_of: Ints, watermark: Ints, policy: Ints, windows: Ints, edge: Ints, known: Ints
+) -> bool:
     """Find what each query of one entity sees; return whether some event before a horizon was not yet known.
 
     Args:
         times: Event times of the entity, ascending.
         ingests: Their ingest times.
-        as_of: The queries, ascending.
-        policy: Watermark, refresh period, refresh lag, inclusive.
+        as_of: The queries, in the order of what they see.
+        watermark: Watermark of each.
+        policy: Refresh period, refresh lag, inclusive.
         windows: Length and resolution per window.
         edge: Receives, per query, the lower index of each window and after them the upper index of all.
         known: Receives, per query, the ingest bound.
@@ -127,7 +130,7 @@ def _frame(times: Ints, ingests: Ints, as_of: Ints, policy: Ints, windows: Ints,
     is_late = False
     count = windows.shape[0]
     for q in range(as_of.size):
-        event_bound, ingest_bound = _horizons(as_of[q], policy[0], policy[1], policy[2], policy[3])
+        event_bound, ingest_bound = _horizons(as_of[q], watermark[q], policy[0], policy[1], policy[2])
         while upper < times.size and times[upper] < event_bound:
             newest_ingest = max(newest_ingest, ingests[upper])
             upper += 1
@@ -135,7 +138,7 @@ def _frame(times: Ints, ingests: Ints, as_of: Ints, policy: Ints, windows: Ints,
         known[q] = ingest_bound
         is_late = is_late or newest_ingest >= ingest_bound
         for w in range(count):
-            start = _window_start(event_bound, windows[w, 0], windows[w, 1], policy[3])
+            start = _window_start(event_bound, windows[w, 0], windows[w, 1], policy[2])
             edge[q, w] = _search(times, edge[q - 1, w] if q > 0 else 0, upper, start)
     return is_late
 
@@ -720,6 +723,7 @@ def evaluate_entities(
     flags: Bytes,
     query_offsets: Ints,
     as_of: Ints,
+    watermark: Ints,
     target: Ints,
     policy: Ints,
     windows: Ints,
@@ -740,9 +744,10 @@ def evaluate_entities(
         values: Words, one row per input.
         flags: ``NOT_MEMBER``, ``MEMBER_NULL`` or ``MEMBER_VALUE``, one row per input.
         query_offsets: Queries of entity ``e`` are ``query_offsets[e]:query_offsets[e + 1]``.
-        as_of: Instants asked about, ascending within an entity.
+        as_of: Instants asked about; within an entity neither horizon ever moves back.
+        watermark: For each query the exclusive bound of the ingest times that the events hold in full.
         target: For each query the column of the result it is written to.
-        policy: Watermark, refresh period, refresh lag, inclusive.
+        policy: Refresh period, refresh lag, inclusive.
         windows: Table of the program.
         groups: Table of the program.
         features: Table of the program.
@@ -763,7 +768,7 @@ def evaluate_entities(
         own_as_of, own_target = as_of[low:high], target[low:high]
         edge = np.empty((high - low, windows.shape[0] + 1), dtype=np.int64)
         known = np.empty(high - low, dtype=np.int64)
-        is_late = _frame(own_times, own_ingests, own_as_of, policy, windows, edge, known)
+        is_late = _frame(own_times, own_ingests, own_as_of, watermark[low:high], policy, windows, edge, known)
         upper = edge[:, windows.shape[0]].copy()
         turn = np.empty(end - begin if is_late else 0, dtype=np.int64)
         order = np.empty(end - begin if is_late else 0, dtype=np.int64)

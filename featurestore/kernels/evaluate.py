@@ -6,7 +6,7 @@ entity's few; nothing else in the project computes an aggregated feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore import temporal
 from featurestore.dtypes import DType
 from featurestore.errors import ValueOverflowError
 from featurestore.kernels.core import evaluate_entities
@@ -33,6 +34,7 @@ from featurestore.kernels.events import (
 )
 from featurestore.kernels.expressions import Environment
 from featurestore.kernels.expressions import evaluate as evaluate_expression
+from featurestore.kernels.jit import jit
 from featurestore.kernels.program import (
     ALWAYS_A_VALUE,
     MEMBER_NULL,
@@ -49,6 +51,8 @@ from featurestore.temporal import NO_WATERMARK
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
+
+_horizons = jit(temporal.horizons)
 
 
 @dataclass(frozen=True)
@@ -240,39 +244,95 @@ def _list_column(words: Ints, slot: Slot, is_valid: Flags, dtype: DType, diction
 
 @dataclass(frozen=True)
 class Queries:
-    """Questions to a block of events, sorted by (entity, as_of).
+    """Questions to a block of events, sorted by entity and by what they see.
 
     Attributes:
         offsets: Questions about entity ``e`` are ``offsets[e]:offsets[e + 1]``.
         as_of: Instants, microseconds.
+        watermark: For each the exclusive bound of the ingest times that the block holds in full; events from beyond it
+            are not used.
         target: For each the column of the answer it belongs to.
         count: Columns of the answer, questions about unknown entities included.
     """
 
     offsets: Ints
     as_of: Ints
+    watermark: Ints
     target: Ints
     count: int
 
 
-def arrange_queries(entity: Ints, as_of: Ints, entity_count: int) -> Queries:
+def arrange_queries(entity: Ints, as_of: Ints, entity_count: int, *, watermark: int = NO_WATERMARK) -> Queries:
     """Sort questions as the kernels read them.
 
     Args:
         entity: Entity code of each question; negative ones are answered as not found.
         as_of: Instant of each, microseconds.
         entity_count: Count of entities of the block that will be asked.
+        watermark: Watermark of all questions.
     """
     target, offsets, _ = time_order(entity, entity_count, as_of, as_of)
-    return Queries(offsets, as_of[target], target, len(as_of))
+    return Queries(offsets, as_of[target], np.full(len(target), watermark, dtype=np.int64), target, len(as_of))
 
 
-def one_query_each(as_of_us: int, count: int) -> Queries:
-    """Return the queries that ask once about each of ``count`` entities, all at one instant."""
-    places = np.arange(count + 1, dtype=np.int64)
-    instants = np.empty(count, dtype=np.int64)
-    instants.fill(as_of_us)
-    return Queries(places, instants, places[:count], count)
+def arrange_watermarked(
+    view: ViewPlan, entity: Ints, as_of: Ints, entity_count: int, *, watermark: Ints
+) -> Iterator[Queries]:
+    """Sort questions that have watermarks of their own.
+
+    Args:
+        view: Whose refresh it is.
+        entity: Entity code of each question; negative ones are answered as not found.
+        as_of: Instant of each, microseconds.
+        entity_count: Count of entities of the block that will be asked.
+        watermark: Watermark of each.
+
+    Yields:
+        Arranged questions, together all of known entities: as few lots as there must be so that within an entity what
+        questions see only grows. One will do unless later questions met older watermarks.
+    """
+    event_bound, ingest_bound = bounds_of(view, as_of, watermark)
+    lot = np.zeros(len(as_of), dtype=np.int64)
+    if view.refresh.period_us == 0:
+        target, offsets, _ = time_order(entity, entity_count, event_bound, ingest_bound)
+        _share_out(offsets, target, ingest_bound, lot)
+    for number in range(int(lot.max(initial=-1)) + 1):
+        own = np.where(lot == number, entity, -1)
+        target, offsets, _ = time_order(own, entity_count, event_bound, ingest_bound)
+        yield Queries(offsets, as_of[target], watermark[target], target, len(as_of))
+
+
+def bounds_of(view: ViewPlan, as_of: Ints, watermark: Ints) -> tuple[Ints, Ints]:
+    """Return the event bound and the ingest bound of questions, both exclusive.
+
+    Args:
+        view: Whose refresh it is.
+        as_of: Instants, microseconds.
+        watermark: Per question the exclusive bound of the ingest times the road holds in full.
+    """
+    found = np.empty((2, len(as_of)), dtype=np.int64)
+    _bounds(as_of, watermark, view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive), found)
+    return found[0], found[1]
+
+
+@jit
+def _bounds(as_of: Ints, watermark: Ints, period_us: int, lag_us: int, inclusive: int, found: Ints) -> None:
+    for i in range(as_of.size):
+        found[0, i], found[1, i] = _horizons(as_of[i], watermark[i], period_us, lag_us, inclusive)
+
+
+@jit
+def _share_out(offsets: Ints, order: Ints, bound: Ints, lot: Ints) -> None:
+    """Give each question of an entity the first lot whose last bound does not lie beyond its own."""
+    for entity in range(offsets.size - 1):
+        low, high = offsets[entity], offsets[entity + 1]
+        last = np.full(high - low, temporal.NOTHING_YET)
+        for q in range(low, high):
+            found = 0
+            while last[found] > bound[order[q]]:
+                found += 1
+            lot[order[q]] = found
+            last[found] = bound[order[q]]
 
 
 class BoundView:
@@ -353,22 +413,44 @@ class BoundView:
         Raises:
             ValueOverflowError: An integer sum does not fit into int64.
         """
-        queries = arrange_queries(entity, as_of, len(block.offsets) - 1)
-        return self.answer(block, queries, watermark=watermark, threads=threads)
+        queries = arrange_queries(entity, as_of, len(block.offsets) - 1, watermark=watermark)
+        return self.answer(block, queries, threads=threads)
 
-    def answer(self, block: EventBlock, queries: Queries, *, watermark: int = NO_WATERMARK, threads: int = 1) -> Answer:
+    def evaluate_each(
+        self, block: EventBlock, entity: Ints, as_of: Ints, *, watermark: Ints, threads: int = 1
+    ) -> Answer:
+        """Do the same for queries that have a watermark each."""
+        count = len(block.offsets) - 1
+        answer = self._unanswered(block, len(as_of))
+        for queries in arrange_watermarked(self.view, entity, as_of, count, watermark=watermark):
+            self._write(answer, block, queries, threads)
+        return answer
+
+    def answer(self, block: EventBlock, queries: Queries, *, threads: int = 1) -> Answer:
         """Do the same for queries that were arranged before, for callers that ask several times."""
-        words = np.zeros((self.program.row_count, queries.count), dtype=np.int64)
-        statuses = np.empty((len(self.view.features), queries.count), dtype=np.uint8)
-        statuses.fill(NOT_FOUND)
-        newest = np.empty(queries.count, dtype=np.int64)
-        newest.fill(NO_EVENT)
-        policy = np.array((watermark, *self.policy), dtype=np.int64)
-        program = self.program
+        answer = self._unanswered(block, queries.count)
+        if queries.count < _MANY_QUERIES:
+            self._write(answer, block, queries, threads)
+            return answer
         # Answers to many questions are written side by side and moved to their places at the end, row by row: to write
         # each to its place at once costs a miss of the caches every time.
-        is_moved = queries.count >= _MANY_QUERIES
-        target = np.arange(len(queries.target)) if is_moved else queries.target
+        self._write(answer, block, replace(queries, target=np.arange(len(queries.target))), threads)
+        moved = [*((row, 0) for row in answer.words), *((row, NOT_FOUND) for row in answer.statuses)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda row: move(row[0], queries.target, row[1]), [*moved, (answer.newest, NO_EVENT)]))
+        return answer
+
+    def _unanswered(self, block: EventBlock, count: int) -> Answer:
+        words = np.zeros((self.program.row_count, count), dtype=np.int64)
+        statuses = np.empty((len(self.view.features), count), dtype=np.uint8)
+        statuses.fill(NOT_FOUND)
+        newest = np.empty(count, dtype=np.int64)
+        newest.fill(NO_EVENT)
+        return Answer(self.view.features, self.program.slots, words, statuses, newest, block.dictionaries)
+
+    def _write(self, answer: Answer, block: EventBlock, queries: Queries, threads: int) -> None:
+        policy = np.array(self.policy, dtype=np.int64)
+        program = self.program
 
         def run(first: int, stop: int) -> bool:
             return evaluate_entities(
@@ -381,23 +463,19 @@ class BoundView:
                 block.flags,
                 queries.offsets,
                 queries.as_of,
-                target,
+                queries.watermark,
+                queries.target,
                 policy,
                 program.windows,
                 program.groups,
                 program.features,
-                words,
-                statuses,
-                newest,
+                answer.words,
+                answer.statuses,
+                answer.newest,
             )
 
         if in_parallel(run, block.offsets, threads):
-            self.raise_overflow(statuses)
-        if is_moved:
-            moved = [*((row, 0) for row in words), *((row, NOT_FOUND) for row in statuses), (newest, NO_EVENT)]
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda row: move(row[0], queries.target, row[1]), moved))
-        return Answer(self.view.features, program.slots, words, statuses, newest, block.dictionaries)
+            self.raise_overflow(answer.statuses)
 
     def raise_overflow(self, statuses: Bytes) -> NoReturn:
         """Raise ``ValueOverflowError`` for the features of which a sum did not fit."""

@@ -302,9 +302,7 @@ def answer_views(
         if problem != SOUND:
             return problem, v, False
         dictionaries[v * entities : (v + 1) * entities] = places
-        policy = np.empty(4, dtype=np.int64)
-        policy[0] = watermarks[v]
-        policy[1:] = view[VIEW_PERIOD : VIEW_INCLUSIVE + 1]
+        policy = view[VIEW_PERIOD : VIEW_INCLUSIVE + 1]
         does_overflow = evaluate_entities(
             0,
             entities,
@@ -315,6 +313,7 @@ def answer_views(
             flags,
             query_offsets,
             as_of,
+            np.full(entities, watermarks[v]),
             query_offsets[:entities],
             policy,
             windows[view[VIEW_WINDOWS] : following[VIEW_WINDOWS]],

@@ -15,14 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.dtypes import TIMESTAMP
-from featurestore.kernels.evaluate import arrange_queries, bind
+from featurestore.kernels.evaluate import bind, bounds_of
 from featurestore.kernels.events import NOT_FOUND, EventBlock
-from featurestore.kernels.jit import jit
 from featurestore.kernels.keys import UNKNOWN
 from featurestore.kernels.on_demand import finish
 from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan, ViewUse
 from featurestore.skew.causes.events import Events, TieOrder, picked, spread
-from featurestore.temporal import NO_WATERMARK, horizons
+from featurestore.temporal import NO_WATERMARK
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -209,26 +208,16 @@ def _filled(values: Values, fill: Any) -> Values:
 
 
 def _answer_view(world: ViewWorld, features: list[FeaturePlan], as_of: Ints, threads: int) -> list[Values]:
-    """Evaluate some features of one view; rows are grouped by what their watermark lets them see."""
+    """Evaluate some features of one view."""
     aged = [_aged(feature, world.shift_us) for feature in features]
     bound = bind(replace(world.view, features=tuple(aged)))
     as_of = as_of + world.shift_us
     block, codes = world.entities()
-    parts: list[tuple[Ints, list[Values]]] = []
-    for watermark, rows in _groups(world, as_of):
-        queries = arrange_queries(codes[rows], as_of[rows], len(block.offsets) - 1)
-        found = bound.answer(block, queries, watermark=watermark, threads=threads)
-        parts.append((rows, [Values(found.column(i), found.statuses[i]) for i in range(len(features))]))
-    if len(parts) == 1:
-        return parts[0][1]
-    back = np.argsort(np.concatenate([rows for rows, _ in parts]), kind="stable")
-    return [
-        Values(
-            pa.concat_arrays([found[i].values for _, found in parts]).take(pa.array(back)),
-            np.concatenate([found[i].statuses for _, found in parts])[back],
-        )
-        for i in range(len(features))
-    ]
+    if world.watermark is None:
+        found = bound.evaluate(block, codes, as_of, threads=threads)
+    else:
+        found = bound.evaluate_each(block, codes, as_of, watermark=world.watermark, threads=threads)
+    return [Values(found.column(i), found.statuses[i]) for i in range(len(features))]
 
 
 def _aged(feature: FeaturePlan, shift_us: int) -> FeaturePlan:
@@ -238,63 +227,16 @@ def _aged(feature: FeaturePlan, shift_us: int) -> FeaturePlan:
     return replace(feature, ttl_us=max(0, feature.ttl_us + shift_us))
 
 
-def _groups(world: ViewWorld, as_of: Ints) -> list[tuple[int, Ints]]:
-    """Return the distinct watermarks that make a difference, with the rows of each."""
-    everything = np.arange(len(as_of), dtype=np.int64)
-    if world.watermark is None or len(as_of) == 0:
-        return [(NO_WATERMARK, everything)]
-    effective = effective_watermarks(world.view, as_of, world.watermark)
-    distinct, group = np.unique(effective, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    cuts = np.searchsorted(group[order], np.arange(len(distinct) + 1))
-    return [(int(distinct[i]), order[cuts[i] : cuts[i + 1]]) for i in range(len(distinct))]
-
-
-def effective_watermarks(view: ViewPlan, as_of: Ints, watermark: Ints) -> Ints:
-    """Return the watermarks with those made equal that let a question see the same.
-
-    Args:
-        view: Whose refresh it is.
-        as_of: Instants asked about.
-        watermark: One per question.
-    """
-    refresh, inclusive = view.refresh, int(view.source.inclusive)
-    known = watermark - inclusive
-    if refresh.period_us:
-        known = (known - refresh.lag_us) // refresh.period_us * refresh.period_us + refresh.lag_us
-    return np.where(watermark - inclusive >= as_of, NO_WATERMARK, known + inclusive)
-
-
 def event_bounds(view: ViewPlan, as_of: Ints) -> tuple[Ints, Ints]:
     """Return the event bound and the ingest bound of questions to a road that holds everything."""
-    refresh, inclusive = view.refresh, int(view.source.inclusive)
-    found = np.empty((2, len(as_of)), dtype=np.int64)
-    _bounds(as_of, refresh.period_us, refresh.lag_us, inclusive, found)
-    return found[0], found[1]
+    return bounds_of(view, as_of, np.full(len(as_of), NO_WATERMARK, dtype=np.int64))
 
 
 def stale_rows(view: ViewPlan, as_of: Ints, watermark: Ints) -> Flags:
     """Tell per question whether a watermark lies behind what the view's refresh promises."""
-    refresh, inclusive = view.refresh, int(view.source.inclusive)
-    found = np.empty(len(as_of), dtype=np.bool_)
-    _stale(as_of, watermark, refresh.period_us, refresh.lag_us, inclusive, found)
-    return found
-
-
-_horizons = jit(horizons)
-
-
-@jit
-def _bounds(as_of: Ints, period_us: int, lag_us: int, inclusive: int, found: Ints) -> None:
-    for i in range(as_of.size):
-        found[0, i], found[1, i] = _horizons(as_of[i], NO_WATERMARK, period_us, lag_us, inclusive)
-
-
-@jit
-def _stale(as_of: Ints, watermark: Ints, period_us: int, lag_us: int, inclusive: int, found: Flags) -> None:
-    for i in range(as_of.size):
-        promised = _horizons(as_of[i], NO_WATERMARK, period_us, lag_us, inclusive)[1]
-        found[i] = period_us > 0 and watermark[i] < promised
+    if view.refresh.period_us == 0:
+        return np.zeros(len(as_of), dtype=np.bool_)
+    return np.asarray(watermark < event_bounds(view, as_of)[1], dtype=np.bool_)
 
 
 def _reduced(plan: Plan, outputs: Collection[str]) -> Plan:
