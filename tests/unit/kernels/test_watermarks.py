@@ -28,7 +28,9 @@ FEATURES = {
 @given(st.data(), st.sampled_from((continuous(), every("3s", lag="1s"))), st.booleans())
 @examples(100)
 def test_each_question_is_answered_up_to_its_own_watermark(data, refresh, inclusive):
-    event = st.tuples(st.sampled_from("ab"), st.integers(0, 12), st.sampled_from((0, 1, 5)), st.sampled_from((1.0, 2.0)))
+    event = st.tuples(
+        st.sampled_from("ab"), st.integers(0, 12), st.sampled_from((0, 1, 5)), st.sampled_from((1.0, 2.0))
+    )
     rows = [(user, at, at + late, x, "xy"[at % 2]) for user, at, late, x in data.draw(st.lists(event, max_size=16))]
     plan = plan_of(view_of(rows, features=FEATURES, refresh=refresh, inclusive=inclusive))
     prepared = bind(plan).prepare(table_of(rows))
