@@ -16,7 +16,7 @@ from featurestore.online.reading import ReadBefore
 from featurestore.online.store import OnlineStore
 from featurestore.online.streaming import Stream
 from featurestore.plan.model import ViewPlan
-from featurestore.registry import FAILED, FileRead, Registry, RunRecord
+from featurestore.registry import FAILED, RUNNING, FileRead, Registry, RunRecord
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.sources.content import content_text
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
@@ -136,8 +136,8 @@ class _Context:
 
 
 def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewRun:
-    """Run one view, and take down how it went."""
-    started_us = context.clock.now_us()
+    """Run one view, and take down that it began and how it went."""
+    taken_down = _TakenDown(view, context)
     progress = context.progress
     try:
         stream = _stream(source, view, context.settings)
@@ -151,15 +151,39 @@ def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewR
             stream=stream,
             read_before=_read_before(context.registry, view),
             wait_seconds=context.wait_seconds,
+            began=taken_down.begin,
             progress=None if progress is None else partial(progress, view.name),
         )
     except FeatureStoreError as error:
         if error.code != "busy":
-            context.registry.add_runs([_failed(view, error, started_us, context)])
+            taken_down.end(_failed(view, error, taken_down.started_us, context))
         raise
     files = context.registry.keep_files([FileRead(**asdict(file)) for file in scan.files])
-    context.registry.add_runs([_done(run, view, started_us, context.clock.now_us(), files)])
+    taken_down.end(_done(run, view, taken_down.started_us, context.clock.now_us(), files))
     return run
+
+
+class _TakenDown:
+    """The record of one run: there from its beginning, so that a run that dies is seen."""
+
+    def __init__(self, view: ViewPlan, context: _Context) -> None:
+        self._view = view
+        self._context = context
+        self._number: int | None = None
+        self.started_us = context.clock.now_us()
+
+    def begin(self) -> None:
+        until_us = self._context.until_us
+        began = RunRecord(
+            self._view.name, self._view.fingerprint, self.started_us, self.started_us, until_us, until_us, 0, 0
+        )
+        self._number = self._context.registry.begin_run(replace(began, outcome=RUNNING))
+
+    def end(self, run: RunRecord) -> None:
+        if self._number is None:
+            self._context.registry.add_runs([run])
+        else:
+            self._context.registry.end_run(self._number, run)
 
 
 def _read_before(registry: Registry, view: ViewPlan) -> ReadBefore | None:

@@ -100,6 +100,7 @@ def materialize_view(
     stream: Stream | None = None,
     read_before: ReadBefore | None = None,
     wait_seconds: float = 0,
+    began: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> ViewRun:
     """Fold a view's events into its online state.
@@ -117,6 +118,7 @@ def materialize_view(
         read_before: What the last run of the plan had read, if that is known: it saves reading what was folded again
             to see that it is the same.
         wait_seconds: How long to wait for another run on the view to end; by default not at all.
+        began: Called when no other run on the view is under way, before anything is done.
         progress: Told about progress, from whatever thread folds.
 
     Returns:
@@ -128,6 +130,8 @@ def materialize_view(
         StorageError: The store cannot be written; running again completes the work.
     """
     with _alone_on(view, store, wait_seconds):
+        if began is not None:
+            began()
         return _Run(view, source, store, history_us, events_at_once, stream, read_before, progress).go(
             until_us, full=full
         )
@@ -209,9 +213,8 @@ class _Run:
 
     def go(self, until_us: int, *, full: bool) -> ViewRun:
         """Do what the record and the source call for."""
+        self._clear_leftover()
         before = self._record
-        if before.generation > 0:
-            self._store.delete(state_prefix(self._view, before.generation - 1))
         until_us = max(until_us, before.watermark_us)
         is_first = before.watermark_us == NOTHING_YET
         try:
@@ -325,10 +328,17 @@ class _Run:
             log_us = max(until_us, self._record.log_us)
             events += self._fold_pushed(generation, until_us, log_us, filling.reach_us)
             ended = self._ended(until_us, generation, filling.reach_us, log_us, filling.done_content)
-            self._put(ended)
-        if old != generation:
-            self._store.delete(state_prefix(self._view, old))
+            self._put(msgspec.structs.replace(ended, leftover=None if old == generation else old))
+        self._clear_leftover()
         return events, entities
+
+    def _clear_leftover(self) -> None:
+        """Delete the states that a switch has replaced; a run that died may not have come to it."""
+        leftover = self._record.leftover
+        if leftover is not None:
+            self._store.delete(state_prefix(self._view, leftover))
+            with self._alone():
+                self._put(msgspec.structs.replace(self._record, leftover=None))
 
     def _begun(self, generation: int, reach_us: int) -> Filling:
         """Announce a fill that begins from nothing."""

@@ -138,6 +138,7 @@ class ViewRecord(msgspec.Struct, frozen=True):
         content: Content of the source's events below the watermark when they were folded; ``None`` if unknown.
         pending_content: Content of those below ``pending_us``; ``None`` if unknown.
         filling: A run that folds everything and has not ended; ``None`` if there is none.
+        leftover: Generation that was replaced, whose states may still be there; ``None`` if they are gone.
     """
 
     view: str
@@ -153,6 +154,7 @@ class ViewRecord(msgspec.Struct, frozen=True):
     content: int | None = None
     pending_content: int | None = None
     filling: Filling | None = None
+    leftover: int | None = None
 
     def bound_us(self, period_us: int) -> int:
         """Return the exclusive bound of the ingest times a lookup may use.

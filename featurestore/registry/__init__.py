@@ -3,6 +3,8 @@
 from featurestore.registry.records import (
     DONE,
     FAILED,
+    INTERRUPTED,
+    RUNNING,
     Applied,
     AuditRecord,
     Change,
@@ -19,6 +21,8 @@ from featurestore.registry.source_documents import accepts_pushes, read_source, 
 __all__ = [
     "DONE",
     "FAILED",
+    "INTERRUPTED",
+    "RUNNING",
     "Applied",
     "AuditRecord",
     "Change",

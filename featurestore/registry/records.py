@@ -9,6 +9,8 @@ from featurestore.temporal import format_instant
 
 DONE = "done"
 FAILED = "failed"
+RUNNING = "running"
+INTERRUPTED = "interrupted"
 """Outcomes of a run."""
 
 
@@ -132,13 +134,14 @@ class RunRecord:
         view: Name of the view.
         fingerprint: The plan that was materialized.
         started_at_us: When it began.
-        finished_at_us: When it ended.
+        finished_at_us: When it ended; when it began if it has not.
         from_us: Ingest times from here on were folded in; the instant "never" for a first or full run.
         until_us: Up to here, exclusive: the new watermark.
         event_count: Events that were read.
         entity_count: Entities whose state was written.
         note: Anything else worth knowing, for instance why the view was rebuilt in full.
-        outcome: ``"done"`` or ``"failed"``.
+        outcome: ``"done"``, ``"failed"`` or ``"running"``; ``"interrupted"`` if the next run of the plan found that it
+            had died.
         problem: Why it failed; empty if it did not.
         row_count: Events of the source, pushed ones apart, that were folded in up to ``until_us``; -1 if unknown.
         content: Hash of these events (``sources.content``), empty if unknown: another one for the same bound means
@@ -168,7 +171,7 @@ class RunRecord:
 
     def __str__(self) -> str:
         if not self.is_done:
-            return f"view '{self.view}': failed: {self.problem}"
+            return f"view '{self.view}': {self.outcome}{': ' if self.problem else ''}{self.problem}"
         span = f"{format_instant(self.from_us)} to {format_instant(self.until_us)}"
         return f"view '{self.view}': {self.event_count} events, {self.entity_count} entities, {span}"
 

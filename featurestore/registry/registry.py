@@ -21,6 +21,8 @@ from featurestore.database import failures, for_writing, open_database
 from featurestore.errors import RegistryError
 from featurestore.registry.records import (
     DONE,
+    INTERRUPTED,
+    RUNNING,
     Applied,
     AuditRecord,
     Change,
@@ -172,8 +174,26 @@ class Registry:
             _revise(connection)
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
-        """Store materialize runs."""
+        """Store materialize runs that have ended."""
         self._insert(RUNS, [asdict(run) for run in runs])
+
+    def begin_run(self, run: RunRecord) -> int:
+        """Store a run that begins; only one run of a plan is under way at a time, so others that say so have died.
+
+        Returns:
+            Its number, for ``end_run``.
+        """
+        with self._writing() as connection:
+            of_plan = RUNS.update().where(RUNS.c.fingerprint == run.fingerprint, RUNS.c.outcome == RUNNING)
+            connection.execute(of_plan.values(outcome=INTERRUPTED, problem="its process ended before it did"))
+            key = connection.execute(RUNS.insert().values(**asdict(run))).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+
+    def end_run(self, number: int, run: RunRecord) -> None:
+        """Store how a run ended that was begun."""
+        with self._writing() as connection:
+            connection.execute(RUNS.update().where(RUNS.c.id == number).values(**asdict(run)))
 
     def keep_files(self, files: Sequence[FileRead]) -> str:
         """Keep a list of files, once however often it is given; return what names it, empty for none."""

@@ -105,6 +105,8 @@ def test_a_killed_refresh_never_shows(number, tmp_path, history):
     refreshing.work(tmp_path, 2, now_us, keep)
     new_print, expected = truth(tmp_path, tmp_path / "truth", 2, now_us)
     assert served(tmp_path, now_us) == (new_print, now_us, expected)
+    with FeatureStore.local(tmp_path / "store") as store:
+        assert {run.outcome for run in store.runs()} <= {"done", "interrupted"}
     of_one_plan = 2 * (1 + len(USERS))
     assert states(tmp_path) in (of_one_plan, (1 + keep) * of_one_plan), "nothing is left of what nobody needs"
 

@@ -191,14 +191,23 @@ def test_every_death_of_a_rebuild_is_survived():
     assert 2 < writes < 19
 
 
+class RemovingNothing(MemoryStore):
+    """A store that dies where there is something to remove."""
+
+    def delete(self, prefix):
+        if any(key.startswith(prefix) for key in self.values):
+            raise StorageError("this store removes nothing")
+        return 0
+
+
 def test_what_a_finished_rebuild_left_behind_is_removed_by_the_next_run():
     view, rewritten = view_of(ROWS), view_of([*ROWS, ("a", 5, 5, 7.0, "found")])
     store = MemoryStore()
     fold(view, store, 20)
-    old = dict(store.values)
-    fold(rewritten, store, 20)
-    # As if the run had died between its switch to the new states and the removal of the old ones.
-    store.values = old | store.values
+    removing = RemovingNothing()
+    removing.values = store.values
+    with pytest.raises(StorageError, match="removes nothing"):
+        fold(rewritten, removing, 20)
     assert len(store.values) == 1 + 3 + 3
     fold(rewritten, store, 21)
     assert len(store.values) == 1 + 3

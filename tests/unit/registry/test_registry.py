@@ -2,11 +2,23 @@
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from featurestore.errors import RegistryError
-from featurestore.registry import FAILED, AuditRecord, Draft, FileRead, Kind, Live, Outcome, Registry, RunRecord
+from featurestore.registry import (
+    FAILED,
+    RUNNING,
+    AuditRecord,
+    Draft,
+    FileRead,
+    Kind,
+    Live,
+    Outcome,
+    Registry,
+    RunRecord,
+)
 from featurestore.temporal import NOTHING_YET
 
 
@@ -99,6 +111,20 @@ def test_a_failing_apply_changes_nothing(registry):
     with pytest.raises(RegistryError, match="NOT NULL"):
         registry.apply([draft("view", "f2"), draft("broken", None)], now_us=2, prune=True)
     assert [item.fingerprint for item in registry.objects(Kind.VIEW)] == ["f1"]
+
+
+def test_a_run_that_died_is_seen_by_the_next_of_its_plan(registry):
+    began = RunRecord("v", "f", 1, 1, 9, 9, 0, 0, outcome=RUNNING)
+    registry.begin_run(began)
+    registry.begin_run(replace(began, fingerprint="other"))
+    assert [run.outcome for run in registry.runs()] == ["running", "running"]
+    number = registry.begin_run(replace(began, started_at_us=5))
+    done = RunRecord("v", "f", 5, 6, 0, 9, 10, 2)
+    registry.end_run(number, done)
+    assert registry.runs()[0] == done
+    assert [run.outcome for run in registry.runs()] == ["done", "running", "interrupted"]
+    assert registry.runs()[2].problem == "its process ended before it did"
+    assert registry.last_run("f") == done
 
 
 def test_runs_and_audits_are_kept_newest_first(registry):
