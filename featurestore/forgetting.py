@@ -76,8 +76,8 @@ class Forgotten:
 class ServedRows(Protocol):
     """What was served, kept."""
 
-    def forget(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
-        """Remove the rows of a service that were served about some keys; return how many."""
+    def forget(self, wanted: Mapping[str, Sequence[Mapping[str, Any]]]) -> Mapping[str, int]:
+        """Remove the rows that were served about some keys, given by service; return how many, by service."""
         ...
 
 
@@ -133,11 +133,12 @@ def forget(
         entity=entity,
         states=tuple(states),
         events={name: count for name, count in events.items() if count},
-        served={
-            name: count
-            for name, columns in roles.items()
-            if (count := served.forget(name, [dict(zip(role, values.values(), strict=True)) for role in columns]))
-        },
+        served=served.forget(
+            {
+                name: [dict(zip(role, values.values(), strict=True)) for role in columns]
+                for name, columns in roles.items()
+            }
+        ),
         unreachable=(
             *_outside(sources, settings),
             *_others(entity, views, everything.values()),

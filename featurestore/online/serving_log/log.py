@@ -252,36 +252,39 @@ class ServingLog:
             one.rows for one in known if one.service == service and one.first_us < until_us and one.last_us >= since_us
         )
 
-    def forget(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
+    def forget(self, wanted: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
         """Remove rows that were served about some keys.
 
         Other processes that write the log are asked to seal what they have taken; that takes a few seconds.
 
         Args:
-            service: Name of the service.
-            wanted: Keys: columns with their values.
+            wanted: By service the keys: columns with their values.
 
         Returns:
-            How many rows were removed.
+            By service how many rows were removed; none where there were none.
 
         Raises:
             StorageError: A file cannot be read or written, or a process does not seal within half a minute; what was
                 removed is removed, forget again.
         """
         self._seal_everywhere()
-        removed = 0
         with self._writing:
-            for path in sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet")):
-                try:
-                    table = pq.read_table(path, partitioning=None)
-                    kept = table.filter(pc.invert(matching(table, wanted)))
-                    if kept.num_rows == 0:
-                        path.unlink()
-                    elif kept.num_rows < table.num_rows:
-                        write_file(kept, path)
-                except (OSError, pa.ArrowException) as error:
-                    raise self._storage_error("forget rows of", path, error) from error
-                removed += table.num_rows - kept.num_rows
+            removed = {service: self._forget_in(service, keys) for service, keys in wanted.items()}
+        return {service: rows for service, rows in removed.items() if rows}
+
+    def _forget_in(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
+        removed = 0
+        for path in sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet")):
+            try:
+                table = pq.read_table(path, partitioning=None)
+                kept = table.filter(pc.invert(matching(table, wanted)))
+                if kept.num_rows == 0:
+                    path.unlink()
+                elif kept.num_rows < table.num_rows:
+                    write_file(kept, path)
+            except (OSError, pa.ArrowException) as error:
+                raise self._storage_error("forget rows of", path, error) from error
+            removed += table.num_rows - kept.num_rows
         return removed
 
     def _seal_everywhere(self) -> None:

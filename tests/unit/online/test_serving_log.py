@@ -337,9 +337,9 @@ def test_an_entity_is_forgotten_in_all_files(log, reader, tmp_path):
     log.seal()
     log.append(reader.plan, ask(reader, "a"))
     log.flush()
-    assert log.forget("model", [{"user": "a"}]) == 2
+    assert log.forget({"model": [{"user": "a"}]}) == {"model": 2}
     assert [row["key__user"] for row in rows_of(log)] == ["b"]
-    assert log.forget("model", [{"user": "a"}]) == 0
+    assert log.forget({"model": [{"user": "a"}]}) == {}
 
 
 def test_an_entity_is_forgotten_in_what_another_process_has_not_sealed(tmp_path):
@@ -363,7 +363,7 @@ time.sleep(60)
     with serving_process(program, tmp_path / "log") as process:
         assert process.stdout.readline() == "served\n"
         log = ServingLog(tmp_path / "log", interval_seconds=0.1)
-        assert log.forget("model", [{"user": "a"}]) == 2
+        assert log.forget({"model": [{"user": "a"}]}) == {"model": 2}
         assert [row["key__user"] for row in rows_of(log)] == ["b"]
         assert process.poll() is None
         process.kill()

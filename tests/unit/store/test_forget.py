@@ -4,9 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore import Entity, FeatureService, FeatureView, FileSource, agg, col
 from featurestore.errors import RequestError, StateError
 from featurestore.temporal import FixedClock, instant_us
+from tests.stores import NETWORKED, local_store
 
 USER = Entity("user", key="user", dtype="string")
 SHOP = Entity("shop", key="shop", dtype="int64")
@@ -34,9 +35,10 @@ def clock():
     return FixedClock(T0 + 24 * HOUR)
 
 
-@pytest.fixture
-def store(tmp_path, clock):
-    with FeatureStore.local(tmp_path / "store", clock=clock) as opened:
+@pytest.fixture(params=["sqlite", *NETWORKED])
+def store(request, tmp_path, clock, online_urls_of):
+    online = None if request.param == "sqlite" else online_urls_of(request.param)
+    with local_store(tmp_path / "store", online=online, clock=clock) as opened:
         yield opened
 
 

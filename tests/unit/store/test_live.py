@@ -9,6 +9,7 @@ from featurestore.online.store import records_of, state_prefix
 from featurestore.serving import RECHECK_US
 from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, ORDERS, USER
+from tests.stores import NETWORKED, local_store
 
 KNOWN = [{"user": 1}]
 MODEL = "spending_model"
@@ -19,12 +20,13 @@ def clock():
     return FixedClock(instant_us(NOW))
 
 
-@pytest.fixture
-def open_store(tmp_path, clock):
+@pytest.fixture(params=["sqlite", *NETWORKED])
+def open_store(request, tmp_path, clock, online_urls_of):
+    online = None if request.param == "sqlite" else online_urls_of(request.param)
     stores = []
 
     def opened() -> FeatureStore:
-        stores.append(FeatureStore.local(tmp_path / "store", clock=clock))
+        stores.append(local_store(tmp_path / "store", online=online, clock=clock))
         return stores[-1]
 
     yield opened
