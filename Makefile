@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check coverage bench clean
+.PHONY: help demo test check coverage bench soak clean
 
 help:
 	@echo "make demo   run the whole story on real flights"
@@ -10,6 +10,7 @@ help:
 	@echo "make check  format, lint, types, import contracts, doctests"
 	@echo "make coverage  branch coverage of what every value stands on; fails below 95 %"
 	@echo "make bench  measure; writes benchmarks/results.md"
+	@echo "make soak   ten minutes of mixed load (SOAK_SECONDS=60 for less); fails on errors, skew and growing memory"
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,6 +38,11 @@ coverage: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,bench]"
 	$(BIN)/python -m benchmarks
+
+SOAK_SECONDS ?= 600
+
+soak: .venv/installed
+	$(BIN)/python -m benchmarks.soak $(SOAK_SECONDS)
 
 clean:
 	rm -rf .venv demo_output

@@ -9,8 +9,9 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.bench import Bench
 from benchmarks.data import Sizes
-from benchmarks.sections import SECTIONS, Bench
+from benchmarks.sections import SECTIONS
 
 RESULTS = Path(__file__).parent / "results.md"
 LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "duckdb", "sqlalchemy", "fastapi", "uvicorn")

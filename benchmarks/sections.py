@@ -3,57 +3,28 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from benchmarks import data
-from benchmarks.data import Sizes
+from benchmarks.bench import CONTESTANTS, Bench
 from benchmarks.measure import Measured, best_of, run
-
-CONTESTANTS = "benchmarks.contestants"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the sections share.
-
-    Attributes:
-        folder: Where data and results lie.
-        sizes: How much is measured.
-        repeats: How often each contestant runs; the quickest counts.
-        is_quick: Whether this only shows that everything works.
-    """
-
-    folder: Path
-    sizes: Sizes
-    repeats: int
-    is_quick: bool
-
-    def path(self, name: str, write: Callable[[Path], None]) -> str:
-        """Return the name of a data file, written if it is not there."""
-        path = self.folder / name
-        if not path.exists():
-            write(path)
-        return name
+from benchmarks.serving import online_servers, pushes, server
 
 
 def windows(bench: Bench) -> list[str]:
     """{count, sum, mean, min, max} × {1 h, 1 d, 7 d, 30 d}."""
     events = _events(bench)
     runs = {
-        "this library": _best(bench, "ours", "windows", bench.folder, events),
-        "Polars, rolling over time": _best(bench, "windows_polars", bench.folder),
-        "DuckDB, as-of joins and RANGE": run(f"{CONTESTANTS}.windows_duckdb", bench.folder),
+        "this library": _best(bench, "ours", "windows", bench.root, events),
+        "Polars, rolling over time": _best(bench, "windows_polars", bench.root),
+        "DuckDB, as-of joins and RANGE": run(f"{CONTESTANTS}.windows_duckdb", bench.root),
     }
-    _check_same(bench.folder, "count_1h", "count_30d", "min_7d", "max_1d")
+    _check_same(bench.root, "count_1h", "count_30d", "min_7d", "max_1d")
     head = (
         f"20 features over {bench.sizes.events:,} events of {data.USERS:,} users in 90 days, {bench.sizes.spine:,} rows"
     )
@@ -65,9 +36,9 @@ def as_of(bench: Bench) -> list[str]:
     bench.path("spine.parquet", lambda path: data.write_spine(path, bench.sizes.spine))
     events = bench.path("wide.parquet", lambda path: data.write_wide_events(path, bench.sizes.events))
     runs = {
-        "this library": _best(bench, "ours", "as_of", bench.folder, events),
-        "Polars, join_asof": _best(bench, "as_of_polars", bench.folder),
-        "DuckDB, ASOF JOIN": _best(bench, "as_of_duckdb", bench.folder),
+        "this library": _best(bench, "ours", "as_of", bench.root, events),
+        "Polars, join_asof": _best(bench, "as_of_polars", bench.root),
+        "DuckDB, ASOF JOIN": _best(bench, "as_of_duckdb", bench.root),
     }
     head = f"The latest row of 13 columns among {bench.sizes.events:,}, for {bench.sizes.spine:,} rows"
     return _table("As of", head, runs)
@@ -77,8 +48,8 @@ def memory(bench: Bench) -> list[str]:
     """The windows job over more events than the limit holds."""
     bench.path("spine.parquet", lambda path: data.write_spine(path, bench.sizes.spine))
     events = bench.path("many.parquet", lambda path: data.write_events(path, bench.sizes.many_events))
-    found = run(f"{CONTESTANTS}.ours", "windows", bench.folder, events, "1GB")
-    (bench.folder / events).unlink()
+    found = run(f"{CONTESTANTS}.ours", "windows", bench.root, events, "1GB")
+    (bench.root / events).unlink()
     return [
         "## Memory",
         "",
@@ -89,7 +60,7 @@ def memory(bench: Bench) -> list[str]:
 
 def online(bench: Bench) -> list[str]:
     """Lookups in process, and over HTTP."""
-    folder = _folder(bench, "online")
+    folder = bench.folder("online")
     told = run(f"{CONTESTANTS}.online", folder, 500 if bench.is_quick else 5_000).more
     lines = [
         "## Online",
@@ -101,20 +72,6 @@ def online(bench: Bench) -> list[str]:
     ]
     for name, count in (("one", 1), ("ten", 10), ("hundred", 100)):
         lines.append(f"| {count} | {told[name]['median_us']:,.0f} | {told[name]['p99_us']:,.0f} |")
-    lines += [
-        "",
-        "The same over HTTP, one worker; the load generator runs on the same machine.",
-        "",
-        "| entities | connections | requests/s | median ms | p99 ms |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    seconds = 2 if bench.is_quick else 10
-    with _server(folder / "store") as (host, port):
-        run(f"{CONTESTANTS}.http", host, port, 8, 1, 1)
-        for entities in (1, 10):
-            told = run(f"{CONTESTANTS}.http", host, port, 8, seconds, entities).more
-            rate, median, p99 = (told[name] for name in ("requests_per_second", "median_ms", "p99_ms"))
-            lines.append(f"| {entities} | 8 | {rate:,.0f} | {median:.2f} | {p99:.2f} |")
     return lines
 
 
@@ -122,16 +79,16 @@ def drift(bench: Bench) -> list[str]:
     """Two samples of 200 columns; the others get fewer columns, and time per column is compared."""
     rows, columns, fewer = bench.sizes.spine, 200, 4
     for side, shift in (("reference", 0.0), ("current", 0.3)):
-        path = bench.folder / f"drift_{side}.parquet"
+        path = bench.root / f"drift_{side}.parquet"
         if not path.exists():
             data.write_sample(path, rows, columns, shift=shift)
     runs = {
-        "this library: ten measures": (_best(bench, "drift", "ours", bench.folder, columns), columns),
-        "scipy: Kolmogorov-Smirnov and Wasserstein": (_best(bench, "drift", "scipy", bench.folder, fewer), fewer),
+        "this library: ten measures": (_best(bench, "drift", "ours", bench.root, columns), columns),
+        "scipy: Kolmogorov-Smirnov and Wasserstein": (_best(bench, "drift", "scipy", bench.root, fewer), fewer),
     }
     # Evidently and this library want different pandas.
     if python := os.environ.get("EVIDENTLY_PYTHON"):
-        found = run(f"{CONTESTANTS}.drift", "evidently", bench.folder, fewer, python=python)
+        found = run(f"{CONTESTANTS}.drift", "evidently", bench.root, fewer, python=python)
         runs["Evidently: Kolmogorov-Smirnov preset"] = found, fewer
     ours = runs["this library: ten measures"][0].seconds / columns
     lines = [
@@ -160,9 +117,9 @@ def materialize(bench: Bench) -> list[str]:
         "| store | filled in s | events/s | states/s | refreshed in s | states/s | nothing new, ms | peak GB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    with redis_server() as redis:
-        for name, url in (("SQLite", ""), *((("Redis", redis),) if redis else ())):
-            found = run(f"{CONTESTANTS}.materialize", bench.folder, events, *([url] if url else []))
+    with online_servers() as others:
+        for name, url in (("SQLite", ""), *others):
+            found = run(f"{CONTESTANTS}.materialize", bench.root, events, *([url] if url else []))
             filled, refreshed, unchanged = (found.more[part] for part in ("filled", "refreshed", "unchanged"))
             rates = [count / filled["seconds"] for count in (filled["events"], filled["entities"])]
             lines.append(
@@ -178,7 +135,7 @@ def start(bench: Bench) -> list[str]:
     bare = _seconds(sys.executable, "-c", "pass")
     imported = _seconds(sys.executable, "-c", "import featurestore")
     command = _seconds(str(Path(sys.executable).with_name("featurestore")), "--help")
-    first = run(f"{CONTESTANTS}.first_answer", _folder(bench, "first"))
+    first = run(f"{CONTESTANTS}.first_answer", bench.folder("first"))
     return [
         "## Start",
         "",
@@ -188,7 +145,7 @@ def start(bench: Bench) -> list[str]:
         f"| `python -c 'import featurestore'` | {imported:.2f} |",
         f"| `featurestore --help` | {command:.2f} |",
         f"| from an empty folder to an audited answer, {5 * 20_000:,} events | {first.seconds:.1f} |",
-        *_from_a_clone(bench.folder / "clone"),
+        *_from_a_clone(bench.root / "clone"),
     ]
 
 
@@ -218,6 +175,8 @@ SECTIONS = {
     "memory": memory,
     "drift": drift,
     "online": online,
+    "server": server,
+    "pushes": pushes,
     "materialize": materialize,
     "start": start,
 }
@@ -260,25 +219,6 @@ def _table(title: str, head: str, runs: dict[str, Measured]) -> list[str]:
     return lines
 
 
-@contextmanager
-def redis_server() -> Iterator[str]:
-    """Give the URL of a Redis server of the tests' kind; empty if none is to be had."""
-    from tests.servers import GIVEN, redis_programs, running_redis
-
-    programs = redis_programs()
-    if GIVEN["redis"] or not programs:
-        yield GIVEN["redis"] or ""
-        return
-    with running_redis(next(iter(programs.values()))) as server:
-        yield server.url
-
-
-def _folder(bench: Bench, name: str) -> Path:
-    folder = bench.folder / name
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 def _seconds(*command: str) -> float:
     """Return how long a command takes: the quickest of several runs."""
     took = []
@@ -287,27 +227,3 @@ def _seconds(*command: str) -> float:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         took.append(time.perf_counter() - begun)
     return min(took)
-
-
-@contextmanager
-def _server(store: Path) -> Iterator[tuple[str, int]]:
-    """Start a server on a free port."""
-    config = store.parent / "featurestore.toml"
-    config.write_text(
-        f'registry = "sqlite:///{store}/registry.db"\nonline = "sqlite:///{store}/online.db"\ndata = "{store}"\n'
-        '[server]\nauth = "none"\n'
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "--config", str(config), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-    )
-    assert process.stdout is not None
-    try:
-        address = process.stdout.readline().rpartition("//")[2].strip()
-        host, _, port = address.rpartition(":")
-        yield host, int(port)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)

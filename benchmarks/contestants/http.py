@@ -54,10 +54,15 @@ class Asker(asyncio.Protocol):
             self.done.set_result(None)
 
 
+def body_of(first: int, entities: int) -> str:
+    """Return one question."""
+    asked = [{"user_id": (first + i) % USERS} for i in range(entities)]
+    return json.dumps({"service": SERVICE, "entities": asked, "as_of": NOW.isoformat()})
+
+
 def request(first: int, entities: int) -> bytes:
     """Return the bytes of one question."""
-    asked = [{"user_id": (first + i) % USERS} for i in range(entities)]
-    body = json.dumps({"service": SERVICE, "entities": asked, "as_of": NOW.isoformat()}).encode()
+    body = body_of(first, entities).encode()
     head = f"POST /v1/features HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 

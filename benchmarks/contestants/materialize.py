@@ -22,9 +22,9 @@ JOB = "as_of"
 
 
 def main(folder: Path, events: str, url: str = "") -> None:
-    with_prefix(url, "warm")
+    choose(url, "warm")
     warm_up(folder, events)
-    with_prefix(url, "bench")
+    choose(url, "bench")
     shutil.rmtree(folder / "materialized", ignore_errors=True)
     with FeatureStore.local(folder / "materialized") as store:
         store.apply(service(JOB, folder / events))
@@ -34,10 +34,10 @@ def main(folder: Path, events: str, url: str = "") -> None:
     print(json.dumps({"seconds": filled["seconds"], "filled": filled, "refreshed": refreshed, "unchanged": unchanged}))
 
 
-def with_prefix(url: str, prefix: str) -> None:
-    """Choose the store of a URL, if one is given, and what its keys begin with."""
+def choose(url: str, name: str) -> None:
+    """Choose the store of a URL, if one is given, and what its keys or its table begin with."""
     if url:
-        os.environ["FEATURESTORE_ONLINE"] = f"{url}{'&' if '?' in url else '?'}prefix={prefix}{os.getpid()}"
+        os.environ["FEATURESTORE_ONLINE"] = f"{url}{name}"
 
 
 def timed_run(store: FeatureStore, until_us: int) -> dict[str, float]:

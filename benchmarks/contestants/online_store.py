@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.contestants.clock import timed
 from benchmarks.data import DAY_US, INSTANT, SEED, START_US
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.config import Config
 from featurestore.temporal import to_datetime
 
 USERS = 1_000
@@ -31,8 +34,8 @@ def _features() -> dict[str, object]:
     }
 
 
-def build(folder: Path) -> FeatureStore:
-    """Write the events, apply, and materialize; return the store."""
+def build(folder: Path, online: str = "") -> FeatureStore:
+    """Write the events, apply, and materialize into SQLite or the store of a URL; return the store."""
     user = Entity("user", key="user_id", dtype="int64")
     views = []
     for number in range(5):
@@ -48,7 +51,13 @@ def build(folder: Path) -> FeatureStore:
         pq.write_table(table, path)
         source = FileSource(f"events_{number}", path=path, event_time="happened_at")
         views.append(FeatureView(f"view_{number}", entity=user, source=source, features=_features()))
-    store = FeatureStore.local(folder / "store")
+    config = Config.local(folder / "store")
+    store = FeatureStore(config.model_copy(update={"online": online}) if online else config)
     store.apply(FeatureService(SERVICE, features=views))
     store.materialize(until=NOW + timedelta(seconds=1))
     return store
+
+
+if __name__ == "__main__":
+    place, *urls = sys.argv[1:]
+    timed(lambda: build(Path(place), *urls).close())

@@ -1,0 +1,116 @@
+"""The server under load, on every store, and what is pushed: sections of the benchmark, and what they start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.bench import CONTESTANTS, Bench
+from benchmarks.load import generator, load
+from benchmarks.measure import run
+
+
+def server(bench: Bench) -> list[str]:
+    """Lookups over HTTP: stores, entities and connections."""
+    seconds = 1 if bench.is_quick else 4
+    lines = [
+        "## Server",
+        "",
+        "50 features in 5 views of one entity over HTTP: one worker, the serving log on, and the load "
+        f"({generator()}) on the same machine.",
+        "",
+        "| store | entities | connections | requests/s | median ms | p99 ms | errors |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    with ExitStack() as stack:
+        for name, online in (("SQLite", ""), *stack.enter_context(online_servers())):
+            folder = bench.folder(f"server_{name}")
+            run(f"{CONTESTANTS}.online_store", folder, *([online] if online else []))
+            with serving(folder / "store", online) as address:
+                load(address, connections=8, seconds=1, entities=1, folder=folder)
+                for entities in (1, 10, 100):
+                    for connections in (1, 8, 32):
+                        found = load(
+                            address, connections=connections, seconds=seconds, entities=entities, folder=folder
+                        )
+                        lines.append(
+                            f"| {name} | {entities} | {connections} | {found.requests_per_second:,.0f} "
+                            f"| {found.median_ms:.2f} | {found.p99_ms:.2f} | {found.errors} |"
+                        )
+    return lines
+
+
+def pushes(bench: Bench) -> list[str]:
+    """Pushed events, in process and over HTTP."""
+    folder, events = bench.folder("pushes"), 2_000 if bench.is_quick else 60_000
+    inside = run(f"{CONTESTANTS}.pushes", folder, events).more
+    with serving(folder / "store") as (host, port):
+        over_http = run(f"{CONTESTANTS}.pushes", folder, events, f"{host}:{port}").more
+    return [
+        "## Pushes",
+        "",
+        "Events of 10,000 users into the log and the states of a view of four features, both in SQLite, a hundred at a "
+        "time, one after the other; each is committed and synced before it is acknowledged.",
+        "",
+        "| | events/s |",
+        "|---|---:|",
+        f"| in process | {events / inside['pushed']:,.0f} |",
+        f"| in process, for each second of CPU | {events / inside['cpu']:,.0f} |",
+        f"| over HTTP, as JSON | {events / over_http['pushed']:,.0f} |",
+    ]
+
+
+@contextmanager
+def online_servers() -> Iterator[list[tuple[str, str]]]:
+    """Give names and URLs of stores in Redis and PostgreSQL, on servers like those of the tests, if there are any."""
+    from tests.servers import GIVEN, postgres_folders, redis_programs, running_postgres, running_redis
+
+    kinds = {
+        "Redis": ("redis", redis_programs, running_redis, "prefix=bench"),
+        "PostgreSQL": ("postgres", postgres_folders, running_postgres, "table=bench"),
+    }
+    with ExitStack() as stack:
+        found = []
+        for name, (kind, programs, running, options) in kinds.items():
+            url = GIVEN[kind]
+            if not url and (known := programs()):
+                url = stack.enter_context(running(next(iter(known.values())))).url
+            if url:
+                found.append((name, f"{url}{'&' if '?' in url else '?'}{options}{os.getpid()}"))
+        yield found
+
+
+@contextmanager
+def serving(store: Path, online: str = "") -> Iterator[tuple[str, int]]:
+    """Serve what lies in a folder, with states in SQLite or the store of a URL; give the address."""
+    with server_process(store, online) as (_, host, port):
+        yield host, port
+
+
+@contextmanager
+def server_process(store: Path, online: str = "") -> Iterator[tuple[int, str, int]]:
+    """Serve what lies in a folder; give the server's process id and its address."""
+    config = store.parent / "featurestore.toml"
+    config.write_text(
+        f'registry = "sqlite:///{store}/registry.db"\nonline = "{online or f"sqlite:///{store}/online.db"}"\n'
+        f'event_log = "sqlite:///{store}/event_log.db"\ndata = "{store}"\n[server]\nauth = "none"\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "--config", str(config), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().rpartition("//")[2].strip()
+        host, _, port = address.rpartition(":")
+        yield process.pid, host, int(port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
