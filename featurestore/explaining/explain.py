@@ -13,7 +13,7 @@ from featurestore.dtypes import TIMESTAMP
 from featurestore.explaining.arithmetic import arithmetic
 from featurestore.explaining.entity import EntityEvents, read_candidates
 from featurestore.explaining.model import Explanation, Operand, Road, Value, ViewFacts
-from featurestore.explaining.question import Question, asked
+from featurestore.explaining.question import Question, asked, leaves
 from featurestore.explaining.roads import (
     Answered,
     ask_offline,
@@ -37,7 +37,7 @@ from featurestore.explaining.words import (
 from featurestore.kernels.on_demand import finish
 from featurestore.online.serving_log import ServingLog
 from featurestore.online.store import OnlineStore
-from featurestore.plan.model import FeaturePlan, OnDemandFeature, Output, Plan, TypedExpr, ViewUse
+from featurestore.plan.model import FeaturePlan, OnDemandFeature, Output, Plan, ViewUse
 from featurestore.skew.causes.changes import declared
 from featurestore.skew.causes.changes import shown as expression_text
 from featurestore.skew.causes.world import Values, missing
@@ -215,7 +215,7 @@ class _Telling:
 
     def _operands(self, feature: OnDemandFeature) -> Iterator[Operand]:
         seen = set()
-        for node in _leaves(feature.expression):
+        for node in leaves(feature.expression):
             name = "as_of" if node.op == "as_of" else str(node.param("column" if node.op == "feature" else "name"))
             if (node.op, name) in seen:
                 continue
@@ -272,11 +272,3 @@ class _Telling:
             online=self._online.states.get(use.alias),
             served=self._served.states.get(use.alias),
         )
-
-
-def _leaves(expression: TypedExpr) -> Iterator[TypedExpr]:
-    """Yield what an on-demand expression reads, as it stands from left to right."""
-    if expression.op in ("feature", "request", "as_of"):
-        yield expression
-    for operand in expression.args:
-        yield from _leaves(operand)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from featurestore.offline.build import AS_OF
 from featurestore.online.lookup import read_fields
 from featurestore.online.serving_log import ServingLog
 from featurestore.online.serving_log.rows import matching
-from featurestore.plan.model import Plan
+from featurestore.plan.model import Plan, TypedExpr
 from featurestore.skew.causes.world import operands
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 
@@ -92,20 +92,21 @@ def asked(
         raise RequestError(f"'{what}' is missing", field=f"/{what}", hint=hint, code="missing-field")
     logged = _logged(plan.name, log, keys=keys, at_us=at_us, request_id=request_id)
     notes: list[str] = []
-    answering = plan if logged is None else _answering(plan, past, logged, notes)
+    answering = plan if logged is None else _answering(plan, past, logged, notes, is_by_row=keys is None)
     found = {} if logged is None else logged.to_pylist()[0]
     if keys is None or answering is not plan:
         keys = {column.name: found[f"key__{column.name}"] for column in answering.join_keys}
     if at_us is None:
         assert logged is not None
         at_us = int(logged.column(AS_OF).cast(pa.int64())[0].as_py())
+    columns = _columns(answering, feature)
     return Question(
         plan=answering,
         keys=keys,
         as_of_us=at_us,
-        requests=_requests(answering, request, found, notes),
+        requests=_requests(answering, columns, request, found, notes),
         logged=logged if logged is not None and found["fingerprint"] == answering.fingerprint else None,
-        columns=_columns(answering, feature),
+        columns=columns,
         notes=notes,
     )
 
@@ -134,12 +135,19 @@ def _logged(
     return rows[-1].slice(rows[-1].num_rows - 1) if rows else None
 
 
-def _answering(plan: Plan, past: Iterable[Plan], logged: pa.Table, notes: list[str]) -> Plan:
+def _answering(plan: Plan, past: Iterable[Plan], logged: pa.Table, notes: list[str], *, is_by_row: bool) -> Plan:
     """Return the plan that answered a logged row; the applied one if that is not known."""
     fingerprint = logged.column("fingerprint")[0].as_py()
     if fingerprint == plan.fingerprint:
         return plan
     found = next((one for one in past if one.fingerprint == fingerprint), None)
+    if found is None and is_by_row:
+        raise RequestError(
+            f"the plan {fingerprint[:12]} that answered it is not in the registry",
+            field="/request_id",
+            hint="Give entity and instant instead: they are explained by the plan applied now.",
+            code="unknown-plan",
+        )
     if found is None:
         notes.append(f"the plan {fingerprint[:12]} that answered then is not in the registry; the applied one is shown")
         return plan
@@ -148,12 +156,23 @@ def _answering(plan: Plan, past: Iterable[Plan], logged: pa.Table, notes: list[s
 
 
 def _requests(
-    plan: Plan, request: Mapping[str, Any] | None, logged: Mapping[str, Any], notes: list[str]
+    plan: Plan,
+    columns: Sequence[str],
+    request: Mapping[str, Any] | None,
+    logged: Mapping[str, Any],
+    notes: list[str],
 ) -> dict[str, Any]:
     given = dict(request or {})
     missing = [column.name for column in plan.request if column.name not in given]
     found = {name: logged.get(f"request__{name}") for name in missing}
-    if unknown := [name for name in missing if f"request__{name}" not in logged]:
+    read = {
+        leaf.param("name")
+        for feature in plan.on_demand
+        if feature.column in columns
+        for leaf in leaves(feature.expression)
+        if leaf.op == "request"
+    }
+    if unknown := [name for name in missing if name in read and f"request__{name}" not in logged]:
         notes.append(f"request inputs that are not known count as null: {', '.join(unknown)}")
     return read_fields(
         {**given, **found}, {column.name: column.dtype for column in plan.request}, "/request", "request input"
@@ -169,3 +188,11 @@ def _columns(plan: Plan, feature: str | None) -> tuple[str, ...]:
     own = [output.column for output in chosen]
     needed = set().union(*(operands(plan, output.name) for output in chosen)) if chosen else set()
     return tuple(dict.fromkeys([*own, *sorted(needed)]))
+
+
+def leaves(expression: TypedExpr) -> Iterator[TypedExpr]:
+    """Yield what an on-demand expression reads, as it stands from left to right."""
+    if expression.op in ("feature", "request", "as_of"):
+        yield expression
+    for operand in expression.args:
+        yield from leaves(operand)

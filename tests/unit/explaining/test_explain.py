@@ -82,6 +82,9 @@ def service_of(flights: FrameSource) -> FeatureService:
             "late_1d": agg.count(where=col("delay") > 4).over("1d"),
             "last": agg.last(col("delay")),
             "fresh": agg.last(col("delay")).ttl("1h"),
+            "first": agg.first(col("delay")),
+            "first_two": agg.first_n(col("delay"), 2),
+            "last_two": agg.last_n(col("delay"), 2),
             "worst": agg.max(col("delay")).lifetime(),
         },
         refresh=every("1h", lag="10m"),
@@ -158,6 +161,15 @@ def test_last_value_outranks_older_ones(shop):
     assert next(event.said for event in value.events if event.number == 1) == "event 6 comes after it"
 
 
+def test_first_value_outranks_newer_ones(shop):
+    """Where the oldest are asked for, the events after them stand behind; a list takes as many as it has room for."""
+    _, value = explained(shop, "delays__first")
+    assert (rules(value)[1], rules(value)[6]) == ("used", "outranked")
+    assert next(event.said for event in value.events if event.number == 6) == "event 1 comes before it"
+    _, value = explained(shop, "delays__first_two")
+    assert value.arithmetic == "the first of 2 by (event_time, ingest_time, content): events 1, 6 = [5.5, 3.25]"
+
+
 def test_expired_value_is_not_used(shop):
     """A value older than its time to live is named, and nothing is used."""
     _, value = explained(shop, "delays__fresh")
@@ -207,7 +219,8 @@ def test_all_roads_agree(shop):
     assert verdict(found) == AGREE
     assert all(value.online.agrees and value.served.agrees for value in found.values)
     assert found.served.request_id == "first"
-    assert len(found.values) == 6
+    assert found.is_checked
+    assert len(found.values) == 9
 
 
 def test_state_that_is_behind_is_what_makes_the_difference(shop):
@@ -264,9 +277,40 @@ def test_logged_request_is_explained_by_the_plan_that_answered(shop):
     found = shop.store.explain("model", request_id="first")
     assert found.as_of == ASKED
     assert found.requests == {"dep_delay": "3.0"}
-    assert len(found.values) == 6
+    assert len(found.values) == 9
     assert "another one is applied now" in found.notes[0]
     assert all(value.served.agrees for value in found.values)
+
+
+def test_request_of_a_plan_with_other_keys_is_explained_by_its_own(shop):
+    """Keys and request inputs are those of the plan that answered; of several answers the newest is taken."""
+    shop.store.get_online_features("model", [{"carrier": "UA"}], request={"dep_delay": 7.0}, as_of=ASKED)
+    found, _ = explained(shop, "versus__excess")
+    assert found.requests == {"dep_delay": "7.0"}
+    tails = FeatureView(
+        "tails",
+        entity=Entity("id", key="id", dtype="int64"),
+        source=shop.flights,
+        features={"rows": agg.count().lifetime()},
+    )
+    shop.store.apply(FeatureService("model", features=[tails]))
+    found = shop.store.explain("model", request_id="first", feature="versus__excess")
+    assert found.keys == {"carrier": "UA"}
+    assert found.values[0].served.agrees
+
+
+def test_values_that_may_still_change_are_noted(shop):
+    """A horizon beyond the newest event of the source is said; one before it is not."""
+    assert explained(shop, "delays__last")[0].notes == ()
+    found = shop.store.explain("model", {"carrier": "UA"}, at="2026-01-02T12:45:00Z", feature="delays__last")
+    assert found.notes == ("a horizon lies beyond the newest event a source holds: values may still change",)
+
+
+def test_unknown_request_inputs_are_noted_where_they_matter(shop):
+    """Inputs that nobody knows count as null, which is said of features that read them."""
+    found = shop.store.explain("model", {"carrier": "UA"}, at="2026-01-02T09:45:00Z", feature="versus__excess")
+    assert found.notes == ("request inputs that are not known count as null: dep_delay",)
+    assert found.values[0].offline.status == "NULL"
 
 
 def test_unknown_request_and_missing_fields_are_errors(shop):
@@ -314,7 +358,7 @@ def test_explanation_is_shown(shop):
         for said in (value.name, value.arithmetic):
             assert said in text
             assert escape(said) in page
-    assert text.count("another delivery of id 4 counts") == page.count("another delivery of id 4 counts") == 5
+    assert text.count("another delivery of id 4 counts") == page.count("another delivery of id 4 counts") == 8
     assert "<script" not in page
 
 
@@ -324,6 +368,7 @@ def test_explanations_of_anything_are_checked(scenario):
     """Whatever is defined and whatever happened: what is listed as used gives the value, and the roads agree."""
     with tempfile.TemporaryDirectory() as folder, FeatureStore.local(folder, clock=FixedClock(END_US)) as store:
         store.apply(FeatureService("model", features=[scenario.view]))
+        store.materialize(until=to_datetime(START_US + SPAN * HALF_HOUR_US))
         for key, as_of_us in scenario.queries:
             entity = dict(zip(scenario.keys, key, strict=True))
             try:
@@ -332,6 +377,8 @@ def test_explanations_of_anything_are_checked(scenario):
                 assume(False)
             assert found.is_checked
             deliveries = [event for event in scenario.events if tuple(event[name] for name in scenario.keys) == key]
+            repeated = len(deliveries) - len(scenario.events_of(key))
             for value in found.values:
                 assert len(value.events) == sum(value.fates.values()) == len(deliveries)
-                assert value.online.told is None, "nothing is materialized"
+                assert value.fates.get("duplicate", 0) == repeated
+                assert value.online.agrees is not False

@@ -15,13 +15,25 @@ from featurestore.skew.causes.events import Events
 from featurestore.temporal import NO_WATERMARK, horizons, is_visible, window_start
 from tests.assertions import assert_same_column
 from tests.budget import examples
-from tests.strategies import instants, scenarios
+from tests.strategies import HALF_HOUR_US, SPAN, START_US, aggregations, features_of, instants, scenarios
 
 RANKED = {"first", "first_n", "last", "last_n", "time_since_last"}
+ANY = st.one_of(
+    scenarios(max_queries=2),
+    scenarios(features=features_of(st.sampled_from(sorted(RANKED)).flatmap(aggregations)), max_queries=2),
+)
 
 
 def block_of(scenario, table):
     return Events(table, tuple(scenario.keys)).arranged(scenario.plan)
+
+
+def questions(scenario):
+    """Yield instants, and a table of all events as if they were one entity's: the more there are, the more is told."""
+    for key, as_of_us in scenario.queries:
+        own = dict(zip(scenario.keys, key, strict=True))
+        yield as_of_us, scenario.table([found | own for found in scenario.delivered])
+    yield START_US + (SPAN + 8) * HALF_HOUR_US, scenario.table([found | own for found in scenario.delivered])
 
 
 def answer(scenario, feature, table, as_of_us, watermark):
@@ -53,12 +65,11 @@ def rule_of(scenario, feature, block, place, as_of_us, watermark):
     return Fate.USED
 
 
-@examples(30)
-@given(scenarios(max_queries=3), st.one_of(st.just(NO_WATERMARK), instants()), st.randoms(use_true_random=False))
+@examples(60)
+@given(ANY, st.one_of(st.just(NO_WATERMARK), instants()), st.randoms(use_true_random=False))
 def test_events_listed_as_used_give_the_value_whatever_others_come_along(scenario, watermark, random):
     """The value follows from the used events and the newest visible one, with any of the others or without."""
-    for key, as_of_us in scenario.queries:
-        table = scenario.table(scenario.events_of(key))
+    for as_of_us, table in questions(scenario):
         arranged = block_of(scenario, table)
         selection = Selection(scenario.plan, arranged.block, as_of_us, watermark=watermark)
         for feature in scenario.plan.features:
@@ -79,12 +90,12 @@ def test_events_listed_as_used_give_the_value_whatever_others_come_along(scenari
             event(f"{feature.aggregation}: {'some' if needed.any() else 'no'} events used")
 
 
-@examples(60)
-@given(scenarios(max_queries=3), st.one_of(st.just(NO_WATERMARK), instants()))
+@examples(150)
+@given(ANY, st.one_of(st.just(NO_WATERMARK), instants()))
 def test_the_fate_of_an_event_is_the_first_rule_that_leaves_it_out(scenario, watermark):
     """Horizon, then what was known, then the window, membership and null; ranking only chooses among the rest."""
-    for key, as_of_us in scenario.queries:
-        arranged = block_of(scenario, scenario.table(scenario.events_of(key)))
+    for as_of_us, table in questions(scenario):
+        arranged = block_of(scenario, table)
         selection = Selection(scenario.plan, arranged.block, as_of_us, watermark=watermark)
         for feature in scenario.plan.features:
             for place, found in enumerate(selection.fates(feature).tolist()):
@@ -93,12 +104,11 @@ def test_the_fate_of_an_event_is_the_first_rule_that_leaves_it_out(scenario, wat
                 assert expected == (Fate.USED if is_ranked else found), feature
 
 
-@examples(60)
-@given(scenarios(max_queries=3))
+@examples(80)
+@given(ANY)
 def test_ranked_features_use_as_many_events_as_their_value_has(scenario):
     """Lists are as long as the events used; a count counts them."""
-    for key, as_of_us in scenario.queries:
-        table = scenario.table(scenario.events_of(key))
+    for as_of_us, table in questions(scenario):
         arranged = block_of(scenario, table)
         selection = Selection(scenario.plan, arranged.block, as_of_us)
         for feature in scenario.plan.features:
