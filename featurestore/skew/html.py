@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from featurestore.render.charts import BAD, REFERENCE, Series, bars, line, ranked, short, stacked
 from featurestore.render.markup import Child, Markup, element
 from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
+from featurestore.skew.commands import explain_command
 from featurestore.skew.compare import FeatureCounts
 from featurestore.skew.findings import Example, Finding
 from featurestore.skew.report import AuditReport, Mismatch
@@ -42,7 +43,7 @@ def render_html(report: AuditReport) -> str:
         _slices(report),
         _differences(report.features),
         _features(report.features),
-        _worst(report.worst),
+        _worst(report),
         _facts(report),
     )
 
@@ -258,7 +259,8 @@ def _statuses(features: Sequence[FeatureCounts]) -> Markup | None:
     return element("details", element("summary", "statuses of features that differ"), table(head, rows, numbers=(2,)))
 
 
-def _worst(worst: Sequence[Mismatch]) -> Markup | None:
+def _worst(report: AuditReport) -> Markup | None:
+    worst: Sequence[Mismatch] = report.worst
     if not worst:
         return None
     rows = [
@@ -275,7 +277,12 @@ def _worst(worst: Sequence[Mismatch]) -> Markup | None:
         for found in worst
     ]
     head = ("feature", "entity", "as of", "reference", "served", "apart", "stale", "request")
-    return section("Values that differ most", table(head, rows, numbers=(5,), values=(1, 3, 4, 7), shorts=(2, 6)))
+    commands = bullets(element("code", explain_command(report, found)) for found in worst)
+    return section(
+        "Values that differ most",
+        table(head, rows, numbers=(5,), values=(1, 3, 4, 7), shorts=(2, 6)),
+        element("details", element("summary", "commands that explain them, event by event"), commands),
+    )
 
 
 def _facts(report: AuditReport) -> Markup:

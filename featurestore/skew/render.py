@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from featurestore.skew.causes.catalogue import UNEXPLAINED
+from featurestore.skew.commands import explain_command
 from featurestore.skew.compare import FeatureCounts
 from featurestore.skew.findings import Example
 from featurestore.skew.policy import FAIL, PASS
@@ -27,7 +28,10 @@ def render(report: AuditReport) -> RenderableType:
     if report.findings:
         parts.append(_findings(report))
     if report.worst:
-        parts.append(_worst(report.worst[:_SHOWN_ROWS]))
+        parts += [
+            _worst(report.worst[:_SHOWN_ROWS]),
+            Text(f"the first, event by event: {explain_command(report, report.worst[0])}"),
+        ]
     return Group(*parts)
 
 

@@ -1,7 +1,9 @@
 """Explanations name the events a value is made of and the rules that kept others out, and say what each road says."""
 
 import io
+import itertools
 import json
+import shlex
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +33,9 @@ from featurestore.explaining.html import render_html
 from featurestore.explaining.lines import AGREE, ALONE, DIFFER, verdict
 from featurestore.explaining.render import render
 from featurestore.kernels.selection import Fate, Selection
+from featurestore.skew.commands import explain_command
+from featurestore.skew.html import render_html as render_audit_html
+from featurestore.skew.render import render as render_audit
 from featurestore.temporal import FixedClock, duration_us, instant_us
 from tests.budget import examples
 from tests.strategies import HALF_HOUR_US, SPAN, START_US, scenarios, to_datetime
@@ -339,12 +344,12 @@ def test_wrong_list_of_events_is_told(shop, monkeypatch):
     found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED, feature="delays__worst")
     assert not found.is_checked
     assert "NOT CHECKED" in render_html(found)
-    assert "NOT CHECKED" in terminal(found)
+    assert "NOT CHECKED" in terminal(render(found))
 
 
-def terminal(found) -> str:
+def terminal(shown) -> str:
     console = Console(width=300, record=True, file=io.StringIO())
-    console.print(render(found))
+    console.print(shown)
     return console.export_text()
 
 
@@ -353,7 +358,7 @@ def test_explanation_is_shown(shop):
     found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED)
     document = json.loads(found.to_json())
     jsonschema_rs.validator_for(type(found).json_schema()).validate(document)
-    page, text = render_html(found), terminal(found)
+    page, text = render_html(found), terminal(render(found))
     for value in found.values:
         for said in (value.name, value.arithmetic):
             assert said in text
@@ -382,3 +387,20 @@ def test_explanations_of_anything_are_checked(scenario):
                 assert len(value.events) == sum(value.fates.values()) == len(deliveries)
                 assert value.fates.get("duplicate", 0) == repeated
                 assert value.online.agrees is not False
+
+
+def test_audits_name_the_command_that_explains_their_worst_value(shop):
+    """What the report says can be pasted: the row of the log is found again, and differs."""
+    changed = FLIGHTS.set_column(5, "delay", pa.array([5.5, 7.0, 90.0, None, None, 4.25, 8.0, 1.0]))
+    shop.store.apply(service_of(source(changed)))
+    report = shop.store.audit("model", since=ASKED, causes=False)
+    worst = report.worst[0]
+    command = explain_command(report, worst)
+    assert command in terminal(render_audit(report))
+    assert command in render_audit_html(report)
+    options = dict(itertools.pairwise(shlex.split(command)))
+    found = shop.store.explain(
+        "model", worst.keys, at=options["--at"], feature=options["--feature"], request_id=options["--request-id"]
+    )
+    assert found.values[0].served.told.value == worst.current
+    assert found.values[0].offline.value == worst.reference
