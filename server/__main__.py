@@ -22,6 +22,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.store import FeatureStore
 from server import metrics
 from server.app import Application, create_app
+from server.gathering import GatheringProtocol
 from server.logs import CONFIG
 
 _CANNOT_START = 2
@@ -112,11 +113,12 @@ def _uvicorn(app: Application | str, config: Config, **options: Any) -> uvicorn.
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=GatheringProtocol,
         ws="none",
         access_log=False,
         log_config=CONFIG,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=config.server.shutdown_seconds,
         **options,
     )

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import pytest
 
 from featurestore import FeatureStore, FileSource
 from tests.server.conftest import NOW, ORDERS
+from tests.server.process import serving
 from tests.unit.store.test_store import spending
 
 
@@ -59,6 +62,18 @@ def test_a_stopped_server_has_written_what_it_served(project, program, stopped_b
     assert answer["rows"][0]["values"] == [2, 2.5]
     (logged,) = (project / "featurestore" / "serving_log").rglob("*.parquet")
     assert pq.read_table(logged).column("request_id").to_pylist() == [answer["request_id"]]
+
+
+def test_head_and_body_of_an_answer_leave_in_one_piece(project):
+    body = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
+    head = f"POST /v1/features HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with serving(project) as address:
+        where = urlsplit(address)
+        with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
+            for _ in range(2):
+                connection.sendall(head + body)
+                piece = connection.recv(65_536)
+                assert json.loads(piece.partition(b"\r\n\r\n")[2])["rows"][0]["values"] == [2, 2.5]
 
 
 @pytest.mark.parametrize(
