@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from featurestore.dtypes import DType
-from featurestore.explaining.entity import EntityEvents
+from featurestore.explaining.entity import EntityEvents, Ints
+from featurestore.explaining.listing import EventList
 from featurestore.explaining.model import Told
 from featurestore.explaining.words import counted, numbered, shown, text
 from featurestore.kernels.events import Status
@@ -16,23 +17,23 @@ from featurestore.temporal import format_duration
 _ORDER = "by (event_time, ingest_time, content)"
 
 
-def arithmetic(events: EntityEvents, feature: FeaturePlan, told: Told) -> str:
+def arithmetic(events: EntityEvents, feature: FeaturePlan, listed: EventList, told: Told) -> str:
     """Say how a feature of a view comes about.
 
     Args:
         events: The events.
         feature: The feature.
+        listed: What became of them.
         told: What a training set holds.
     """
-    fates = events.fates(feature)
-    used = events.used(feature)
+    used = listed.used
     if told.status == Status.NOT_FOUND.name:
         return "no event of this entity is visible: it is not known"
     if told.status == Status.EXPIRED.name:
         return f"the newest value is older than its ttl of {format_duration(feature.ttl_us or 0)}"
-    if not used and feature.aggregation not in ("count", "count_distinct"):
+    if len(used) == 0 and feature.aggregation not in ("count", "count_distinct"):
         return "the entity is known, but no event is left to make a value of: null"
-    members = len(used) + fates.get("outranked", 0)
+    members = len(used) + listed.counts.get("outranked", 0)
     value = shown(told.value)
     sentence = _SENTENCES.get(feature.aggregation)
     if sentence is not None:
@@ -53,7 +54,7 @@ _SENTENCES = {
 }
 
 
-def _computed(events: EntityEvents, feature: FeaturePlan, used: list[int], value: str) -> str:
+def _computed(events: EntityEvents, feature: FeaturePlan, used: Ints, value: str) -> str:
     count = counted(len(used), "value")
     if feature.aggregation == "count":
         what = "event" if events.view.inputs[feature.input].value is None else "value"

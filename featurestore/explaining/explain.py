@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.dtypes import TIMESTAMP
 from featurestore.explaining.arithmetic import arithmetic
-from featurestore.explaining.entity import EntityEvents, read_candidates
+from featurestore.explaining.candidates import read_candidates
+from featurestore.explaining.entity import EntityEvents
+from featurestore.explaining.listing import EventList
 from featurestore.explaining.model import Explanation, Operand, Road, Value, ViewFacts
 from featurestore.explaining.question import Question, asked, leaves
 from featurestore.explaining.roads import (
@@ -180,6 +183,7 @@ class _Telling:
             return self._on_demand_value(output, name, is_checked=is_checked)
         alias, feature = self._features[column]
         events = self._entities[alias]
+        listed = EventList(events, feature)
         return Value(
             name=name,
             dtype=str(output.dtype),
@@ -187,12 +191,12 @@ class _Telling:
             offline=told(reference),
             online=self._road(output, self._online),
             served=self._road(output, self._served) if column in self._served.values else None,
-            arithmetic=arithmetic(events, feature, told(reference)),
+            arithmetic=arithmetic(events, feature, listed, told(reference)),
             is_checked=is_checked,
             view=alias,
             window_start=window_words(events.view, feature, self._question.as_of_us),
-            fates=events.fates(feature),
-            events=events.events(feature, reference.values[0].as_py(), self._most_events),
+            fates=listed.counts,
+            events=listed.telling(reference.values[0].as_py(), self._most_events),
         )
 
     def _on_demand_value(self, output: Output, name: str, *, is_checked: bool) -> Value:
@@ -246,11 +250,9 @@ class _Telling:
         if found is None or not is_equal(output, current, found):
             return "how complete the state was does not explain it; an audit looks for other causes"
         used, then = events.used(feature), events.used(feature, watermark_us=watermark_us)
-        later = [number for number in used if number not in set(then)]
-        instead = [number for number in then if number not in set(used)]
-        parts = [f"without {numbered(later)}"] if later else []
-        parts += [f"with {numbered(instead)} instead"] if instead else []
-        return f"a state complete up to {instant(watermark_us)} gives this: {', '.join(parts) or 'nothing else'}"
+        changes = (("without", np.setdiff1d(used, then)), ("with", np.setdiff1d(then, used)))
+        parts = [f"{word} {numbered(numbers)}" for word, numbers in changes if len(numbers)]
+        return f"a state complete up to {instant(watermark_us)} gives this: {' and '.join(parts)}".removesuffix(": ")
 
     def _view(self, use: ViewUse) -> ViewFacts:
         events, view = self._entities[use.alias], use.view
@@ -267,7 +269,7 @@ class _Telling:
             ingest_horizon=instant(ingest_bound),
             where="" if view.where is None else expression_text(view.where),
             rows=candidates.table.num_rows + candidates.repeated.num_rows,
-            newest_visible=events.newest_visible,
+            newest_visible=None if events.newest_visible is None else events.newest_visible + 1,
             other_spellings=candidates.other_spellings,
             online=self._online.states.get(use.alias),
             served=self._served.states.get(use.alias),

@@ -128,7 +128,7 @@ def log_facts(question: Question) -> LogFacts | None:
     if question.logged is None:
         return None
     row = question.logged.to_pylist()[0]
-    named = [one for one in (row["model"], row["model_version"]) if one]
+    named = [one for one in (row.get("model"), row.get("model_version")) if one]
     return LogFacts(
         request_id=row["request_id"],
         row=row["row"],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from featurestore.plan.model import FeaturePlan, ViewPlan
 from featurestore.temporal import (
@@ -49,16 +52,17 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def numbered(numbers: list[int], most: int = 5) -> str:
-    """Write numbers of events, newest last.
+def numbered(numbers: Sequence[int] | npt.NDArray[np.int64], most: int = 5) -> str:
+    """Write numbers of events as they are shown, from 1; of many the newest.
 
     Example:
-        >>> numbered([3]), numbered([1, 2, 3, 4], most=2)
-        ('event 3', 'events 3, 4 and 2 more')
+        >>> numbered([2]), numbered([0, 1, 2, 3], most=2)
+        ('event 3', 'events 3, 4 and 2 older ones')
     """
-    kept = ", ".join(map(str, numbers[-most:]))
-    more = f" and {len(numbers) - most:,} more" if len(numbers) > most else ""
-    return f"event{'' if len(numbers) == 1 else 's'} {kept}{more}"
+    kept = ", ".join(str(number + 1) for number in numbers[-most:])
+    left = len(numbers) - most
+    older = f" and {left:,} older {'one' if left == 1 else 'ones'}" if left > 0 else ""
+    return f"event{'' if len(numbers) == 1 else 's'} {kept}{older}"
 
 
 def refresh_words(refresh: Refresh) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from featurestore.plan.model import FeaturePlan, InputPlan, Plan, TypedExpr, ViewPlan
+from featurestore.plan.model import FeaturePlan, InputPlan, Param, Plan, TypedExpr, ViewPlan
 from featurestore.temporal import format_duration
 
 _NAMES = "add sub mul div floordiv mod pow eq ne lt le gt ge and or"
@@ -61,11 +61,17 @@ def declared(view: ViewPlan, feature: FeaturePlan) -> str:
     source: InputPlan = view.inputs[feature.input]
     arguments = [] if source.value is None else [shown(source.value)]
     arguments += [] if source.where is None else [f"where={shown(source.where)}"]
-    arguments += [f"{name}={value}" for name, value in feature.params]
+    arguments += [_option(name, value) for name, value in feature.params if (name, value) != ("respect_nulls", False)]
     window = "lifetime()" if feature.window_us is None else f'over("{format_duration(feature.window_us)}")'
     resolution = f' resolution "{format_duration(feature.resolution_us)}"' if feature.resolution_us else ""
     ttl = "" if feature.ttl_us is None else f'.ttl("{format_duration(feature.ttl_us)}")'
     return f"{feature.aggregation}({', '.join(arguments)}).{window}{resolution}{ttl}"
+
+
+def _option(name: str, value: Param) -> str:
+    if name == "unit_us" and isinstance(value, int):
+        return f"unit={format_duration(value)}"
+    return f"{name}={value}"
 
 
 def _optional(expression: TypedExpr | None) -> str:

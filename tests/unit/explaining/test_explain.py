@@ -238,7 +238,7 @@ def test_state_that_is_behind_is_what_makes_the_difference(shop):
     assert value.offline.value == "8.0"
     assert value.served.told.value == "3.25"
     assert value.served.said == (
-        "a state complete up to 2026-01-02T10:45:00Z gives this: without event 7, with event 6 instead"
+        "a state complete up to 2026-01-02T10:45:00Z gives this: without event 7 and with event 6"
     )
     assert found.views[0].served.is_stale
     assert verdict(found) == DIFFER
@@ -330,10 +330,18 @@ def test_unknown_request_and_missing_fields_are_errors(shop):
         shop.store.explain("model", {"origin": "UA"}, at=ASKED)
 
 
-def test_many_events_are_counted_and_the_newest_listed(shop):
-    """All events are counted; as many as asked for are listed of either kind."""
+def test_many_events_are_counted_and_the_telling_ones_listed(shop):
+    """All events are counted; listed are the newest used, and of each rule the nearest to the horizon."""
     _, value = explained(shop, "delays__worst", events=1)
     assert [event.number for event in value.events] == [6, 7]
+    _, value = explained(shop, "delays__first", events=3)
+    assert [(event.number, event.fate) for event in value.events] == [
+        (1, "used"),
+        (4, "null"),
+        (6, "outranked"),
+        (7, "after_horizon"),
+    ]
+    assert explained(shop, "delays__worst", events=0)[1].events == ()
     assert sum(value.fates.values()) == 7
 
 
