@@ -32,6 +32,8 @@ from featurestore.explaining.words import (
     instant,
     numbered,
     refresh_words,
+    shown,
+    state_words,
     text,
     texts,
     visible_words,
@@ -202,7 +204,7 @@ class _Telling:
     def _on_demand_value(self, output: Output, name: str, *, is_checked: bool) -> Value:
         feature = next(one for one in self._plan.on_demand if one.column == output.column)
         operands = tuple(self._operands(feature))
-        said = ", ".join(f"{one.name} = {'null' if one.value is None else one.value}" for one in operands)
+        said = ", ".join(f"{one.name} = {shown(one.value)}" for one in operands)
         reference = told(self._offline[output.column])
         expression = expression_text(feature.expression)
         return Value(
@@ -212,7 +214,7 @@ class _Telling:
             offline=reference,
             online=self._road(output, self._online),
             served=self._road(output, self._served) if output.column in self._served.values else None,
-            arithmetic=f"{expression} with {said or 'no operands'} = {reference.value or 'null'}",
+            arithmetic=f"with {said or 'no operands'} this is {shown(reference.value)}",
             is_checked=is_checked,
             operands=operands,
         )
@@ -240,6 +242,8 @@ class _Telling:
         said = ""
         if not agrees and output.column in self._features:
             said = self._made_by_watermark(output, current, answered)
+        elif not agrees:
+            said = self._made_by_operands(output, answered)
         return Road(told(current), agrees, said)
 
     def _made_by_watermark(self, output: Output, current: Values, answered: Answered) -> str:
@@ -252,7 +256,19 @@ class _Telling:
         used, then = events.used(feature), events.used(feature, watermark_us=watermark_us)
         changes = (("without", np.setdiff1d(used, then)), ("with", np.setdiff1d(then, used)))
         parts = [f"{word} {numbered(numbers)}" for word, numbers in changes if len(numbers)]
-        return f"a state complete up to {instant(watermark_us)} gives this: {' and '.join(parts)}".removesuffix(": ")
+        state = state_words(events.view, self._question.as_of_us, watermark_us)
+        return f"{state} gives this: {' and '.join(parts)}".removesuffix(": ")
+
+    def _made_by_operands(self, output: Output, answered: Answered) -> str:
+        feature = next(one for one in self._plan.on_demand if one.column == output.column)
+        read = {str(leaf.param("column")) for leaf in leaves(feature.expression) if leaf.op == "feature"}
+        differ = [
+            other.column
+            for other in self._plan.outputs
+            if other.column in read & answered.values.keys()
+            and not is_equal(other, self._offline[other.column], answered.values[other.column])
+        ]
+        return f"because of {', '.join(differ)}" if differ else ""
 
     def _view(self, use: ViewUse) -> ViewFacts:
         events, view = self._entities[use.alias], use.view

@@ -19,10 +19,10 @@ from featurestore.render.page import bullets, heading, page, panel, section, tab
 
 def render_html(explanation: Explanation) -> str:
     """Return an explanation as one HTML file that needs nothing else."""
-    title = f"Why {entity_line(explanation)}"
+    title = f"Explanation of {explanation.service}"
     return page(
-        title,
-        heading(title, verdict(explanation), f"plan {explanation.fingerprint[:12]}"),
+        f"{title}: {entity_line(explanation)}",
+        heading(title, verdict(explanation), entity_line(explanation), f"plan {explanation.fingerprint[:12]}"),
         bullets(explanation.notes) if explanation.notes else None,
         section("What could be seen", (panel(view.alias, bullets(view_lines(view))) for view in explanation.views))
         if explanation.views

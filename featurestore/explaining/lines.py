@@ -37,7 +37,7 @@ def entity_line(explanation: Explanation) -> str:
     """Say what is explained."""
     named = {**explanation.keys, **explanation.requests}
     fields = ", ".join(f"{name}={shown(value)}" for name, value in named.items())
-    return f"{explanation.service} of {fields} at {explanation.as_of}"
+    return f"{fields} at {explanation.as_of}"
 
 
 def view_lines(view: ViewFacts) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from featurestore.explaining.entity import FATES, EntityEvents
 from featurestore.explaining.model import DUPLICATE, REJECTED, USED, Event
-from featurestore.explaining.words import instant, numbered, text, window_words
+from featurestore.explaining.words import instant, numbered, text
 from featurestore.kernels.evaluate import input_array
 from featurestore.kernels.selection import Fate
 from featurestore.plan.model import FeaturePlan
@@ -82,9 +82,7 @@ class EventList:
         rules: dict[Fate, Callable[[], str]] = {
             Fate.AFTER_HORIZON: lambda: "it happened after the event horizon",
             Fate.NOT_YET_KNOWN: lambda: "it was not yet known at the ingest horizon",
-            Fate.BEFORE_WINDOW: lambda: (
-                f"before the window, which begins at {window_words(view, feature, self._events.as_of_us)}"
-            ),
+            Fate.BEFORE_WINDOW: lambda: "it happened before the window",
             Fate.NOT_MEMBER: lambda: (
                 f"the feature's where is not true: {expression_text(source.where) if source.where else ''}"
             ),

@@ -24,7 +24,9 @@ _STYLES = {"agree": "bold green", "differ": "bold red"}
 def render(explanation: Explanation) -> RenderableType:
     """Return what a person should see: what each road says, the views' horizons, and value by value the events."""
     said = verdict(explanation)
-    head = Text.assemble(f"{entity_line(explanation)}: ", (said, _STYLES.get(said, "bold yellow")))
+    head = Text.assemble(
+        f"{explanation.service} of {entity_line(explanation)}: ", (said, _STYLES.get(said, "bold yellow"))
+    )
     for note in explanation.notes:
         head.append(f"\n  {note}")
     for view in explanation.views:
@@ -38,8 +40,6 @@ def _value(explanation: Explanation, value: Value) -> list[RenderableType]:
     text = Text.assemble("\n", (value.name, "bold"), f"  {value.declared}\n  {value.arithmetic}")
     for name, said, agrees in road_lines(explanation, value):
         text.append(f"\n  {name:9}{said}", style="red" if agrees is False else "")
-    for operand in value.operands:
-        text.append(f"\n  {operand.name} = {'null' if operand.value is None else operand.value}  ({operand.kind})")
     if value.view:
         text.append(f"\n  {fates_line(value)}")
     text.append(f"\n  {check_line(value)}", style="" if value.is_checked else "bold red")

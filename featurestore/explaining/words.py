@@ -75,10 +75,18 @@ def refresh_words(refresh: Refresh) -> str:
     )
 
 
-def bounds(view: ViewPlan, as_of_us: int) -> tuple[int, int]:
-    """Return the event bound and the ingest bound of a question to a road that holds everything."""
+def bounds(view: ViewPlan, as_of_us: int, watermark_us: int = NO_WATERMARK) -> tuple[int, int]:
+    """Return the event bound and the ingest bound of a question; by default to a road that holds everything."""
     refresh, inclusive = view.refresh, int(view.source.inclusive)
-    return horizons(as_of_us, NO_WATERMARK, refresh.period_us, refresh.lag_us, inclusive)
+    return horizons(as_of_us, watermark_us, refresh.period_us, refresh.lag_us, inclusive)
+
+
+def state_words(view: ViewPlan, as_of_us: int, watermark_us: int) -> str:
+    """Name a state by how complete it is, and by the horizon it answers at if that is an earlier one."""
+    horizon, _ = bounds(view, as_of_us, watermark_us)
+    earlier = horizon < bounds(view, as_of_us)[0]
+    at = f", which answers as of {instant(horizon - int(view.source.inclusive))}," if earlier else ""
+    return f"a state complete up to {instant(watermark_us)}{at}"
 
 
 def visible_words(view: ViewPlan, as_of_us: int) -> str:

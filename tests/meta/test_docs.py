@@ -35,7 +35,7 @@ def test_the_call_paths_are_those_of_the_code():
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, "docs/causes.md", "docs/guarantees.md", "docs/serving.md", "docs/refreshing.md"]
+    "page", [*PAGES, "docs/causes.md", "docs/explain.md", "docs/guarantees.md", "docs/serving.md", "docs/refreshing.md"]
 )
 def test_links_inside_the_project_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())

@@ -147,7 +147,7 @@ def test_every_event_has_a_rule(shop):
     assert value.arithmetic == "exact sum 3.25 of 1 value / 1 = 3.25"
     assert value.window_start == "2026-01-01T10:00:00Z"
     said = {event.number: event.said for event in value.events}
-    assert said[1] == "before the window, which begins at 2026-01-01T10:00:00Z"
+    assert said[1] == "it happened before the window"
     assert said[5] == "another delivery of id 4 counts"
 
 
@@ -238,7 +238,8 @@ def test_state_that_is_behind_is_what_makes_the_difference(shop):
     assert value.offline.value == "8.0"
     assert value.served.told.value == "3.25"
     assert value.served.said == (
-        "a state complete up to 2026-01-02T10:45:00Z gives this: without event 7 and with event 6"
+        "a state complete up to 2026-01-02T10:45:00Z, which answers as of 2026-01-02T10:00:00Z, gives this: without"
+        " event 7 and with event 6"
     )
     assert found.views[0].served.is_stale
     assert verdict(found) == DIFFER
