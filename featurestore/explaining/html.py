@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
+from featurestore.errors import InstantError
 from featurestore.explaining.lines import (
     check_line,
     entity_line,
     event_cells,
     event_head,
+    fate_words,
     fates_line,
     road_lines,
     verdict,
     view_lines,
 )
-from featurestore.explaining.model import USED, Explanation, Value
+from featurestore.explaining.model import USED, Explanation, Value, view_of
+from featurestore.render.charts import GOOD, REFERENCE, Lane, timeline
 from featurestore.render.markup import Markup, element
 from featurestore.render.page import bullets, heading, page, panel, section, table
+from featurestore.temporal import MIN_INSTANT_US, instant_us
 
 
 def render_html(explanation: Explanation) -> str:
@@ -43,9 +49,41 @@ def _value(explanation: Explanation, value: Value) -> Markup:
         bullets(lines),
         _operands(value),
         element("p", fates_line(value), class_="muted") if value.view else None,
+        _timeline(explanation, value),
         _events(value),
         element("p", check_line(value), class_="muted" if value.is_checked else "bad"),
     )
+
+
+def _timeline(explanation: Explanation, value: Value) -> Markup | None:
+    """Draw the events listed: a lane per fate, and where the value may come from shaded."""
+    view = view_of(explanation, value)
+    if not value.events or view is None:
+        return None
+    lanes: dict[str, list[tuple[float, str]]] = {}
+    for event in value.events:
+        told = f"event {event.number}, {event.event_time}, known {event.ingest_time}"
+        lanes.setdefault(event.fate, []).append((_place(event.event_time), told))
+    order = sorted(lanes, key=lambda fate: (fate != USED, fate))
+    first = value.window_start or "the beginning"
+    begin = _place(value.window_start) if value.window_start else -math.inf
+    edges = [view.event_horizon, *([value.window_start] if value.window_start else [])]
+    times = sorted((event.event_time for event in value.events), key=_place)
+    shown = sorted([times[0], times[-1], *edges], key=_place)
+    return timeline(
+        f"Events of {value.name} that are listed, by event time; the window is shaded",
+        [Lane(fate_words(fate), lanes[fate], GOOD if fate == USED else REFERENCE) for fate in order],
+        labels=(shown[0], shown[-1]),
+        band=(begin, _place(view.event_horizon), f"window from {first} to {view.event_horizon}"),
+    )
+
+
+def _place(text: str) -> float:
+    """Return where an instant of an explanation lies on an axis; what is no instant lies at its beginning."""
+    try:
+        return float(instant_us(text))
+    except InstantError:
+        return float(MIN_INSTANT_US)
 
 
 def _operands(value: Value) -> Markup | None:

@@ -103,6 +103,11 @@ def check_line(value: Value) -> str:
     return "NOT CHECKED: what is listed as used gives another value; this explanation is wrong, please report it"
 
 
+def fate_words(fate: str) -> str:
+    """Write what became of an event."""
+    return _FATES[fate]
+
+
 def event_head(value: Value) -> list[str]:
     """Return the titles of a table of events."""
     columns = value.events[0].columns if value.events else {}

@@ -21,6 +21,7 @@ COLORS = (*(f"var(--series-{i})" for i in range(1, 7)), "var(--muted)")
 
 _WIDTH, _HEIGHT = 640, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
+_LANE = 170
 _TICKS = 4
 _LETTER = 7.2
 _ROUND = (1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0)
@@ -38,6 +39,21 @@ class Series:
 
     name: str
     values: Sequence[float | None]
+    color: str = CURRENT
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Marks of one kind on a timeline.
+
+    Attributes:
+        name: What they are.
+        marks: Places on the axis, and what each is.
+        color: A colour of the page.
+    """
+
+    name: str
+    marks: Sequence[tuple[float, str]]
     color: str = CURRENT
 
 
@@ -181,6 +197,47 @@ def stacked(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
         legend.append((f"{label} {_told(size / whole, percent=True)}", color))
         x += width
     return element("figure", _svg(title, shapes, _WIDTH, 28), _legend(legend), class_="chart")
+
+
+def timeline(
+    title: str, lanes: Sequence[Lane], *, labels: tuple[str, str], band: tuple[float, float, str] | None = None
+) -> Markup:
+    """Return marks on a common axis of time, a lane under the other.
+
+    Args:
+        title: What the chart shows.
+        lanes: The marks; numbers on the axis, of any unit.
+        labels: What the first and the last place of the axis are.
+        band: A stretch of the axis that is shaded, and what it is; it may begin or end beyond the marks.
+    """
+    places = [place for lane in lanes for place, _ in lane.marks]
+    places += [edge for edge in (band[:2] if band else ()) if math.isfinite(edge)]
+    low, high = min(places, default=0.0), max(places, default=0.0)
+    height, bottom = 26, 6 + 26 * len(lanes)
+
+    def x(place: float) -> float:
+        share = (min(max(place, low), high) - low) / (high - low) if high > low else 0.5
+        return _LANE + (_WIDTH - _LANE - _RIGHT) * share
+
+    shapes: list[Markup] = []
+    if band is not None:
+        left, right = x(band[0]), x(band[1])
+        told = element("title", band[2])
+        shapes.append(
+            element(
+                "rect", told, x=f"{left:.1f}", y=2, width=f"{right - left:.1f}", height=bottom - 2, fill="var(--grid)"
+            )
+        )
+    for number, lane in enumerate(lanes):
+        y = 6 + height * number + height / 2
+        shapes.append(_label(_cut(lane.name, _LANE), x=_LANE - 10, y=y + 4, anchor="end", color="var(--text)"))
+        shapes += [
+            element("circle", element("title", told), cx=f"{x(place):.1f}", cy=f"{y:.1f}", r=4, fill=lane.color)
+            for place, told in lane.marks
+        ]
+    ends = ((labels[0], _LANE, "start"), (labels[1], _WIDTH - _RIGHT, "end"))
+    shapes += [_label(text, x=at, y=bottom + 15, anchor=anchor) for text, at, anchor in ends]
+    return element("figure", _svg(title, shapes, _WIDTH, bottom + 22), class_="chart")
 
 
 def sparkline(title: str, values: Sequence[float], *, color: str = CURRENT) -> Markup:

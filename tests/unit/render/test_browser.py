@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 
+from featurestore.explaining.html import render_html as render_explanation
 from featurestore.skew.html import render_html
 from tests.unit.drift.test_html import given
+from tests.unit.explaining.test_html import rich as rich_explanation
 from tests.unit.render.pages import HOSTILE
 from tests.unit.skew.test_html import rich
 
@@ -42,11 +44,12 @@ def pages(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("pages")
     (folder / "audit.html").write_text(render_html(rich(HOSTILE)), encoding="utf-8")
+    (folder / "explanation.html").write_text(render_explanation(rich_explanation(HOSTILE)), encoding="utf-8")
     (folder / "drift.html").write_text(render_drift(given("word")), encoding="utf-8")
     return folder
 
 
-@pytest.mark.parametrize("name", ["audit", "drift"])
+@pytest.mark.parametrize("name", ["audit", "drift", "explanation"])
 @pytest.mark.parametrize("width", [1150, 390])
 def test_pages_load_nothing_run_nothing_and_fit(browser, pages, name, width):
     backgrounds = set()
@@ -61,7 +64,7 @@ def test_pages_load_nothing_run_nothing_and_fit(browser, pages, name, width):
         assert said == []
         assert len(asked) == 1, "the page is the only thing that is loaded"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator("svg").count() > 2
+        assert page.locator("svg").count() >= (1 if name == "explanation" else 3)
         backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         context.close()
     assert len(backgrounds) == 2, "light and dark differ"

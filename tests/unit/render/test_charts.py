@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from featurestore.render.charts import Series, bars, line, ranked, short, sparkline, stacked
+from featurestore.render.charts import Lane, Series, bars, line, ranked, short, sparkline, stacked, timeline
 from featurestore.render.markup import Markup, element, escape, joined
 from featurestore.render.page import page
 from tests.unit.render.pages import HOSTILE, read
@@ -17,6 +17,9 @@ CHARTS = {
     "histogram": lambda: bars(HOSTILE, LABELS, SERIES),
     "ranked": lambda: ranked(HOSTILE, [(HOSTILE, 3.0), ("b", 0.0)]),
     "stacked": lambda: stacked(HOSTILE, [(HOSTILE, 3.0), ("b", 1.0)]),
+    "timeline": lambda: timeline(
+        HOSTILE, [Lane(HOSTILE, [(1.0, HOSTILE), (3.0, "b")])], labels=(HOSTILE, "z"), band=(0.0, float("inf"), HOSTILE)
+    ),
     "sparkline": lambda: sparkline(HOSTILE, [1.0, 2.0, 0.0]),
 }
 
@@ -36,6 +39,8 @@ def test_charts_are_sound_and_say_what_they_show(name):
     "drawn",
     [
         line("t", [], []),
+        timeline("t", [], labels=("", "")),
+        timeline("t", [Lane("a", [(1.0, "b")])], labels=("", "")),
         line("t", ["a"], [Series("s", [1.0])]),
         bars("t", [], []),
         bars("t", ["a"], [Series("s", [0])]),
