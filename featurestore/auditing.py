@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +120,6 @@ class Auditor:
         self.log.flush()
         plan = self.catalog.plan(service)
         now_us = self.clock.now_us()
-        recent = self.log.read(service, since_us=now_us - _RECENT_US, until_us=now_us + 1)
         sources = self.catalog.sources(use.view.source.name for use in plan.uses)
         table = ask_live(
             plan,
@@ -130,7 +129,7 @@ class Auditor:
             clock=self.clock,
             sources=sources,
             settings=self.settings,
-            recent=recent,
+            recent=self.recent(service),
         )
         return self._run(
             service,
@@ -142,6 +141,11 @@ class Auditor:
             causes=causes,
             mismatches=mismatches,
         )
+
+    def recent(self, service: str) -> Iterator[pa.Table]:
+        """Return what was served of a service lately."""
+        now_us = self.clock.now_us()
+        return self.log.read(service, since_us=now_us - _RECENT_US, until_us=now_us + 1)
 
     def _run(
         self,

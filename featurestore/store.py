@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
+    from featurestore.skew.certificate import Certificate
     from featurestore.skew.drift.policy import DriftPolicy
     from featurestore.skew.drift.report import DriftReport
     from featurestore.skew.policy import Policy
@@ -544,6 +545,46 @@ class FeatureStore:
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,
         )
+
+    def verify(
+        self, service: str, *, rows: int = 2_000, instants: int = 20, progress: Progress | None = None
+    ) -> Certificate:
+        """Replay a service's history on both roads before it is released, and compare to the bit.
+
+        Instants at and beside the edges of windows, refreshes and lives of events are chosen from what the sources
+        hold; at each, state is filled in a store of its own as it would have been then, and asked about entities that
+        occur and some that do not. The store that serves is not touched.
+
+        Args:
+            service: Name of the service; it is applied, and need not be materialized.
+            rows: About how many pairs of entity and instant.
+            instants: At how many instants; each costs a refresh of all views.
+            progress: Is told how far it is.
+
+        Returns:
+            The certificate, with its verdict; it is also kept in the registry.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            SourceError: A source cannot give its rows, or there are none.
+        """
+        from featurestore.verifying import Verifier
+
+        now_us = self._clock.now_us()
+        verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
+        return verifier.verify(service, rows=rows, instant_count=instants, now_us=now_us, progress=progress)
+
+    def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
+        """Return what verifications found, newest first.
+
+        Args:
+            service: Of this service only; of all if ``None``.
+            limit: At most so many.
+        """
+        from featurestore.skew.certificate import Certificate
+
+        found = self._registry.certificates(service, limit=limit)
+        return tuple(Certificate.from_json(record.document) for record in found)
 
     def audit_live(
         self,

@@ -127,6 +127,27 @@ class Live:
 
 
 @dataclass(frozen=True)
+class CertificateRecord:
+    """One verification of one service.
+
+    Attributes:
+        service: Name of the service.
+        fingerprint: The plan that was verified.
+        ran_at_us: When.
+        verdict: What came out.
+        document: The certificate, JSON text.
+        id: Its number; ``None`` before it is stored.
+    """
+
+    service: str
+    fingerprint: str
+    ran_at_us: int
+    verdict: str
+    document: str
+    id: int | None = None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One materialize run of one view.
 

@@ -1,6 +1,6 @@
 """The registry: applied objects with their history, materialize runs, audits. One database.
 
-Tables are made when they are absent, and a version says what shape they have; those of the version before are brought
+Tables are made when they are absent, and a version says what shape they have; those of versions before are brought
 up to it when they are opened. Objects are JSON text here: the registry
 does not look into plans. What it must not know: how plans are compiled or evaluated, and online state.
 """
@@ -25,6 +25,7 @@ from featurestore.registry.records import (
     RUNNING,
     Applied,
     AuditRecord,
+    CertificateRecord,
     Change,
     Draft,
     FileRead,
@@ -35,6 +36,7 @@ from featurestore.registry.records import (
 )
 from featurestore.registry.tables import (
     AUDITS,
+    CERTIFICATES,
     FILES,
     HISTORY,
     LIVE,
@@ -265,6 +267,24 @@ class Registry:
             raise RegistryError(f"there is no audit {number}", where=_WHERE, hint=hint, code="unknown-audit")
         return AuditRecord(**row._mapping)
 
+    def add_certificate(self, certificate: CertificateRecord) -> None:
+        """Store a certificate."""
+        row = asdict(certificate)
+        del row["id"]
+        self._insert(CERTIFICATES, [row])
+
+    def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[CertificateRecord, ...]:
+        """Return certificates, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        query = sa.select(CERTIFICATES).order_by(CERTIFICATES.c.id.desc()).limit(limit)
+        chosen = query if service is None else query.where(CERTIFICATES.c.service == service)
+        with self._reading() as connection:
+            return tuple(CertificateRecord(**row._mapping) for row in connection.execute(chosen))
+
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
             with self._writing() as connection:
@@ -290,9 +310,9 @@ class Registry:
                     version = SCHEMA_VERSION
                     starting = [{"name": VERSION, "value": version}, {"name": REVISION, "value": 0}]
                     connection.execute(META.insert(), starting)
-        elif version == 1:
+        elif version < SCHEMA_VERSION:
             with self._writing() as connection:
-                version = _from_version_1(connection)
+                version = _brought_up(connection)
         if version != SCHEMA_VERSION:
             raise RegistryError(
                 f"its tables have version {version}, this library reads {SCHEMA_VERSION}",
@@ -324,16 +344,17 @@ def _revise(connection: sa.Connection) -> None:
     connection.execute(META.update().where(META.c.name == REVISION).values(value=META.c.value + 1))
 
 
-def _from_version_1(connection: sa.Connection) -> int:
-    """Add what version 2 has more, unless another process did so meanwhile; return the version."""
-    query = _value_of(VERSION).with_for_update()
-    if connection.execute(query).scalar_one() == 1:
+def _brought_up(connection: sa.Connection) -> int:
+    """Add what this version has more than those before, unless another process did so meanwhile; return the version."""
+    version = connection.execute(_value_of(VERSION).with_for_update()).scalar_one()
+    if version < SCHEMA_VERSION:
         METADATA.create_all(connection)
-        for name in RUN_COLUMNS_SINCE_2:
-            column = sa.schema.CreateColumn(RUNS.c[name]).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {RUNS.name} ADD COLUMN {column}")
+        if version == 1:
+            for name in RUN_COLUMNS_SINCE_2:
+                column = sa.schema.CreateColumn(RUNS.c[name]).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {RUNS.name} ADD COLUMN {column}")
         connection.execute(META.update().where(META.c.name == VERSION).values(value=SCHEMA_VERSION))
-    return SCHEMA_VERSION
+    return max(version, SCHEMA_VERSION)
 
 
 def _has_files(connection: sa.Connection, digest: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raise it when a table changes its shape."""
 
 METADATA = sa.MetaData()
@@ -84,6 +84,17 @@ AUDITS = sa.Table(
     sa.Column("verdict", sa.String(50), nullable=False),
     sa.Column("report", sa.Text, nullable=False),
     sa.Index("registry_audits_by_service", "service", "id"),
+)
+CERTIFICATES = sa.Table(
+    "registry_certificates",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("service", sa.String(500), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("ran_at_us", sa.BigInteger, nullable=False),
+    sa.Column("verdict", sa.String(50), nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Index("registry_certificates_by_service", "service", "id"),
 )
 REVISION = "revision"
 VERSION = "schema_version"

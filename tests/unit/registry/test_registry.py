@@ -11,6 +11,7 @@ from featurestore.registry import (
     FAILED,
     RUNNING,
     AuditRecord,
+    CertificateRecord,
     Draft,
     FileRead,
     Kind,
@@ -145,7 +146,7 @@ def test_tables_of_another_version_are_refused(url, tmp_path):
     with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
         connection.execute("UPDATE registry_meta SET value = 99 WHERE name = 'schema_version'")
     connection.close()
-    with pytest.raises(RegistryError, match="version 99, this library reads 2"):
+    with pytest.raises(RegistryError, match="version 99, this library reads 3"):
         Registry(url)
 
 
@@ -176,6 +177,22 @@ def test_tables_of_the_version_before_are_brought_up_to_this_one(url, tmp_path):
         assert registry.live() == {}
     with Registry(url) as registry:
         assert registry.keep_files([]) == ""
+
+
+def test_tables_of_version_2_get_those_that_are_new(url, tmp_path):
+    with Registry(url) as registry:
+        registry.add_runs([RunRecord("v", "f", 1, 2, NOTHING_YET, 3, 10, 5)])
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("DROP TABLE registry_certificates")
+        connection.execute("UPDATE registry_meta SET value = 2 WHERE name = 'schema_version'")
+    connection.close()
+    with Registry(url) as registry:
+        registry.add_certificate(CertificateRecord("s", "f", 1, "pass", "{}"))
+        registry.add_certificate(CertificateRecord("t", "f", 2, "fail", "{}"))
+        assert len(registry.runs()) == 1
+    with Registry(url) as registry:
+        assert [found.verdict for found in registry.certificates()] == ["fail", "pass"]
+        assert [found.id for found in registry.certificates("s")] == [1]
 
 
 def test_a_list_of_files_is_kept_once(registry):

@@ -1,0 +1,56 @@
+"""Commands for the time before a release: verifying that both roads agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featurestore.cli.common import PRINT, Service, app, show, store_of, working
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    service: Service,
+    rows: Annotated[int, typer.Option(help="About how many pairs of entity and instant.", min=1)] = 2_000,
+    instants: Annotated[int, typer.Option(help="At how many instants of the past.", min=1)] = 20,
+    json: Annotated[Path | None, typer.Option(help="Write the certificate to this file.", show_default=False)] = None,
+) -> None:
+    """Replay history on both roads and compare to the bit: exit code 0 for equal, 1 if not, 2 if it could not tell."""
+    with working("replaying history"), store_of(context) as store:
+        certificate = store.verify(service, rows=rows, instants=instants)
+    if json is not None:
+        json.write_text(certificate.to_json())
+    typer.echo(str(certificate))
+    for reason in certificate.report.reasons if certificate.exit_code else ():
+        typer.echo(f"  {reason}")
+    raise typer.Exit(certificate.exit_code)
+
+
+@app.command()
+def certificates(
+    context: typer.Context,
+    service: Annotated[str | None, typer.Option(help="Only of this service.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 20,
+) -> None:
+    """List what verifications found, newest first."""
+    with store_of(context) as store:
+        found = store.certificates(service, limit=limit)
+    show(
+        ["ran at", "service", "plan", "verdict", "instants", "rows", "values", "differ"],
+        [
+            [
+                one.ran_at,
+                one.service,
+                one.fingerprint[:PRINT],
+                one.verdict,
+                str(one.instants),
+                f"{one.rows:,}",
+                f"{one.values:,}",
+                f"{one.different:,}",
+            ]
+            for one in found
+        ],
+    )
