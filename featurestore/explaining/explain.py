@@ -29,6 +29,8 @@ from featurestore.explaining.roads import (
 )
 from featurestore.explaining.words import (
     bounds,
+    expression_words,
+    feature_words,
     instant,
     numbered,
     refresh_words,
@@ -43,8 +45,6 @@ from featurestore.kernels.on_demand import finish
 from featurestore.online.serving_log import ServingLog
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import FeaturePlan, OnDemandFeature, Output, Plan, ViewUse
-from featurestore.skew.causes.changes import declared
-from featurestore.skew.causes.changes import shown as expression_text
 from featurestore.skew.causes.world import Values, missing
 from featurestore.skew.facts import event_reader
 from featurestore.sources import ReadSettings
@@ -189,7 +189,7 @@ class _Telling:
         return Value(
             name=name,
             dtype=str(output.dtype),
-            declared=declared(events.view, feature),
+            declared=feature_words(events.view, feature),
             offline=told(reference),
             online=self._road(output, self._online),
             served=self._road(output, self._served) if column in self._served.values else None,
@@ -206,7 +206,7 @@ class _Telling:
         operands = tuple(self._operands(feature))
         said = ", ".join(f"{one.name} = {shown(one.value)}" for one in operands)
         reference = told(self._offline[output.column])
-        expression = expression_text(feature.expression)
+        expression = expression_words(feature.expression)
         return Value(
             name=name,
             dtype=str(output.dtype),
@@ -283,7 +283,7 @@ class _Telling:
             visible=visible_words(view, self._question.as_of_us),
             event_horizon=instant(event_bound),
             ingest_horizon=instant(ingest_bound),
-            where="" if view.where is None else expression_text(view.where),
+            where=expression_words(view.where),
             rows=candidates.table.num_rows + candidates.repeated.num_rows,
             newest_visible=None if events.newest_visible is None else events.newest_visible + 1,
             other_spellings=candidates.other_spellings,

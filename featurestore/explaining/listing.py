@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from featurestore.explaining.entity import FATES, EntityEvents
 from featurestore.explaining.model import DUPLICATE, REJECTED, USED, Event
-from featurestore.explaining.words import instant, numbered, text
+from featurestore.explaining.words import expression_words, instant, numbered, text
 from featurestore.kernels.evaluate import input_array
 from featurestore.kernels.selection import Fate
 from featurestore.plan.model import FeaturePlan
-from featurestore.skew.causes.changes import shown as expression_text
 from featurestore.temporal import format_duration
 
 _VALUE_IS_AN_EVENTS = frozenset({"min", "max", "mode", "first", "last"})
@@ -76,16 +75,14 @@ class EventList:
         view, feature = self._events.view, self._feature
         source = view.inputs[feature.input]
         if fate == REJECTED:
-            return f"the view's where is not true: {expression_text(view.where) if view.where else ''}"
+            return f"the view's where is not true: {expression_words(view.where)}"
         if fate == DUPLICATE:
             return f"another delivery of {view.source.event_id} {columns[str(view.source.event_id)]} counts"
         rules: dict[Fate, Callable[[], str]] = {
             Fate.AFTER_HORIZON: lambda: "it happened after the event horizon",
             Fate.NOT_YET_KNOWN: lambda: "it was not yet known at the ingest horizon",
             Fate.BEFORE_WINDOW: lambda: "it happened before the window",
-            Fate.NOT_MEMBER: lambda: (
-                f"the feature's where is not true: {expression_text(source.where) if source.where else ''}"
-            ),
+            Fate.NOT_MEMBER: lambda: f"the feature's where is not true: {expression_words(source.where)}",
             Fate.NULL: lambda: "its value is null, which is skipped",
             Fate.OUTRANKED: lambda: f"{numbered(self.used)} {self._ranked()} it",
             Fate.EXPIRED: lambda: f"older than the ttl of {format_duration(feature.ttl_us or 0)}",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.plan.model import FeaturePlan, ViewPlan
+from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
+from featurestore.skew.causes.changes import declared
+from featurestore.skew.causes.changes import shown as expression_text
 from featurestore.temporal import (
     MIN_INSTANT_US,
     NO_WATERMARK,
@@ -63,6 +66,26 @@ def numbered(numbers: Sequence[int] | npt.NDArray[np.int64], most: int = 5) -> s
     left = len(numbers) - most
     older = f" and {left:,} older {'one' if left == 1 else 'ones'}" if left > 0 else ""
     return f"event{'' if len(numbers) == 1 else 's'} {kept}{older}"
+
+
+def expression_words(expression: TypedExpr | None) -> str:
+    """Write an expression as it is declared; functions of users by their name."""
+    return "" if expression is None else expression_text(_plain(expression))
+
+
+def feature_words(view: ViewPlan, feature: FeaturePlan) -> str:
+    """Write a feature as it is declared."""
+    source = view.inputs[feature.input]
+    plain = InputPlan(*(None if part is None else _plain(part) for part in (source.value, source.where)))
+    return declared(replace(view, inputs=(plain,)), replace(feature, input=0))
+
+
+def _plain(expression: TypedExpr) -> TypedExpr:
+    """Return an expression in which functions of users stand by name, without their source text."""
+    args = tuple(_plain(arg) for arg in expression.args)
+    if expression.op == "udf":
+        return TypedExpr(str(expression.param("name")), expression.dtype, args)
+    return replace(expression, args=args)
 
 
 def refresh_words(refresh: Refresh) -> str:

@@ -12,6 +12,7 @@ from html import escape
 import jsonschema_rs
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import assume, given
 from rich.console import Console
@@ -27,6 +28,7 @@ from featurestore import (
     col,
     every,
     request,
+    udf,
 )
 from featurestore.errors import RequestError, ValueOverflowError
 from featurestore.explaining.html import render_html
@@ -62,6 +64,12 @@ FLIGHTS = pa.table(
 )
 
 
+@udf(returns="float64")
+def doubled(minutes):
+    """Twice as long."""
+    return pc.multiply(minutes, 2.0)
+
+
 @dataclass
 class Shop:
     """A store in which a service was materialized at ``ASKED`` and asked once, and whose clock stands later."""
@@ -87,7 +95,7 @@ def service_of(flights: FrameSource) -> FeatureService:
             "late_1d": agg.count(where=col("delay") > 4).over("1d"),
             "last": agg.last(col("delay")),
             "fresh": agg.last(col("delay")).ttl("1h"),
-            "first": agg.first(col("delay")),
+            "first": agg.first(doubled(col("delay"))),
             "first_two": agg.first_n(col("delay"), 2),
             "last_two": agg.last_n(col("delay"), 2),
             "worst": agg.max(col("delay")).lifetime(),
@@ -169,6 +177,8 @@ def test_last_value_outranks_older_ones(shop):
 def test_first_value_outranks_newer_ones(shop):
     """Where the oldest are asked for, the events after them stand behind; a list takes as many as it has room for."""
     _, value = explained(shop, "delays__first")
+    assert value.declared == "first(doubled(delay)).lifetime()"
+    assert (value.offline.value, value.events[0].value) == ("11.0", "11.0")
     assert (rules(value)[1], rules(value)[6]) == ("used", "outranked")
     assert next(event.said for event in value.events if event.number == 6) == "event 1 comes before it"
     _, value = explained(shop, "delays__first_two")
