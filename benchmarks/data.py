@@ -60,6 +60,21 @@ def write_wide_events(path: Path, count: int) -> None:
     _write_events(path, count, columns)
 
 
+def write_purchases(path: Path, count: int) -> None:
+    """Write purchases of users in the order of time: ``user_id``, ``happened_at``, amounts, a count and a shop."""
+
+    def columns(chance: np.random.Generator, rows: int) -> dict[str, pa.Array]:
+        shops = pa.array([f"shop {number:03d}" for number in range(200)])
+        return {
+            "amount": pa.array(chance.normal(50.0, 20.0, rows)),
+            "price": pa.array(chance.lognormal(2.0, 1.0, rows), mask=chance.random(rows) < 0.05),
+            "quantity": pa.array(chance.poisson(2.0, rows) + 1),
+            "shop": shops.take(pa.array(chance.integers(0, 200, rows))),
+        }
+
+    _write_events(path, count, columns)
+
+
 def _write_events(path: Path, count: int, columns) -> None:
     chance, crowd = np.random.default_rng(SEED), Crowd()
     with_writer = None

@@ -20,7 +20,7 @@ from featurestore.skew.causes.model import Facts
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
 from featurestore.skew.export import write_mismatches
-from featurestore.skew.facts import event_reader, source_comparer, state_reader
+from featurestore.skew.facts import event_counter, event_reader, source_comparer, state_reader
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
 from featurestore.skew.report import AuditReport
@@ -83,13 +83,16 @@ class Auditor:
         self.log.flush()
         tables = self.log.read(service, since_us=since_us, until_us=until_us)
         lost = self.log.losses(service, since_us=since_us, until_us=until_us)
+        rows = self.log.count(service, since_us=since_us, until_us=until_us) if progress is not None else 0
         return self._run(
             service,
             tables,
             since_us=since_us,
             until_us=until_us,
             policy=policy,
-            options=lambda explainer: Options(sample=sample, by=by, explain=explainer, progress=progress, lost=lost),
+            options=lambda explainer: Options(
+                sample=sample, by=by, explain=explainer, progress=progress, lost=lost, rows=rows
+            ),
             causes=causes,
             mismatches=mismatches,
         )
@@ -196,6 +199,7 @@ class Auditor:
         return Facts(
             other_plans=[other for fingerprint, other in plans.items() if fingerprint != plan.fingerprint],
             read_events=event_reader(self.catalog.sources, self.settings),
+            count_events=event_counter(self.catalog.sources, self.settings),
             runs={use.view.name: self._runs(use.view.name) for use in plan.uses},
             held=state_reader(self.online, self.clock),
             changes=source_comparer(self.catalog.sources, self.registry, self.settings),

@@ -519,7 +519,7 @@ class FeatureStore:
             by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go if that is known.
+            progress: Is told what is being done, how far it is, and how far it will go.
 
         Returns:
             The judged report; it is also kept in the registry.
@@ -608,7 +608,7 @@ class FeatureStore:
             policy: What is allowed; by default nothing but equality.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go if that is known.
+            progress: Is told what is being done, how far it is, and how far it will go.
 
         Returns:
             The judged report; it is also kept in the registry.

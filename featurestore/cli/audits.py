@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import Service, app, printed, show, store_of, working, write_page
+from featurestore.cli.common import Service, app, show, show_report, store_of, write_page
+from featurestore.progress import listening
 
 if TYPE_CHECKING:
     from featurestore.registry import AuditRecord
     from featurestore.skew.report import AuditReport
 
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")]
 
 history = typer.Typer(help="List the audits that were, or show one of them.", invoke_without_command=True)
 app.add_typer(history, name="audits")
@@ -31,17 +33,30 @@ def audit(
     live: Annotated[
         int | None, typer.Option(help="Ask both roads about so many entities now, instead of the log.", min=1)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: Json = None,
     html: Html = None,
     parquet: Annotated[Path | None, typer.Option(help="Write every value that differs to this folder.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column of the log to look for slices in; may be repeated.")
+    ] = None,
+    causes: Annotated[bool, typer.Option(help="Prove why values differ; without it an audit only counts.")] = True,
 ) -> None:
     """Recompute what was served and compare: exit code 0 for equal, 1 for skew, 2 if it could not tell."""
-    with working("recomputing what was served"), store_of(context) as store:
+    with listening(None, opening="opening the serving log") as told, store_of(context) as store:
         if live is not None:
-            report = store.audit_live(service, live, mismatches=parquet)
+            report = store.audit_live(service, live, mismatches=parquet, progress=told)
         else:
-            report = store.audit(service, since=since, until=until, sample=sample, mismatches=parquet)
-    _tell(report, as_json=as_json, html=html)
+            report = store.audit(
+                service,
+                since=since,
+                until=until,
+                sample=sample,
+                by=tuple(by or ()),
+                causes=causes,
+                mismatches=parquet,
+                progress=told,
+            )
+    _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
 
@@ -64,13 +79,13 @@ def audits(
 def show_audit(
     context: typer.Context,
     number: Annotated[int, typer.Argument(metavar="ID", help="Number of the audit in the list.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: Json = None,
     html: Html = None,
 ) -> None:
     """Show an audit that was, with its exit code."""
     with store_of(_above(context)) as store:
         report = store.audit_report(number)
-    _tell(report, as_json=as_json, html=html)
+    _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
 
@@ -79,17 +94,14 @@ def _above(context: typer.Context) -> typer.Context:
     return context.find_root()  # type: ignore[return-value]  # typer's contexts are click's
 
 
-def _tell(report: AuditReport, *, as_json: bool, html: Path | None) -> None:
+def _tell(report: AuditReport, *, json: Path | None, html: Path | None) -> None:
+    from featurestore.skew.render import render
+
     if html is not None:
         from featurestore.skew.html import render_html
 
         write_page(html, render_html(report))
-    if as_json:
-        typer.echo(report.to_json())
-    else:
-        from featurestore.skew.render import render
-
-        printed(render(report))
+    show_report(lambda: render(report), report.to_json, json)
 
 
 def _row(record: AuditRecord) -> list[str]:

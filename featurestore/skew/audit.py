@@ -33,10 +33,10 @@ Ints = npt.NDArray[np.int64]
 Reference = Callable[[Plan, pa.Table], tuple[Features, Mapping[str, int | None]]]
 """Recomputes a spine offline: its features with statuses, and the newest event time per view."""
 
-Progress = Callable[[str, int, int | None], None]
-"""Is told what is being done, how far it is, and how far it will go if that is known."""
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, how far it is, and how far it will go."""
 
-BATCH_ROWS = 500_000
+BATCH_ROWS = 350_000
 """Rows recomputed at a time; each time the sources are read once."""
 
 _STATUS_NAMES = pa.array([status.name for status in Status])
@@ -74,6 +74,7 @@ class Options:
         kind: What the rows are: ``"log"`` or ``"live"``.
         batch_rows: Rows recomputed at a time.
         lost: Count of rows that were served and are not in the log.
+        rows: Count of rows that will come, for those who are told how far the audit is.
     """
 
     sample: float = 1.0
@@ -83,6 +84,7 @@ class Options:
     kind: str = "log"
     batch_rows: int = BATCH_ROWS
     lost: int = 0
+    rows: int = 0
 
 
 def audit(
@@ -113,10 +115,7 @@ def audit(
     """
     options = options or Options()
     found = _Found(SliceTally(width_of(since_us, until_us)))
-    for batch in _batches(tables, options.batch_rows):
-        _take_batch(batch, plans, reference, found, options)
-        if options.progress is not None:
-            options.progress("comparing", found.served, None)
+    _take_all(tables, plans, reference, found, options)
     if options.lost:
         found.served += options.lost
         found.skipped[_LOST] += options.lost
@@ -126,6 +125,23 @@ def audit(
         if options.explain is not None and collected.suspects
     ]
     return _report(service, found, explained, since_us, until_us, ran_at_us, options)
+
+
+def _take_all(
+    tables: Iterable[pa.Table],
+    plans: Mapping[str, Plan],
+    reference: Reference,
+    found: _Found,
+    options: Options,
+) -> None:
+    """Take batch by batch; none of them is in memory any more when this returns."""
+    seen = 0
+    for batch in _batches(tables, options.batch_rows):
+        _take_batch(batch, plans, reference, found, options)
+        seen += batch.num_rows
+        if options.progress is not None:
+            options.progress("rows compared", seen, max(seen, options.rows))
+    pa.default_memory_pool().release_unused()
 
 
 def _take_batch(
@@ -142,7 +158,7 @@ def _take_batch(
     part = sampled(plan, batch, options.sample)
     found.served += part.num_rows
     if part.num_rows:
-        _compare_batch(plan, part.combine_chunks(), reference, found, options)
+        _compare_batch(plan, part, reference, found, options)
 
 
 def _report(

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.events import Events
-from featurestore.skew.causes.model import Case, Facts
+from featurestore.skew.causes.lots import Part, joined, lots_of
+from featurestore.skew.causes.model import Case, Facts, Variant
 from featurestore.skew.causes.prove import Proof, prove
 from featurestore.skew.causes.telling import findings
 from featurestore.skew.causes.world import Values, ViewWorld, World, answer
 from featurestore.skew.collecting import Collected
 from featurestore.skew.findings import Finding
+
+Flags = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+_NUMBERS_EACH = 1 << 40
+"""Numbers kept for the events of a lot: no event of one has the number of an event of another."""
 
 
 @dataclass(frozen=True)
@@ -35,61 +44,100 @@ class Explained:
     examined: int
 
 
-ExplainRows = Callable[[Collected, Callable[[str, int, int | None], None] | None], Explained]
+ExplainRows = Callable[[Collected, Callable[[str, int, int], None] | None], Explained]
 """Explains kept rows; is given what to tell progress to."""
 
 
-def explain(
-    collected: Collected, facts: Facts, progress: Callable[[str, int, int | None], None] | None = None
-) -> Explained:
+def explain(collected: Collected, facts: Facts, progress: Callable[[str, int, int], None] | None = None) -> Explained:
     """Prove why kept rows differ.
+
+    Rows are taken lot by lot, so that the events of few entities lie in memory at a time. What explains one lot is
+    tried first on the next. There is an end to the lots: with very many events some rows are not examined.
 
     Args:
         collected: The rows.
         facts: What else is known.
         progress: Is told how far the proof is.
     """
-    case = case_of(collected, facts)
+    log, differs = collected.table(), collected.flags()
+    lots = lots_of(collected.plan, log, facts)
+    total = sum(int(flags[rows].sum()) for rows in lots for flags in differs.values())
+    variants: tuple[Variant, ...] = ()
+    parts: list[Part] = []
+    done = 0
+    for number, rows in enumerate(lots):
 
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress("proving causes", done, total)
+        def tell(explained: int, _: int, done: int = done) -> None:
+            if progress is not None:
+                progress("values explained", done + explained, total)
 
-    proof = prove(case, clean=collected.clean, progress=tell)
-    examined = sum(int(flags.sum()) for flags in case.differs.values())
-    return Explained(case, proof, tuple(findings(case, proof)), examined)
+        part, variants = _explained(collected, log, differs, rows, facts, variants, number, tell)
+        parts.append(part)
+        done += sum(int(flags[rows].sum()) for flags in differs.values())
+        # What assumptions remember of a lot refers to itself: without this several lots are in memory at a time.
+        gc.collect()
+        pa.default_memory_pool().release_unused()
+    case, owner = joined(parts)
+    proof = Proof(variants, owner)
+    return Explained(case, proof, tuple(findings(case, proof)), total)
 
 
-def case_of(collected: Collected, facts: Facts) -> Case:
-    """Build the world of kept rows."""
-    plan, log = collected.plan, collected.table().combine_chunks()
-    world = world_of(plan, log, facts)
-    differs = collected.flags()
-    names = list(differs)
+def _explained(
+    collected: Collected,
+    log: pa.Table,
+    differs: Mapping[str, Flags],
+    rows: Ints,
+    facts: Facts,
+    known: tuple[Variant, ...],
+    number: int,
+    progress: Callable[[int, int], None],
+) -> tuple[Part, tuple[Variant, ...]]:
+    """Explain one lot; its events are gone from memory when this returns."""
+    own = {name: flags[rows] for name, flags in differs.items()}
+    case = case_of(collected.plan, log.take(pa.array(rows)), own, facts, first_number=number * _NUMBERS_EACH)
+    share = len(rows) / log.num_rows
+    clean = {name: int(count * share) for name, count in collected.clean.items()}
+    proof = prove(case, clean=clean, known=known, progress=progress)
+    return Part.of(case, proof), proof.variants
+
+
+def case_of(plan: Plan, log: pa.Table, differs: Mapping[str, Flags], facts: Facts, *, first_number: int = 0) -> Case:
+    """Build the world of some rows.
+
+    Args:
+        plan: The plan that answered them.
+        log: The rows.
+        differs: Per output the rows that differ.
+        facts: What else is known.
+        first_number: Number of the first event.
+    """
+    log = log.combine_chunks()
+    world = world_of(plan, log, facts, first_number=first_number)
     served = {
         name: Values(
             log.column(f"value__{name}").combine_chunks(),
             np.asarray(log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False), dtype=np.uint8),
         )
-        for name in names
+        for name in differs
     }
     return Case(
         facts=facts,
         world=world,
-        reference=answer(world, names, threads=facts.threads),
+        reference=answer(world, list(differs), threads=facts.threads),
         served=served,
-        differs=differs,
+        differs=dict(differs),
         holds={name: ~flags for name, flags in differs.items()},
     )
 
 
-def world_of(plan: Plan, log: pa.Table, facts: Facts) -> World:
+def world_of(plan: Plan, log: pa.Table, facts: Facts, *, first_number: int = 0) -> World:
     """Return the world in which the training set answers the rows of a log."""
     views = {}
     for use in plan.uses:
         keys = tuple(log.column(f"key__{name}").combine_chunks() for name in use.keys)
         table = facts.read_events(use.view, keys, False)
-        events = Events(table, tuple(key.name for key in use.view.entity.keys))
+        numbers = np.arange(first_number, first_number + table.num_rows, dtype=np.int64) if first_number else None
+        events = Events(table, tuple(key.name for key in use.view.entity.keys), numbers=numbers)
         views[use.alias] = ViewWorld(use.view, events, keys)
     as_of = log.column("as_of").combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
     requests = {column.name: log.column(f"request__{column.name}").combine_chunks() for column in plan.request}

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.definitions.sources import Source
 from featurestore.errors import FeatureStoreError
@@ -19,6 +18,7 @@ from featurestore.online.lookup import OnlineReader
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import Registry
+from featurestore.skew.causes.events import CountEvents, loose
 from featurestore.skew.causes.model import HeldState, SourceChange
 from featurestore.skew.causes.world import Values
 from featurestore.sources import ReadSettings, open_scans
@@ -26,6 +26,7 @@ from featurestore.sources.content import content_of, content_text
 from featurestore.temporal import NOTHING_YET, Clock, format_instant, to_datetime
 
 Flags = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 _MOST_ASKED = 20_000
 _SHOWN_FILES = 5
@@ -52,12 +53,12 @@ def event_reader(
             view = replace(view, source=replace(view.source, event_id=None))
         names = [column.name for column in view.source.columns]
         own = [key.name for key in view.entity.keys]
-        index, _ = KeyIndex.build([_loose(key) for key in keys])
+        index, _ = KeyIndex.build([loose(key) for key in keys])
         schema = pa.schema([(column.name, column.dtype.arrow) for column in view.source.columns])
         kept: list[pa.RecordBatch] = []
         with open_scans([view], {source.name: source}, settings) as scans:
             for batch in scans[view.name].batches(names):
-                codes = index.codes([_loose(batch.column(name)) for name in own])
+                codes = index.codes([loose(batch.column(name)) for name in own])
                 chosen = codes != UNKNOWN
                 if bool(chosen.any()):
                     kept.append(batch.filter(pa.array(chosen)))
@@ -66,13 +67,26 @@ def event_reader(
     return read
 
 
-def _loose(column: pa.Array) -> pa.Array:
-    """Return a key column with spellings of a text made one."""
-    if not pa.types.is_string(column.type):
-        return column
-    encoded = column.dictionary_encode()
-    texts = pc.utf8_ltrim(pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary)), "0")
-    return texts.take(encoded.indices)
+def event_counter(sources: Callable[[Iterable[str]], Mapping[str, Source]], settings: ReadSettings) -> CountEvents:
+    """Return a function that counts events of entities, as ``event_reader`` would read them.
+
+    Args:
+        sources: Finds definitions of sources by name.
+        settings: What reading may use.
+    """
+
+    def count(view: ViewPlan, keys: Sequence[pa.Array]) -> Ints:
+        source = sources([view.source.name])[view.source.name]
+        own = [key.name for key in view.entity.keys]
+        index, asked = KeyIndex.build([loose(key) for key in keys])
+        found = np.zeros(len(index) + 1, dtype=np.int64)
+        with open_scans([view], {source.name: source}, settings) as scans:
+            for batch in scans[view.name].batches(own):
+                codes = index.codes([loose(batch.column(name)) for name in own])
+                found[:-1] += np.bincount(codes[codes != UNKNOWN], minlength=len(index))
+        return np.asarray(found[asked], dtype=np.int64)
+
+    return count
 
 
 def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table], HeldState | None]:

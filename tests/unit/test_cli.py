@@ -113,7 +113,7 @@ def test_an_audit_says_by_its_exit_code_what_it_found(filled, run):
     code, out, _ = run("audit", "model", *SPAN)
     assert code == 0
     assert "equal to the bit" in out
-    assert json.loads(run("audit", "model", *SPAN, "--json")[1])["verdict"] == "pass"
+    assert json.loads(run("audit", "model", *SPAN, "--json", "-")[1])["verdict"] == "pass"
     pq.write_table(ORDERS.slice(1), "orders.parquet")
     code, out, _ = run("audit", "model", *SPAN)
     assert code == 1
@@ -191,7 +191,7 @@ def test_an_audit_is_written_as_a_page_and_kept(served, run):
     assert code == 0
     assert "pass" in out
     assert (served / "again.html").read_text() == (served / "audit.html").read_text()
-    assert json.loads(run("audits", "show", "1", "--json")[1])["service"] == "model"
+    assert json.loads(run("audits", "show", "1", "--json", "-")[1])["service"] == "model"
 
 
 def test_an_audit_that_never_was_is_named(served, run):

@@ -217,8 +217,7 @@ class ServingLog:
         Raises:
             StorageError: A file is damaged or cannot be read.
         """
-        since, until = (pa.scalar(at, pa.int64()).cast(_INSTANT) for at in (since_us, until_us))
-        wanted = (pc.field("as_of") >= since) & (pc.field("as_of") < until)
+        wanted = _within(since_us, until_us)
         sealed, unsealed = self._listed(service)
         for path in sealed:
             try:
@@ -231,6 +230,22 @@ class ServingLog:
             table = _rows_of(logged).filter(wanted)
             if table.num_rows:
                 yield table
+
+    def count(self, service: str, *, since_us: int, until_us: int) -> int:
+        """Count the rows that ``read`` would yield.
+
+        Raises:
+            StorageError: A file is damaged or cannot be read.
+        """
+        wanted = _within(since_us, until_us)
+        sealed, unsealed = self._listed(service)
+        found = sum(_rows_of(logged).filter(wanted).num_rows for logged in unsealed)
+        for path in sealed:
+            try:
+                found += ds.dataset(path, format="parquet").count_rows(filter=wanted)
+            except (OSError, pa.ArrowException) as error:
+                raise self._storage_error("read", path, error) from error
+        return found
 
     def losses(self, service: str, *, since_us: int, until_us: int) -> int:
         """Count the rows of a service that were served in a range of time and could not be logged.
@@ -440,6 +455,11 @@ class ServingLog:
         return StorageError(
             f"cannot {verb} {path}: {error}", where="serving log", hint="Check the path, its rights and the disk."
         )
+
+
+def _within(since_us: int, until_us: int) -> ds.Expression:
+    since, until = (pa.scalar(at, pa.int64()).cast(_INSTANT) for at in (since_us, until_us))
+    return (pc.field("as_of") >= since) & (pc.field("as_of") < until)
 
 
 def _rows_of(logged: Logged) -> pa.Table:

@@ -179,7 +179,7 @@ def _based(case: Case, *causes: str) -> Case:
 
 
 def _is_searched(variant: Variant, *causes: str) -> bool:
-    return variant.cause in causes and bool(variant.events) and "since" not in variant.parameters
+    return variant.cause in causes and variant.is_searched
 
 
 def _searches(case: Case) -> Iterator[_Search]:
@@ -228,7 +228,7 @@ def _lost_events(case: Case) -> Iterator[tuple[str, Ints, Ints]]:
     """Search events without which served values come out.
 
     Yields:
-        A view's alias, rows of its table of events, and for each the instant of the last question it was missing in.
+        A view's alias, numbers of events, and for each the instant of the last question it was missing in.
     """
     for search in _searches(case):
         arranged = _arranged(search)
@@ -242,7 +242,7 @@ def _lost_events(case: Case) -> Iterator[tuple[str, Ints, Ints]]:
             last = np.full(len(gone), NOTHING_YET, dtype=np.int64)
             for row, own in found:
                 np.maximum.at(last, np.searchsorted(gone, own), search.case.world.as_of[row])
-            yield search.alias, arranged[gone], last
+            yield search.alias, search.case.world.views[search.alias].events.numbers_of(arranged[gone]), last
 
 
 def _arranged(search: _Search) -> Ints:
@@ -254,13 +254,13 @@ def event_lost(case: Case) -> Iterator[Variant]:
     """Propose events that never reached serving: those of one run, then single ones."""
     yield from _lost_ranges(case)
     for alias, new, _ in lost_events(case):
-        rows, instants = _with_known(case, alias, new, np.full(len(new), NO_WATERMARK, dtype=np.int64))
+        numbers, instants = _with_known(case, alias, new, np.full(len(new), NO_WATERMARK, dtype=np.int64))
         yield Variant(
             "event_lost",
-            f"{_events(len(rows))} of {alias} never reached serving",
-            of_view(alias, _delaying, rows, instants),
-            {"view": alias, "events": len(rows)},
-            events={alias: rows},
+            f"{_events(len(numbers))} of {alias} never reached serving",
+            of_view(alias, _delaying, numbers, instants),
+            {"view": alias, "events": len(numbers)},
+            events={alias: numbers},
             fix=_LOST_FIX,
         )
 
@@ -268,14 +268,14 @@ def event_lost(case: Case) -> Iterator[Variant]:
 def late_event(case: Case) -> Iterator[Variant]:
     """Propose events that were not there when they were asked for, but later."""
     for alias, new, last in lost_events(case):
-        rows, instants = _with_known(case, alias, new, last + 1)
+        numbers, instants = _with_known(case, alias, new, last + 1)
         yield Variant(
             "late_event",
-            f"{_events(len(rows))} of {alias} became known only after the requests that miss"
-            f" {'it' if len(rows) == 1 else 'them'}",
-            of_view(alias, _delaying, rows, instants),
-            {"view": alias, "events": len(rows), "known_after": _known_after(instants)},
-            events={alias: rows},
+            f"{_events(len(numbers))} of {alias} became known only after the requests that miss"
+            f" {'it' if len(numbers) == 1 else 'them'}",
+            of_view(alias, _delaying, numbers, instants),
+            {"view": alias, "events": len(numbers), "known_after": _known_after(instants)},
+            events={alias: numbers},
             fix=_LATE_FIX,
         )
 
@@ -285,12 +285,12 @@ def _known_after(instants: Ints) -> str:
     return format_instant(int(instants[instants < NO_WATERMARK].max(initial=NOTHING_YET)) - 1)
 
 
-def _with_known(case: Case, alias: str, rows: Ints, instants: Ints) -> tuple[Ints, Ints]:
+def _with_known(case: Case, alias: str, numbers: Ints, instants: Ints) -> tuple[Ints, Ints]:
     """Put what is found together with what was found before for other rows; of two instants the later one holds."""
     known = _based(case, *_ABSENT).world.views[alias].events.delays
     if known is None or known is case.world.views[alias].events.delays:
-        return rows, instants
-    together, place = np.unique(np.concatenate([known[0], rows]), return_inverse=True)
+        return numbers, instants
+    together, place = np.unique(np.concatenate([known[0], numbers]), return_inverse=True)
     latest = np.full(len(together), NOTHING_YET, dtype=np.int64)
     np.maximum.at(latest, place, np.concatenate([known[1], instants]))
     return together, latest
@@ -300,12 +300,20 @@ def _events(count: int) -> str:
     return "1 event" if count == 1 else f"{count} events"
 
 
-def _delaying(view: ViewWorld, rows: Ints, instants: Ints) -> ViewWorld:
+def _delaying(view: ViewWorld, numbers: Ints, instants: Ints) -> ViewWorld:
     """Let some events become known at other instants."""
-    if view.events.delays is not None:
-        rows = np.concatenate([view.events.delays[0], rows])
-        instants = np.concatenate([view.events.delays[1], instants])
-    return replace(view, events=Events(view.events.table, view.events.keys, (rows, instants)))
+    events = view.events
+    if events.delays is not None:
+        numbers = np.concatenate([events.delays[0], numbers])
+        instants = np.concatenate([events.delays[1], instants])
+    return replace(view, events=Events(events.table, events.keys, (numbers, instants), events.numbers))
+
+
+def _losing(view: ViewWorld, since: int, until: int) -> ViewWorld:
+    """Let what became known within a range of time never arrive."""
+    times = _ingest_times(view)
+    lost = view.events.numbers_of(np.flatnonzero((times >= since) & (times < until)))
+    return _delaying(view, lost, np.full(len(lost), NO_WATERMARK, dtype=np.int64))
 
 
 def _lost_ranges(case: Case) -> Iterator[Variant]:
@@ -320,13 +328,12 @@ def _lost_ranges(case: Case) -> Iterator[Variant]:
             rows = np.flatnonzero((times >= since) & (times < until))
             if len(rows) == 0:
                 continue
-            instants = np.full(len(rows), NO_WATERMARK, dtype=np.int64)
             yield Variant(
                 "event_lost",
                 f"what became known from {format_instant(since)} to {format_instant(until)} never reached serving",
-                of_view(alias, _delaying, rows, instants),
+                of_view(alias, _losing, since, until),
                 {"view": alias, "since": format_instant(since), "until": format_instant(until)},
-                events={alias: rows},
+                events={alias: view.events.numbers_of(rows)},
                 fix=_LOST_FIX,
             )
 
@@ -366,7 +373,7 @@ def _single_duplicates(case: Case) -> Iterator[Variant]:
         if len(rest):
             places += replace(search, case=search.case.take(rest)).found(_doubled, _TOGETHER)[1]
         if places:
-            count = case.world.views[search.alias].events.table.num_rows
+            events = search.case.world.views[search.alias].events
             known = next(
                 (
                     variant.events[search.alias]
@@ -375,8 +382,8 @@ def _single_duplicates(case: Case) -> Iterator[Variant]:
                 ),
                 np.zeros(0, dtype=np.int64),
             )
-            origin = np.concatenate([np.arange(count), known])
-            twice = np.concatenate([known, np.unique(origin[_arranged(search)[np.concatenate(places)]])])
+            new = np.unique(events.numbers_of(_arranged(search)[np.concatenate(places)]))
+            twice = np.concatenate([known, new])
             yield Variant(
                 "duplicate_counted",
                 f"{_events(len(twice))} of {search.alias} counted twice",
@@ -388,20 +395,30 @@ def _single_duplicates(case: Case) -> Iterator[Variant]:
 
 
 def _every_delivery(view: ViewWorld, case: Case) -> ViewWorld:
-    asked = (case.whole or case).world
-    alias = next(name for name, found in asked.views.items() if found.view.name == view.view.name)
-    table = case.facts.read_events(view.view, asked.views[alias].keys, True)
-    return replace(view, events=Events(table, view.events.keys))
+    whole = case.whole or case
+    alias = next(name for name, found in whole.world.views.items() if found.view.name == view.view.name)
+    name = f"every delivery of {alias}"
+    if name not in whole.memo:
+        table = case.facts.read_events(view.view, whole.world.views[alias].keys, True)
+        whole.memo[name] = Events(table, view.events.keys)
+    found: Events = whole.memo[name]
+    return replace(view, events=found.only(view.keys))
 
 
 def _all_twice(view: ViewWorld) -> ViewWorld:
-    table = view.events.table
-    return replace(view, events=Events(pa.concat_tables([table, table]), view.events.keys))
+    return _again(view, np.arange(view.events.table.num_rows, dtype=np.int64))
 
 
-def _twice(view: ViewWorld, rows: Ints) -> ViewWorld:
-    table = view.events.table
-    return replace(view, events=Events(pa.concat_tables([table, table.take(pa.array(rows))]), view.events.keys))
+def _twice(view: ViewWorld, numbers: Ints) -> ViewWorld:
+    return _again(view, view.events.rows_of(numbers))
+
+
+def _again(view: ViewWorld, rows: Ints) -> ViewWorld:
+    """Add some rows of the table of events once more."""
+    events = view.events
+    table = pa.concat_tables([events.table, events.table.take(pa.array(rows))])
+    numbers = events.numbers_of(np.concatenate([np.arange(events.table.num_rows, dtype=np.int64), rows]))
+    return replace(view, events=Events(table, events.keys, events.delays, numbers))
 
 
 DELIVERIES = (

@@ -96,7 +96,7 @@ def _spelled(view: ViewWorld, spelling: Spelling, both: bool) -> ViewWorld | Non
             table = table.set_column(table.column_names.index(name), name, column)
         if table.equals(events.table):
             return None
-        events = Events(table, events.keys)
+        events = Events(table, events.keys, numbers=events.numbers)
     elif all(key.equals(old) for key, old in zip(keys, view.keys, strict=True)):
         return None
     return replace(view, keys=keys, events=events)

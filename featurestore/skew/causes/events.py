@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns, tied_places, time_order
@@ -25,6 +26,9 @@ TieOrder = Literal["content", "content reversed", "source", "source reversed"]
 ReadEvents = Callable[[ViewPlan, Sequence[pa.Array], bool], pa.Table]
 """Reads the events of some entities, given by key columns; with every delivery of an event if the last argument says
 so. Columns are those of the view's source plan, in contract dtypes."""
+
+CountEvents = Callable[[ViewPlan, Sequence[pa.Array]], Ints]
+"""Counts the events of entities given by key columns, row by row, whatever the spelling of a key."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,51 @@ class Events:
     Attributes:
         table: The source's columns that a view needs.
         keys: Names of the key columns, in entity order.
-        delays: Rows of the table that became known only later than they say, and from when on.
+        delays: Numbers of events that became known only later than they say, and from when on.
+        numbers: Per row of the table the number by which the event is known wherever it is used; ``None`` for the
+            number of the row. Rows that are one event have one number.
     """
 
     table: pa.Table
     keys: tuple[str, ...]
     delays: tuple[Ints, Ints] | None = None
+    numbers: Ints | None = None
     _arranged: dict[tuple[str, bool, TieOrder], Arranged] = field(default_factory=dict)
 
     @cached_property
     def index(self) -> tuple[KeyIndex, Ints]:
         """The distinct keys, and the code of each event."""
         return KeyIndex.build([self.table.column(name).combine_chunks() for name in self.keys])
+
+    def numbers_of(self, rows: Ints) -> Ints:
+        """Return the numbers of the events in some rows of the table."""
+        return rows if self.numbers is None else self.numbers[rows]
+
+    def rows_of(self, numbers: Ints) -> Ints:
+        """Return for each of some events that is in the table a row that holds it."""
+        if self.numbers is None:
+            return numbers[numbers < self.table.num_rows]
+        order = np.argsort(self.numbers, kind="stable")
+        place = np.minimum(np.searchsorted(self.numbers[order], numbers), len(order) - 1)
+        rows = order[place] if len(order) else place[:0]
+        return rows[self.numbers[rows] == numbers] if len(order) else rows
+
+    @cached_property
+    def loose_index(self) -> tuple[KeyIndex, Ints]:
+        """The distinct keys, spellings of a text made one, and the code of each event."""
+        return KeyIndex.build([loose(self.table.column(name).combine_chunks()) for name in self.keys])
+
+    def only(self, keys: Sequence[pa.Array]) -> Events:
+        """Return the events of some entities, given by key columns in any spelling."""
+        index, codes = self.loose_index
+        keys = [loose(key) for key in keys]
+        wanted = np.zeros(len(index) + 1, dtype=np.bool_)
+        wanted[index.codes(keys)] = True
+        wanted[-1] = False
+        rows = np.flatnonzero(wanted[codes])
+        if len(rows) == self.table.num_rows:
+            return self
+        return Events(self.table.take(pa.array(rows)).combine_chunks(), self.keys, self.delays, self.numbers_of(rows))
 
     def arranged(self, view: ViewPlan, *, hindsight: bool = False, ties: TieOrder = "content") -> Arranged:
         """Return the events as a view reads them.
@@ -79,7 +116,7 @@ class Events:
         if hindsight:
             prepared = replace(prepared, ingest_time=prepared.event_time)
         if self.delays is not None:
-            prepared = replace(prepared, ingest_time=_delayed(prepared, *self.delays))
+            prepared = replace(prepared, ingest_time=_delayed(prepared, self.numbers_of(prepared.rows), *self.delays))
         own = codes[prepared.rows]
         # A second, tagged set of rows rides along as one more input, so that the order tells where events came from.
         rows = np.arange(len(prepared), dtype=np.int64)
@@ -113,11 +150,22 @@ class Events:
         )
 
 
-def _delayed(prepared: PreparedEvents, rows: Ints, instants: Ints) -> Ints:
-    """Return ingest times with those of some rows of the table moved."""
-    moved = np.full(max(int(prepared.rows.max(initial=0)), int(rows.max(initial=0))) + 1, NOTHING_YET, dtype=np.int64)
-    moved[rows] = instants
-    return np.maximum(prepared.ingest_time, moved[prepared.rows])
+def loose(column: pa.Array) -> pa.Array:
+    """Return a key column with spellings of a text made one: case, spaces around it and leading zeros do not count."""
+    if not pa.types.is_string(column.type):
+        return column
+    encoded = column.dictionary_encode()
+    texts = pc.utf8_ltrim(pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary)), "0")
+    return texts.take(encoded.indices)
+
+
+def _delayed(prepared: PreparedEvents, numbers: Ints, delayed: Ints, instants: Ints) -> Ints:
+    """Return ingest times with those of some events moved; of several instants of an event the last one given holds."""
+    order = np.argsort(delayed, kind="stable")
+    place = np.searchsorted(delayed[order], numbers, side="right") - 1
+    is_delayed = (place >= 0) & (delayed[order[np.maximum(place, 0)]] == numbers)
+    until = np.where(is_delayed, instants[order[np.maximum(place, 0)]], NOTHING_YET)
+    return np.maximum(prepared.ingest_time, until)
 
 
 def _reversed_ties(block: EventBlock, order: Ints) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import RunRecord
-from featurestore.skew.causes.events import ReadEvents
+from featurestore.skew.causes.events import CountEvents, ReadEvents
 from featurestore.skew.causes.world import Values, World
 
 Ints = npt.NDArray[np.int64]
@@ -57,6 +57,7 @@ class Facts:
     Attributes:
         other_plans: Plans that were applied under the service's name, other than the one that answered.
         read_events: Reads the events of some entities from the sources.
+        count_events: Counts, per row of some key columns, the events of its entity.
         runs: Materialize runs by view, newest first.
         held: Asks online state about rows of a log; ``None`` if there is no online state to ask.
         changes: How sources differ from what materialize runs read.
@@ -65,6 +66,7 @@ class Facts:
 
     other_plans: Sequence[Plan]
     read_events: ReadEvents
+    count_events: CountEvents = lambda _, keys: np.zeros(len(keys[0]), dtype=np.int64)
     runs: Mapping[str, Sequence[RunRecord]] = field(default_factory=dict)
     held: Callable[[Plan, pa.Table], HeldState | None] = lambda _, __: None
     changes: Callable[[ViewPlan], SourceChange | None] = lambda _: None
@@ -109,6 +111,14 @@ class Case:
             found |= flags
         return found
 
+    def narrowed(self) -> Case:
+        """Return the same case with only the events of the entities that its rows ask about."""
+        views = {
+            alias: replace(view, events=view.events.only(view.keys)) if view.own is None else view
+            for alias, view in self.world.views.items()
+        }
+        return replace(self, world=replace(self.world, views=views), memo={})
+
     def take(self, rows: Ints) -> Case:
         """Return the same case for some of its rows."""
         places = pa.array(rows)
@@ -142,7 +152,7 @@ class Variant:
         parameters: What was chosen, for programs.
         outputs: The only outputs it is about; ``None`` for all.
         fix: What would make both roads equal again, in the user's own terms.
-        events: Rows of event tables that make the difference, by alias; for examples.
+        events: Numbers of the events that make the difference, by alias; for examples.
         evidence: More that speaks for it.
         bits: Bits that it takes to name it among all assumptions: fewer if other facts point at it.
         row_bits: Bits that it takes to say, row by row, what was changed; more than the hypothesis says by itself.
@@ -160,6 +170,11 @@ class Variant:
     bits: float = 7.0
     row_bits: float = 0.0
     least_share: float = 0.0
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it is about single events that were searched row by row."""
+        return bool(self.events) and "since" not in self.parameters
 
 
 @dataclass(frozen=True)

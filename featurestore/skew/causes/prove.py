@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from featurestore.kernels.events import NOT_FOUND
 from featurestore.skew.causes.catalogue import HYPOTHESES
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.values import VALUES
-from featurestore.skew.causes.world import Values, World, answer
+from featurestore.skew.causes.world import Transform, Values, World, answer
 from featurestore.skew.compare import agrees
 
 Ints = npt.NDArray[np.int64]
@@ -47,10 +48,20 @@ _SAMPLED_PER_OUTPUT = 120
 _SAMPLED_ROWS = 800
 _SAMPLED_CONTROLS = 400
 _SAMPLED_FOR_PAIRS = 60
+_SAMPLED_EVENTS = 100_000
+_FEWEST_SAMPLED = 60
+"""Rows that are sampled whatever the count of their events."""
+
+_WORTH_SHARE = 0.01
+"""Share of what is left that a round must explain to be worth another one."""
+
+_STRANGE_SHARE = 0.2
+
 _PROBED_PER_OUTPUT = 3
 _PROBED_ROWS = 24
 _MOST_ROUNDS = 40
 _MOST_PARTNERS = 3
+_MOST_PAIRS = 2_000
 
 _ANY = Hypothesis("", "", lambda _: ())
 
@@ -87,18 +98,25 @@ class _Tried:
     broken: Mapping[str, float]
 
 
-def prove(case: Case, *, clean: Mapping[str, int], progress: Callable[[int, int], None] | None = None) -> Proof:
+def prove(
+    case: Case,
+    *,
+    clean: Mapping[str, int],
+    known: Sequence[Variant] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Proof:
     """Name the assumptions that reproduce what was served.
 
     Args:
         case: The rows that differ, and some that do not.
         clean: Per output the count of rows that do not differ, of which the case holds a sample.
+        known: Assumptions that explain other rows of the same log: they are tried first.
         progress: Is told how many values are explained, of how many.
 
     Returns:
-        The proof. Values that nothing reproduces have no owner.
+        The proof, whose assumptions begin with those known. Values that nothing reproduces have no owner.
     """
-    return _Prover(case, clean, progress).run()
+    return _Prover(case, clean, known, progress).run()
 
 
 class _Bar:
@@ -146,29 +164,56 @@ class _Bar:
 
 
 class _Prover:
-    def __init__(self, case: Case, clean: Mapping[str, int], progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        case: Case,
+        clean: Mapping[str, int],
+        known: Sequence[Variant],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self._case = replace(case, differs={name: flags.copy() for name, flags in case.differs.items()})
         self._clean = clean
         self._progress = progress
         self._groups = _groups(case)
-        self._variants: list[Variant] = []
+        self._variants = list(known)
         self._owner = {name: np.full(len(case.world), -1, dtype=np.int64) for name in case.differs}
         self._total = _count(case.differs.values())
         self._initial = {name: int(flags.sum()) for name, flags in case.differs.items()}
 
     def run(self) -> Proof:
-        chosen: Sequence[Hypothesis] = HYPOTHESES
+        is_first = not self._variants
+        chosen = self._begun()
         for _ in range(_MOST_ROUNDS):
-            if not self._case.outputs:
+            left = _count(self._case.differs.values())
+            if left == 0:
                 break
             gained, searched = self._round(chosen)
-            if gained == 0 and chosen is HYPOTHESES:
-                break
+            is_worth = gained > _WORTH_SHARE * left
             # What was searched row by row goes on with the next rows; everything else is tried again only if it ends.
-            chosen = searched if gained and searched else HYPOTHESES
-        if self._case.outputs:
+            if is_worth and searched:
+                chosen = searched
+            elif is_worth or (chosen is not HYPOTHESES and (is_first or self._is_strange())):
+                chosen = HYPOTHESES
+            else:
+                break
+        if is_first and _count(self._case.differs.values()):
             self._pairs()
         return Proof(tuple(self._variants), self._owner)
+
+    def _is_strange(self) -> bool:
+        """Tell whether so much is left that what explains other rows cannot be all there is."""
+        return _count(self._case.differs.values()) > _STRANGE_SHARE * self._total
+
+    def _begun(self) -> Sequence[Hypothesis]:
+        """Try what is known from other rows on all rows, and return the hypotheses to begin with."""
+        if not self._variants:
+            return HYPOTHESES
+        for variant in tuple(self._variants):
+            rows = np.flatnonzero(self._case.suspects())
+            if len(rows) and not variant.is_searched:
+                self._take(variant, rows, _covered(variant, self._case.take(rows), self._case.outputs))
+        named = {name for variant in self._variants for name in variant.cause.split(" + ")}
+        return tuple(found for found in HYPOTHESES if found.name in named)
 
     def _round(self, hypotheses: Sequence[Hypothesis]) -> tuple[int, Sequence[Hypothesis]]:
         """Try hypotheses on a sample and accept the best; return values gained, and hypotheses with more to find."""
@@ -185,7 +230,8 @@ class _Prover:
         chosen = [_spread(np.flatnonzero(self._case.differs[name]), per_output) for name in self._case.outputs]
         rows = _spread(np.unique(np.concatenate(chosen)), most)
         controls = _spread(np.flatnonzero(~self._case.suspects()), _SAMPLED_CONTROLS)
-        return self._case.take(np.concatenate([rows, controls]))
+        chosen = [_light(self._case.world, found, _SAMPLED_EVENTS) for found in (rows, controls)]
+        return self._case.take(np.concatenate(chosen)).narrowed()
 
     def _tried(self, hypotheses: Sequence[Hypothesis], sample: Case) -> list[_Tried]:
         """Try assumptions in the order of the catalogue, unless one that explains everything gains as much."""
@@ -278,10 +324,33 @@ class _Prover:
         return count
 
     def _pairs(self) -> None:
-        """Explain by two assumptions what none explains alone."""
+        """Explain by two assumptions what none explains alone, if enough is left that they could be named."""
+        if all(self._least(name, _PAIR_SHARE) > 1.0 for name in self._case.outputs):
+            return
         sample = self._sample(_SAMPLED_FOR_PAIRS // 4, _SAMPLED_FOR_PAIRS)
-        tried = [result for pair in self._proposed(sample) for result in [_try(*pair, sample)] if result is not None]
+        few = sample.take(_spread(np.flatnonzero(sample.suspects()), _PROBED_ROWS))
+        tried = [
+            found
+            for hypothesis, variant in islice(self._proposed(sample), _MOST_PAIRS)
+            if self._may_be_named(variant, few)
+            for found in [_try(hypothesis, variant, sample)]
+            if found is not None
+        ]
         self._confirm(self._accepted(sample, tried))
+
+    def _least(self, name: str, share: float) -> float:
+        """Return which share of an output's values that are left is a share of all that differ."""
+        left = int(self._case.differs[name].sum())
+        return share * self._initial[name] / left if left else math.inf
+
+    def _may_be_named(self, variant: Variant, few: Case) -> bool:
+        """Tell whether an assumption explains, of a few rows, half of what it must explain of all to be named."""
+        covered = _covered(variant, few, few.outputs)
+        return any(
+            int(flags.sum()) >= self._least(name, variant.least_share) / 2 * int(few.differs[name].sum())
+            for name, flags in covered.items()
+            if bool(flags.any())
+        )
 
     def _proposed(self, sample: Case) -> Iterator[tuple[Hypothesis, Variant]]:
         """Propose known causes together with any other, and any with what may be done to values afterwards."""
@@ -392,9 +461,29 @@ def _answers(variant: Variant, case: Case, outputs: Sequence[str]) -> dict[str, 
         return {}
     try:
         world = variant.apply(case.world)
-        return {} if world is None else answer(world, outputs, threads=case.facts.threads)
+        if world is None:
+            return {}
+        if _only_transforms(case.world, world):
+            added = world.transforms[len(case.world.transforms) :]
+            return {name: _transformed(world, name, case.reference[name], added) for name in outputs}
+        return answer(world, outputs, threads=case.facts.threads)
     except (FeatureStoreError, pa.ArrowException):
         return {}
+
+
+def _only_transforms(world: World, changed: World) -> bool:
+    """Tell whether all that was changed is what is done to values: then nothing need be computed again."""
+    parts = ("plan", "log", "as_of", "views", "requests", "fills")
+    count = len(world.transforms)
+    return changed.transforms[:count] == world.transforms and all(
+        getattr(changed, part) is getattr(world, part) for part in parts
+    )
+
+
+def _transformed(world: World, name: str, found: Values, transforms: Iterable[Transform]) -> Values:
+    for transform in transforms:
+        found = transform(world, name, found)
+    return found
 
 
 def _same(case: Case, name: str, found: Values) -> Flags:
@@ -444,6 +533,23 @@ def _groups(case: Case) -> list[tuple[str, ...]]:
 
 def _count(flags: Iterable[Flags]) -> int:
     return sum(int(found.sum()) for found in flags)
+
+
+def _light(world: World, rows: Ints, most_events: int) -> Ints:
+    """Take of some rows those of entities with few events, as many as there is room for."""
+    weights = np.zeros(len(rows), dtype=np.int64)
+    entity = np.zeros(len(rows), dtype=np.int64)
+    for view in world.views.values():
+        block, codes = view.entities()
+        own = codes[rows]
+        weights += np.where(own >= 0, np.diff(block.offsets)[np.maximum(own, 0)] if len(block.offsets) > 1 else 0, 0)
+        entity = np.unique(np.column_stack([entity, own]), axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(weights, kind="stable")
+    _, first = np.unique(entity[order], return_index=True)
+    added = np.zeros(len(rows), dtype=np.int64)
+    added[first] = weights[order][first]
+    count = max(_FEWEST_SAMPLED, int(np.searchsorted(np.cumsum(added), most_events, side="right")))
+    return np.sort(rows[order[:count]])
 
 
 def _spread(rows: Ints, most: int) -> Ints:

@@ -49,7 +49,7 @@ def findings(case: Case, proof: Proof) -> list[Finding]:
 
 def _merged_by(variant: Variant) -> str:
     """Return what findings have in common that are told as one: searched events of one view are, all else is not."""
-    return str(variant.parameters.get("view")) if variant.events and "since" not in variant.parameters else variant.said
+    return str(variant.parameters.get("view")) if variant.is_searched else variant.said
 
 
 def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int) -> Finding:
@@ -174,7 +174,7 @@ def _events_of(view: ViewWorld, row: int, chosen: Ints) -> Iterator[Event]:
     """Yield those of some events that are of a row's entity, oldest first."""
     index, codes = view.events.index
     code = index.codes([key.slice(row, 1) for key in view.keys])[0]
-    own = chosen[chosen < len(codes)]
+    own = view.events.rows_of(chosen)
     own = own[codes[own] == code]
     source = view.view.source
     table = view.events.table.take(pa.array(own)).sort_by(source.event_time)

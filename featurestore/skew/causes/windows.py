@@ -161,7 +161,7 @@ def _with_times(view: ViewWorld, change: Callable[[Ints], Ints]) -> Events:
             moved = pa.array(change(times), pa.int64(), mask=is_null)
             at = table.column_names.index(column.name)
             table = table.set_column(at, column.name, moved.cast(TIMESTAMP.arrow))
-    return Events(table, view.events.keys)
+    return Events(table, view.events.keys, numbers=view.events.numbers)
 
 
 def _zones(world: World) -> set[str]:

@@ -1,0 +1,149 @@
+"""Lots: rows that are explained at a time, because the events of all of them would not fit into memory.
+
+A lot holds every row of its entities. Of a lot that is done only its rows are kept, and the events that explain any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.kernels.keys import KeyIndex
+from featurestore.plan.model import Plan
+from featurestore.skew.causes.events import Events, loose
+from featurestore.skew.causes.model import Case, Facts
+from featurestore.skew.causes.prove import Proof
+from featurestore.skew.causes.world import Values, World
+from featurestore.skew.sampling import key_buckets
+
+Ints = npt.NDArray[np.int64]
+
+MOST_EVENTS = 2_000_000
+"""Events that a lot may have, all views together; an entity with more of them is a lot by itself."""
+
+MOST_LOTS = 16
+
+
+def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_EVENTS) -> list[Ints]:
+    """Share rows out by entity, in an order that follows from keys alone.
+
+    Args:
+        plan: The plan that answered the rows.
+        log: The rows.
+        facts: Counts events.
+        most_events: Events that a lot may have.
+
+    Returns:
+        The rows of each lot, ascending; rows that would need more than ``MOST_LOTS`` of them are in none.
+    """
+    weights = np.zeros(log.num_rows, dtype=np.int64)
+    for use in plan.uses:
+        weights += facts.count_events(use.view, [log.column(f"key__{name}").combine_chunks() for name in use.keys])
+    index, codes = KeyIndex.build([loose(log.column(f"key__{key.name}").combine_chunks()) for key in plan.join_keys])
+    weight = np.zeros(len(index), dtype=np.int64)
+    place = np.zeros(len(index), dtype=np.int64)
+    weight[codes], place[codes] = weights, key_buckets(plan, log)
+    order = np.argsort(place, kind="stable")
+    lot = np.empty(len(index), dtype=np.int64)
+    lot[order] = _filled(weight[order].tolist(), most_events)
+    of_row = lot[codes]
+    count = min(MOST_LOTS, int(of_row.max(initial=-1)) + 1)
+    return [np.flatnonzero(of_row == number) for number in range(count)]
+
+
+def _filled(weights: Sequence[int], most: int) -> list[int]:
+    """Return for each weight the number of the lot it goes into: a new one when the last is full."""
+    found = []
+    number = held = 0
+    for weight in weights:
+        if held and held + weight > most:
+            number, held = number + 1, 0
+        held += weight
+        found.append(number)
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is kept of a lot that is done.
+
+    Attributes:
+        case: Its rows, with only those events that explain any.
+        owner: Per output and row the assumption that explains the value.
+    """
+
+    case: Case
+    owner: Mapping[str, Ints]
+
+    @classmethod
+    def of(cls, case: Case, proof: Proof) -> Part:
+        """Keep what is needed of a case and its proof."""
+        views = {}
+        for alias, view in case.world.views.items():
+            named = [variant.events[alias] for variant in proof.variants if alias in variant.events]
+            wanted = np.unique(np.concatenate(named)) if named else np.zeros(0, dtype=np.int64)
+            rows = view.events.rows_of(wanted)
+            table = view.events.table.take(pa.array(rows))
+            views[alias] = replace(view, events=Events(table, view.events.keys, None, view.events.numbers_of(rows)))
+        return cls(replace(case, world=replace(case.world, views=views), memo={}), proof.owner)
+
+
+def joined(parts: Sequence[Part]) -> tuple[Case, dict[str, Ints]]:
+    """Put lots together again.
+
+    Args:
+        parts: The lots, at least one.
+
+    Returns:
+        One case of all rows, whose events are those that explain any; and the owners of its rows.
+    """
+    first = parts[0]
+    names = list(first.case.differs)
+    owner = {name: np.concatenate([part.owner[name] for part in parts]) for name in names}
+    if len(parts) == 1:
+        return first.case, owner
+    cases = [part.case for part in parts]
+    worlds = [case.world for case in cases]
+    case = replace(
+        first.case,
+        world=_world(worlds),
+        reference={name: _values([case.reference[name] for case in cases]) for name in names},
+        served={name: _values([case.served[name] for case in cases]) for name in names},
+        differs={name: np.concatenate([case.differs[name] for case in cases]) for name in names},
+        holds={name: np.concatenate([case.holds[name] for case in cases]) for name in names},
+    )
+    return case, owner
+
+
+def _world(worlds: Sequence[World]) -> World:
+    first = worlds[0]
+    views = {}
+    for alias, view in first.views.items():
+        own = [world.views[alias] for world in worlds]
+        events = Events(
+            pa.concat_tables([found.events.table for found in own]).combine_chunks(),
+            view.events.keys,
+            None,
+            np.concatenate([_numbers(found.events) for found in own]),
+        )
+        keys = tuple(pa.concat_arrays(columns) for columns in zip(*(found.keys for found in own), strict=True))
+        views[alias] = replace(view, events=events, keys=keys)
+    return replace(
+        first,
+        log=pa.concat_tables([world.log for world in worlds]).combine_chunks(),
+        as_of=np.concatenate([world.as_of for world in worlds]),
+        views=views,
+        requests={name: pa.concat_arrays([world.requests[name] for world in worlds]) for name in first.requests},
+    )
+
+
+def _numbers(events: Events) -> Ints:
+    return events.numbers_of(np.arange(events.table.num_rows, dtype=np.int64))
+
+
+def _values(parts: Sequence[Values]) -> Values:
+    return Values(pa.concat_arrays([part.values for part in parts]), np.concatenate([part.statuses for part in parts]))
