@@ -1,0 +1,109 @@
+"""Rows are explained lot by lot: the lots share all rows out, and what is found does not depend on them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.skew.causes import lots
+from featurestore.skew.causes.events import Events
+from featurestore.skew.causes.lots import lots_of
+from featurestore.skew.causes.model import Facts
+from featurestore.temporal import to_datetime
+from tests.strategies import START_US
+
+HOUR = 3_600_000_000
+INSTANT = pa.timestamp("us", tz="UTC")
+
+
+def facts(weights):
+    """Return facts by which the n-th user has so many events."""
+    counts = np.array(weights, dtype=np.int64)
+    return Facts((), lambda *_: None, count_events=lambda _, keys: counts[keys[0].to_numpy()])
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with thirty users of some events each."""
+    chance = np.random.default_rng(5)
+    table = pa.table(
+        {
+            "user": np.arange(300) % 30,
+            "at": pa.array(START_US + chance.integers(0, 48, 300) * HOUR + 1, pa.int64()).cast(INSTANT),
+            "amount": chance.integers(1, 9, 300).astype(np.float64),
+        }
+    )
+    pq.write_table(table, tmp_path / "events.parquet")
+    view = FeatureView(
+        "spending",
+        entity=Entity("user", key="user", dtype="int64"),
+        source=FileSource("events", path=tmp_path / "events.parquet", event_time="at"),
+        features={"total": agg.sum(col("amount")).over("1d"), "orders": agg.count().over("2d")},
+    )
+    with FeatureStore.local(tmp_path / "store") as found:
+        found.apply(FeatureService("model", features=[view]))
+        yield found
+
+
+def log_of(store, users):
+    plan = store.plan("model")
+    return plan, pa.table({"key__user": pa.array(users, pa.int64())})
+
+
+def test_lots_share_all_rows_out_and_keep_entities_together(store):
+    users = [5, 1, 2, 5, 3, 1, 4]
+    plan, log = log_of(store, users)
+    found = lots_of(plan, log, facts([0, 10, 10, 10, 10, 25]), most_events=25)
+    assert sorted(np.concatenate(found).tolist()) == list(range(7))
+    assert len(found) > 2
+    owners = [{users[row] for row in rows} for rows in found]
+    assert sum(len(one) for one in owners) == 5, "every user is in one lot"
+    assert all(sum([0, 10, 10, 10, 10, 25][user] for user in one) <= 25 for one in owners)
+
+
+def test_there_is_an_end_to_the_lots(store, monkeypatch):
+    monkeypatch.setattr(lots, "MOST_LOTS", 2)
+    plan, log = log_of(store, list(range(6)))
+    found = lots_of(plan, log, facts([10] * 6), most_events=10)
+    assert [len(rows) for rows in found] == [1, 1]
+
+
+def served_wrong(store):
+    """Log what would have been served had one event of every third user been lost, and the rest as it is."""
+    as_of = to_datetime(START_US + 49 * HOUR)
+    store.materialize(until=to_datetime(START_US + 50 * HOUR))
+    answer = store.get_online_features("model", [{"user": user} for user in range(30)], as_of=as_of)
+    rows = [list(row) for row in answer.rows]
+    for user in range(0, 30, 3):
+        rows[user][list(answer.columns).index("spending__orders")] -= 1
+    store._serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
+
+
+def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
+    served_wrong(store)
+    span = {"since": to_datetime(START_US), "until": to_datetime(START_US + 99 * HOUR)}
+    whole = store.audit("model", **span)
+    asked = []
+    monkeypatch.setattr(
+        "featurestore.skew.explaining.lots_of",
+        lambda *given: asked.append(lots_of(*given, most_events=200)) or asked[-1],
+    )
+    apart = store.audit("model", **span)
+    assert len(asked[0]) == 2
+    assert whole.different == 10
+    assert apart.examined == whole.examined == 10
+    assert apart.causes == whole.causes
+    assert {finding.rows for finding in apart.findings} == {finding.rows for finding in whole.findings}
+
+
+def test_narrowed_events_keep_their_numbers():
+    table = pa.table({"user": ["b", "a", " A", "c"], "x": [1, 2, 3, 4]})
+    events = Events(table, ("user",), numbers=np.array([7, 8, 9, 10]))
+    own = events.only([pa.array(["a"])])
+    assert own.table.column("x").to_pylist() == [2, 3]
+    assert own.numbers_of(np.array([0, 1])).tolist() == [8, 9]
+    assert own.rows_of(np.array([9, 7, 8])).tolist() == [1, 0]
+    assert events.only([pa.array(["a", "b", "c"])]) is events
