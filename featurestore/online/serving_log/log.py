@@ -239,10 +239,10 @@ class ServingLog:
         """
         wanted = _within(since_us, until_us)
         sealed, unsealed = self._listed(service)
-        found = sum(_rows_of(logged).filter(wanted).num_rows for logged in unsealed)
+        found = sum(int(_rows_of(logged).filter(wanted).num_rows) for logged in unsealed)
         for path in sealed:
             try:
-                found += ds.dataset(path, format="parquet").count_rows(filter=wanted)
+                found += int(ds.dataset(path, format="parquet").count_rows(filter=wanted))
             except (OSError, pa.ArrowException) as error:
                 raise self._storage_error("read", path, error) from error
         return found

@@ -78,7 +78,7 @@ class Events:
         order = np.argsort(self.numbers, kind="stable")
         place = np.minimum(np.searchsorted(self.numbers[order], numbers), len(order) - 1)
         rows = order[place] if len(order) else place[:0]
-        return rows[self.numbers[rows] == numbers] if len(order) else rows
+        return np.asarray(rows[self.numbers[rows] == numbers] if len(order) else rows, dtype=np.int64)
 
     @cached_property
     def loose_index(self) -> tuple[KeyIndex, Ints]:
