@@ -74,11 +74,15 @@ class Events:
     def rows_of(self, numbers: Ints) -> Ints:
         """Return for each of some events that is in the table a row that holds it."""
         if self.numbers is None:
-            return numbers[numbers < self.table.num_rows]
-        order = np.argsort(self.numbers, kind="stable")
-        place = np.minimum(np.searchsorted(self.numbers[order], numbers), len(order) - 1)
-        rows = order[place] if len(order) else place[:0]
-        return np.asarray(rows[self.numbers[rows] == numbers] if len(order) else rows, dtype=np.int64)
+            found = numbers[numbers < self.table.num_rows]
+        elif len(self.numbers) == 0:
+            found = np.zeros(0, dtype=np.int64)
+        else:
+            order = np.argsort(self.numbers, kind="stable")
+            place = np.searchsorted(self.numbers[order], numbers)
+            rows = order[np.minimum(place, len(order) - 1)]
+            found = rows[self.numbers[rows] == numbers]
+        return np.asarray(found, dtype=np.int64)
 
     @cached_property
     def loose_index(self) -> tuple[KeyIndex, Ints]:
