@@ -36,7 +36,7 @@ from featurestore.skew.policy import Policy
 from featurestore.sources import ReadSettings, open_scans
 from featurestore.temporal import FixedClock, format_instant, to_datetime
 
-Progress = Callable[[str, int, int | None], None]
+Progress = Callable[[str, int, int], None]
 """Is told what is being done, how far it is, and how far it will go if that is known."""
 
 _EVENTS_EACH = 12
