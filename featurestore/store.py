@@ -735,6 +735,7 @@ class FeatureStore:
             RequestError: A field is missing, unknown or of a wrong type, or no such request was logged.
             InstantError: ``at`` is no instant.
             SourceError: A source cannot give its rows.
+            ValueOverflowError: An integer sum does not fit into int64.
             StorageError: The serving log cannot be written or read.
         """
         from featurestore.explaining.explain import Explainer
