@@ -90,7 +90,7 @@ def test_events_listed_as_used_give_the_value_whatever_others_come_along(scenari
             event(f"{feature.aggregation}: {'some' if needed.any() else 'no'} events used")
 
 
-@examples(150)
+@examples(100)
 @given(ANY, st.one_of(st.just(NO_WATERMARK), instants()))
 def test_the_fate_of_an_event_is_the_first_rule_that_leaves_it_out(scenario, watermark):
     """Horizon, then what was known, then the window, membership and null; ranking only chooses among the rest."""
@@ -104,7 +104,7 @@ def test_the_fate_of_an_event_is_the_first_rule_that_leaves_it_out(scenario, wat
                 assert expected == (Fate.USED if is_ranked else found), feature
 
 
-@examples(80)
+@examples(40)
 @given(ANY)
 def test_ranked_features_use_as_many_events_as_their_value_has(scenario):
     """Lists are as long as the events used; a count counts them."""
