@@ -83,6 +83,8 @@ class ServerConfig(_Table):
         shutdown_seconds: How long requests under way may take to finish when the server is stopped.
         auth: ``"keys"``: every request needs an API key. ``"none"``: anybody who reaches the server may do anything.
         workers: How many processes serve.
+        on_fingerprint_mismatch: What becomes of a caller whose ``expected_fingerprint`` is not the live plan's:
+            ``"refuse"`` answers 409, ``"flag"`` answers and says so in the header ``X-Fingerprint-Mismatch``.
         max_requests: Most requests under way in one process; further ones are answered 503.
         deadline_seconds: How long a question may take that runs in a thread; then it is answered 504.
         compress_from: Answers of so many bytes or more are compressed for callers that accept it.
@@ -100,6 +102,7 @@ class ServerConfig(_Table):
     shutdown_seconds: int = Field(default=10, ge=0)
     auth: Literal["keys", "none"] = "keys"
     workers: int = Field(default=1, ge=1)
+    on_fingerprint_mismatch: Literal["refuse", "flag"] = "refuse"
     max_requests: int = Field(default=256, gt=0)
     deadline_seconds: float = Field(default=30.0, gt=0)
     compress_from: Bytes = Field(default=32_000, gt=0)

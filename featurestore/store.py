@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config
 from featurestore.errors import RegistryError, listing
-from featurestore.temporal import Clock, SystemClock, instant_us, moment_us
+from featurestore.temporal import Clock, SystemClock, duration_us, instant_us, moment_us
 
 if TYPE_CHECKING:
     from featurestore.auditing import Auditor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featurestore.event_log import EventLog
     from featurestore.explaining.model import Explanation
     from featurestore.forgetting import Forgotten
+    from featurestore.gating import Gate
     from featurestore.live import LivePlans, Removed, ServiceState
     from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
@@ -573,6 +574,29 @@ class FeatureStore:
         now_us = self._clock.now_us()
         verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
         return verifier.verify(service, rows=rows, instant_count=instants, now_us=now_us, progress=progress)
+
+    def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str = "7d") -> Gate:
+        """Tell whether what would be served now is what a training set was made of.
+
+        Looked at are the definition, the columns of answers, the columns of sources, whether the set was built with
+        hindsight, online state, and the verdict and age of the last audit.
+
+        Args:
+            training_set: Its folder, or its manifest's file.
+            max_audit_age: How old the last audit may be.
+
+        Returns:
+            The checks and the verdict.
+
+        Raises:
+            TrainingSetError: There is no training set, or its manifest is damaged.
+        """
+        from featurestore.gating import Gatekeeper
+        from featurestore.offline.dataset import read_manifest
+
+        gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
+        age_us = duration_us(max_audit_age)
+        return gatekeeper.look(read_manifest(training_set), max_audit_age_us=age_us, now_us=self._clock.now_us())
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
         """Return what verifications found, newest first.

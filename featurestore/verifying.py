@@ -26,7 +26,7 @@ from featurestore.offline.training_set import compute_reference
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.memory import MemoryOnlineStore
 from featurestore.online.store import OnlineStore
-from featurestore.plan.model import Column, Plan, ViewPlan
+from featurestore.plan.model import Column, Plan
 from featurestore.registry import CertificateRecord, Registry
 from featurestore.skew.audit import Options, audit
 from featurestore.skew.certificate import Certificate
@@ -81,10 +81,10 @@ class Verifier:
         sources = self.catalog.sources(use.view.source.name for use in plan.uses)
         logged = logged_questions(plan, self.recent(service))
         each = max(1, -(-rows // instant_count))
-        with open_scans(_views(plan), sources, self.settings) as scans:
+        with open_scans(plan.views, sources, self.settings) as scans:
             picked = occurrences(plan, _EVENTS_EACH, scans)
             known = entities(plan, rows, logged, scans)
-            read = tuple(source_entry(view, scans[view.name]) for view in _views(plan))
+            read = tuple(source_entry(view, scans[view.name]) for view in plan.views)
         asked_at = instants(picked, instant_count, until_us=now_us)
         if not known or not asked_at:
             hint = "Verify once its sources hold events."
@@ -105,7 +105,7 @@ class Verifier:
     def _fill(self, plan: Plan, online: OnlineStore, registry: Registry, instant: int) -> None:
         """Let state be what materializing at an instant would have made of it."""
         materialize(
-            _views(plan),
+            plan.views,
             catalog=self.catalog,
             registry=registry,
             store=online,
@@ -138,7 +138,7 @@ class Verifier:
         certificate = Certificate(
             service=plan.name,
             fingerprint=plan.fingerprint,
-            views={view.name: view.fingerprint for view in _views(plan)},
+            views={view.name: view.fingerprint for view in plan.views},
             ran_at=format_instant(now),
             since=format_instant(asked_at[0]),
             until=format_instant(asked_at[-1]),
@@ -153,11 +153,6 @@ class Verifier:
         record = CertificateRecord(plan.name, plan.fingerprint, now, certificate.verdict, certificate.to_json())
         self.registry.add_certificate(record)
         return certificate
-
-
-def _views(plan: Plan) -> list[ViewPlan]:
-    """Return the views that a plan uses, once each."""
-    return list({use.view.name: use.view for use in plan.uses}.values())
 
 
 def _registry(folder: Path) -> Registry:

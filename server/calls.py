@@ -38,9 +38,22 @@ class Call:
         seconds: How long it took, known once it has ended.
         answer: What the library answered, if it did.
         code: Code of the problem, if the answer is one.
+        mismatch: Fingerprint of the plan that answered, if the caller expected another one; else empty.
     """
 
-    __slots__ = ("_began", "answer", "code", "headers", "method", "request_id", "route", "seconds", "sent", "status")
+    __slots__ = (
+        "_began",
+        "answer",
+        "code",
+        "headers",
+        "method",
+        "mismatch",
+        "request_id",
+        "route",
+        "seconds",
+        "sent",
+        "status",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self._began = time.perf_counter()
@@ -54,6 +67,7 @@ class Call:
         self.seconds = 0.0
         self.answer: OnlineFeatures | None = None
         self.code = ""
+        self.mismatch = ""
         scope[_SCOPE_KEY] = self
         REQUEST_ID.set(self.request_id)
 
@@ -68,6 +82,8 @@ class Call:
             if message["type"] == "http.response.start":
                 self.status = int(message["status"])
                 headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+                if self.mismatch:
+                    headers.append((b"x-fingerprint-mismatch", self.mismatch.encode()))
                 if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
                     headers.append((b"retry-after", RETRY_AFTER))
                 message["headers"] = headers

@@ -107,18 +107,21 @@ class FeaturesRoute:
             raise too_late(seconds) from None
 
     def _look_up(self, call: Call, form: Form, question: Question) -> _Body:
+        is_strict = self._limits().on_fingerprint_mismatch == "refuse"
         result = self._store().get_online_features(
             question.service,
             question.entities,
             request=question.request,
             as_of=question.as_of,
-            expected_fingerprint=question.expected_fingerprint,
+            expected_fingerprint=question.expected_fingerprint if is_strict else None,
             request_id=call.request_id,
             partial=question.partial,
             model=question.model,
             model_version=question.model_version,
         )
         call.answer = result
+        if question.expected_fingerprint not in (None, result.fingerprint):
+            call.mismatch = result.fingerprint
         content = body_of(result, form, describe=question.describe, event_times=question.event_times)
         if not form.coding or len(content) < self._limits().compress_from:
             return _Body(content, form.media_type, "")

@@ -75,6 +75,7 @@ class Metrics:
         self._reading = histogram("store_read_seconds", "Reading the online store, per question.", "service")
         self._computing = histogram("compute_seconds", "Evaluating states in the kernels, per question.", "service")
         self._partial = counter("partial_answers", "Answers in which a view is missing.", "service")
+        self._mismatched = counter("fingerprint_mismatches", "Answers of another plan than was expected.", "service")
         self._lost = counter("serving_log_lost_rows", "Served rows that no log has, because too many waited.")
         self._waiting = Gauge(
             "featurestore_serving_log_waiting_rows",
@@ -108,6 +109,8 @@ class Metrics:
         children.computing.observe(answer.effort.compute_seconds)
         if answer.errors:
             children.partial.inc()
+        if call.mismatch:
+            self._mismatched.labels(service).inc()
 
     def note_log(self, *, waiting_rows: int, lost_rows: int) -> None:
         """Note how this process's serving log is."""

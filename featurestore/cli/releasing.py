@@ -1,4 +1,4 @@
-"""Commands for the time before a release: verifying that both roads agree."""
+"""Commands for the time before a release: do both roads agree, and is it what was trained on?"""
 
 from __future__ import annotations
 
@@ -54,3 +54,20 @@ def certificates(
             for one in found
         ],
     )
+
+
+@app.command()
+def gate(
+    context: typer.Context,
+    manifest: Annotated[Path, typer.Argument(help="A training set's folder, or its manifest.", show_default=False)],
+    max_audit_age: Annotated[str, typer.Option(help="How old the last audit may be.")] = "7d",
+    json: Annotated[Path | None, typer.Option(help="Write what was found to this file.", show_default=False)] = None,
+) -> None:
+    """Is what would be served what was trained on? Exit code 0 to go on, 1 to stop, 2 if it cannot tell."""
+    with store_of(context) as store:
+        found = store.gate(manifest, max_audit_age=max_audit_age)
+    if json is not None:
+        json.write_text(found.to_json())
+    show(["check", "result", "found"], [[check.name, check.result, "\n".join(check.said)] for check in found.checks])
+    typer.echo(f"{found.service}: {found.verdict}")
+    raise typer.Exit(found.exit_code)

@@ -82,10 +82,12 @@ class Calls:
     Attributes:
         timeout_seconds: Time of a call, repetitions and pauses included, if the caller names no other.
         retries: When a request is repeated.
+        pins: By service the plan that every answer must be of.
     """
 
     timeout_seconds: float
     retries: Retries
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     def features(
         self,
@@ -98,6 +100,7 @@ class Calls:
         **options: Any,
     ) -> Steps[OnlineFeatures]:
         """Ask for features."""
+        options["expected_fingerprint"] = options.get("expected_fingerprint") or self.pins.get(service)
         question = messages.write_question(service, entities, request, as_of, options)
         headers = {} if request_id is None else {"X-Request-Id": request_id}
         body = yield from self._ask("POST", "/v1/features", timeout, question, headers=headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 from featurestore.client.calls import JSON, Answer, Calls, Sending, Steps, T, Waiting, unreachable
 from featurestore.client.messages import Health, ServiceInfo
+from featurestore.client.pins import pinned_by
 from featurestore.client.retries import Retries
 from featurestore.errors import ConfigError
 from featurestore.online.result import OnlineFeatures, PushResult
@@ -62,6 +64,7 @@ class FeatureStoreClient:
         api_key: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         retries: Retries | None = None,
+        trained_on: str | os.PathLike[str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Take the address; nothing is connected yet.
@@ -72,13 +75,15 @@ class FeatureStoreClient:
             timeout: Seconds that a call may take, repetitions included. Nothing is sent later; to connect, to send and
                 to be answered may each take what was left when it began.
             retries: When a request answered 503 is repeated; ``Retries()`` if ``None``.
+            trained_on: Folder of a training set, or its manifest: answers of its service must be of the plan it pins,
+                as if each call named it as ``expected_fingerprint``.
             transport: What carries requests instead of the network's sockets: a proxy, another TLS context, a test.
 
         Raises:
-            ConfigError: The address is none, or the key cannot be one.
+            ConfigError: The address is none, the key cannot be one, or there is no such manifest.
         """
         self.url = _address(url)
-        self._calls = Calls(timeout, retries or Retries())
+        self._calls = Calls(timeout, retries or Retries(), pinned_by(trained_on))
         self._http = httpx.Client(base_url=self.url, headers=_headers(api_key), transport=transport, limits=_LIMITS)
 
     def get_online_features(
@@ -240,11 +245,12 @@ class AsyncFeatureStoreClient:
         api_key: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         retries: Retries | None = None,
+        trained_on: str | os.PathLike[str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Take the address, as ``FeatureStoreClient`` does."""
         self.url = _address(url)
-        self._calls = Calls(timeout, retries or Retries())
+        self._calls = Calls(timeout, retries or Retries(), pinned_by(trained_on))
         self._http = httpx.AsyncClient(
             base_url=self.url, headers=_headers(api_key), transport=transport, limits=_LIMITS
         )

@@ -27,6 +27,32 @@ MANIFEST_NAME = "_manifest.json"
 _BATCH_ROWS = 1 << 17
 
 
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of a training set.
+
+    Args:
+        path: The training set's folder, or the manifest itself.
+
+    Raises:
+        TrainingSetError: There is none, or it is damaged.
+    """
+    given = Path(path)
+    return _manifest(given, given if given.is_file() else given / MANIFEST_NAME)
+
+
+def _manifest(given: Path, file: Path) -> Manifest:
+    where = f"training set '{given}'"
+    try:
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        problem = "there is no manifest in it" if given.is_dir() else "there is no such folder"
+        hint = f"A training set is a folder with Parquet files and a {MANIFEST_NAME}."
+        raise TrainingSetError(problem, where=where, hint=hint, code="training-set-missing") from None
+    except OSError as error:
+        raise StorageError(f"the manifest cannot be read: {error.strerror}", where=where) from error
+    return Manifest.from_json(text, where=where)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """A training set that was built.
@@ -47,16 +73,7 @@ class TrainingSet:
             TrainingSetError: There is none, or its manifest is damaged.
         """
         folder = Path(path)
-        where = f"training set '{folder}'"
-        try:
-            text = (folder / MANIFEST_NAME).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            problem = "there is no manifest in it" if folder.is_dir() else "there is no such folder"
-            hint = f"A training set is a folder with Parquet files and a {MANIFEST_NAME}."
-            raise TrainingSetError(problem, where=where, hint=hint, code="training-set-missing") from None
-        except OSError as error:
-            raise StorageError(f"the manifest cannot be read: {error.strerror}", where=where) from error
-        return cls(folder, Manifest.from_json(text, where=where))
+        return cls(folder, _manifest(folder, folder / MANIFEST_NAME))
 
     @property
     def row_count(self) -> int:

@@ -254,6 +254,11 @@ class Plan:
         }
         return tuple(Column(name, found[name]) for name in sorted(found))
 
+    @property
+    def views(self) -> tuple[ViewPlan, ...]:
+        """The views it reads, once each however often they are used."""
+        return tuple({use.view.name: use.view for use in self.uses}.values())
+
     def to_json(self) -> str:
         """Return the plan as canonical JSON; equal plans give equal text."""
         return to_json(self)

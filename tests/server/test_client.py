@@ -336,3 +336,20 @@ def test_the_serving_log_names_the_model_that_asked(client, store):
     store._serving_log.flush()
     (table,) = store._serving_log.read("plain", since_us=0, until_us=2**60)
     assert table.select(["model", "model_version"]).to_pylist() == [{"model": "churn", "model_version": "7"}]
+
+
+def test_a_client_is_answered_by_the_plan_it_was_trained_on(kind, store, tmp_path):
+    manifest = tmp_path / "_manifest.json"
+    manifest.write_text(json.dumps({"service": "plain", "fingerprint": store.plan("plain").fingerprint}))
+    transport = httpx.ASGITransport(create_app(store))
+    client = client_of(kind, "http://test", transport, trained_on=tmp_path)
+    assert client.get_online_features("plain", [{"user": 1}]).fingerprint == store.plan("plain").fingerprint
+    manifest.write_text(json.dumps({"service": "plain", "fingerprint": "0" * 64}))
+    client = client_of(kind, "http://test", transport, trained_on=manifest)
+    with pytest.raises(FingerprintMismatchError):
+        client.get_online_features("plain", [{"user": 1}])
+    assert client.get_online_features("all_of_it", [{"user": 1}], {"budget": 1.0}).rows
+    for text, problem in (("[]", "is no manifest"), (None, "No such file")):
+        manifest.write_text(text) if text else manifest.unlink()
+        with pytest.raises(ConfigError, match=problem):
+            client_of(kind, "http://test", transport, trained_on=tmp_path).services()

@@ -301,3 +301,13 @@ def test_the_body_of_the_documented_example_is_answered(call):
     question = document["components"]["schemas"]["Question"]["properties"]
     assert json.loads(json.dumps(question["entities"]["examples"]))
     assert question["as_of"]["examples"] == ["2013-12-01T12:00:00Z"]
+
+
+def test_another_plan_than_expected_is_flagged_if_the_server_says_so(store):
+    flagging = store.config.server.model_copy(update={"on_fingerprint_mismatch": "flag"})
+    store.config = store.config.model_copy(update={"server": flagging})
+    live = store.plan("plain").fingerprint
+    call = Caller(create_app(store))
+    answer = call.ask(expected_fingerprint="0" * 64)
+    assert (answer.status_code, answer.headers["x-fingerprint-mismatch"]) == (200, live)
+    assert "x-fingerprint-mismatch" not in call.ask(expected_fingerprint=live).headers

@@ -1,0 +1,34 @@
+"""What a training set pins: the plan its service must answer by."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from featurestore.errors import ConfigError
+
+_MANIFEST = "_manifest.json"
+
+
+def pinned_by(trained_on: str | os.PathLike[str] | None) -> dict[str, str]:
+    """Return by service the fingerprint of a training set's plan.
+
+    Args:
+        trained_on: The training set's folder, or its manifest; ``None`` pins nothing.
+
+    Raises:
+        ConfigError: There is no such manifest, or the file is none.
+    """
+    if trained_on is None:
+        return {}
+    given = Path(trained_on)
+    path = given if given.is_file() else given / _MANIFEST
+    where, hint = "client", "Give the folder of a training set, or its manifest."
+    try:
+        manifest = json.loads(path.read_bytes())
+        return {str(manifest["service"]): str(manifest["fingerprint"])}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", where=where, hint=hint, code="no-manifest") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no manifest", where=where, hint=hint, code="no-manifest") from None
