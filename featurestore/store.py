@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config
 from featurestore.errors import RegistryError, listing
-from featurestore.temporal import Clock, SystemClock, duration_us, instant_us, moment_us
+from featurestore.temporal import Clock, Refresh, SystemClock, duration_us, instant_us, moment_us, parse_refresh
 
 if TYPE_CHECKING:
     from featurestore.auditing import Auditor
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from featurestore.skew.drift.report import DriftReport
     from featurestore.skew.policy import Policy
     from featurestore.skew.report import AuditReport
+    from featurestore.skew.simulation import Simulation
     from featurestore.sources import ReadSettings
 
 Instant = datetime | str
@@ -574,6 +575,44 @@ class FeatureStore:
         now_us = self._clock.now_us()
         verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
         return verifier.verify(service, rows=rows, instant_count=instants, now_us=now_us, progress=progress)
+
+    def simulate(
+        self, view: str, policies: Sequence[Refresh | str], *, spine: Any = None, rows: int = 20_000
+    ) -> Simulation:
+        """Tell how far a view's values would lie from fresh ones under several refresh policies, on real history.
+
+        Args:
+            view: Name of the view.
+            policies: ``every(…)``, ``continuous()``, or text: ``"every 1h lag 10m"``.
+            spine: What to ask, in any form that training sets take; chosen from the source if ``None``.
+            rows: How many questions to choose.
+
+        Returns:
+            Per policy the share of differing values and their sizes, staleness, and runs a day.
+
+        Raises:
+            RequestError: There is no such view.
+            InstantError: A policy is unreadable.
+            SourceError: The source cannot give its rows, or there are none.
+            SpineError: The spine lacks a column.
+        """
+        from featurestore.errors import RequestError, listing
+        from featurestore.simulating import simulate
+
+        chosen = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
+        views = self._catalog.views()
+        if view not in views:
+            hint = listing("Views", sorted(views), wrong=view)
+            raise RequestError(f"there is no feature view '{view}'", field="/view", hint=hint, code="unknown-view")
+        return simulate(
+            views[view],
+            chosen,
+            sources=self._catalog.sources([views[view].source.name]),
+            settings=self._settings,
+            spine=spine,
+            rows=rows,
+            now_us=self._clock.now_us(),
+        )
 
     def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str = "7d") -> Gate:
         """Tell whether what would be served now is what a training set was made of.

@@ -217,6 +217,26 @@ def every(period: str | timedelta | int, lag: str | timedelta | int = 0) -> Refr
     return Refresh(period_us=period_us, lag_us=duration_us(lag))
 
 
+def parse_refresh(text: str) -> Refresh:
+    """Read a policy as ``str(Refresh)`` writes it: ``"continuous"``, ``"every 1h"``, ``"every 1h lag 10m"``.
+
+    Raises:
+        InstantError: It is none of these, or a duration is unreadable.
+
+    Example:
+        >>> print(parse_refresh("every 1h lag 10m"))
+        every 1h, lag 10m
+    """
+    match text.replace(",", " ").split():
+        case ["continuous"]:
+            return continuous()
+        case ["every", period]:
+            return every(period)
+        case ["every", period, "lag", lag]:
+            return every(period, lag)
+    raise InstantError(f"'{text}' is no refresh", hint="Say 'continuous', 'every 1h' or 'every 1h lag 10m'.")
+
+
 def horizons(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, inclusive: int) -> tuple[int, int]:
     """Return the bounds of what a question at ``as_of`` may see: event time and ingest time, both exclusive.
 

@@ -1,4 +1,4 @@
-"""Commands for the time before a release: do both roads agree, and is it what was trained on?"""
+"""Commands for the time before a release: do both roads agree, how fresh need they be, what was trained on?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, show, store_of, working
+from featurestore.cli.common import PRINT, Service, app, show, show_report, store_of, working, write_page
 
 
 @app.command()
@@ -22,7 +22,7 @@ def verify(
     with working("replaying history"), store_of(context) as store:
         certificate = store.verify(service, rows=rows, instants=instants)
     if json is not None:
-        json.write_text(certificate.to_json())
+        write_page(json, certificate.to_json())
     typer.echo(str(certificate))
     for reason in certificate.report.reasons if certificate.exit_code else ():
         typer.echo(f"  {reason}")
@@ -67,7 +67,29 @@ def gate(
     with store_of(context) as store:
         found = store.gate(manifest, max_audit_age=max_audit_age)
     if json is not None:
-        json.write_text(found.to_json())
+        write_page(json, found.to_json())
     show(["check", "result", "found"], [[check.name, check.result, "\n".join(check.said)] for check in found.checks])
     typer.echo(f"{found.service}: {found.verdict}")
     raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def simulate(
+    context: typer.Context,
+    view: Annotated[str, typer.Argument(help="Name of a feature view.", show_default=False)],
+    refresh: Annotated[list[str], typer.Option(help="A policy: 'every 1h lag 10m', 'continuous'. May be repeated.")],
+    spine: Annotated[
+        Path | None, typer.Option(help="Questions: a Parquet file with keys and as_of.", show_default=False)
+    ] = None,
+    rows: Annotated[int, typer.Option(help="How many questions to choose.", min=1)] = 20_000,
+    json: Annotated[Path | None, typer.Option(help="Write what was found to this file.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.", show_default=False)] = None,
+) -> None:
+    """Show how far values would lie from fresh ones under some refresh policies, on real history."""
+    from featurestore.skew.simulation_view import render, render_html
+
+    with working("answering under each policy"), store_of(context) as store:
+        found = store.simulate(view, refresh, spine=spine, rows=rows)
+    if html is not None:
+        write_page(html, render_html(found))
+    show_report(lambda: render(found), found.to_json, json)

@@ -1,0 +1,63 @@
+"""What refresh policies would cost in freshness, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from featurestore.skew.compare import FeatureCounts
+
+SCHEMA = "featurestore-simulation-1"
+"""Name and version of the simulation's JSON form."""
+
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """How a view would answer under one refresh policy, beside one that is always fresh.
+
+    Attributes:
+        refresh: The policy, in words.
+        runs_per_day: Runs that keep its promise; ``None`` for ``continuous``, which takes every event as it comes.
+        staleness_s: How far before the question the newest event may lie that counts, in seconds: median, 95th
+            percentile, and largest over the questions.
+        features: How the features differ from fresh ones, sorted by name; ``mismatch`` and the like count rows.
+    """
+
+    refresh: str
+    runs_per_day: float | None
+    staleness_s: tuple[float, float, float]
+    features: tuple[FeatureCounts, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of all values that differ from fresh ones."""
+        compared = sum(feature.compared for feature in self.features)
+        return sum(feature.different for feature in self.features) / compared if compared else 0.0
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What several policies would do to one view.
+
+    Attributes:
+        view: Name of the view.
+        declared: Its present policy, in words.
+        since: First instant asked about.
+        until: Last instant asked about.
+        rows: Questions: pairs of entity and instant.
+        policies: The policies, in the order they were asked about.
+        schema: Name and version of this form.
+    """
+
+    view: str
+    declared: str
+    since: str
+    until: str
+    rows: int
+    policies: tuple[PolicyOutcome, ...]
+    schema: str = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the simulation as JSON."""
+        return msgspec.json.encode(self).decode()
