@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.kernels.events import Status
 from featurestore.offline.build import AS_OF, Features
@@ -27,6 +28,7 @@ from featurestore.skew.sampling import sampled, shards
 from featurestore.skew.slices import SliceTally, age_classes, as_text, null_classes, width_of
 from featurestore.temporal import format_instant
 
+Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
@@ -39,6 +41,7 @@ Progress = Callable[[str, int, int], None]
 BATCH_ROWS = 350_000
 """Rows recomputed at a time; each time the sources are read once."""
 
+_WORST_OF_FEATURE = 4
 _STATUS_NAMES = pa.array([status.name for status in Status])
 _UNKNOWN_PLAN = "the plan that answered them is not in the registry"
 _LOST = "the serving log could not keep them"
@@ -194,7 +197,7 @@ def _report(
         beyond_newest_event=found.beyond,
         fingerprints=dict(sorted(found.fingerprints.items())),
         features=features,
-        worst=tuple(mismatch for _, mismatch in found.worst),
+        worst=tuple(_with_cause(mismatch, explained) for _, mismatch in found.worst),
         skipped=skipped,
         kind=options.kind,
         sample=options.sample,
@@ -205,6 +208,12 @@ def _report(
         slices=found.slices.slices(),
         telling="" if telling is None else str(telling),
     )
+
+
+def _with_cause(mismatch: Mismatch, explained: Sequence[Explained]) -> Mismatch:
+    told = (one.about(mismatch.feature, mismatch.request_id, mismatch.row) for one in explained)
+    cause, events = next((found for found in told if found is not None), ("", ()))
+    return replace(mismatch, cause=cause, events=events)
 
 
 def _sums(served: int, compared: int, skipped: Sequence[Skipped], features: Sequence[FeatureCounts]) -> str:
@@ -252,7 +261,7 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
             reference=expected.values[name],
             current=log.column(f"value__{name}").combine_chunks(),
             reference_statuses=expected.statuses[name],
-            current_statuses=log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False),
+            current_statuses=_codes(log, name),
             is_stale=stale,
         )
         known = found.features.get(name)
@@ -262,7 +271,7 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
         differs[name] = compared.differs
         _keep_worst(plan, name, log, expected, compared, stale, found)
     any_differs = np.any(list(differs.values()), axis=0) if differs else np.zeros(log.num_rows, dtype=np.bool_)
-    found.slices.add(as_of, any_differs, _properties(plan, log, as_of, options.by))
+    found.slices.add(as_of, any_differs, _properties(plan, log, expected, stale, options.by))
     if options.explain is not None:
         found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, differs)
 
@@ -280,8 +289,9 @@ def _spine(plan: Plan, log: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _properties(plan: Plan, log: pa.Table, as_of: Ints, by: Sequence[str]) -> dict[str, pa.Array]:
-    """Return the properties that rows are told apart by."""
+def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the properties that rows are told apart by; statuses are those of training and of serving."""
+    as_of = _instants(log, AS_OF)
     found = {
         f"staleness of {use.alias}": age_classes(
             event_bounds(use.view, as_of)[1] - _instants(log, f"watermark__{use.alias}")
@@ -289,17 +299,26 @@ def _properties(plan: Plan, log: pa.Table, as_of: Ints, by: Sequence[str]) -> di
         for use in plan.uses
         if f"watermark__{use.alias}" in log.column_names
     }
+    found["state"] = pa.array(["on time", "behind its refresh"]).take(pa.array(stale.astype(np.int8)))
     found["key shard"] = pa.array(shards(plan, log)).cast(pa.string())
     found["nulls served"] = null_classes([log.column(f"value__{output.name}") for output in plan.outputs])
     found["fingerprint"] = log.column("fingerprint").combine_chunks()
+    for name in ("model", "model_version"):
+        if name in log.column_names:
+            found[name.replace("_", " ")] = as_text(log.column(name).combine_chunks())
     for name in by:
         column = next((c for c in (name, f"key__{name}", f"request__{name}") if c in log.column_names), None)
         if column is not None:
             found[name] = as_text(log.column(column).combine_chunks())
-    statuses = [log.column(f"status__{output.name}").combine_chunks() for output in plan.outputs]
-    worst = np.max([codes.to_numpy(zero_copy_only=False) for codes in statuses], axis=0)
-    found["worst status served"] = _STATUS_NAMES.take(pa.array(worst))
+    trained = [expected.statuses[output.name] for output in plan.outputs]
+    served = [_codes(log, output.name) for output in plan.outputs]
+    worst = [pa.array(np.max(codes, axis=0)) for codes in (trained, served)]
+    found["worst statuses"] = pc.binary_join_element_wise(*(_STATUS_NAMES.take(codes) for codes in worst), "/")
     return found
+
+
+def _codes(log: pa.Table, name: str) -> Bytes:
+    return np.asarray(log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False), dtype=np.uint8)
 
 
 def _stale_rows(plan: Plan, log: pa.Table) -> Flags:
@@ -315,14 +334,17 @@ def _stale_rows(plan: Plan, log: pa.Table) -> Flags:
 def _keep_worst(
     plan: Plan, name: str, log: pa.Table, expected: Features, compared: ComparedFeature, stale: Flags, found: _Found
 ) -> None:
-    """Keep the values that differ most; of equal ones those found first."""
+    """Keep the values that differ most, not too many of one feature; of equal ones those found first."""
     rows = np.flatnonzero(compared.differs)
-    largest = rows[np.argsort(-compared.size[rows], kind="stable")[:WORST_ROWS]]
+    largest = rows[np.argsort(-compared.size[rows], kind="stable")[:_WORST_OF_FEATURE]]
     for row in largest.tolist():
         size = float(compared.size[row])
         mismatch = _described(plan, name, log, expected, row, is_stale=bool(stale[row]), size=size)
         found.worst.append((size, mismatch))
     found.worst.sort(key=lambda item: -item[0])
+    own = [item for item in found.worst if item[1].feature == name]
+    for item in own[_WORST_OF_FEATURE:]:
+        found.worst.remove(item)
     del found.worst[WORST_ROWS:]
 
 

@@ -147,7 +147,7 @@ class ComparedFeature:
         counts: How often the roads agreed.
         differs: Per row, whether they disagree.
         size: Per row, the absolute difference of two numbers that differ; infinite where only one road has a value or
-            the values are no numbers; 0 where they agree.
+            the values are no numbers; 0 where they agree, or where nothing but a status differs.
         details: What is known of the differences.
     """
 
@@ -190,7 +190,7 @@ def compare(
     both_null = neither & same_status
     differs = ~(equal | both_null)
     only_one = has_reference != has_current
-    size = np.where(differs, np.inf, 0.0)
+    size = np.where(differs & ~neither, np.inf, 0.0)
     measured = both & differs
     details = _details(reference, current, dtype, measured & ~same_value)
     if dtype.is_numeric and bool(measured.any()):

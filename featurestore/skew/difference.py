@@ -24,6 +24,22 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _LARGEST = float(np.finfo(np.float64).max)
 
 
+_MOST_BINS = 16
+
+
+@dataclass(frozen=True)
+class DifferenceBin:
+    """Absolute differences of about one size.
+
+    Attributes:
+        up_to: Largest that is counted; the bin before ends where this one begins.
+        pairs: How many there are.
+    """
+
+    up_to: float
+    pairs: int
+
+
 @dataclass(frozen=True)
 class NumberDifferences:
     """How far the numbers of one feature lie apart, where both roads have one and they differ.
@@ -40,6 +56,7 @@ class NumberDifferences:
         p90: Its 90th percentile, right to 0.5 %.
         p99: Its 99th percentile, right to 0.5 %.
         largest_ulp: Largest count of floats between the two; ``None`` for other dtypes.
+        histogram: Absolute differences other than 0 by size, on a logarithmic scale, smallest first.
     """
 
     count: int
@@ -53,6 +70,7 @@ class NumberDifferences:
     p90: float
     p99: float
     largest_ulp: int | None
+    histogram: tuple[DifferenceBin, ...] = ()
 
 
 @dataclass
@@ -73,10 +91,10 @@ class DifferenceTally:
     def add(self, other: DifferenceTally) -> None:
         """Count what another tally counted."""
         self.count += other.count
-        self.absolute += other.absolute
-        self.signed += other.signed
+        self.absolute = _bounded(self.absolute + other.absolute)
+        self.signed = _bounded(self.signed + other.signed)
         self.symmetric += other.symmetric
-        self.relative += other.relative
+        self.relative = _bounded(self.relative + other.relative)
         self.with_relative += other.with_relative
         self.largest_absolute = max(self.largest_absolute, other.largest_absolute)
         self.largest_relative = max(self.largest_relative, other.largest_relative)
@@ -101,6 +119,21 @@ class DifferenceTally:
             p90=p90,
             p99=p99,
             largest_ulp=self.largest_ulp,
+            histogram=self._histogram(),
+        )
+
+    def _histogram(self) -> tuple[DifferenceBin, ...]:
+        if not self.buckets:
+            return ()
+        first, last = min(self.buckets), max(self.buckets)
+        width = max(1, -(-(last - first + 1) // _MOST_BINS))
+        counts: Counter[int] = Counter()
+        for bucket, count in self.buckets.items():
+            counts[(bucket - first) // width] += count
+        edges = (first + (place + 1) * width - 1 for place in range(max(counts) + 1))
+        return tuple(
+            DifferenceBin(min(math.exp(min(edge * _LOG_GROWTH, 709.0)), self.largest_absolute), counts[place])
+            for place, edge in enumerate(edges)
         )
 
     def _quantile(self, share: float) -> float:
@@ -135,7 +168,10 @@ def tally_differences(reference: pa.Array, current: pa.Array, dtype: DType) -> t
     has_relative = size > 0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         relative = np.minimum(absolute[has_relative] / size[has_relative], _LARGEST)
-        symmetric = 2 * absolute / np.maximum(size + np.abs(right), np.finfo(np.float64).tiny)
+        # Divided by the larger one first: neither sums nor tiny numbers leave the range of floats.
+        larger = np.maximum(size, np.abs(right))
+        symmetric = 2 * (absolute / larger) / (size / larger + np.abs(right) / larger)
+        symmetric = np.where(larger > 0, symmetric, 0.0)
     tally = DifferenceTally(
         count=len(absolute),
         absolute=_total(absolute),
@@ -154,7 +190,11 @@ def tally_differences(reference: pa.Array, current: pa.Array, dtype: DType) -> t
 def _total(values: Floats) -> float:
     """Return a sum; one that is too large for a float is the largest float."""
     with np.errstate(over="ignore"):
-        return float(np.clip(values.sum(), -_LARGEST, _LARGEST))
+        return _bounded(float(values.sum()))
+
+
+def _bounded(value: float) -> float:
+    return min(max(value, -_LARGEST), _LARGEST)
 
 
 def _floats(array: pa.Array) -> Floats:

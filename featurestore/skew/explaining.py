@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.lots import Part, joined, lots_of
 from featurestore.skew.causes.model import Case, Facts, Variant
 from featurestore.skew.causes.prove import Proof, prove
-from featurestore.skew.causes.telling import findings
+from featurestore.skew.causes.telling import cause_of, findings
 from featurestore.skew.causes.world import Values, ViewWorld, World, answer
 from featurestore.skew.collecting import Collected
-from featurestore.skew.findings import Finding
+from featurestore.skew.findings import Event, Finding
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -42,6 +43,21 @@ class Explained:
     proof: Proof
     findings: tuple[Finding, ...]
     examined: int
+
+    def about(self, feature: str, request_id: str, row: int) -> tuple[str, tuple[Event, ...]] | None:
+        """Return the cause of one value and the events that make the difference; ``None`` if it was not examined.
+
+        Args:
+            feature: Column of the answer.
+            request_id: The request it was served in.
+            row: Place of the entity in that request.
+        """
+        if feature not in self.case.differs:
+            return None
+        log = self.case.world.log
+        is_it = pc.and_(pc.equal(log.column("request_id"), request_id), pc.equal(log.column("row"), row))
+        places = np.flatnonzero(is_it.to_numpy() & self.case.differs[feature])
+        return cause_of(self.case, self.proof, feature, int(places[0])) if len(places) else None
 
 
 ExplainRows = Callable[[Collected, Callable[[str, int, int], None] | None], Explained]

@@ -9,6 +9,7 @@ from featurestore.render.markup import Child, Markup, element
 from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
 from featurestore.skew.commands import explain_command
 from featurestore.skew.compare import FeatureCounts
+from featurestore.skew.difference import NumberDifferences
 from featurestore.skew.findings import Example, Finding
 from featurestore.skew.report import AuditReport, Mismatch
 
@@ -190,7 +191,8 @@ def _difference(feature: FeatureCounts) -> Child:
             said = f"{numbers.count:,} pairs; on average served {short(-numbers.mean_signed)} below the reference"
         if numbers.mean_relative is not None:
             said += f", {_percent(numbers.mean_relative)} off"
-        parts += [ranked(f"Absolute difference of {feature.name}", places), element("p", said, class_="muted")]
+        parts += [_histogram(feature.name, numbers), ranked(f"Quantiles of {feature.name}", places)]
+        parts.append(element("p", said, class_="muted"))
     if feature.confusion:
         rows = [(one.reference, one.current, f"{one.rows:,}") for one in feature.confusion]
         parts.append(table(("reference", "served", "rows"), rows, numbers=(2,), values=(0, 1)))
@@ -198,6 +200,12 @@ def _difference(feature: FeatureCounts) -> Child:
         said = f"{lists.lists:,} lists: {lists.inserted:,} items too many, {lists.deleted:,} missing"
         parts.append(element("p", said))
     return parts
+
+
+def _histogram(name: str, numbers: NumberDifferences) -> Markup:
+    labels = [f"≤ {short(part.up_to)}" for part in numbers.histogram]
+    counts = [part.pairs for part in numbers.histogram]
+    return bars(f"Pairs of {name} by absolute difference", labels, [Series("pairs", counts, BAD)])
 
 
 def _features(features: Sequence[FeatureCounts]) -> Markup:
@@ -272,17 +280,36 @@ def _worst(report: AuditReport) -> Markup | None:
             _value(found.current, found.current_status),
             "" if found.size is None else short(found.size),
             "yes" if found.is_stale else "",
+            found.cause,
             f"{found.request_id} #{found.row}",
         )
         for found in worst
     ]
-    head = ("feature", "entity", "as of", "reference", "served", "apart", "stale", "request")
+    head = ("feature", "entity", "as of", "reference", "served", "apart", "stale", "cause", "request")
     commands = bullets(element("code", explain_command(report, found)) for found in worst)
     return section(
         "Values that differ most",
-        table(head, rows, numbers=(5,), values=(1, 3, 4, 7), shorts=(2, 6)),
+        table(head, rows, numbers=(5,), values=(1, 3, 4, 8), shorts=(2, 6, 7)),
+        _events_of_worst(worst),
         element("details", element("summary", "commands that explain them, event by event"), commands),
     )
+
+
+def _events_of_worst(worst: Sequence[Mismatch]) -> Markup | None:
+    rows = [
+        (
+            found.feature,
+            _keys(found.keys),
+            found.as_of,
+            [element("div", _event(event.event_time, event.ingest_time, event.values)) for event in found.events],
+        )
+        for found in worst
+        if found.events
+    ]
+    if not rows:
+        return None
+    shown = table(("feature", "entity", "as of", "events"), rows, values=(1, 3), shorts=(2,))
+    return element("details", element("summary", "events that make the difference"), shown)
 
 
 def _facts(report: AuditReport) -> Markup:

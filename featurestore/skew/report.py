@@ -9,10 +9,10 @@ import msgspec
 
 from featurestore.errors import RegistryError
 from featurestore.skew.compare import FeatureCounts
-from featurestore.skew.findings import Finding
+from featurestore.skew.findings import Event, Finding
 from featurestore.skew.slices import Bucket, Slice
 
-SCHEMA = "featurestore-audit-2"
+SCHEMA = "featurestore-audit-3"
 """Name and version of the report's JSON form."""
 
 WORST_ROWS = 20
@@ -36,6 +36,8 @@ class Mismatch:
         is_stale: Whether a view of the service was behind its refresh.
         watermarks: Per view up to where its state was complete.
         size: Absolute difference of numbers; ``None`` if only one road has a value or they are no numbers.
+        cause: What explains it; empty if it was not examined.
+        events: Events that make the difference, oldest first, where it is about single events.
     """
 
     feature: str
@@ -50,6 +52,8 @@ class Mismatch:
     is_stale: bool
     watermarks: dict[str, str]
     size: float | None = None
+    cause: str = ""
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)

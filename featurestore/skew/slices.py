@@ -47,7 +47,7 @@ class Slice:
     """Rows that have one property.
 
     Attributes:
-        by: What the property is: ``hour of day``, ``staleness``, ``key shard``, a column.
+        by: What the property is: ``hour of day``, ``staleness of …``, ``key shard``, ``worst statuses``, a column.
         value: Its value.
         rows: Rows compared that have it.
         different: Those of them in which any value differs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from featurestore.skew.causes.catalogue import UNEXPLAINED
 from featurestore.skew.causes.lags import lag_evidence
 from featurestore.skew.causes.model import Case, Variant
 from featurestore.skew.causes.prove import Proof
-from featurestore.skew.causes.world import ViewWorld, operands
+from featurestore.skew.causes.world import ViewWorld, World, operands
 from featurestore.skew.findings import Event, Example, Finding
 from featurestore.temporal import format_instant
 
@@ -45,6 +45,22 @@ def findings(case: Case, proof: Proof) -> list[Finding]:
     found = sorted((one for one in found if one.values), key=lambda one: (-one.values, one.cause, one.said))
     left = _unexplained(case, proof, total)
     return [*found, left] if left is not None else found
+
+
+def cause_of(case: Case, proof: Proof, name: str, row: int) -> tuple[str, tuple[Event, ...]]:
+    """Return the cause of one value that differs, and the events that make the difference.
+
+    Args:
+        case: The rows.
+        proof: What explains them.
+        name: The output.
+        row: The row.
+    """
+    owner = int(proof.owner[name][row])
+    if owner < 0:
+        return UNEXPLAINED, ()
+    variant = proof.variants[owner]
+    return variant.cause, _events_for(case.world, name, row, variant.events)
 
 
 def _merged_by(variant: Variant) -> str:
@@ -153,7 +169,6 @@ def _examples(
 def _example(case: Case, name: str, row: int, events: dict[str, Ints]) -> Example:
     world = case.world
     reference, served = case.reference[name], case.served[name]
-    aliases = {column.partition("__")[0] for column in operands(world.plan, name)}
     return Example(
         feature=name,
         keys={key.name: _text(world.log.column(f"key__{key.name}")[row].as_py()) for key in world.plan.join_keys},
@@ -162,12 +177,18 @@ def _example(case: Case, name: str, row: int, events: dict[str, Ints]) -> Exampl
         current=_text(served.values[row].as_py()),
         reference_status=Status(int(reference.statuses[row])).name,
         current_status=_status(int(served.statuses[row])),
-        events=tuple(
-            event
-            for alias in sorted(aliases & events.keys())
-            for event in _events_of(world.views[alias], row, events[alias])
-        )[:_EVENTS],
+        events=_events_for(world, name, row, events),
     )
+
+
+def _events_for(world: World, name: str, row: int, events: Mapping[str, Ints]) -> tuple[Event, ...]:
+    """Return those of some events that an output of a row is made of, oldest first."""
+    aliases = {column.partition("__")[0] for column in operands(world.plan, name)}
+    return tuple(
+        event
+        for alias in sorted(aliases & events.keys())
+        for event in _events_of(world.views[alias], row, events[alias])
+    )[:_EVENTS]
 
 
 def _events_of(view: ViewWorld, row: int, chosen: Ints) -> Iterator[Event]:

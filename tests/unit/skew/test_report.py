@@ -72,7 +72,7 @@ def test_reports_survive_json():
     assert AuditReport.from_json(judged.to_json()) == judged
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", report().to_json().replace("featurestore-audit-2", "other-1")])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", report().to_json().replace("featurestore-audit-3", "other-1")])
 def test_other_json_is_no_report(text):
     with pytest.raises(RegistryError, match="audit report"):
         AuditReport.from_json(text)
