@@ -265,8 +265,22 @@ def _equal(reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
         return np.asarray(
             np.ascontiguousarray(left).view(np.int64) == np.ascontiguousarray(right).view(np.int64), dtype=np.bool_
         )
-    if dtype.kind == "list":
-        pairs = zip(reference.to_pylist(), current.to_pylist(), strict=True)
-        return np.array([left == right for left, right in pairs], dtype=np.bool_)
+    if dtype.item is not None:
+        return _equal_lists(reference, current, dtype.item)
     same = pc.equal(reference, current).fill_null(False)
     return np.asarray(same.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _equal_lists(reference: pa.Array, current: pa.Array, item: DType) -> Flags:
+    """Tell per row whether lists have the same items in the same order."""
+    lengths, others = (pc.list_value_length(array).fill_null(-1).to_numpy() for array in (reference, current))
+    same = np.asarray(lengths == others, dtype=np.bool_)
+    rows = np.flatnonzero(same & (lengths > 0))
+    if len(rows) == 0:
+        return same
+    left, right = (array.take(pa.array(rows)).flatten() for array in (reference, current))
+    has_left, has_right = validity(left), validity(right)
+    is_equal = np.where(has_left & has_right, _equal(left, right, item), has_left == has_right)
+    starts = np.concatenate([[0], np.cumsum(lengths[rows])[:-1]])
+    same[rows] = np.logical_and.reduceat(is_equal, starts)
+    return same
