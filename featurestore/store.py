@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from featurestore.skew.certificate import Certificate
     from featurestore.skew.drift.policy import DriftPolicy
     from featurestore.skew.drift.report import DriftReport
+    from featurestore.skew.leakage import LeakageReport
     from featurestore.skew.policy import Policy
     from featurestore.skew.report import AuditReport
     from featurestore.skew.simulation import Simulation
@@ -613,6 +614,35 @@ class FeatureStore:
             rows=rows,
             now_us=self._clock.now_us(),
         )
+
+    def leakage(
+        self, training_set: TrainingSet | str | os.PathLike[str], label: str, *, rows: int = 50_000
+    ) -> LeakageReport:
+        """Tell which features of a training set tell of the label only because they see what nobody could know.
+
+        Rows are asked again a microsecond, a minute, an hour and a day earlier, and with hindsight; how much of the
+        label's entropy a feature removes must not vanish where it has no honest reason to.
+
+        Args:
+            training_set: The set, or its folder.
+            label: Column of the spine that is predicted.
+            rows: How many rows to look at, spread evenly over the set.
+
+        Returns:
+            What each feature tells and what becomes of it, those that look like leaks first; and how late events of
+            the sources became known.
+
+        Raises:
+            TrainingSetError: There is no training set, or it is damaged.
+            RequestError: There is no such label, or it holds one value only.
+            SourceError: A source cannot give its rows.
+        """
+        from featurestore.leaking import look_for_leaks
+        from featurestore.offline.dataset import TrainingSet
+
+        built = training_set if isinstance(training_set, TrainingSet) else TrainingSet.open(training_set)
+        names = (source.name for source in built.manifest.sources)
+        return look_for_leaks(built, label, sources=self._catalog.sources(names), settings=self._settings, rows=rows)
 
     def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str = "7d") -> Gate:
         """Tell whether what would be served now is what a training set was made of.

@@ -93,3 +93,23 @@ def simulate(
     if html is not None:
         write_page(html, render_html(found))
     show_report(lambda: render(found), found.to_json, json)
+
+
+@app.command()
+def leakage(
+    context: typer.Context,
+    training_set: Annotated[Path, typer.Argument(help="Folder of a training set.", show_default=False)],
+    label: Annotated[str, typer.Option(help="Column that is predicted.", show_default=False)],
+    rows: Annotated[int, typer.Option(help="How many rows to look at.", min=100)] = 50_000,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a page.", show_default=False)] = None,
+) -> None:
+    """Find features that tell of the label what nobody could know: exit code 1 if any looks like it."""
+    from featurestore.skew.leakage_view import render, render_html
+
+    with working("asking earlier"), store_of(context) as store:
+        report = store.leakage(training_set, label, rows=rows)
+    if html is not None:
+        write_page(html, render_html(report))
+    show_report(lambda: render(report), report.to_json, json)
+    raise typer.Exit(report.exit_code)

@@ -103,7 +103,7 @@ def build_training_set(
 
 
 def compute_reference(
-    plan: Plan, spine: pa.Table, *, sources: Mapping[str, Source], settings: ReadSettings
+    plan: Plan, spine: pa.Table, *, sources: Mapping[str, Source], settings: ReadSettings, hindsight: bool = False
 ) -> tuple[Features, dict[str, int | None]]:
     """Compute what a training set would hold, statuses included, without writing it.
 
@@ -112,6 +112,7 @@ def compute_reference(
         spine: Keys, ``as_of`` and request inputs in contract dtypes.
         sources: Definitions of the sources its views read, by name.
         settings: Threads, memory and folders.
+        hindsight: Whether to treat every event as known from its event time on.
 
     Returns:
         The features; and per view the newest event time its source held, ``None`` if it held no event.
@@ -122,7 +123,7 @@ def compute_reference(
     resources = _resources(settings)
     with open_scans([use.view for use in plan.uses], sources, settings) as scans:
         parts = [
-            compute_features(plan, spine.slice(offset, length), scans, resources=resources)
+            compute_features(plan, spine.slice(offset, length), scans, resources=resources, hindsight=hindsight)
             for offset, length in in_pieces(plan, spine.num_rows, resources)
         ]
         newest = {name: scan.stats().newest_event_time_us for name, scan in scans.items()}
