@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +15,11 @@ from featurestore.online.serving_log import ServingLog
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
-from featurestore.skew.audit import Options, Progress, Reference, audit
+from featurestore.skew.audit import Options, Progress, Reference, Unexamined, audit, spine_of
 from featurestore.skew.causes.model import Facts
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
-from featurestore.skew.export import write_mismatches
+from featurestore.skew.export import MismatchFile
 from featurestore.skew.facts import event_counter, event_reader, source_comparer, state_reader
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
@@ -172,19 +172,31 @@ class Auditor:
             return explained[-1]
 
         ran_at_us = self.clock.now_us()
-        found = audit(
-            service,
-            tables,
-            plans=plans,
-            reference=self._reference(),
-            since_us=since_us,
-            until_us=until_us,
-            ran_at_us=ran_at_us,
-            options=options(explainer if causes or mismatches is not None else None),
-        )
-        report = policy.judge(found)
-        if mismatches is not None:
-            write_mismatches(mismatches, explained)
+        reference = self._reference()
+
+        def run(unexamined: Unexamined | None) -> AuditReport:
+            return audit(
+                service,
+                tables,
+                plans=plans,
+                reference=reference,
+                since_us=since_us,
+                until_us=until_us,
+                ran_at_us=ran_at_us,
+                options=replace(options(explainer if causes else None), unexamined=unexamined),
+            )
+
+        if mismatches is None:
+            report = policy.judge(run(None))
+        else:
+            with MismatchFile(mismatches) as file:
+                report = policy.judge(run(file.add_unexamined))
+                for one in explained:
+                    file.add(one)
+                    if one.left.num_rows:
+                        plan = one.case.world.plan
+                        expected, _ = reference(plan, spine_of(plan, one.left))
+                        file.add_unexamined(plan, one.left, expected, one.left_differs)
         self.registry.add_audit(AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json()))
         return report
 

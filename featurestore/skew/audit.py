@@ -38,6 +38,9 @@ Reference = Callable[[Plan, pa.Table], tuple[Features, Mapping[str, int | None]]
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how far it is, and how far it will go."""
 
+Unexamined = Callable[[Plan, pa.Table, Features, Mapping[str, Flags]], None]
+"""Is given the plan, rows of its log, what the training set has for them, and per output the rows that are meant."""
+
 BATCH_ROWS = 350_000
 """Rows recomputed at a time; each time the sources are read once."""
 
@@ -78,6 +81,7 @@ class Options:
         batch_rows: Rows recomputed at a time.
         lost: Count of rows that were served and are not in the log.
         rows: Count of rows that will come, for those who are told how far the audit is.
+        unexamined: Is given values that differ and are too many to be explained.
     """
 
     sample: float = 1.0
@@ -88,6 +92,7 @@ class Options:
     batch_rows: int = BATCH_ROWS
     lost: int = 0
     rows: int = 0
+    unexamined: Unexamined | None = None
 
 
 def audit(
@@ -245,7 +250,7 @@ def _batches(tables: Iterable[pa.Table], batch_rows: int) -> Iterator[pa.Table]:
 
 
 def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Found, options: Options) -> None:
-    expected, newest = reference(plan, _spine(plan, log))
+    expected, newest = reference(plan, spine_of(plan, log))
     stale = _stale_rows(plan, log)
     as_of = _instants(log, AS_OF)
     found.compared += log.num_rows
@@ -272,8 +277,11 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
         _keep_worst(plan, name, log, expected, compared, stale, found)
     any_differs = np.any(list(differs.values()), axis=0) if differs else np.zeros(log.num_rows, dtype=np.bool_)
     found.slices.add(as_of, any_differs, _properties(plan, log, expected, stale, options.by))
+    left = any_differs
     if options.explain is not None:
-        found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, differs)
+        left = found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, differs)
+    if options.unexamined is not None and bool(left.any()):
+        options.unexamined(plan, log, expected, {name: flags & left for name, flags in differs.items()})
 
 
 def _instants(log: pa.Table, name: str) -> Ints:
@@ -281,8 +289,8 @@ def _instants(log: pa.Table, name: str) -> Ints:
     return np.asarray(column.fill_null(2**62).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _spine(plan: Plan, log: pa.Table) -> pa.Table:
-    """Return what was asked: keys, instants and request inputs."""
+def spine_of(plan: Plan, log: pa.Table) -> pa.Table:
+    """Return what was asked in some rows of a log: keys, instants and request inputs."""
     columns = {AS_OF: log.column(AS_OF)}
     columns |= {column.name: log.column(f"key__{column.name}") for column in plan.join_keys}
     columns |= {column.name: log.column(f"request__{column.name}") for column in plan.request}

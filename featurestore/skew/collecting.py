@@ -45,12 +45,15 @@ class Collected:
     clean: dict[str, int] = field(default_factory=dict)
     different: int = 0
 
-    def add(self, log: pa.Table, differs: Mapping[str, Flags]) -> None:
+    def add(self, log: pa.Table, differs: Mapping[str, Flags]) -> Flags:
         """Keep what is worth keeping of a piece.
 
         Args:
             log: The piece.
             differs: Per output the rows that differ.
+
+        Returns:
+            Which rows differ and are not kept.
         """
         any_differs = np.zeros(log.num_rows, dtype=np.bool_)
         for name, flags in differs.items():
@@ -59,13 +62,15 @@ class Collected:
             self.different += int(flags.sum())
         suspects = np.flatnonzero(any_differs)[: MOST_EXPLAINED - self.suspects]
         chosen = np.union1d(suspects, self._controls(log, any_differs, suspects))
+        any_differs[suspects] = False
         if len(chosen) == 0:
-            return
+            return any_differs
         self.suspects += len(suspects)
         self.controls += len(chosen) - len(suspects)
         self.rows.append(with_previous(self.plan, log, chosen))
         for name, flags in differs.items():
             self.differs.setdefault(name, []).append(flags[chosen])
+        return any_differs
 
     def _controls(self, log: pa.Table, differs: Flags, suspects: Ints) -> Ints:
         """Choose rows that do not differ: some of the same entities, some of all."""

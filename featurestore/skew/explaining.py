@@ -37,12 +37,16 @@ class Explained:
         proof: What explains each value.
         findings: The same in words, counts and examples.
         examined: Values that were to be explained.
+        left: Rows of the log that were not examined, because they have too many events.
+        left_differs: Per output which of them differ.
     """
 
     case: Case
     proof: Proof
     findings: tuple[Finding, ...]
     examined: int
+    left: pa.Table
+    left_differs: Mapping[str, Flags]
 
     def about(self, feature: str, request_id: str, row: int) -> tuple[str, tuple[Event, ...]] | None:
         """Return the cause of one value and the events that make the difference; ``None`` if it was not examined.
@@ -95,7 +99,9 @@ def explain(collected: Collected, facts: Facts, progress: Callable[[str, int, in
         pa.default_memory_pool().release_unused()
     case, owner = joined(parts)
     proof = Proof(variants, owner)
-    return Explained(case, proof, tuple(findings(case, proof)), total)
+    left = np.setdiff1d(np.arange(log.num_rows), np.concatenate(lots))
+    left_differs = {name: flags[left] for name, flags in differs.items()}
+    return Explained(case, proof, tuple(findings(case, proof)), total, log.take(pa.array(left)), left_differs)
 
 
 def _explained(

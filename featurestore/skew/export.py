@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import StorageError
 from featurestore.kernels.events import Status
+from featurestore.offline.build import Features
+from featurestore.plan.model import Plan
 from featurestore.skew.causes.catalogue import UNEXPLAINED
+from featurestore.skew.causes.world import Values
 from featurestore.skew.explaining import Explained
 from featurestore.skew.slices import as_text
+
+Flags = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 FILE_NAME = "mismatches.parquet"
 """Name of the file within the folder."""
@@ -34,70 +43,122 @@ SCHEMA = pa.schema(
         ("assumption", pa.string()),
     ]
 )
-"""Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between."""
+"""Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between;
+``cause`` is empty where values that differ were too many to look at all of them."""
 
 _NAMES = pa.array([status.name for status in Status])
 
 
-def write_mismatches(folder: Path, explained: Sequence[Explained]) -> Path:
-    """Write all values that differ and were examined, with their causes.
+class MismatchFile:
+    """The file, while it is written. It comes into its place when the block ends well, or not at all."""
 
-    Args:
-        folder: Where the file goes; made if it is not there.
-        explained: What was found, plan by plan.
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; it is made if it is not there."""
+        self._path = folder / FILE_NAME
+        self._unfinished = folder / f".{FILE_NAME}.unfinished"
+        self._writer: pq.ParquetWriter | None = None
 
-    Returns:
-        The file.
+    def __enter__(self) -> MismatchFile:
+        """Begin the file.
 
-    Raises:
-        StorageError: It cannot be written.
-    """
-    path = folder / FILE_NAME
-    unfinished = folder / f".{FILE_NAME}.unfinished"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(unfinished, SCHEMA) as writer:
-            for table in (table for one in explained for table in _tables(one)):
-                writer.write_table(table)
-        unfinished.replace(path)
-    except OSError as error:
-        hint = "Check the path, its rights and the disk."
-        raise StorageError(f"cannot write {path}: {error}", where="mismatches", hint=hint) from error
-    return path
+        Raises:
+            StorageError: It cannot be written.
+        """
+        with self._told():
+            self._unfinished.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._unfinished, SCHEMA)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the file into its place, or remove it if something went wrong.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        with self._told():
+            if self._writer is not None:
+                self._writer.close()
+            if kind is None:
+                self._unfinished.replace(self._path)
+            else:
+                self._unfinished.unlink(missing_ok=True)
+
+    def add_unexamined(self, plan: Plan, log: pa.Table, expected: Features, differs: Mapping[str, Flags]) -> None:
+        """Write values that differ and whose causes nobody will look for: there are too many.
+
+        Args:
+            plan: The plan that answered.
+            log: Rows of its log.
+            expected: What the training set has for them.
+            differs: Per output the rows to write.
+        """
+        for name, flags in differs.items():
+            rows = np.flatnonzero(flags)
+            if len(rows):
+                served = log.column(f"value__{name}").combine_chunks()
+                codes = log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False)
+                reference = Values(expected.values[name], expected.statuses[name])
+                blank = pa.array([""] * len(rows))
+                self._add(_table(plan, name, log, rows, reference, Values(served, codes), blank, blank))
+
+    def add(self, explained: Explained) -> None:
+        """Write the values that were examined, with their causes."""
+        case, proof = explained.case, explained.proof
+        causes = pa.array([*(variant.cause for variant in proof.variants), UNEXPLAINED])
+        said = pa.array([*(variant.said for variant in proof.variants), ""])
+        for name, differs in case.differs.items():
+            rows = np.flatnonzero(differs)
+            if len(rows):
+                owner = proof.owner[name][rows]
+                place = pa.array(np.where(owner < 0, len(proof.variants), owner))
+                named = causes.take(place), said.take(place)
+                self._add(
+                    _table(case.world.plan, name, case.world.log, rows, case.reference[name], case.served[name], *named)
+                )
+
+    def _add(self, table: pa.Table) -> None:
+        assert self._writer is not None
+        with self._told():
+            self._writer.write_table(table)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "Check the path, its rights and the disk."
+            raise StorageError(f"cannot write {self._path}: {error}", where="mismatches", hint=hint) from error
 
 
-def _tables(explained: Explained) -> Iterator[pa.Table]:
-    """Yield one table per feature."""
-    case, proof = explained.case, explained.proof
-    log, plan = case.world.log, case.world.plan
-    causes = [*(variant.cause for variant in proof.variants), UNEXPLAINED]
-    said = [*(variant.said for variant in proof.variants), ""]
-    for name, differs in case.differs.items():
-        rows = np.flatnonzero(differs)
-        if len(rows) == 0:
-            continue
-        places = pa.array(rows)
-        owner = proof.owner[name][rows]
-        keys = [
-            as_text(log.column(f"key__{key.name}").combine_chunks().take(places)).to_pylist() for key in plan.join_keys
-        ]
-        entities = [
-            ", ".join(f"{key.name}={value}" for key, value in zip(plan.join_keys, values, strict=True))
-            for values in zip(*keys, strict=True)
-        ]
-        reference, served = case.reference[name], case.served[name]
-        arrays = [
-            pa.array([plan.fingerprint] * len(rows)),
-            log.column("request_id").combine_chunks().take(places),
-            log.column("row").combine_chunks().take(places),
-            log.column("as_of").combine_chunks().take(places),
-            pa.array(entities, pa.string()),
-            pa.array([name] * len(rows)),
-            as_text(reference.values.take(places)),
-            as_text(served.values.take(places)),
-            _NAMES.take(pa.array(reference.statuses[rows])),
-            _NAMES.take(pa.array(served.statuses[rows])),
-            pa.array([causes[number] for number in owner.tolist()]),
-            pa.array([said[number] for number in owner.tolist()]),
-        ]
-        yield pa.Table.from_arrays(arrays, schema=SCHEMA)
+def _table(
+    plan: Plan,
+    name: str,
+    log: pa.Table,
+    rows: Ints,
+    reference: Values,
+    served: Values,
+    cause: pa.Array,
+    assumption: pa.Array,
+) -> pa.Table:
+    places = pa.array(rows)
+    keys = [
+        pc.binary_join_element_wise(
+            f"{key.name}=", as_text(log.column(f"key__{key.name}").combine_chunks().take(places)).fill_null("None"), ""
+        )
+        for key in plan.join_keys
+    ]
+    arrays = [
+        pa.repeat(pa.scalar(plan.fingerprint), len(rows)),
+        log.column("request_id").combine_chunks().take(places),
+        log.column("row").combine_chunks().take(places),
+        log.column("as_of").combine_chunks().take(places),
+        pc.binary_join_element_wise(*keys, ", ").cast(pa.string()),
+        pa.repeat(pa.scalar(name), len(rows)),
+        as_text(reference.values.take(places)),
+        as_text(served.values.take(places)),
+        _NAMES.take(pa.array(reference.statuses[rows])),
+        _NAMES.take(pa.array(served.statuses[rows])),
+        cause,
+        assumption,
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)

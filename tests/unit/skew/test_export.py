@@ -1,0 +1,59 @@
+"""The file of mismatches holds every value that differs, whether its cause was looked for or not."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore.errors import StorageError
+from featurestore.skew import collecting
+from featurestore.skew.causes import lots
+from featurestore.temporal import to_datetime
+from tests.strategies import START_US
+from tests.unit.skew.test_lots import HOUR, served_wrong
+from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
+
+SPAN = {"since": to_datetime(START_US), "until": to_datetime(START_US + 99 * HOUR)}
+
+
+def written(store, folder, **options):
+    report = store.audit("model", **SPAN, mismatches=folder, **options)
+    return report, pq.read_table(folder / "mismatches.parquet").to_pylist()
+
+
+def test_every_value_is_there_with_its_cause(store, tmp_path):
+    served_wrong(store)
+    report, rows = written(store, tmp_path / "all")
+    assert len(rows) == report.different == 10
+    assert {row["entity"] for row in rows} == {f"user={user}" for user in range(0, 30, 3)}
+    assert {(row["feature"], row["cause"]) for row in rows} == {("spending__orders", "event_lost")}
+    assert all(int(row["reference"]) == int(row["current"]) + 1 for row in rows)
+    assert {(row["reference_status"], row["current_status"]) for row in rows} == {("PRESENT", "PRESENT")}
+
+
+@pytest.mark.parametrize(("module", "name", "value"), [(collecting, "MOST_EXPLAINED", 4), (lots, "MOST_LOTS", 1)])
+def test_values_that_are_too_many_to_be_explained_are_there_without_one(
+    store, tmp_path, monkeypatch, module, name, value
+):
+    served_wrong(store)
+    monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(
+        "featurestore.skew.explaining.lots_of",
+        lambda *given: lots.lots_of(*given, most_events=100 if module is lots else 10**9),
+    )
+    report, rows = written(store, tmp_path / "all")
+    assert report.different == len(rows) == 10
+    assert 0 < report.examined < 10
+    assert sum(row["cause"] != "" for row in rows) == report.examined
+    assert len({row["entity"] for row in rows}) == 10
+
+
+def test_an_audit_that_only_counts_writes_them_too(store, tmp_path):
+    served_wrong(store)
+    report, rows = written(store, tmp_path / "all", causes=False)
+    assert (report.findings, report.examined, len(rows)) == ((), 0, 10)
+    assert {row["cause"] for row in rows} == {""}
+
+
+def test_a_folder_that_cannot_be_is_named(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"mismatches\.parquet"):
+        store.audit("model", **SPAN, mismatches=tmp_path / "file")
