@@ -41,8 +41,8 @@ Progress = Callable[[str, int, int], None]
 Unexamined = Callable[[Plan, pa.Table, Features, Mapping[str, Flags]], None]
 """Is given the plan, rows of its log, what the training set has for them, and per output the rows that are meant."""
 
-BATCH_ROWS = 350_000
-"""Rows recomputed at a time; each time the sources are read once."""
+BATCH_VALUES = 17_500_000
+"""Values recomputed at a time; each time the sources are read once."""
 
 _WORST_OF_FEATURE = 4
 _STATUS_NAMES = pa.array([status.name for status in Status])
@@ -78,7 +78,7 @@ class Options:
         explain: Proves causes of the rows that differ; ``None`` leaves causes out.
         progress: Is told how far the audit is.
         kind: What the rows are: ``"log"`` or ``"live"``.
-        batch_rows: Rows recomputed at a time.
+        batch_values: Values recomputed at a time.
         lost: Count of rows that were served and are not in the log.
         rows: Count of rows that will come, for those who are told how far the audit is.
         unexamined: Is given values that differ and are too many to be explained.
@@ -89,7 +89,7 @@ class Options:
     explain: ExplainRows | None = None
     progress: Progress | None = None
     kind: str = "log"
-    batch_rows: int = BATCH_ROWS
+    batch_values: int = BATCH_VALUES
     lost: int = 0
     rows: int = 0
     unexamined: Unexamined | None = None
@@ -144,7 +144,7 @@ def _take_all(
 ) -> None:
     """Take batch by batch; none of them is in memory any more when this returns."""
     seen = 0
-    for batch in _batches(tables, options.batch_rows):
+    for batch in _batches(tables, options.batch_values):
         _take_batch(batch, plans, reference, found, options)
         seen += batch.num_rows
         if options.progress is not None:
@@ -236,14 +236,15 @@ def _sums(served: int, compared: int, skipped: Sequence[Skipped], features: Sequ
     )
 
 
-def _batches(tables: Iterable[pa.Table], batch_rows: int) -> Iterator[pa.Table]:
+def _batches(tables: Iterable[pa.Table], batch_values: int) -> Iterator[pa.Table]:
     """Put small pieces of one plan together, large enough to be worth reading the sources for."""
     waiting: dict[str, list[pa.Table]] = {}
     for table in tables:
         fingerprint = str(table.column("fingerprint")[0].as_py())
         group = waiting.setdefault(fingerprint, [])
         group.append(table)
-        if sum(piece.num_rows for piece in group) >= batch_rows:
+        values = sum(name.startswith("value__") for name in table.column_names)
+        if values * sum(piece.num_rows for piece in group) >= batch_values:
             yield pa.concat_tables(waiting.pop(fingerprint))
     for group in waiting.values():
         yield pa.concat_tables(group)

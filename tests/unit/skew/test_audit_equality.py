@@ -98,7 +98,7 @@ def test_an_audit_finds_exactly_the_values_that_were_changed(data, scenario):
         since_us=START_US,
         until_us=FAR_US,
         ran_at_us=FAR_US,
-        options=Options(batch_rows=data.draw(st.sampled_from((1, 4, 1_000)))),
+        options=Options(batch_values=data.draw(st.sampled_from((1, 10, 1_000)))),
     )
     assert report.different == changed
     assert report.served == report.compared == spine.num_rows
