@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.catalog import Catalog
 from featurestore.offline.build import Features
@@ -21,6 +22,7 @@ from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
 from featurestore.skew.export import MismatchFile
 from featurestore.skew.facts import event_counter, event_reader, source_comparer, state_reader
+from featurestore.skew.foreign import ForeignLog, ForeignMapping
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
 from featurestore.skew.report import AuditReport
@@ -145,6 +147,41 @@ class Auditor:
             mismatches=mismatches,
         )
 
+    def audit_foreign(
+        self,
+        service: str,
+        place: str,
+        mapping: ForeignMapping,
+        *,
+        since_us: int | None,
+        until_us: int | None,
+        policy: Policy,
+        sample: float = 1.0,
+        by: Sequence[str] = (),
+        causes: bool = True,
+        mismatches: Path | None = None,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Compare what another system served with what training sets hold; see ``FeatureStore.audit_foreign``."""
+        log = ForeignLog.open(self.catalog.plan(service), place, mapping, self.settings)
+        instants = [bound for table in log.tables(since_us=since_us, until_us=until_us) for bound in _bounds(table)]
+        notes = ["the log says no statuses: values alone were compared"]
+        if log.left_out:
+            notes.append(f"not in the log: {', '.join(log.left_out)}")
+        return self._run(
+            service,
+            log.tables(since_us=since_us, until_us=until_us),
+            since_us=min(instants, default=0) if since_us is None else since_us,
+            until_us=max(instants, default=0) + 1 if until_us is None else until_us,
+            policy=policy,
+            options=lambda explainer: Options(
+                sample=sample, by=by, explain=explainer, progress=progress, kind="foreign", notes=tuple(notes)
+            ),
+            causes=causes,
+            mismatches=mismatches,
+            foreign=log.plan,
+        )
+
     def recent(self, service: str) -> Iterator[pa.Table]:
         """Return what was served of a service lately."""
         now_us = self.clock.now_us()
@@ -161,14 +198,19 @@ class Auditor:
         options: Callable[[Callable[[Collected, Progress | None], Explained] | None], Options],
         causes: bool,
         mismatches: Path | None,
+        foreign: Plan | None = None,
     ) -> AuditReport:
-        """Compare rows with the offline road, judge and record."""
-        live = self.catalog.plan(service)
-        plans = {plan.fingerprint: plan for plan in (*self.catalog.past_plans(service), live)}
+        """Compare rows with the offline road, judge and record.
+
+        Of what another system served no run and no state is known here; ``foreign`` is what it is compared with.
+        """
+        known = (*self.catalog.past_plans(service), foreign or self.catalog.plan(service))
+        plans = {plan.fingerprint: plan for plan in known}
+        facts = self._facts if foreign is None else self._foreign_facts
         explained: list[Explained] = []
 
         def explainer(collected: Collected, progress: Progress | None) -> Explained:
-            explained.append(explain(collected, self._facts(collected.plan, plans), progress))
+            explained.append(explain(collected, facts(collected.plan, plans), progress))
             return explained[-1]
 
         ran_at_us = self.clock.now_us()
@@ -218,5 +260,13 @@ class Auditor:
             threads=self.settings.threads,
         )
 
+    def _foreign_facts(self, plan: Plan, plans: Mapping[str, Plan]) -> Facts:
+        return replace(self._facts(plan, plans), runs={}, held=lambda _, __: None, changes=lambda _: None)
+
     def _runs(self, view: str) -> tuple[RunRecord, ...]:
         return self.registry.runs(view, limit=_MOST_RUNS)
+
+
+def _bounds(table: pa.Table) -> tuple[int, int]:
+    found = pc.min_max(table.column("as_of").cast(pa.int64()))
+    return found["min"].as_py(), found["max"].as_py()

@@ -15,7 +15,7 @@ from featurestore.errors import FeatureStoreError, SourceError
 from featurestore.offline.manifest import Manifest
 from featurestore.online.store import OnlineStore, records_of
 from featurestore.plan.model import Plan
-from featurestore.registry import Registry
+from featurestore.registry import AuditRecord, Registry
 from featurestore.skew.causes.changes import plan_changes
 from featurestore.skew.policy import FAIL, PASS
 from featurestore.skew.report import AuditReport
@@ -159,7 +159,7 @@ class Gatekeeper:
 
     def _audit(self, service: str, live: Plan, max_age_us: int, now_us: int) -> GateCheck:
         """Tell what the last audit of the service said of the plan that answers."""
-        found = next(iter(self.registry.audits(service, limit=1)), None)
+        found = next((audit for audit in self.registry.audits(service) if not _is_foreign(audit)), None)
         if found is None:
             return GateCheck("last audit", CANNOT_TELL, ("the service was never audited",))
         age = format_duration(max(0, now_us - found.ran_at_us))
@@ -198,6 +198,14 @@ def _knowledge(manifest: Manifest) -> GateCheck:
         said = "it was built with hindsight: with events that nobody knew yet when they would have been served"
         return GateCheck("hindsight", FAIL, (said,))
     return GateCheck("hindsight", PASS, ("it saw what serving could have seen",))
+
+
+def _is_foreign(audit: AuditRecord) -> bool:
+    """Tell whether an audit was of what another system served."""
+    try:
+        return AuditReport.from_json(audit.report).kind == "foreign"
+    except FeatureStoreError:
+        return False
 
 
 def _reasons(report: str) -> Iterator[str]:

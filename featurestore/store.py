@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from featurestore.skew.certificate import Certificate
     from featurestore.skew.drift.policy import DriftPolicy
     from featurestore.skew.drift.report import DriftReport
+    from featurestore.skew.foreign import ForeignMapping
     from featurestore.skew.leakage import LeakageReport
     from featurestore.skew.policy import Policy
     from featurestore.skew.report import AuditReport
@@ -678,6 +679,63 @@ class FeatureStore:
 
         found = self._registry.certificates(service, limit=limit)
         return tuple(Certificate.from_json(record.document) for record in found)
+
+    def audit_foreign(
+        self,
+        service: str,
+        log: str | os.PathLike[str],
+        mapping: ForeignMapping | str | os.PathLike[str],
+        *,
+        since: Instant | timedelta | None = None,
+        until: Instant | timedelta | None = None,
+        sample: float | None = None,
+        policy: Policy | None = None,
+        by: Sequence[str] = (),
+        causes: bool = True,
+        mismatches: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Compare what another system served with what training sets hold at the same instants, to the bit.
+
+        Args:
+            service: Name of the service whose definitions say what the features are.
+            log: What was served: a Parquet or CSV file or glob, or the SQLAlchemy URL of a database.
+            mapping: Which column holds what: a TOML file, or the same as an object.
+            since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
+            until: One past the last; the log's last included if ``None``.
+            sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
+            policy: What is allowed; by default nothing but equality.
+            by: Keys or request inputs to look for slices in.
+            causes: Whether to prove why values differ.
+            mismatches: Folder that receives every value that differs as Parquet, with its cause.
+            progress: Is told what is being done, how far it is, and how far it will go if that is known.
+
+        Returns:
+            The judged report; it is also kept in the registry. What the log does not say is not compared.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            ConfigError: The mapping is unreadable, or does not fit the service.
+            SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
+        """
+        from featurestore.skew.foreign import ForeignMapping, read_mapping
+        from featurestore.skew.policy import Policy
+        from featurestore.skew.sampling import check_share
+
+        now_us = self._clock.now_us()
+        return self._auditor.audit_foreign(
+            service,
+            os.fspath(log),
+            mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
+            since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
+            until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),
+            policy=policy or Policy(),
+            sample=check_share(sample),
+            by=by,
+            causes=causes,
+            mismatches=None if mismatches is None else Path(mismatches),
+            progress=progress,
+        )
 
     def audit_live(
         self,

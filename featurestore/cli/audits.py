@@ -25,7 +25,10 @@ app.add_typer(history, name="audits")
 def audit(
     context: typer.Context,
     service: Service,
-    since: Annotated[str, typer.Option(help="Answers about this instant or later, or how long back.")] = "24h",
+    since: Annotated[
+        str | None,
+        typer.Option(help="Answers about this instant or later, or how long back: 24h; all of a foreign log."),
+    ] = None,
     until: Annotated[
         str | None, typer.Option(help="Answers about instants before this one; now if left out.", show_default=False)
     ] = None,
@@ -33,6 +36,10 @@ def audit(
     live: Annotated[
         int | None, typer.Option(help="Ask both roads about so many entities now, instead of the log.", min=1)
     ] = None,
+    foreign: Annotated[
+        str | None, typer.Option(help="Compare the log of another system: Parquet, CSV, or a database's URL.")
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option("--map", help="Which column of it holds what: a TOML file.")] = None,
     json: Json = None,
     html: Html = None,
     parquet: Annotated[Path | None, typer.Option(help="Write every value that differs to this folder.")] = None,
@@ -43,12 +50,27 @@ def audit(
 ) -> None:
     """Recompute what was served and compare: exit code 0 for equal, 1 for skew, 2 if it could not tell."""
     with listening(None, opening="opening the serving log") as told, store_of(context) as store:
-        if live is not None:
+        if foreign is not None:
+            if mapping is None:
+                raise typer.BadParameter("say with --map which column holds what")
+            report = store.audit_foreign(
+                service,
+                foreign,
+                mapping,
+                since=since,
+                until=until,
+                sample=sample,
+                by=tuple(by or ()),
+                causes=causes,
+                mismatches=parquet,
+                progress=told,
+            )
+        elif live is not None:
             report = store.audit_live(service, live, mismatches=parquet, progress=told)
         else:
             report = store.audit(
                 service,
-                since=since,
+                since=since or "24h",
                 until=until,
                 sample=sample,
                 by=tuple(by or ()),

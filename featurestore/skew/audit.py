@@ -21,7 +21,7 @@ from featurestore.offline.coverage import count_beyond_newest
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.world import event_bounds, stale_rows
 from featurestore.skew.collecting import Collected
-from featurestore.skew.compare import ComparedFeature, Details, FeatureCounts, compare, completed
+from featurestore.skew.compare import ComparedFeature, Details, FeatureCounts, compare, completed, status_name
 from featurestore.skew.explaining import Explained, ExplainRows
 from featurestore.skew.report import WORST_ROWS, AuditReport, Mismatch, Skipped
 from featurestore.skew.sampling import sampled, shards
@@ -45,7 +45,6 @@ BATCH_VALUES = 17_500_000
 """Values recomputed at a time; each time the sources are read once."""
 
 _WORST_OF_FEATURE = 4
-_STATUS_NAMES = pa.array([status.name for status in Status])
 _UNKNOWN_PLAN = "the plan that answered them is not in the registry"
 _LOST = "the serving log could not keep them"
 
@@ -82,6 +81,7 @@ class Options:
         lost: Count of rows that were served and are not in the log.
         rows: Count of rows that will come, for those who are told how far the audit is.
         unexamined: Is given values that differ and are too many to be explained.
+        notes: What readers of the report should know.
     """
 
     sample: float = 1.0
@@ -93,6 +93,7 @@ class Options:
     lost: int = 0
     rows: int = 0
     unexamined: Unexamined | None = None
+    notes: tuple[str, ...] = ()
 
 
 def audit(
@@ -212,6 +213,7 @@ def _report(
         over_time=found.slices.buckets(),
         slices=found.slices.slices(),
         telling="" if telling is None else str(telling),
+        notes=options.notes,
     )
 
 
@@ -321,9 +323,14 @@ def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by:
             found[name] = as_text(log.column(column).combine_chunks())
     trained = [expected.statuses[output.name] for output in plan.outputs]
     served = [_codes(log, output.name) for output in plan.outputs]
-    worst = [pa.array(np.max(codes, axis=0)) for codes in (trained, served)]
-    found["worst statuses"] = pc.binary_join_element_wise(*(_STATUS_NAMES.take(codes) for codes in worst), "/")
+    worst = [_status_names(np.max(codes, axis=0)) for codes in (trained, served)]
+    found["worst statuses"] = pc.binary_join_element_wise(*worst, "/")
     return found
+
+
+def _status_names(codes: Bytes) -> pa.Array:
+    distinct, places = np.unique(codes, return_inverse=True)
+    return pa.array([status_name(int(code)) for code in distinct]).take(pa.array(places))
 
 
 def _codes(log: pa.Table, name: str) -> Bytes:
@@ -372,11 +379,12 @@ def _described(
         reference=_text(expected.values[name][row].as_py()),
         current=cell(f"value__{name}"),
         reference_status=Status(int(expected.statuses[name][row])).name,
-        current_status=Status(log.column(f"status__{name}")[row].as_py()).name,
+        current_status=status_name(log.column(f"status__{name}")[row].as_py()),
         is_stale=is_stale,
         watermarks={
             use.alias: format_instant(log.column(f"watermark__{use.alias}")[row].cast(pa.int64()).as_py())
             for use in plan.uses
+            if f"watermark__{use.alias}" in log.column_names
         },
         size=size if np.isfinite(size) else None,
     )

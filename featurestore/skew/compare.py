@@ -26,6 +26,9 @@ Flags = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
+NOT_LOGGED = 255
+"""Stands for the status of a value whose log says none: then values alone are compared."""
+
 _NAMES = {int(status): status.name for status in Status}
 
 
@@ -183,7 +186,7 @@ def compare(
     """
     has_reference, has_current = validity(reference), validity(current)
     both = has_reference & has_current
-    same_status = reference_statuses == current_statuses
+    same_status = _same_status(reference_statuses, current_statuses)
     same_value = both & _equal(reference, current, dtype)
     neither = ~has_reference & ~has_current
     equal = same_value & same_status
@@ -207,7 +210,9 @@ def compare(
         only_in_current=int((has_current & ~has_reference).sum()),
         of_stale_views=int((differs & is_stale).sum()),
         largest_difference=details.numbers.largest_absolute if details.numbers.count else None,
-        status_pairs={f"{_name(left)}/{_name(right)}": count for (left, right), count in sorted(pairs.items())},
+        status_pairs={
+            f"{status_name(left)}/{status_name(right)}": count for (left, right), count in sorted(pairs.items())
+        },
     )
     return ComparedFeature(counts, differs, size, details)
 
@@ -227,7 +232,7 @@ def agrees(
     has_reference, has_current = validity(reference), validity(current)
     same = has_reference == has_current
     same[has_reference & has_current] = _equal(reference, current, dtype)[has_reference & has_current]
-    return np.asarray(same & (reference_statuses == current_statuses), dtype=np.bool_)
+    return np.asarray(same & _same_status(reference_statuses, current_statuses), dtype=np.bool_)
 
 
 def _measured(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags) -> tuple[DifferenceTally, Floats]:
@@ -254,8 +259,13 @@ def _pairs_of(reference_statuses: Bytes, current_statuses: Bytes) -> dict[tuple[
     return {divmod(int(pair), 256): int(counts[pair]) for pair in np.flatnonzero(counts)}
 
 
-def _name(code: int) -> str:
-    return _NAMES.get(code, str(code))
+def status_name(code: int) -> str:
+    """Return the name of a status, as reports write it."""
+    return "not logged" if code == NOT_LOGGED else _NAMES.get(code, str(code))
+
+
+def _same_status(reference: Bytes, current: Bytes) -> Flags:
+    return np.asarray((reference == current) | (current == NOT_LOGGED), dtype=np.bool_)
 
 
 def _equal(reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:

@@ -49,6 +49,8 @@ def _head(report: AuditReport) -> Text:
         text.append(f"\n{report.sample:.3g} of the entities were looked at, by hash of their key")
     if report.beyond_newest_event:
         text.append(f"\n{report.beyond_newest_event} rows ask about more than the sources hold yet")
+    for note in report.notes:
+        text.append(f"\n{note}")
     for reason in report.reasons[:_SHOWN_REASONS]:
         text.append(f"\n  {reason}")
     if len(report.reasons) > _SHOWN_REASONS:

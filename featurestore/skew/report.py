@@ -85,7 +85,8 @@ class AuditReport:
         verdict: The policy's word; empty until it has spoken.
         reasons: Why.
         schema: Name and version of this form.
-        kind: ``"log"`` for what was served, ``"live"`` for what both roads say now.
+        kind: ``"log"`` for what was served, ``"live"`` for what both roads say now, ``"replay"`` for history replayed,
+            ``"foreign"`` for the log of another system.
         sample: Share of the entities that were looked at, by hash of their key; 1 for all.
         sums: What adds up to what, in one line; ``audit`` has made sure that it does.
         findings: Why values differ, most values first; the values of all findings add up to ``examined``.
@@ -94,6 +95,7 @@ class AuditReport:
         slices: Properties that rows that differ have more often than all rows, most telling first.
         telling: One line if one slice holds most of the rows that differ; else empty.
         policy: What was allowed, in words; empty until the policy has spoken.
+        notes: What else a reader should know, one line each.
     """
 
     service: str
@@ -120,6 +122,7 @@ class AuditReport:
     slices: tuple[Slice, ...] = ()
     telling: str = ""
     policy: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def different(self) -> int:

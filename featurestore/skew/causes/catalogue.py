@@ -6,6 +6,7 @@ differently, then what was done to values and requests.
 
 from __future__ import annotations
 
+from featurestore.skew.causes.arrivals import LATE_LOST
 from featurestore.skew.causes.deliveries import DELIVERIES, LATE_SEARCHED
 from featurestore.skew.causes.entities import KEY_FORMAT, MISSING
 from featurestore.skew.causes.model import Hypothesis
@@ -28,7 +29,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *WINDOWS,
     *REQUESTS,
     KEY_FORMAT,
-    *DELIVERIES,
+    DELIVERIES[0],
+    LATE_LOST,
+    DELIVERIES[1],
     LATE_SEARCHED,
 )
 """All hypotheses, simplest first."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import ViewPlan
+from featurestore.skew.causes.arrivals import delaying, ingest_times
 from featurestore.skew.causes.events import Events, picked, spread
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.world import ViewWorld, World, answer, event_bounds, of_view, operands
@@ -258,7 +259,7 @@ def event_lost(case: Case) -> Iterator[Variant]:
         yield Variant(
             "event_lost",
             f"{_events(len(numbers))} of {alias} never reached serving",
-            of_view(alias, _delaying, numbers, instants),
+            of_view(alias, delaying, numbers, instants),
             {"view": alias, "events": len(numbers)},
             events={alias: numbers},
             fix=_LOST_FIX,
@@ -273,7 +274,7 @@ def late_event(case: Case) -> Iterator[Variant]:
             "late_event",
             f"{_events(len(numbers))} of {alias} became known only after the requests that miss"
             f" {'it' if len(numbers) == 1 else 'them'}",
-            of_view(alias, _delaying, numbers, instants),
+            of_view(alias, delaying, numbers, instants),
             {"view": alias, "events": len(numbers), "known_after": _known_after(instants)},
             events={alias: numbers},
             fix=_LATE_FIX,
@@ -300,26 +301,17 @@ def _events(count: int) -> str:
     return "1 event" if count == 1 else f"{count} events"
 
 
-def _delaying(view: ViewWorld, numbers: Ints, instants: Ints) -> ViewWorld:
-    """Let some events become known at other instants."""
-    events = view.events
-    if events.delays is not None:
-        numbers = np.concatenate([events.delays[0], numbers])
-        instants = np.concatenate([events.delays[1], instants])
-    return replace(view, events=Events(events.table, events.keys, (numbers, instants), events.numbers))
-
-
 def _losing(view: ViewWorld, since: int, until: int) -> ViewWorld:
     """Let what became known within a range of time never arrive."""
-    times = _ingest_times(view)
+    times = ingest_times(view)
     lost = view.events.numbers_of(np.flatnonzero((times >= since) & (times < until)))
-    return _delaying(view, lost, np.full(len(lost), NO_WATERMARK, dtype=np.int64))
+    return delaying(view, lost, np.full(len(lost), NO_WATERMARK, dtype=np.int64))
 
 
 def _lost_ranges(case: Case) -> Iterator[Variant]:
     """Propose that what one materialize run was to fold never arrived."""
     for alias, view in case.world.views.items():
-        times = _ingest_times(view)
+        times = ingest_times(view)
         if len(times) == 0:
             continue
         marks = sorted({run.until_us for run in case.facts.runs.get(view.view.name, ())})
@@ -336,12 +328,6 @@ def _lost_ranges(case: Case) -> Iterator[Variant]:
                 events={alias: view.events.numbers_of(rows)},
                 fix=_LOST_FIX,
             )
-
-
-def _ingest_times(view: ViewWorld) -> Ints:
-    name = view.view.source.ingest_time or view.view.source.event_time
-    column = view.events.table.column(name).combine_chunks().cast(pa.int64())
-    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def duplicate_counted(case: Case) -> Iterator[Variant]:

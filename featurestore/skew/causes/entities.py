@@ -13,6 +13,7 @@ from featurestore.kernels.events import NOT_FOUND
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.world import ViewWorld, each_view, of_view
+from featurestore.skew.compare import NOT_LOGGED
 
 Spelling = Callable[[pa.Array], pa.Array]
 
@@ -22,7 +23,7 @@ def entity_missing(case: Case) -> Iterator[Variant]:
     for alias in case.world.views:
         prefix = f"{alias}__"
         if any(
-            bool((case.served[name].statuses[case.differs[name]] == NOT_FOUND).any())
+            bool(np.isin(case.served[name].statuses[case.differs[name]], (NOT_FOUND, NOT_LOGGED)).any())
             for name in case.outputs
             if _column(case, name).startswith(prefix)
         ):

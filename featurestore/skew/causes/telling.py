@@ -15,6 +15,7 @@ from featurestore.skew.causes.lags import lag_evidence
 from featurestore.skew.causes.model import Case, Variant
 from featurestore.skew.causes.prove import Proof
 from featurestore.skew.causes.world import ViewWorld, World, operands
+from featurestore.skew.compare import status_name
 from featurestore.skew.findings import Event, Example, Finding
 from featurestore.temporal import format_instant
 
@@ -176,7 +177,7 @@ def _example(case: Case, name: str, row: int, events: dict[str, Ints]) -> Exampl
         reference=_text(reference.values[row].as_py()),
         current=_text(served.values[row].as_py()),
         reference_status=Status(int(reference.statuses[row])).name,
-        current_status=_status(int(served.statuses[row])),
+        current_status=status_name(int(served.statuses[row])),
         events=_events_for(world, name, row, events),
     )
 
@@ -206,10 +207,6 @@ def _events_of(view: ViewWorld, row: int, chosen: Ints) -> Iterator[Event]:
             ingest_time=_text(event[learned]) or "",
             values={name: _text(value) for name, value in event.items() if name not in (source.event_time, learned)},
         )
-
-
-def _status(code: int) -> str:
-    return Status(code).name if code in list(Status) else str(code)
 
 
 def _text(value: object) -> str | None:

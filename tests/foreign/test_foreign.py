@@ -1,0 +1,189 @@
+"""Logs of other systems: clean ones pass, what was done to others is named, and what does not fit is told."""
+
+import sqlite3
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FeatureStore
+from featurestore.errors import ConfigError, SourceError
+from featurestore.skew.foreign import read_mapping
+from featurestore.temporal import FixedClock
+from tests.foreign.payments import DAY, HOUR, SERVICE, START, answers, questions, service, write_payments
+
+MAPPING = """
+as_of = "served_at"
+
+[keys]
+user = "user_id"
+
+[features]
+spend__total = "total"
+spend__last = "last_amount"
+spend__n = "n"
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    write_payments(tmp_path / "payments.parquet")
+    (tmp_path / "map.toml").write_text(MAPPING)
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(START + 9 * DAY)) as opened:
+        opened.apply(service(tmp_path / "payments.parquet"))
+        yield opened
+
+
+@pytest.fixture
+def right(store, tmp_path):
+    """What is served by a system that makes no mistake."""
+    return answers(tmp_path / "right", service(tmp_path / "payments.parquet"), questions())
+
+
+def audited(store, tmp_path, log, **options):
+    pq.write_table(log, tmp_path / "served.parquet")
+    return store.audit_foreign(SERVICE, tmp_path / "served.parquet", tmp_path / "map.toml", **options)
+
+
+def with_column(log, name, values):
+    return log.set_column(log.column_names.index(name), name, values)
+
+
+def share_of(report, cause):
+    return sum(finding.share for finding in report.findings if finding.cause == cause)
+
+
+def test_a_clean_log_passes_and_says_what_it_did_not_compare(store, right, tmp_path):
+    report = audited(store, tmp_path, right)
+    assert (report.verdict, report.kind, report.compared) == ("pass", "foreign", 400)
+    assert report.notes == ("the log says no statuses: values alone were compared",)
+    assert {pair for feature in report.features for pair in feature.status_pairs} == {
+        "PRESENT/not logged",
+        "EXPIRED/not logged",
+    }
+    assert report.since < report.until
+    assert [record.verdict for record in store.audits(SERVICE)] == ["pass"]
+
+
+def test_a_time_to_live_that_is_ignored_is_named(store, tmp_path):
+    served = answers(tmp_path / "ignoring", service(tmp_path / "payments.parquet", ttl=None), questions())
+    report = audited(store, tmp_path, served)
+    assert report.verdict == "fail"
+    assert {feature.name for feature in report.features if feature.different} == {"spend__last"}
+    assert share_of(report, "ttl_ignored") == 1.0
+
+
+def test_late_rows_that_an_incremental_job_missed_are_named(store, tmp_path):
+    write_payments(tmp_path / "in_time.parquet", without_late=True)
+    served = answers(tmp_path / "missing", service(tmp_path / "in_time.parquet"), questions())
+    report = audited(store, tmp_path, served)
+    assert report.verdict == "fail"
+    assert share_of(report, "event_lost") == 1.0
+    assert report.findings[0].said == "events of spend that became known after they happened never arrived"
+
+
+def test_rows_used_before_they_were_known_are_named(store, tmp_path):
+    import dataclasses
+
+    hasty = service(tmp_path / "payments.parquet")
+    view = hasty.features[0]
+    at_once = dataclasses.replace(view, source=dataclasses.replace(view.source, ingest_time=None))
+    served = answers(tmp_path / "hasty", dataclasses.replace(hasty, features=(at_once,)), questions())
+    assert share_of(audited(store, tmp_path, served), "late_event") == 1.0
+
+
+def test_float32_is_compared_as_what_it_holds_and_named(store, right, tmp_path):
+    report = audited(store, tmp_path, with_column(right, "total", right.column("total").cast(pa.float32())))
+    assert {feature.name for feature in report.features if feature.different} == {"spend__total"}
+    assert share_of(report, "precision") == 1.0
+
+
+def test_a_default_for_null_is_named(store, right, tmp_path):
+    served = with_column(right, "last_amount", right.column("last_amount").fill_null(0.0))
+    assert share_of(audited(store, tmp_path, served), "default_for_null") == 1.0
+
+
+def test_times_in_another_zone_are_named(store, tmp_path):
+    served = answers(tmp_path / "shifted", service(tmp_path / "payments.parquet"), questions(shift_us=5 * HOUR))
+    instants = pc.subtract(served.column("served_at").cast(pa.int64()), 5 * HOUR).cast(pa.timestamp("us", "UTC"))
+    report = audited(store, tmp_path, with_column(served, "served_at", instants))
+    assert share_of(report, "time_zone") > 0.95
+
+
+def test_csv_epoch_seconds_constants_and_requests_are_read(store, tmp_path):
+    one = questions().filter(pc.equal(questions().column("user"), "u03"))
+    seconds = pc.divide(one.column("as_of").cast(pa.int64()), 1_000_000)
+    asked = one.set_column(1, "as_of", pc.multiply(seconds, 1_000_000).cast(pa.timestamp("us", "UTC")))
+    served = answers(tmp_path / "one", service(tmp_path / "payments.parquet"), asked)
+    served = with_column(served, "served_at", seconds).drop_columns(["user_id"])
+    served = served.append_column("rid", pa.array([f"r{number}" for number in range(served.num_rows)]))
+    pyarrow.csv.write_csv(served, tmp_path / "served.csv")
+    mapping = MAPPING.replace('[keys]\nuser = "user_id"', '[constants]\nuser = "u03"').replace(
+        'as_of = "served_at"', 'as_of = "served_at"\nas_of_unit = "s"\nrequest_id = "rid"'
+    )
+    (tmp_path / "csv.toml").write_text(mapping)
+    report = store.audit_foreign(SERVICE, tmp_path / "served.csv", tmp_path / "csv.toml")
+    assert (report.verdict, report.compared) == ("pass", one.num_rows)
+    broken = with_column(served, "n", pc.add(served.column("n"), 1))
+    pyarrow.csv.write_csv(broken, tmp_path / "served.csv")
+    assert store.audit_foreign(SERVICE, tmp_path / "served.csv", tmp_path / "csv.toml").worst[0].request_id[0] == "r"
+
+
+def test_a_table_of_a_database_is_read_in_a_range_of_time(store, right, tmp_path):
+    columns = with_column(right, "served_at", pc.strftime(right.column("served_at"), "%Y-%m-%d %H:%M:%S")).to_pydict()
+    with sqlite3.connect(tmp_path / "served.db") as connection:
+        connection.execute(
+            "CREATE TABLE served (user_id TEXT, served_at TEXT, total REAL, last_amount REAL, n INTEGER)"
+        )
+        connection.executemany("INSERT INTO served VALUES (?, ?, ?, ?, ?)", list(zip(*columns.values(), strict=True)))
+    connection.close()
+    (tmp_path / "map.toml").write_text('timezone = "UTC"\ntable = "served"\n' + MAPPING)
+    url = f"sqlite:///{tmp_path}/served.db"
+    report = store.audit_foreign(SERVICE, url, tmp_path / "map.toml", since="2026-03-03T00:00:00Z")
+    assert 0 < report.compared < 400
+    assert report.since == "2026-03-03T00:00:00Z"
+    assert report.compared == store.audit_foreign(SERVICE, url, tmp_path / "map.toml").compared - sum(
+        at < "2026-03-03" for at in columns["served_at"]
+    )
+
+
+def test_features_that_are_not_mapped_are_left_out(store, right, tmp_path):
+    (tmp_path / "map.toml").write_text(MAPPING.replace('spend__last = "last_amount"\n', ""))
+    report = audited(store, tmp_path, right)
+    assert [feature.name for feature in report.features] == ["spend__n", "spend__total"]
+    assert report.notes[1] == "not in the log: spend__last"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("spend__n = ", "spend__m = "), "the service has no 'spend__m'.*spend__n"),
+        (('user = "user_id"', ""), "'user' is not mapped.*under \\[keys\\]"),
+        (("as_of = ", "asof = "), "as_of: Field required"),
+        (("[keys]", "[key]"), "key: Extra inputs are not permitted"),
+        (("[keys]", "[keys"), "it is no TOML"),
+    ],
+)
+def test_mappings_that_do_not_fit_are_refused(store, right, tmp_path, change, problem):
+    (tmp_path / "map.toml").write_text(MAPPING.replace(*change))
+    with pytest.raises(ConfigError, match=problem):
+        audited(store, tmp_path, right)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_mapping(tmp_path / "nothing.toml")
+
+
+def test_values_that_are_none_of_their_feature_are_refused(store, right, tmp_path):
+    texts = with_column(right, "n", pa.array(["many"] * right.num_rows))
+    with pytest.raises(SourceError, match="holds 'many', which is not an int64"):
+        audited(store, tmp_path, texts)
+    halves = with_column(right, "n", pa.array(np.full(right.num_rows, 0.5)))
+    with pytest.raises(SourceError, match=r"holds 0\.5, which is not an int64"):
+        audited(store, tmp_path, halves)
+    with pytest.raises(SourceError, match="total"):
+        audited(store, tmp_path, right.drop_columns(["total"]))
+    empty = with_column(right, "served_at", pa.nulls(right.num_rows, pa.timestamp("us", "UTC")))
+    with pytest.raises(ConfigError, match="400 rows have no as_of"):
+        audited(store, tmp_path, empty)
