@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 Unexamined = Callable[[Plan, pa.Table, Features, Mapping[str, Flags]], None]
 """Is given the plan, rows of its log, what the training set has for them, and per output the rows that are meant."""
 
-BATCH_VALUES = 17_500_000
+BATCH_VALUES = 17_000_000
 """Values recomputed at a time; each time the sources are read once."""
 
 _WORST_OF_FEATURE = 4
@@ -148,9 +148,10 @@ def _take_all(
     for batch in _batches(tables, options.batch_values):
         _take_batch(batch, plans, reference, found, options)
         seen += batch.num_rows
+        del batch
+        pa.default_memory_pool().release_unused()
         if options.progress is not None:
             options.progress("rows compared", seen, max(seen, options.rows))
-    pa.default_memory_pool().release_unused()
 
 
 def _take_batch(

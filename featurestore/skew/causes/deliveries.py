@@ -46,7 +46,7 @@ _ABSENT = ("event_lost", "late_event")
 _Change = Callable[[Ints, Ints, Sequence[Ints]], tuple[Ints, Ints]]
 """Makes the places of each row's events from (begin, end, places that are tried together)."""
 
-_MOST_ROWS = 200
+_MOST_ROWS = 500
 _MOST_RUNS = 40
 
 _LOST_FIX = (
