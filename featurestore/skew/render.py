@@ -16,6 +16,7 @@ from featurestore.skew.policy import FAIL, PASS
 from featurestore.skew.report import AuditReport, Mismatch
 
 _SHOWN_ROWS = 8
+_SHOWN_FEATURES = 20
 _SHOWN_REASONS = 5
 _SHOWN_FINDINGS = 8
 _LEAST_NAME = 8
@@ -61,10 +62,12 @@ def _head(report: AuditReport) -> Text:
 
 
 def _features(features: tuple[FeatureCounts, ...]) -> Table:
-    """List the features that differ; the others are one line together."""
-    different = [feature for feature in features if feature.different]
+    """List the features that differ most; those that differ less are one line together, and the others one more."""
+    different = sorted((feature for feature in features if feature.different), key=lambda one: (-one.share, one.name))
     others = [feature for feature in features if not feature.different]
-    rows = [([feature.name, *_counts([feature])], "red") for feature in different]
+    rows = [([feature.name, *_counts([feature])], "red") for feature in different[:_SHOWN_FEATURES]]
+    if rest := different[_SHOWN_FEATURES:]:
+        rows.append(([f"{len(rest)} more that differ", *_counts(rest)], "red"))
     if others:
         name = f"{len(others)} {'other features' if different else 'features'}"
         rows.append(([name, *_counts(others)], "green"))
@@ -124,7 +127,7 @@ def _told(example: Example) -> str:
 
 def _worst(mismatches: tuple[Mismatch, ...]) -> Table:
     table = Table(title="values that differ most", box=None, pad_edge=False, title_justify="left")
-    for title in ("feature", "entity", "as of", "reference", "current", "status", "stale"):
+    for title in ("feature", "entity", "as of", "reference", "current", "status", "stale", "cause"):
         table.add_column(title, overflow="fold")
     for found in mismatches:
         keys = ", ".join(f"{name}={value}" for name, value in found.keys.items())
@@ -137,6 +140,7 @@ def _worst(mismatches: tuple[Mismatch, ...]) -> Table:
             _shown(found.current),
             statuses,
             "yes" if found.is_stale else "",
+            found.cause,
         )
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from featurestore.skew.causes.prove import Proof
 from featurestore.skew.causes.world import ViewWorld, World, operands
 from featurestore.skew.compare import status_name
 from featurestore.skew.findings import Event, Example, Finding
-from featurestore.temporal import format_instant
+from featurestore.temporal import format_instant, instant_us
 
 Ints = npt.NDArray[np.int64]
 
@@ -212,5 +213,5 @@ def _events_of(view: ViewWorld, row: int, chosen: Ints) -> Iterator[Event]:
 def _text(value: object) -> str | None:
     if value is None:
         return None
-    text = str(value)
+    text = format_instant(instant_us(value)) if isinstance(value, datetime) else str(value)
     return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 1]}…"
