@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -14,7 +15,7 @@ import pytest
 
 from featurestore import FeatureStore, FileSource
 from tests.server.conftest import NOW, ORDERS
-from tests.server.process import serving
+from tests.server.process import ended, serving
 from tests.unit.store.test_store import spending
 
 
@@ -74,6 +75,50 @@ def test_head_and_body_of_an_answer_leave_in_one_piece(project):
                 connection.sendall(head + body)
                 piece = connection.recv(65_536)
                 assert json.loads(piece.partition(b"\r\n\r\n")[2])["rows"][0]["values"] == [2, 2.5]
+
+
+def test_a_request_under_way_is_answered_and_logged_before_the_server_ends(project):
+    body = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
+    head = f"POST /v1/features HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\nX-Request-Id: last\r\n\r\n"
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(process):
+        address = process.stdout.readline().split()[-1]
+        place = urlsplit(address).hostname, urlsplit(address).port
+        urlopen(f"{address}/readyz", timeout=30).close()
+        with socket.create_connection(place, timeout=30) as connection:
+            connection.sendall(head.encode() + body[:10])
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            for _ in range(100):
+                try:
+                    socket.create_connection(place, timeout=5).close()
+                except ConnectionRefusedError:
+                    break
+                time.sleep(0.05)
+            else:
+                raise AssertionError("a server that is ending takes new connections")
+            connection.sendall(body[10:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert process.wait(30) == 0
+    (logged,) = (project / "featurestore" / "serving_log").rglob("*.parquet")
+    assert pq.read_table(logged).column("request_id").to_pylist() == ["last"]
+
+
+def test_metrics_of_several_workers_add_up(project):
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    question = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
+    with ended(process):
+        address = process.stdout.readline().split()[-1]
+        for _ in range(20):
+            asked = Request(f"{address}/v1/features", question, {"content-type": "application/json"})
+            with urlopen(asked, timeout=30) as response:
+                assert response.status == 200
+        with urlopen(f"{address}/metrics", timeout=30) as response:
+            page = response.read().decode()
+    assert 'featurestore_requests_total{route="/v1/features",status="200"} 20.0' in page
+    assert 'featurestore_entities_total{service="spending_model"} 20.0' in page
 
 
 @pytest.mark.parametrize(
