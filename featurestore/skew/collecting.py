@@ -19,6 +19,9 @@ Ints = npt.NDArray[np.int64]
 MOST_EXPLAINED = 200_000
 """Rows that differ and are kept for proof; more than these are counted but not examined."""
 
+MOST_VALUES = 10_000_000
+"""Values in these rows: of services with many features fewer rows are kept."""
+
 _CONTROLS = 3_000
 _RELATED = 6_000
 
@@ -60,7 +63,8 @@ class Collected:
             any_differs |= flags
             self.clean[name] = self.clean.get(name, 0) + int((~flags).sum())
             self.different += int(flags.sum())
-        suspects = np.flatnonzero(any_differs)[: MOST_EXPLAINED - self.suspects]
+        most = min(MOST_EXPLAINED, MOST_VALUES // max(1, len(differs)))
+        suspects = np.flatnonzero(any_differs)[: max(0, most - self.suspects)]
         chosen = np.union1d(suspects, self._controls(log, any_differs, suspects))
         any_differs[suspects] = False
         if len(chosen) == 0:

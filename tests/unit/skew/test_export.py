@@ -29,7 +29,10 @@ def test_every_value_is_there_with_its_cause(store, tmp_path):
     assert {(row["reference_status"], row["current_status"]) for row in rows} == {("PRESENT", "PRESENT")}
 
 
-@pytest.mark.parametrize(("module", "name", "value"), [(collecting, "MOST_EXPLAINED", 4), (lots, "MOST_LOTS", 1)])
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [(collecting, "MOST_EXPLAINED", 4), (collecting, "MOST_VALUES", 8), (lots, "MOST_LOTS", 1)],
+)
 def test_values_that_are_too_many_to_be_explained_are_there_without_one(
     store, tmp_path, monkeypatch, module, name, value
 ):
