@@ -12,22 +12,21 @@ or the registry says, so when a state is old the audit says so without asking ab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
-from featurestore.kernels.events import NOT_FOUND
 from featurestore.skew.causes.catalogue import HYPOTHESES
+from featurestore.skew.causes.choosing import count_of, light_rows, spread_rows
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.trials import Tried, covered_by, covers_all, same_as_served, try_on
 from featurestore.skew.causes.values import VALUES
-from featurestore.skew.causes.world import Transform, Values, World, answer
-from featurestore.skew.compare import agrees
+from featurestore.skew.causes.world import World, answer
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -49,9 +48,6 @@ _SAMPLED_ROWS = 800
 _SAMPLED_CONTROLS = 400
 _SAMPLED_FOR_PAIRS = 60
 _SAMPLED_EVENTS = 100_000
-_FEWEST_SAMPLED = 60
-"""Rows that are sampled whatever the count of their events."""
-
 _WORTH_SHARE = 0.01
 """Share of what is left that a round must explain to be worth another one."""
 
@@ -77,25 +73,6 @@ class Proof:
 
     variants: tuple[Variant, ...]
     owner: Mapping[str, Ints]
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """An assumption and what it makes of a sample.
-
-    Attributes:
-        variant: The assumption.
-        row_bits: What it costs to say it row by row.
-        most_bits: Most bits that it costs to say in which rows it holds.
-        covered: Per output the rows it explains.
-        broken: Per output the share of holding values it would spoil.
-    """
-
-    variant: Variant
-    row_bits: float
-    most_bits: float
-    covered: Mapping[str, Flags]
-    broken: Mapping[str, float]
 
 
 def prove(
@@ -129,7 +106,7 @@ class _Bar:
     def __init__(self, sample: Case, groups: Sequence[tuple[str, ...]]) -> None:
         self._sure = dict.fromkeys(groups, -math.inf)
         self._sample = sample
-        self._counts = {outputs: _count(sample.differs[name] for name in outputs) for outputs in groups}
+        self._counts = {outputs: count_of(sample.differs[name] for name in outputs) for outputs in groups}
 
     def raise_to(self, outputs: tuple[str, ...], gain: float) -> None:
         """Note what an assumption gains that explains everything in a group."""
@@ -150,17 +127,17 @@ class _Bar:
         if not shares or min(shares.values()) == 0.0:
             return bool(shares)
         names = [name for outputs in shares for name in outputs if variant.outputs is None or name in variant.outputs]
-        covered = _covered(variant, self._few, names)
+        covered = covered_by(variant, self._few, names)
         return any(
-            _count(covered[name] for name in outputs if name in covered)
-            >= share / 2 * _count(self._few.differs[name] for name in outputs)
+            count_of(covered[name] for name in outputs if name in covered)
+            >= share / 2 * count_of(self._few.differs[name] for name in outputs)
             for outputs, share in shares.items()
         )
 
     @cached_property
     def _few(self) -> Case:
-        rows = [_spread(np.flatnonzero(flags), _PROBED_PER_OUTPUT) for flags in self._sample.differs.values()]
-        return self._sample.take(_spread(np.unique(np.concatenate(rows)), _PROBED_ROWS))
+        rows = [spread_rows(np.flatnonzero(flags), _PROBED_PER_OUTPUT) for flags in self._sample.differs.values()]
+        return self._sample.take(spread_rows(np.unique(np.concatenate(rows)), _PROBED_ROWS))
 
 
 class _Prover:
@@ -177,14 +154,14 @@ class _Prover:
         self._groups = _groups(case)
         self._variants = list(known)
         self._owner = {name: np.full(len(case.world), -1, dtype=np.int64) for name in case.differs}
-        self._total = _count(case.differs.values())
+        self._total = count_of(case.differs.values())
         self._initial = {name: int(flags.sum()) for name, flags in case.differs.items()}
 
     def run(self) -> Proof:
         is_first = not self._variants
         chosen = self._begun()
         for _ in range(_MOST_ROUNDS):
-            left = _count(self._case.differs.values())
+            left = count_of(self._case.differs.values())
             if left == 0:
                 break
             gained, searched = self._round(chosen)
@@ -196,13 +173,13 @@ class _Prover:
                 chosen = HYPOTHESES
             else:
                 break
-        if is_first and _count(self._case.differs.values()):
+        if is_first and count_of(self._case.differs.values()):
             self._pairs()
         return Proof(tuple(self._variants), self._owner)
 
     def _is_strange(self) -> bool:
         """Tell whether so much is left that what explains other rows cannot be all there is."""
-        return _count(self._case.differs.values()) > _STRANGE_SHARE * self._total
+        return count_of(self._case.differs.values()) > _STRANGE_SHARE * self._total
 
     def _begun(self) -> Sequence[Hypothesis]:
         """Try what is known from other rows on all rows, and return the hypotheses to begin with."""
@@ -211,7 +188,7 @@ class _Prover:
         for variant in tuple(self._variants):
             rows = np.flatnonzero(self._case.suspects())
             if len(rows) and not variant.is_searched:
-                self._take(variant, rows, _covered(variant, self._case.take(rows), self._case.outputs))
+                self._take(variant, rows, covered_by(variant, self._case.take(rows), self._case.outputs))
         named = {name for variant in self._variants for name in variant.cause.split(" + ")}
         return tuple(found for found in HYPOTHESES if found.name in named)
 
@@ -227,15 +204,15 @@ class _Prover:
 
     def _sample(self, per_output: int, most: int) -> Case:
         """Take some rows to explain of every output, spread over the case, and some that hold."""
-        chosen = [_spread(np.flatnonzero(self._case.differs[name]), per_output) for name in self._case.outputs]
-        rows = _spread(np.unique(np.concatenate(chosen)), most)
-        controls = _spread(np.flatnonzero(~self._case.suspects()), _SAMPLED_CONTROLS)
-        chosen = [_light(self._case.world, found, _SAMPLED_EVENTS) for found in (rows, controls)]
+        chosen = [spread_rows(np.flatnonzero(self._case.differs[name]), per_output) for name in self._case.outputs]
+        rows = spread_rows(np.unique(np.concatenate(chosen)), most)
+        controls = spread_rows(np.flatnonzero(~self._case.suspects()), _SAMPLED_CONTROLS)
+        chosen = [light_rows(self._case.world, found, _SAMPLED_EVENTS) for found in (rows, controls)]
         return self._case.take(np.concatenate(chosen)).narrowed()
 
-    def _tried(self, hypotheses: Sequence[Hypothesis], sample: Case) -> list[_Tried]:
+    def _tried(self, hypotheses: Sequence[Hypothesis], sample: Case) -> list[Tried]:
         """Try assumptions in the order of the catalogue, unless one that explains everything gains as much."""
-        tried: list[_Tried] = []
+        tried: list[Tried] = []
         bar = _Bar(sample, self._groups)
         for hypothesis in hypotheses:
             if not bar.shares(hypothesis.row_bits, 0.0):
@@ -243,18 +220,18 @@ class _Prover:
             for variant in hypothesis.variants(sample):
                 if not bar.may_pass(variant, hypothesis.row_bits + variant.row_bits):
                     continue
-                found = _try(hypothesis, variant, sample)
+                found = try_on(hypothesis, variant, sample)
                 if found is None:
                     continue
                 tried.append(found)
                 for outputs in self._groups:
-                    if _covers(found, outputs, sample):
+                    if covers_all(found, outputs, sample):
                         bar.raise_to(outputs, self._gain(found, outputs, sample, sample.differs, ()))
         return tried
 
-    def _accepted(self, sample: Case, tried: Sequence[_Tried]) -> list[tuple[_Tried, tuple[str, ...]]]:
+    def _accepted(self, sample: Case, tried: Sequence[Tried]) -> list[tuple[Tried, tuple[str, ...]]]:
         """Choose assumptions for each group of outputs, the one with the largest gain first."""
-        accepted: list[tuple[_Tried, tuple[str, ...]]] = []
+        accepted: list[tuple[Tried, tuple[str, ...]]] = []
         for outputs in self._groups:
             left = {name: sample.differs[name].copy() for name in outputs}
             while any(bool(flags.any()) for flags in left.values()):
@@ -270,11 +247,11 @@ class _Prover:
 
     def _gain(
         self,
-        result: _Tried,
+        result: Tried,
         outputs: Sequence[str],
         sample: Case,
         left: Mapping[str, Flags],
-        accepted: Sequence[tuple[_Tried, tuple[str, ...]]],
+        accepted: Sequence[tuple[Tried, tuple[str, ...]]],
     ) -> float:
         """Return the bits an assumption saves."""
         covered = broken = 0.0
@@ -299,18 +276,18 @@ class _Prover:
         bits = result.variant.bits - (_KNOWN_BITS if is_known else 0.0)
         return values * (VALUE_BITS - result.row_bits - where_bits) - bits
 
-    def _confirm(self, accepted: Sequence[tuple[_Tried, tuple[str, ...]]]) -> int:
+    def _confirm(self, accepted: Sequence[tuple[Tried, tuple[str, ...]]]) -> int:
         """Try accepted assumptions on all rows that are not explained yet; return the count of values gained."""
         gained = 0
         for result, outputs in accepted:
             wanted = [name for name in outputs if name in result.covered and bool(self._case.differs[name].any())]
             if wanted:
                 rows = np.flatnonzero(np.any([self._case.differs[name] for name in wanted], axis=0))
-                gained += self._take(result.variant, rows, _covered(result.variant, self._case.take(rows), wanted))
+                gained += self._take(result.variant, rows, covered_by(result.variant, self._case.take(rows), wanted))
         return gained
 
     def _take(self, variant: Variant, rows: Ints, covered: Mapping[str, Flags]) -> int:
-        count = _count(covered.values())
+        count = count_of(covered.values())
         if count == 0:
             return 0
         number = next((i for i, known in enumerate(self._variants) if known is variant), len(self._variants))
@@ -320,7 +297,7 @@ class _Prover:
             self._owner[name][rows[flags]] = number
             self._case.differs[name][rows[flags]] = False
         if self._progress is not None:
-            self._progress(self._total - _count(self._case.differs.values()), self._total)
+            self._progress(self._total - count_of(self._case.differs.values()), self._total)
         return count
 
     def _pairs(self) -> None:
@@ -328,12 +305,12 @@ class _Prover:
         if all(self._least(name, _PAIR_SHARE) > 1.0 for name in self._case.outputs):
             return
         sample = self._sample(_SAMPLED_FOR_PAIRS // 4, _SAMPLED_FOR_PAIRS)
-        few = sample.take(_spread(np.flatnonzero(sample.suspects()), _PROBED_ROWS))
+        few = sample.take(spread_rows(np.flatnonzero(sample.suspects()), _PROBED_ROWS))
         tried = [
             found
             for hypothesis, variant in islice(self._proposed(sample), _MOST_PAIRS)
             if self._may_be_named(variant, few)
-            for found in [_try(hypothesis, variant, sample)]
+            for found in [try_on(hypothesis, variant, sample)]
             if found is not None
         ]
         self._confirm(self._accepted(sample, tried))
@@ -345,7 +322,7 @@ class _Prover:
 
     def _may_be_named(self, variant: Variant, few: Case) -> bool:
         """Tell whether an assumption explains, of a few rows, half of what it must explain of all to be named."""
-        covered = _covered(variant, few, few.outputs)
+        covered = covered_by(variant, few, few.outputs)
         return any(
             int(flags.sum()) >= self._least(name, variant.least_share) / 2 * int(few.differs[name].sum())
             for name, flags in covered.items()
@@ -389,7 +366,7 @@ def _after(variant: Variant, sample: Case) -> Iterator[Variant]:
                 continue
             for name in changed.outputs if after.outputs is None else after.outputs & set(changed.outputs):
                 found = world.transforms[-1](world, name, changed.reference[name])
-                if bool((_same(part, name, found) & part.differs[name]).any()):
+                if bool((same_as_served(part, name, found) & part.differs[name]).any()):
                     yield after
                     break
 
@@ -433,93 +410,6 @@ def _under(variant: Variant, case: Case) -> Case | None:
     return replace(case, reference={**case.reference, **found}, memo={})
 
 
-def _try(hypothesis: Hypothesis, variant: Variant, sample: Case) -> _Tried | None:
-    """Apply an assumption to the rows to explain, and only if it explains any to those that hold."""
-    outputs = [name for name in sample.differs if variant.outputs is None or name in variant.outputs]
-    rows = np.flatnonzero(sample.suspects())
-    part = sample.take(rows)
-    found = _covered(variant, part, outputs)
-    if not any(bool(flags.any()) for flags in found.values()):
-        return None
-    if not hypothesis.explains_absence and _is_absence(part, found):
-        return None
-    covered = {name: np.zeros(len(sample.world), dtype=np.bool_) for name in found}
-    for name, flags in found.items():
-        covered[name][rows] = flags
-    broken = _broken(variant, sample, list(covered))
-    return _Tried(variant, hypothesis.row_bits + variant.row_bits, hypothesis.most_bits, covered, broken)
-
-
-def _is_absence(case: Case, covered: Mapping[str, Flags]) -> bool:
-    """Tell whether all that is explained is that entities were not found: then nothing speaks for a finer reason."""
-    return all(bool((case.served[name].statuses[flags] == NOT_FOUND).all()) for name, flags in covered.items())
-
-
-def _answers(variant: Variant, case: Case, outputs: Sequence[str]) -> dict[str, Values]:
-    """Return what a case's rows are answered under an assumption; nothing if it cannot be asked."""
-    if len(case.world) == 0:
-        return {}
-    try:
-        world = variant.apply(case.world)
-        if world is None:
-            return {}
-        if _only_transforms(case.world, world):
-            added = world.transforms[len(case.world.transforms) :]
-            return {name: _transformed(world, name, case.reference[name], added) for name in outputs}
-        return answer(world, outputs, threads=case.facts.threads)
-    except (FeatureStoreError, pa.ArrowException):
-        return {}
-
-
-def _only_transforms(world: World, changed: World) -> bool:
-    """Tell whether all that was changed is what is done to values: then nothing need be computed again."""
-    parts = ("plan", "log", "as_of", "views", "requests", "fills")
-    count = len(world.transforms)
-    return changed.transforms[:count] == world.transforms and all(
-        getattr(changed, part) is getattr(world, part) for part in parts
-    )
-
-
-def _transformed(world: World, name: str, found: Values, transforms: Iterable[Transform]) -> Values:
-    for transform in transforms:
-        found = transform(world, name, found)
-    return found
-
-
-def _same(case: Case, name: str, found: Values) -> Flags:
-    served = case.served[name]
-    if found.values.type != served.values.type:
-        return np.zeros(len(case.world), dtype=np.bool_)
-    dtype = next(output.dtype for output in case.world.plan.outputs if output.name == name)
-    return agrees(found.values, served.values, found.statuses, served.statuses, dtype)
-
-
-def _covered(variant: Variant, case: Case, outputs: Iterable[str]) -> dict[str, Flags]:
-    """Return per output the differing rows that come out under an assumption."""
-    found = _answers(variant, case, list(outputs))
-    return {name: _same(case, name, values) & case.differs[name] for name, values in found.items()}
-
-
-def _broken(variant: Variant, sample: Case, outputs: Sequence[str]) -> dict[str, float]:
-    """Return per output the share of holding values that an assumption would spoil."""
-    found = _answers(variant, sample, outputs)
-    shares = {}
-    for name in outputs:
-        holds = sample.holds[name]
-        count = int(holds.sum())
-        spoiled = int((holds & ~_same(sample, name, found[name])).sum()) if name in found else count
-        shares[name] = spoiled / count if count else 0.0
-    return shares
-
-
-def _covers(result: _Tried, outputs: Iterable[str], sample: Case) -> bool:
-    """Tell whether an assumption explains every value of some outputs in a sample."""
-    differing = [name for name in outputs if bool(sample.differs[name].any())]
-    return all(
-        name in result.covered and not bool((sample.differs[name] & ~result.covered[name]).any()) for name in differing
-    )
-
-
 def _groups(case: Case) -> list[tuple[str, ...]]:
     """Group outputs that are explained together: those of one view, and each on-demand feature by itself."""
     found: dict[str, list[str]] = {}
@@ -529,34 +419,6 @@ def _groups(case: Case) -> list[tuple[str, ...]]:
             key = f"view {output.column.partition('__')[0]}" if is_view else f"output {output.name}"
             found.setdefault(key, []).append(output.name)
     return [tuple(names) for names in found.values()]
-
-
-def _count(flags: Iterable[Flags]) -> int:
-    return sum(int(found.sum()) for found in flags)
-
-
-def _light(world: World, rows: Ints, most_events: int) -> Ints:
-    """Take of some rows those of entities with few events, as many as there is room for."""
-    weights = np.zeros(len(rows), dtype=np.int64)
-    entity = np.zeros(len(rows), dtype=np.int64)
-    for view in world.views.values():
-        block, codes = view.entities()
-        own = codes[rows]
-        weights += np.where(own >= 0, np.diff(block.offsets)[np.maximum(own, 0)] if len(block.offsets) > 1 else 0, 0)
-        entity = np.unique(np.column_stack([entity, own]), axis=0, return_inverse=True)[1].reshape(-1)
-    order = np.argsort(weights, kind="stable")
-    _, first = np.unique(entity[order], return_index=True)
-    added = np.zeros(len(rows), dtype=np.int64)
-    added[first] = weights[order][first]
-    count = max(_FEWEST_SAMPLED, int(np.searchsorted(np.cumsum(added), most_events, side="right")))
-    return np.sort(rows[order[:count]])
-
-
-def _spread(rows: Ints, most: int) -> Ints:
-    """Take at most so many of some rows, evenly spread."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def _entropy(share: float) -> float:
