@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.catalog import Catalog
+from featurestore.config import PolicyConfig
+from featurestore.errors import ConfigError, listing
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog
@@ -17,6 +19,7 @@ from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
 from featurestore.skew.audit import Options, Progress, Reference, Unexamined, audit, spine_of
+from featurestore.skew.causes.catalogue import CAUSES
 from featurestore.skew.causes.model import Facts
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
@@ -26,6 +29,7 @@ from featurestore.skew.foreign import ForeignLog, ForeignMapping
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
 from featurestore.skew.report import AuditReport
+from featurestore.skew.tolerance import Tolerance
 from featurestore.sources import ReadSettings
 from featurestore.temporal import Clock, duration_us
 
@@ -225,7 +229,9 @@ class Auditor:
                 since_us=since_us,
                 until_us=until_us,
                 ran_at_us=ran_at_us,
-                options=replace(options(explainer if causes else None), unexamined=unexamined),
+                options=replace(
+                    options(explainer if causes else None), unexamined=unexamined, tolerance=policy.tolerance_of
+                ),
             )
 
         if mismatches is None:
@@ -270,3 +276,25 @@ class Auditor:
 def _bounds(table: pa.Table) -> tuple[int, int]:
     found = pc.min_max(table.column("as_of").cast(pa.int64()))
     return found["min"].as_py(), found["max"].as_py()
+
+
+def configured(policy: PolicyConfig) -> Policy:
+    """Return a policy as a configuration says it.
+
+    Raises:
+        ConfigError: It names a cause that there is not.
+    """
+    for cause in policy.causes:
+        if cause not in CAUSES:
+            hint = listing("Causes", CAUSES, wrong=cause)
+            raise ConfigError(f"there is no cause '{cause}'", where="policies", hint=hint, code="unknown-cause")
+    return Policy(
+        allowed_share=policy.allowed_share,
+        warn_share=policy.warn_share,
+        least_rows=policy.least_rows,
+        allow_skipped=policy.allow_skipped,
+        tolerances={
+            name: Tolerance(found.absolute, found.relative, found.ulps) for name, found in policy.tolerances.items()
+        },
+        causes=policy.causes,
+    )

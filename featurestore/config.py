@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -112,6 +112,42 @@ class ServerConfig(_Table):
     log_entity_keys: bool = False
 
 
+class ToleranceConfig(_Table):
+    """How far the numbers of a feature may lie apart; any of the three suffices.
+
+    Attributes:
+        absolute: Largest difference.
+        relative: Largest difference over the reference.
+        ulps: Largest count of floats between the two.
+    """
+
+    absolute: float = Field(default=0.0, ge=0)
+    relative: float = Field(default=0.0, ge=0)
+    ulps: int = Field(default=0, ge=0)
+
+
+class PolicyConfig(_Table):
+    """What audits of a service allow, as ``skew.policy.Policy`` says it; what is not said is that of ``default``.
+
+    Attributes:
+        allowed_share: Share of a feature's values that may differ.
+        warn_share: Share from which on allowed differences are a warning.
+        least_rows: Rows that must have been compared.
+        allow_skipped: Whether rows that could not be compared may pass unseen.
+        tolerances: How far numbers may lie apart, by feature; ``"*"`` stands for all others.
+        causes: Share of all values that may differ for a cause, by its name.
+        max_audit_age: How old the last audit may be for the gate: ``"7d"``.
+    """
+
+    allowed_share: float = Field(default=0.0, ge=0, le=1)
+    warn_share: float | None = Field(default=None, ge=0, le=1)
+    least_rows: int = Field(default=1, ge=0)
+    allow_skipped: bool = False
+    tolerances: dict[str, ToleranceConfig] = {}
+    causes: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    max_audit_age: str = "7d"
+
+
 class Config(BaseSettings):
     """Where a store keeps things and what it may use.
 
@@ -127,6 +163,7 @@ class Config(BaseSettings):
         temp_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
         serving_log: What is kept of what was served.
         server: Where the server listens and what it takes.
+        policies: What audits allow, by service; ``default`` stands for all that say nothing else.
         folder: Folder that relative paths count from; set by the loader.
     """
 
@@ -142,7 +179,13 @@ class Config(BaseSettings):
     temp_folder: Path | None = None
     serving_log: ServingLogConfig = ServingLogConfig()
     server: ServerConfig = ServerConfig()
+    policies: dict[str, PolicyConfig] = {}
     folder: Path = Field(default=Path(), exclude=True)
+
+    def policy(self, service: str) -> PolicyConfig:
+        """Return what audits of a service allow: what is said of it, else of ``default``."""
+        own, default = (self.policies.get(name, PolicyConfig()) for name in (service, "default"))
+        return default.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
     @classmethod
     def settings_customise_sources(
@@ -243,13 +286,21 @@ def _wrong(error: ValidationError, cls: type[Config], where: str) -> ConfigError
     places = [str(part) for part in first["loc"]]
     variable = f"{PREFIX}{'__'.join(places)}".upper()
     if first["type"] == "extra_forbidden":
-        table = cls.model_fields[places[0]].annotation if len(places) > 1 else cls
-        assert isinstance(table, type)
-        assert issubclass(table, BaseModel)
-        return _unknown_key(places[-1], table, where, prefix=places[:-1])
+        return _unknown_key(places[-1], _table_at(cls, places[:-1]), where, prefix=places[:-1])
     place = f"environment variable {variable}" if variable in os.environ else f"{where}, key '{'.'.join(places)}'"
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"got {first['input']!r}: {message}", where=place, code="config-value")
+
+
+def _table_at(table: type[BaseModel], places: list[str]) -> type[BaseModel]:
+    """Return what a table at some place is made by: fields name it, and so do the keys of tables of tables."""
+    found: Any = table
+    for place in places:
+        is_table = isinstance(found, type) and issubclass(found, BaseModel)
+        found = found.model_fields[place].annotation if is_table else get_args(found)[1]
+    assert isinstance(found, type)
+    assert issubclass(found, BaseModel)
+    return found
 
 
 def _unknown_key(key: str, table: type[BaseModel], where: str, prefix: list[str] | None = None) -> ConfigError:

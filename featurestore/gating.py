@@ -17,12 +17,11 @@ from featurestore.online.store import OnlineStore, records_of
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry
 from featurestore.skew.causes.changes import plan_changes
-from featurestore.skew.policy import FAIL, PASS
+from featurestore.skew.policy import CANNOT_TELL, FAIL, PASS, WARN
 from featurestore.skew.report import AuditReport
 from featurestore.sources import ReadSettings, read_schema
 from featurestore.temporal import NOTHING_YET, format_duration, format_instant, is_stale
 
-CANNOT_TELL = "cannot tell"
 _EXIT_CODES = {PASS: 0, FAIL: 1, CANNOT_TELL: 2}
 
 
@@ -168,7 +167,7 @@ class Gatekeeper:
             return GateCheck("last audit", FAIL, (said, *_reasons(found.report)))
         if now_us - found.ran_at_us > max_age_us:
             return GateCheck("last audit", CANNOT_TELL, (said, f"it may be {format_duration(max_age_us)} old"))
-        if found.verdict != PASS:
+        if found.verdict not in (PASS, WARN):
             return GateCheck("last audit", CANNOT_TELL, (said, *_reasons(found.report)))
         if live.fingerprint not in AuditReport.from_json(found.report).fingerprints:
             return GateCheck("last audit", CANNOT_TELL, (said, "it saw no answer of the plan that answers now"))

@@ -519,7 +519,7 @@ class FeatureStore:
             since: First ``as_of`` of the answers to compare: an instant, or how long before now (``"24h"``).
             until: One past the last; now if ``None``.
             sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default nothing but equality.
+            policy: What is allowed; by default what the configuration says, else nothing but equality.
             by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
@@ -534,7 +534,7 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.skew.policy import Policy
+        from featurestore.auditing import configured
         from featurestore.skew.sampling import check_share
 
         now_us = self._clock.now_us()
@@ -542,7 +542,7 @@ class FeatureStore:
             service,
             since_us=moment_us(since, now_us=now_us, where="since"),
             until_us=now_us + 1 if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or Policy(),
+            policy=policy or configured(self.config.policy(service)),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -645,7 +645,7 @@ class FeatureStore:
         names = (source.name for source in built.manifest.sources)
         return look_for_leaks(built, label, sources=self._catalog.sources(names), settings=self._settings, rows=rows)
 
-    def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str = "7d") -> Gate:
+    def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str | None = None) -> Gate:
         """Tell whether what would be served now is what a training set was made of.
 
         Looked at are the definition, the columns of answers, the columns of sources, whether the set was built with
@@ -653,7 +653,7 @@ class FeatureStore:
 
         Args:
             training_set: Its folder, or its manifest's file.
-            max_audit_age: How old the last audit may be.
+            max_audit_age: How old the last audit may be; what the configuration says (7 days) if ``None``.
 
         Returns:
             The checks and the verdict.
@@ -665,8 +665,9 @@ class FeatureStore:
         from featurestore.offline.dataset import read_manifest
 
         gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
-        age_us = duration_us(max_audit_age)
-        return gatekeeper.look(read_manifest(training_set), max_audit_age_us=age_us, now_us=self._clock.now_us())
+        manifest = read_manifest(training_set)
+        age_us = duration_us(max_audit_age or self.config.policy(manifest.service).max_audit_age)
+        return gatekeeper.look(manifest, max_audit_age_us=age_us, now_us=self._clock.now_us())
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
         """Return what verifications found, newest first.
@@ -704,7 +705,7 @@ class FeatureStore:
             since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
             until: One past the last; the log's last included if ``None``.
             sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default nothing but equality.
+            policy: What is allowed; by default what the configuration says, else nothing but equality.
             by: Keys or request inputs to look for slices in.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
@@ -718,8 +719,8 @@ class FeatureStore:
             ConfigError: The mapping is unreadable, or does not fit the service.
             SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
         """
+        from featurestore.auditing import configured
         from featurestore.skew.foreign import ForeignMapping, read_mapping
-        from featurestore.skew.policy import Policy
         from featurestore.skew.sampling import check_share
 
         now_us = self._clock.now_us()
@@ -729,7 +730,7 @@ class FeatureStore:
             mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
             since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
             until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or Policy(),
+            policy=policy or configured(self.config.policy(service)),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -756,7 +757,7 @@ class FeatureStore:
         Args:
             service: Name of the service.
             entities: How many to ask about.
-            policy: What is allowed; by default nothing but equality.
+            policy: What is allowed; by default what the configuration says, else nothing but equality.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
             progress: Is told what is being done, how far it is, and how far it will go.
@@ -770,12 +771,12 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log or the online store cannot be read.
         """
-        from featurestore.skew.policy import Policy
+        from featurestore.auditing import configured
 
         return self._auditor.audit_live(
             service,
             entities,
-            policy=policy or Policy(),
+            policy=policy or configured(self.config.policy(service)),
             causes=causes,
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,

@@ -60,7 +60,9 @@ def certificates(
 def gate(
     context: typer.Context,
     manifest: Annotated[Path, typer.Argument(help="A training set's folder, or its manifest.", show_default=False)],
-    max_audit_age: Annotated[str, typer.Option(help="How old the last audit may be.")] = "7d",
+    max_audit_age: Annotated[
+        str | None, typer.Option(help="How old the last audit may be; the configured age, or 7d, if left out.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write what was found to this file.", show_default=False)] = None,
 ) -> None:
     """Is what would be served what was trained on? Exit code 0 to go on, 1 to stop, 2 if it cannot tell."""

@@ -26,6 +26,7 @@ from featurestore.skew.explaining import Explained, ExplainRows
 from featurestore.skew.report import WORST_ROWS, AuditReport, Mismatch, Skipped
 from featurestore.skew.sampling import sampled, shards
 from featurestore.skew.slices import SliceTally, age_classes, as_text, null_classes, width_of
+from featurestore.skew.tolerance import Tolerance
 from featurestore.temporal import format_instant
 
 Bytes = npt.NDArray[np.uint8]
@@ -82,6 +83,7 @@ class Options:
         rows: Count of rows that will come, for those who are told how far the audit is.
         unexamined: Is given values that differ and are too many to be explained.
         notes: What readers of the report should know.
+        tolerance: Gives by feature how far numbers may lie apart to be near enough; ``None`` for not at all.
     """
 
     sample: float = 1.0
@@ -94,6 +96,7 @@ class Options:
     rows: int = 0
     unexamined: Unexamined | None = None
     notes: tuple[str, ...] = ()
+    tolerance: Callable[[str], Tolerance | None] = lambda _: None
 
 
 def audit(
@@ -272,6 +275,7 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
             reference_statuses=expected.statuses[name],
             current_statuses=_codes(log, name),
             is_stale=stale,
+            tolerance=options.tolerance(name),
         )
         known = found.features.get(name)
         found.features[name] = compared.counts if known is None else known + compared.counts

@@ -21,6 +21,7 @@ from featurestore.kernels.words import validity
 from featurestore.skew.confusion import Confusion, ConfusionTally, ListEdits, ListTally
 from featurestore.skew.difference import DifferenceTally, NumberDifferences, tally_differences
 from featurestore.skew.interval import wilson
+from featurestore.skew.tolerance import Tolerance
 
 Flags = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
@@ -44,6 +45,8 @@ class FeatureCounts:
         mismatch: Both or neither have a value, but values or statuses differ.
         only_in_reference: Only the training set would have a value.
         only_in_current: Only the answer had a value.
+        within_tolerance: Rows among those that differ whose numbers lie near enough for the policy; they are counted as
+            differing all the same.
         of_stale_views: Rows among those that differ that were answered by a view behind its refresh.
         largest_difference: Largest absolute difference of numbers; ``None`` if no two numbers differ.
         status_pairs: How often the statuses were (reference, current), written ``"PRESENT/NULL"``.
@@ -63,6 +66,7 @@ class FeatureCounts:
     mismatch: int = 0
     only_in_reference: int = 0
     only_in_current: int = 0
+    within_tolerance: int = 0
     of_stale_views: int = 0
     largest_difference: float | None = None
     status_pairs: dict[str, int] = field(default_factory=dict)
@@ -99,6 +103,7 @@ class FeatureCounts:
             mismatch=self.mismatch + other.mismatch,
             only_in_reference=self.only_in_reference + other.only_in_reference,
             only_in_current=self.only_in_current + other.only_in_current,
+            within_tolerance=self.within_tolerance + other.within_tolerance,
             of_stale_views=self.of_stale_views + other.of_stale_views,
             largest_difference=max(sizes, default=None),
             status_pairs=dict(sorted((Counter(self.status_pairs) + Counter(other.status_pairs)).items())),
@@ -169,6 +174,7 @@ def compare(
     reference_statuses: Bytes,
     current_statuses: Bytes,
     is_stale: Flags,
+    tolerance: Tolerance | None = None,
 ) -> ComparedFeature:
     """Compare one feature of the same rows on both roads.
 
@@ -180,6 +186,7 @@ def compare(
         reference_statuses: ``Status`` codes of the training set.
         current_statuses: ``Status`` codes that were served.
         is_stale: Per row, whether it was answered by a view behind its refresh.
+        tolerance: How far numbers may lie apart to be counted as near enough; ``None`` counts none.
 
     Returns:
         The comparison; its counts add up to the rows.
@@ -208,6 +215,7 @@ def compare(
         mismatch=int((differs & ~only_one).sum()),
         only_in_reference=int((has_reference & ~has_current).sum()),
         only_in_current=int((has_current & ~has_reference).sum()),
+        within_tolerance=_near(reference, current, dtype, both & same_status & ~same_value, tolerance),
         of_stale_views=int((differs & is_stale).sum()),
         largest_difference=details.numbers.largest_absolute if details.numbers.count else None,
         status_pairs={
@@ -215,6 +223,13 @@ def compare(
         },
     )
     return ComparedFeature(counts, differs, size, details)
+
+
+def _near(reference: pa.Array, current: pa.Array, dtype: DType, pairs: Flags, tolerance: Tolerance | None) -> int:
+    if tolerance is None or not dtype.is_numeric or not bool(pairs.any()):
+        return 0
+    rows = pa.array(np.flatnonzero(pairs))
+    return int(tolerance.lets_pass(reference.take(rows), current.take(rows), dtype).sum())
 
 
 def agrees(

@@ -216,11 +216,29 @@ def _bucketed(absolute: Floats) -> Counter[int]:
     return Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
 
+def distances(
+    reference: pa.Array, current: pa.Array, dtype: DType
+) -> tuple[Floats, Floats, npt.NDArray[np.uint64] | None]:
+    """Return for pairs of numbers how far they lie apart, how large the first are, and the floats between them.
+
+    Args:
+        reference: Numbers of one road, no nulls.
+        current: Numbers of the other, of the same dtype.
+        dtype: ``int64``, ``float64`` or ``decimal``; only of float64 are floats counted.
+    """
+    left, right = _floats(reference), _floats(current)
+    steps = _steps(left, right) if dtype.kind == "float64" else None
+    return _absolute(reference, current, dtype, left, right), np.abs(left), steps
+
+
 def _largest_ulp(left: Floats, right: Floats) -> int:
     """Return the largest count of steps from one float to the other."""
+    return int(_steps(left, right).max())
+
+
+def _steps(left: Floats, right: Floats) -> npt.NDArray[np.uint64]:
     first, second = (_ordered(side) for side in (left, right))
-    steps = np.where(first > second, first - second, second - first)
-    return int(steps.max())
+    return np.where(first > second, first - second, second - first)
 
 
 def _ordered(values: Floats) -> npt.NDArray[np.uint64]:

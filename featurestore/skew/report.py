@@ -144,8 +144,8 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """0 if the roads agree, 1 if they do not, 2 if the audit could not tell."""
-        return {"pass": 0, "fail": 1}.get(self.verdict, 2)
+        """0 if the roads agree as far as the policy asks, a warning included; 1 if not; 2 if it could not tell."""
+        return {"pass": 0, "warn": 0, "fail": 1}.get(self.verdict, 2)
 
     def to_json(self) -> str:
         """Return the report as JSON, fields in the order they are declared."""

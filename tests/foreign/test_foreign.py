@@ -187,3 +187,14 @@ def test_values_that_are_none_of_their_feature_are_refused(store, right, tmp_pat
     empty = with_column(right, "served_at", pa.nulls(right.num_rows, pa.timestamp("us", "UTC")))
     with pytest.raises(ConfigError, match="400 rows have no as_of"):
         audited(store, tmp_path, empty)
+
+
+def test_a_tolerance_of_the_configuration_lets_float32_pass_and_the_report_says_so(store, right, tmp_path):
+    table = {"policies": {SERVICE: {"tolerances": {"spend__total": {"relative": 1e-6}}}}}
+    store.config = store.config.model_copy(update={"policies": type(store.config)(**table).policies})
+    report = audited(store, tmp_path, with_column(right, "total", right.column("total").cast(pa.float32())))
+    total = next(feature for feature in report.features if feature.name == "spend__total")
+    assert report.verdict == "pass"
+    assert total.different == total.within_tolerance > 300
+    worse = with_column(right, "total", pc.add(right.column("total"), 0.5))
+    assert audited(store, tmp_path, worse).verdict == "fail"
