@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from featurestore.errors import ConfigError, listing
@@ -148,6 +148,84 @@ class PolicyConfig(_Table):
     max_audit_age: str = "7d"
 
 
+class ScheduleConfig(_Table):
+    """What ``featurestore run`` keeps going beside what views declare.
+
+    Attributes:
+        refresh: How often views are refreshed that declare ``continuous()``.
+        compact: Pushed events that are older move to files, as often; ``None`` for never.
+        jitter: Jobs begin up to so much after their time, each always by the same, so that not all begin at once.
+    """
+
+    refresh: str = "1m"
+    compact: str | None = "1d"
+    jitter: str = "0s"
+
+
+class AuditJobConfig(_Table):
+    """One audit that is done again and again.
+
+    Attributes:
+        service: Name of the service.
+        every: How often: ``"1h"``, counted from the Unix epoch.
+        cron: When, as crontab says it (UTC), in place of ``every``.
+        since: How long back it looks.
+        sample: Share of the entities to look at; all if ``None``.
+    """
+
+    service: str
+    every: str | None = None
+    cron: str | None = None
+    since: str = "24h"
+    sample: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _has_one_trigger(self) -> AuditJobConfig:
+        if (self.every is None) == (self.cron is None):
+            raise ValueError("say either every or cron")
+        return self
+
+
+class SmtpConfig(_Table):
+    """How alerts are mailed.
+
+    Attributes:
+        host: Mail server.
+        port: Its port.
+        sender: Address alerts come from.
+        to: Addresses they go to.
+        starttls: Whether to encrypt.
+        user: Whom to log in as; empty for nobody.
+        password_env: Environment variable of the password.
+    """
+
+    host: str
+    port: int = 25
+    sender: str
+    to: list[str] = Field(min_length=1)
+    starttls: bool = False
+    user: str = ""
+    password_env: str = "ALERT_SMTP_PASSWORD"
+
+
+class AlertsConfig(_Table):
+    """Who is told about audits that do not pass, and when they pass again.
+
+    Attributes:
+        webhook: URL that messages are posted to.
+        webhook_secret_env: Environment variable of the secret that signs them.
+        smtp: How they are mailed.
+        command: Program and arguments; the message is on its standard input.
+        report_url: Where a person finds the report; ``{service}`` stands for the service.
+    """
+
+    webhook: str | None = None
+    webhook_secret_env: str = "ALERT_WEBHOOK_SECRET"
+    smtp: SmtpConfig | None = None
+    command: list[str] = []
+    report_url: str = ""
+
+
 class Config(BaseSettings):
     """Where a store keeps things and what it may use.
 
@@ -164,6 +242,9 @@ class Config(BaseSettings):
         serving_log: What is kept of what was served.
         server: Where the server listens and what it takes.
         policies: What audits allow, by service; ``default`` stands for all that say nothing else.
+        schedule: What ``featurestore run`` keeps going.
+        audits: Audits that it does.
+        alerts: Who is told about them.
         folder: Folder that relative paths count from; set by the loader.
     """
 
@@ -180,6 +261,9 @@ class Config(BaseSettings):
     serving_log: ServingLogConfig = ServingLogConfig()
     server: ServerConfig = ServerConfig()
     policies: dict[str, PolicyConfig] = {}
+    schedule: ScheduleConfig = ScheduleConfig()
+    audits: list[AuditJobConfig] = []
+    alerts: AlertsConfig = AlertsConfig()
     folder: Path = Field(default=Path(), exclude=True)
 
     def policy(self, service: str) -> PolicyConfig:

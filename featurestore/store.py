@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -197,6 +198,24 @@ class FeatureStore:
             UnknownServiceError: No service of that name is applied.
         """
         return self._catalog.plan(service)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry, for programs that keep records of their own in it."""
+        return self._registry
+
+    @property
+    def takes_pushes(self) -> bool:
+        """Whether any applied source accepts pushes."""
+        return bool(self._catalog.streams())
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Hold a name alone among all processes that share the online store.
+
+        Raises:
+            StateError: Another process holds it (``code`` is ``"busy"``).
+        """
+        return self._online.exclusive(name)
 
     def services(self) -> tuple[Plan, ...]:
         """Return the plans of all applied services, sorted by name."""

@@ -127,6 +127,25 @@ class Live:
 
 
 @dataclass(frozen=True)
+class JobRecord:
+    """One time that a scheduled job was done, or missed.
+
+    Attributes:
+        name: Name of the job.
+        started_at_us: When it began.
+        finished_at_us: When it ended.
+        outcome: What became of it, in a word.
+        said: What came of it, or why it failed.
+    """
+
+    name: str
+    started_at_us: int
+    finished_at_us: int
+    outcome: str
+    said: str
+
+
+@dataclass(frozen=True)
 class CertificateRecord:
     """One verification of one service.
 

@@ -29,6 +29,7 @@ from featurestore.registry.records import (
     Change,
     Draft,
     FileRead,
+    JobRecord,
     Kind,
     Live,
     Outcome,
@@ -39,6 +40,7 @@ from featurestore.registry.tables import (
     CERTIFICATES,
     FILES,
     HISTORY,
+    JOBS,
     LIVE,
     META,
     METADATA,
@@ -51,6 +53,7 @@ from featurestore.registry.tables import (
 )
 
 _WHERE = "registry"
+_KEPT_JOBS = 200
 
 
 class Registry:
@@ -266,6 +269,25 @@ class Registry:
             hint = "List the audits that are kept."
             raise RegistryError(f"there is no audit {number}", where=_WHERE, hint=hint, code="unknown-audit")
         return AuditRecord(**row._mapping)
+
+    def add_job(self, job: JobRecord) -> None:
+        """Store what became of a scheduled job; of each some hundred records are kept."""
+        with self._writing() as connection:
+            key = connection.execute(JOBS.insert().values(**asdict(job))).inserted_primary_key
+            assert key is not None
+            newest = sa.select(JOBS.c.id).where(JOBS.c.name == job.name).order_by(JOBS.c.id.desc())
+            oldest = connection.execute(newest.offset(_KEPT_JOBS).limit(1)).scalar_one_or_none()
+            if oldest is not None:
+                connection.execute(JOBS.delete().where(JOBS.c.name == job.name, JOBS.c.id <= oldest))
+
+    def jobs(self, name: str | None = None, *, limit: int = 100) -> tuple[JobRecord, ...]:
+        """Return what became of scheduled jobs, newest first.
+
+        Args:
+            name: Of this job only.
+            limit: At most so many.
+        """
+        return tuple(JobRecord(**row) for row in self._newest(JOBS, JOBS.c.name, name, limit))
 
     def add_certificate(self, certificate: CertificateRecord) -> None:
         """Store a certificate."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raise it when a table changes its shape."""
 
 METADATA = sa.MetaData()
@@ -84,6 +84,17 @@ AUDITS = sa.Table(
     sa.Column("verdict", sa.String(50), nullable=False),
     sa.Column("report", sa.Text, nullable=False),
     sa.Index("registry_audits_by_service", "service", "id"),
+)
+JOBS = sa.Table(
+    "registry_jobs",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(500), nullable=False),
+    sa.Column("started_at_us", sa.BigInteger, nullable=False),
+    sa.Column("finished_at_us", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.String(20), nullable=False),
+    sa.Column("said", sa.Text, nullable=False),
+    sa.Index("registry_jobs_by_name", "name", "id"),
 )
 CERTIFICATES = sa.Table(
     "registry_certificates",

@@ -1,6 +1,7 @@
 """Configuration: one file, overrides by variables, and errors that name the place."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,13 @@ def test_a_wrong_value_in_a_variable_names_the_variable(written, monkeypatch):
 @pytest.mark.parametrize(("text", "amount"), [("1GB", 10**9), ("512 MiB", 2**29), ("1.5kb", 1500), ("70", 70), (7, 7)])
 def test_amounts_of_memory(text, amount):
     assert read_bytes(text) == amount
+
+
+def test_the_configuration_of_the_page_on_operating_is_read(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+    (written,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "featurestore.toml").write_text(written)
+    config = Config.load(tmp_path)
+    assert [audit.cron or audit.every for audit in config.audits] == ["1h", "0 6 * * *"]
+    assert config.alerts.smtp is not None
+    assert config.schedule.jitter == "20s"
