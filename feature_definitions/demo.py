@@ -1,8 +1,8 @@
 """The whole story on real flights: ``python -m feature_definitions.demo`` (or ``make demo``).
 
 convert → apply → training set → model, beside what a leaking join seems to give → materialize → serve one December day
-over HTTP → audit: equal to the bit → serve from stale state, rewrite the data → audits that catch both. Everything it
-writes lies in ``demo_output``, which it empties first.
+over HTTP → audit: equal to the bit → serve from stale state, rewrite the data, let a gateway alter values → audits that
+catch all three. Everything it writes lies in ``demo_output``, which it empties first.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ STALE_HOURS = 10
 SHOWN_FEATURES = 3
 SHOWN_VALUES = 3
 KEYS = ["carrier", "origin", "dest", "tailnum"]
+GATEWAY_FEATURES = ("carrier_delays__mean_delay_7d", "plane_delays__mean_delay_7d", "origin_delays__flights_6h")
 FLIGHT = ["carrier", "flight", "origin", "sched_dep"]
 LEAKING_KEYS = {"carrier": ["carrier"], "origin": ["origin"], "route": ["origin", "dest"], "plane": ["tailnum"]}
 LEAKING_FEATURES = [f"{name}_{what}_that_day" for name in LEAKING_KEYS for what in ("delay", "flights")]
@@ -75,9 +76,9 @@ def main() -> int:
         answers, *instants = serve_a_day(store, flights)
         served = auc(model, answers.merge(landed[[*FLIGHT, "late"]], on=FLIGHT))
         note(f"AUC of the model on what was served: {served:.3f}")
-        verdicts = audits(store, *instants)
+        verdicts = audits(store, answers, *instants)
     report_end(honest, leaking, served, verdicts, time.perf_counter() - began)
-    return 0 if verdicts == ["pass", "fail", "fail"] and honest < leaking else 1
+    return 0 if verdicts == ["pass", "fail", "fail", "fail"] and honest < leaking else 1
 
 
 def say(text: str) -> None:
@@ -209,7 +210,8 @@ def ask(connection: http.client.HTTPConnection, as_of: pd.Timestamp, rows: pd.Da
     if response.status != 200:
         raise RuntimeError(f"the server answered {response.status}: {answer}")
     values = pd.DataFrame([row["values"] for row in answer["rows"]], columns=answer["columns"])
-    return pd.concat([rows[FLIGHT].reset_index(drop=True), values], axis=1)
+    asked = rows[list(dict.fromkeys([*FLIGHT, *KEYS, "as_of"]))].reset_index(drop=True)
+    return pd.concat([asked, values], axis=1)
 
 
 @contextmanager
@@ -237,8 +239,10 @@ def wait_for_port(process: subprocess.Popen[bytes], path: Path) -> int:
     raise RuntimeError(f"the server did not start; see {path}")
 
 
-def audits(store: FeatureStore, begin: pd.Timestamp, end: pd.Timestamp, stale_end: pd.Timestamp) -> list[str]:
-    """Audit the day, the hours without a refresh, and the day again over rewritten data; return the verdicts."""
+def audits(
+    store: FeatureStore, answers: pd.DataFrame, begin: pd.Timestamp, end: pd.Timestamp, stale_end: pd.Timestamp
+) -> list[str]:
+    """Audit the day, the hours without a refresh, rewritten data, and a gateway's own log; return the verdicts."""
     say("7. Audit the day: recompute every served value offline")
     equal = audit(store, "equal", begin, end)
     say(f"8. Audit the {STALE_HOURS} hours in which nothing was refreshed")
@@ -247,18 +251,41 @@ def audits(store: FeatureStore, begin: pd.Timestamp, end: pd.Timestamp, stale_en
     say("9. Rewrite history: United's delays grow by five minutes; audit the day again")
     with united_delayed(OUTPUT / "data" / "arrivals.parquet"):
         rewritten = audit(store, "rewritten", begin, end)
-    return [report.verdict for report in (equal, stale, rewritten)]
+    say("10. Audit the log of a gateway between server and model, which keeps 32-bit floats and 0 for null")
+    log, mapping = gateway(answers[answers["as_of"] < end])
+    altered = store.audit_foreign(flight_delay.name, log, mapping)
+    show(altered, "gateway")
+    return [report.verdict for report in (equal, stale, rewritten, altered)]
+
+
+def gateway(answers: pd.DataFrame) -> tuple[Path, Path]:
+    """Write what a gateway would log of answers, and which column of it holds what."""
+    log, mapping = OUTPUT / "gateway.parquet", OUTPUT / "gateway.toml"
+    altered = answers.assign(
+        carrier_delays__mean_delay_7d=answers["carrier_delays__mean_delay_7d"].astype("float32"),
+        plane_delays__mean_delay_7d=answers["plane_delays__mean_delay_7d"].fillna(0.0),
+    )
+    altered.to_parquet(log, index=False)
+    keys = "\n".join(f'{name} = "{name}"' for name in KEYS)
+    features = "\n".join(f'{name} = "{name}"' for name in GATEWAY_FEATURES)
+    mapping.write_text(f'as_of = "as_of"\n\n[keys]\n{keys}\n\n[features]\n{features}\n')
+    return log, mapping
 
 
 def audit(store: FeatureStore, name: str, since: pd.Timestamp, until: pd.Timestamp) -> AuditReport:
-    """Audit what was served about a range of instants, keep the report, and print what it found."""
+    """Audit what was served about a range of instants, and show it."""
     report = store.audit(flight_delay.name, since=since.to_pydatetime(), until=until.to_pydatetime())
+    show(report, name)
+    return report
+
+
+def show(report: AuditReport, name: str) -> None:
+    """Keep a report, and print what it found."""
     (OUTPUT / f"audit_{name}.json").write_text(report.to_json())
     values = report.compared * len(report.features)
     note(f"[bold]{report.verdict}[/bold]: {values - report.different:,} of {values:,} values are equal to the bit")
     if report.different:
         show_caught(report)
-    return report
 
 
 def show_caught(report: AuditReport) -> None:
@@ -295,7 +322,8 @@ def report_end(honest: float, leaking: float, served: float, verdicts: Sequence[
     """Say in a few lines what happened and where it lies."""
     say("Summary")
     note(f"AUC {honest:.3f} in November, {served:.3f} on what was served; a leaking join promised {leaking:.3f}")
-    note(f"audits: the day {verdicts[0]}, without refreshes {verdicts[1]}, over rewritten data {verdicts[2]}")
+    kinds = ("the day", "without refreshes", "over rewritten data", "of the gateway")
+    note(f"audits: {', '.join(map(' '.join, zip(kinds, verdicts, strict=True)))}")
     note(f"{seconds:.0f} s; written:")
     for path in sorted(OUTPUT.iterdir()):
         note(f"  {path}{'/' if path.is_dir() else ''}")

@@ -33,6 +33,7 @@ from featurestore.skew.tolerance import Tolerance
 from featurestore.sources import ReadSettings
 from featurestore.temporal import Clock, duration_us
 
+_NAMED = 8
 _MOST_RUNS = 1_000
 _RECENT_US = duration_us("7d")
 
@@ -171,7 +172,9 @@ class Auditor:
         instants = [bound for table in log.tables(since_us=since_us, until_us=until_us) for bound in _bounds(table)]
         notes = ["the log says no statuses: values alone were compared"]
         if log.left_out:
-            notes.append(f"not in the log: {', '.join(log.left_out)}")
+            named = ", ".join(log.left_out[:_NAMED])
+            more = f" and {len(log.left_out) - _NAMED} more" if len(log.left_out) > _NAMED else ""
+            notes.append(f"not in the log: {named}{more}")
         return self._run(
             service,
             log.tables(since_us=since_us, until_us=until_us),

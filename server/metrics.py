@@ -7,11 +7,12 @@ With one process the numbers lie in memory. With several workers each writes its
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.errors import ConfigError
+from featurestore.temporal import instant_us
 from server.calls import Call
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from featurestore.online.vitals import Vitals
+    from featurestore.skew.report import AuditReport
 
 PATH = "/metrics"
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -118,11 +120,12 @@ class Metrics:
         self._lost.inc(max(0, lost_rows - self._known_lost))
         self._known_lost = lost_rows
 
-    def page(self, vitals: Vitals | None) -> tuple[bytes, str]:
+    def page(self, vitals: Vitals | None, audits: Sequence[AuditReport] = ()) -> tuple[bytes, str]:
         """Return all metrics as Prometheus reads them, and the media type.
 
         Args:
             vitals: How the store is; ``None`` if it cannot say, for then its part is left out.
+            audits: The last audit of each service.
         """
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -135,6 +138,7 @@ class Metrics:
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         states = CollectorRegistry()
         states.register(_Page(vitals))
+        states.register(_Audits(audits))
         return generate_latest(counted) + generate_latest(states), CONTENT_TYPE_LATEST
 
     def _of(self, service: str) -> _Children:
@@ -171,6 +175,36 @@ class _Page:
         yield gauge("view_staleness_seconds", "Now minus the instant up to which a view is complete.", staleness)
         lag = {name: _seconds(view.log_lag_us) for name, view in vitals.views.items()}
         yield gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lag)
+
+
+class _Audits:
+    """Gauges of what the last audits found, made for one page."""
+
+    def __init__(self, audits: Sequence[AuditReport]) -> None:
+        self._audits = audits
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        verdicts = ("service", "verdict")
+        verdict = GaugeMetricFamily("featurestore_audit_verdict", "1 for the last audit's verdict.", labels=verdicts)
+        ran = GaugeMetricFamily("featurestore_audit_ran_at_seconds", "When the last audit ran.", labels=["service"])
+        features = ("service", "feature")
+        share = GaugeMetricFamily(
+            "featurestore_audit_mismatch_share", "Share of a feature's values that differ.", labels=features
+        )
+        causes = ("service", "cause")
+        values = GaugeMetricFamily("featurestore_audit_cause_values", "Values that differ, by cause.", labels=causes)
+        for audit in self._audits:
+            for name in ("pass", "warn", "fail", "cannot tell"):
+                verdict.add_metric([audit.service, name], float(audit.verdict == name))
+            ran.add_metric([audit.service], instant_us(audit.ran_at) / _SECOND_US)
+            for feature in audit.features:
+                share.add_metric([audit.service, feature.name], feature.share)
+            for cause, count in audit.causes.items():
+                values.add_metric([audit.service, cause], float(count))
+        yield from (verdict, ran, share, values)
 
 
 def _seconds(duration_us: int | None) -> float | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 
 from featurestore.errors import FeatureStoreError
+from featurestore.skew.report import AuditReport
 from featurestore.store import FeatureStore
 from server import metrics
 from server.calls import Call
@@ -56,7 +58,15 @@ class Watch:
             vitals = self._store.vitals()
         except FeatureStoreError:
             vitals = None
-        return self.metrics.page(vitals)
+        return self.metrics.page(vitals, self._last_audits())
+
+    def _last_audits(self) -> list[AuditReport]:
+        """Return the last audit of each service; what cannot be read is left out."""
+        found: list[AuditReport] = []
+        with suppress(FeatureStoreError):
+            for plan in self._store.services():
+                found += [AuditReport.from_json(record.report) for record in self._store.audits(plan.name, limit=1)]
+        return found
 
     async def run(self) -> None:
         """Note again and again what only this process knows."""

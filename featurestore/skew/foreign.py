@@ -270,7 +270,9 @@ def _source(place: str, mapping: ForeignMapping, dtypes: Mapping[str, DType]) ->
             timezone=mapping.timezone,
             dtypes=dtypes,
         )
-    return FileSource(_WHERE, path=place, event_time=mapping.as_of, timezone=mapping.timezone, dtypes=dtypes)
+    # A log is named on a command line, from wherever that is; sources count from the configuration.
+    path = place if "://" in place else os.path.abspath(place)  # noqa: PTH100  # it may be a glob
+    return FileSource(_WHERE, path=path, event_time=mapping.as_of, timezone=mapping.timezone, dtypes=dtypes)
 
 
 def _text(columns: Mapping[str, pa.Array], name: str | None, *, default: pa.Array) -> pa.Array:

@@ -68,6 +68,13 @@ def test_a_clean_log_passes_and_says_what_it_did_not_compare(store, right, tmp_p
     assert [record.verdict for record in store.audits(SERVICE)] == ["pass"]
 
 
+def test_a_log_is_found_from_where_the_command_is_given(store, right, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pq.write_table(right, "served.parquet")
+    assert store.audit_foreign(SERVICE, "served.parquet", tmp_path / "map.toml").verdict == "pass"
+
+
 def test_a_time_to_live_that_is_ignored_is_named(store, tmp_path):
     served = answers(tmp_path / "ignoring", service(tmp_path / "payments.parquet", ttl=None), questions())
     report = audited(store, tmp_path, served)

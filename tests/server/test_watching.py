@@ -66,6 +66,17 @@ def test_the_serving_log_says_what_waits_and_what_is_lost(call, store):
     assert samples(call)["featurestore_serving_log_lost_rows_total",] == 3
 
 
+def test_metrics_tell_what_the_last_audit_of_a_service_found(call, store):
+    assert "featurestore_audit_ran_at_seconds{" not in call("GET", "/metrics").text
+    call.ask()
+    store.audit("plain", since="1h")
+    page = call("GET", "/metrics").text
+    assert 'featurestore_audit_verdict{service="plain",verdict="pass"} 1.0' in page
+    assert 'featurestore_audit_verdict{service="plain",verdict="fail"} 0.0' in page
+    assert 'featurestore_audit_mismatch_share{feature="spending__total",service="plain"} 0.0' in page
+    assert f'featurestore_audit_ran_at_seconds{{service="plain"}} {store.clock.now_us() / 1e6}' in page
+
+
 def test_metrics_can_be_turned_off(store):
     store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", metrics=False)})
     assert Caller(create_app(store))("GET", "/metrics").json()["code"] == "no-metrics"

@@ -40,29 +40,43 @@ def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_
     Returns:
         The rows of each lot, ascending; rows that would need more than ``MOST_LOTS`` of them are in none.
     """
-    weights = np.zeros(log.num_rows, dtype=np.int64)
-    for use in plan.uses:
-        weights += facts.count_events(use.view, [log.column(f"key__{name}").combine_chunks() for name in use.keys])
     index, codes = KeyIndex.build([loose(log.column(f"key__{key.name}").combine_chunks()) for key in plan.join_keys])
-    weight = np.zeros(len(index), dtype=np.int64)
     place = np.zeros(len(index), dtype=np.int64)
-    weight[codes], place[codes] = weights, key_buckets(plan, log)
+    row = np.zeros(len(index), dtype=np.int64)
+    place[codes], row[codes] = key_buckets(plan, log), np.arange(log.num_rows)
     order = np.argsort(place, kind="stable")
+    entities, weights = [], []
+    for use in plan.uses:
+        keys = [log.column(f"key__{name}").combine_chunks() for name in use.keys]
+        _, own = KeyIndex.build([loose(key) for key in keys])
+        rows = row[order]
+        entities.append(own[rows].tolist())
+        weights.append(facts.count_events(use.view, keys)[rows].tolist())
     lot = np.empty(len(index), dtype=np.int64)
-    lot[order] = _filled(weight[order].tolist(), most_events)
+    lot[order] = _filled(entities, weights, most_events)
     of_row = lot[codes]
     count = min(MOST_LOTS, int(of_row.max(initial=-1)) + 1)
     return [np.flatnonzero(of_row == number) for number in range(count)]
 
 
-def _filled(weights: Sequence[int], most: int) -> list[int]:
-    """Return for each weight the number of the lot it goes into: a new one when the last is full."""
+def _filled(entities: Sequence[Sequence[int]], weights: Sequence[Sequence[int]], most: int) -> list[int]:
+    """Return for each key the number of the lot it goes into: a new one when the last is full.
+
+    Args:
+        entities: By view the entity that each key names there; several keys may name one, which then weighs once.
+        weights: By view the events of that entity.
+        most: Events that a lot may have.
+    """
     found = []
     number = held = 0
-    for weight in weights:
-        if held and held + weight > most:
-            number, held = number + 1, 0
-        held += weight
+    inside: set[tuple[int, int]] = set()
+    for named, counts in zip(zip(*entities, strict=True), zip(*weights, strict=True), strict=True):
+        fresh = sum(count for own, count in zip(enumerate(named), counts, strict=True) if own not in inside)
+        if held and held + fresh > most:
+            number, held, inside = number + 1, 0, set()
+            fresh = sum(counts)
+        held += fresh
+        inside.update(enumerate(named))
         found.append(number)
     return found
 

@@ -64,6 +64,31 @@ def test_lots_share_all_rows_out_and_keep_entities_together(store):
     assert all(sum([0, 10, 10, 10, 10, 25][user] for user in one) <= 25 for one in owners)
 
 
+def test_an_entity_that_several_keys_name_weighs_once(store, tmp_path):
+    """Two hundred users of one shop with very many events are one lot: its events are in memory once."""
+    source = FileSource("shops", path=tmp_path / "shops.parquet", event_time="at")
+    table = pa.table({"shop": pa.array([1]), "at": pa.array([START_US], pa.int64()).cast(INSTANT)})
+    pq.write_table(table, tmp_path / "shops.parquet")
+    shops = FeatureView(
+        "shops",
+        entity=Entity("shop", key="shop", dtype="int64"),
+        source=source,
+        features={"sales": agg.count().lifetime()},
+    )
+    spending = FeatureView(
+        "spending",
+        entity=Entity("user", key="user", dtype="int64"),
+        source=FileSource("events", path=tmp_path / "events.parquet", event_time="at"),
+        features={"orders": agg.count().over("2d")},
+    )
+    store.apply(FeatureService("both", features=[shops, spending]))
+    log = pa.table({"key__user": pa.array(range(200), pa.int64()), "key__shop": pa.array([1] * 200, pa.int64())})
+    counts = {"shops": 900, "spending": 1}
+    weighing = Facts((), lambda *_: None, count_events=lambda view, keys: np.full(len(keys[0]), counts[view.name]))
+    assert [len(rows) for rows in lots_of(store.plan("both"), log, weighing, most_events=1100)] == [200]
+    assert [len(rows) for rows in lots_of(store.plan("both"), log, weighing, most_events=1000)] == [100, 100]
+
+
 def test_there_is_an_end_to_the_lots(store, monkeypatch):
     monkeypatch.setattr(lots, "MOST_LOTS", 2)
     plan, log = log_of(store, list(range(6)))
