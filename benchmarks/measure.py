@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,23 +24,29 @@ class Measured:
     more: dict[str, Any] = field(default_factory=dict)
 
 
+_LAUNCHER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss * 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Starts a contestant from a small process: what a process counts as its peak includes that of the one it came from."""
+
+
 def run(module: str, *arguments: object, python: str = sys.executable) -> Measured:
     """Run ``python -m module arguments`` and read what it prints as its last line, JSON with ``seconds``.
 
     Raises:
         RuntimeError: It failed; the message holds what it said.
     """
-    command = [python, "-m", module, *map(str, arguments)]
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-        process = subprocess.Popen(command, stdout=said, stderr=complained)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        complained.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError(f"{module} failed:\n{complained.read().decode()[-2000:]}")
-        told = json.loads(said.read().decode().strip().splitlines()[-1])
-    return Measured(told.pop("seconds"), usage.ru_maxrss * 1024, told)
+    command = [sys.executable, "-c", _LAUNCHER, python, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{module} failed:\n{done.stderr[-2000:]}")
+    *_, said, peak = done.stdout.strip().splitlines()
+    told = json.loads(said)
+    return Measured(told.pop("seconds"), int(peak), told)
 
 
 def best_of(count: int, module: str, *arguments: object) -> Measured:
