@@ -21,7 +21,15 @@ from featurestore.offline.coverage import count_beyond_newest
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.world import event_bounds, stale_rows
 from featurestore.skew.collecting import Collected
-from featurestore.skew.compare import ComparedFeature, Details, FeatureCounts, compare, completed, status_name
+from featurestore.skew.compare import (
+    ComparedFeature,
+    Details,
+    FeatureCounts,
+    compare,
+    completed,
+    status_name,
+    status_names,
+)
 from featurestore.skew.explaining import Explained, ExplainRows
 from featurestore.skew.report import WORST_ROWS, AuditReport, Mismatch, Skipped
 from featurestore.skew.sampling import sampled, shards
@@ -328,14 +336,9 @@ def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by:
             found[name] = as_text(log.column(column).combine_chunks())
     trained = [expected.statuses[output.name] for output in plan.outputs]
     served = [_codes(log, output.name) for output in plan.outputs]
-    worst = [_status_names(np.max(codes, axis=0)) for codes in (trained, served)]
+    worst = [status_names(np.max(codes, axis=0)) for codes in (trained, served)]
     found["worst statuses"] = pc.binary_join_element_wise(*worst, "/")
     return found
-
-
-def _status_names(codes: Bytes) -> pa.Array:
-    distinct, places = np.unique(codes, return_inverse=True)
-    return pa.array([status_name(int(code)) for code in distinct]).take(pa.array(places))
 
 
 def _codes(log: pa.Table, name: str) -> Bytes:

@@ -279,6 +279,12 @@ def status_name(code: int) -> str:
     return "not logged" if code == NOT_LOGGED else _NAMES.get(code, str(code))
 
 
+def status_names(codes: Bytes) -> pa.Array:
+    """Return the names of statuses, as reports write them."""
+    distinct, places = np.unique(codes, return_inverse=True)
+    return pa.array([status_name(int(code)) for code in distinct], pa.string()).take(pa.array(places))
+
+
 def _same_status(reference: Bytes, current: Bytes) -> Flags:
     return np.asarray((reference == current) | (current == NOT_LOGGED), dtype=np.bool_)
 

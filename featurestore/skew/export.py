@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import StorageError
-from featurestore.kernels.events import Status
 from featurestore.offline.build import Features
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.catalogue import UNEXPLAINED
 from featurestore.skew.causes.world import Values
+from featurestore.skew.compare import status_names
 from featurestore.skew.explaining import Explained
 from featurestore.skew.slices import as_text
 
@@ -45,8 +45,6 @@ SCHEMA = pa.schema(
 )
 """Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between;
 ``cause`` is empty where values that differ were too many to look at all of them."""
-
-_NAMES = pa.array([status.name for status in Status])
 
 
 class MismatchFile:
@@ -156,8 +154,8 @@ def _table(
         pa.repeat(pa.scalar(name), len(rows)),
         as_text(reference.values.take(places)),
         as_text(served.values.take(places)),
-        _NAMES.take(pa.array(reference.statuses[rows])),
-        _NAMES.take(pa.array(served.statuses[rows])),
+        status_names(reference.statuses[rows]),
+        status_names(served.statuses[rows]),
         cause,
         assumption,
     ]

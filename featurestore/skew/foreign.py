@@ -170,7 +170,7 @@ class ForeignLog:
         numbers = pa.array(np.arange(first, first + count))
         found: dict[str, pa.Array] = {
             "request_id": _text(columns, mapping.request_id, default=numbers.cast(pa.string())),
-            "row": numbers if mapping.request_id is None else pa.array(np.zeros(count, dtype=np.int64)),
+            "row": numbers,
             "as_of": self._instants(columns[mapping.as_of]),
             "service": pa.array([plan.name] * count, pa.string()),
             "fingerprint": pa.array([plan.fingerprint] * count, pa.string()),

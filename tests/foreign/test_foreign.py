@@ -108,9 +108,14 @@ def test_float32_is_compared_as_what_it_holds_and_named(store, right, tmp_path):
     assert share_of(report, "precision") == 1.0
 
 
-def test_a_default_for_null_is_named(store, right, tmp_path):
+def test_a_default_for_null_is_named_and_every_such_value_written(store, right, tmp_path):
     served = with_column(right, "last_amount", right.column("last_amount").fill_null(0.0))
-    assert share_of(audited(store, tmp_path, served), "default_for_null") == 1.0
+    report = audited(store, tmp_path, served, mismatches=tmp_path / "mismatches")
+    assert share_of(report, "default_for_null") == 1.0
+    written = pq.read_table(tmp_path / "mismatches").to_pylist()
+    assert len(written) == report.different > 50
+    assert {row["current_status"] for row in written} == {"not logged"}
+    assert len({row["row"] for row in written}) == len(written)
 
 
 def test_times_in_another_zone_are_named(store, tmp_path):
