@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from contextvars import ContextVar
 from http import HTTPStatus
 
 from starlette.types import Message, Scope, Send
 
-from featurestore.online.result import OnlineFeatures
+from featurestore.online.result import OnlineFeatures, new_request_id
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being answered, for log lines."""
@@ -59,7 +58,7 @@ class Call:
         self._began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
-        self.request_id = given.decode() if given is not None and _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = given.decode() if given is not None and _GOOD_ID.fullmatch(given) else new_request_id()
         self.method: str = scope["method"]
         self.route = "other"
         self.status = 0

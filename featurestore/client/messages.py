@@ -20,6 +20,7 @@ import msgspec
 from featurestore.dtypes import DType, parse_dtype, read_value
 from featurestore.errors import RequestError
 from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
+from featurestore.statuses import codes_of
 from featurestore.temporal import NOTHING_YET, instant_us
 
 _AS_WRITTEN = ("bool", "int64", "float64", "string")
@@ -113,7 +114,7 @@ def read_features(body: bytes, question: bytes) -> OnlineFeatures:
         columns=tuple(found["columns"]),
         dtypes=columns,
         rows=_read_rows([row["values"] for row in rows], columns),
-        statuses=[row["statuses"] for row in rows],
+        codes=b"".join([codes_of(row["statuses"]) for row in rows]),
         event_times={alias: [_instant(row["event_times"][alias]) for row in rows] for alias in found["views"]},
         errors=_errors(found.get("errors")),
         views={alias: _view_state(view) for alias, view in found["views"].items()},

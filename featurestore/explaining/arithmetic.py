@@ -9,9 +9,9 @@ from featurestore.explaining.entity import EntityEvents, Ints
 from featurestore.explaining.listing import EventList
 from featurestore.explaining.model import Told
 from featurestore.explaining.words import counted, numbered, shown, text
-from featurestore.kernels.events import Status
 from featurestore.plan.aggregations import RULES
 from featurestore.plan.model import FeaturePlan
+from featurestore.statuses import Status
 from featurestore.temporal import format_duration
 
 _ORDER = "by (event_time, ingest_time, content)"

@@ -13,16 +13,15 @@ from featurestore.errors import FeatureStoreError
 from featurestore.explaining.model import LogFacts, StateFacts, Told
 from featurestore.explaining.question import Question
 from featurestore.explaining.words import text
-from featurestore.kernels.events import Status
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.lookup import OnlineReader
-from featurestore.online.result import ERROR
 from featurestore.online.store import StateReads
 from featurestore.plan.model import Output, Plan
 from featurestore.skew.causes.world import Values, stale_rows
 from featurestore.skew.compare import compare
 from featurestore.sources import ReadSettings
+from featurestore.statuses import ERROR, Status
 from featurestore.temporal import Clock, format_instant, to_datetime
 
 _CODES = {status.name: int(status) for status in Status}

@@ -122,7 +122,7 @@ def _frame(
         watermark: Watermark of each.
         policy: Refresh period, refresh lag, inclusive.
         windows: Length and resolution per window.
-        edge: Receives, per query, the lower index of each window and after them the upper index of all.
+        edge: Receives, one column per query, the lower index of each window and in the last row the upper index of all.
         known: Receives, per query, the ingest bound.
     """
     upper = 0
@@ -134,12 +134,12 @@ def _frame(
         while upper < times.size and times[upper] < event_bound:
             newest_ingest = max(newest_ingest, ingests[upper])
             upper += 1
-        edge[q, count] = upper
+        edge[count, q] = upper
         known[q] = ingest_bound
         is_late = is_late or newest_ingest >= ingest_bound
         for w in range(count):
             start = _window_start(event_bound, windows[w, 0], windows[w, 1], policy[2])
-            edge[q, w] = _search(times, edge[q - 1, w] if q > 0 else 0, upper, start)
+            edge[w, q] = _search(times, edge[w, q - 1] if q > 0 else 0, upper, start)
     return is_late
 
 
@@ -167,16 +167,16 @@ def _turns(ingests: Ints, upper: Ints, known: Ints, turn: Ints, order: Ints) -> 
 @jit
 def _pick(is_late: bool, edge: Ints, features: Ints) -> int:
     """Choose how to fold a group: scan if that costs no more than a few passes over the events."""
-    upper = edge.shape[1] - 1
+    upper = edge.shape[0] - 1
     cost = 0
     last = -1
     for f in range(features.shape[0]):
         window = features[f, FEATURE_WINDOW]
         if window != last:
-            for q in range(edge.shape[0]):
-                cost += edge[q, upper] - edge[q, window]
+            for q in range(edge.shape[1]):
+                cost += edge[upper, q] - edge[window, q]
             last = window
-    events = edge[edge.shape[0] - 1, upper]
+    events = edge[upper, edge.shape[1] - 1]
     if cost <= 4 * events + _FREE_SCAN:
         return _SCAN
     return _LATE if is_late else _SWEPT
@@ -271,9 +271,9 @@ def _fold_additive(
     is_float = group[GROUP_FLOAT] == 1
     base, value_limbs, square_limbs = _limbs(values, flags, is_float, group[GROUP_LEVEL])
     width = 1 + value_limbs + square_limbs
-    digits = np.empty(value_limbs + square_limbs + 8, dtype=np.int64)
-    upper = edge.shape[1] - 1
-    total = np.zeros(width, dtype=np.int64)
+    work = np.zeros(2 * width + 8, dtype=np.int64)
+    total, digits = work[:width], work[width:]
+    upper = edge.shape[0] - 1
     if how == _SWEPT:
         prefix = np.zeros((values.size + 1) * width, dtype=np.int64)
         for i in range(values.size):
@@ -296,7 +296,7 @@ def _fold_additive(
         entered = 0
         left = 0
         for q in range(known.size):
-            begin, end = edge[q, window], edge[q, upper]
+            begin, end = edge[window, q], edge[upper, q]
             if how == _SCAN:
                 total[:] = 0
                 for i in range(begin, end):
@@ -374,6 +374,13 @@ def _slide(
 
 
 @jit
+def _extreme_key(word: int, is_float: bool, is_largest: bool) -> int:
+    """Return what is smallest for the value wanted."""
+    key = order_key(word, is_float)
+    return ~key if is_largest else key
+
+
+@jit
 def _better(keys: Ints, left: int, right: int) -> int:
     """Return the index with the smaller key; -1 stands for nothing."""
     if left < 0:
@@ -436,17 +443,21 @@ def _fold_extreme(
     horizon: it is the first one on the stack that is not before the edge.
     """
     events = values.size
-    upper = edge.shape[1] - 1
-    keys = np.empty(events, dtype=np.int64)
-    for i in range(events):
-        key = order_key(values[i], group[GROUP_FLOAT] == 1)
-        keys[i] = ~key if group[GROUP_LEVEL] == LARGEST else key
-    stack = np.empty(events if how == _SWEPT else 0, dtype=np.int64)
-    tree = np.full(2 * events if how == _LATE else 0, -1, dtype=np.int64)
+    upper = edge.shape[0] - 1
+    is_float, is_largest = group[GROUP_FLOAT] == 1, group[GROUP_LEVEL] == LARGEST
+    keys = stack = tree = turn
+    if how != _SCAN:
+        keys = np.empty(events, dtype=np.int64)
+        for i in range(events):
+            keys[i] = _extreme_key(values[i], is_float, is_largest)
+    if how == _SWEPT:
+        stack = np.empty(events, dtype=np.int64)
+    elif how == _LATE:
+        tree = np.full(2 * events, -1, dtype=np.int64)
     height = 0
     entered = 0
     for q in range(known.size):
-        end = edge[q, upper]
+        end = edge[upper, q]
         if how == _SWEPT:
             for i in range(entered, end):
                 if flags[i] == MEMBER_VALUE:
@@ -461,7 +472,7 @@ def _fold_extreme(
                     _tree_put(tree, keys, order[entered])
                 entered += 1
         for f in range(features.shape[0]):
-            begin = edge[q, features[f, FEATURE_WINDOW]]
+            begin = edge[features[f, FEATURE_WINDOW], q]
             found = -1
             if how == _SWEPT:
                 place = _search(stack, 0, height, begin)
@@ -470,9 +481,12 @@ def _fold_extreme(
             elif how == _LATE:
                 found = _tree_find(tree, keys, begin, end)
             else:
+                smallest = 0
                 for i in range(begin, end):
                     if flags[i] == MEMBER_VALUE and ingests[i] < known[q]:
-                        found = _better(keys, found, i)
+                        key = _extreme_key(values[i], is_float, is_largest)
+                        if found < 0 or key < smallest:
+                            found, smallest = i, key
             words[features[f, FEATURE_ROW], target[q]] = values[found] if found >= 0 else 0
             statuses[features[f, FEATURE_INDEX], target[q]] = PRESENT if found >= 0 else NULL
 
@@ -533,14 +547,16 @@ def _fold_ordered(
 ) -> None:
     """First and last values and lists of them: the members nearest to either end of the window."""
     events = values.size
-    upper = edge.shape[1] - 1
+    upper = edge.shape[0] - 1
     need = group[GROUP_NEED]
     wanted = max(1, group[GROUP_LEVEL])
     picked = np.empty(wanted, dtype=np.int64)
-    before = np.zeros(events + 1 if how == _SWEPT else 0, dtype=np.int64)
-    members = np.empty(events if how == _SWEPT else 0, dtype=np.int64)
-    bits = np.zeros((events >> 5) + 1 if how == _LATE else 0, dtype=np.int64)
-    if how == _SWEPT:
+    before = members = bits = turn
+    if how == _LATE:
+        bits = np.zeros((events >> 5) + 1, dtype=np.int64)
+    elif how == _SWEPT:
+        before = np.zeros(events + 1, dtype=np.int64)
+        members = np.empty(events, dtype=np.int64)
         for i in range(events):
             before[i + 1] = before[i]
             if flags[i] >= need:
@@ -554,7 +570,7 @@ def _fold_ordered(
                     _set_bit(bits, order[entered])
                 entered += 1
         for f in range(features.shape[0]):
-            begin, end = edge[q, features[f, FEATURE_WINDOW]], edge[q, upper]
+            begin, end = edge[features[f, FEATURE_WINDOW], q], edge[upper, q]
             finish = features[f, FEATURE_FINISH]
             from_begin = finish == FIRST or finish == FIRST_N
             limit = features[f, FEATURE_PARAM] if finish == FIRST_N or finish == LAST_N else 1
@@ -665,7 +681,7 @@ def _fold_holistic(
 ) -> None:
     """Features that need all values of a window at once, from its sorted values."""
     is_float = group[GROUP_FLOAT] == 1
-    upper = edge.shape[1] - 1
+    upper = edge.shape[0] - 1
     keys = np.empty(values.size, dtype=np.int64)
     for q in range(known.size):
         window = -1
@@ -674,7 +690,7 @@ def _fold_holistic(
             if features[f, FEATURE_WINDOW] != window:
                 window = features[f, FEATURE_WINDOW]
                 count = 0
-                for i in range(edge[q, window], edge[q, upper]):
+                for i in range(edge[window, q], edge[upper, q]):
                     if flags[i] == MEMBER_VALUE and ingests[i] < known[q]:
                         keys[count] = order_key(values[i], is_float)
                         count += 1
@@ -759,6 +775,7 @@ def evaluate_entities(
         Whether a sum did not fit its dtype; its status is ``OVERFLOWED``.
     """
     overflowed = False
+    nothing = np.empty(0, dtype=np.int64)
     for entity in range(first, stop):
         low, high = query_offsets[entity], query_offsets[entity + 1]
         if low == high:
@@ -766,12 +783,12 @@ def evaluate_entities(
         begin, end = offsets[entity], offsets[entity + 1]
         own_times, own_ingests = times[begin:end], ingests[begin:end]
         own_as_of, own_target = as_of[low:high], target[low:high]
-        edge = np.empty((high - low, windows.shape[0] + 1), dtype=np.int64)
+        edge = np.empty((windows.shape[0] + 1, high - low), dtype=np.int64)
         known = np.empty(high - low, dtype=np.int64)
         is_late = _frame(own_times, own_ingests, own_as_of, watermark[low:high], policy, windows, edge, known)
-        upper = edge[:, windows.shape[0]].copy()
-        turn = np.empty(end - begin if is_late else 0, dtype=np.int64)
-        order = np.empty(end - begin if is_late else 0, dtype=np.int64)
+        upper = edge[windows.shape[0]]
+        turn = np.empty(end - begin, dtype=np.int64) if is_late else nothing
+        order = np.empty(end - begin, dtype=np.int64) if is_late else nothing
         if is_late:
             _turns(own_ingests, upper, known, turn, order)
         _newest(own_times, upper, turn, order, is_late, own_target, newest)

@@ -1,4 +1,4 @@
-"""Events as the kernels want them, statuses of values, and the one order in which events stand.
+"""Events as the kernels want them, and the one order in which events stand.
 
 The module must not know how expressions are evaluated or features computed.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernels.jit import jit
+from featurestore.statuses import Status
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
-
-
-class Status(IntEnum):
-    """What kind of answer a value is. Null, unknown and expired never compare equal."""
-
-    PRESENT = 0
-    """The feature has a value."""
-    NULL = 1
-    """The entity is known, the feature has no value."""
-    NOT_FOUND = 2
-    """No visible event of this entity, ever."""
-    EXPIRED = 3
-    """There is only a value older than the time to live."""
 
 
 PRESENT = int(Status.PRESENT)

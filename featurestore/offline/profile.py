@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import FLOAT64, DType
-from featurestore.kernels.events import Status
 from featurestore.kernels.jit import jit
 from featurestore.kernels.words import to_words
 from featurestore.offline.bins import place_edges
+from featurestore.statuses import Status
 from featurestore.temporal import format_instant
 
 Bytes = npt.NDArray[np.uint8]

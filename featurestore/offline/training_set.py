@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.definitions.sources import Source
-from featurestore.kernels.events import Status
 from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.offline.dataset import TrainingSet
@@ -26,6 +25,7 @@ from featurestore.offline.writer import Piece, Written, check_target, write_trai
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.progress import Progress, Share, Steps
 from featurestore.sources import ReadSettings, Scan, open_scans
+from featurestore.statuses import Status
 from featurestore.temporal import Clock, format_instant
 
 STATUS_SUFFIX = "__status"

@@ -7,7 +7,6 @@ one kernel call per view; Arrow is touched only for on-demand features.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,12 +28,12 @@ from featurestore.errors import (
     did_you_mean,
     listing,
 )
-from featurestore.kernels.events import NO_EVENT, Status
+from featurestore.kernels.events import NO_EVENT
 from featurestore.kernels.on_demand import finish
 from featurestore.online.answering import Answers, BoundService
 from featurestore.online.keys import key_encoder
 from featurestore.online.partial import error_of, missing_columns
-from featurestore.online.result import ERROR, Effort, OnlineFeatures, ViewState
+from featurestore.online.result import Effort, OnlineFeatures, ViewState, new_request_id
 from featurestore.online.store import (
     StateReads,
     ViewRecord,
@@ -44,6 +43,7 @@ from featurestore.online.store import (
     state_prefix,
 )
 from featurestore.plan.model import Column, Plan, ViewUse
+from featurestore.statuses import ERROR_CODE
 from featurestore.temporal import (
     MAX_INSTANT_US,
     MIN_INSTANT_US,
@@ -56,8 +56,6 @@ from featurestore.temporal import (
     to_datetime,
 )
 
-_NAMES = np.array([*(status.name for status in Status), ERROR], dtype=object)
-_ERROR = len(Status)
 _OF_ONE_VIEW = (StateError, OutOfReachError, ValueOverflowError)
 """Failures that are one view's; the others can be answered."""
 
@@ -205,12 +203,12 @@ class OnlineReader:
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
-            request_id=request_id or uuid.uuid4().hex,
+            request_id=request_id or new_request_id(),
             as_of_us=as_of_us,
             columns=self._columns,
             dtypes=self._dtypes,
             rows=rows,
-            statuses=_NAMES.take(codes.T).tolist(),
+            codes=codes.T.tobytes(),
             event_times={
                 use.alias: [None if at == NO_EVENT else at for at in newest]
                 for use, newest in zip(self._uses, answers.newest, strict=True)
@@ -345,7 +343,7 @@ class OnlineReader:
         for row in rows:
             for place in places:
                 row[place] = None
-        codes[places] = _ERROR
+        codes[places] = ERROR_CODE
 
     def _outputs(
         self, answers: Answers, inputs: Sequence[Mapping[str, Any]], as_of_us: int

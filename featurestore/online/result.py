@@ -6,10 +6,13 @@ conversions that need them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from featurestore.statuses import names_of
 from featurestore.temporal import format_instant
 
 if TYPE_CHECKING:
@@ -19,8 +22,12 @@ if TYPE_CHECKING:
     from featurestore.dtypes import DType
 
 
-@dataclass(frozen=True)
-class ViewState:
+def new_request_id() -> str:
+    """Make up the name of a request: 32 hexadecimal digits that no other request has."""
+    return os.urandom(16).hex()
+
+
+class ViewState(NamedTuple):
     """How complete one view's state was when it answered.
 
     Attributes:
@@ -36,10 +43,6 @@ class ViewState:
     horizon_us: int
 
 
-ERROR = "ERROR"
-"""The status of values whose view could not answer; only where partial answers were asked for."""
-
-
 @dataclass(frozen=True)
 class ViewError:
     """Why a view could not answer.
@@ -53,8 +56,7 @@ class ViewError:
     problem: str
 
 
-@dataclass(frozen=True)
-class Effort:
+class Effort(NamedTuple):
     """What an answer cost.
 
     Attributes:
@@ -80,7 +82,7 @@ class OnlineFeatures:
         columns: Names of the features.
         dtypes: Their dtypes.
         rows: Per entity one Python value per column; ``None`` is null.
-        statuses: Per entity one ``Status`` name per column; ``ERROR`` where a view could not answer.
+        codes: ``Status`` codes, a byte each, in the order of ``rows``; ``ERROR_CODE`` where a view could not answer.
         event_times: Per view the event time of the newest event each entity's answer saw, ``None`` if none.
         views: Per view how complete its state was; not those that could not answer.
         entities: The entity rows asked about, as read.
@@ -98,7 +100,7 @@ class OnlineFeatures:
     columns: tuple[str, ...]
     dtypes: tuple[DType, ...]
     rows: list[list[Any]]
-    statuses: list[list[str]]
+    codes: bytes
     event_times: dict[str, list[int | None]]
     views: dict[str, ViewState]
     entities: list[dict[str, Any]]
@@ -107,6 +109,12 @@ class OnlineFeatures:
     inputs: Mapping[str, DType]
     errors: Mapping[str, ViewError] = field(default_factory=dict)
     effort: Effort = field(default=Effort(), compare=False, repr=False)
+
+    @cached_property
+    def statuses(self) -> list[list[str]]:
+        """Per entity one ``Status`` name per column; ``ERROR`` where a view could not answer."""
+        width = len(self.columns)
+        return [names_of(self.codes[i * width : (i + 1) * width]) for i in range(len(self.rows))]
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return per entity its keys and features by name."""

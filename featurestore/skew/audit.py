@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.kernels.events import Status
 from featurestore.offline.build import AS_OF, Features
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.plan.model import Plan
@@ -35,6 +34,7 @@ from featurestore.skew.report import WORST_ROWS, AuditReport, Mismatch, Skipped
 from featurestore.skew.sampling import sampled, shards
 from featurestore.skew.slices import SliceTally, age_classes, as_text, null_classes, width_of
 from featurestore.skew.tolerance import Tolerance
+from featurestore.statuses import Status
 from featurestore.temporal import format_instant
 
 Bytes = npt.NDArray[np.uint8]

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import DType
-from featurestore.kernels.events import Status
 from featurestore.kernels.words import validity
 from featurestore.skew.confusion import Confusion, ConfusionTally, ListEdits, ListTally
 from featurestore.skew.difference import DifferenceTally, NumberDifferences, tally_differences
 from featurestore.skew.interval import wilson
 from featurestore.skew.tolerance import Tolerance
+from featurestore.statuses import Status
 
 Flags = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]

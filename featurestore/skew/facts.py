@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from featurestore.definitions.sources import Source
 from featurestore.errors import FeatureStoreError
-from featurestore.kernels.events import Status
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.store import OnlineStore
@@ -23,6 +22,7 @@ from featurestore.skew.causes.model import HeldState, SourceChange
 from featurestore.skew.causes.world import Values
 from featurestore.sources import ReadSettings, open_scans
 from featurestore.sources.content import content_of, content_text
+from featurestore.statuses import Status
 from featurestore.temporal import NOTHING_YET, Clock, format_instant, to_datetime
 
 Flags = npt.NDArray[np.bool_]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import log_schema
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.skew.sampling import key_buckets
 from featurestore.sources import Scan
+from featurestore.statuses import Status
 from featurestore.temporal import to_datetime
 
 Row = dict[str, Any]

@@ -16,7 +16,6 @@ from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import TIMESTAMP, parse_dtype
 from featurestore.errors import SourceMissingError, SpineError, listing
-from featurestore.kernels.events import Status
 from featurestore.offline.build import AS_OF, Features, compute_features
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
@@ -26,6 +25,7 @@ from featurestore.plan.model import Plan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans, read_schema
 from featurestore.sources.convert import to_contract
 from featurestore.sources.frames import frame_table
+from featurestore.statuses import Status
 from featurestore.temporal import instant_us
 
 _SETTINGS = ReadSettings(threads=1)

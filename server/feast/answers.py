@@ -11,9 +11,9 @@ from typing import Any
 
 from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.errors import InstantError, RequestError, StateError, UnknownServiceError, listing
-from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures
 from featurestore.plan.model import Column, Plan
+from featurestore.statuses import Status
 from featurestore.store import FeatureStore
 from featurestore.temporal import format_instant, instant_us, to_datetime
 from server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply

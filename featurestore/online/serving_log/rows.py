@@ -17,12 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value
-from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures
 from featurestore.plan.model import Plan
 
-_CODES = {status.name: int(status) for status in Status}
-_PRESENT = Status.PRESENT.name
 _INSTANT = TIMESTAMP.arrow
 _SHARES = 1 << 32
 
@@ -108,6 +105,7 @@ def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_u
     """Return the record of an answer, with the rows of sampled entities."""
     names, inputs = [column.name for column in plan.join_keys], [column.name for column in plan.request]
     keys = [[row[name] for name in names] for row in answer.entities]
+    width = len(answer.columns)
     places = list(range(len(keys))) if share >= 1.0 else [i for i, key in enumerate(keys) if is_sampled(key, share)]
     is_whole = len(places) == len(keys)
     return Record(
@@ -120,15 +118,9 @@ def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_u
         keys=keys if is_whole else [keys[i] for i in places],
         requests=[[answer.requests[i][name] for name in inputs] for i in places],
         values=answer.rows if is_whole else [answer.rows[i] for i in places],
-        statuses=b"".join([_codes(answer.statuses[i]) for i in places]),
+        statuses=answer.codes if is_whole else b"".join([answer.codes[i * width : (i + 1) * width] for i in places]),
         watermarks_us=[answer.views[use.alias].watermark_us for use in plan.uses],
     )
-
-
-def _codes(statuses: Sequence[str]) -> bytes:
-    """Return a row's status codes; most often all are ``PRESENT``, whose code is 0."""
-    count = len(statuses)
-    return bytes(count) if statuses.count(_PRESENT) == count else bytes([_CODES[status] for status in statuses])
 
 
 def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequence[Record]) -> pa.Table:

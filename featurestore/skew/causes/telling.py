@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.kernels.events import Status
 from featurestore.skew.causes.catalogue import UNEXPLAINED
 from featurestore.skew.causes.lags import lag_evidence
 from featurestore.skew.causes.model import Case, Variant
@@ -18,6 +17,7 @@ from featurestore.skew.causes.prove import Proof
 from featurestore.skew.causes.world import ViewWorld, World, operands
 from featurestore.skew.compare import status_name
 from featurestore.skew.findings import Event, Example, Finding
+from featurestore.statuses import Status
 from featurestore.temporal import format_instant, instant_us
 
 Ints = npt.NDArray[np.int64]

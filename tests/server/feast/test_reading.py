@@ -9,7 +9,7 @@ import pytest
 from featurestore import Entity, FeatureService, FeatureStore, FrameSource, agg, col
 from featurestore import request as request_input
 from featurestore.definitions.views import OnDemandFeatureView
-from featurestore.kernels.events import Status
+from featurestore.statuses import Status
 from featurestore.temporal import instant_us
 from server.app import create_app
 from server.feast.answers import NO_EVENT, STATUSES

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from featurestore.client.messages import read_features, read_pushed, write_events, write_question
 from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, list_of
 from featurestore.errors import RequestError
-from featurestore.kernels.events import Status
 from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
+from featurestore.statuses import ERROR_CODE, Status
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from server.events import message_of
 from server.messages import read_question, reply, to_bytes
@@ -52,7 +52,6 @@ def answers(draw):
     keys = draw(st.lists(st.sampled_from(sorted(DTYPES)), max_size=3, unique=True))
     inputs = draw(st.lists(st.sampled_from(sorted(ALL)), max_size=3, unique=True))
     count = draw(st.integers(0, 3))
-    statuses = st.sampled_from([status.name for status in Status])
     views = draw(st.lists(st.sampled_from(("spend", "ünï", "")), unique=True, max_size=2))
     return OnlineFeatures(
         service=draw(st.text()),
@@ -62,7 +61,7 @@ def answers(draw):
         columns=tuple(f"{place}_{name}" for place, name in enumerate(names)),
         dtypes=tuple(ALL[name] for name in names),
         rows=[[draw(cells(name)) for name in names] for _ in range(count)],
-        statuses=[[draw(statuses) for _ in names] for _ in range(count)],
+        codes=bytes(draw(st.sampled_from([*Status, ERROR_CODE])) for _ in range(count) for _ in names),
         event_times={view: [draw(st.none() | INSTANTS) for _ in range(count)] for view in views},
         views={view: ViewState(draw(INSTANTS), draw(INSTANTS), draw(st.booleans()), draw(INSTANTS)) for view in views},
         entities=[{name: draw(cells(name)) for name in keys} for _ in range(count)],
@@ -88,7 +87,7 @@ def test_an_answer_comes_over_the_wire_to_the_bit(answer):
 
 def test_views_that_could_not_answer_are_told():
     answer = OnlineFeatures(
-        *("churn", "f", "r", 0, ("a",), (INT64,), [[None]], [["ERROR"]], {}, {}, [{}], [{}], {}, {}),
+        *("churn", "f", "r", 0, ("a",), (INT64,), [[None]], bytes([ERROR_CODE]), {}, {}, [{}], [{}], {}, {}),
         errors={"spend": ViewError("not-materialized", "nothing is there. Materialize.")},
     )
     written = msgspec.json.decode(to_bytes(reply(answer, describe=True)))

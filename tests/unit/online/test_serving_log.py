@@ -10,10 +10,10 @@ import pytest
 
 from featurestore import FeatureStore, OnDemandFeatureView, request
 from featurestore.errors import StorageError
-from featurestore.kernels.events import Status
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.serving_log import Caller, ServingLog, log_schema
 from featurestore.online.serving_log.segments import read_segment
+from featurestore.statuses import Status
 from featurestore.temporal import FixedClock, duration_us, instant_us, to_datetime
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
 

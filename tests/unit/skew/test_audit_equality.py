@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from featurestore import FeatureService
 from featurestore.definitions.collection import collect
 from featurestore.errors import ValueOverflowError
-from featurestore.kernels.events import Status
 from featurestore.offline.build import compute_features
 from featurestore.online.serving_log import log_schema
 from featurestore.plan.compiler import compile_definitions
 from featurestore.skew.audit import Options, audit
 from featurestore.skew.policy import Policy
+from featurestore.statuses import Status
 from tests.budget import examples
 from tests.roads import ONE_PART, TableRows, query_arrays
 from tests.strategies import START_US, scenarios
