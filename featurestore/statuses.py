@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 
 
 class Status(IntEnum):
@@ -29,12 +30,12 @@ ERROR_CODE = len(Status)
 
 _NAMES = (*(status.name for status in Status), ERROR)
 _CODES = {name: code for code, name in enumerate(_NAMES)}
-_PRESENT = Status.PRESENT.name
 
 
-def names_of(codes: bytes) -> list[str]:
-    """Return the names of some codes, one byte each; most often all are ``PRESENT``."""
-    return [_NAMES[code] for code in codes] if any(codes) else [_PRESENT] * len(codes)
+@lru_cache(maxsize=4096)
+def names_of(codes: bytes) -> tuple[str, ...]:
+    """Return the names of some codes, one byte each. Rows have few combinations of statuses, and are kept."""
+    return tuple(_NAMES[code] for code in codes)
 
 
 def codes_of(names: Sequence[str]) -> bytes:

@@ -180,10 +180,9 @@ class RowReader:
             for row, whole in zip(rows, chosen.take(self._whole, axis=0).T.tolist(), strict=True):
                 for place, value in zip(self._whole, whole, strict=True):
                     row[place] = value
-        if codes.any():
-            for place, query in zip(
-                *(found.tolist() for found in np.nonzero((codes != PRESENT) & self._can_lack)), strict=True
-            ):
+        if codes.tobytes().count(PRESENT) < codes.size:
+            lacking, queries = ((codes != PRESENT) & self._can_lack).nonzero()
+            for place, query in zip(lacking.tolist(), queries.tolist(), strict=True):
                 rows[query][place] = None
         if self._others:
             self._read_others(rows, words.tolist(), codes.tolist(), dictionaries)

@@ -277,7 +277,7 @@ class OnlineReader:
                 for place in places:
                     prefix = valid[place][1]
                     keys[place] = [None if key is None else prefix + key for key in encoded]
-            wanted = {key for column in keys for key in column if key is not None}
+            wanted = dict.fromkeys(key for column in keys for key in column if key is not None)
             found = self._store.read([*(use.record_key for use in self._uses), *wanted])
             records = self._records(found, failures)
             if self._are_valid(records, valid, failures):

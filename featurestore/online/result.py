@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.statuses import names_of
@@ -22,9 +23,23 @@ if TYPE_CHECKING:
     from featurestore.dtypes import DType
 
 
-def new_request_id() -> str:
-    """Make up the name of a request: 32 hexadecimal digits that no other request has."""
-    return os.urandom(16).hex()
+class _RequestIds:
+    """Names of requests: a random half that is this process's, and a number. The system is asked once."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self._half = os.urandom(8).hex()
+        self._numbers = count()
+
+    def next(self) -> str:
+        return f"{self._half}{next(self._numbers):016x}"
+
+
+new_request_id = _RequestIds().next
+"""Make up the name of a request: 32 hexadecimal digits that no other request has."""
 
 
 class ViewState(NamedTuple):
@@ -114,7 +129,7 @@ class OnlineFeatures:
     def statuses(self) -> list[list[str]]:
         """Per entity one ``Status`` name per column; ``ERROR`` where a view could not answer."""
         width = len(self.columns)
-        return [names_of(self.codes[i * width : (i + 1) * width]) for i in range(len(self.rows))]
+        return [list(names_of(self.codes[i * width : (i + 1) * width])) for i in range(len(self.rows))]
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return per entity its keys and features by name."""

@@ -18,6 +18,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -188,11 +189,13 @@ _URL_HINT = "Write it as sqlite:///path/to/online.db."
 
 def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """Read some values: every key is searched as it comes, where IN would first sort and gather them."""
-    if not keys:
-        return {}
-    rows = ",".join(["(?)"] * len(keys))
-    wanted = f"(VALUES {rows}) AS wanted CROSS JOIN online_state ON key = wanted.column1"
-    return dict(connection.execute(f"SELECT key, value FROM {wanted}", keys))
+    return dict(connection.execute(_search(len(keys)), keys)) if keys else {}
+
+
+@lru_cache(maxsize=1024)
+def _search(count: int) -> str:
+    rows = ",".join(["(?)"] * count)
+    return f"SELECT key, value FROM (VALUES {rows}) AS wanted CROSS JOIN online_state ON key = wanted.column1"
 
 
 def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:
