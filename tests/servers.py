@@ -25,6 +25,8 @@ import psycopg
 import pytest
 import redis
 
+from tests.tls import TlsSide
+
 # Taken out of the environment, where the library would take them for overrides of its configuration.
 GIVEN = {name: os.environ.pop(f"FEATURESTORE_TEST_{name.upper()}_URL", "") for name in ("redis", "postgres")}
 
@@ -113,17 +115,24 @@ def _package(name: str) -> Path:
 
 
 @contextmanager
-def running_redis(program: Path) -> Iterator[Server]:
-    """Run a Redis or Valkey server that keeps nothing on disk."""
+def running_redis(program: Path, *, tls: TlsSide | None = None) -> Iterator[Server]:
+    """Run a Redis or Valkey server that keeps nothing on disk.
+
+    Args:
+        program: The server.
+        tls: What the server speaks TLS with, on its only port; ``None`` for no TLS.
+    """
     with tempfile.TemporaryDirectory(prefix="fs-redis-") as folder, _ended() as servers:
 
         def start() -> None:
-            options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+            options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+            options += tls.server_options(port) if tls else ["--port", str(port)]
             server.process = _launch([str(program), *options], number=signal.SIGKILL, log=Path(folder) / "log")
-            _wait(server, lambda: redis.Redis.from_url(server.url).ping(), Path(folder) / "log")
+            _wait(server, lambda: redis.Redis.from_url(asked).ping(), Path(folder) / "log")
 
         port = free_port()
-        server = Server(f"redis://127.0.0.1:{port}/0", start)
+        server = Server(f"redis{'s' if tls else ''}://127.0.0.1:{port}/0", start)
+        asked = f"{server.url}?{tls.client_query()}" if tls else server.url
         servers.append(server)
         start()
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
@@ -92,6 +93,51 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"'{text}' is no whole number above zero")
     return int(text)
+
+
+def choice(*texts: str) -> Reader:
+    """Return what reads one of some words, as it is.
+
+    It raises ``ValueError`` for any other.
+    """
+
+    def read(text: str) -> str:
+        if text not in texts:
+            raise ValueError(f"'{text}' is none of {', '.join(texts)}")
+        return text
+
+    return read
+
+
+def switch(text: str) -> bool:
+    """Read ``true`` or ``false``.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    return bool(choice("true", "false")(text) == "true")
+
+
+def existing_file(text: str) -> str:
+    """Read the path of a file.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not Path(text).is_file():
+        raise ValueError(f"there is no file '{text}'")
+    return text
+
+
+def existing_folder(text: str) -> str:
+    """Read the path of a folder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not Path(text).is_dir():
+        raise ValueError(f"there is no folder '{text}'")
+    return text
 
 
 def identifier(text: str) -> str:

@@ -15,6 +15,7 @@ Commands are never sent twice: after a timeout nobody knows whether the server h
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from redis.retry import Retry
 
 from featurestore.errors import ConfigError, StorageError
 from featurestore.online.lease import Holder
-from featurestore.online.options import count, read_url, seconds
+from featurestore.online.options import choice, count, existing_file, existing_folder, read_url, seconds, switch
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
 from featurestore.online.store import is_state_key
 
@@ -82,7 +83,20 @@ _OPTIONS = {
     "prefix": _prefix,
     "timeout": seconds,
 }
-_TLS = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
+_TLS = {
+    "ssl_ca_certs": existing_file,
+    "ssl_ca_path": existing_folder,
+    "ssl_cert_reqs": choice("required", "optional", "none"),
+    "ssl_certfile": existing_file,
+    "ssl_check_hostname": switch,
+    "ssl_keyfile": existing_file,
+}
+_TLS_HINT = (
+    "rediss:// needs a server that speaks TLS; ssl_ca_certs names the authority that signed its certificate, "
+    "ssl_certfile and ssl_keyfile the client's own."
+)
+_CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""What TLS says when a connection ended: no disagreement, the server may have been stopped."""
 
 
 class RedisOnlineStore:
@@ -98,16 +112,21 @@ class RedisOnlineStore:
         """Read the URL; nothing is connected yet.
 
         Args:
-            url: ``redis://[user:password@]host[:6379][/0]``, ``valkey://…`` the same; with TLS ``rediss://…``. Options:
+            url: ``redis://[user:password@]host[:6379][/0]``, ``valkey://…`` the same. Options:
                 ``prefix`` of all keys (``fs``), ``timeout`` of an answer (``5s``), ``connect_timeout`` (``2s``),
                 ``pool``, the most connections (64), ``lease``, how long a name stays held after its holder has died
                 (``15s``), and ``expire``: a state that was not written for so long is dropped, and its entity is then
-                answered as one never seen; records of views stay. TLS options are the client's (``ssl_ca_certs``).
+                answered as one never seen; records of views stay.
+                With TLS ``rediss://…`` or ``valkeys://…``; the server's certificate is checked, by the machine's
+                authorities or those of the file ``ssl_ca_certs``. More options: ``ssl_ca_path`` (a folder of them),
+                ``ssl_certfile`` and ``ssl_keyfile`` (the client's certificate), ``ssl_check_hostname`` (``true``),
+                ``ssl_cert_reqs`` (``required``; ``none`` encrypts and trusts everybody).
 
         Raises:
-            ConfigError: The URL cannot be used.
+            ConfigError: The URL cannot be used, or names a file that is not there.
         """
-        parsed = read_url(url, own=_OPTIONS, passed=_TLS if url.startswith(("rediss:", "valkeys:")) else frozenset())
+        tls = _TLS if url.startswith(("rediss:", "valkeys:")) else {}
+        parsed = read_url(url, own=_OPTIONS | tls, passed=frozenset())
         options = parsed.options
         self._place = parsed.shown
         self._lifetime_ms = max(1, round(1000 * options["expire"])) if "expire" in options else 0
@@ -126,6 +145,7 @@ class RedisOnlineStore:
             socket_connect_timeout=options.get("connect_timeout", 2.0),
             retry=Retry(NoBackoff(), 0),
             client_name="featurestore",
+            **{name: value for name, value in options.items() if name in tls},
         )
         self._client = redis.Redis(connection_pool=pool)
         self._write = self._client.register_script(_WRITE)
@@ -265,5 +285,13 @@ def _failures(verb: str, place: str) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if _is_distrust(error):
+            raise failed(verb, place, error, hint=_TLS_HINT) from error
         is_away = isinstance(error, _AWAY) and not isinstance(error, _LOCKED_OUT)
         raise (unavailable if is_away else failed)(verb, place, error) from error
+
+
+def _is_distrust(error: redis.RedisError) -> bool:
+    """Tell whether client and server disagree about TLS, which does not pass by itself."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT_OFF)

@@ -55,9 +55,18 @@ def unavailable(verb: str, place: str, error: object, hint: str = SERVER_HINT) -
     )
 
 
-def failed(verb: str, place: str, error: object) -> StorageError:
-    """Return the error for a store that answers with a failure, which will be the same next time."""
-    hint = "See that the user may do this, and that the server has room."
+FAILED_HINT = "See that the user may do this, and that the server has room."
+
+
+def failed(verb: str, place: str, error: object, hint: str = FAILED_HINT) -> StorageError:
+    """Return the error for a store that answers with a failure, which will be the same next time.
+
+    Args:
+        verb: What was tried: ``"read"``.
+        place: The store, without secrets.
+        error: What its client said.
+        hint: What to do.
+    """
     return StorageError(f"cannot {verb} {place}: {first_line(error)}", where=WHERE, hint=hint)
 
 

@@ -62,6 +62,10 @@ WRONG = {
     "redis://u:secret@localhost/0?pool=0": ("store-url", "no whole number above zero"),
     "redis://u:secret@localhost/0?timeout": ("store-url", "cannot be read"),
     "redis://u:secret@localhost/0?ssl_certfile=a.pem": ("store-url", "no option 'ssl_certfile'"),
+    "rediss://u:secret@localhost/0?ssl_ca_certs=/no/ca.pem": ("store-url", "'ssl_ca_certs' of 'rediss://localhost/0'"),
+    "rediss://u:secret@localhost/0?ssl_ca_path=/no/folder": ("store-url", "there is no folder '/no/folder'"),
+    "rediss://u:secret@localhost/0?ssl_cert_reqs=never": ("store-url", "none of required, optional, none"),
+    "valkeys://u:secret@localhost/0?ssl_check_hostname=1": ("store-url", "none of true, false"),
     "postgresql://u:secret@localhost/db?table=online-state": ("store-url", "option 'table'"),
     "postgresql://u:secret@localhost/db?colour=blue": ("store-url", "colour"),
 }
