@@ -23,7 +23,7 @@ demo: .venv/installed
 	$(BIN)/python -m feature_definitions.demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

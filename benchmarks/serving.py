@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.bench import CONTESTANTS, Bench
+from benchmarks.contestants.pushes import CALLERS
 from benchmarks.load import generator, load
 from benchmarks.measure import run
 
@@ -46,7 +47,7 @@ def server(bench: Bench) -> list[str]:
 
 
 def pushes(bench: Bench) -> list[str]:
-    """Pushed events, in process and over HTTP."""
+    """Pushed events, in process and over HTTP, by one caller and by several."""
     folder, events = bench.folder("pushes"), 2_000 if bench.is_quick else 60_000
     inside = run(f"{CONTESTANTS}.pushes", folder, events).more
     with serving(folder / "store") as (host, port):
@@ -55,13 +56,18 @@ def pushes(bench: Bench) -> list[str]:
         "## Pushes",
         "",
         "Events of 10,000 users into the log and the states of a view of four features, both in SQLite, a hundred at a "
-        "time, one after the other; each is committed and synced before it is acknowledged.",
+        "time; each is committed and synced before it is acknowledged. Over HTTP the load is on the same machine.",
         "",
-        "| | events/s |",
-        "|---|---:|",
-        f"| in process | {events / inside['pushed']:,.0f} |",
-        f"| in process, for each second of CPU | {events / inside['cpu']:,.0f} |",
-        f"| over HTTP, as JSON | {events / over_http['pushed']:,.0f} |",
+        "| | callers | events/s |",
+        "|---|---:|---:|",
+        *(f"| in process | {callers} | {events / inside[f'pushed_{callers}']:,.0f} |" for callers in (1, CALLERS)),
+        *(
+            f"| in process, for each second of CPU | {callers} | {events / inside[f'cpu_{callers}']:,.0f} |"
+            for callers in (1, CALLERS)
+        ),
+        f"| over HTTP, as JSON | 1 | {events / over_http['json_1']:,.0f} |",
+        f"| over HTTP, as JSON | {CALLERS} | {events / over_http[f'json_{CALLERS}']:,.0f} |",
+        f"| over HTTP, as Arrow | {CALLERS} | {events / over_http[f'arrow_{CALLERS}']:,.0f} |",
     ]
 
 

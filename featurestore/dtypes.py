@@ -10,6 +10,7 @@ import base64
 import binascii
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Context, Decimal, InvalidOperation
@@ -180,6 +181,26 @@ def read_value(dtype: DType, value: Any) -> Any:
     return read
 
 
+def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
+    """Read a column of outside values, each as ``read_value`` does.
+
+    Raises:
+        ValueError: One of them is not of the dtype; ``read_value`` says what is wrong with it.
+    """
+    import pyarrow as pa
+
+    read = _read_instant if dtype.kind == "timestamp" else _READERS[dtype.kind]
+    try:
+        found = [None if value is None else read(dtype, value) for value in values]
+    except (InstantError, InvalidOperation, binascii.Error) as error:
+        raise ValueError(f"expected {dtype}: {error}") from None
+    if any(value is _WRONG for value in found):
+        raise ValueError(f"expected {dtype}")
+    if dtype.kind == "timestamp":
+        return pa.array(found, pa.int64()).cast(dtype.arrow)
+    return pa.array(found, dtype.arrow)
+
+
 _WRONG = object()
 
 
@@ -216,8 +237,13 @@ def _is_unicode(value: str) -> bool:
     return True
 
 
-def _read_timestamp(_: DType, value: Any) -> Any:
-    return to_datetime(instant_us(value)) if isinstance(value, str | datetime) else _WRONG
+def _read_timestamp(dtype: DType, value: Any) -> Any:
+    found = _read_instant(dtype, value)
+    return found if found is _WRONG else to_datetime(found)
+
+
+def _read_instant(_: DType, value: Any) -> Any:
+    return instant_us(value) if isinstance(value, str | datetime) else _WRONG
 
 
 def _read_date(_: DType, value: Any) -> Any:

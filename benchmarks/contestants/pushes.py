@@ -6,11 +6,13 @@ Usage: python -m benchmarks.contestants.pushes FOLDER EVENTS [ADDRESS]
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks.contestants.clock import timed
 from benchmarks.data import SEED
@@ -18,6 +20,7 @@ from featurestore import Entity, FeatureService, FeatureStore, FeatureView, File
 from featurestore.temporal import to_datetime
 
 AT_ONCE = 100
+CALLERS = 8
 USERS = 10_000
 SOURCE = "payments"
 START_US = 1_767_225_600_000_000
@@ -60,33 +63,59 @@ def batches(events: int, first: int) -> list[list[dict[str, object]]]:
 
 
 def in_process(folder: Path, events: int) -> dict[str, object]:
-    """Push through the embedded store."""
+    """Push through the embedded store: by one caller, and by several at once."""
     with build(folder) as store:
         for batch in batches(2_000, 10**9):
             store.push(SOURCE, batch)
-        given = batches(events, 0)
-        begun, cpu = time.perf_counter(), time.process_time()
-        for batch in given:
-            store.push(SOURCE, batch)
-        return {"pushed": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+        found: dict[str, object] = {}
+        for callers in (1, CALLERS):
+            given = batches(events, callers * 10**8)
+            begun, cpu = time.perf_counter(), time.process_time()
+            with ThreadPoolExecutor(callers) as pool:
+                list(pool.map(lambda batch: store.push(SOURCE, batch), given))
+            found |= {f"pushed_{callers}": time.perf_counter() - begun, f"cpu_{callers}": time.process_time() - cpu}
+    return found
 
 
 def over_http(address: str, events: int) -> dict[str, object]:
-    """Push to a server, one request after the other."""
-    bodies = [
-        json.dumps({"events": [{**event, "at": event["at"].isoformat()} for event in batch]}).encode()  # type: ignore[attr-defined]
-        for batch in batches(events, 2 * 10**9)
-    ]
+    """Push to a server over one connection, and over several, as JSON and as Arrow."""
+    found: dict[str, object] = {}
+    for number, (form, callers) in enumerate((("json", 1), ("json", CALLERS), ("arrow", CALLERS))):
+        bodies = [_bodies[form](batch) for batch in batches(events, (2 + number) * 10**9)]
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(callers) as pool:
+            for done in [pool.submit(_post, address, form, bodies[place::callers]) for place in range(callers)]:
+                done.result()
+        found[f"{form}_{callers}"] = time.perf_counter() - begun
+    return found
+
+
+def _post(address: str, form: str, bodies: list[bytes]) -> None:
     host, _, port = address.rpartition(":")
     connection = HTTPConnection(host, int(port))
-    begun = time.perf_counter()
     for body in bodies:
-        connection.request("POST", f"/v1/sources/{SOURCE}/events", body, {"Content-Type": "application/json"})
+        connection.request("POST", f"/v1/sources/{SOURCE}/events", body, {"Content-Type": _KINDS[form]})
         answer = connection.getresponse()
         said = answer.read()
         if answer.status != 200:
             raise RuntimeError(said.decode())
-    return {"pushed": time.perf_counter() - begun}
+    connection.close()
+
+
+def _json(batch: list[dict[str, object]]) -> bytes:
+    return json.dumps({"events": [{**event, "at": event["at"].isoformat()} for event in batch]}).encode()  # type: ignore[attr-defined]
+
+
+def _arrow(batch: list[dict[str, object]]) -> bytes:
+    table = pa.Table.from_pylist(batch)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+_bodies = {"json": _json, "arrow": _arrow}
+_KINDS = {"json": "application/json", "arrow": "application/vnd.apache.arrow.stream"}
 
 
 if __name__ == "__main__":

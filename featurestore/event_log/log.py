@@ -95,14 +95,14 @@ class Appended:
 
     Attributes:
         events: The events that are now in the log, with their ingest times.
-        duplicates: Events whose id the log had.
+        places: Their places among those given, ascending; the ids of the others the log had.
         before: The log's head when the append began: every event of others has become known before it, or after
             ``head``.
         head: The log's head after it; ``next_sequence - 1`` is the number of its last event.
     """
 
     events: pa.Table
-    duplicates: int
+    places: Sequence[int]
     before: Head
     head: Head
 
@@ -183,10 +183,9 @@ class EventLog:
         ids = identities(events.column(event_id).to_pylist()) if event_id is not None else []
         with self._writing() as connection:
             before = self._lock(connection, source)
-            fresh = _fresh(connection, source, ids)
-            kept = events if len(fresh) == len(ids) else events.take(pa.array(fresh, pa.int64()))
-            if new := [{"source": source, "id": ids[place]} for place in fresh if ids[place] is not None]:
-                connection.execute(sa.insert(_IDS), new)
+            fresh = _fresh(connection, source, ids) if ids else range(events.num_rows)
+            kept = events if len(fresh) == events.num_rows else events.take(pa.array(fresh, pa.int64()))
+            _remember(connection, source, [ids[place] for place in fresh] if ids else [])
             head = Head(before.next_sequence, max(before.next_ingest_us, now_us))
             tables = []
             for start in range(0, kept.num_rows, MOST_ROWS):
@@ -195,7 +194,7 @@ class EventLog:
                 head = _add(connection, source, table, head)
             _move(connection, source, head)
         whole = pa.concat_tables(tables) if tables else _dated(kept, head, ingest_time)
-        return Appended(whole, events.num_rows - kept.num_rows, before, head)
+        return Appended(whole, fresh, before, head)
 
     def stretches(self, source: str, *, ingest: tuple[int, int] | None = None) -> list[Stretch]:
         """Return where the events of a source lie, in the order of their numbers.
@@ -436,11 +435,25 @@ def _fresh(connection: sa.Connection, source: str, ids: Sequence[bytes | None]) 
     """Return the places of the ids that the log does not have."""
     known: set[bytes] = set()
     given = [one for one in ids if one is not None]
+    mark = _mark(connection)
     for start in range(0, len(given), _IDS_AT_ONCE):
         some = given[start : start + _IDS_AT_ONCE]
-        found = connection.execute(sa.select(_IDS.c.id).where(_IDS.c.source == source, _IDS.c.id.in_(some)))
-        known.update(bytes(one) for one in found.scalars())
+        wanted = ",".join([mark] * len(some))
+        statement = f"SELECT id FROM {_IDS.name} WHERE source = {mark} AND id IN ({wanted})"
+        known.update(bytes(one) for (one,) in connection.exec_driver_sql(statement, (source, *some)))
     return [place for place, one in enumerate(ids) if one is None or one not in known]
+
+
+def _remember(connection: sa.Connection, source: str, ids: Iterable[bytes | None]) -> None:
+    """Keep ids for ever."""
+    if new := [(source, one) for one in ids if one is not None]:
+        mark = _mark(connection)
+        connection.exec_driver_sql(f"INSERT INTO {_IDS.name} (source, id) VALUES ({mark}, {mark})", new)
+
+
+def _mark(connection: sa.Connection) -> str:
+    """Return how a driver marks a parameter: statements about thousands of ids go to it as they are."""
+    return "?" if connection.dialect.paramstyle == "qmark" else "%s"
 
 
 def _numbered(table: pa.Table, first: int, last: int) -> pa.Table:

@@ -35,6 +35,7 @@ _MOST_KEYS = 16_000
 
 _WAIT_SECONDS = 30
 _MAPPED_BYTES = 1 << 30
+_CHECKPOINT_PAGES = 4_000
 
 _METADATA = sa.MetaData()
 _STATE = sa.Table(
@@ -214,4 +215,6 @@ def _prepare(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA page_size=8192")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    # A page that many pushes change is copied into the database once for all of them.
+    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA busy_timeout={1000 * _WAIT_SECONDS}")

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.definitions.sources import Source
-from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value
+from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value, read_values
 from featurestore.errors import RequestError, SourceDataError, did_you_mean
 from featurestore.kernels.values import read_column
 from featurestore.online.result import RejectedRow
@@ -75,7 +75,8 @@ class Intake:
             RequestError: A row is bad and ``partial`` is not asked for; ``field`` points at the first.
         """
         if isinstance(events, Sequence) and not isinstance(events, str | bytes):
-            return self._read_rows(events, partial=partial)
+            known = self._read_columns(events)
+            return (known, ()) if known is not None else self._read_rows(events, partial=partial)
         try:
             table = frame_table(events, where="events")
         except SourceDataError as error:
@@ -99,6 +100,23 @@ class Intake:
                 return None
             arrays[name] = read_column(column, dtype, None, f"column '{name}'")[0]
         return pa.table(arrays) if self.required <= set(arrays) else None
+
+    def _read_columns(self, rows: Sequence[Any]) -> pa.Table | None:
+        """Return rows of the same fields with nothing wrong in any; else ``None``, for row by row it can be said."""
+        if not rows or not all(isinstance(row, Mapping) for row in rows):
+            return None
+        names = rows[0].keys()
+        if not self.required <= names or not names <= self.dtypes.keys() or any(row.keys() != names for row in rows):
+            return None
+        arrays = {}
+        for name in sorted(names):
+            try:
+                arrays[name] = read_values(self.dtypes[name], [row[name] for row in rows])
+            except ValueError:
+                return None
+            if name in self.not_null and arrays[name].null_count:
+                return None
+        return pa.table(arrays)
 
     def _read_rows(self, rows: Sequence[Any], *, partial: bool) -> tuple[pa.Table, tuple[RejectedRow, ...]]:
         good: list[dict[str, Any]] = []

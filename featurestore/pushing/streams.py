@@ -8,9 +8,12 @@ next push, on the next start, or in the background.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
@@ -23,6 +26,7 @@ from featurestore.online.store import OnlineStore
 from featurestore.online.streaming import Stream, follow
 from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake
+from featurestore.pushing.together import Together
 from featurestore.sources import ReadSettings, ingest_column, open_scans, read_schema
 from featurestore.sources.deliveries import one_delivery_each
 from featurestore.sources.pushed import OutsideIds, Recent, has_nothing_outside
@@ -30,6 +34,21 @@ from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process pushes may still be checked against the old definitions."""
+
+
+@dataclass(frozen=True)
+class _Committed:
+    """What became of one push among those that were committed together.
+
+    Attributes:
+        accepted: How many of its events were new.
+        head: The log's head after them all.
+        is_followed: Whether online state has them.
+    """
+
+    accepted: int
+    head: Head
+    is_followed: bool
 
 
 @dataclass(frozen=True)
@@ -41,12 +60,14 @@ class _Bound:
         views: Every view that reads it and may have online state: the applied ones, and those applied before.
         applied: Fingerprints of the applied ones of these.
         outside_ids: The event ids outside the log.
+        pushes: Commits what is pushed.
     """
 
     intake: Intake
     views: tuple[ViewPlan, ...]
     applied: frozenset[str]
     outside_ids: OutsideIds
+    pushes: Together[pa.Table, _Committed]
 
 
 class Streams:
@@ -86,12 +107,28 @@ class Streams:
         """Commit events and fold them; see ``FeatureStore.push``."""
         bound = self._source(source)
         table, rejected = bound.intake.read(events, partial=partial)
+        committed = bound.pushes.commit(table)
+        return PushResult(
+            source=source,
+            accepted=committed.accepted,
+            duplicates=table.num_rows - committed.accepted,
+            sequence=committed.head.next_sequence - 1,
+            ingest_time_us=committed.head.next_ingest_us,
+            is_followed=committed.is_followed,
+            rejected=rejected,
+        )
+
+    def _commit(self, bound: _Bound, pushes: Sequence[pa.Table]) -> list[_Committed]:
+        """Commit and fold pushes of one source in one go."""
         definition = bound.intake.source
-        given = table.num_rows
+        table = pushes[0] if len(pushes) == 1 else pa.concat_tables(pushes, promote_options="default").combine_chunks()
+        owner = np.repeat(np.arange(len(pushes)), [push.num_rows for push in pushes])
         if definition.event_id is not None:
-            table = one_delivery_each(table, definition.event_id)
+            kept = one_delivery_each(table, definition.event_id)
+            if not kept.all():
+                table, owner = table.filter(pa.array(kept)), owner[kept]
         appended = self._log.append(
-            source,
+            definition.name,
             table,
             event_id=definition.event_id,
             ingest_time=ingest_column(definition),
@@ -102,15 +139,8 @@ class Streams:
             self._follow(bound, _recent(bound, appended))
         except (StorageError, StateError):
             is_followed = False
-        return PushResult(
-            source=source,
-            accepted=appended.events.num_rows,
-            duplicates=given - appended.events.num_rows,
-            sequence=appended.head.next_sequence - 1,
-            ingest_time_us=appended.head.next_ingest_us,
-            is_followed=is_followed,
-            rejected=rejected,
-        )
+        accepted = np.bincount(owner[np.asarray(appended.places, dtype=np.int64)], minlength=len(pushes))
+        return [_Committed(count, appended.head, is_followed) for count in accepted.tolist()]
 
     def catch_up(self) -> int:
         """Fold what online state lacks of all logs, and let it be complete up to the present instant.
@@ -215,7 +245,11 @@ class Streams:
         ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
         intake = Intake.of(source, read_schema(source, self._settings), applied)
         prints = frozenset(view.fingerprint for view in applied)
-        return _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings))
+        pushes: Together[pa.Table, _Committed] = Together(
+            lambda tables: self._commit(bound, tables), size=lambda table: int(table.num_rows), most=MOST_ROWS
+        )
+        bound = _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings), pushes)
+        return bound
 
 
 def _recent(bound: _Bound, appended: Appended) -> Recent | None:

@@ -61,16 +61,15 @@ def repeated_deliveries(
     return _without(masks, piece_rows, doubtful, dropped), int(dropped.sum())
 
 
-def one_delivery_each(table: pa.Table, event_id: str) -> pa.Table:
-    """Return the rows of a table that became known at one instant without those that repeat an event id."""
+def one_delivery_each(table: pa.Table, event_id: str) -> Mask:
+    """Tell which rows of a table that became known at one instant do not repeat an event id."""
     ids = table.column(event_id)
+    kept = np.ones(table.num_rows, dtype=np.bool_)
     named = table.filter(pc.is_valid(ids))
-    if len(pc.unique(named.column(event_id))) == named.num_rows:
-        return table
-    dropped = np.zeros(table.num_rows, dtype=np.bool_)
-    places = np.flatnonzero(np.asarray(pc.is_valid(ids).to_numpy()))
-    dropped[places] = _all_but_first(named, [event_id, *sorted(table.column_names)])
-    return table.filter(pa.array(~dropped))
+    if len(pc.unique(named.column(event_id))) < named.num_rows:
+        places = np.flatnonzero(np.asarray(pc.is_valid(ids).to_numpy()))
+        kept[places] = ~_all_but_first(named, [event_id, *sorted(table.column_names)])
+    return kept
 
 
 def id_hashes(ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:

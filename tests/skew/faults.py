@@ -13,6 +13,7 @@ from typing import Any
 
 from featurestore import continuous
 from featurestore.online.result import OnlineFeatures
+from featurestore.statuses import codes_of
 from tests.skew.shop import (
     END_US,
     HOUR,
@@ -76,9 +77,8 @@ def altered(change: Callable[[str, Any, str, int], tuple[Any, str]]) -> Callable
                 change(column, value, status, place)
                 for column, value, status in zip(answer.columns, answer.rows[0], answer.statuses[0], strict=True)
             ]
-            found.append(
-                replace(answer, rows=[[value for value, _ in pairs]], statuses=[[status for _, status in pairs]])
-            )
+            codes = codes_of([status for _, status in pairs])
+            found.append(replace(answer, rows=[[value for value, _ in pairs]], codes=codes))
         return found
 
     return serve

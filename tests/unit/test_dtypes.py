@@ -20,6 +20,7 @@ from featurestore.dtypes import (
     list_of,
     parse_dtype,
     read_value,
+    read_values,
 )
 
 MONEY = DType("decimal", precision=5, scale=2)
@@ -120,6 +121,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def test_a_value_of_the_dtype_is_read(dtype, given, read):
     found = read_value(dtype, given)
     assert (found, type(found)) == (read, type(read))
+    column = read_values(dtype, [None, given])
+    assert (column.type, column.to_pylist()) == (dtype.arrow, [None, read])
 
 
 @pytest.mark.parametrize("dtype", ALL, ids=str)
@@ -176,3 +179,5 @@ def test_zero_has_no_sign():
 def test_a_value_of_another_type_is_refused(dtype, wrong):
     with pytest.raises(ValueError, match="expected"):
         read_value(dtype, wrong)
+    with pytest.raises(ValueError, match="expected"):
+        read_values(dtype, [None, wrong])

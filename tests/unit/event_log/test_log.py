@@ -70,19 +70,19 @@ def test_after_a_seal_no_event_is_dated_before_it(log):
 def test_an_id_is_taken_once_for_each_source_and_for_ever(log, url, tmp_path):
     append(log, events(1, 2))
     appended = append(log, events(2, 3))
-    assert (appended.events.column("id").to_pylist(), appended.duplicates) == ([3], 1)
+    assert (appended.events.column("id").to_pylist(), list(appended.places)) == ([3], [1])
     log.compact("orders", before_us=NOW_US + 100)
     log.close()
     again = EventLog(url, tmp_path / "files")
-    assert append(again, events(3, 1)).duplicates == 2
-    assert append(again, events(1), source="others").duplicates == 0
+    assert not append(again, events(3, 1)).places
+    assert list(append(again, events(1), source="others").places) == [0]
     assert [one for one, _ in held(again)] == [1, 2, 3]
     again.close()
 
 
 def test_events_without_an_id_are_events_of_their_own(log):
     append(log, events(None, None))
-    assert append(log, events(None)).duplicates == 0
+    assert list(append(log, events(None)).places) == [0]
     assert len(held(log)) == 3
 
 

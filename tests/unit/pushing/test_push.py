@@ -73,6 +73,12 @@ def test_of_one_push_the_smallest_of_equal_ids_counts(store, clock):
     assert ask(store, clock)["spending__last"] == 3.0
 
 
+def test_rows_without_what_others_have_are_taken_all_the_same(store, clock):
+    result = store.push("orders", [order(1, 2.0) | {"note": "gift"}, order(2, 3.0), order(3, None)])
+    assert (result.accepted, result.rejected) == (3, ())
+    assert ask(store, clock) == {"user": "a", "spending__count": 3, "spending__last": 3.0, "spending__total": 5.0}
+
+
 def test_a_training_set_sees_pushed_events_at_once(store, clock, tmp_path):
     store.push("orders", [order(1, 2.0)])
     clock.instant_us += 1_000_000
