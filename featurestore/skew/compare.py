@@ -292,7 +292,7 @@ def _same_status(reference: Bytes, current: Bytes) -> Flags:
 def _equal(reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
     """Tell per row whether values are the same, to the bit; rows with a null may say anything."""
     if dtype.kind == "float64":
-        left, right = (array.fill_null(0.0).to_numpy(zero_copy_only=False) for array in (reference, current))
+        left, right = (array.to_numpy(zero_copy_only=False) for array in (reference, current))
         return np.asarray(
             np.ascontiguousarray(left).view(np.int64) == np.ascontiguousarray(right).view(np.int64), dtype=np.bool_
         )

@@ -35,11 +35,16 @@ def content_of(batches: Iterable[pa.Table | pa.RecordBatch]) -> int:
     total = 0
     for batch in batches:
         if batch.num_rows:
-            rows = np.full(batch.num_rows, _SEED)
-            for name in sorted(batch.schema.names):
-                _add_column(rows, name, batch.column(name))
-            total += int(rows.sum(dtype=np.uint64))
+            total += int(row_hashes(batch).sum(dtype=np.uint64))
     return total & _MASK
+
+
+def row_hashes(batch: pa.Table | pa.RecordBatch) -> Words:
+    """Return a 64-bit hash of each row; rows that say the same have the same one, wherever they come from."""
+    rows = np.full(batch.num_rows, _SEED)
+    for name in sorted(batch.schema.names):
+        _add_column(rows, name, batch.column(name))
+    return rows
 
 
 def joined(first: int, second: int) -> int:

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.sources.content import row_hashes
+
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Reader: TypeAlias = Callable[[int, Sequence[str]], dict[str, pa.Array]]
 """Gives columns of a piece in contract dtypes."""
 
-_HASHED = "h"
+_HASHED = "id"
 
 
 def repeated_deliveries(
@@ -48,8 +49,7 @@ def repeated_deliveries(
         The masks without the other deliveries, and how many rows these were.
     """
     numbers = range(len(piece_rows))
-    with duckdb.connect() as connection:
-        hashed = [_counted(connection, read(number, [event_id])[event_id], masks[number]) for number in numbers]
+    hashed = [_counted(read(number, [event_id])[event_id], masks[number]) for number in numbers]
     seen = _repeated(np.concatenate([np.zeros(0, np.uint64), *(hashes[usable] for hashes, usable in hashed)]))
     if len(seen) == 0:
         return list(masks), 0
@@ -74,21 +74,12 @@ def one_delivery_each(table: pa.Table, event_id: str) -> Mask:
 
 def id_hashes(ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:
     """Return a 64-bit hash of each event id, and which rows have one."""
-    with duckdb.connect() as connection:
-        return _hashes(connection, ids)
+    return row_hashes(pa.table({_HASHED: ids})), np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
 
 
-def _hashes(connection: duckdb.DuckDBPyConnection, ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:
-    hashed = connection.from_arrow(pa.table({_HASHED: ids})).project(f"hash({_HASHED}) AS {_HASHED}")
-    values = hashed.to_arrow_table().column(_HASHED).to_numpy()
-    return np.asarray(values, dtype=np.uint64), np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
-
-
-def _counted(
-    connection: duckdb.DuckDBPyConnection, ids: pa.Array, mask: Mask | None
-) -> tuple[npt.NDArray[np.uint64], Mask]:
+def _counted(ids: pa.Array, mask: Mask | None) -> tuple[npt.NDArray[np.uint64], Mask]:
     """Return a hash of each id, and which rows count: those that have one and are not masked."""
-    hashes, known = _hashes(connection, ids)
+    hashes, known = id_hashes(ids)
     return hashes, known if mask is None else known & mask
 
 
