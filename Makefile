@@ -22,8 +22,11 @@ help:
 demo: .venv/installed
 	$(BIN)/python -m feature_definitions.demo
 
+# One more than there are cores: some tests wait for the servers and processes they started.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

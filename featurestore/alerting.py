@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import smtplib
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -107,12 +108,12 @@ class Alerts:
         smtp = self._settings.smtp
         assert smtp is not None
         mail = EmailMessage()
-        mail["Subject"] = str(message["text"])[:200]
+        mail["Subject"] = " ".join(str(message["text"]).split())[:200]
         mail["From"], mail["To"] = smtp.sender, ", ".join(smtp.to)
         mail.set_content(msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
         with smtplib.SMTP(smtp.host, smtp.port, timeout=_TIMEOUT_SECONDS) as server:
             if smtp.starttls:
-                server.starttls()
+                server.starttls(context=ssl.create_default_context())
             if smtp.user:
                 server.login(smtp.user, os.environ.get(smtp.password_env, ""))
             server.send_message(mail)
