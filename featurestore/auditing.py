@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.catalog import Catalog
 from featurestore.config import PolicyConfig
@@ -155,7 +155,7 @@ class Auditor:
     def audit_foreign(
         self,
         service: str,
-        place: str,
+        place: Any,
         mapping: ForeignMapping,
         *,
         since_us: int | None,
@@ -169,7 +169,7 @@ class Auditor:
     ) -> AuditReport:
         """Compare what another system served with what training sets hold; see ``FeatureStore.audit_foreign``."""
         log = ForeignLog.open(self.catalog.plan(service), place, mapping, self.settings)
-        instants = [bound for table in log.tables(since_us=since_us, until_us=until_us) for bound in _bounds(table)]
+        first_us, end_us = log.range_us(since_us=since_us, until_us=until_us)
         notes = ["the log says no statuses: values alone were compared"]
         if log.left_out:
             named = ", ".join(log.left_out[:_NAMED])
@@ -178,8 +178,8 @@ class Auditor:
         return self._run(
             service,
             log.tables(since_us=since_us, until_us=until_us),
-            since_us=min(instants, default=0) if since_us is None else since_us,
-            until_us=max(instants, default=0) + 1 if until_us is None else until_us,
+            since_us=first_us,
+            until_us=end_us,
             policy=policy,
             options=lambda explainer: Options(
                 sample=sample, by=by, explain=explainer, progress=progress, kind="foreign", notes=tuple(notes)
@@ -274,11 +274,6 @@ class Auditor:
 
     def _runs(self, view: str) -> tuple[RunRecord, ...]:
         return self.registry.runs(view, limit=_MOST_RUNS)
-
-
-def _bounds(table: pa.Table) -> tuple[int, int]:
-    found = pc.min_max(table.column("as_of").cast(pa.int64()))
-    return found["min"].as_py(), found["max"].as_py()
 
 
 def configured(policy: PolicyConfig) -> Policy:

@@ -703,7 +703,7 @@ class FeatureStore:
     def audit_foreign(
         self,
         service: str,
-        log: str | os.PathLike[str],
+        log: Any,
         mapping: ForeignMapping | str | os.PathLike[str],
         *,
         since: Instant | timedelta | None = None,
@@ -719,7 +719,8 @@ class FeatureStore:
 
         Args:
             service: Name of the service whose definitions say what the features are.
-            log: What was served: a Parquet or CSV file or glob, or the SQLAlchemy URL of a database.
+            log: What was served: a Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame (pandas,
+                Polars, pyarrow: whatever a ``FrameSource`` takes).
             mapping: Which column holds what: a TOML file, or the same as an object.
             since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
             until: One past the last; the log's last included if ``None``.
@@ -745,7 +746,7 @@ class FeatureStore:
         now_us = self._clock.now_us()
         return self._auditor.audit_foreign(
             service,
-            os.fspath(log),
+            os.fspath(log) if isinstance(log, os.PathLike) else log,
             mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
             since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
             until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),

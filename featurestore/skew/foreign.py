@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from featurestore.definitions.sources import FileSource, Source, SqlSource
+from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType, read_value
-from featurestore.errors import ConfigError, listing
+from featurestore.errors import ConfigError, SourceDataError, listing
 from featurestore.online.serving_log import log_schema
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
 from featurestore.skew.compare import NOT_LOGGED
@@ -29,6 +29,10 @@ from featurestore.sources.convert import to_contract
 from featurestore.temporal import MICROSECONDS
 
 _WHERE = "foreign log"
+_HINTS = {
+    "naive-timestamps": 'Say in the mapping which zone they are in: timezone = "UTC".',
+    "ambiguous-local-time": "Log instants in UTC, or leave these rows out.",
+}
 _UNITS = {"s": MICROSECONDS["s"], "ms": MICROSECONDS["ms"], "us": 1}
 
 
@@ -107,12 +111,12 @@ class ForeignLog:
     settings: ReadSettings
 
     @classmethod
-    def open(cls, plan: Plan, place: str, mapping: ForeignMapping, settings: ReadSettings) -> ForeignLog:
+    def open(cls, plan: Plan, place: Any, mapping: ForeignMapping, settings: ReadSettings) -> ForeignLog:
         """Match a mapping with a service.
 
         Args:
             plan: The service's plan.
-            place: Parquet or CSV file or glob, or the SQLAlchemy URL of a database.
+            place: Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame.
             mapping: Which column holds what.
             settings: What reading may use.
 
@@ -145,25 +149,50 @@ class ForeignLog:
         Raises:
             SourceError: It cannot be read, lacks a column, or holds what is no value of a feature.
         """
-        dtypes = _dtypes(self.plan, self.mapping)
-        rows = open_rows(self.source, [Column(name, dtype) for name, dtype in dtypes.items()], self.settings)
         first = 0
+        for columns in self._pieces(_dtypes(self.plan, self.mapping)):
+            count = len(next(iter(columns.values())))
+            table = self._laid_out(columns, count, first)
+            first += count
+            if (kept := _between(table, since_us, until_us)).num_rows:
+                yield kept
+
+    def range_us(self, *, since_us: int | None, until_us: int | None) -> tuple[int, int]:
+        """Return the first instant asked about and one past the last; what is given is not looked for in the log.
+
+        Raises:
+            SourceError: The log cannot be read, or lacks the column.
+        """
+        if since_us is not None and until_us is not None:
+            return since_us, until_us
+        name = self.mapping.as_of
+        dtype = _dtypes(self.plan, self.mapping)[name]
+        ends = [pc.min_max(self._instants(piece[name]).cast(pa.int64())) for piece in self._pieces({name: dtype})]
+        lowest = min((end["min"].as_py() for end in ends if end["min"].is_valid), default=0)
+        highest = max((end["max"].as_py() for end in ends if end["max"].is_valid), default=0)
+        return lowest if since_us is None else since_us, highest + 1 if until_us is None else until_us
+
+    def _pieces(self, dtypes: Mapping[str, DType]) -> Iterator[dict[str, pa.Array]]:
+        """Read some columns of the log in contract dtypes, piece by piece."""
+        rows = open_rows(self.source, [Column(name, dtype) for name, dtype in dtypes.items()], self.settings)
         try:
             for number in range(len(rows.piece_rows)):
                 place = rows.place(number) or _WHERE
                 piece = rows.read_piece(number, list(dtypes))
-                columns = {
-                    name: to_contract(
-                        piece.column(name), dtype, timezone=self.mapping.timezone, where=f"{place}, column '{name}'"
-                    )[0]
+                yield {
+                    name: self._read(piece.column(name), dtype, f"{place}, column '{name}'")
                     for name, dtype in dtypes.items()
                 }
-                table = self._laid_out(columns, piece.num_rows, first)
-                first += piece.num_rows
-                if (kept := _between(table, since_us, until_us)).num_rows:
-                    yield kept
         finally:
             rows.close()
+
+    def _read(self, column: pa.ChunkedArray, dtype: DType, where: str) -> pa.Array:
+        """Read a column; what helps is said in the words of a mapping."""
+        try:
+            return to_contract(column, dtype, timezone=self.mapping.timezone, where=where)[0]
+        except SourceDataError as error:
+            hint = _HINTS.get(error.code, f"Map a column that holds {dtype} values.")
+            raise SourceDataError(error.problem, where=where, hint=hint, code=error.code) from error
 
     def _laid_out(self, columns: Mapping[str, pa.Array], count: int, first: int) -> pa.Table:
         mapping, plan = self.mapping, self.plan
@@ -247,16 +276,26 @@ def _leaves(expression: TypedExpr) -> Iterator[TypedExpr]:
 
 def _dtypes(plan: Plan, mapping: ForeignMapping) -> dict[str, DType]:
     """Return the columns of the log that are read, with the dtypes they must have."""
-    found: dict[str, DType] = {mapping.as_of: TIMESTAMP if mapping.as_of_unit is None else INT64}
-    for names in (mapping.request_id, mapping.model, mapping.model_version):
-        if names is not None:
-            found[names] = STRING
+    roles = [(mapping.as_of, TIMESTAMP if mapping.as_of_unit is None else INT64)]
+    roles += [(name, STRING) for name in (mapping.request_id, mapping.model, mapping.model_version) if name is not None]
     for wanted, chosen in ((plan.join_keys, mapping.keys), (plan.request, mapping.request)):
-        found |= {chosen[column.name]: column.dtype for column in wanted if column.name in chosen}
-    return found | {mapping.features[output.name]: output.dtype for output in plan.outputs}
+        roles += [(chosen[column.name], column.dtype) for column in wanted if column.name in chosen]
+    roles += [(mapping.features[output.name], output.dtype) for output in plan.outputs]
+    found: dict[str, DType] = {}
+    for name, dtype in roles:
+        if found.setdefault(name, dtype) != dtype:
+            raise ConfigError(
+                f"column '{name}' is mapped twice: as {found[name]} and as {dtype}",
+                where=_WHERE,
+                hint="Name the column that holds each of them.",
+                code="mapping",
+            )
+    return found
 
 
-def _source(place: str, mapping: ForeignMapping, dtypes: Mapping[str, DType]) -> Source:
+def _source(place: Any, mapping: ForeignMapping, dtypes: Mapping[str, DType]) -> Source:
+    if not isinstance(place, str):
+        return FrameSource(_WHERE, frame=place, event_time=mapping.as_of, timezone=mapping.timezone)
     if "://" in place and not place.startswith(("file://", "http://", "https://", "s3://", "gs://")):
         if mapping.table is None and mapping.query is None:
             hint = 'Say in the mapping which: table = "…" or query = "…".'

@@ -3,6 +3,7 @@
 import sqlite3
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -73,6 +74,12 @@ def test_a_log_is_found_from_where_the_command_is_given(store, right, tmp_path, 
     monkeypatch.chdir(tmp_path / "elsewhere")
     pq.write_table(right, "served.parquet")
     assert store.audit_foreign(SERVICE, "served.parquet", tmp_path / "map.toml").verdict == "pass"
+
+
+@pytest.mark.parametrize("frame", [pa.Table.to_pandas, pl.from_arrow], ids=["pandas", "polars"])
+def test_a_frame_is_a_log(store, right, tmp_path, frame):
+    report = store.audit_foreign(SERVICE, frame(right), tmp_path / "map.toml")
+    assert (report.verdict, report.compared) == ("pass", 400)
 
 
 def test_a_time_to_live_that_is_ignored_is_named(store, tmp_path):
@@ -174,6 +181,7 @@ def test_features_that_are_not_mapped_are_left_out(store, right, tmp_path):
     [
         (("spend__n = ", "spend__m = "), "the service has no 'spend__m'.*spend__n"),
         (('user = "user_id"', ""), "'user' is not mapped.*under \\[keys\\]"),
+        (('user = "user_id"', 'user = "served_at"'), "'served_at' is mapped twice: as timestamp and as string"),
         (("as_of = ", "asof = "), "as_of: Field required"),
         (("[keys]", "[key]"), "key: Extra inputs are not permitted"),
         (("[keys]", "[keys"), "it is no TOML"),
@@ -194,6 +202,9 @@ def test_values_that_are_none_of_their_feature_are_refused(store, right, tmp_pat
     halves = with_column(right, "n", pa.array(np.full(right.num_rows, 0.5)))
     with pytest.raises(SourceError, match=r"holds 0\.5, which is not an int64"):
         audited(store, tmp_path, halves)
+    naive = with_column(right, "served_at", right.column("served_at").cast(pa.timestamp("us")))
+    with pytest.raises(SourceError, match=r'Say in the mapping .* timezone = "UTC"'):
+        audited(store, tmp_path, naive)
     with pytest.raises(SourceError, match="total"):
         audited(store, tmp_path, right.drop_columns(["total"]))
     empty = with_column(right, "served_at", pa.nulls(right.num_rows, pa.timestamp("us", "UTC")))
