@@ -12,7 +12,8 @@ from http import HTTPStatus
 
 from starlette.types import Message, Scope, Send
 
-from featurestore.online.result import OnlineFeatures, new_request_id
+from featurestore.online.request_ids import new_request_id
+from featurestore.online.result import OnlineFeatures
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being answered, for log lines."""

@@ -33,7 +33,8 @@ from featurestore.kernels.on_demand import finish
 from featurestore.online.answering import Answers, BoundService
 from featurestore.online.keys import key_encoder
 from featurestore.online.partial import error_of, missing_columns
-from featurestore.online.result import Effort, OnlineFeatures, ViewState, new_request_id
+from featurestore.online.request_ids import new_request_id
+from featurestore.online.result import Effort, OnlineFeatures, ViewState
 from featurestore.online.store import (
     StateReads,
     ViewRecord,

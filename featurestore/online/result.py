@@ -6,11 +6,9 @@ conversions that need them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.statuses import names_of
@@ -21,25 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.dtypes import DType
-
-
-class _RequestIds:
-    """Names of requests: a random half that is this process's, and a number. The system is asked once."""
-
-    def __init__(self) -> None:
-        self.renew()
-        os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self._half = os.urandom(8).hex()
-        self._numbers = count()
-
-    def next(self) -> str:
-        return f"{self._half}{next(self._numbers):016x}"
-
-
-new_request_id = _RequestIds().next
-"""Make up the name of a request: 32 hexadecimal digits that no other request has."""
 
 
 class ViewState(NamedTuple):
