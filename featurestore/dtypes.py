@@ -17,7 +17,7 @@ from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InstantError, listing
-from featurestore.temporal import instant_us, to_datetime
+from featurestore.temporal import instant_us, to_datetime, within_years
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -243,7 +243,7 @@ def _read_timestamp(dtype: DType, value: Any) -> Any:
 
 
 def _read_instant(_: DType, value: Any) -> Any:
-    return instant_us(value) if isinstance(value, str | datetime) else _WRONG
+    return within_years(instant_us(value)) if isinstance(value, str | datetime) else _WRONG
 
 
 def _read_date(_: DType, value: Any) -> Any:

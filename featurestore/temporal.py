@@ -159,9 +159,18 @@ def to_datetime(instant: int) -> datetime:
     Raises:
         InstantError: The instant lies outside the years 1 to 9999.
     """
+    return _EPOCH + timedelta(microseconds=within_years(instant))
+
+
+def within_years(instant: int) -> int:
+    """Return an instant that a calendar has.
+
+    Raises:
+        InstantError: It lies outside the years 1 to 9999.
+    """
     if not MIN_INSTANT_US <= instant <= MAX_INSTANT_US:
         raise InstantError(f"{instant} µs lies outside the years 1 to 9999")
-    return _EPOCH + timedelta(microseconds=instant)
+    return instant
 
 
 def format_instant(instant: int) -> str:

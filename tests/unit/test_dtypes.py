@@ -161,6 +161,8 @@ def test_zero_has_no_sign():
         (TIMESTAMP, 5),
         (TIMESTAMP, "2026-01-01T12:00:00"),
         (TIMESTAMP, "noon"),
+        (TIMESTAMP, "9999-12-31T23:59:59-05:00"),
+        (TIMESTAMP, "0001-01-01T00:00:00+05:00"),
         (DATE, NOON),
         (DATE, "1 January"),
         (BINARY, "no base64!"),
