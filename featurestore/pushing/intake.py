@@ -95,28 +95,27 @@ class Intake:
                 return None
             if dtype == TIMESTAMP and kind.tz is None:
                 return None
-            column = table.column(name)
-            if name in self.not_null and column.null_count:
-                return None
-            arrays[name] = read_column(column, dtype, None, f"column '{name}'")[0]
-        return pa.table(arrays) if self.required <= set(arrays) else None
+            arrays[name] = read_column(table.column(name), dtype, None, f"column '{name}'")[0]
+        return self._whole(arrays)
 
     def _read_columns(self, rows: Sequence[Any]) -> pa.Table | None:
         """Return rows of the same fields with nothing wrong in any; else ``None``, for row by row it can be said."""
         if not rows or not all(isinstance(row, Mapping) for row in rows):
             return None
         names = rows[0].keys()
-        if not self.required <= names or not names <= self.dtypes.keys() or any(row.keys() != names for row in rows):
+        if not names <= self.dtypes.keys() or any(row.keys() != names for row in rows):
             return None
-        arrays = {}
-        for name in sorted(names):
-            try:
-                arrays[name] = read_values(self.dtypes[name], [row[name] for row in rows])
-            except ValueError:
-                return None
-            if name in self.not_null and arrays[name].null_count:
-                return None
-        return pa.table(arrays)
+        try:
+            arrays = {name: read_values(self.dtypes[name], [row[name] for row in rows]) for name in sorted(names)}
+        except ValueError:
+            return None
+        return self._whole(arrays)
+
+    def _whole(self, arrays: Mapping[str, pa.Array]) -> pa.Table | None:
+        """Return columns as events if none lacks what every event must have; else ``None``."""
+        if not self.required <= arrays.keys() or any(arrays[name].null_count for name in self.not_null):
+            return None
+        return pa.table(dict(arrays))
 
     def _read_rows(self, rows: Sequence[Any], *, partial: bool) -> tuple[pa.Table, tuple[RejectedRow, ...]]:
         good: list[dict[str, Any]] = []

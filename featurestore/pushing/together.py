@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,10 +19,10 @@ R = TypeVar("R")
 
 @dataclass
 class _Waiting(Generic[T, R]):
-    """One caller's part. Once ``outcome`` is there, it is the result, or why there is none."""
+    """One caller's part, and what became of it once it was committed."""
 
     part: T
-    outcome: R | BaseException | None = None
+    outcome: Future[R] = field(default_factory=Future)
 
 
 class Together(Generic[T, R]):
@@ -45,17 +46,15 @@ class Together(Generic[T, R]):
         """Commit a part, alone or with others; return its result.
 
         Raises:
-            BaseException: Whatever the commit raised that the part was in; nothing of the part was committed then.
+            Exception: Whatever the commit raised that the part was in; nothing of the part was committed then.
         """
         own: _Waiting[T, R] = _Waiting(part)
         self._waiting.append(own)
         # Parts leave in order: this one leaves with the first commit here or with a later one.
         with self._committing:
-            while own.outcome is None:
+            while not own.outcome.done():
                 self._commit_next()
-        if isinstance(own.outcome, BaseException):
-            raise own.outcome
-        return own.outcome
+        return own.outcome.result()
 
     def _commit_next(self) -> None:
         """Commit those who have waited longest."""
@@ -63,10 +62,11 @@ class Together(Generic[T, R]):
         size = self._size(some[0].part)
         while self._waiting and (size := size + self._size(self._waiting[0].part)) <= self._most:
             some.append(self._waiting.popleft())
-        outcomes: Sequence[R | BaseException]
         try:
-            outcomes = self._commit([one.part for one in some])
+            results = self._commit([one.part for one in some])
         except BaseException as error:  # it is each caller's, and raised there
-            outcomes = [error] * len(some)
-        for one, outcome in zip(some, outcomes, strict=True):
-            one.outcome = outcome
+            for one in some:
+                one.outcome.set_exception(error)
+        else:
+            for one, result in zip(some, results, strict=True):
+                one.outcome.set_result(result)

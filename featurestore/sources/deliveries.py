@@ -20,8 +20,6 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 Reader: TypeAlias = Callable[[int, Sequence[str]], dict[str, pa.Array]]
 """Gives columns of a piece in contract dtypes."""
 
-_HASHED = "id"
-
 
 def repeated_deliveries(
     read: Reader,
@@ -74,7 +72,7 @@ def one_delivery_each(table: pa.Table, event_id: str) -> Mask:
 
 def id_hashes(ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:
     """Return a 64-bit hash of each event id, and which rows have one."""
-    return row_hashes(pa.table({_HASHED: ids})), np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
+    return row_hashes(pa.table([ids], names=["id"])), np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
 
 
 def _counted(ids: pa.Array, mask: Mask | None) -> tuple[npt.NDArray[np.uint64], Mask]:

@@ -1,5 +1,7 @@
 """Pushing events: what is taken, what is rejected and why, and what lookups and training sets see of it."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -71,6 +73,33 @@ def test_of_one_push_the_smallest_of_equal_ids_counts(store, clock):
     result = store.push("orders", [order(1, 9.0), order(1, 3.0), order(1, 5.0)])
     assert (result.accepted, result.duplicates) == (1, 2)
     assert ask(store, clock)["spending__last"] == 3.0
+
+
+def test_pushes_that_are_committed_together_are_told_each_what_became_of_its_own(store, clock):
+    store.push("orders", [order(1)])
+    pushes = [
+        [order(1), order(2, 5.0)],
+        [order(2, 5.0) | {"note": "sent twice"}, order(3, 6.0), order(4, 7.0)],
+        [],
+        [order(5, 8.0) | {"note": "gift"}],
+    ]
+    together = store._streams._sources()["orders"].pushes
+    with ThreadPoolExecutor(len(pushes)) as pool:
+        with together._committing:
+            waiting = []
+            for number, events in enumerate(pushes, 1):
+                waiting.append(pool.submit(store.push, "orders", events))
+                while len(together._waiting) < number:
+                    time.sleep(0.001)
+        results = [one.result() for one in waiting]
+    assert [(one.accepted, one.duplicates) for one in results] == [(1, 1), (2, 1), (0, 0), (1, 0)]
+    assert {(one.sequence, one.ingest_time_us) for one in results} == {(4, results[0].ingest_time_us)}
+    assert ask(store, clock)["spending__total"] == 27.0
+
+
+def test_an_instant_that_no_calendar_has_is_refused(store):
+    with pytest.raises(RequestError, match="outside the years 1 to 9999"):
+        store.push("orders", [order(1) | {"at": "9999-12-31T23:59:59-05:00"}])
 
 
 def test_rows_without_what_others_have_are_taken_all_the_same(store, clock):
