@@ -17,7 +17,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from featurestore.errors import FeatureStoreError, RegistryError
 
 _BUSY_MS = 20_000
-_CHECKPOINT_PAGES = 4_000
+
+CHECKPOINT_PAGES = 4_000
+"""How long SQLite's write-ahead log may grow: a page that many commits change is copied once for all of them."""
 
 
 def open_database(
@@ -87,8 +89,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
-    # A page that many commits change is copied into the database once for all of them.
-    cursor.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     cursor.close()
 
 

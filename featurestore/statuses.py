@@ -32,7 +32,7 @@ _NAMES = (*(status.name for status in Status), ERROR)
 _CODES = {name: code for code, name in enumerate(_NAMES)}
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def names_of(codes: bytes) -> tuple[str, ...]:
     """Return the names of some codes, one byte each. Rows have few combinations of statuses, and are kept."""
     return tuple(_NAMES[code] for code in codes)

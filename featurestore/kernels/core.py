@@ -445,7 +445,7 @@ def _fold_extreme(
     events = values.size
     upper = edge.shape[0] - 1
     is_float, is_largest = group[GROUP_FLOAT] == 1, group[GROUP_LEVEL] == LARGEST
-    keys = stack = tree = turn
+    keys = stack = tree = turn  # stand-ins: what is not used is not allocated
     if how != _SCAN:
         keys = np.empty(events, dtype=np.int64)
         for i in range(events):
@@ -551,7 +551,7 @@ def _fold_ordered(
     need = group[GROUP_NEED]
     wanted = max(1, group[GROUP_LEVEL])
     picked = np.empty(wanted, dtype=np.int64)
-    before = members = bits = turn
+    before = members = bits = turn  # stand-ins: what is not used is not allocated
     if how == _LATE:
         bits = np.zeros((events >> 5) + 1, dtype=np.int64)
     elif how == _SWEPT:

@@ -180,7 +180,7 @@ class RowReader:
             for row, whole in zip(rows, chosen.take(self._whole, axis=0).T.tolist(), strict=True):
                 for place, value in zip(self._whole, whole, strict=True):
                     row[place] = value
-        if codes.tobytes().count(PRESENT) < codes.size:
+        if codes.tobytes().count(PRESENT) < codes.size:  # for few codes much quicker than codes.any()
             lacking, queries = ((codes != PRESENT) & self._can_lack).nonzero()
             for place, query in zip(lacking.tolist(), queries.tolist(), strict=True):
                 rows[query][place] = None

@@ -26,6 +26,7 @@ from weakref import WeakSet
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from featurestore.database import CHECKPOINT_PAGES
 from featurestore.errors import ConfigError, StorageError
 from featurestore.online.refusals import WHERE, busy, conflict, unavailable
 from featurestore.online.store import after
@@ -35,7 +36,6 @@ _MOST_KEYS = 16_000
 
 _WAIT_SECONDS = 30
 _MAPPED_BYTES = 1 << 30
-_CHECKPOINT_PAGES = 4_000
 
 _METADATA = sa.MetaData()
 _STATE = sa.Table(
@@ -193,7 +193,7 @@ def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(connection.execute(_search(len(keys)), keys)) if keys else {}
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _search(count: int) -> str:
     rows = ",".join(["(?)"] * count)
     return f"SELECT key, value FROM (VALUES {rows}) AS wanted CROSS JOIN online_state ON key = wanted.column1"
@@ -215,6 +215,5 @@ def _prepare(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA page_size=8192")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    # A page that many pushes change is copied into the database once for all of them.
-    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA busy_timeout={1000 * _WAIT_SECONDS}")
