@@ -25,8 +25,9 @@ demo: .venv/installed
 # One more than there are cores: some tests wait for the servers and processes they started.
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
+# A test process that crashes ends the run: pytest-xdist does not come to an end with another in its place.
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
