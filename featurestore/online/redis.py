@@ -17,7 +17,8 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from queue import Empty
 from typing import Any
 
 import redis
@@ -137,7 +138,7 @@ class RedisOnlineStore:
             hint = "Write it as redis://host:6379/0."
             raise ConfigError(f"'{parsed.shown}' names no server", where=WHERE, hint=hint, code="store-url")
         wait: float = options.get("timeout", 5.0)
-        pool = redis.BlockingConnectionPool.from_url(
+        self._pool = redis.BlockingConnectionPool.from_url(
             parsed.url._replace(scheme=parsed.url.scheme.replace("valkey", "redis")).geturl(),
             max_connections=options.get("pool", 64),
             timeout=wait,
@@ -147,7 +148,7 @@ class RedisOnlineStore:
             client_name="featurestore",
             **{name: value for name, value in options.items() if name in tls},
         )
-        self._client = redis.Redis(connection_pool=pool)
+        self._client = redis.Redis(connection_pool=self._pool)
         self._write = self._client.register_script(_WRITE)
         self._holder = Holder(_Leases(self._client, prefix + b"l", self._place), options.get("lease", 15.0))
 
@@ -243,9 +244,25 @@ class RedisOnlineStore:
         return self._holder.hold(name)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close the connections that are idle."""
         self._holder.close()
-        self._client.connection_pool.disconnect()
+        _disconnect_idle(self._pool)
+
+
+def _disconnect_idle(pool: redis.BlockingConnectionPool) -> None:
+    """Disconnect what nobody uses. It is taken out for that time, so that nobody is lent what is being closed.
+
+    The pool's own way may disconnect a connection that it has just lent.
+    """
+    places: Any = pool.pool
+    taken = []
+    with suppress(Empty):
+        while True:
+            taken.append(places.get_nowait())
+    for connection in reversed(taken):
+        if connection is not None:
+            connection.disconnect()
+        places.put_nowait(connection)
 
 
 def _escaped(text: bytes) -> bytes:

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -48,7 +47,13 @@ _WRITE = "INSERT OR REPLACE INTO online_state (key, value) VALUES (?, ?)"
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that a set may hold weakly, so that it is closed with the thread it belongs to."""
+    """A connection that is closed once nobody holds it: neither its thread nor a read that is under way.
+
+    SQLite does not bear a connection that is closed under a read.
+    """
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class SqlOnlineStore:
@@ -74,8 +79,6 @@ class SqlOnlineStore:
         self._path = Path(parsed.database)
         self._engine = sa.create_engine(parsed)
         self._local = threading.local()
-        self._opened: WeakSet[_Connection] = WeakSet()
-        self._lock = threading.Lock()
         self._writing = threading.Lock()
         sa.event.listen(self._engine, "connect", _prepare)
         try:
@@ -113,8 +116,6 @@ class SqlOnlineStore:
         )
         opened.execute(f"PRAGMA mmap_size={_MAPPED_BYTES}")
         self._local.connection = opened
-        with self._lock:
-            self._opened.add(opened)
         return opened
 
     def write(
@@ -165,12 +166,8 @@ class SqlOnlineStore:
             yield
 
     def close(self) -> None:
-        """Close all connections."""
-        with self._lock:
-            for connection in self._opened:
-                connection.close()
-            self._opened.clear()
-            self._local = threading.local()
+        """Close all connections; one that is being read from or written to, when that has ended."""
+        self._local = threading.local()
         self._engine.dispose()
 
     def _storage_error(self, verb: str, error: Exception) -> StorageError:

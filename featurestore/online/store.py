@@ -83,7 +83,7 @@ class OnlineStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back connections; the store can be used again."""
+        """Give back connections that are not in use; the store can be used again, and reads under way are answered."""
         ...
 
 

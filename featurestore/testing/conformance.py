@@ -137,6 +137,25 @@ class OnlineStoreConformance:
             store.close()
             assert store.delete(b"a") == 1
 
+    def test_closing_disturbs_nobody(self) -> None:
+        """Who reads or writes while another thread closes the store is answered, and rightly."""
+        with self._emptied() as store:
+            has_ended = threading.Event()
+            with ThreadPoolExecutor(4) as pool:
+                store.write([(b"a", b"1" * 10_000), (b"n", b"0"), (b"m", b"0")])
+                readers = [pool.submit(_read_until, store, [b"a"], has_ended) for _ in range(3)]
+                counter = pool.submit(_count, store, 40)
+                try:
+                    while not counter.done():
+                        store.close()
+                        sleep(0.001)
+                finally:
+                    has_ended.set()
+                counter.result()
+                for reader in readers:
+                    assert all(values == {b"a": b"1" * 10_000} for values in reader.result())
+            assert store.read([b"n"]) == {b"n": b"40"}
+
     # Deleting by prefix.
 
     def test_deleting_a_prefix_deletes_nothing_else(self) -> None:
