@@ -167,7 +167,9 @@ class EventLog:
             _move(connection, source, sealed)
             return sealed
 
-    def append(self, source: str, events: pa.Table, *, event_id: str | None, ingest_time: str, now_us: int) -> Appended:
+    def append(
+        self, source: str, events: pa.Table, *, event_id: str | None, ingest_time: str, now_us: Callable[[], int]
+    ) -> Appended:
         """Commit events; when it returns, no crash loses them.
 
         Args:
@@ -175,7 +177,8 @@ class EventLog:
             events: The events in contract dtypes, without an ingest time. Of events with one id only one is given.
             event_id: Column of the id; ``None`` if every row is its own event.
             ingest_time: Name the column of ingest times gets.
-            now_us: The present instant: the events' ingest time, unless the log is there already.
+            now_us: Gives the present instant, once nobody else appends: the events' ingest time, unless the log is
+                there already.
 
         Raises:
             StorageError: The database cannot be written; nothing was appended.
@@ -186,7 +189,7 @@ class EventLog:
             fresh = _fresh(connection, source, ids) if ids else range(events.num_rows)
             kept = events if len(fresh) == events.num_rows else events.take(pa.array(fresh, pa.int64()))
             _remember(connection, source, [ids[place] for place in fresh] if ids else [])
-            head = Head(before.next_sequence, max(before.next_ingest_us, now_us))
+            head = Head(before.next_sequence, max(before.next_ingest_us, now_us()))
             tables = []
             for start in range(0, kept.num_rows, MOST_ROWS):
                 table = _dated(kept.slice(start, MOST_ROWS), head, ingest_time)

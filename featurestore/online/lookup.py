@@ -165,7 +165,8 @@ class OnlineReader:
         Args:
             entities: Per entity its key columns by name, of exactly their dtypes; duplicates are answered twice.
             request: Request inputs: one mapping for all entities, or one per entity.
-            as_of: Instant asked about; the present one if not given.
+            as_of: Instant asked about; the present one if not given. While events are pushed that is the instant at
+                which the push under way began: none of what it brings is known yet.
             expected_fingerprint: The plan the caller was trained on; another live plan is an error.
             request_id: Name of the request; made up if not given.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
@@ -190,6 +191,11 @@ class OnlineReader:
         began = time.perf_counter()
         records, stored = self._read_states(asked, failures)
         was_read = time.perf_counter()
+        if as_of is None:
+            as_of_us = min(
+                (record.settled_us(as_of_us, use.policy[0]) for use, record in zip(self._uses, records, strict=True)),
+                default=as_of_us,
+            )
         for place, record in enumerate(records):
             try:
                 _check_reach(record, as_of_us)

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from featurestore.errors import StateError
-from featurestore.temporal import NOTHING_YET
+from featurestore.temporal import NOTHING_YET, duration_us
 
 
 class StateReads(Protocol):
@@ -87,6 +87,9 @@ class OnlineStore(Protocol):
         ...
 
 
+MOST_PUSH_US = duration_us("2s")
+"""How long a push may be under way."""
+
 ENTITY_FORGOTTEN = -1
 """Stands for the count of rows below the watermark when the states do not hold all of them any more, on purpose."""
 
@@ -139,6 +142,8 @@ class ViewRecord(msgspec.Struct, frozen=True):
         pending_content: Content of those below ``pending_us``; ``None`` if unknown.
         filling: A run that folds everything and has not ended; ``None`` if there is none.
         leftover: Generation that was replaced, whose states may still be there; ``None`` if they are gone.
+        push_us: An instant after which events may have become known that are on their way into the states: a push is
+            under way; ``None`` if none is.
     """
 
     view: str
@@ -155,6 +160,17 @@ class ViewRecord(msgspec.Struct, frozen=True):
     pending_content: int | None = None
     filling: Filling | None = None
     leftover: int | None = None
+    push_us: int | None = None
+
+    def settled_us(self, now_us: int, period_us: int) -> int:
+        """Return the latest instant up to the present one of which a lookup may be asked without missing a push.
+
+        A push that takes longer than ``MOST_PUSH_US`` is taken for dead, and not waited for. On a grid no push
+        under way is served.
+        """
+        if self.push_us is None or period_us or not 0 <= now_us - self.push_us < MOST_PUSH_US:
+            return now_us
+        return self.push_us
 
     def bound_us(self, period_us: int) -> int:
         """Return the exclusive bound of the ingest times a lookup may use.

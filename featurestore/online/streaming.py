@@ -3,18 +3,23 @@
 How far a view has followed stands in its record and moves in one write with the states, so nothing is folded twice and
 nothing is left out, whoever dies when. Everybody who folds into states that lookups read holds the view's folding lock
 for that moment: pushes of several processes, and a materialize run beside them, cannot lose each other's events.
+
+A push is announced in the records of its views before its ingest time is chosen, and taken back in the write that
+folds it. So a lookup that reads a record knows whether events of the present instant may be on their way to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 import msgspec
 import pyarrow as pa
 
+from featurestore.errors import StateError, StorageError
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.folding import Folder
 from featurestore.online.locks import held
@@ -86,25 +91,97 @@ def follow(
         StateError: A stored state is damaged.
         StorageError: The store cannot be written; following again completes the work.
     """
+    with folding(view, store):
+        return _follow(view, stream, store, until_us, history_us)
+
+
+class Announcement:
+    """A push that lookups are told of, as far as the online store can be told: the push does not depend on it.
+
+    While it lasts nobody else folds into the views.
+    """
+
+    def __init__(self, views: Sequence[ViewPlan], store: OnlineStore, now_us: Callable[[], int]) -> None:
+        """Announce nothing yet; views that were never materialized answer nobody, and are not announced to.
+
+        Args:
+            views: The views of the source that is pushed to.
+            store: Where states are kept.
+            now_us: Gives the present instant.
+        """
+        self._views = sorted(views, key=lambda view: view.fingerprint)
+        self._store = store
+        self._now_us = now_us
+        self._locks = ExitStack()
+        self._told: dict[bytes, ViewPlan] = {}
+        self.is_made = False
+        """Whether lookups know of the push, and nobody else has folded meanwhile."""
+
+    def __enter__(self) -> Announcement:
+        try:
+            self._tell()
+            self.is_made = True
+        except (StateError, StorageError):
+            self._release()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def follow(self, view: ViewPlan, stream: Stream, *, history_us: int) -> int | None:
+        """Fold what was pushed into one of the views; see ``follow``."""
+        if record_key(view) not in self._told:
+            return follow(view, stream, self._store, history_us=history_us)
+        return _follow(view, stream, self._store, None, history_us)
+
+    def _tell(self) -> None:
+        keys = {record_key(view): view for view in self._views}
+        known = self._store.read(list(keys))
+        self._told = {
+            key: view for key, view in keys.items() if decode_record(view, known.get(key)).watermark_us != NOTHING_YET
+        }
+        for view in self._told.values():
+            self._locks.enter_context(folding(view, self._store))
+        stored = self._store.read(list(self._told))
+        now_us = self._now_us()
+        records = {key: decode_record(view, stored.get(key)) for key, view in self._told.items()}
+        items = [(key, encode_record(msgspec.structs.replace(one, push_us=now_us))) for key, one in records.items()]
+        self._store.write(items, expected=stored)
+
+    def _release(self) -> None:
+        try:
+            self._locks.close()
+        except (StateError, StorageError):
+            self.is_made = False
+
+
+def _follow(view: ViewPlan, stream: Stream, store: OnlineStore, until_us: int | None, history_us: int) -> int | None:
+    """Follow the log while the view's folding lock is held."""
     key = record_key(view)
     folder = Folder(view, store)
     keeps_all = keeps_everything(view)
     events = 0
-    with folding(view, store):
-        stored = store.read([key]).get(key)
-        record = decode_record(view, stored)
-        if record.watermark_us == NOTHING_YET:
-            return None
-        end_us = stream.pushed.head_us() if until_us is None else until_us
-        if record.log_us >= end_us:
-            return 0
-        for step_us, table in stream.pushed.steps(record.log_us, end_us, MOST_EVENTS):
-            items = pushed_items(folder, table, record.generation, record.reach_us)
-            record = _followed(record, step_us, stream.outside, history_us, keeps_all=keeps_all)
-            following = encode_record(record)
-            store.write([*items, (key, following)], expected={key: stored})
-            stored = following
-            events += table.num_rows
+    stored = store.read([key]).get(key)
+    record = decode_record(view, stored)
+    if record.watermark_us == NOTHING_YET:
+        return None
+    end_us = stream.pushed.head_us() if until_us is None else until_us
+    if record.log_us >= end_us:
+        if record.push_us is not None:
+            # Whoever announced it holds the lock no more: it was folded by somebody else, or never committed.
+            store.write([(key, encode_record(msgspec.structs.replace(record, push_us=None)))], expected={key: stored})
+        return 0
+    for step_us, table in stream.pushed.steps(record.log_us, end_us, MOST_EVENTS):
+        items = pushed_items(folder, table, record.generation, record.reach_us)
+        record = _followed(record, step_us, stream.outside, history_us, keeps_all=keeps_all)
+        if step_us == end_us:
+            record = msgspec.structs.replace(record, push_us=None)
+        following = encode_record(record)
+        store.write([*items, (key, following)], expected={key: stored})
+        stored = following
+        events += table.num_rows
     return events
 
 

@@ -8,9 +8,10 @@ next push, on the next start, or in the background.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
 from featurestore.online.result import PushResult
 from featurestore.online.store import OnlineStore
-from featurestore.online.streaming import Stream, follow
+from featurestore.online.streaming import Announcement, Stream, follow
 from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake
 from featurestore.pushing.together import Together
@@ -34,6 +35,10 @@ from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process pushes may still be checked against the old definitions."""
+
+
+_Follow: TypeAlias = Callable[[ViewPlan, Stream], int | None]
+"""Brings one view to the head of the log; gives how many events it folded, ``None`` if it was never materialized."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +132,16 @@ class Streams:
             kept = one_delivery_each(table, definition.event_id)
             if not kept.all():
                 table, owner = table.filter(pa.array(kept)), owner[kept]
-        appended = self._log.append(
-            definition.name,
-            table,
-            event_id=definition.event_id,
-            ingest_time=ingest_column(definition),
-            now_us=self._clock.now_us(),
-        )
-        is_followed = True
-        try:
-            self._follow(bound, _recent(bound, appended))
-        except (StorageError, StateError):
-            is_followed = False
+        with Announcement(bound.views, self._store, self._clock.now_us) as announced:
+            appended = self._log.append(
+                definition.name,
+                table,
+                event_id=definition.event_id,
+                ingest_time=ingest_column(definition),
+                now_us=self._clock.now_us,
+            )
+            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(bound, appended))
+        is_followed = is_followed and announced.is_made
         accepted = np.bincount(owner[np.asarray(appended.places, dtype=np.int64)], minlength=len(pushes))
         return [_Committed(count, appended.head, is_followed) for count in accepted.tolist()]
 
@@ -155,7 +158,7 @@ class Streams:
         folded = 0
         for name, bound in self._sources().items():
             self._log.seal(name, self._clock.now_us())
-            folded += self._follow(bound)
+            folded += self._follow(bound, self._follow_alone)
         return folded
 
     def heads(self) -> dict[str, Head]:
@@ -194,19 +197,36 @@ class Streams:
             if self._stop.wait(interval_seconds):
                 return
 
-    def _follow(self, bound: _Bound, recent: Recent | None = None) -> int:
-        """Bring every view of a source to the head of its log."""
+    def _follow_alone(self, view: ViewPlan, stream: Stream) -> int | None:
+        return follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
+
+    def _is_followed(self, bound: _Bound, announced: Announcement, recent: Recent | None) -> bool:
+        """Fold what was just appended; tell whether every view has it."""
+        try:
+            self._follow(bound, partial(announced.follow, history_us=DEFAULT_HISTORY_US), recent)
+        except (StorageError, StateError):
+            return False
+        return True
+
+    def _follow(self, bound: _Bound, one: _Follow, recent: Recent | None = None) -> int:
+        """Bring every view of a source to the head of its log; a view that fails does not keep the others behind."""
         folded = 0
+        failures: list[FeatureStoreError] = []
         for view in bound.views:
             stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids, recent)
-            events = follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
-            if (
-                events is None
-                and view.fingerprint in bound.applied
-                and has_nothing_outside(bound.intake.source, self._settings)
-            ):
-                events = self._begin(bound, view, stream)
-            folded += events or 0
+            try:
+                events = one(view, stream)
+                if (
+                    events is None
+                    and view.fingerprint in bound.applied
+                    and has_nothing_outside(bound.intake.source, self._settings)
+                ):
+                    events = self._begin(bound, view, stream)
+                folded += events or 0
+            except (StorageError, StateError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return folded
 
     def _begin(self, bound: _Bound, view: ViewPlan, stream: Stream) -> int:

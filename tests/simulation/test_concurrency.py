@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,12 @@ def read_until(folder, online, has_ended):
 
 
 def test_who_pushes_and_reads_at_once_loses_nothing(world):
-    """Some with connections of their own, some through one store; readers never see a payment vanish."""
+    """Some with connections of their own, some through one store; readers never see a payment vanish.
+
+    What they were told meanwhile is what a training set says of the instants they were told of.
+    """
     folder, online = world
+    begun = datetime.now(UTC)
     names = ["x", "y", "z", "u", "v"]
     has_ended = threading.Event()
     with ThreadPoolExecutor(len(names)) as pool:
@@ -66,6 +71,9 @@ def test_who_pushes_and_reads_at_once_loses_nothing(world):
             for counts in zip(*reader.result(), strict=True):
                 assert list(counts) == sorted(counts)
     check_all_counted(folder, online, [event for name in names for b in range(BATCHES) for event in events_of(name, b)])
+    with opened(folder, online) as store:
+        report = store.audit("model", since=begun, until=datetime.now(UTC) + timedelta(seconds=1))
+    assert (report.verdict, report.different) == ("pass", 0)
 
 
 PUSHER = """

@@ -33,7 +33,7 @@ def events(*ids, user="a"):
 
 
 def append(log, table, *, source="orders", now_us=NOW_US):
-    return log.append(source, table, event_id="id", ingest_time=INGEST, now_us=now_us)
+    return log.append(source, table, event_id="id", ingest_time=INGEST, now_us=lambda: now_us)
 
 
 def held(log, source="orders"):

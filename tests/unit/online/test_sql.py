@@ -3,6 +3,7 @@
 import gc
 import sqlite3
 import threading
+import weakref
 
 import pytest
 
@@ -24,12 +25,18 @@ def test_more_keys_than_a_statement_takes_are_read_as_one_snapshot(store):
 
 
 def test_connections_of_ended_threads_are_given_back(store):
+    opened = []
+
+    def read():
+        store.read([b"a"])
+        opened.append(weakref.ref(store._local.connection))
+
     for _ in range(5):
-        thread = threading.Thread(target=lambda: store.read([b"a"]))
+        thread = threading.Thread(target=read)
         thread.start()
         thread.join()
     gc.collect()
-    assert len(store._opened) == 0
+    assert [one() for one in opened] == [None] * 5
 
 
 def test_the_database_is_in_wal_mode(store, tmp_path):

@@ -186,6 +186,65 @@ def test_an_online_store_that_is_down_delays_the_answer_and_nothing_else(store, 
     assert ask(store, clock)["spending__count"] == 2
 
 
+def ask_within_pushes(store, clock, monkeypatch, ask_now):
+    """Ask within every push, when its events are committed and online state does not have them yet."""
+    committed, answers = store._event_log.append, []
+
+    def append(*given, **named):
+        appended = committed(*given, **named)
+        clock.instant_us += 10_000
+        answers.append(ask_now())
+        return appended
+
+    monkeypatch.setattr(store._event_log, "append", append)
+    return answers
+
+
+def test_an_answer_that_is_given_while_a_push_commits_is_of_an_instant_before_it(store, clock, monkeypatch):
+    """So a training set of that instant does not have the events either."""
+    store.push("orders", [order(1)])
+    clock.instant_us += 1_000_000
+    answers = ask_within_pushes(store, clock, monkeypatch, lambda: store.get_online_features("model", [{"user": "a"}]))
+    result = store.push("orders", [order(2)])
+    assert answers[0].as_of_us < result.ingest_time_us
+    assert answers[0].to_dicts()[0]["spending__count"] == 1
+    assert store.get_online_features("model", [{"user": "a"}]).as_of_us == clock.instant_us
+    report = store.audit("model", since=NOW, until=NOW + timedelta(minutes=1))
+    assert (report.verdict, report.compared) == ("pass", 2)
+
+
+def test_other_processes_know_of_a_push_under_way(store, clock, monkeypatch, tmp_path):
+    store.push("orders", [order(1)])
+    clock.instant_us += 1_000_000
+    with FeatureStore.local(tmp_path / "store", clock=clock) as other:
+        answers = ask_within_pushes(
+            store, clock, monkeypatch, lambda: other.get_online_features("model", [{"user": "a"}])
+        )
+        result = store.push("orders", [order(2)])
+    assert answers[0].as_of_us < result.ingest_time_us
+    assert answers[0].to_dicts()[0]["spending__count"] == 1
+
+
+def test_a_push_that_died_is_not_waited_for(store, clock, monkeypatch):
+    store.push("orders", [order(1)])
+    clock.instant_us += 1_000_000
+
+    def refuse(*_, **__):
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._event_log, "append", refuse)
+        with pytest.raises(StorageError):
+            store.push("orders", [order(2)])
+    died_us = clock.instant_us
+    clock.instant_us += 1_000
+    assert store.get_online_features("model", [{"user": "a"}]).as_of_us == died_us
+    clock.instant_us += 2_000_000
+    assert store.get_online_features("model", [{"user": "a"}]).as_of_us == clock.instant_us
+    store.catch_up()
+    assert store.get_online_features("model", [{"user": "a"}]).as_of_us == clock.instant_us
+
+
 def test_another_process_catches_up_and_sees_the_same(store, clock, tmp_path):
     store.push("orders", [order(1)])
     with FeatureStore.local(tmp_path / "store", clock=clock) as other:
