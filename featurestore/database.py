@@ -77,6 +77,16 @@ def failures(where: str, *, error: type[FeatureStoreError] = RegistryError, kind
         ) from problem
 
 
+def one_snapshot(connection: sa.Connection) -> sa.Connection:
+    """Let all statements of a connection's next transaction see the database at one moment.
+
+    SQLite's transactions do; PostgreSQL's must be told.
+    """
+    if connection.dialect.name == "sqlite":
+        return connection
+    return connection.execution_options(isolation_level="REPEATABLE READ")
+
+
 def for_writing(connection: sa.Connection) -> sa.Connection:
     """Mark a connection whose next transaction will write."""
     return connection.execution_options(featurestore_writes=True)

@@ -158,6 +158,9 @@ def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewR
         if error.code != "busy":
             taken_down.end(_failed(view, error, taken_down.started_us, context))
         raise
+    except Exception as error:
+        taken_down.end(_failed(view, error, taken_down.started_us, context))
+        raise
     files = context.registry.keep_files([FileRead(**asdict(file)) for file in scan.files])
     taken_down.end(_done(run, view, taken_down.started_us, context.clock.now_us(), files))
     return run
@@ -212,7 +215,7 @@ def _done(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int, files
     )
 
 
-def _failed(view: ViewPlan, error: FeatureStoreError, started_us: int, context: _Context) -> RunRecord:
+def _failed(view: ViewPlan, error: Exception, started_us: int, context: _Context) -> RunRecord:
     return RunRecord(
         view=view.name,
         fingerprint=view.fingerprint,

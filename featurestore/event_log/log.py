@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -29,11 +29,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from featurestore.database import failures, for_writing, open_database
+from featurestore.database import failures, for_writing, one_snapshot, open_database
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
-from featurestore.event_log.stored import SEQUENCE, Head, Stretch, identities, packed, unpacked
+from featurestore.event_log.stored import Head, Stretch, identities, packed, unpacked
 from featurestore.files import write_parquet
+from featurestore.plan.model import SEQUENCE_COLUMN
 from featurestore.temporal import NOTHING_YET
 
 _WHERE = "event log"
@@ -79,6 +80,9 @@ _IDS = sa.Table(
 
 MOST_ROWS = 5_000
 """Most events of one batch: what the online state folds in one transaction. Larger appends are cut."""
+
+_READ_AGAIN = 5
+"""How often a read begins anew because files that the database named were replaced before they were opened."""
 
 _FILE_ROWS = 1_000_000
 _ROW_GROUP_ROWS = 250_000
@@ -242,6 +246,18 @@ class EventLog:
         Raises:
             StorageError: The database or a file cannot be read.
         """
+        for _ in range(_READ_AGAIN):
+            with suppress(FileNotFoundError):
+                return self._read(source, first, last, columns)
+        with _file_failures():
+            return self._read(source, first, last, columns)
+
+    def _read(self, source: str, first: int, last: int, columns: Sequence[str]) -> list[pa.Table]:
+        """Read events once.
+
+        Raises:
+            FileNotFoundError: A file was replaced after the database had named it.
+        """
         with self._reading() as connection:
             batches = connection.execute(
                 sa.select(_BATCHES.c.first, _BATCHES.c.events).where(*_within(_BATCHES, source, first, last))
@@ -250,8 +266,14 @@ class EventLog:
                 sa.select(_FILES.c.first, _FILES.c.path).where(*_within(_FILES, source, first, last))
             ).all()
         tables = {row.first: unpacked(row.events) for row in batches}
-        with _file_failures():
-            tables |= {row.first: _read_file(self._place(row.path), columns) for row in files}
+        for row in files:
+            path = self._place(row.path)
+            try:
+                tables[row.first] = _read_file(path, columns)
+            except FileNotFoundError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                raise _unusable(error) from error
         found = [_numbered(table, first, last) for _, table in sorted(tables.items())]
         return [_chosen(table, columns) for table in found if table.num_rows]
 
@@ -305,6 +327,10 @@ class EventLog:
             chosen = _up_to(_FILE_ROWS, connection.execute(old.order_by(_BATCHES.c.first)))
             if not chosen:
                 return None
+            events = sa.select(_BATCHES.c.events).where(*_within(_BATCHES, source, chosen[0].first, chosen[-1].last))
+            stored = connection.execute(events.order_by(_BATCHES.c.first)).scalars()
+            tables = _of_like_types([unpacked(one) for one in stored])
+            chosen = chosen[: len(tables)]
             whole = Stretch(
                 first=chosen[0].first,
                 last=chosen[-1].last,
@@ -312,9 +338,7 @@ class EventLog:
                 ingest_from_us=chosen[0].ingest_us,
                 ingest_to_us=chosen[-1].ingest_us,
             )
-            events = sa.select(_BATCHES.c.events).where(*_within(_BATCHES, source, whole.first, whole.last))
-            stored = connection.execute(events.order_by(_BATCHES.c.first)).scalars()
-            table = pa.concat_tables(map(unpacked, stored), promote_options="default")
+            table = pa.concat_tables(tables, promote_options="default")
             connection.execute(sa.delete(_BATCHES).where(*_within(_BATCHES, source, whole.first, whole.last)))
             self._add_file(connection, source, whole, table)
             return whole.row_count
@@ -387,7 +411,8 @@ class EventLog:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with _told(), self._engine.connect() as connection:
+        """Read from one snapshot: compaction may move events between two statements."""
+        with _told(), one_snapshot(self._engine.connect()) as connection:
             yield connection
 
     @contextmanager
@@ -415,7 +440,7 @@ def _dated(events: pa.Table, head: Head, ingest_time: str) -> pa.Table:
     """Give events the ingest time that the head says, and numbers from there on."""
     ingested = pa.repeat(pa.scalar(head.next_ingest_us, pa.int64()), events.num_rows).cast(TIMESTAMP.arrow)
     numbers = pa.array(range(head.next_sequence, head.next_sequence + events.num_rows), pa.int64())
-    return events.append_column(ingest_time, ingested).append_column(SEQUENCE, numbers)
+    return events.append_column(ingest_time, ingested).append_column(SEQUENCE_COLUMN, numbers)
 
 
 def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head) -> Head:
@@ -461,7 +486,7 @@ def _mark(connection: sa.Connection) -> str:
 
 def _numbered(table: pa.Table, first: int, last: int) -> pa.Table:
     """Return the events whose numbers lie in a range, both ends included."""
-    numbers = table.column(SEQUENCE)
+    numbers = table.column(SEQUENCE_COLUMN)
     return table.filter(pc.and_(pc.greater_equal(numbers, first), pc.less_equal(numbers, last)))
 
 
@@ -472,7 +497,7 @@ def _chosen(table: pa.Table, columns: Iterable[str]) -> pa.Table:
 def _read_file(path: str, columns: Iterable[str]) -> pa.Table:
     with pq.ParquetFile(path) as file:
         known = file.schema_arrow.names
-        return file.read([SEQUENCE, *(name for name in columns if name in known)])
+        return file.read([SEQUENCE_COLUMN, *(name for name in columns if name in known)])
 
 
 def _up_to(most_rows: int, batches: Iterable[Any]) -> list[Any]:
@@ -487,6 +512,17 @@ def _up_to(most_rows: int, batches: Iterable[Any]) -> list[Any]:
     return chosen
 
 
+def _of_like_types(tables: list[pa.Table]) -> list[pa.Table]:
+    """Return the first tables whose columns have the same types in all of them; a file holds one type of a column."""
+    schema = tables[0].schema
+    for count, table in enumerate(tables[1:], 1):
+        try:
+            schema = pa.unify_schemas([schema, table.schema])
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return tables[:count]
+    return tables
+
+
 def _within(table: sa.Table, source: str, first: int, last: int) -> tuple[sa.ColumnElement[bool], ...]:
     """Return what is true of stretches that overlap a range of numbers."""
     return table.c.source == source, table.c.first <= last, table.c.last >= first
@@ -499,5 +535,9 @@ def _file_failures() -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, StorageError):
             raise
-        hint = "Check the folder, its rights and the disk."
-        raise StorageError(str(error), where=_WHERE, hint=hint, code="event-log-file") from error
+        raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> StorageError:
+    hint = "Check the folder, its rights and the disk."
+    return StorageError(str(error), where=_WHERE, hint=hint, code="event-log-file")

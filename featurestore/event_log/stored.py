@@ -11,9 +11,6 @@ import pyarrow as pa
 
 from featurestore.temporal import NOTHING_YET
 
-SEQUENCE = "__sequence"
-"""The column that numbers the events of one source in the order they were taken."""
-
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)  # a batch is too small to share out
 
 

@@ -1,7 +1,7 @@
 """The boundary of values: what Arrow data from outside becomes in here, and what every computed column is brought to.
 
 The only home of these rules: floats are finite or null, and zero has no sign; integers are int64; instants are UTC in
-whole microseconds, cut down (floor); text is ``string``.
+whole microseconds, cut down (floor); instants and dates lie in the years 1 to 9999; text is ``string``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ import pyarrow.types as kinds
 
 from featurestore.dtypes import DType, from_arrow
 from featurestore.errors import SourceDataError
+from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, duration_us
 
 _NANOSECONDS = 1_000
 _INSTANT = pa.timestamp("us", tz="UTC")
+_DAY_US = duration_us("1d")
+_YEARS_US = (MIN_INSTANT_US, MAX_INSTANT_US)
+_YEARS_DAYS = (MIN_INSTANT_US // _DAY_US, MAX_INSTANT_US // _DAY_US)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def read_column(
 
     Raises:
         SourceDataError: A naive timestamp without ``timezone``, one that does not exist or is ambiguous there, an
-            integer beyond int64, or a type that is not read as the dtype.
+            integer beyond int64, an instant or date that no calendar has, or a type that is not read as the dtype.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
@@ -117,6 +121,23 @@ def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array
 
 
 def _read_instants(array: pa.Array, _: DType, timezone: str | None, where: str) -> pa.Array:
+    return _within_years(_to_instants(array, timezone, where), _YEARS_US, pa.int64(), where)
+
+
+def _read_dates(array: pa.Array, dtype: DType, timezone: str | None, where: str) -> pa.Array:
+    return _within_years(_plain(array, dtype, timezone, where), _YEARS_DAYS, pa.int32(), where)
+
+
+def _within_years(array: pa.Array, years: tuple[int, int], words: pa.DataType, where: str) -> pa.Array:
+    """Return instants or dates if a calendar has all of them."""
+    bounds = pc.min_max(array.cast(words))
+    least, most = bounds["min"].as_py(), bounds["max"].as_py()
+    if least is not None and not years[0] <= least <= most <= years[1]:
+        raise SourceDataError("a value lies outside the years 1 to 9999", where=where, code="out-of-range")
+    return array
+
+
+def _to_instants(array: pa.Array, timezone: str | None, where: str) -> pa.Array:
     if array.type.tz is None:
         if timezone is None:
             raise SourceDataError(
@@ -162,6 +183,7 @@ def _read_list(array: pa.Array, dtype: DType, timezone: str | None, where: str) 
 
 
 _READERS: dict[str, Callable[[pa.Array, DType, str | None, str], Any]] = {
+    "date": _read_dates,
     "timestamp": _read_instants,
     "list": _read_list,
 }

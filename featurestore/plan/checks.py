@@ -21,7 +21,7 @@ from featurestore.dtypes import STRING, DType, parse_dtype
 from featurestore.errors import Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.mistakes import Report, place, wrong_kind
-from featurestore.plan.model import Column, EntityPlan, Param
+from featurestore.plan.model import LOG_COLUMNS, Column, EntityPlan, Param
 from featurestore.temporal import Refresh
 
 Schema = Mapping[str, DType | None]
@@ -313,6 +313,8 @@ def _check_sql(source: SqlSource, where: str, report: Report) -> None:
 
 
 def _check_times(source: Source, schema: Schema, where: str, report: Report) -> None:
+    for reserved in sorted(LOG_COLUMNS & schema.keys()) if source.stream else ():
+        report(mistakes.reserved_name(where, "column", reserved))
     times = {"event_time": source.event_time, "ingest_time": source.ingest_time}
     for option, column in times.items():
         dtype = usable_dtype(source, schema, column, where, report) if column is not None else None

@@ -28,6 +28,12 @@ Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
 INGEST_COLUMN = "__ingest_time"
 """The column that says when an event became known, of a source that accepts pushes and names none."""
 
+SEQUENCE_COLUMN = "__sequence"
+"""The column that numbers the pushed events of one source in the order they were taken."""
+
+LOG_COLUMNS = frozenset({INGEST_COLUMN, SEQUENCE_COLUMN})
+"""Columns that the log of pushed events adds; a source that accepts pushes has none of these names."""
+
 
 @dataclass(frozen=True)
 class TypedExpr:

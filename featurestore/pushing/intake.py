@@ -79,12 +79,13 @@ class Intake:
             return (known, ()) if known is not None else self._read_rows(events, partial=partial)
         try:
             table = frame_table(events, where="events")
+            _check_sound(table)
         except SourceDataError as error:
             raise RequestError(error.problem, field="/events", hint=error.hint) from error
         columns = self._plain(table)
         if columns is not None:
             return columns, ()
-        return self._read_rows(table.to_pylist(), partial=partial)
+        return self._read_rows(_rows(table), partial=partial)
 
     def _plain(self, table: pa.Table) -> pa.Table | None:
         """Return a frame in contract dtypes if it needs no look at single rows; else ``None``."""
@@ -95,7 +96,10 @@ class Intake:
                 return None
             if dtype == TIMESTAMP and kind.tz is None:
                 return None
-            arrays[name] = read_column(table.column(name), dtype, None, f"column '{name}'")[0]
+            try:
+                arrays[name] = read_column(table.column(name), dtype, None, f"column '{name}'")[0]
+            except SourceDataError:
+                return None
         return self._whole(arrays)
 
     def _read_columns(self, rows: Sequence[Any]) -> pa.Table | None:
@@ -141,9 +145,11 @@ class Intake:
             dtype = self.dtypes.get(name)
             if dtype is None:
                 return RejectedRow(number, str(name), self._why_not(name))
+            if isinstance(value, _OutOfRange):
+                return RejectedRow(number, name, f"{value.said}, expected {dtype}")
             try:
                 read[name] = read_value(dtype, value)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 return RejectedRow(number, name, str(error))
         if missing := sorted(self.required - read.keys()):
             return RejectedRow(number, missing[0], "it is missing; a value that is not known is null")
@@ -157,6 +163,47 @@ class Intake:
         if name in self.unusable:
             return "the column's type has no dtype; leave it out"
         return f"the source has no such column. {did_you_mean(str(name), self.dtypes)}".rstrip()
+
+
+@dataclass(frozen=True)
+class _OutOfRange:
+    """Stands for a value of a frame that Python has no value for, such as a date after the year 9999."""
+
+    said: str
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a frame, to be looked at one by one."""
+    columns = [_values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return _OutOfRange(f"the value {scalar.type} is out of range")
+
+
+def _check_sound(table: pa.Table) -> None:
+    """Make sure that a frame is what its types say, to the last byte of its text.
+
+    Raises:
+        SourceDataError: It is not.
+    """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowException as error:
+            hint = "Nothing was taken. Write the frame anew; text is UTF-8."
+            raise SourceDataError(f"column '{name}' is no sound Arrow data: {error}", hint=hint) from error
 
 
 def _rejection(bad: Sequence[RejectedRow], count: int) -> RequestError:

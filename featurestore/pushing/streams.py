@@ -7,6 +7,7 @@ next push, on the next start, or in the background.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
-from featurestore.errors import FeatureStoreError, RequestError, StateError, StorageError, listing
+from featurestore.errors import FeatureStoreError, RequestError, listing
 from featurestore.event_log import MOST_ROWS, Appended, EventLog, Head
 from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
@@ -36,6 +37,8 @@ from featurestore.temporal import NOTHING_YET, Clock, duration_us
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process pushes may still be checked against the old definitions."""
 
+
+_LOGGER = logging.getLogger("featurestore.pushing")
 
 _Follow: TypeAlias = Callable[[ViewPlan, Stream], int | None]
 """Brings one view to the head of the log; gives how many events it folded, ``None`` if it was never materialized."""
@@ -101,11 +104,11 @@ class Streams:
         self._checked_at_us = NOTHING_YET
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failure: FeatureStoreError | None = None
+        self._failure: Exception | None = None
 
     @property
-    def failure(self) -> FeatureStoreError | None:
-        """Why the background's last attempt to catch up failed; ``None`` if it did not."""
+    def failure(self) -> Exception | None:
+        """Why online state could not follow the log last; ``None`` once it has caught up."""
         return self._failure
 
     def push(self, source: str, events: Any, *, partial: bool) -> PushResult:
@@ -152,13 +155,21 @@ class Streams:
             How many events were folded, once for each view.
 
         Raises:
+            SourceError: Events in the log, or rows outside, cannot be read as the source is declared now.
             StateError: A stored state is damaged.
             StorageError: The log or the online store cannot be used.
         """
         folded = 0
+        failures: list[Exception] = []
         for name, bound in self._sources().items():
-            self._log.seal(name, self._clock.now_us())
-            folded += self._follow(bound, self._follow_alone)
+            try:
+                self._log.seal(name, self._clock.now_us())
+                folded += self._follow(bound, self._follow_alone)
+            except Exception as error:  # raised below, once the other sources were followed
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        self._failure = None
         return folded
 
     def heads(self) -> dict[str, Head]:
@@ -191,11 +202,16 @@ class Streams:
         while True:
             try:
                 self.catch_up()
-                self._failure = None
-            except FeatureStoreError as error:
-                self._failure = error
+            except Exception as error:  # whatever it is, the next attempt may succeed
+                self._note(error)
             if self._stop.wait(interval_seconds):
                 return
+
+    def _note(self, error: Exception) -> None:
+        """Remember why online state lags behind the log, and say it once."""
+        if str(error) != str(self._failure):
+            _LOGGER.warning("online state lags behind the event log: %s", error, exc_info=not _is_ours(error))
+        self._failure = error
 
     def _follow_alone(self, view: ViewPlan, stream: Stream) -> int | None:
         return follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
@@ -204,14 +220,15 @@ class Streams:
         """Fold what was just appended; tell whether every view has it."""
         try:
             self._follow(bound, partial(announced.follow, history_us=DEFAULT_HISTORY_US), recent)
-        except (StorageError, StateError):
+        except Exception as error:  # the events are committed: who is told anything else pushes them again
+            self._note(error)
             return False
         return True
 
     def _follow(self, bound: _Bound, one: _Follow, recent: Recent | None = None) -> int:
         """Bring every view of a source to the head of its log; a view that fails does not keep the others behind."""
         folded = 0
-        failures: list[FeatureStoreError] = []
+        failures: list[Exception] = []
         for view in bound.views:
             stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids, recent)
             try:
@@ -223,7 +240,7 @@ class Streams:
                 ):
                     events = self._begin(bound, view, stream)
                 folded += events or 0
-            except (StorageError, StateError) as error:
+            except Exception as error:  # raised below, once the other views were followed
                 failures.append(error)
         if failures:
             raise failures[0]
@@ -270,6 +287,11 @@ class Streams:
         )
         bound = _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings), pushes)
         return bound
+
+
+def _is_ours(error: Exception) -> bool:
+    """Tell whether an error says by itself where and why."""
+    return isinstance(error, FeatureStoreError)
 
 
 def _recent(bound: _Bound, appended: Appended) -> Recent | None:

@@ -64,9 +64,13 @@ class Together(Generic[T, R]):
             some.append(self._waiting.popleft())
         try:
             results = self._commit([one.part for one in some])
-        except BaseException as error:  # it is each caller's, and raised there
+        except Exception as error:  # it is each caller's, and raised there
             for one in some:
                 one.outcome.set_exception(error)
+        except BaseException:
+            for one in some:
+                one.outcome.set_exception(InterruptedError("the thread that committed was interrupted"))
+            raise
         else:
             for one, result in zip(some, results, strict=True):
                 one.outcome.set_result(result)

@@ -14,6 +14,7 @@ from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.errors import SourceDataError
 from featurestore.event_log import EventLog, Stretch
 from featurestore.plan.model import INGEST_COLUMN
+from featurestore.sources.convert import to_contract
 from featurestore.sources.rows import RawRows, SourceFile
 
 _PIECE_ROWS = 1 << 17
@@ -132,6 +133,7 @@ class LogRows:
         self._ingest_time = ingest_time
         self._where = where
         self._pieces = _pieces(log.stretches(source, ingest=ingest))
+        self._dtypes = dtypes
         self.dtypes: Mapping[str, DType | None] = dtypes
         self.naive: frozenset[str] = frozenset()
         self.files: tuple[SourceFile, ...] = ()
@@ -142,13 +144,21 @@ class LogRows:
         """Return some columns of one piece; an event has nulls in columns its source did not have when it came."""
         piece = self._pieces[number]
         tables = self._log.read(self._source, piece[0].first, piece[-1].last, columns)
-        whole = pa.concat_tables(tables, promote_options="default")
+        whole = pa.concat_tables(map(self._in_contract, tables), promote_options="default")
         if whole.num_rows != self.piece_rows[number]:
             raise SourceDataError("events were removed while they were read", where=self._where, hint="Run it again.")
         for name in columns:
             if name not in whole.column_names:
                 whole = whole.append_column(name, pa.nulls(whole.num_rows))
         return whole.select(list(columns))
+
+    def _in_contract(self, table: pa.Table) -> pa.Table:
+        """Bring events to the dtypes the source has now; they were pushed when it may have had others."""
+        columns = {}
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            where = f"{self._where}, column '{name}'"
+            columns[name] = to_contract(column, self._dtypes[name], timezone=None, where=where)[0]
+        return pa.table(columns)
 
     def place(self, _: int) -> str:
         """Return what messages call the piece."""

@@ -1,14 +1,18 @@
 """The log of pushed events: commits, order, ids, compaction and removal, on SQLite and on PostgreSQL."""
 
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
 from featurestore.errors import StorageError
 from featurestore.event_log import EventLog, Head
-from featurestore.event_log.log import MOST_ROWS
+from featurestore.event_log.log import _BATCHES, _FILES, MOST_ROWS
+from featurestore.event_log.stored import packed
 
 NOW_US = 1_700_000_000_000_000
 INGEST = "known"
@@ -161,3 +165,70 @@ def test_a_database_that_cannot_be_used_is_an_error_with_a_name(tmp_path):
     assert caught.value.code == "event-log-unwritable"
     with pytest.raises(StorageError, match="cannot be used"):
         EventLog("nothing://", tmp_path).head("orders")
+
+
+def test_a_reader_beside_compaction_sees_each_event_once(log, url, tmp_path):
+    """Between two statements of one read, events move from the database to a file."""
+    other = EventLog(url, tmp_path / "files")
+    append(log, events(*range(100)))
+    seen, is_over = [], threading.Event()
+
+    def read():
+        while not is_over.is_set():
+            stretches = log.stretches("orders")
+            seen.append(sum(one.row_count for one in stretches))
+            tables = log.read("orders", 0, 99, ["id"])
+            seen.append(sum(table.num_rows for table in tables))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(20):
+        append(other, events(*range(100 * (number + 1), 100 * (number + 2))), source="others", now_us=NOW_US + number)
+        other.compact("orders", before_us=NOW_US + 1)
+        with other._writing() as connection:
+            bring_back(connection, other)
+    is_over.set()
+    for reader in readers:
+        reader.join()
+    other.close()
+    assert len(seen) >= 4
+    assert set(seen) == {100}
+
+
+def bring_back(connection, log):
+    """Undo a compaction of all orders, as if it had never been."""
+    log._lock(connection, "orders")
+    found = connection.execute(sa.select(_FILES).where(_FILES.c.source == "orders")).all()
+    for row in found:
+        table = pq.read_table(log._place(row.path), partitioning=None)
+        connection.execute(sa.delete(_FILES).where(_FILES.c.source == "orders", _FILES.c.first == row.first))
+        values = {"first": row.first, "last": row.last, "row_count": row.row_count, "ingest_us": row.ingest_from_us}
+        connection.execute(sa.insert(_BATCHES).values(source="orders", events=packed(table), **values))
+
+
+def test_columns_whose_type_changed_are_compacted_into_files_of_their_own(log):
+    append(log, pa.table({"id": [1], "x": pa.array([1], pa.int64())}))
+    append(log, pa.table({"id": [2], "x": pa.array([1.5])}))
+    append(log, pa.table({"id": [3], "x": pa.array([2.5])}))
+    assert log.compact("orders", before_us=NOW_US + 10) == 3
+    stretches = log.stretches("orders")
+    assert [one.row_count for one in stretches] == [1, 2]
+    assert [one.path is not None for one in stretches] == [True, True]
+    assert held(log) == [(1, NOW_US), (2, NOW_US + 1), (3, NOW_US + 2)]
+
+
+def test_a_file_that_was_replaced_while_it_was_read_is_looked_up_again(log, monkeypatch):
+    append(log, events(1, 2))
+    log.compact("orders", before_us=NOW_US + 1)
+    opened, places = log._place, iter(["/nowhere.parquet"])
+    monkeypatch.setattr(log, "_place", lambda path: next(places, None) or opened(path))
+    assert [table.num_rows for table in log.read("orders", 0, 1, ["id"])] == [2]
+
+
+def test_a_file_that_is_gone_is_an_error_with_a_name(log):
+    append(log, events(1, 2))
+    log.compact("orders", before_us=NOW_US + 1)
+    Path(log.stretches("orders")[0].path).unlink()
+    with pytest.raises(StorageError, match="event log"):
+        log.read("orders", 0, 1, ["id"])

@@ -18,7 +18,7 @@ from featurestore import (
 from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import collect
 from featurestore.definitions.expr import Expr
-from featurestore.dtypes import FLOAT64, STRING, TIMESTAMP
+from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP
 from featurestore.plan.checks import readable_sources
 from featurestore.plan.compiler import compile_definitions
 from tests.unit.plan.world import (
@@ -27,6 +27,7 @@ from tests.unit.plan.world import (
     compiled,
     flights,
     mistakes_in,
+    plan_of,
     the_mistake,
     view,
     weather_source,
@@ -372,3 +373,11 @@ def test_a_source_with_wrong_options_is_named_without_its_schema():
 def test_sources_with_right_options_can_be_asked_for_their_columns():
     w = world()
     assert readable_sources(collect(w.service)) == (w.delays.source, w.weather.source)
+
+
+@pytest.mark.parametrize("column", ["__sequence", "__ingest_time"])
+def test_columns_that_the_event_log_adds_are_reserved_where_events_are_pushed(column):
+    flights_schema = SCHEMAS["flights"] | {column: INT64}
+    plan_of(view(), flights=flights_schema)
+    with pytest.raises(DefinitionError, match=f"'{column}' has a reserved name"):
+        plan_of(view(source=flights(stream=True)), flights=flights_schema)

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col, every
-from featurestore.errors import RequestError, StorageError
+from featurestore.errors import RequestError, SourceDataError, SourceMissingError, StorageError
 from featurestore.temporal import FixedClock, instant_us
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -158,6 +159,96 @@ def test_frames_are_pushed_as_rows_are(store, clock, frame):
     columns = {"user": ["a", "a"], "amount": [1.5, float("nan")], "at": [NOW - timedelta(minutes=2)] * 2, "id": [1, 2]}
     assert store.push("orders", frame(columns)).accepted == 2
     assert ask(store, clock) == {"user": "a", "spending__count": 2, "spending__last": 1.5, "spending__total": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("id", pa.array([1, 2**64 - 1], pa.uint64()), "expected int64"),
+        ("at", pa.array([0, 2**62], pa.timestamp("us", "UTC")), "out of range"),
+        ("at", pa.array([0, 2**60], pa.timestamp("s", "UTC")), "out of range"),
+        ("day", pa.array([0, 2**30], pa.int32()).cast(pa.date32()), "out of range"),
+    ],
+)
+def test_what_a_frame_holds_that_no_row_could_is_named_by_row_and_field(tmp_path, clock, column, values, problem):
+    columns = {name: pa.array([value] * 2) for name, value in (order(1) | {"day": NOW.date()}).items()}
+    frame = pa.table(columns | {column: values})
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(spending(orders(tmp_path, dtypes=DTYPES | {"day": "date"}, event_id=None)))
+        with pytest.raises(RequestError, match=problem) as caught:
+            store.push("orders", frame)
+        assert caught.value.field == f"/events/1/{column}"
+        result = store.push("orders", frame, partial=True)
+        assert (result.accepted, [row.field for row in result.rejected]) == (1, [column])
+
+
+def test_text_that_is_no_utf8_is_refused_before_anything_is_kept(store, clock):
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    columns = {name: pa.array([value]) for name, value in order(1).items()}
+    with pytest.raises(RequestError, match="column 'user' is no sound Arrow data") as caught:
+        store.push("orders", pa.table(columns | {"user": broken}))
+    assert caught.value.field == "/events"
+    store.push("orders", [order(1)])
+    assert ask(store, clock)["spending__count"] == 1
+
+
+def test_what_fails_after_the_commit_does_not_fail_the_push(store, clock, monkeypatch, caplog):
+    """Whoever was told otherwise would push the same events again."""
+    store.push("orders", [order(1)])
+
+    def fail(*_, **__):
+        raise SourceMissingError("the files are not there", where="source 'orders'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("featurestore.pushing.streams.stream_of", fail)
+        result = store.push("orders", [order(2)])
+    assert (result.accepted, result.is_followed) == (1, False)
+    assert "the files are not there" in caplog.text
+    assert store.catch_up() == 1
+    assert store._streams.failure is None
+    assert ask(store, clock)["spending__count"] == 2
+
+
+def test_a_view_that_cannot_follow_keeps_no_other_behind(tmp_path, clock):
+    """What was pushed under another dtype cannot be read as the new one; other sources are followed all the same."""
+    note = agg.last(col("note"))
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        both = [
+            FeatureView(name, entity=USER, source=replace(orders(tmp_path), name=name), features={"note": note})
+            for name in ("calls", "visits")
+        ]
+        store.apply(FeatureService("model", features=both))
+        for name in ("calls", "visits"):
+            store.push(name, [order(1) | {"note": "gift"}])
+        calls = replace(orders(tmp_path), name="calls", dtypes=DTYPES | {"note": "int64"})
+        changed = FeatureView("calls", entity=USER, source=calls, features={"note": note})
+        store.apply(FeatureService("model", features=[changed, both[1]]))
+        with pytest.raises(SourceDataError, match="column 'note'"):
+            store.catch_up()
+        clock.instant_us += 1_000_000
+        with pytest.raises(SourceDataError, match="'gift', which is not an int64"):
+            store.catch_up()
+        answer = store.get_online_views(["visits"], [{"user": "a"}])
+        assert answer.views["visits"].complete_until_us == clock.instant_us
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_events_pushed_under_a_narrower_dtype_are_read_as_the_wider_one(tmp_path, clock, compacted):
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(spending(orders(tmp_path, dtypes=DTYPES | {"amount": "int64"})))
+        store.push("orders", [order(1, 2)])
+        store.apply(spending(orders(tmp_path)))
+        store.push("orders", [order(2, 0.5)])
+        store.materialize()
+        if compacted:
+            clock.instant_us += 1_000_000
+            assert store.compact() == {"orders": 2}
+        clock.instant_us += 1_000_000
+        spine = pd.DataFrame({"user": ["a"], "as_of": pd.to_datetime([clock.instant_us], unit="us", utc=True)})
+        assert ask(store, clock)["spending__total"] == 2.5
+        assert store.training_set("model", spine, tmp_path / "training").to_pandas()["spending__total"].tolist() == [
+            2.5
+        ]
 
 
 def test_a_source_that_accepts_no_pushes_says_so(store, tmp_path):
