@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import StorageError, TrainingSetError, listing
+from featurestore.frames import to_frame
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest
 from featurestore.sources.parquet import DAMAGE
@@ -95,8 +96,7 @@ class TrainingSet:
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read columns as a pandas frame, in row order.
 
-        Integers and booleans with nulls stay what they are (``Int64``, ``boolean``) rather than becoming floats and
-        objects; without nulls they are NumPy's.
+        Integers and booleans with nulls stay what they are, as in answers; see ``featurestore.frames``.
 
         Args:
             columns: Names; ``None`` reads all.
@@ -104,11 +104,7 @@ class TrainingSet:
         Raises:
             TrainingSetError: A file is missing or damaged, or there is no such column.
         """
-        table = self.to_arrow(columns)
-        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-        for name, dtype in _nullable(table).items():
-            frame[name] = table.column(name).to_pandas(types_mapper={table.schema.field(name).type: dtype}.get)
-        return frame
+        return to_frame(self.to_arrow(columns))
 
     def scan(self, columns: Sequence[str] | None = None, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Read columns in batches, in row order, without holding them all.
@@ -192,19 +188,3 @@ class TrainingSet:
     def _error(self, problem: str, *, code: str) -> TrainingSetError:
         hint = "It was changed after it was built; build it again."
         return TrainingSetError(problem, where=f"training set '{self.path}'", hint=hint, code=code)
-
-
-def _nullable(table: pa.Table) -> dict[str, object]:
-    """Return pandas' dtypes for the columns that NumPy has no null for."""
-    import pandas as pd
-
-    found: dict[str, object] = {}
-    for field in table.schema:
-        if table.column(field.name).null_count == 0:
-            continue
-        if pa.types.is_boolean(field.type):
-            found[field.name] = pd.BooleanDtype()
-        elif pa.types.is_integer(field.type):
-            # Arrow says "uint8" where pandas' nullable dtype is "UInt8".
-            found[field.name] = pd.api.types.pandas_dtype(str(field.type).replace("i", "I", 1).replace("u", "U", 1))
-    return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from featurestore.frames import to_frame
 from featurestore.statuses import names_of
 from featurestore.temporal import format_instant
 
@@ -126,8 +127,8 @@ class OnlineFeatures:
         return pa.table(dict(zip(self.columns, arrays, strict=True)))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the same as a pandas frame."""
-        return self.to_arrow().to_pandas()
+        """Return the same as a pandas frame, in the dtypes of a training set's."""
+        return to_frame(self.to_arrow())
 
     def __repr__(self) -> str:
         at = format_instant(self.as_of_us)

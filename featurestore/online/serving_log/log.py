@@ -44,12 +44,16 @@ from featurestore.online.serving_log.segments import (
     left_behind,
     plan_frame,
     read_segment,
+    write_all,
 )
 from featurestore.plan.model import Plan
 from featurestore.temporal import Clock, SystemClock, duration_us, to_datetime
 
 _INSTANT = TIMESTAMP.arrow
 _LOSSES = "losses.jsonl"
+_ANY = ""
+"""Stands for the service of losses of which it is not known."""
+
 _DAY = "day="
 _TRIES = 5
 
@@ -88,6 +92,14 @@ class _Taken:
     logged_at_us: int
 
 
+@dataclass(frozen=True)
+class _Sealing:
+    """A process that seals a segment, which stays locked as long as it runs."""
+
+    segment: SegmentWriter
+    process: subprocess.Popen[bytes]
+
+
 class ServingLog:
     """The serving log under one folder. May be used from several threads, and from several processes."""
 
@@ -124,6 +136,7 @@ class ServingLog:
         self._unsaid: dict[str, Losses] = {}
         self._failure: StorageError | None = None
         self._segment: SegmentWriter | None = None
+        self._sealing: _Sealing | None = None
         self._began_us = 0
         self._requests = SealRequests(folder / SEGMENTS)
         self._lock = threading.Lock()
@@ -186,6 +199,7 @@ class ServingLog:
         """
         with self._writing, self._told():
             self._write_waiting()
+            self._end_sealing(wait=True)
             if self._segment is not None:
                 seal(self._folder, self._segment.path)
                 self._give_up()
@@ -250,7 +264,9 @@ class ServingLog:
     def losses(self, service: str, *, since_us: int, until_us: int) -> int:
         """Count the rows of a service that were served in a range of time and could not be logged.
 
-        A stretch of losses that lies partly in the range counts whole.
+        A stretch of losses that lies partly in the range counts whole. Of a stretch of which a crash left only half a
+        line it is known that it is later than the one before, and not later than the next one: it counts as one row of
+        every service.
 
         Raises:
             StorageError: The losses cannot be read.
@@ -260,11 +276,13 @@ class ServingLog:
             lines = path.read_bytes().splitlines() if path.exists() else []
         except OSError as error:
             raise self._storage_error("read", path, error) from error
-        known = [msgspec.json.decode(line, type=Losses) for line in lines]
+        known = _losses_in(lines, self._clock.now_us())
         with self._lock:
             known += self._unsaid.values()
         return sum(
-            one.rows for one in known if one.service == service and one.first_us < until_us and one.last_us >= since_us
+            one.rows
+            for one in known
+            if one.service in (service, _ANY) and one.first_us < until_us and one.last_us >= since_us
         )
 
     def forget(self, wanted: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
@@ -329,16 +347,22 @@ class ServingLog:
                     day.rmdir()
 
     def _run(self) -> None:
-        """Write again and again, also after failures; seal what is old or large."""
+        """Write again and again, also after failures; seal what is old or large.
+
+        It writes twice in an interval: what is taken just after one write is on the disk when the next one has ended.
+        """
         with suppress(StorageError), self._writing, self._told():
             self._recover()
         pruned_us = 0
-        while not self._stop.wait(self._interval_seconds):
+        while not self._stop.wait(self._interval_seconds / 2):
             with suppress(StorageError):
                 self.flush()
                 now_us = self._clock.now_us()
-                if self._is_due(now_us) or self._requests.is_asked():
-                    self._seal_aside()
+                with self._writing, self._told():
+                    if failure := self._end_sealing(wait=False):
+                        raise OSError(failure)
+                    if self._sealing is None and (self._is_due(now_us) or self._requests.is_asked()):
+                        self._seal_aside()
                 if now_us - pruned_us >= duration_us("1h"):
                     self.prune()
                     pruned_us = now_us
@@ -348,19 +372,32 @@ class ServingLog:
         return segment is not None and (now_us - self._began_us >= SEAL_AFTER_US or segment.size >= _SEAL_BYTES)
 
     def _seal_aside(self) -> None:
-        """Seal the segment in a process of its own, so that requests need not wait for it."""
-        with self._writing, self._told():
-            segment, self._segment = self._segment, None
+        """Have a process of its own seal the segment: neither requests nor the next writes wait for it."""
+        segment, self._segment = self._segment, None
         if segment is None:
             return
         command = [sys.executable, "-P", "-m", "featurestore.online.serving_log.sealing"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command += [str(self._folder), str(segment.path)]
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)
-        segment.close()
-        if done.returncode != 0:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            self._failure = self._storage_error("seal", segment.path, OSError(*reason))
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self._sealing = _Sealing(segment, process)
+
+    def _end_sealing(self, *, wait: bool) -> str:
+        """Give up the segment that was sealed aside, if that has ended.
+
+        Returns:
+            Why it failed, if it did: the segment is there then, as one that a dead process left.
+        """
+        sealing = self._sealing
+        if sealing is None or (not wait and sealing.process.poll() is None):
+            return ""
+        _, said = sealing.process.communicate()
+        self._sealing = None
+        sealing.segment.close()
+        if sealing.process.returncode == 0:
+            return ""
+        reason = said.decode(errors="replace").strip().splitlines()[-1:]
+        return f"sealing {sealing.segment.path} failed: {' '.join(reason)}"
 
     def _write_waiting(self) -> None:
         with self._lock:
@@ -371,6 +408,8 @@ class ServingLog:
             with self._lock:
                 taken.extend(self._waiting)
                 self._waiting = taken
+            with suppress(OSError):
+                self._say_losses()
             raise
         with self._lock:
             self._waiting_rows -= sum(one.rows for one in taken)
@@ -405,7 +444,8 @@ class ServingLog:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / _LOSSES).open("ab", buffering=0) as file:
-                file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in unsaid.values()))
+                # Each begins a line of its own, also behind half a line that a crash left.
+                write_all(file, b"".join(b"\n" + msgspec.json.encode(one) + b"\n" for one in unsaid.values()))
                 os.fsync(file.fileno())
         except OSError:
             with self._lock:
@@ -455,6 +495,26 @@ class ServingLog:
         return StorageError(
             f"cannot {verb} {path}: {error}", where="serving log", hint="Check the path, its rights and the disk."
         )
+
+
+def _losses_in(lines: Sequence[bytes], now_us: int) -> list[Losses]:
+    """Read lines of losses; one that is not whole is bounded by those around it."""
+    found: list[Losses] = []
+    torn: list[int] = []
+    for line in filter(None, lines):
+        try:
+            one = msgspec.json.decode(line, type=Losses)
+        except msgspec.MsgspecError:
+            torn.append(len(found))
+        else:
+            found.append(one)
+    unknown = [
+        Losses(
+            _ANY, 1, found[place - 1].last_us if place else 0, found[place].first_us if place < len(found) else now_us
+        )
+        for place in torn
+    ]
+    return found + unknown
 
 
 def _within(since_us: int, until_us: int) -> ds.Expression:

@@ -82,9 +82,7 @@ class SegmentWriter:
             OSError: The file cannot be made.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
-        self._file: FileIO = self.path.open("xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self.path, self._file = _made(folder, first_us)
         self._named: set[int] = set()
         self.size = 0
 
@@ -101,7 +99,7 @@ class SegmentWriter:
         fresh = dict.fromkeys(number for number, _ in frames if number not in self._named)
         data = b"".join([*(plans[number] for number in fresh), *(frame for _, frame in frames)])
         try:
-            _write_all(self._file, data)
+            write_all(self._file, data)
             os.fsync(self._file.fileno())
         except OSError:
             self._file.truncate(self.size)
@@ -113,6 +111,17 @@ class SegmentWriter:
     def close(self) -> None:
         """Give the segment up."""
         self._file.close()
+
+
+def _made(folder: Path, first_us: int) -> tuple[Path, FileIO]:
+    """Make a file and lock it; again if another process took it for one left behind before it was locked."""
+    while True:
+        path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
+        file = path.open("xb", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return path, file
+        file.close()
 
 
 def read_segment(path: Path) -> tuple[list[Logged], int]:
@@ -172,7 +181,8 @@ def _frames(data: bytes) -> Iterator[tuple[PlanFrame | RecordFrame, int]]:
         at = end
 
 
-def _write_all(file: FileIO, data: bytes) -> None:
+def write_all(file: FileIO, data: bytes) -> None:
+    """Write all of some bytes to a file without a buffer, which may take them in parts."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) or 0 :]

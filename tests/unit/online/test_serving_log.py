@@ -1,5 +1,6 @@
 """What was served is read back as it was served; what cannot be written waits, is bounded, and is counted."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from featurestore import FeatureStore, OnDemandFeatureView, request
 from featurestore.errors import StorageError
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.serving_log import Caller, ServingLog, log_schema
-from featurestore.online.serving_log.segments import read_segment
+from featurestore.online.serving_log.segments import SegmentWriter, left_behind, read_segment
 from featurestore.statuses import Status
 from featurestore.temporal import FixedClock, duration_us, instant_us, to_datetime
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
@@ -305,6 +306,80 @@ def test_losses_are_kept_beside_the_log(tmp_path, reader, clock):
     assert again.losses("model", since_us=now_us, until_us=now_us + 1) == 2
     assert again.losses("model", since_us=now_us + 1, until_us=now_us + 2) == 0
     assert again.losses("other", **ALWAYS) == 0
+
+
+def test_losses_of_which_a_crash_left_half_a_line_count_for_every_service(tmp_path, reader, clock):
+    log = ServingLog(tmp_path / "log", clock=clock, interval_seconds=0, most_waiting_rows=1)
+    times = []
+    for _ in range(3):
+        clock.instant_us += 10 * SECOND
+        times.append(clock.now_us())
+        log.append(reader.plan, ask(reader, "a", "b"))
+        log.flush()
+    path = tmp_path / "log" / "losses.jsonl"
+    first, second, third = path.read_bytes().split()
+    path.write_bytes(b"\n" + first + b"\n\n" + second[:20] + b"\n" + third + b"\n")
+    assert log.losses("model", **ALWAYS) == 2 + 1 + 2
+    assert log.losses("other", **ALWAYS) == 1
+    assert log.losses("other", since_us=times[0] + 1, until_us=times[2]) == 1
+    assert log.losses("other", since_us=0, until_us=times[0]) == 0
+    log.close()
+
+
+def test_losses_are_told_apart_from_half_a_line_before_them(tmp_path, reader, clock):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "losses.jsonl").write_bytes(b'{"service":"mod')
+    log = ServingLog(tmp_path / "log", clock=clock, interval_seconds=0, most_waiting_rows=1)
+    log.append(reader.plan, ask(reader, "a", "b"))
+    log.close()
+    assert log.losses("model", **ALWAYS) == 3
+
+
+def test_writing_goes_on_while_a_segment_is_sealed(tmp_path, reader, monkeypatch):
+    """However long sealing takes, what was taken longer ago than the interval is on the disk."""
+    started = []
+
+    class Slow(subprocess.Popen):
+        def __init__(self, command, **options):
+            started.append(self)
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+
+    monkeypatch.setattr("featurestore.online.serving_log.log.subprocess.Popen", Slow)
+    log = ServingLog(tmp_path / "log", interval_seconds=0.1)
+    log.append(reader.plan, ask(reader, "a", request_id="before"))
+    wait_until(lambda: len(rows_of(log)) == 1)
+    (tmp_path / "log" / "segments" / "asked").touch()
+    wait_until(lambda: started)
+    log.append(reader.plan, ask(reader, "a", request_id="meanwhile"))
+    wait_until(lambda: len(rows_of(log)) == 2)
+    assert started[0].poll() is None
+    assert len(segments(tmp_path)) == 2
+    started[0].kill()
+    log.close()
+    assert [row["request_id"] for row in rows_of(log)] == ["before", "meanwhile"]
+
+
+def wait_until(is_so):
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_segment_that_was_taken_for_one_left_behind_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    locked, taken = fcntl.flock, []
+
+    def lock(file, kind):
+        if kind == fcntl.LOCK_EX and not taken:
+            taken.extend(left_behind(tmp_path))
+            taken[0].unlink()
+        locked(file, kind)
+
+    monkeypatch.setattr("featurestore.online.serving_log.segments.fcntl.flock", lock)
+    writer = SegmentWriter(tmp_path, first_us=T0)
+    assert len(taken) == 1
+    assert writer.path.exists()
+    writer.close()
 
 
 def test_a_share_of_entities_is_logged_always_or_never(tmp_path, reader):
