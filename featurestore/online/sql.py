@@ -43,7 +43,8 @@ _STATE = sa.Table(
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
-_WRITE = "INSERT OR REPLACE INTO online_state (key, value) VALUES (?, ?)"
+_WRITE = "INSERT INTO online_state (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+"""Changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again."""
 
 
 class _Connection(sqlite3.Connection):
