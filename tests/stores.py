@@ -38,7 +38,9 @@ def online_urls(request: pytest.FixtureRequest, online_urls_of: Callable[[str], 
     return lambda: online_urls_of(kind)
 
 
-def local_store(folder: Path | str, *, online: str | None = None, **options) -> FeatureStore:
-    """Open a store that keeps everything under a folder, except online state if a URL is given for it."""
-    config = Config.local(folder)
-    return FeatureStore(config.model_copy(update={"online": online}) if online else config, **options)
+def local_store(
+    folder: Path | str, *, online: str | None = None, event_log: str | None = None, **options
+) -> FeatureStore:
+    """Open a store that keeps everything under a folder, except what a URL is given for."""
+    elsewhere = {name: url for name, url in (("online", online), ("event_log", event_log)) if url}
+    return FeatureStore(Config.local(folder).model_copy(update=elsewhere), **options)

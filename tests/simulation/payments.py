@@ -33,8 +33,8 @@ def service(folder):
     return FeatureService("model", features=[spend, newest])
 
 
-def opened(folder, online):
-    return local_store(folder / "store", online=online)
+def opened(folder, online, event_log=None):
+    return local_store(folder / "store", online=online, event_log=event_log)
 
 
 def events_of(name, batch):
@@ -47,11 +47,11 @@ def events_of(name, batch):
     ]
 
 
-def check_all_counted(folder, online, events):
+def check_all_counted(folder, online, events, event_log=None):
     """Both roads have each of the events once."""
     expected = Counter(event["user"] for event in events)
     totals = {user: sum(event["amount"] for event in events if event["user"] == user) for user in USERS}
-    with opened(folder, online) as store:
+    with opened(folder, online, event_log) as store:
         store.catch_up()
         answer = store.get_online_features("model", [{"user": user} for user in USERS])
         spine = pa.table(
