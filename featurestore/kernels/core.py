@@ -11,7 +11,7 @@ one of three ways that give the same bits; the cheapest is picked per entity:
 - *late*: some events become visible out of order. Each event's first query that sees it is found once (its *turn*);
   sums add it then and take it out when its window passes, extremes use a segment tree, ordered ones a bit set.
 
-Holistic features always scan. The module must not know Arrow, plans or where events come from.
+Holistic features have a module of their own. This one must not know Arrow, plans or where events come from.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from featurestore.kernels.exact import (
     round_variance,
     whole_sum,
 )
+from featurestore.kernels.holistic import fold_holistic
 from featurestore.kernels.jit import jit
+from featurestore.kernels.ordering import as_word, order_key, search
 from featurestore.kernels.program import (
     ADDITIVE,
     COUNT,
     DEVIATION,
-    DISTINCT,
     EXTREME,
     FEATURE_FINISH,
     FEATURE_INDEX,
@@ -59,7 +60,6 @@ from featurestore.kernels.program import (
     LAST_N,
     MEAN,
     MEMBER_VALUE,
-    MODE,
     NO_TTL,
     ORDERED,
     SINCE_LAST,
@@ -73,40 +73,11 @@ Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 _SCAN, _SWEPT, _LATE = range(3)
-_FRACTION_BITS = 0x7FFFFFFFFFFFFFFF
 _FREE_SCAN = 64
 
 _horizons = jit(temporal.horizons)
 _window_start = jit(temporal.window_start)
 _is_expired = jit(temporal.is_expired)
-
-
-@jit
-def order_key(word: int, is_float: bool) -> int:
-    """Return an integer that orders as the word's value does; its own inverse."""
-    return word ^ ((word >> 63) & _FRACTION_BITS) if is_float else word
-
-
-@jit
-def _as_float(word: int) -> float:
-    return np.int64(word).view(np.float64)
-
-
-@jit
-def _as_word(value: float) -> int:
-    return np.float64(value).view(np.int64)  # type: ignore[return-value]  # numba's scalar
-
-
-@jit
-def _search(times: Ints, begin: int, end: int, bound: int) -> int:
-    """Return the first index in [begin, end) of which the time is not before ``bound``."""
-    while begin < end:
-        middle = (begin + end) >> 1
-        if times[middle] < bound:
-            begin = middle + 1
-        else:
-            end = middle
-    return begin
 
 
 @jit
@@ -139,7 +110,7 @@ def _frame(
         is_late = is_late or newest_ingest >= ingest_bound
         for w in range(count):
             start = _window_start(event_bound, windows[w, 0], windows[w, 1], policy[2])
-            edge[w, q] = _search(times, edge[w, q - 1] if q > 0 else 0, upper, start)
+            edge[w, q] = search(times, edge[w, q - 1] if q > 0 else 0, upper, start)
     return is_late
 
 
@@ -155,7 +126,7 @@ def _turns(ingests: Ints, upper: Ints, known: Ints, turn: Ints, order: Ints) -> 
     for i in range(ingests.size):
         while passed < queries and upper[passed] <= i:
             passed += 1
-        turn[i] = max(passed, _search(known, 0, queries, ingests[i] + 1))
+        turn[i] = max(passed, search(known, 0, queries, ingests[i] + 1))
         counts[turn[i] + 1] += 1
     for q in range(queries + 1):
         counts[q + 1] += counts[q]
@@ -248,7 +219,7 @@ def _finish_sum(
         )
     if not np.isfinite(value):
         return 0, 0, NULL
-    return _as_word(value + 0.0), 0, PRESENT
+    return as_word(value + 0.0), 0, PRESENT
 
 
 @jit
@@ -475,7 +446,7 @@ def _fold_extreme(
             begin = edge[features[f, FEATURE_WINDOW], q]
             found = -1
             if how == _SWEPT:
-                place = _search(stack, 0, height, begin)
+                place = search(stack, 0, height, begin)
                 if place < height:
                     found = stack[place]
             elif how == _LATE:
@@ -629,88 +600,13 @@ def _finish_ordered(
             words[row + 1 + j, target] = values[picked[j]]
         statuses[index, target] = PRESENT
     elif finish == SINCE_LAST:
-        words[row, target] = _as_word((as_of - times[picked[0]]) / feature[FEATURE_PARAM])
+        words[row, target] = as_word((as_of - times[picked[0]]) / feature[FEATURE_PARAM])
         statuses[index, target] = PRESENT
     elif feature[FEATURE_TTL] != NO_TTL and _is_expired(times[picked[0]], as_of, feature[FEATURE_TTL]):
         statuses[index, target] = EXPIRED
     elif flags[picked[0]] == MEMBER_VALUE:
         words[row, target] = values[picked[0]]
         statuses[index, target] = PRESENT
-
-
-@jit
-def _quantile(keys: Ints, is_float: bool, rank: float) -> float:
-    """Return the quantile of sorted keys by linear interpolation between the two nearest ones."""
-    place = rank * (keys.size - 1)
-    low = int(np.floor(place))
-    share = place - low
-    lower = order_key(keys[low], is_float)
-    lower_value = _as_float(lower) if is_float else float(lower)
-    if share == 0.0:
-        return lower_value
-    upper = order_key(keys[low + 1], is_float)
-    upper_value = _as_float(upper) if is_float else float(upper)
-    return lower_value * (1.0 - share) + upper_value * share
-
-
-@jit
-def _most_frequent(keys: Ints) -> int:
-    """Return the most frequent of sorted keys, the smallest of equally frequent ones."""
-    best, best_length = keys[0], 0
-    begin = 0
-    for i in range(1, keys.size + 1):
-        if i == keys.size or keys[i] != keys[begin]:
-            if i - begin > best_length:
-                best, best_length = keys[begin], i - begin
-            begin = i
-    return best  # type: ignore[no-any-return]  # numba's scalar
-
-
-@jit
-def _fold_holistic(
-    values: Ints,
-    flags: Bytes,
-    ingests: Ints,
-    edge: Ints,
-    known: Ints,
-    group: Ints,
-    features: Ints,
-    target: Ints,
-    words: Ints,
-    statuses: Bytes,
-) -> None:
-    """Features that need all values of a window at once, from its sorted values."""
-    is_float = group[GROUP_FLOAT] == 1
-    upper = edge.shape[0] - 1
-    keys = np.empty(values.size, dtype=np.int64)
-    for q in range(known.size):
-        window = -1
-        count = 0
-        for f in range(features.shape[0]):
-            if features[f, FEATURE_WINDOW] != window:
-                window = features[f, FEATURE_WINDOW]
-                count = 0
-                for i in range(edge[window, q], edge[upper, q]):
-                    if flags[i] == MEMBER_VALUE and ingests[i] < known[q]:
-                        keys[count] = order_key(values[i], is_float)
-                        count += 1
-                keys[:count].sort()
-            finish, row, index = features[f, FEATURE_FINISH], features[f, FEATURE_ROW], features[f, FEATURE_INDEX]
-            words[row, target[q]] = 0
-            statuses[index, target[q]] = PRESENT
-            if finish == DISTINCT:
-                distinct = 0
-                for i in range(count):
-                    if i == 0 or keys[i] != keys[i - 1]:
-                        distinct += 1
-                words[row, target[q]] = distinct
-            elif count == 0:
-                statuses[index, target[q]] = NULL
-            elif finish == MODE:
-                words[row, target[q]] = order_key(_most_frequent(keys[:count]), is_float)
-            else:
-                value = _quantile(keys[:count], is_float, _as_float(features[f, FEATURE_PARAM]))
-                words[row, target[q]] = _as_word(value + 0.0)
 
 
 @jit
@@ -849,8 +745,21 @@ def evaluate_entities(
                     statuses,
                 )
             else:
-                _fold_holistic(
-                    own_values, own_flags, own_ingests, edge, known, group, chosen, own_target, words, statuses
+                fold_holistic(
+                    how == _SCAN,
+                    is_late,
+                    own_values,
+                    own_flags,
+                    own_ingests,
+                    edge,
+                    known,
+                    turn,
+                    order,
+                    group,
+                    chosen,
+                    own_target,
+                    words,
+                    statuses,
                 )
         for q in range(high - low):
             for f in range(statuses.shape[0]):
