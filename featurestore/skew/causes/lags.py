@@ -141,12 +141,14 @@ def _told(case: Case, alias: str, counted: Counted) -> Told:
     marks = logged_watermarks(answers.case.world, alias)
     runs = [run for run in case.facts.runs.get(answers.view.name, ()) if run.is_done]
     tables = {base: _by_age(answers, base) for base in _bases(present, marks)}
+    said = [] if marks is None else [_age_said(answers, marks)]
+    has_come = True
     if present.period_us:
-        said = _lateness_said(answers, _served_horizons(answers, marks, tables[present]), runs)
-    else:
-        said = [] if marks is None else [_age_said(answers, marks)]
+        late = _late_refreshes(answers, _served_horizons(answers, marks, tables[present]), runs)
+        said = list(_lateness_said(answers, late))
+        has_come = any(one.has_come for one in late)
     best, equal = present, float(at_present.sum())
-    for policy in _proposed(answers, tables, runs):
+    for policy in _proposed(answers, tables, runs) if has_come else ():
         found = float(answers.equal(policy).sum())
         if (round(found, 6), -_staleness(policy)) > (round(equal, 6), -_staleness(best)):
             best, equal = policy, found
@@ -277,7 +279,7 @@ def _fix(answers: _Answers, best: Refresh, equal: float, at_present: float) -> s
     if present.period_us == 0:
         on_time = f"Refresh {alias} more often"
     if equal - at_present <= _WORTH * (total - at_present) or equal <= total / 2:
-        return f"{on_time}: there is no refresh=every(…) with which what was served would have been mostly equal."
+        return f"{on_time}: no refresh=every(…) would have made most of what was served equal."
     if not answers.is_sample:
         said = f"{equal:.0f} of {total:.0f} served values equal; with {_declared(present)} it is {at_present:.0f}"
     else:
@@ -324,39 +326,62 @@ def _served_horizons(answers: _Answers, marks: Ints | None, table: Floats) -> _H
     return _Horizons(due - np.argmax(is_equal, axis=0) * period_us, due, is_late | (is_equal[0] & ~is_equal[1]))
 
 
-def _lateness_said(answers: _Answers, found: _Horizons, runs: Sequence[RunRecord]) -> list[str]:
-    """Tell how long after they were promised refreshes came."""
+@dataclass(frozen=True)
+class _LateRefresh:
+    """A refresh that came after it was promised.
+
+    Attributes:
+        instant: Its instant on the grid.
+        late_us: How long after it was promised it came, or had not come yet.
+        has_come: Whether it came while questions were asked.
+        seen_us: When it had come, or the last question it had not come for.
+    """
+
+    instant: int
+    late_us: int
+    has_come: bool
+    seen_us: int
+
+
+def _late_refreshes(answers: _Answers, found: _Horizons, runs: Sequence[RunRecord]) -> list[_LateRefresh]:
+    """Return the refreshes that questions missed: for each question the first one after that which answered it."""
     refresh, inclusive = answers.view.refresh, int(answers.view.source.inclusive)
     order = np.argsort(answers.case.world.as_of, kind="stable")
     order = order[found.is_known[order]]
     as_of, served, due = answers.case.world.as_of[order], found.served[order], found.promised[order]
-    missing = served + refresh.period_us
+    missing = np.where(served < due, served + refresh.period_us, NO_WATERMARK)
     newest = np.maximum.accumulate(served)
-    came: dict[int, int] = {}
-    said: list[str] = []
-    for instant in np.unique(missing[served < due]).tolist():
-        last = int(as_of[(served < due) & (missing == instant)].max())
+    late = []
+    for instant in np.unique(missing[missing < NO_WATERMARK]).tolist():
+        last = int(as_of[missing == instant].max())
         place = int(np.searchsorted(newest, instant))
-        seen = int(as_of[place]) if place < len(newest) else NO_WATERMARK
+        seen = max(last, int(as_of[place])) if place < len(newest) else NO_WATERMARK
         ran = [run.finished_at_us for run in runs if _horizon(run.until_us, refresh, inclusive) >= instant]
-        seen = min([own for own in ran if last < own <= seen], default=max(last, seen))
-        if seen < NO_WATERMARK:
-            came[instant] = seen - instant - refresh.lag_us
-        else:
-            late = format_duration(_whole(last - instant - refresh.lag_us))
-            said.append(
-                f"{answers.alias} ({refresh}): the refresh of {format_instant(instant)} had not come by"
-                f" {format_instant(last)}, {late} after it was promised"
-            )
+        seen = min((own for own in ran if last < own <= seen), default=seen)
+        has_come = seen < NO_WATERMARK
+        seen = seen if has_come else last
+        late.append(_LateRefresh(instant, seen - instant - refresh.lag_us, has_come, seen))
+    return late
+
+
+def _lateness_said(answers: _Answers, late: Sequence[_LateRefresh]) -> Iterator[str]:
+    """Tell how long after they were promised refreshes came."""
+    came = [one for one in late if one.has_come]
+    who = f"{answers.alias} ({answers.view.refresh})"
     if came:
-        worst = max(came, key=lambda instant: came[instant])
-        late = format_duration(_whole(came[worst]))
-        median = format_duration(_whole(int(np.median(list(came.values())))))
-        told = f"{len(came)} refreshes came late, up to {late} after they were promised, median {median}; the worst"
+        worst = max(came, key=lambda one: one.late_us)
+        longest = format_duration(_whole(worst.late_us))
+        median = format_duration(_whole(int(np.median([one.late_us for one in came]))))
+        told = f"{len(came)} refreshes came late, up to {longest} after they were promised, median {median}; the worst"
         if len(came) == 1:
-            told = f"1 refresh came late, {late} after it was promised; it"
-        said.insert(0, f"{answers.alias} ({refresh}): {told} was that of {format_instant(worst)}")
-    return said
+            told = f"1 refresh came late, {longest} after it was promised; it"
+        yield f"{who}: {told} was that of {format_instant(worst.instant)}"
+    for one in late:
+        if not one.has_come:
+            yield (
+                f"{who}: the refresh of {format_instant(one.instant)} had not come by {format_instant(one.seen_us)},"
+                f" {format_duration(_whole(one.late_us))} after it was promised"
+            )
 
 
 def _age_said(answers: _Answers, marks: Ints) -> str:
