@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,7 +182,7 @@ def test_what_nothing_explains_stays_unexplained_beside_a_rewritten_source(world
     left = report.findings[[finding.cause for finding in report.findings].index("unexplained")]
     assert not left.is_proven
     assert any("no longer holds all that was read" in line for line in left.evidence)
-    written = pa.parquet.read_table(tmp_path / "mismatches").column("cause").to_pylist()
+    written = pq.read_table(tmp_path / "mismatches").column("cause").to_pylist()
     assert {cause: written.count(cause) for cause in set(written)} == causes
     assert np.isin([one.cause for one in report.worst], list(causes)).all()
 
@@ -199,4 +200,24 @@ def test_an_audit_of_entities_that_are_gone_from_the_source_ends(tmp_path):
     report = world.audit()
     assert report.verdict == "fail"
     assert report.examined == report.different
+    world.store.close()
+
+
+@pytest.mark.parametrize("refresh", [None, every("1h")])
+def test_answers_of_the_run_that_read_late_rows_are_right_and_stay_so(tmp_path, refresh):
+    world = SmallWorld(tmp_path, refresh=refresh)
+    world.write(payments(200, seed=1))
+    world.open()
+    world.run(48, ended=48)
+    for number in range(40):
+        world.ask(48 + number / 60, f"u{number % USERS}")
+    world.write(LATE, "1.parquet")
+    world.run(49, ended=49)
+    for number in range(40):
+        world.ask(49 + number / 60, f"u{number % USERS}")
+    report = world.audit(mismatches=tmp_path / "mismatches")
+    (finding,) = report.findings
+    assert (finding.cause, finding.share) == ("late_event", 1.0)
+    instants = pq.read_table(tmp_path / "mismatches").column("as_of").cast(pa.int64()).to_pylist()
+    assert max(instants) < at(49)
     world.store.close()
