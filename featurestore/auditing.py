@@ -21,10 +21,11 @@ from featurestore.registry import AuditRecord, Registry, RunRecord
 from featurestore.skew.audit import Options, Progress, Reference, Unexamined, audit, spine_of
 from featurestore.skew.causes.catalogue import CAUSES
 from featurestore.skew.causes.model import Facts
+from featurestore.skew.changed_sources import source_comparer
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
 from featurestore.skew.export import MismatchFile
-from featurestore.skew.facts import event_counter, event_reader, source_comparer, state_reader
+from featurestore.skew.facts import event_counter, event_reader, state_reader
 from featurestore.skew.foreign import ForeignLog, ForeignMapping
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy

@@ -1,12 +1,14 @@
 """The command line: every command is one verb of the store, and shows what it gives.
 
 Commands stand in modules by what they are about. What a command needs is imported when it runs, so that ``--help`` is
-quick. Mistakes are told in one message on standard error, with exit code 2.
+quick. Mistakes are told in one message on standard error, with exit code 2; so are errors nobody foresaw, with all that
+Python has to say about them.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -60,4 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="featurestore")
     except FeatureStoreError as error:
         typer.echo(f"featurestore: {error}", err=True)
+        sys.exit(COULD_NOT_TELL)
+    except Exception:  # the edge of the program: Python's own exit code for it is 1, which says skew
+        traceback.print_exc()
         sys.exit(COULD_NOT_TELL)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.events import Events
+from featurestore.skew.causes.lags import Counted
 from featurestore.skew.causes.lots import Part, joined, lots_of
 from featurestore.skew.causes.model import Case, Facts, Variant
 from featurestore.skew.causes.prove import Proof, prove
@@ -99,9 +100,10 @@ def explain(collected: Collected, facts: Facts, progress: Callable[[str, int, in
         pa.default_memory_pool().release_unused()
     case, owner = joined(parts)
     proof = Proof(variants, owner)
+    found = findings(case, proof, Counted(collected.clean, collected.different))
     left = np.setdiff1d(np.arange(log.num_rows), np.concatenate(lots))
     left_differs = {name: flags[left] for name, flags in differs.items()}
-    return Explained(case, proof, tuple(findings(case, proof)), total, log.take(pa.array(left)), left_differs)
+    return Explained(case, proof, tuple(found), total, log.take(pa.array(left)), left_differs)
 
 
 def _explained(

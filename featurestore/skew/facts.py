@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +15,17 @@ from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan, ViewPlan
-from featurestore.registry import Registry
 from featurestore.skew.causes.events import CountEvents, loose
-from featurestore.skew.causes.model import HeldState, SourceChange
+from featurestore.skew.causes.model import HeldState
 from featurestore.skew.causes.world import Values
 from featurestore.sources import ReadSettings, open_scans
-from featurestore.sources.content import content_of, content_text
 from featurestore.statuses import Status
-from featurestore.temporal import NOTHING_YET, Clock, format_instant, to_datetime
+from featurestore.temporal import Clock, to_datetime
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 _MOST_ASKED = 20_000
-_SHOWN_FILES = 5
 _CODES = {status.name: int(status) for status in Status}
 
 
@@ -124,62 +120,3 @@ def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table],
         return HeldState(values, answered) if bool(answered.any()) else None
 
     return held
-
-
-def source_comparer(
-    sources: Callable[[Iterable[str]], Mapping[str, Source]], registry: Registry, settings: ReadSettings
-) -> Callable[[ViewPlan], SourceChange | None]:
-    """Return a function that tells how a view's source differs from what its last materialize run read.
-
-    The source is read for it, once per view, and only when it is asked.
-
-    Args:
-        sources: Finds definitions of sources by name.
-        registry: Knows the runs, and the files they read.
-        settings: What reading may use.
-    """
-    known: dict[str, SourceChange | None] = {}
-
-    def compare(view: ViewPlan) -> SourceChange | None:
-        if view.fingerprint not in known:
-            known[view.fingerprint] = _source_change(view, sources, registry, settings)
-        return known[view.fingerprint]
-
-    return compare
-
-
-def _source_change(
-    view: ViewPlan,
-    sources: Callable[[Iterable[str]], Mapping[str, Source]],
-    registry: Registry,
-    settings: ReadSettings,
-) -> SourceChange | None:
-    last = registry.last_run(view.fingerprint)
-    if last is None or not last.content:
-        return None
-    source = sources([view.source.name])[view.source.name]
-    with open_scans([view], {source.name: source}, settings) as scans:
-        scan = scans[view.name]
-        outside = scan.outside() if source.stream else scan
-        count = outside.count_below(last.until_us)
-        names = [column.name for column in view.source.columns]
-        content = content_of(outside.batches(names, ingest=(NOTHING_YET, last.until_us)))
-        now = {file.path: (file.size, file.mtime_ns) for file in scan.files}
-    if (count, content_text(content)) == (last.row_count, last.content):
-        return None
-    then = {file.path: (file.size, file.mtime_ns) for file in registry.files_read(last.files)}
-    changed = sorted(path for path in then.keys() & now.keys() if then[path] != now[path])
-    gone = sorted(then.keys() - now.keys())
-    came = sorted(now.keys() - then.keys())
-    at = format_instant(last.until_us)
-    said = [f"the run up to {at} read {last.row_count} events; below that the source has {count} now"]
-    if count == last.row_count:
-        said = [f"the {count} events below {at} say something else than when the run up to then read them"]
-    for verb, paths in (("was written again", changed), ("is gone", gone), ("came since", came)):
-        said += [f"{Path(path).name} {verb}" for path in paths[:_SHOWN_FILES]]
-    return SourceChange(
-        view=view.name,
-        source=source.name,
-        said=tuple(said),
-        is_rewritten=bool(changed or gone) or count <= last.row_count,
-    )

@@ -184,6 +184,21 @@ class Scan:
                 assert batch is not None
                 yield batch.slice(start, rows)
 
+    def numbered(self, columns: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+        """Read the same rows as ``read`` in the same order, piece by piece, each with its number.
+
+        A row's number counts the rows before it as they lie outside, those that are no events too: so the rows of
+        ``files`` follow each other in it, ``row_count`` each.
+        """
+        masks = self._selection().masks
+        schema = pa.schema([(name, self.schema[name].arrow) for name in columns])
+        for number, arrays in zip(
+            self._numbers, _ahead(lambda piece: self._events(piece, columns, None), self._numbers), strict=True
+        ):
+            mask = masks[number]
+            kept = np.arange(self._rows.piece_rows[number]) if mask is None else np.flatnonzero(mask)
+            yield self._starts[number] + kept, pa.RecordBatch.from_arrays(arrays, schema=schema)
+
     def count_below(self, ingest_us: int) -> int:
         """Count the events with ``ingest_time < ingest_us``.
 

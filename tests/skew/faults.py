@@ -16,7 +16,9 @@ from featurestore.online.result import OnlineFeatures
 from featurestore.statuses import codes_of
 from tests.skew.shop import (
     END_US,
+    EVENTS,
     HOUR,
+    USERS,
     Row,
     Shop,
     answers,
@@ -43,6 +45,7 @@ class Fault:
         truth: The shop as it is defined and recomputed.
         served: Gives the answers as they are served, one per question.
         prepare: What happens to the truth's store before it is audited: (store, folder).
+        is_in_store: Whether that alone spoils answers: then rows in which nothing was planted differ too.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Fault:
     truth: Callable[[], Shop]
     served: Callable[[], Answers]
     prepare: Callable[[Any, Path], None] = lambda store, folder: None
+    is_in_store: bool = False
 
 
 @cache
@@ -165,6 +169,29 @@ def _rewritten(store: Any, folder: Path) -> None:
     write_rows(folder, rows)
 
 
+@cache
+def undated_shop() -> Shop:
+    """Return the true shop with a source that does not say when a payment became known."""
+    return replace(true_shop(), ingest=False)
+
+
+def _late_rows() -> list[Row]:
+    chance = random.Random(11)
+    rows = chance.sample(thawed(payments()), EVENTS // 16)
+    return [row | {"id": f"late-{number}", "user": chance.choice(USERS)} for number, row in enumerate(rows)]
+
+
+def _late_file(store: Any, folder: Path) -> None:
+    """Let old payments come in a file of their own after everything was materialized and served."""
+    write_rows(folder, _late_rows(), "1.parquet")
+
+
+def _late_and_materialized(store: Any, folder: Path) -> None:
+    """Let them come in the file that was read already, and the store read it again."""
+    write_rows(folder, [*thawed(payments()), *_late_rows()])
+    store.materialize()
+
+
 def hash_of(row: Row) -> float:
     return float(sum(map(ord, row["id"])) % 7)
 
@@ -182,12 +209,28 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "rows came after the request",
         "late_event",
-        lambda: replace(true_shop(), ingest=False),
+        undated_shop,
         other_shop(),
     ),
     Fault("served without the grid", "refresh_ahead", true_shop, other_shop(refresh=continuous())),
     Fault("another definition", "definition_changed", true_shop, other_shop(window="2d"), _apply_again),
-    Fault("history rewritten", "source_rewritten", true_shop, lambda: answers(true_shop()), _rewritten),
+    Fault("history rewritten", "source_rewritten", true_shop, lambda: answers(true_shop()), _rewritten, True),
+    Fault(
+        "rows came after they were read",
+        "late_event",
+        undated_shop,
+        lambda: answers(undated_shop()),
+        _late_file,
+        True,
+    ),
+    Fault(
+        "the same, and they were read since",
+        "late_event",
+        undated_shop,
+        lambda: answers(undated_shop()),
+        _late_and_materialized,
+        True,
+    ),
     Fault("<= for <", "boundary", true_shop, other_shop(inclusive=True)),
     Fault("equal times turned around", "tie_order", true_shop, changed_rows(_tied_last)),
     Fault("ttl ignored", "ttl_ignored", true_shop, other_shop(ttl="")),

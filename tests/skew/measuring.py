@@ -102,6 +102,8 @@ where a few small counts come out under another assumption too.
 _FAULTS = """
 ## Faults
 
-Rows that came after the request, of a source that does not say when they became known, look like rows that were lost
-until a later request shows them. Where few rows show them, most are called lost: a column for the ingest time tells.
+Rows that came after the request, of a source that does not say when they became known, are called late if materialize
+runs of the audited store took down that they were not there yet: *rows came after they were read*. Where none did, as
+for *rows came after the request*, they look like rows that were lost until a later request shows them. Where few rows
+show them, most are called lost: a column for the ingest time tells.
 """

@@ -57,6 +57,19 @@ def filled(project, run):
     return project
 
 
+def test_an_error_nobody_foresaw_is_not_taken_for_skew(project, run, monkeypatch):
+    """Python ends with 1 then, which is what an audit says of values that differ; all that is known of it is shown."""
+
+    def broken(*_):
+        raise IndexError("index 5 is out of bounds")
+
+    monkeypatch.setattr(cli.audits, "store_of", broken)
+    code, out, err = run("audit", "model")
+    assert (code, out) == (cli.COULD_NOT_TELL, "")
+    assert "Traceback" in err
+    assert "IndexError: index 5 is out of bounds" in err
+
+
 def test_apply_shows_what_changed(project, run):
     code, out, _ = run("apply")
     assert code == 0

@@ -6,7 +6,7 @@ differently, then what was done to values and requests.
 
 from __future__ import annotations
 
-from featurestore.skew.causes.arrivals import LATE_LOST
+from featurestore.skew.causes.arrivals import CAME_LATER, LATE_LOST
 from featurestore.skew.causes.deliveries import DELIVERIES, LATE_SEARCHED
 from featurestore.skew.causes.entities import KEY_FORMAT, MISSING
 from featurestore.skew.causes.model import Hypothesis
@@ -20,6 +20,7 @@ from featurestore.skew.causes.windows import WINDOWS
 HYPOTHESES: tuple[Hypothesis, ...] = (
     MISSING,
     DEFINITION,
+    CAME_LATER,
     REWRITTEN,
     REFRESHING[0],
     LATE,

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import ViewPlan
-from featurestore.skew.causes.arrivals import delaying, ingest_times
+from featurestore.skew.causes.arrivals import LATE_FIX, delaying, ingest_times
 from featurestore.skew.causes.events import Events, picked, spread
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.world import ViewWorld, World, answer, event_bounds, of_view, operands
@@ -52,10 +52,6 @@ _MOST_RUNS = 40
 _LOST_FIX = (
     "Find why the event never reached the state: a source that was rewritten, a poll that was skipped, a consumer that"
     " dropped it. materialize(full=True) folds everything again."
-)
-_LATE_FIX = (
-    "Name a column that says when a row became known: ingest_time='…' on the source; then training leaves late events"
-    " out as serving had to. Or declare refresh=every(…, lag='…') with a lag as long as events may be late."
 )
 _TWICE_FIX = "Name the column that identifies an event: event_id='…' on the source; deliveries of one event count once."
 
@@ -120,6 +116,9 @@ class _Search:
     def _ranges(self, view: ViewWorld, offsets: Ints, times: Ints, codes: Ints) -> tuple[Ints, Ints, Ints]:
         """Return per row the first place that can matter, one past the last, and the newest visible one."""
         bound, _ = event_bounds(view.view, self.case.world.as_of)
+        if len(offsets) < 2:
+            nothing = np.zeros(len(codes), dtype=np.int64)
+            return nothing, nothing, nothing - 1
         known = codes >= 0
         safe = np.where(known, codes, 0)
         begin, end = offsets[safe], offsets[safe + 1]
@@ -255,6 +254,8 @@ def event_lost(case: Case) -> Iterator[Variant]:
     """Propose events that never reached serving: those of one run, then single ones."""
     yield from _lost_ranges(case)
     for alias, new, _ in lost_events(case):
+        if _came_after_all(case, alias, new):
+            continue
         numbers, instants = _with_known(case, alias, new, np.full(len(new), NO_WATERMARK, dtype=np.int64))
         yield Variant(
             "event_lost",
@@ -264,6 +265,15 @@ def event_lost(case: Case) -> Iterator[Variant]:
             events={alias: numbers},
             fix=_LOST_FIX,
         )
+
+
+def _came_after_all(case: Case, alias: str, numbers: Ints) -> bool:
+    """Tell whether events lie where the source had fewer rows when it was read: so they are late, not lost."""
+    view = case.world.views[alias]
+    change = case.facts.changes(view.view)
+    if change is None or change.grown_until_us is None:
+        return False
+    return bool((ingest_times(view)[view.events.rows_of(numbers)] < change.grown_until_us).all())
 
 
 def late_event(case: Case) -> Iterator[Variant]:
@@ -277,7 +287,7 @@ def late_event(case: Case) -> Iterator[Variant]:
             of_view(alias, delaying, numbers, instants),
             {"view": alias, "events": len(numbers), "known_after": _known_after(instants)},
             events={alias: numbers},
-            fix=_LATE_FIX,
+            fix=LATE_FIX,
         )
 
 
@@ -318,7 +328,7 @@ def _lost_ranges(case: Case) -> Iterator[Variant]:
         useful = [mark for mark in marks if int(times.min()) <= mark <= int(times.max()) + 86_400_000_000][-_MOST_RUNS:]
         for since, until in pairwise(useful):
             rows = np.flatnonzero((times >= since) & (times < until))
-            if len(rows) == 0:
+            if len(rows) == 0 or _came_after_all(case, alias, view.events.numbers_of(rows)):
                 continue
             yield Variant(
                 "event_lost",

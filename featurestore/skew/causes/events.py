@@ -16,9 +16,11 @@ from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns, tied_places, time_order
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan, ViewPlan
+from featurestore.sources.content import row_hashes
 from featurestore.temporal import NOTHING_YET
 
 Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 TieOrder = Literal["content", "content reversed", "source", "source reversed"]
 """How events of equal times stand: by content as the contract says, by rows of the source, or either backwards."""
@@ -83,6 +85,11 @@ class Events:
             rows = order[np.minimum(place, len(order) - 1)]
             found = rows[self.numbers[rows] == numbers]
         return np.asarray(found, dtype=np.int64)
+
+    @cached_property
+    def hashes(self) -> Words:
+        """A hash of each row by which it is found again in the source (``sources.content``)."""
+        return row_hashes(self.table)
 
     @cached_property
     def loose_index(self) -> tuple[KeyIndex, Ints]:

@@ -34,20 +34,42 @@ class HeldState:
 
 
 @dataclass(frozen=True)
-class SourceChange:
-    """How a source differs from what a materialize run read.
+class Came:
+    """Rows of a source that a materialize run should have read by their times, and that were not there yet.
 
     Attributes:
-        view: The view whose run recorded it.
+        until_us: Bound of the ingest times that the newest run without them read.
+        seen_at_us: When the first run with them ended; ``None`` if there was none.
+        hashes: Their hashes (``sources.content``), one per row.
+    """
+
+    until_us: int
+    seen_at_us: int | None
+    hashes: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class SourceChange:
+    """How a source differs from what materialize runs read.
+
+    Attributes:
+        view: The view whose runs recorded it.
         source: Name of the source.
         said: What changed, in words, most telling first.
-        is_rewritten: Whether rows that were there were changed or went; otherwise rows only came.
+        is_rewritten: Whether rows that the last run read were changed or are gone.
+        was_rewritten: Whether that is so of rows that an earlier run read.
+        came: Rows that came later than they say, where it is proven that beside them nothing changed; oldest first.
+        grown_until_us: Bound of the newest run since which more rows came below it, and it cannot be told which;
+            ``None`` if there is none.
     """
 
     view: str
     source: str
     said: tuple[str, ...]
     is_rewritten: bool
+    was_rewritten: bool = False
+    came: tuple[Came, ...] = ()
+    grown_until_us: int | None = None
 
 
 @dataclass(frozen=True)

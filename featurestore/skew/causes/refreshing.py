@@ -16,6 +16,9 @@ from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, Refresh, forma
 
 Ints = npt.NDArray[np.int64]
 
+ON_TIME = "Refresh as often and as soon as the view promises."
+"""What to do about any missed refresh; findings put in its place how late refreshes were and what to declare."""
+
 _MOST_PERIODS = 6
 _CONTRADICTED_BITS = 25.0
 """What it costs to assume an old state against what the log says."""
@@ -49,6 +52,7 @@ def missed_refresh(case: Case) -> Iterator[Variant]:
             "the state was complete only up to the watermark in the log",
             _at_logged_watermarks,
             {"watermark": "log"},
+            fix=ON_TIME,
         )
     bits = _CONTRADICTED_BITS if _says_on_time(world) else 7.0
     for variant in _at_runs(case):
@@ -56,9 +60,10 @@ def missed_refresh(case: Case) -> Iterator[Variant]:
     for behind in _ages(world):
         yield Variant(
             "missed_refresh",
-            f"the state was {format_duration(behind)} older than promised",
+            f"the state was {_behind_said(world, behind)} promised",
             _standing_back(behind),
             {"behind_us": behind},
+            fix=ON_TIME,
             bits=bits,
         )
 
@@ -100,11 +105,20 @@ def _at_runs(case: Case) -> Iterator[Variant]:
                 f"the state stood at the run up to {format_instant(mark)}",
                 of_view(alias, _standing_at, mark),
                 {"watermark": format_instant(mark), "view": alias},
+                fix=ON_TIME,
             )
 
 
 def _standing_at(view: ViewWorld, mark: int) -> ViewWorld:
     return replace(view, watermark=np.full(len(view.keys[0]), mark, dtype=np.int64))
+
+
+def _behind_said(world: World, behind_us: int) -> str:
+    periods = {view.view.refresh.period_us for view in world.views.values()} - {0}
+    count, rest = divmod(behind_us, min(periods)) if len(periods) == 1 else (0, 0)
+    if count == 0 or rest:
+        return f"{format_duration(behind_us)} older than"
+    return "one refresh behind what was" if count == 1 else f"{count} refreshes behind what was"
 
 
 def _ages(world: World) -> list[int]:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.skew.causes.catalogue import UNEXPLAINED
-from featurestore.skew.causes.lags import lag_evidence
-from featurestore.skew.causes.model import Case, Variant
+from featurestore.skew.causes.lags import Counted, lag_evidence
+from featurestore.skew.causes.model import Case, SourceChange, Variant
 from featurestore.skew.causes.prove import Proof
+from featurestore.skew.causes.refreshing import ON_TIME
+from featurestore.skew.causes.rewriting import changes_of
 from featurestore.skew.causes.world import ViewWorld, World, operands
 from featurestore.skew.compare import status_name
 from featurestore.skew.findings import Event, Example, Finding
@@ -32,18 +34,19 @@ _UNEXPLAINED_FIX = (
 )
 
 
-def findings(case: Case, proof: Proof) -> list[Finding]:
+def findings(case: Case, proof: Proof, counted: Counted) -> list[Finding]:
     """Return what explains a case, most values first; what nothing explains comes last.
 
     Args:
         case: The rows, with everything that was to be explained.
         proof: What explains it.
+        counted: How many values the log has, of which the case holds some.
     """
     total = sum(int(flags.sum()) for flags in case.differs.values())
     grouped: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, variant in enumerate(proof.variants):
         grouped[variant.cause, _merged_by(variant)].append(number)
-    found = [_finding(case, proof, numbers, total) for numbers in grouped.values()]
+    found = [_finding(case, proof, numbers, total, counted) for numbers in grouped.values()]
     found = sorted((one for one in found if one.values), key=lambda one: (-one.values, one.cause, one.said))
     left = _unexplained(case, proof, total)
     return [*found, left] if left is not None else found
@@ -70,7 +73,7 @@ def _merged_by(variant: Variant) -> str:
     return str(variant.parameters.get("view")) if variant.is_searched else variant.said
 
 
-def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int) -> Finding:
+def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int, counted: Counted) -> Finding:
     first = proof.variants[numbers[0]]
     owned = {name: np.isin(owner, numbers) & case.differs[name] for name, owner in proof.owner.items()}
     events: dict[str, Ints] = {}
@@ -79,10 +82,10 @@ def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int) -> Fi
             events[alias] = np.union1d(events.get(alias, np.zeros(0, dtype=np.int64)), rows)
     evidence = list(dict.fromkeys(first.evidence))
     fix = first.fix
-    if first.cause.startswith("missed_refresh"):
-        told = lag_evidence(case, owned)
+    if "missed_refresh" in first.cause.split(" + "):
+        told = lag_evidence(case, owned, counted)
         evidence += told.evidence
-        fix = told.fix or fix
+        fix = fix.replace(ON_TIME, told.fix or ON_TIME)
     # What was searched step by step names in its last step all that was found.
     said = proof.variants[numbers[-1]].said
     return _counted(
@@ -94,33 +97,26 @@ def _unexplained(case: Case, proof: Proof, total: int) -> Finding | None:
     owned = {name: (owner < 0) & case.differs[name] for name, owner in proof.owner.items()}
     if not any(bool(flags.any()) for flags in owned.values()):
         return None
-    changes = [change for view in case.world.views.values() if (change := case.facts.changes(view.view)) is not None]
-    rewritten = [change for change in changes if change.is_rewritten]
-    evidence = list(dict.fromkeys(line for change in rewritten for line in change.said))
-    if rewritten:
-        names = ", ".join(sorted({change.source for change in rewritten}))
-        return _counted(
-            case,
-            owned,
-            total,
-            cause="source_rewritten",
-            said=f"source {names} no longer holds what was read, so these values cannot be computed again",
-            evidence=evidence,
-            fix="Do not rewrite rows that were read; write corrections as new events.",
-            events={},
-            variant=None,
-        )
+    names = [name for name, flags in owned.items() if bool(flags.any())]
+    aliases = {column.partition("__")[0] for name in names for column in operands(case.world.plan, name)}
+    rewritten = changes_of(case, aliases)
     return _counted(
         case,
         owned,
         total,
         cause=UNEXPLAINED,
         said=_UNEXPLAINED_SAID,
-        evidence=[],
+        evidence=list(dict.fromkeys(line for change in rewritten for line in _rewritten_said(change))),
         fix=_UNEXPLAINED_FIX,
         events={},
         variant=None,
     )
+
+
+def _rewritten_said(change: SourceChange) -> Iterator[str]:
+    """Tell that values cannot be computed again if they came from rows that are no longer there."""
+    yield f"source '{change.source}' no longer holds all that was read; what was served from that cannot be computed"
+    yield from change.said
 
 
 def _counted(
