@@ -570,18 +570,27 @@ class FeatureStore:
         )
 
     def verify(
-        self, service: str, *, rows: int = 2_000, instants: int = 20, progress: Progress | None = None
+        self,
+        service: str,
+        *,
+        rows: int = 2_000,
+        instants: int | None = None,
+        between: int = 10,
+        progress: Progress | None = None,
     ) -> Certificate:
         """Replay a service's history on both roads before it is released, and compare to the bit.
 
-        Instants at and beside the edges of windows, refreshes and lives of events are chosen from what the sources
-        hold; at each, state is filled in a store of its own as it would have been then, and asked about entities that
-        occur and some that do not. The store that serves is not touched.
+        Instants on both sides of the edges at which events begin or cease to count are chosen from what the sources
+        hold, and some between them. Up to each, state is filled in a store of its own as it would have been then. It
+        is asked about entities that occur and some that do not before that refresh, amid what is pushed (if a source
+        accepts pushes), and after it. The store that serves is not touched.
 
         Args:
             service: Name of the service; it is applied, and need not be materialized.
             rows: About how many pairs of entity and instant.
-            instants: At how many instants; each costs a refresh of all views.
+            instants: At how many instants beside edges; each costs a refresh of all views. ``None`` for at least 20,
+                and as many as it takes to ask at every kind of edge.
+            between: At how many instants anywhere in the span of these.
             progress: Is told how far it is.
 
         Returns:
@@ -589,13 +598,15 @@ class FeatureStore:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            SourceError: A source cannot give its rows, or there are none.
+            SourceError: A source cannot give its rows, there are none, or it is written meanwhile.
         """
         from featurestore.verifying import Verifier
 
         now_us = self._clock.now_us()
         verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
-        return verifier.verify(service, rows=rows, instant_count=instants, now_us=now_us, progress=progress)
+        return verifier.verify(
+            service, rows=rows, instant_count=instants, between_count=between, now_us=now_us, progress=progress
+        )
 
     def simulate(
         self, view: str, policies: Sequence[Refresh | str], *, spine: Any = None, rows: int = 20_000

@@ -15,16 +15,31 @@ def verify(
     context: typer.Context,
     service: Service,
     rows: Annotated[int, typer.Option(help="About how many pairs of entity and instant.", min=1)] = 2_000,
-    instants: Annotated[int, typer.Option(help="At how many instants of the past.", min=1)] = 20,
+    instants: Annotated[
+        int | None,
+        typer.Option(
+            help="At how many instants beside edges; as many as every kind of edge needs, if left out.", min=1
+        ),
+    ] = None,
+    between: Annotated[int, typer.Option(help="At how many other instants.", min=0)] = 10,
     json: Annotated[Path | None, typer.Option(help="Write the certificate to this file.", show_default=False)] = None,
 ) -> None:
     """Replay history on both roads and compare to the bit: exit code 0 for equal, 1 if not, 2 if it could not tell."""
     with working("replaying history"), store_of(context) as store:
-        certificate = store.verify(service, rows=rows, instants=instants)
+        certificate = store.verify(service, rows=rows, instants=instants, between=between)
     if json is not None:
         write_page(json, certificate.to_json())
     typer.echo(str(certificate))
-    for reason in certificate.report.reasons if certificate.exit_code else ():
+    show(
+        ["state", "rows", "complete", "values", "differ"],
+        [
+            [phase.name, f"{phase.rows:,}", f"{phase.complete:,}", f"{phase.values:,}", f"{phase.different:,}"]
+            for phase in certificate.phases
+        ],
+    )
+    for kind in certificate.not_asked:
+        typer.echo(f"  not asked: {kind}")
+    for reason in certificate.reasons:
         typer.echo(f"  {reason}")
     raise typer.Exit(certificate.exit_code)
 
