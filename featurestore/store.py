@@ -647,25 +647,31 @@ class FeatureStore:
         )
 
     def leakage(
-        self, training_set: TrainingSet | str | os.PathLike[str], label: str, *, rows: int = 50_000
+        self,
+        training_set: TrainingSet | str | os.PathLike[str],
+        label: str,
+        *,
+        label_time: str | None = None,
+        rows: int = 50_000,
     ) -> LeakageReport:
         """Tell which features of a training set tell of the label only because they see what nobody could know.
 
-        Rows are asked again a microsecond, a minute, an hour and a day earlier, and with hindsight; how much of the
-        label's entropy a feature removes must not vanish where it has no honest reason to.
+        Rows are asked again a microsecond, a minute, an hour and a day earlier, with hindsight, and just before the
+        label's own event if its time is known. What a feature loses by it proves a leak or raises a doubt.
 
         Args:
             training_set: The set, or its folder.
             label: Column of the spine that is predicted.
-            rows: How many rows to look at, spread evenly over the set.
+            label_time: Column of the spine that says when the label's event happened, null where it did not.
+            rows: How many rows to look at, chosen by a hash of key and instant.
 
         Returns:
-            What each feature tells and what becomes of it, those that look like leaks first; and how late events of
+            What each feature tells and what becomes of it, leaks first, then what may be one; and how late events of
             the sources became known.
 
         Raises:
             TrainingSetError: There is no training set, or it is damaged.
-            RequestError: There is no such label, or it holds one value only.
+            RequestError: There is no such label, it holds one value only, or its time is no instant.
             SourceError: A source cannot give its rows.
         """
         from featurestore.leaking import look_for_leaks
@@ -673,7 +679,14 @@ class FeatureStore:
 
         built = training_set if isinstance(training_set, TrainingSet) else TrainingSet.open(training_set)
         names = (source.name for source in built.manifest.sources)
-        return look_for_leaks(built, label, sources=self._catalog.sources(names), settings=self._settings, rows=rows)
+        return look_for_leaks(
+            built,
+            label,
+            label_time=label_time,
+            sources=self._catalog.sources(names),
+            settings=self._settings,
+            rows=rows,
+        )
 
     def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str | None = None) -> Gate:
         """Tell whether what would be served now is what a training set was made of.

@@ -117,16 +117,20 @@ def leakage(
     context: typer.Context,
     training_set: Annotated[Path, typer.Argument(help="Folder of a training set.", show_default=False)],
     label: Annotated[str, typer.Option(help="Column that is predicted.", show_default=False)],
+    label_time: Annotated[
+        str | None, typer.Option(help="Column that says when the label's event happened.", show_default=False)
+    ] = None,
     rows: Annotated[int, typer.Option(help="How many rows to look at.", min=100)] = 50_000,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for doubts, too.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as a page.", show_default=False)] = None,
 ) -> None:
-    """Find features that tell of the label what nobody could know: exit code 1 if any looks like it."""
+    """Find features that tell of the label what nobody could know: exit code 1 if that is proven of any."""
     from featurestore.skew.leakage_view import render, render_html
 
     with working("asking earlier"), store_of(context) as store:
-        report = store.leakage(training_set, label, rows=rows)
+        report = store.leakage(training_set, label, label_time=label_time, rows=rows)
     if html is not None:
         write_page(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(1 if strict and report.doubted else report.exit_code)
