@@ -616,11 +616,12 @@ class FeatureStore:
         Args:
             view: Name of the view.
             policies: ``every(…)``, ``continuous()``, or text: ``"every 1h lag 10m"``.
-            spine: What to ask, in any form that training sets take; chosen from the source if ``None``.
+            spine: What to ask, in any form that training sets take. If ``None``, what was served in the last week is
+                asked again; if that is little, questions are chosen at and soon after the entities' own events.
             rows: How many questions to choose.
 
         Returns:
-            Per policy the share of differing values and their sizes, staleness, and runs a day.
+            Per policy the share of differing values and their sizes, staleness, and runs and states a day.
 
         Raises:
             RequestError: There is no such view.
@@ -629,7 +630,7 @@ class FeatureStore:
             SpineError: The spine lacks a column.
         """
         from featurestore.errors import RequestError, listing
-        from featurestore.simulating import simulate
+        from featurestore.simulating import served_questions, simulate
 
         chosen = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
         views = self._catalog.views()
@@ -642,6 +643,7 @@ class FeatureStore:
             sources=self._catalog.sources([views[view].source.name]),
             settings=self._settings,
             spine=spine,
+            served=served_questions(views[view], self._catalog.services().values(), self._auditor.recent),
             rows=rows,
             now_us=self._clock.now_us(),
         )
