@@ -78,8 +78,12 @@ class Part:
 
     def times(self, from_us: int, until_us: int) -> Ints:
         """Return the instants of a range at which events became known, ascending, one per event."""
-        column = self.ingest_column
-        return np.sort(_instants(self.read([column], ingest=(from_us, until_us)).column(column)))
+        first, end = np.searchsorted(self._times, [from_us, until_us])
+        return self._times[first:end]
+
+    @cached_property
+    def _times(self) -> Ints:
+        return np.sort(_instants(self.read([self.ingest_column]).column(0)))
 
     def check_unchanged(self) -> None:
         """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
@@ -149,18 +153,25 @@ class History:
         """Return the events that come by a run."""
         if not self.accepts_pushes:
             return self.scan
-        return self.scan.outside() if self.is_all_pushed else Part(self.scan, lambda ingest: ~self.pushed(ingest))
+        return self.scan.outside() if self.is_all_pushed else self._outside
+
+    @cached_property
+    def _outside(self) -> Part:
+        return Part(self.scan, lambda ingest: ~self.pushed(ingest))
+
+    @cached_property
+    def _pushed(self) -> Part:
+        return Part(self.scan, self.pushed)
 
     def stream(self, known_us: int) -> Stream | None:
         """Return what a view follows, if anything."""
         if not self.accepts_pushes:
             return None
-        pushes = Pushes(Part(self.scan, self.pushed), known_us)
-        return Stream(pushes, outside="nothing" if self.is_all_pushed else "")
+        return Stream(Pushes(self._pushed, known_us), outside="nothing" if self.is_all_pushed else "")
 
     def middle_us(self, from_us: int, until_us: int) -> int | None:
         """Return an instant that has half of the pushes of a range before it; ``None`` if there are none."""
-        times = Part(self.scan, self.pushed).times(from_us, until_us)
+        times = self._pushed.times(from_us, until_us) if self.accepts_pushes else ()
         return int(times[(len(times) - 1) // 2]) + 1 if len(times) else None
 
     def held(self, *, outside_us: int, pushed_us: int) -> Part:
