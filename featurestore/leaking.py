@@ -241,17 +241,23 @@ def _evidence(
         if len(own := ages.filter(pa.array(labels == code)).drop_null().to_numpy())
     }
     if medians:
+        ordered = sorted(medians, key=medians.__getitem__)
         said = [
-            f"{format_duration(round(medians[code]))} where {label} is {_named(table.column(label), labels == code)}"
-            for code in sorted({min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)})
+            f"{_age(medians[code])} old where {label} is {_named(table.column(label), labels == code)}"
+            for code in dict.fromkeys([ordered[0], ordered[-1]])
         ]
-        yield f"the newest event of '{use.view.name}' is {', '.join(said)} old (median)"
+        yield f"the newest event of '{use.view.name}' is {', '.join(said)} (median)"
     delay = delays.get(use.view.name)
     if delay is not None and not delay.says_when_known:
         yield f"source '{delay.source}' does not say when its events became known; give it an ingest_time if it can"
     elif delay is not None:
         share = f"{delay.beyond_lag:.1%} of its events later than the lag of '{use.view.name}'"
         yield f"source '{delay.source}' says when its events became known, {share}"
+
+
+def _age(length_us: float) -> str:
+    """Write an age, from a second on in whole seconds."""
+    return format_duration(round(length_us / 1e6) * 1_000_000 if length_us >= 1e6 else round(length_us))
 
 
 def _named(label: pa.ChunkedArray, rows: Flags) -> str:
