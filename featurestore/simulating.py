@@ -6,15 +6,18 @@ what is fresh is what ``continuous()`` answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.definitions.sources import Source
 from featurestore.errors import SourceError
+from featurestore.kernels.events import NOT_FOUND
+from featurestore.kernels.keys import KeyIndex
 from featurestore.offline.build import AS_OF, Features
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import compute_reference
@@ -22,15 +25,24 @@ from featurestore.plan.model import Plan, ViewPlan
 from featurestore.serving import plan_of_views
 from featurestore.skew.causes.world import event_bounds
 from featurestore.skew.compare import FeatureCounts, compare, completed
-from featurestore.skew.picking import entities, occurrences
+from featurestore.skew.picking import occurrences
+from featurestore.skew.sampling import row_buckets, sampled
 from featurestore.skew.simulation import PolicyOutcome, Simulation
 from featurestore.sources import ReadSettings, open_scans
 from featurestore.temporal import MICROSECONDS, Refresh, continuous, format_instant
 
-_INSTANTS = 997
-"""At how many instants is asked. A prime number of them, spread evenly, falls on no grid."""
+Ints = npt.NDArray[np.int64]
 
-_PICKED = 64
+_LEAST_SERVED = 1_000
+"""Rows that the serving log must have to be asked again."""
+
+_MOST_SERVED = 500_000
+_COUNTED = 2_000_000
+"""About how many events are looked at to count states; of larger sources those of a share of the entities."""
+
+_KNOWN = "known"
+_SOON_US = MICROSECONDS["m"]
+_LEAST_SPAN_US = MICROSECONDS["h"]
 
 
 def simulate(
@@ -40,6 +52,7 @@ def simulate(
     sources: Mapping[str, Source],
     settings: ReadSettings,
     spine: Any = None,
+    served: Iterable[pa.Table] = (),
     rows: int,
     now_us: int,
 ) -> Simulation:
@@ -50,8 +63,9 @@ def simulate(
         policies: The policies.
         sources: Definitions of its source, by name.
         settings: What reading may use.
-        spine: The questions, in any form that training sets take: keys and ``as_of``. Chosen if ``None``: entities by
-            a hash of their key, at instants spread evenly over the time the source covers.
+        spine: The questions, in any form that training sets take: keys and ``as_of``. Chosen if ``None``: of what was
+            served, if that is enough, else at and after the entities' own events.
+        served: What was asked of the view lately: its keys and ``as_of``.
         rows: How many questions to choose.
         now_us: The present instant.
 
@@ -60,7 +74,10 @@ def simulate(
         SpineError: The spine lacks a column.
     """
     plan = plan_of_views([view])
-    asked = _chosen(plan, sources, settings, rows, now_us) if spine is None else read_spine(spine, plan)
+    if spine is None:
+        questions, asked = _chosen(plan, sources, settings, served, rows, now_us)
+    else:
+        questions, asked = "given", read_spine(spine, plan)
     asked = asked.select([AS_OF, *(column.name for column in plan.join_keys)])
     as_of = np.asarray(asked.column(AS_OF).cast(pa.int64()).to_numpy(), dtype=np.int64)
     if len(as_of) == 0:
@@ -70,22 +87,50 @@ def simulate(
         return compute_reference(_under(plan, policy), asked, sources=sources, settings=settings)[0]
 
     fresh = answers(continuous())
+    events_per_day, states_per_day = _costs(plan, policies, sources, settings)
     return Simulation(
         view=view.name,
         declared=str(view.refresh),
         since=format_instant(int(as_of.min())),
         until=format_instant(int(as_of.max())),
         rows=len(as_of),
+        questions=questions,
+        not_found=float(np.mean(fresh.statuses[plan.outputs[0].name] == NOT_FOUND)),
+        events_per_day=events_per_day,
         policies=tuple(
             PolicyOutcome(
                 refresh=str(policy),
                 runs_per_day=MICROSECONDS["d"] / policy.period_us if policy.period_us else None,
+                states_per_day=states,
                 staleness_s=_staleness(replace(view, refresh=policy), as_of),
                 features=_differences(plan, fresh, answers(policy)),
             )
-            for policy in policies
+            for policy, states in zip(policies, states_per_day, strict=True)
         ),
     )
+
+
+def served_questions(
+    view: ViewPlan, services: Iterable[Plan], recent: Callable[[str], Iterable[pa.Table]]
+) -> Iterator[pa.Table]:
+    """Return what was asked of a view lately, by whatever service.
+
+    Args:
+        view: The view.
+        services: Plans of services.
+        recent: Gives what was served of a service.
+
+    Yields:
+        Tables of the view's keys and ``as_of``.
+    """
+    for plan in services:
+        for use in plan.uses:
+            if use.view.name == view.name:
+                columns = [AS_OF, *(f"key__{name}" for name in use.keys)]
+                names = [AS_OF, *(key.name for key in view.entity.keys)]
+                for table in recent(plan.name):
+                    if set(columns) <= set(table.column_names):
+                        yield table.select(columns).rename_columns(names)
 
 
 def _under(plan: Plan, policy: Refresh) -> Plan:
@@ -93,23 +138,82 @@ def _under(plan: Plan, policy: Refresh) -> Plan:
     return replace(plan, uses=tuple(replace(use, view=replace(use.view, refresh=policy)) for use in plan.uses))
 
 
-def _chosen(plan: Plan, sources: Mapping[str, Source], settings: ReadSettings, rows: int, now_us: int) -> pa.Table:
-    """Pair entities with instants, so that every instant is asked about several of them."""
+def _chosen(
+    plan: Plan,
+    sources: Mapping[str, Source],
+    settings: ReadSettings,
+    served: Iterable[pa.Table],
+    rows: int,
+    now_us: int,
+) -> tuple[str, pa.Table]:
+    """Choose questions; say where they come from."""
+    kept = _served(plan, served)
+    if kept.num_rows >= min(rows, _LEAST_SERVED):
+        order = np.argsort(row_buckets(plan, kept), kind="stable")[:rows]
+        return "of those served lately", kept.take(pa.array(np.sort(order)))
     with open_scans(plan.views, sources, settings) as scans:
-        picked = occurrences(plan, _PICKED, scans)
-        known = entities(plan, rows, None, scans)
-    if not known or not picked:
+        picked = occurrences(plan, rows, scans)
+    if not picked:
         hint = "Simulate once its source holds events."
         raise SourceError("there is no history", where=f"feature view '{plan.views[0].name}'", hint=hint)
-    since = min(event.event_time_us for event in picked)
-    until = min(now_us, max(max(event.event_time_us, event.ingest_time_us) for event in picked) + 1)
-    instants = np.linspace(since, max(since + 1, until), min(_INSTANTS, rows)).astype(np.int64)
-    places = np.arange(rows)
-    keys = [known[place % len(known)] for place in places]
-    columns: dict[str, pa.Array] = {AS_OF: pa.array(instants[places % len(instants)]).cast(pa.timestamp("us", "UTC"))}
-    for column in plan.join_keys:
-        columns[column.name] = pa.array([row[column.name] for row in keys], column.dtype.arrow)
-    return pa.table(columns)
+    columns = {
+        column.name: pa.array([event.keys[column.name] for event in picked], column.dtype.arrow)
+        for column in plan.join_keys
+    }
+    happened = np.array([event.event_time_us for event in picked], dtype=np.int64)
+    known = np.array([event.ingest_time_us for event in picked], dtype=np.int64)
+    # A service is mostly asked about entities that act: as they do, not knowing it yet, or soon after.
+    halves = row_buckets(plan, pa.table({AS_OF: _as_instants(happened), **columns})) % 2 == 0
+    instants = np.minimum(np.where(halves, happened, np.maximum(happened, known) + _SOON_US), now_us)
+    asked = pa.table({AS_OF: _as_instants(instants), **columns})
+    return "half at entities' own events, half a minute after these were known", asked
+
+
+def _as_instants(instants: Ints) -> pa.Array:
+    return pa.array(instants).cast(pa.timestamp("us", "UTC"))
+
+
+def _served(plan: Plan, served: Iterable[pa.Table]) -> pa.Table:
+    """Return what was served, as questions; of very much the first part."""
+    dtypes = {AS_OF: pa.timestamp("us", "UTC")} | {column.name: column.dtype.arrow for column in plan.join_keys}
+    kept, count = [pa.schema(dtypes).empty_table()], 0
+    for table in served:
+        kept.append(table.select(list(dtypes)).cast(kept[0].schema))
+        count += table.num_rows
+        if count > _MOST_SERVED:
+            break
+    return pa.concat_tables(kept)
+
+
+def _costs(
+    plan: Plan, policies: Sequence[Refresh], sources: Mapping[str, Source], settings: ReadSettings
+) -> tuple[float, list[float]]:
+    """Count the events that became known a day, and by policy the states that are written a day."""
+    view = plan.views[0]
+    keys = {key.name: f"key__{key.name}" for key in view.entity.keys}
+    with open_scans([view], sources, settings) as scans:
+        scan = scans[view.name]
+        share = min(1.0, _COUNTED / max(1, scan.row_count))
+        kept = [
+            sampled(plan, pa.table([*batch.columns], names=[*keys.values(), _KNOWN]), share)
+            for batch in scan.batches([*keys, scan.ingest_column])
+        ]
+    if not sum(table.num_rows for table in kept):
+        return 0.0, [0.0] * len(policies)
+    events = pa.concat_tables(kept)
+    _, entity = KeyIndex.build([events.column(name).combine_chunks() for name in keys.values()])
+    known = np.asarray(events.column(_KNOWN).cast(pa.int64()).to_numpy(), dtype=np.int64)
+    scale = MICROSECONDS["d"] / max(_LEAST_SPAN_US, int(known.max() - known.min())) / share
+    return len(known) * scale, [_states(policy, entity, known) * scale for policy in policies]
+
+
+def _states(policy: Refresh, entity: Ints, known: Ints) -> int:
+    """Count the states that are written of some events: one for each entity and run that has any of it."""
+    if not policy.period_us:
+        return len(known)
+    run = (known - policy.lag_us) // policy.period_us
+    run -= run.min()
+    return len(np.unique(entity * (int(run.max()) + 1) + run))
 
 
 def _differences(plan: Plan, fresh: Features, answered: Features) -> tuple[FeatureCounts, ...]:
@@ -129,7 +233,7 @@ def _differences(plan: Plan, fresh: Features, answered: Features) -> tuple[Featu
     return tuple(sorted(found, key=lambda feature: feature.name))
 
 
-def _staleness(view: ViewPlan, as_of: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[float, float, float]:
+def _staleness(view: ViewPlan, as_of: Ints) -> tuple[float, float, float]:
     behind = (as_of - event_bounds(view, as_of)[0] + int(view.source.inclusive)) / 1e6
     median, high = np.quantile(behind, [0.5, 0.95])
     return float(median), float(high), float(behind.max())

@@ -570,18 +570,27 @@ class FeatureStore:
         )
 
     def verify(
-        self, service: str, *, rows: int = 2_000, instants: int = 20, progress: Progress | None = None
+        self,
+        service: str,
+        *,
+        rows: int = 2_000,
+        instants: int | None = None,
+        between: int = 10,
+        progress: Progress | None = None,
     ) -> Certificate:
         """Replay a service's history on both roads before it is released, and compare to the bit.
 
-        Instants at and beside the edges of windows, refreshes and lives of events are chosen from what the sources
-        hold; at each, state is filled in a store of its own as it would have been then, and asked about entities that
-        occur and some that do not. The store that serves is not touched.
+        Instants on both sides of the edges at which events begin or cease to count are chosen from what the sources
+        hold, and some between them. Up to each, state is filled in a store of its own as it would have been then. It
+        is asked about entities that occur and some that do not before that refresh, amid what is pushed (if a source
+        accepts pushes), and after it. The store that serves is not touched.
 
         Args:
             service: Name of the service; it is applied, and need not be materialized.
             rows: About how many pairs of entity and instant.
-            instants: At how many instants; each costs a refresh of all views.
+            instants: At how many instants beside edges; each costs a refresh of all views. ``None`` for at least 20,
+                and as many as it takes to ask at every kind of edge.
+            between: At how many instants anywhere in the span of these.
             progress: Is told how far it is.
 
         Returns:
@@ -589,13 +598,15 @@ class FeatureStore:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            SourceError: A source cannot give its rows, or there are none.
+            SourceError: A source cannot give its rows, there are none, or it is written meanwhile.
         """
         from featurestore.verifying import Verifier
 
         now_us = self._clock.now_us()
         verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
-        return verifier.verify(service, rows=rows, instant_count=instants, now_us=now_us, progress=progress)
+        return verifier.verify(
+            service, rows=rows, instant_count=instants, between_count=between, now_us=now_us, progress=progress
+        )
 
     def simulate(
         self, view: str, policies: Sequence[Refresh | str], *, spine: Any = None, rows: int = 20_000
@@ -605,11 +616,12 @@ class FeatureStore:
         Args:
             view: Name of the view.
             policies: ``every(…)``, ``continuous()``, or text: ``"every 1h lag 10m"``.
-            spine: What to ask, in any form that training sets take; chosen from the source if ``None``.
+            spine: What to ask, in any form that training sets take. If ``None``, what was served in the last week is
+                asked again; if that is little, questions are chosen at and soon after the entities' own events.
             rows: How many questions to choose.
 
         Returns:
-            Per policy the share of differing values and their sizes, staleness, and runs a day.
+            Per policy the share of differing values and their sizes, staleness, and runs and states a day.
 
         Raises:
             RequestError: There is no such view.
@@ -618,7 +630,7 @@ class FeatureStore:
             SpineError: The spine lacks a column.
         """
         from featurestore.errors import RequestError, listing
-        from featurestore.simulating import simulate
+        from featurestore.simulating import served_questions, simulate
 
         chosen = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
         views = self._catalog.views()
@@ -631,30 +643,37 @@ class FeatureStore:
             sources=self._catalog.sources([views[view].source.name]),
             settings=self._settings,
             spine=spine,
+            served=served_questions(views[view], self._catalog.services().values(), self._auditor.recent),
             rows=rows,
             now_us=self._clock.now_us(),
         )
 
     def leakage(
-        self, training_set: TrainingSet | str | os.PathLike[str], label: str, *, rows: int = 50_000
+        self,
+        training_set: TrainingSet | str | os.PathLike[str],
+        label: str,
+        *,
+        label_time: str | None = None,
+        rows: int = 50_000,
     ) -> LeakageReport:
         """Tell which features of a training set tell of the label only because they see what nobody could know.
 
-        Rows are asked again a microsecond, a minute, an hour and a day earlier, and with hindsight; how much of the
-        label's entropy a feature removes must not vanish where it has no honest reason to.
+        Rows are asked again a microsecond, a minute, an hour and a day earlier, with hindsight, and just before the
+        label's own event if its time is known. What a feature loses by it proves a leak or raises a doubt.
 
         Args:
             training_set: The set, or its folder.
             label: Column of the spine that is predicted.
-            rows: How many rows to look at, spread evenly over the set.
+            label_time: Column of the spine that says when the label's event happened, null where it did not.
+            rows: How many rows to look at, chosen by a hash of key and instant.
 
         Returns:
-            What each feature tells and what becomes of it, those that look like leaks first; and how late events of
+            What each feature tells and what becomes of it, leaks first, then what may be one; and how late events of
             the sources became known.
 
         Raises:
             TrainingSetError: There is no training set, or it is damaged.
-            RequestError: There is no such label, or it holds one value only.
+            RequestError: There is no such label, it holds one value only, or its time is no instant.
             SourceError: A source cannot give its rows.
         """
         from featurestore.leaking import look_for_leaks
@@ -662,7 +681,14 @@ class FeatureStore:
 
         built = training_set if isinstance(training_set, TrainingSet) else TrainingSet.open(training_set)
         names = (source.name for source in built.manifest.sources)
-        return look_for_leaks(built, label, sources=self._catalog.sources(names), settings=self._settings, rows=rows)
+        return look_for_leaks(
+            built,
+            label,
+            label_time=label_time,
+            sources=self._catalog.sources(names),
+            settings=self._settings,
+            rows=rows,
+        )
 
     def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str | None = None) -> Gate:
         """Tell whether what would be served now is what a training set was made of.

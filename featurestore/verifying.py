@@ -1,8 +1,9 @@
 """Verifying a service before it is released: its history is replayed on the online road and compared with training.
 
-State is filled up to one instant after the other in a store that is thrown away, as materializing would have filled it
-then, and asked; the training-set builder is asked about the same entities at the same instants. Nothing of the store
-that serves is touched.
+State is filled up to one instant after the other in a store that is thrown away, by runs and by pushes as it would have
+been then, and asked about the same entities before, amid and after. What answers say to be complete must be what a
+training set holds; the rest must be what it would hold had it seen just what state has. Nothing of the store that
+serves is touched.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -20,28 +19,26 @@ import pyarrow as pa
 from featurestore.catalog import Catalog
 from featurestore.dtypes import DType
 from featurestore.errors import SourceError
-from featurestore.materializing import materialize
-from featurestore.offline.manifest import ManifestSource, library_versions, source_entry
-from featurestore.offline.training_set import compute_reference
-from featurestore.online.lookup import OnlineReader
+from featurestore.offline.manifest import library_versions, source_entry
 from featurestore.online.memory import MemoryOnlineStore
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Column, Plan
 from featurestore.registry import CertificateRecord, Registry
-from featurestore.skew.audit import Options, audit
-from featurestore.skew.certificate import Certificate
-from featurestore.skew.instants import instants
-from featurestore.skew.picking import as_log, entities, last_inputs, logged_questions, occurrences
+from featurestore.skew.audit import Options, Reference, audit
+from featurestore.skew.certificate import Certificate, Phase
+from featurestore.skew.history import History
+from featurestore.skew.instants import Asked, at_edges, between, kinds
+from featurestore.skew.picking import Occurrence, entities, last_inputs, logged_questions, occurrences
 from featurestore.skew.policy import Policy
+from featurestore.skew.replay import Answers, Replay, Training
 from featurestore.sources import ReadSettings, open_scans
-from featurestore.temporal import FixedClock, format_instant, to_datetime
+from featurestore.temporal import format_instant, to_datetime
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how far it is, and how far it will go if that is known."""
 
 _EVENTS_EACH = 12
 _UNKNOWN_SHARE = 10
-_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -63,101 +60,106 @@ class Verifier:
     new_store: Callable[[], OnlineStore] = MemoryOnlineStore
 
     def verify(
-        self, service: str, *, rows: int, instant_count: int, now_us: int, progress: Progress | None = None
+        self,
+        service: str,
+        *,
+        rows: int,
+        instant_count: int | None,
+        between_count: int,
+        now_us: int,
+        progress: Progress | None = None,
     ) -> Certificate:
         """Replay a service's history on both roads and compare.
 
         Args:
             service: Name of the service.
             rows: About how many pairs of entity and instant.
-            instant_count: At how many instants.
+            instant_count: At how many instants beside edges; ``None`` for as many as every kind of edge needs.
+            between_count: At how many others.
             now_us: The present instant; nothing later is asked about.
             progress: Is told how far it is.
 
         Raises:
-            SourceError: A source has no events, or cannot give them.
+            SourceError: A source has no events, or cannot give them, or is written meanwhile.
         """
         plan = self.catalog.plan(service)
         sources = self.catalog.sources(use.view.source.name for use in plan.uses)
         logged = logged_questions(plan, self.recent(service))
-        each = max(1, -(-rows // instant_count))
         with open_scans(plan.views, sources, self.settings) as scans:
             picked = occurrences(plan, _EVENTS_EACH, scans)
             known = entities(plan, rows, logged, scans)
-            read = tuple(source_entry(view, scans[view.name]) for view in plan.views)
-        asked_at = instants(picked, instant_count, until_us=now_us)
-        if not known or not asked_at:
-            hint = "Verify once its sources hold events."
-            raise SourceError("there is no history to replay", where=f"service '{service}'", hint=hint)
-        involved = [{**known[0], **event.keys} for event in picked]
-        inputs = _Inputs(plan, last_inputs(plan, logged))
-        online = self.new_store()
-        tables: list[pa.Table] = []
-        with TemporaryDirectory(prefix="featurestore-verify-") as folder, _registry(Path(folder)) as registry:
-            for number, instant in enumerate(asked_at):
+            asked_at = _instants(plan, picked, instant_count, between_count, now_us)
+            if not known or not asked_at:
+                hint = "Verify once its sources hold events."
+                raise SourceError("there is no history to replay", where=f"service '{service}'", hint=hint)
+            each = max(1, -(-rows // len(asked_at)))
+            involved = [{**known[0], **event.keys} for event in picked]
+            inputs = _Inputs(plan, last_inputs(plan, logged))
+            histories = {view.name: History(scans[view.name], sources[view.source.name].stream) for view in plan.views}
+            online = self.new_store()
+            replay = Replay(plan, histories, online)
+            for number, asked in enumerate(asked_at):
                 if progress is not None:
                     progress("replaying", number, len(asked_at))
-                self._fill(plan, online, registry, instant)
                 keys = _asked(plan, known, involved, number, each)
-                tables.append(_answers(plan, online, keys, inputs.of(keys), instant))
-        return self._certified(plan, tables, asked_at, read, now_us)
-
-    def _fill(self, plan: Plan, online: OnlineStore, registry: Registry, instant: int) -> None:
-        """Let state be what materializing at an instant would have made of it."""
-        materialize(
-            plan.views,
-            catalog=self.catalog,
-            registry=registry,
-            store=online,
-            settings=self.settings,
-            clock=FixedClock(instant),
-            until_us=instant,
-            full=False,
-        )
-
-    def _certified(
-        self,
-        plan: Plan,
-        tables: Sequence[pa.Table],
-        asked_at: Sequence[int],
-        read: tuple[ManifestSource, ...],
-        now: int,
-    ) -> Certificate:
-        sources = self.catalog.sources(use.view.source.name for use in plan.uses)
-        found = audit(
-            plan.name,
-            tables,
-            plans={plan.fingerprint: plan},
-            reference=lambda plan, spine: compute_reference(plan, spine, sources=sources, settings=self.settings),
-            since_us=asked_at[0],
-            until_us=asked_at[-1] + 1,
-            ran_at_us=now,
-            options=Options(kind="replay"),
-        )
-        report = Policy().judge(found)
-        certificate = Certificate(
-            service=plan.name,
-            fingerprint=plan.fingerprint,
-            views={view.name: view.fingerprint for view in plan.views},
-            ran_at=format_instant(now),
-            since=format_instant(asked_at[0]),
-            until=format_instant(asked_at[-1]),
-            instants=len(asked_at),
-            rows=report.compared,
-            values=sum(feature.compared for feature in report.features),
-            different=report.different,
-            sources=read,
-            libraries=library_versions(),
-            report=report,
-        )
-        record = CertificateRecord(plan.name, plan.fingerprint, now, certificate.verdict, certificate.to_json())
+                replay.go(asked.instant_us, keys, inputs.of(keys))
+            certificate = Certificate(
+                service=plan.name,
+                fingerprint=plan.fingerprint,
+                views={view.name: view.fingerprint for view in plan.views},
+                ran_at=format_instant(now_us),
+                since=format_instant(asked_at[0].instant_us),
+                until=format_instant(asked_at[-1].instant_us),
+                instants=len(asked_at),
+                between=sum(not asked.edges for asked in asked_at),
+                edges={kind: sum(kind in asked.edges for asked in asked_at) for kind in kinds(picked)},
+                store=type(online).__name__,
+                phases=tuple(
+                    _compared(phase, plan, Training(sources, self.settings, histories, phase.incomplete), now_us)
+                    for phase in replay.phases()
+                ),
+                sources=tuple(source_entry(view, scans[view.name]) for view in plan.views),
+                libraries=library_versions(),
+            )
+        record = CertificateRecord(plan.name, plan.fingerprint, now_us, certificate.verdict, certificate.to_json())
         self.registry.add_certificate(record)
         return certificate
 
 
-def _registry(folder: Path) -> Registry:
-    """Return a registry for the runs of a replay."""
-    return Registry(f"sqlite:///{folder}/registry.db")
+def _compared(phase: Answers, plan: Plan, reference: Reference, now_us: int) -> Phase:
+    """Compare what was answered in one phase with training."""
+    found = audit(
+        plan.name,
+        phase.tables,
+        plans={plan.fingerprint: plan},
+        reference=reference,
+        since_us=phase.instants[0],
+        until_us=phase.instants[-1] + 1,
+        ran_at_us=now_us,
+        options=Options(kind="replay"),
+    )
+    report = Policy().judge(found)
+    return Phase(
+        name=phase.name,
+        rows=report.compared,
+        complete=phase.complete,
+        values=sum(feature.compared for feature in report.features),
+        different=report.different,
+        report=report,
+    )
+
+
+def _instants(
+    plan: Plan, picked: Sequence[Occurrence], at_edges_count: int | None, between_count: int, now_us: int
+) -> list[Asked]:
+    """Choose when to ask: at edges, and anywhere in the span from the first of these to the last."""
+    edges = at_edges(picked, at_edges_count, until_us=now_us)
+    if not edges:
+        return []
+    since_us, until_us = edges[0].instant_us, edges[-1].instant_us
+    others = between(plan.fingerprint, between_count, since_us=since_us, until_us=until_us)
+    distinct = {asked.instant_us: asked for asked in (*others, *edges)}
+    return [distinct[instant] for instant in sorted(distinct)]
 
 
 def _asked(
@@ -194,18 +196,6 @@ def _never_seen(dtype: DType, value: Any) -> Any:
             return -value - Decimal(1)
         case _:
             return value
-
-
-def _answers(
-    plan: Plan, online: OnlineStore, keys: Sequence[dict[str, Any]], request: Sequence[dict[str, Any]], instant: int
-) -> pa.Table:
-    reader = OnlineReader(plan, online, FixedClock(instant))
-    as_of = to_datetime(instant)
-    answers = [
-        reader.get(keys[at : at + _AT_ONCE], request=request[at : at + _AT_ONCE], as_of=as_of)
-        for at in range(0, len(keys), _AT_ONCE)
-    ]
-    return as_log(plan, [(answer, row) for answer in answers for row in range(len(answer.rows))], instant)
 
 
 class _Inputs:

@@ -15,16 +15,31 @@ def verify(
     context: typer.Context,
     service: Service,
     rows: Annotated[int, typer.Option(help="About how many pairs of entity and instant.", min=1)] = 2_000,
-    instants: Annotated[int, typer.Option(help="At how many instants of the past.", min=1)] = 20,
+    instants: Annotated[
+        int | None,
+        typer.Option(
+            help="At how many instants beside edges; as many as every kind of edge needs, if left out.", min=1
+        ),
+    ] = None,
+    between: Annotated[int, typer.Option(help="At how many other instants.", min=0)] = 10,
     json: Annotated[Path | None, typer.Option(help="Write the certificate to this file.", show_default=False)] = None,
 ) -> None:
     """Replay history on both roads and compare to the bit: exit code 0 for equal, 1 if not, 2 if it could not tell."""
     with working("replaying history"), store_of(context) as store:
-        certificate = store.verify(service, rows=rows, instants=instants)
+        certificate = store.verify(service, rows=rows, instants=instants, between=between)
     if json is not None:
         write_page(json, certificate.to_json())
     typer.echo(str(certificate))
-    for reason in certificate.report.reasons if certificate.exit_code else ():
+    show(
+        ["state", "rows", "complete", "values", "differ"],
+        [
+            [phase.name, f"{phase.rows:,}", f"{phase.complete:,}", f"{phase.values:,}", f"{phase.different:,}"]
+            for phase in certificate.phases
+        ],
+    )
+    for kind in certificate.not_asked:
+        typer.echo(f"  not asked: {kind}")
+    for reason in certificate.reasons:
         typer.echo(f"  {reason}")
     raise typer.Exit(certificate.exit_code)
 
@@ -102,16 +117,20 @@ def leakage(
     context: typer.Context,
     training_set: Annotated[Path, typer.Argument(help="Folder of a training set.", show_default=False)],
     label: Annotated[str, typer.Option(help="Column that is predicted.", show_default=False)],
+    label_time: Annotated[
+        str | None, typer.Option(help="Column that says when the label's event happened.", show_default=False)
+    ] = None,
     rows: Annotated[int, typer.Option(help="How many rows to look at.", min=100)] = 50_000,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for doubts, too.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as a page.", show_default=False)] = None,
 ) -> None:
-    """Find features that tell of the label what nobody could know: exit code 1 if any looks like it."""
+    """Find features that tell of the label what nobody could know: exit code 1 if that is proven of any."""
     from featurestore.skew.leakage_view import render, render_html
 
     with working("asking earlier"), store_of(context) as store:
-        report = store.leakage(training_set, label, rows=rows)
+        report = store.leakage(training_set, label, label_time=label_time, rows=rows)
     if html is not None:
         write_page(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(1 if strict and report.doubted else report.exit_code)

@@ -9,10 +9,34 @@ import msgspec
 
 from featurestore.errors import RegistryError
 from featurestore.offline.manifest import ManifestSource
+from featurestore.skew.policy import CANNOT_TELL, FAIL, PASS
 from featurestore.skew.report import AuditReport
 
-SCHEMA = "featurestore-certificate-1"
+SCHEMA = "featurestore-certificate-2"
 """Name and version of the certificate's JSON form."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What was asked of one kind of state.
+
+    Attributes:
+        name: ``"refreshed"``: state had everything known before the instant. ``"stale"``: it had what the refresh
+            before this one gave it. ``"pushed"``: that, and half of what was pushed since.
+        rows: Pairs of entity and instant.
+        complete: Those of them whose answer said itself complete and on time; they were compared with the training
+            set, the others with what it would be made of such state.
+        values: Values compared.
+        different: Values on which the roads disagree.
+        report: The comparison.
+    """
+
+    name: str
+    rows: int
+    complete: int
+    values: int
+    different: int
+    report: AuditReport
 
 
 @dataclass(frozen=True)
@@ -26,13 +50,13 @@ class Certificate:
         ran_at: When it was verified.
         since: First instant asked about.
         until: Last instant asked about.
-        instants: How many instants; at each, state was filled up to it and asked.
-        rows: Pairs of entity and instant.
-        values: Values compared.
-        different: Values on which the roads disagree.
+        instants: How many instants.
+        between: How many of them lie at no edge.
+        edges: By kind of edge how many instants lie beside one; 0 for kinds that were not asked at.
+        store: Which kind of online store was filled.
+        phases: What was asked of which state; those that never occurred are left out.
         sources: What the views read, files with sizes and row counts among it.
         libraries: Versions of Python and of the libraries that take part in a value.
-        report: The comparison; its verdict is the certificate's.
         schema: Name and version of this form.
     """
 
@@ -43,23 +67,51 @@ class Certificate:
     since: str
     until: str
     instants: int
-    rows: int
-    values: int
-    different: int
+    between: int
+    edges: dict[str, int]
+    store: str
+    phases: tuple[Phase, ...]
     sources: tuple[ManifestSource, ...]
     libraries: dict[str, str]
-    report: AuditReport
     schema: str = SCHEMA
+
+    @property
+    def rows(self) -> int:
+        """Pairs of entity and instant, once for each phase."""
+        return sum(phase.rows for phase in self.phases)
+
+    @property
+    def values(self) -> int:
+        """Values compared."""
+        return sum(phase.values for phase in self.phases)
+
+    @property
+    def different(self) -> int:
+        """Values on which the roads disagree."""
+        return sum(phase.different for phase in self.phases)
+
+    @property
+    def not_asked(self) -> tuple[str, ...]:
+        """Kinds of edges that were not asked at: history is too short for them, or there were too few instants."""
+        return tuple(kind for kind, instants in self.edges.items() if not instants)
 
     @property
     def verdict(self) -> str:
         """``"pass"`` if both roads agree to the bit, ``"fail"`` if not, else ``"cannot tell"``."""
-        return self.report.verdict
+        return next(
+            (word for word in (FAIL, CANNOT_TELL) for phase in self.phases if phase.report.verdict == word), PASS
+        )
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the verdict is not ``"pass"``."""
+        judged = [(phase, reason) for phase in self.phases for reason in phase.report.reasons]
+        return tuple(f"{phase.name}: {reason}" for phase, reason in judged if phase.report.verdict != PASS)
 
     @property
     def exit_code(self) -> int:
         """0 if both roads agree, 1 if they do not, 2 if it could not tell."""
-        return self.report.exit_code
+        return {PASS: 0, FAIL: 1}.get(self.verdict, 2)
 
     def __str__(self) -> str:
         return (

@@ -1,14 +1,15 @@
 """Judging leakage: which features tell of a label only because they see what nobody could know.
 
-A feature that sees the event it predicts loses what it tells as soon as it is asked a moment earlier. So it is asked a
-microsecond, a minute, an hour and a day earlier. A loss at a microsecond has no honest reason. Over longer shifts an
-honest feature may lose much, because what is new matters; a loss speaks against it only where the shift is small beside
-its window: a tenth or less.
+What is proven is told apart from what is only suspicious. A feature that sees the event it predicts loses what it tells
+when it is asked a microsecond earlier, or just before the label's own event: no honest feature does, and it is flagged.
+Asked a minute or an hour earlier an honest feature may lose as much, because what is new matters, and one that is fed
+by events dated before they were known looks just the same. No count of values can tell these two apart, so such a loss
+is a doubt, with what is known about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
 from statistics import NormalDist
@@ -21,13 +22,17 @@ from featurestore.skew.association import Association
 from featurestore.skew.causes.world import operands
 from featurestore.temporal import MICROSECONDS
 
-SCHEMA = "featurestore-leakage-1"
+SCHEMA = "featurestore-leakage-2"
 """Name and version of the report's JSON form."""
 
 SHIFTS: Mapping[str, int] = {"1us": 1, "1m": MICROSECONDS["m"], "1h": MICROSECONDS["h"], "1d": MICROSECONDS["d"]}
 """How much earlier features are asked, by name."""
 
 HINDSIGHT = "hindsight"
+LABEL_TIME = "label time"
+LEAST_TOLD = 0.05
+"""Share of the label's entropy that a feature must tell for its losses to be doubted."""
+
 LEAST_EFFECT = 0.01
 """Share of the label's entropy that must be lost to speak of a loss."""
 
@@ -35,8 +40,9 @@ LEAST_LOSS = 0.5
 """Share of what a feature tells that must be lost."""
 
 MISTAKES = 0.01
-"""Chance that an honest training set has any feature flagged, over all features and shifts."""
+"""Chance that noise alone has any feature flagged or doubted, over all features and shifts, rows being independent."""
 
+_SOON_US = MICROSECONDS["h"]
 _SMALL = 10
 
 
@@ -48,9 +54,11 @@ class FeaturePower:
         name: Column of the training set.
         share: Share of the label's entropy that it removes.
         error: Standard error of it.
-        earlier: The same when asked earlier, by ``SHIFTS``; and with ``hindsight``, or without if the training set has
-            it.
-        flags: Why it looks like a leak; none if it does not.
+        earlier: The same when asked earlier, by ``SHIFTS``; with ``hindsight``, or without if the training set has it;
+            and just before the label's event, if its time is known.
+        flags: Why it is a leak; none if that is not proven.
+        doubts: Why it may be one; none for a feature that is flagged.
+        evidence: What is known about a doubt.
         notes: What else is worth knowing.
         changed: Values in the training set that its sources give otherwise now.
     """
@@ -60,6 +68,8 @@ class FeaturePower:
     error: float
     earlier: dict[str, float]
     flags: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     changed: int = 0
 
@@ -75,6 +85,7 @@ class SourceDelay:
         p95_s: Its 95th percentile.
         longest_s: The longest.
         beyond_lag: Share of events that became known later than the view's refresh lag allows.
+        says_when_known: Whether the source says when its events became known.
     """
 
     view: str
@@ -83,6 +94,7 @@ class SourceDelay:
     p95_s: float
     longest_s: float
     beyond_lag: float
+    says_when_known: bool
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,10 @@ class LeakageReport:
         fingerprint: Of its plan.
         label: Column that is predicted.
         rows: Rows looked at.
-        features: What each feature tells, most telling first.
+        sampled_of: Rows of the training set.
+        label_time: Column that says when the label's event happened; empty if none was named.
+        after_label: Rows whose ``as_of`` lies after the label's event.
+        features: What each feature tells: flagged ones first, then doubted ones, most telling first.
         sources: Delays of sources, largest share beyond the lag first.
         schema: Name and version of this form.
     """
@@ -103,18 +118,26 @@ class LeakageReport:
     fingerprint: str
     label: str
     rows: int
+    sampled_of: int
+    label_time: str
+    after_label: int
     features: tuple[FeaturePower, ...]
     sources: tuple[SourceDelay, ...]
     schema: str = SCHEMA
 
     @property
     def flagged(self) -> tuple[FeaturePower, ...]:
-        """The features that look like leaks."""
+        """The features that are leaks."""
         return tuple(feature for feature in self.features if feature.flags)
 
     @property
+    def doubted(self) -> tuple[FeaturePower, ...]:
+        """The features that may be leaks."""
+        return tuple(feature for feature in self.features if feature.doubts)
+
+    @property
     def exit_code(self) -> int:
-        """1 if any feature looks like a leak, else 0."""
+        """1 if any feature is a leak, else 0; doubts do not count."""
         return int(bool(self.flagged))
 
     def to_json(self) -> str:
@@ -136,45 +159,74 @@ def judge(
     has_hindsight: bool,
     changed: Mapping[str, int],
 ) -> tuple[FeaturePower, ...]:
-    """Tell which features look like leaks.
+    """Tell which features are leaks, and which may be.
 
     Args:
         plan: The training set's plan.
         base: What each feature tells as the training set asks.
-        moved: By shift (and ``HINDSIGHT``) the same, asked otherwise.
+        moved: By shift (and ``HINDSIGHT``, and ``LABEL_TIME`` if it is known) the same, asked otherwise.
         has_hindsight: Whether the training set was built with hindsight; then ``HINDSIGHT`` holds it without.
         changed: Values per feature that sources give otherwise now.
 
     Returns:
-        The features, most telling first.
+        The features: flagged ones first, then doubted ones, most telling first.
     """
     spans = feature_spans(plan)
     deviations = NormalDist().inv_cdf(1 - MISTAKES / max(1, len(base) * len(moved)))
     found = []
     for name, power in base.items():
-        flags = [
-            f"asked {shift} earlier it loses {_lost(power, moved[shift][name]):.0%} of what it tells: {_reason(shift)}"
-            for shift, length in SHIFTS.items()
-            if (length == 1 or length * _SMALL <= spans[name]) and _vanishes(power, moved[shift][name], deviations)
-        ]
+        others = {move: powers[name] for move, powers in moved.items()}
+        flags = tuple(_flags(power, others, deviations, has_hindsight=has_hindsight))
+        other = others[HINDSIGHT]
         notes = []
-        other = moved[HINDSIGHT][name]
-        if has_hindsight and _vanishes(power, other, deviations):
-            flags.append(f"without hindsight it loses {_lost(power, other):.0%} of what it tells: nobody knew it yet")
-        elif not has_hindsight and _grows(power, other, deviations):
+        if not has_hindsight and _grows(power, other, deviations):
             notes.append(f"with hindsight it would tell {other.share:.3f}: of events that became known too late")
         found.append(
             FeaturePower(
                 name=name,
                 share=power.share,
                 error=power.error,
-                earlier={shift: powers[name].share for shift, powers in moved.items()},
-                flags=tuple(flags),
+                earlier={move: moved.share for move, moved in others.items()},
+                flags=flags,
+                doubts=() if flags else tuple(_doubts(power, others, deviations, spans[name])),
                 notes=tuple(notes),
                 changed=changed[name],
             )
         )
-    return tuple(sorted(found, key=lambda feature: (not feature.flags, -feature.share, feature.name)))
+    return tuple(
+        sorted(found, key=lambda feature: (not feature.flags, not feature.doubts, -feature.share, feature.name))
+    )
+
+
+def _flags(
+    power: Association, others: Mapping[str, Association], deviations: float, *, has_hindsight: bool
+) -> Iterator[str]:
+    at_once = others["1us"]
+    if _vanishes(power, at_once, deviations):
+        yield (
+            f"asked 1us earlier it loses {_lost(power, at_once):.0%} of what it tells: it sees an event of the very"
+            " instant; is its source inclusive, or as_of the label's own time?"
+        )
+    at_label = others.get(LABEL_TIME)
+    if at_label is not None and _shrinks(power, at_label, deviations):
+        yield (
+            f"asked just before the label's own event it loses {_lost(power, at_label):.0%} of what it tells: it sees"
+            " what came of the label"
+        )
+    if has_hindsight and _vanishes(power, others[HINDSIGHT], deviations):
+        yield f"without hindsight it loses {_lost(power, others[HINDSIGHT]):.0%} of what it tells: nobody knew it yet"
+
+
+def _doubts(power: Association, others: Mapping[str, Association], deviations: float, span_us: int) -> Iterator[str]:
+    """Yield the shortest shift at which a telling feature loses half, if that is short, also beside its window."""
+    for shift, length in SHIFTS.items():
+        is_short = length <= _SOON_US or length * _SMALL <= span_us
+        if power.share >= LEAST_TOLD and is_short and _vanishes(power, others[shift], deviations):
+            yield (
+                f"asked {shift} earlier it loses {_lost(power, others[shift]):.0%} of what it tells: a leak if its"
+                " newest events bear a time before they were known, honest if not"
+            )
+            return
 
 
 def feature_spans(plan: Plan) -> dict[str, int]:
@@ -202,18 +254,16 @@ def _vanishes(before: Association, after: Association, deviations: float) -> boo
     return is_large and loss > deviations * hypot(before.error, after.error)
 
 
+def _shrinks(before: Association, after: Association, deviations: float) -> bool:
+    return before.share - after.share > max(LEAST_EFFECT, deviations * hypot(before.error, after.error))
+
+
 def _grows(before: Association, after: Association, deviations: float) -> bool:
-    return after.share - before.share > max(LEAST_EFFECT, deviations * hypot(before.error, after.error))
+    return _shrinks(after, before, deviations)
 
 
 def _lost(before: Association, after: Association) -> float:
     return 1 - after.share / before.share if before.share else 0.0
-
-
-def _reason(shift: str) -> str:
-    if SHIFTS[shift] == 1:
-        return "it sees an event of the very instant; is its source inclusive, or as_of the label's own time?"
-    return "it tells mostly of what happened just before; do its events bear the time when they were known?"
 
 
 def ordered_delays(delays: Sequence[SourceDelay]) -> tuple[SourceDelay, ...]:

@@ -11,11 +11,9 @@ from rich.text import Text
 from featurestore.render.charts import BAD, CURRENT, Series, bars
 from featurestore.render.markup import Markup, element
 from featurestore.render.page import bullets, page, panel, section, table
-from featurestore.skew.leakage import HINDSIGHT, SHIFTS, FeaturePower, LeakageReport, SourceDelay
+from featurestore.skew.leakage import HINDSIGHT, LABEL_TIME, SHIFTS, FeaturePower, LeakageReport, SourceDelay
 from featurestore.temporal import format_duration
 
-_MOVES = (*SHIFTS, HINDSIGHT)
-_HEAD = ("feature", "tells", *(f"{shift} earlier" for shift in SHIFTS), "hindsight changed")
 _DELAYS = ("view", "source", "median", "95 %", "longest", "later than the lag")
 _SHOWN = 20
 _DRAWN = 12
@@ -23,11 +21,14 @@ _DRAWN = 12
 
 def render(report: LeakageReport) -> RenderableType:
     """Return what each feature tells, what became of it, and how late events became known."""
-    shown = report.features[: max(_SHOWN, len(report.flagged))]
-    features = _table(_HEAD, [_cells(feature) for feature in shown], [bool(feature.flags) for feature in shown])
+    shown = report.features[: max(_SHOWN, len(report.flagged) + len(report.doubted))]
+    features = _table(_head(report), [_cells(feature, report) for feature in shown], [_style(one) for one in shown])
     said = [Text(f"{feature.name}: {line}", style="red") for feature in report.flagged for line in feature.flags]
+    said += [
+        Text(f"{feature.name}: {line}", style="yellow") for feature in report.doubted for line in _doubted(feature)
+    ]
     said += [Text(f"{feature.name}: {line}") for feature in shown for line in _notes(feature)]
-    delays = _table(_DELAYS, [_delay(delay) for delay in report.sources], [False] * len(report.sources))
+    delays = _table(_DELAYS, [_delay(delay) for delay in report.sources], [""] * len(report.sources))
     return Group(Text(_title(report)), features, *said, Text("how late events became known", style="italic"), delays)
 
 
@@ -37,22 +38,55 @@ def render_html(report: LeakageReport) -> str:
         f"Leakage in {report.service}",
         element("header", element("h1", f"Leakage in {report.service}"), element("p", _title(report))),
         bullets(f"{feature.name}: {line}" for feature in report.flagged for line in feature.flags),
-        section("Asked earlier", *(_chart(feature) for feature in report.features[:_DRAWN])),
-        section("All features", table(_HEAD, [_cells(feature) for feature in report.features], numbers=range(1, 7))),
+        bullets(f"{feature.name}: {line}" for feature in report.doubted for line in _doubted(feature)),
+        section("Asked earlier", *(_chart(feature, report) for feature in report.features[:_DRAWN])),
+        section(
+            "All features",
+            table(
+                _head(report),
+                [_cells(feature, report) for feature in report.features],
+                numbers=range(1, len(_head(report))),
+            ),
+        ),
         bullets(f"{feature.name}: {line}" for feature in report.features for line in _notes(feature)),
         section("How late events became known", table(_DELAYS, [_delay(one) for one in report.sources])),
     )
 
 
 def _title(report: LeakageReport) -> str:
-    count = len(report.flagged)
-    found = "no feature looks like a leak" if not count else f"{count} of {len(report.features)} look like leaks"
-    return f"{report.service}, {report.rows:,} rows, predicting {report.label}: {found}"
+    rows = f"{report.rows:,} rows"
+    if report.rows < report.sampled_of:
+        rows = f"{report.rows:,} of {report.sampled_of:,} rows"
+    count, doubted = len(report.flagged), len(report.doubted)
+    found = f"{count} of {len(report.features)} features are leaks" if count else "no feature is shown to be a leak"
+    found += f", {doubted} may be" if doubted else ""
+    if report.after_label:
+        found += f"; {report.after_label:,} rows ask after the label's own event"
+    return f"{report.service}, {rows}, predicting {report.label}: {found}"
 
 
-def _cells(feature: FeaturePower) -> list[str]:
-    shares = [feature.share, *(feature.earlier[move] for move in _MOVES)]
+def _moves(report: LeakageReport) -> dict[str, str]:
+    """Return the ways in which features were asked otherwise, with their headings."""
+    found = {shift: f"{shift} earlier" for shift in SHIFTS} | {HINDSIGHT: "hindsight changed"}
+    return found | ({LABEL_TIME: "before the label"} if report.label_time else {})
+
+
+def _head(report: LeakageReport) -> list[str]:
+    return ["feature", "tells", *_moves(report).values()]
+
+
+def _cells(feature: FeaturePower, report: LeakageReport) -> list[str]:
+    shares = [feature.share, *(feature.earlier[move] for move in _moves(report))]
     return [feature.name, *(f"{share:.3f}" for share in shares)]
+
+
+def _style(feature: FeaturePower) -> str:
+    return "red" if feature.flags else "yellow" if feature.doubts else ""
+
+
+def _doubted(feature: FeaturePower) -> Iterator[str]:
+    yield from feature.doubts
+    yield from feature.evidence
 
 
 def _notes(feature: FeaturePower) -> Iterator[str]:
@@ -66,18 +100,20 @@ def _delay(delay: SourceDelay) -> list[str]:
     return [delay.view, delay.source, *ages, f"{delay.beyond_lag:.1%}"]
 
 
-def _chart(feature: FeaturePower) -> Markup:
-    values = [feature.share, *(feature.earlier[move] for move in _MOVES)]
+def _chart(feature: FeaturePower, report: LeakageReport) -> Markup:
+    moves = _moves(report)
+    values = [feature.share, *(feature.earlier[move] for move in moves)]
     color = BAD if feature.flags else CURRENT
-    labels = ["as trained", *(f"−{shift}" for shift in SHIFTS), "hindsight"]
     series = [Series("share of the label's entropy", values, color)]
-    return panel(feature.name, bars(feature.name, labels, series, percent=True, all_labels=True))
+    return panel(
+        feature.name, bars(feature.name, ["as trained", *moves.values()], series, percent=True, all_labels=True)
+    )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> Table:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> Table:
     found = Table(box=None, pad_edge=False)
     for place, title in enumerate(head):
         found.add_column(title, justify="left" if place == 0 else "right", overflow="fold")
-    for row, is_marked in zip(rows, marked, strict=True):
-        found.add_row(*row, style="red" if is_marked else "")
+    for row, style in zip(rows, styles, strict=True):
+        found.add_row(*row, style=style)
     return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.dtypes import INT64
+from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType
 from featurestore.errors import ConfigError
 from featurestore.kernels.expressions import Environment, evaluate
-from featurestore.plan.model import Plan, TypedExpr
+from featurestore.plan.model import Column, Plan, TypedExpr
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,15 +36,25 @@ def check_share(share: float | None) -> float:
 
 def key_buckets(plan: Plan, log: pa.Table) -> Ints:
     """Return for each row of a log a number from 0 to a million that follows from its entity's key alone."""
-    total = np.zeros(log.num_rows, dtype=np.int64)
-    for column in plan.join_keys:
-        array = log.column(f"key__{column.name}").combine_chunks()
-        dtype = column.dtype
-        if dtype.kind == "decimal":
-            continue
-        operand = TypedExpr("column", dtype, params=(("name", column.name),))
+    return _buckets([(column.dtype, log.column(f"key__{column.name}")) for column in plan.join_keys], log.num_rows)
+
+
+def row_buckets(plan: Plan, spine: pa.Table) -> Ints:
+    """Return for each row of a spine a number from 0 to a million that follows from its key and instant alone."""
+    asked = [*plan.join_keys, Column("as_of", TIMESTAMP)]
+    return _buckets([(column.dtype, spine.column(column.name)) for column in asked], spine.num_rows)
+
+
+def _buckets(columns: Iterable[tuple[DType, pa.ChunkedArray | pa.Array]], row_count: int) -> Ints:
+    total = np.zeros(row_count, dtype=np.int64)
+    for dtype, column in columns:
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        is_decimal = dtype.kind == "decimal"
+        operand = TypedExpr("column", STRING if is_decimal else dtype, params=(("name", "key"),))
         hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", _BUCKETS),))
-        found = evaluate(hashed, Environment(columns={column.name: array}, length=log.num_rows))
+        found = evaluate(
+            hashed, Environment(columns={"key": array.cast(pa.string()) if is_decimal else array}, length=row_count)
+        )
         total = total * 31 + found.fill_null(0).to_numpy(zero_copy_only=False)
     return np.asarray(total % _BUCKETS, dtype=np.int64)
 

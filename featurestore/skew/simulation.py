@@ -8,7 +8,7 @@ import msgspec
 
 from featurestore.skew.compare import FeatureCounts
 
-SCHEMA = "featurestore-simulation-1"
+SCHEMA = "featurestore-simulation-2"
 """Name and version of the simulation's JSON form."""
 
 
@@ -19,6 +19,8 @@ class PolicyOutcome:
     Attributes:
         refresh: The policy, in words.
         runs_per_day: Runs that keep its promise; ``None`` for ``continuous``, which takes every event as it comes.
+        states_per_day: States of entities that are written a day: one for each run and entity with events in it;
+            for ``continuous`` one for each event, at most.
         staleness_s: How far before the question the newest event may lie that counts, in seconds: median, 95th
             percentile, and largest over the questions.
         features: How the features differ from fresh ones, sorted by name; ``mismatch`` and the like count rows.
@@ -26,6 +28,7 @@ class PolicyOutcome:
 
     refresh: str
     runs_per_day: float | None
+    states_per_day: float
     staleness_s: tuple[float, float, float]
     features: tuple[FeatureCounts, ...]
 
@@ -34,6 +37,11 @@ class PolicyOutcome:
         """Share of all values that differ from fresh ones."""
         compared = sum(feature.compared for feature in self.features)
         return sum(feature.different for feature in self.features) / compared if compared else 0.0
+
+    @property
+    def worst(self) -> FeatureCounts:
+        """The feature of which the largest share differs."""
+        return max(self.features, key=lambda feature: feature.share)
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ class Simulation:
         since: First instant asked about.
         until: Last instant asked about.
         rows: Questions: pairs of entity and instant.
+        questions: Where they come from, in words.
+        not_found: Share of them about entities of which nothing is known then; no policy makes a difference there.
+        events_per_day: Events that became known a day, whatever the policy: each is folded once.
         policies: The policies, in the order they were asked about.
         schema: Name and version of this form.
     """
@@ -55,6 +66,9 @@ class Simulation:
     since: str
     until: str
     rows: int
+    questions: str
+    not_found: float
+    events_per_day: float
     policies: tuple[PolicyOutcome, ...]
     schema: str = SCHEMA
 

@@ -9,18 +9,24 @@ from rich.table import Table
 from featurestore.render.charts import CURRENT, ranked, short
 from featurestore.render.markup import element
 from featurestore.render.page import page, panel, table
+from featurestore.skew.compare import FeatureCounts
 from featurestore.skew.simulation import PolicyOutcome, Simulation
 from featurestore.temporal import format_duration
 
 _FEATURES = ("feature", "differ", "mean difference", "largest")
-_HEAD = ("refresh", "runs a day", "staleness median", "95 %", "most", "values that differ", "most in", "its share")
+_HEAD = (
+    *("refresh", "runs a day", "states a day", "staleness median", "95 %", "most", "values that differ"),
+    *("most in", "its share", "mean difference", "largest"),
+)
+_TEXTS = (0, 7)
+_NUMBERS = [place for place in range(len(_HEAD)) if place not in _TEXTS]
 
 
 def render(simulation: Simulation) -> Table:
     """Return one line per policy."""
     found = Table(title=_title(simulation), title_justify="left", box=None, pad_edge=False)
     for place, title in enumerate(_HEAD):
-        found.add_column(title, justify="left" if place in (0, 6) else "right")
+        found.add_column(title, justify="left" if place in _TEXTS else "right", overflow="fold")
     for outcome in simulation.policies:
         found.add_row(*_cells(outcome))
     return found
@@ -35,7 +41,7 @@ def render_html(simulation: Simulation) -> str:
         element("header", element("h1", f"Refresh policies of {simulation.view}"), element("p", _title(simulation))),
         panel("Values that differ from fresh ones", ranked("share of values", shares, percent=True)),
         panel("Staleness", ranked("minutes, 95th percentile", ages, colors=[CURRENT] * len(ages))),
-        table(_HEAD, [_cells(outcome) for outcome in simulation.policies], numbers=(1, 2, 3, 4, 5, 7)),
+        table(_HEAD, [_cells(outcome) for outcome in simulation.policies], numbers=_NUMBERS),
         *(
             panel(outcome.refresh, table(_FEATURES, list(_features(outcome)), numbers=(1, 2, 3)))
             for outcome in simulation.policies
@@ -46,21 +52,26 @@ def render_html(simulation: Simulation) -> str:
 
 def _title(simulation: Simulation) -> str:
     return (
-        f"{simulation.rows:,} questions from {simulation.since} to {simulation.until}, beside values that are always"
-        f" fresh; declared is {simulation.declared}"
+        f"{simulation.rows:,} questions from {simulation.since} to {simulation.until} ({simulation.questions}),"
+        f" {simulation.not_found:.1%} of them about entities without events, beside values that are always fresh;"
+        f" declared is {simulation.declared}; {short(simulation.events_per_day)} events a day are folded"
     )
 
 
 def _cells(outcome: PolicyOutcome) -> list[str]:
-    worst = max(outcome.features, key=lambda feature: feature.share)
+    worst = outcome.worst
     ages = [format_duration(round(seconds) * 1_000_000) for seconds in outcome.staleness_s]
     runs = "every event" if outcome.runs_per_day is None else short(outcome.runs_per_day)
-    where = [worst.name, f"{worst.share:.2%}"] if worst.different else ["", ""]
-    return [outcome.refresh, runs, *ages, f"{outcome.share:.2%}", *where]
+    where = [worst.name, f"{worst.share:.2%}", *_sizes(worst)] if worst.different else [""] * 4
+    return [outcome.refresh, runs, short(outcome.states_per_day), *ages, f"{outcome.share:.2%}", *where]
+
+
+def _sizes(feature: FeatureCounts) -> list[str]:
+    """Return how far the numbers of a feature that differ lie apart: on average, and at most."""
+    numbers = feature.numbers
+    return ["", ""] if numbers is None else [short(numbers.mean_absolute), short(numbers.largest_absolute)]
 
 
 def _features(outcome: PolicyOutcome) -> Iterator[list[str]]:
     for feature in sorted(outcome.features, key=lambda feature: (-feature.share, feature.name)):
-        numbers = feature.numbers
-        sizes = ["", ""] if numbers is None else [short(numbers.mean_absolute), short(numbers.largest_absolute)]
-        yield [feature.name, f"{feature.share:.2%}", *sizes]
+        yield [feature.name, f"{feature.share:.2%}", *_sizes(feature)]

@@ -98,6 +98,94 @@ def test_a_feature_that_sees_the_event_it_predicts_is_flagged_and_no_other(built
     assert all(feature.changed == 0 for feature in report.features)
 
 
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory):
+    """Cards are tried in the half hour before a fraud, which is honest; charge-backs are dated to the fraud."""
+    folder = tmp_path_factory.mktemp("cards")
+    chance, count = np.random.default_rng(0), 2000
+    as_of = START + 5 * DAY + chance.integers(0, 20 * DAY, count)
+    fraud = chance.random(count) < 0.3
+    tries = [(i, as_of[i] - chance.integers(2 * HOUR, 20 * HOUR)) for i in range(count)]
+    tries += [
+        (i, as_of[i] - chance.integers(5 * MINUTE, 30 * MINUTE)) for i in range(count) if fraud[i] for _ in "abcde"
+    ]
+    backs = [(i, as_of[i] - 2 * DAY) for i in range(count)]
+    backs += [(i, as_of[i] - 3_000_000) for i in range(count) if fraud[i]]
+    for name, rows in {"tries": tries, "backs": backs}.items():
+        keys, at = zip(*rows, strict=True)
+        pq.write_table(pa.table({"card": keys, "at": instants(at)}), folder / f"{name}.parquet")
+    card = Entity("card", key="card", dtype="int64")
+    views = [
+        FeatureView(
+            name,
+            entity=card,
+            source=FileSource(name, path=str(folder / f"{name}.parquet"), event_time="at"),
+            features={"n_1d": agg.count().over("1d"), "n": agg.count().lifetime(), "since": agg.time_since_last()},
+        )
+        for name in ("tries", "backs")
+    ]
+    # A set asked some seconds after the payments it predicts.
+    happened = instants([at - 5_000_000 if is_fraud else None for at, is_fraud in zip(as_of, fraud, strict=True)])
+    spine = {"card": list(range(count)), "as_of": instants(as_of), "fraud": fraud, "happened": happened}
+    with FeatureStore.local(folder / "store", clock=FixedClock(START + 30 * DAY)) as store:
+        store.apply(FeatureService("frauds", features=views))
+        yield store, store.training_set("frauds", pa.table(spine), folder / "training")
+
+
+def test_what_cannot_be_proven_is_doubted_whatever_the_aggregation(cards):
+    """A leak dated some seconds early and an honest feature of the last half hour look alike: neither is flagged."""
+    report = cards[0].leakage(cards[1], "fraud")
+    assert (report.flagged, report.exit_code) == ((), 0)
+    assert {feature.name for feature in report.doubted} == {
+        *("backs__n_1d", "backs__n", "backs__since"),
+        *("tries__n_1d", "tries__n", "tries__since"),
+    }
+    leak = next(feature for feature in report.doubted if feature.name == "backs__n")
+    assert "asked 1m earlier it loses 100%" in leak.doubts[0]
+    newest = "the newest event of 'backs' is 3s old where fraud is True, 2d old where fraud is False (median)"
+    assert leak.evidence[0] == newest
+    assert "does not say when its events became known" in leak.evidence[1]
+    honest = next(feature for feature in report.doubted if feature.name == "tries__n_1d")
+    assert "asked 1h earlier" in honest.doubts[0]
+
+
+def test_what_sees_beyond_the_label_is_proven_by_its_time(cards):
+    report = cards[0].leakage(cards[1], "fraud", label_time="happened")
+    assert {feature.name for feature in report.flagged} == {"backs__n_1d", "backs__n", "backs__since"}
+    assert {feature.name for feature in report.doubted} == {"tries__n_1d", "tries__n", "tries__since"}
+    assert "just before the label's own event" in report.flagged[0].flags[0]
+    assert report.exit_code == 1
+    assert report.after_label == int(np.sum(cards[1].to_arrow(["fraud"]).column(0).to_numpy()))
+    assert "before the label" in "".join(read(render_html(report)).text)
+
+
+def test_an_inclusive_source_is_asked_before_the_label_too(built, tmp_path):
+    store, training_set = built
+    spine = training_set.to_arrow(["user", "as_of", "returned"])
+    later = instants(spine.column("as_of").cast(pa.int64()).to_numpy() + MINUTE)
+    asked = spine.append_column("ordered", spine.column("as_of")).set_column(1, "as_of", later)
+    report = store.leakage(store.training_set("returns", asked, tmp_path / "t"), "returned", label_time="ordered")
+    flags = {feature.name: feature.flags[0] for feature in report.flagged}
+    assert "just before the label's own event" in flags["leaking__last"]
+
+
+def test_rows_are_chosen_by_what_they_ask_not_by_where_they_stand(cards, tmp_path):
+    store, training_set = cards
+    spine = training_set.to_arrow(["card", "as_of", "fraud"])
+    turned = store.training_set("frauds", spine.take(list(range(spine.num_rows - 1, -1, -1))), tmp_path / "turned")
+    found = [store.leakage(one, "fraud", rows=700) for one in (training_set, turned)]
+    assert [(report.rows, report.sampled_of) for report in found] == [(700, 2000)] * 2
+    assert found[0].features == found[1].features
+    # A set that alternates is no trap: every second row would be one class.
+    assert found[0].features[0].share > 0.5
+
+
+@pytest.mark.parametrize(("column", "problem"), [("fraud", "is bool, expected instants"), ("hapened", "no label time")])
+def test_a_label_time_that_is_none_is_refused(cards, column, problem):
+    with pytest.raises(RequestError, match=problem):
+        cards[0].leakage(cards[1], "fraud", label_time=column)
+
+
 def test_sources_whose_events_are_known_late_are_listed_first(built):
     report = built[0].leakage(built[1].path, "returned", rows=500)
     assert report.rows == 500
@@ -144,7 +232,7 @@ def test_a_report_can_be_read_by_people_and_programs(built):
     assert msgspec.json.decode(report.to_json(), type=LeakageReport) == report
     shown = "".join(read(render_html(report)).text)
     assert "leaking__last" in shown
-    assert "1 of 6 look like leaks" in shown
+    assert "1 of 6 features are leaks" in shown
 
 
 @pytest.mark.parametrize(("label", "problem"), [("retured", "no label 'retured'"), ("always", "one value only")])

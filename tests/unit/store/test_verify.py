@@ -1,10 +1,13 @@
 """Verifying: history is replayed on both roads; what diverges is found, and what serves is not touched."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore import (
     Entity,
@@ -15,16 +18,26 @@ from featurestore import (
     OnDemandFeatureView,
     agg,
     col,
+    continuous,
     every,
     request,
 )
-from featurestore.errors import SourceError
+from featurestore.errors import RegistryError, SourceError
 from featurestore.online.memory import MemoryOnlineStore
 from featurestore.registry import Registry
-from featurestore.skew.instants import instants
-from featurestore.skew.picking import Occurrence, occurrences
-from featurestore.sources import open_scans
-from featurestore.temporal import FixedClock, instant_us, to_datetime
+from featurestore.skew.certificate import Certificate
+from featurestore.skew.instants import at_edges, between, edges, kinds
+from featurestore.skew.picking import Occurrence
+from featurestore.temporal import (
+    NO_WATERMARK,
+    FixedClock,
+    horizons,
+    instant_us,
+    is_expired,
+    is_visible,
+    to_datetime,
+    window_start,
+)
 from featurestore.verifying import Verifier
 
 START = instant_us("2026-03-01T00:00:00Z")
@@ -81,11 +94,15 @@ def store(tmp_path):
 
 
 def test_both_roads_agree_about_history_and_a_certificate_says_so(store, tmp_path):
-    found = store.verify("model", rows=200, instants=12)
-    assert (found.verdict, found.exit_code, found.different) == ("pass", 0, 0)
-    assert found.instants == 12
-    assert found.rows == 12 * 8, "all seven users and one who never was, at each instant"
-    assert found.values == 5 * found.rows
+    found = store.verify("model", rows=200, instants=12, between=3)
+    assert (found.verdict, found.exit_code, found.different, found.reasons) == ("pass", 0, 0, ())
+    assert (found.instants, found.between, found.store) == (15, 3, "MemoryOnlineStore")
+    refreshed, stale = found.phases
+    assert (refreshed.name, stale.name) == ("refreshed", "stale")
+    assert refreshed.rows == refreshed.complete == 15 * 8, "all seven users and one who never was, at each instant"
+    assert stale.rows == 14 * 8, "before the first instant there is no state"
+    assert stale.complete < stale.rows
+    assert (found.rows, found.values) == (29 * 8, 5 * 29 * 8)
     assert found.fingerprint == store.plan("model").fingerprint
     assert {source.view: source.row_count for source in found.sources} == {"spend": 400, "slow": 400}
     with FeatureStore.local(tmp_path / "store", clock=FixedClock(NOW)) as again:
@@ -111,10 +128,11 @@ class ForgetfulStore(MemoryOnlineStore):
 
 def test_a_store_that_loses_writes_is_found(store):
     verifier = Verifier(store._catalog, store._registry, store._settings, lambda _: (), new_store=ForgetfulStore)
-    found = verifier.verify("model", rows=200, instant_count=12, now_us=NOW)
+    found = verifier.verify("model", rows=200, instant_count=12, between_count=0, now_us=NOW)
     assert (found.verdict, found.exit_code) == ("fail", 1)
     assert found.different > 0
-    assert found.report.worst
+    assert found.phases[0].report.worst
+    assert "refreshed: " in found.reasons[0]
 
 
 def test_sources_without_events_have_no_history(tmp_path):
@@ -147,25 +165,170 @@ def test_pushed_events_are_replayed_as_they_became_known(tmp_path):
         assert store.verify("model", rows=100, instants=10).verdict == "pass"
 
 
-def test_instants_lie_at_edges_and_never_beyond_the_present(store, tmp_path):
-    plan = store.plan("model")
-    sources = store._catalog.sources(["payments"])
-    with open_scans([use.view for use in plan.uses], sources, store._settings) as scans:
-        picked = occurrences(plan, 5, scans)
-    assert len(picked) == 10
-    assert all(isinstance(event, Occurrence) and event.event_time_us <= event.ingest_time_us for event in picked)
-    spend = next(event for event in picked if event.use.alias == "spend")
-    slow = next(event for event in picked if event.use.alias == "slow")
-    chosen = instants([spend], 100, until_us=NOW)
-    known, at = spend.ingest_time_us, spend.event_time_us
-    lengths = (3 * HOUR, 6 * HOUR, 24 * HOUR)
-    assert chosen == sorted({known, known + 1, *(at + length + more for length in lengths for more in (0, 1))})
-    assert {instant % HOUR for instant in instants([slow], 100, until_us=NOW)} >= {10 * MINUTE, 10 * MINUTE - 1}
-    assert instants([spend], 100, until_us=at) == ([at] if known == at else [])
+def clicks(path, **options):
+    dtypes = {"user": "string", "at": "timestamp", "amount": "float64"}
+    source = FileSource("clicks", path=str(path), event_time="at", stream=True, dtypes=dtypes, **options)
+    user = Entity("user", key="user", dtype="string")
+    features = {"n": agg.count().over("1h"), "total": agg.sum(col("amount")).lifetime()}
+    hourly = FeatureView("hourly", entity=user, source=source, features=features, refresh=every("30m", lag="5m"))
+    return FeatureService("model", features=[FeatureView("now", entity=user, source=source, features=features), hourly])
+
+
+def test_a_source_of_pushes_alone_is_complete_amid_them(tmp_path):
+    clock = FixedClock(NOW)
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(clicks(tmp_path / "none.parquet"))
+        store.materialize()
+        for number in range(30):
+            clock.instant_us += 7 * MINUTE
+            store.push("clicks", [{"user": f"u{number % 3}", "at": to_datetime(clock.instant_us), "amount": 0.1}])
+        store.compact()
+        clock.instant_us += HOUR
+        found = store.verify("model", rows=100)
+        pushed = next(phase for phase in found.phases if phase.name == "pushed")
+    assert (found.verdict, pushed.different) == ("pass", 0)
+    assert pushed.rows > 0
+
+
+def test_half_of_what_a_source_with_files_holds_is_replayed_as_pushes(tmp_path):
+    table = events(300).drop_columns(["known"])
+    pq.write_table(table, tmp_path / "clicks.parquet")
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(NOW)) as store:
+        store.apply(clicks(tmp_path / "clicks.parquet"))
+        found = store.verify("model", rows=200)
+        assert (found.verdict, [phase.name for phase in found.phases]) == ("pass", ["refreshed", "stale", "pushed"])
+        assert found.phases[2].rows > 0
+        broken = Verifier(store._catalog, store._registry, store._settings, lambda _: (), new_store=Pushless)
+        found = broken.verify("model", rows=200, instant_count=None, between_count=10, now_us=NOW)
+    assert {phase.name: bool(phase.different) for phase in found.phases}["pushed"]
+
+
+class Pushless(MemoryOnlineStore):
+    """A store that keeps of what is written with a view's record, as pushes are, the record alone."""
+
+    def write(self, items, *, expected=None):
+        items = list(items)
+        super().write(items[-1:] if expected and len(items) > 1 else items, expected=expected)
+
+
+def test_a_store_that_answers_from_too_new_a_state_is_found(store, monkeypatch):
+    found = store.verify("model", rows=100)
+    assert found.verdict == "pass"
+    monkeypatch.setattr("featurestore.online.lookup.is_stale", lambda *_: False)
+    found = store.verify("model", rows=100)
+    assert {phase.name: bool(phase.different) for phase in found.phases} == {"refreshed": False, "stale": True}
+    assert found.exit_code == 1
+
+
+def test_a_source_that_is_seen_at_its_own_instant_is_verified(tmp_path):
+    table = events(60)
+    pq.write_table(table, tmp_path / "cards.parquet")
+    source = FileSource(
+        "cards", path=str(tmp_path / "cards.parquet"), event_time="at", ingest_time="known", inclusive=True
+    )
+    features = {"last": agg.last(col("amount")), "n": agg.count().over("2h")}
+    user = Entity("user", key="user", dtype="string")
+    views = [
+        FeatureView("now", entity=user, source=source, features=features),
+        FeatureView("grid", entity=user, source=source, features=features, refresh=every("1h", lag="10m")),
+    ]
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(NOW)) as store:
+        store.apply(FeatureService("model", features=views))
+        found = store.verify("model", rows=300)
+    assert (found.verdict, found.reasons) == ("pass", ())
+    assert found.phases[0].complete == found.phases[0].rows
+
+
+def test_every_kind_of_edge_is_asked_at_and_the_certificate_says_so(store):
+    found = store.verify("model", rows=50)
+    assert len(found.edges) == 2 * 4 + 2 * 2, "known, two windows and a ttl; known and one window on the grid"
+    assert min(found.edges.values()) > 0
+    assert found.not_asked == ()
+    assert found.between == 10
+    few = store.verify("model", rows=50, instants=3, between=0)
+    assert few.instants == 3
+    assert set(few.not_asked) == {kind for kind, count in few.edges.items() if count == 0} != set()
+
+
+def test_edges_beyond_the_present_are_told(tmp_path):
+    pq.write_table(events(5), tmp_path / "payments.parquet")
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(START + 3 * HOUR)) as store:
+        store.apply(service(tmp_path))
+        found = store.verify("model", rows=50)
+    assert "spend: after it leaves the 1d window" in found.not_asked
+    assert "spend: after it is known" not in found.not_asked
+
+
+def view_of(*, refresh, inclusive, features):
+    plan = SimpleNamespace(source=SimpleNamespace(inclusive=inclusive), refresh=refresh, features=features)
+    return SimpleNamespace(alias="v", view=plan)
+
+
+def feature(window_us=None, resolution_us=0, ttl_us=None):
+    return SimpleNamespace(window_us=window_us, resolution_us=resolution_us, ttl_us=ttl_us)
+
+
+REFRESHES = st.one_of(st.just(continuous()), st.builds(every, st.integers(1, 400), st.integers(0, 400)))
+
+
+@given(
+    refresh=REFRESHES,
+    inclusive=st.booleans(),
+    event=st.integers(-500, 500),
+    late=st.integers(0, 500),
+    window=st.integers(1, 500),
+    resolution=st.integers(0, 50),
+    ttl=st.integers(1, 500),
+)
+def test_an_edge_is_the_first_instant_at_which_the_rules_of_time_say_otherwise(
+    refresh, inclusive, event, late, window, resolution, ttl
+):
+    use = view_of(refresh=refresh, inclusive=inclusive, features=[feature(window, resolution), feature(ttl_us=ttl)])
+    known, left, expired = edges(Occurrence(use, {}, event, event + late))
+    policy = (NO_WATERMARK, refresh.period_us, refresh.lag_us, int(inclusive))
+
+    def is_known(as_of):
+        return is_visible(event, event + late, *horizons(as_of, *policy))
+
+    def is_inside(as_of):
+        return event >= window_start(horizons(as_of, *policy)[0], window, resolution, int(inclusive))
+
+    assert [is_known(known[1] + step) for step in (-1, 0)] == [False, True]
+    assert [is_inside(left[1] + step) for step in (-1, 0)] == [True, False]
+    assert [is_expired(event, expired[1] + step, ttl) for step in (-1, 0)] == [False, True]
+
+
+def test_kinds_take_turns_and_none_is_asked_beyond_the_present():
+    lengths = (HOUR, 24 * HOUR, 168 * HOUR, 720 * HOUR)
+    features = [feature(length) for length in lengths] + [feature(ttl_us=48 * HOUR)]
+    use = view_of(refresh=every("1h", lag="10m"), inclusive=False, features=features)
+    picked = [Occurrence(use, {}, i * 10**12 + 17, i * 10**12 + 17) for i in range(1, 13)]
+    chosen = at_edges(picked, None, until_us=10**18)
+    assert len(kinds(picked)) == 12
+    assert {kind for asked in chosen for kind in asked.edges} == set(kinds(picked))
+    assert len(chosen) == 20
+    asked = [len([one for one in at_edges(picked, most, until_us=10**18) if one.edges]) for most in (1, 7, 500)]
+    assert asked[:2] == [1, 7]
+    assert asked[2] <= 12 * 12
+    last = picked[0].event_time_us + 3 * HOUR
+    assert max(one.instant_us for one in at_edges(picked, 100, until_us=last)) <= last
+    assert at_edges([], None, until_us=0) == []
+
+
+def test_instants_between_edges_follow_from_a_seed():
+    chosen = between("seed", 50, since_us=100, until_us=10_000)
+    assert (
+        chosen == between("seed", 50, since_us=100, until_us=10_000) != between("s", 50, since_us=100, until_us=9_999)
+    )
+    assert all(100 <= asked.instant_us <= 10_000 and not asked.edges for asked in chosen)
+    assert between("seed", 5, since_us=7, until_us=7)[0].instant_us == 7
 
 
 def test_a_certificate_that_is_none_is_refused(store, tmp_path):
     found = store.verify("model", rows=10, instants=2)
-    assert type(found).from_json(found.to_json()) == found
+    assert Certificate.from_json(found.to_json()) == found
+    for text in ("{}", found.to_json().replace("certificate-2", "certificate-1")):
+        with pytest.raises(RegistryError, match="certificate"):
+            Certificate.from_json(text)
     with Registry(f"sqlite:///{tmp_path}/other.db") as registry:
         assert registry.certificates() == ()
