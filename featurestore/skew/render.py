@@ -110,7 +110,8 @@ def _findings(report: AuditReport) -> RenderableType:
             text.append(f"\n  · {line}")
         for example in finding.examples[:1]:
             text.append(f"\n  for instance {_told(example)}")
-        text.append(f"\n  → {finding.fix}")
+        if finding.fix:
+            text.append(f"\n  → {finding.fix}")
     if len(report.findings) > _SHOWN_FINDINGS:
         text.append(f"\nand {len(report.findings) - _SHOWN_FINDINGS} more")
     return text
