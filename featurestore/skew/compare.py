@@ -56,7 +56,8 @@ class FeatureCounts:
             shares have both bounds equal.
         numbers: How far differing numbers lie apart; ``None`` for other dtypes and where none differ.
         confusion: Which values were served in place of which, most frequent first; none for numbers.
-        lists: What differing lists have more or less; ``None`` for other dtypes and where none differ.
+        lists: What differing lists have more or less, those that only one road has among them; ``None`` for other
+            dtypes and where none differ.
     """
 
     name: str
@@ -207,7 +208,9 @@ def compare(
     only_one = has_reference != has_current
     size = np.where(differs & ~neither, np.inf, 0.0)
     measured = both & differs & ~unread
-    details = _details(reference, current, dtype, measured & ~same_value)
+    # A list that only one road has is a list of insertions or deletions.
+    chosen = only_one & ~unread | measured & ~same_value if dtype.kind == "list" else measured & ~same_value
+    details = _details(reference, current, dtype, chosen)
     if dtype.is_numeric and bool(measured.any()):
         size[measured] = 0.0
         details.numbers, size[measured & ~same_value] = _measured(reference, current, dtype, measured & ~same_value)
@@ -268,7 +271,7 @@ def _details(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags
     rows = pa.array(np.flatnonzero(chosen))
     pairs = list(zip(reference.take(rows).to_pylist(), current.take(rows).to_pylist(), strict=True))
     if dtype.kind == "list":
-        details.lists.count(pairs)
+        details.lists.count([(left or [], right or []) for left, right in pairs])
     else:
         details.confusion.count(pairs)
     return details
