@@ -1,6 +1,8 @@
 """Logs of other systems: clean ones pass, what was done to others is named, and what does not fit is told."""
 
+import re
 import sqlite3
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -331,3 +333,15 @@ def test_a_tolerance_of_the_configuration_lets_float32_pass_and_the_report_says_
     assert total.different == total.within_tolerance > 300
     worse = with_column(right, "total", pc.add(right.column("total"), 0.5))
     assert audited(store, tmp_path, worse).verdict == "fail"
+
+
+def test_the_mapping_of_the_page_is_one(store, right, tmp_path, monkeypatch):
+    """docs/other_systems.md, with everything it only mentions switched on."""
+    page = (Path(__file__).parents[2] / "docs/other_systems.md").read_text()
+    text = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "map.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    pyarrow.csv.write_csv(right.rename_columns(["user_id", "served_at", "total_spend", "last_amount", "n"]), "log.txt")
+    assert store.audit_foreign(SERVICE, "log.txt", tmp_path / "map.toml").verdict == "pass"
+    (tmp_path / "map.toml").write_text(re.sub("^# ", "", text, flags=re.MULTILINE))
+    assert set(read_mapping(tmp_path / "map.toml").model_fields_set) >= {"as_of_unit", "format", "null_values"}
