@@ -28,12 +28,15 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infini
 _STARTS_WITH_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _ZONE_NAME = re.compile(r"\s*(?:UTC|GMT)$")
 _SPACE_BEFORE_OFFSET = re.compile(r"\s+(?=[+-]\d\d)")
+_FEW = 1 << 12
+"""Values that are read one by one if they cannot be read at once."""
+
 _MOST_DIGITS = 400
 """Digits before the point of the largest number worth reading: no dtype has more than float64's 309."""
 
 _EXACT = Context(prec=800)
 _TRUTHS = {"true": True, "false": False}
-_NEVER_WHOLE = frozenset({("decimal", "float64"), ("float64", "string"), ("decimal", "string"), ("date", "timestamp")})
+_NEVER_WHOLE = frozenset({("float64", "string"), ("decimal", "string"), ("date", "timestamp")})
 """Conversions that are always made one by one: a column's are not exact, or not spelled as these are."""
 
 
@@ -71,13 +74,25 @@ def read_foreign(column: pa.Array | pa.ChunkedArray, dtype: DType, *, timezone: 
     if pa.types.is_null(array.type):
         return ReadColumn(pa.nulls(len(array), dtype.arrow), pa.nulls(len(array), pa.string()))
     try:
-        whole = _as_a_whole(array, dtype, timezone, where)
-        if whole is not None:
-            return ReadColumn(whole, pa.nulls(len(array), pa.string()))
-        return _one_by_one(array, partial(_read, dtype, timezone), dtype)
+        return _read_column(array, dtype, timezone, where)
     except _NaiveError as error:
         hint = 'Say in the mapping which zone they are in: timezone = "UTC".'
         raise SourceDataError(str(error), where=where, hint=hint, code="naive-timestamps") from None
+
+
+def _read_column(array: pa.Array, dtype: DType, timezone: str | None, where: str) -> ReadColumn:
+    """Read a column of the dtype's own kind at once, others in parts: what is no value costs its part alone."""
+    if len(array) <= _FEW or from_arrow(array.type) == dtype:
+        whole = _as_a_whole(array, dtype, timezone, where)
+        if whole is not None:
+            return ReadColumn(whole, pa.nulls(len(array), pa.string()))
+        if len(array) <= _FEW:
+            return _one_by_one(array, partial(_read, dtype, timezone), dtype)
+    slices = (array.slice(start, _FEW) for start in range(0, len(array), _FEW))
+    parts = [_read_column(part, dtype, timezone, where) for part in slices]
+    return ReadColumn(
+        pa.concat_arrays([part.values for part in parts]), pa.concat_arrays([part.unread for part in parts])
+    )
 
 
 def texts_of(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -110,6 +125,9 @@ def _as_a_whole(array: pa.Array, dtype: DType, timezone: str | None, where: str)
     kind = from_arrow(array.type)
     if kind is None or (kind.kind, dtype.kind) in _NEVER_WHOLE or (kind != dtype and dtype.kind == "list"):
         return None
+    if (kind.kind, dtype.kind) == ("decimal", "float64"):
+        # Text is read as the nearest float; Arrow's own conversion may miss it by a bit.
+        array = array.cast(pa.string())
     try:
         return to_contract(array, dtype, timezone=timezone, where=where)[0]
     except SourceDataError as error:

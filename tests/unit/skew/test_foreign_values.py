@@ -16,7 +16,7 @@ from featurestore.errors import SourceDataError
 from featurestore.skew.foreign_values import read_foreign, texts_of
 from featurestore.sources.frames import raw_columns
 from tests.assertions import assert_same_column
-from tests.strategies import DTYPES, values
+from tests.strategies import DTYPES, decimals, values
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -171,3 +171,38 @@ def test_what_pandas_writes_to_csv_is_what_it_was(found):
     expected = [None if value == "" else value for value in column.to_pylist()]
     assert_same_column(reference=pa.array(expected, column.type), current=got.values, where=name)
     assert got.unread.null_count == len(column)
+
+
+SPELLED = {
+    "float64": (st.floats(allow_nan=False).map(repr), pa.string(), "x"),
+    "int64": (st.integers(-(2**63), 2**63 - 1).map(str), pa.string(), "0.5"),
+    "bool": (st.sampled_from(["true", "False", "0", "1"]), pa.string(), "yes"),
+    "date": (st.dates().map(date.isoformat), pa.string(), "today"),
+    "timestamp": (st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat), pa.string(), "now"),
+    "decimal(12,2)": (st.integers(-(10**9), 10**9).map(lambda cents: cents / 100), pa.float64(), 0.125),
+}
+
+
+@given(st.data(), st.sampled_from(sorted(SPELLED)))
+def test_a_value_is_read_the_same_beside_any_other(data, dtype):
+    """A column is read at once where it can be, and one by one where it cannot: to the same values."""
+    texts, kind, bad = SPELLED[dtype]
+    column = data.draw(st.lists(st.one_of(st.none(), texts), max_size=5))
+    alone = read(pa.array(column, kind), dtype)
+    beside = read(pa.array([*column, bad], kind), dtype)
+    assert_same_column(reference=alone.values, current=beside.values.slice(0, len(column)), where=dtype)
+    assert beside.unread.to_pylist() == [None] * len(column) + [str(bad)]
+
+
+def test_a_long_column_is_read_in_parts(monkeypatch):
+    monkeypatch.setattr("featurestore.skew.foreign_values._FEW", 3)
+    column = read(pa.array(["1", "2.0", None, "4", "x", "6", "7"]), "int64")
+    assert column.values.to_pylist() == [1, 2, None, 4, None, 6, 7]
+    assert column.unread.to_pylist() == [None] * 4 + ["x", None, None]
+    assert len(read(pa.array([], pa.string()), "int64").values) == 0
+
+
+@given(st.lists(decimals(30, 12), max_size=5))
+def test_a_decimal_is_the_nearest_float(numbers):
+    column = read(pa.array(numbers, pa.decimal128(30, 12)), "float64")
+    assert_same_column(reference=pa.array([float(number) for number in numbers], pa.float64()), current=column.values)
