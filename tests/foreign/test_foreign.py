@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -124,6 +125,22 @@ def test_a_default_for_null_is_named_and_every_such_value_written(store, right, 
     assert len(written) == report.different > 50
     assert {row["current_status"] for row in written} == {"not logged"}
     assert len({row["row"] for row in written}) == len(written)
+
+
+def test_a_default_is_written_as_a_definition_would_say_it(tmp_path):
+    day, users = date(2026, 2, 28), [f"u{number}" for number in range(60)]
+    table = pa.table({"user": users[:30], "at": instants([START] * 30), "day": [day] * 30})
+    source = FrameSource("payments", frame=table, event_time="at")
+    view = FeatureView(
+        "spend", entity=Entity("user", key="user"), source=source, features={"day": agg.last(col("day"))}
+    )
+    log = pa.table({"user": users, "at": instants([START + HOUR] * 60), "day": [day] * 30 + [date(1970, 1, 1)] * 30})
+    mapping = ForeignMapping(as_of="at", keys={"user": "user"}, features={"spend__day": "day"})
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(START + 9 * DAY)) as store:
+        store.apply(FeatureService(SERVICE, features=[view]))
+        report = store.audit_foreign(SERVICE, log, mapping)
+    assert report.causes == {"default_for_null": 30}
+    assert report.findings[0].fix.endswith("declare the default in the definition: coalesce(…, date(1970, 1, 1)).")
 
 
 def test_times_in_another_zone_are_named(store, tmp_path):
