@@ -156,29 +156,16 @@ class ForeignLog:
             ConfigError: The mapping names what the service does not have, or lacks what it needs.
             SourceError: The log cannot be read, or lacks a column.
         """
-        names = [output.name for output in plan.outputs]
-        if not mapping.features:
-            hint = f"Name the columns of features under [features]. {listing('Features', names)}"
-            raise _mapping_error("no feature is mapped", hint)
-        _check_known("features", mapping.features, names)
+        _check_names(plan, mapping)
         _check_zone(mapping.timezone)
         own = _of_features(plan, mapping.features)
-        given = {**dict.fromkeys(mapping.keys), **dict.fromkeys(mapping.request), **mapping.constants}
-        needed = [column.name for column in (*own.join_keys, *own.request)]
-        _check_known("keys", mapping.keys, [column.name for column in plan.join_keys])
-        _check_known("request", mapping.request, [column.name for column in plan.request])
-        _check_known("constants", mapping.constants, [column.name for column in (*plan.join_keys, *plan.request)])
-        for name in needed:
-            if name not in given:
-                part = "keys" if name in {column.name for column in own.join_keys} else "request"
-                hint = f"Name its column under [{part}], or its value under [constants]."
-                raise ConfigError(f"'{name}' is not mapped", where=_WHERE, hint=hint, code="not-mapped")
+        _check_complete(own, mapping)
         _check_roles(_roles(own, mapping), mapping.as_of)
         source = _source(place, mapping)
         with _told_for_mappings():
             known = column_names(source, settings)
         _check_columns(_named(own, mapping), known)
-        left_out = tuple(name for name in names if name not in mapping.features)
+        left_out = tuple(output.name for output in plan.outputs if output.name not in mapping.features)
         return cls(own, left_out, source, mapping, settings, _sliced(own, by, known))
 
     def tables(self, *, since_us: int | None, until_us: int | None) -> Iterator[pa.Table]:
@@ -317,6 +304,28 @@ class ForeignLog:
             known = next((reason for reason in self.remarks.skipped if reason.startswith(said)), None)
             self.remarks.skipped[known or f"{said}: {unread[int(rows[0])].as_py()!r}"] += len(rows)
         return np.asarray(~is_bad, dtype=np.bool_)
+
+
+def _check_names(plan: Plan, mapping: ForeignMapping) -> None:
+    """Make sure that the service has what the mapping maps, and that this is something."""
+    features = [output.name for output in plan.outputs]
+    if not mapping.features:
+        hint = f"Name the columns of features under [features]. {listing('Features', features)}"
+        raise _mapping_error("no feature is mapped", hint)
+    keys, inputs = ([column.name for column in columns] for columns in (plan.join_keys, plan.request))
+    _check_known("features", mapping.features, features)
+    _check_known("keys", mapping.keys, keys)
+    _check_known("request", mapping.request, inputs)
+    _check_known("constants", mapping.constants, [*keys, *inputs])
+
+
+def _check_complete(plan: Plan, mapping: ForeignMapping) -> None:
+    """Make sure that all keys and request inputs of the mapped features are mapped."""
+    for part, columns in (("keys", plan.join_keys), ("request", plan.request)):
+        for column in columns:
+            if column.name not in {**mapping.keys, **mapping.request, **mapping.constants}:
+                hint = f"Name its column under [{part}], or its value under [constants]."
+                raise ConfigError(f"'{column.name}' is not mapped", where=_WHERE, hint=hint, code="not-mapped")
 
 
 def _check_known(part: str, names: Mapping[str, Any], known: list[str]) -> None:
