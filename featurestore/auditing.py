@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.config import PolicyConfig
-from featurestore.errors import ConfigError, listing
+from featurestore.errors import ConfigError, InstantError, RequestError, listing
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
-from featurestore.online.serving_log import ServingLog
+from featurestore.online.serving_log import ServingLog, log_schema
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
@@ -29,10 +29,11 @@ from featurestore.skew.facts import event_counter, event_reader, state_reader
 from featurestore.skew.foreign import ForeignLog, ForeignMapping
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
+from featurestore.skew.remarks import Remarks
 from featurestore.skew.report import AuditReport
 from featurestore.skew.tolerance import Tolerance
 from featurestore.sources import ReadSettings
-from featurestore.temporal import Clock, duration_us
+from featurestore.temporal import Clock, duration_us, format_instant
 
 _NAMED = 8
 _MOST_RUNS = 1_000
@@ -88,6 +89,8 @@ class Auditor:
         Returns:
             The judged report.
         """
+        check_range(since_us, until_us)
+        self._check_by(service, by)
         self.log.flush()
         tables = self.log.read(service, since_us=since_us, until_us=until_us)
         lost = self.log.losses(service, since_us=since_us, until_us=until_us)
@@ -132,6 +135,7 @@ class Auditor:
         plan = self.catalog.plan(service)
         now_us = self.clock.now_us()
         sources = self.catalog.sources(use.view.source.name for use in plan.uses)
+        remarks = Remarks()
         table = ask_live(
             plan,
             entities,
@@ -141,6 +145,7 @@ class Auditor:
             sources=sources,
             settings=self.settings,
             recent=self.recent(service),
+            remarks=remarks,
         )
         return self._run(
             service,
@@ -148,7 +153,7 @@ class Auditor:
             since_us=now_us,
             until_us=now_us + 1,
             policy=policy,
-            options=lambda explainer: Options(explain=explainer, progress=progress, kind="live"),
+            options=lambda explainer: Options(explain=explainer, progress=progress, kind="live", remarks=remarks),
             causes=causes,
             mismatches=mismatches,
         )
@@ -169,13 +174,15 @@ class Auditor:
         progress: Progress | None = None,
     ) -> AuditReport:
         """Compare what another system served with what training sets hold; see ``FeatureStore.audit_foreign``."""
-        log = ForeignLog.open(self.catalog.plan(service), place, mapping, self.settings)
+        if since_us is not None and until_us is not None:
+            check_range(since_us, until_us)
+        log = ForeignLog.open(self.catalog.plan(service), place, mapping, self.settings, by=by)
         first_us, end_us = log.range_us(since_us=since_us, until_us=until_us)
-        notes = ["the log says no statuses: values alone were compared"]
+        log.remarks.notes.append("the log says no statuses: values alone were compared")
         if log.left_out:
             named = ", ".join(log.left_out[:_NAMED])
             more = f" and {len(log.left_out) - _NAMED} more" if len(log.left_out) > _NAMED else ""
-            notes.append(f"not in the log: {named}{more}")
+            log.remarks.notes.append(f"not in the log: {named}{more}")
         return self._run(
             service,
             log.tables(since_us=since_us, until_us=until_us),
@@ -183,12 +190,23 @@ class Auditor:
             until_us=end_us,
             policy=policy,
             options=lambda explainer: Options(
-                sample=sample, by=by, explain=explainer, progress=progress, kind="foreign", notes=tuple(notes)
+                sample=sample, by=by, explain=explainer, progress=progress, kind="foreign", remarks=log.remarks
             ),
             causes=causes,
             mismatches=mismatches,
             foreign=log.plan,
         )
+
+    def _check_by(self, service: str, by: Sequence[str]) -> None:
+        """Make sure that the log has the columns that slices are to be looked for in."""
+        plans = (self.catalog.plan(service), *self.catalog.past_plans(service))
+        own = {column.name for plan in plans for column in (*plan.join_keys, *plan.request)}
+        known = own | {name for plan in plans for name in log_schema(plan).names}
+        for name in by:
+            if name not in known:
+                hint = listing("It has", sorted({*own, "model", "model_version"}), wrong=name)
+                problem = f"the serving log has no column '{name}'"
+                raise RequestError(problem, field="/by", hint=hint, code="unknown-column")
 
     def recent(self, service: str) -> Iterator[pa.Table]:
         """Return what was served of a service lately."""
@@ -275,6 +293,21 @@ class Auditor:
 
     def _runs(self, view: str) -> tuple[RunRecord, ...]:
         return self.registry.runs(view, limit=_MOST_RUNS)
+
+
+def check_range(since_us: int, until_us: int) -> None:
+    """Make sure that a range of time holds an instant.
+
+    Raises:
+        InstantError: It ends before it begins, or where it begins.
+    """
+    if since_us >= until_us:
+        raise InstantError(
+            f"it begins at {format_instant(since_us)} and ends at {format_instant(until_us)}",
+            where="range of an audit",
+            hint="Give an earlier since, or a later until.",
+            code="empty-range",
+        )
 
 
 def configured(policy: PolicyConfig) -> Policy:

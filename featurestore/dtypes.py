@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InstantError, listing
-from featurestore.temporal import instant_us, to_datetime, within_years
+from featurestore.temporal import format_instant, instant_us, to_datetime, within_years
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,6 +180,44 @@ def read_value(dtype: DType, value: Any) -> Any:
     if read is _WRONG:
         raise ValueError(f"got {type(value).__name__} {value!r}, expected {dtype}")
     return read
+
+
+def argument_text(value: Any) -> str:
+    """Write a value as the arguments of commands are written: text that is read back as the same value.
+
+    Example:
+        >>> argument_text(True), argument_text([1, None]), argument_text(date(2026, 2, 28))
+        ('true', '[1, null]', '2026-02-28')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        return format_instant(instant_us(value))
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, bool | float | list):
+        return json.dumps(value, ensure_ascii=False, default=argument_text)
+    return str(value)
+
+
+def literal(value: Any) -> str:
+    """Write a value as definitions are written, where ``date``, ``datetime``, ``UTC`` and ``Decimal`` are imported.
+
+    Example:
+        >>> literal(Decimal("0.00")), literal("card"), literal(date(2026, 2, 28))
+        ('Decimal("0.00")', '"card"', 'date(2026, 2, 28)')
+    """
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Decimal):
+        return f'Decimal("{value}")'
+    if isinstance(value, datetime):
+        return repr(value.astimezone(UTC)).removeprefix("datetime.").replace("datetime.timezone.utc", "UTC")
+    if isinstance(value, date):
+        return repr(value).removeprefix("datetime.")
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    return repr(value)
 
 
 def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:

@@ -49,10 +49,17 @@ def audit(
     causes: Annotated[bool, typer.Option(help="Prove why values differ; without it an audit only counts.")] = True,
 ) -> None:
     """Recompute what was served and compare: exit code 0 for equal, 1 for skew, 2 if it could not tell."""
+    if foreign is None and mapping is not None:
+        raise typer.BadParameter("--map is about the log of another system: name it with --foreign")
+    if foreign is not None and mapping is None:
+        raise typer.BadParameter("say with --map which column holds what")
+    if live is not None:
+        given = {"--foreign": foreign, "--since": since, "--until": until, "--sample": sample, "--by": by}
+        if named := [name for name, value in given.items() if value is not None and value != []]:
+            raise typer.BadParameter(f"--live asks now, not a log: leave {', '.join(named)} out")
     with listening(None, opening="opening the serving log") as told, store_of(context) as store:
         if foreign is not None:
-            if mapping is None:
-                raise typer.BadParameter("say with --map which column holds what")
+            assert mapping is not None
             report = store.audit_foreign(
                 service,
                 foreign,
@@ -66,7 +73,7 @@ def audit(
                 progress=told,
             )
         elif live is not None:
-            report = store.audit_live(service, live, mismatches=parquet, progress=told)
+            report = store.audit_live(service, live, causes=causes, mismatches=parquet, progress=told)
         else:
             report = store.audit(
                 service,

@@ -35,6 +35,8 @@ class EventList:
         self._feature = feature
         self._codes = events.codes(feature)
         self.used = events.used(feature)
+        # Events that expired took precedence all the same.
+        self._first = self.used if len(self.used) else np.flatnonzero(self._codes == int(Fate.EXPIRED))
         found = {FATES[code]: count for code, count in Counter(self._codes.tolist()).items()}
         self.counts = dict(sorted(found.items(), key=lambda item: (item[0] != USED, item[0])))
 
@@ -84,13 +86,13 @@ class EventList:
             Fate.BEFORE_WINDOW: lambda: "it happened before the window",
             Fate.NOT_MEMBER: lambda: f"the feature's where is not true: {expression_words(source.where)}",
             Fate.NULL: lambda: "its value is null, which is skipped",
-            Fate.OUTRANKED: lambda: f"{numbered(self.used)} {self._ranked()} it",
+            Fate.OUTRANKED: lambda: f"{numbered(self._first)} {self._ranked()} it",
             Fate.EXPIRED: lambda: f"older than the ttl of {format_duration(feature.ttl_us or 0)}",
         }
         return rules[Fate[fate.upper()]]()
 
     def _ranked(self) -> str:
-        verb = "comes" if len(self.used) == 1 else "come"
+        verb = "comes" if len(self._first) == 1 else "come"
         return f"{verb} {'before' if self._feature.aggregation.startswith('first') else 'after'}"
 
     def _values(self, rows: npt.NDArray[np.int64]) -> Sequence[Any]:

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import TIMESTAMP
+from featurestore.dtypes import TIMESTAMP, from_arrow, read_value
 from featurestore.errors import RequestError, listing
+from featurestore.explaining.words import shown, texts
 from featurestore.offline.build import AS_OF
 from featurestore.online.lookup import read_fields
 from featurestore.online.serving_log import ServingLog
@@ -32,6 +33,8 @@ class Question:
         logged: The row of the serving log, one row; ``None`` if there is none.
         columns: The columns to explain, those of the answer first, then what they are computed of.
         notes: What had to be assumed.
+        other_inputs: Request inputs that are explained with other values than the logged row was asked with: what
+            depends on them was not served then.
     """
 
     plan: Plan
@@ -41,6 +44,7 @@ class Question:
     logged: pa.Table | None = None
     columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    other_inputs: frozenset[str] = frozenset()
 
     def spine(self) -> pa.Table:
         """Return the question as one row of a spine."""
@@ -77,7 +81,8 @@ def asked(
         entity: Key columns; ``None`` takes those of the logged row.
         at_us: The instant; ``None`` takes that of the logged row.
         feature: Column of the answer to explain; ``None`` means all.
-        request: Request inputs; ``None`` takes those of the logged row.
+        request: Request inputs; ``None`` takes those of the logged row. Of several rows that are logged the newest
+            that was asked with these counts, or else the newest.
         request_id: The request to find in the log; ``None`` finds one about this entity and instant.
 
     Raises:
@@ -90,7 +95,7 @@ def asked(
         what = "entity" if keys is None else "at"
         hint = "Give the entity and the instant, or the id of a request that was logged."
         raise RequestError(f"'{what}' is missing", field=f"/{what}", hint=hint, code="missing-field")
-    logged = _logged(plan.name, log, keys=keys, at_us=at_us, request_id=request_id)
+    logged = _logged(plan.name, log, keys=keys, at_us=at_us, request_id=request_id, request=request or {})
     notes: list[str] = []
     answering = plan if logged is None else _answering(plan, past, logged, notes, is_by_row=keys is None)
     found = {} if logged is None else logged.to_pylist()[0]
@@ -100,21 +105,33 @@ def asked(
         assert logged is not None
         at_us = int(logged.column(AS_OF).cast(pa.int64())[0].as_py())
     columns = _columns(answering, feature)
+    is_of_plan = logged is not None and found["fingerprint"] == answering.fingerprint
+    requests = _requests(answering, columns, request, found, notes)
     return Question(
         plan=answering,
         keys=keys,
         as_of_us=at_us,
-        requests=_requests(answering, columns, request, found, notes),
-        logged=logged if logged is not None and found["fingerprint"] == answering.fingerprint else None,
+        requests=requests,
+        logged=logged if is_of_plan else None,
         columns=columns,
         notes=notes,
+        other_inputs=_other_inputs(found, requests, notes) if is_of_plan else frozenset(),
     )
 
 
 def _logged(
-    service: str, log: ServingLog, *, keys: Mapping[str, Any] | None, at_us: int | None, request_id: str | None
+    service: str,
+    log: ServingLog,
+    *,
+    keys: Mapping[str, Any] | None,
+    at_us: int | None,
+    request_id: str | None,
+    request: Mapping[str, Any],
 ) -> pa.Table | None:
-    """Return the newest row that was served of a request, or about an entity and instant."""
+    """Return the newest row that was served of a request, or about an entity and instant.
+
+    One that was asked with the request inputs given comes before newer ones that were not.
+    """
     log.flush()
     since_us, until_us = (MIN_INSTANT_US, MAX_INSTANT_US) if at_us is None else (at_us, at_us + 1)
     rows = []
@@ -132,7 +149,33 @@ def _logged(
     if request_id is not None and keys is None and sum(table.num_rows for table in rows) > 1:
         hint = "Say which of them: give the entity."
         raise RequestError(f"request '{request_id}' asked about several entities", field="/entity", hint=hint)
+    for table in reversed(rows):
+        same = [place for place, row in enumerate(table.to_pylist()) if _is_asked_with(row, table.schema, request)]
+        if same:
+            return table.slice(same[-1], 1)
     return rows[-1].slice(rows[-1].num_rows - 1) if rows else None
+
+
+def _is_asked_with(row: Mapping[str, Any], schema: pa.Schema, request: Mapping[str, Any]) -> bool:
+    """Tell whether a logged row was asked with some request inputs."""
+    for name, value in request.items():
+        column = f"request__{name}"
+        dtype = from_arrow(schema.field(column).type) if column in row else None
+        try:
+            if dtype is None or row[column] != read_value(dtype, value):
+                return False
+        except ValueError:
+            return False
+    return True
+
+
+def _other_inputs(logged: Mapping[str, Any], requests: Mapping[str, Any], notes: list[str]) -> frozenset[str]:
+    """Return the request inputs that a logged row was asked with otherwise, and note what they were."""
+    others = {name: logged[f"request__{name}"] for name in requests if logged[f"request__{name}"] != requests[name]}
+    if others:
+        said = ", ".join(f"{name}={shown(value)}" for name, value in texts(others).items())
+        notes.append(f"what was served then was asked with {said}: what depends on that is not compared")
+    return frozenset(others)
 
 
 def _answering(plan: Plan, past: Iterable[Plan], logged: pa.Table, notes: list[str], *, is_by_row: bool) -> Plan:
@@ -165,13 +208,7 @@ def _requests(
     given = dict(request or {})
     missing = [column.name for column in plan.request if column.name not in given]
     found = {name: logged.get(f"request__{name}") for name in missing}
-    read = {
-        leaf.param("name")
-        for feature in plan.on_demand
-        if feature.column in columns
-        for leaf in leaves(feature.expression)
-        if leaf.op == "request"
-    }
+    read = set().union(*(inputs_of(plan, column) for column in columns))
     if unknown := [name for name in missing if name in read and f"request__{name}" not in logged]:
         notes.append(f"request inputs that are not known count as null: {', '.join(unknown)}")
     return read_fields(
@@ -188,6 +225,18 @@ def _columns(plan: Plan, feature: str | None) -> tuple[str, ...]:
     own = [output.column for output in chosen]
     needed = set().union(*(operands(plan, output.name) for output in chosen)) if chosen else set()
     return tuple(dict.fromkeys([*own, *sorted(needed)]))
+
+
+def inputs_of(plan: Plan, column: str) -> set[str]:
+    """Return the request inputs that a column is computed of, in any number of steps."""
+    expression = next((feature.expression for feature in plan.on_demand if feature.column == column), None)
+    found: set[str] = set()
+    for leaf in leaves(expression) if expression is not None else ():
+        if leaf.op == "request":
+            found.add(str(leaf.param("name")))
+        elif leaf.op == "feature":
+            found |= inputs_of(plan, str(leaf.param("column")))
+    return found
 
 
 def leaves(expression: TypedExpr) -> Iterator[TypedExpr]:

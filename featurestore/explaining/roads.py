@@ -11,7 +11,7 @@ import pyarrow as pa
 from featurestore.definitions.sources import Source
 from featurestore.errors import FeatureStoreError
 from featurestore.explaining.model import LogFacts, StateFacts, Told
-from featurestore.explaining.question import Question
+from featurestore.explaining.question import Question, inputs_of
 from featurestore.explaining.words import text
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.offline.training_set import compute_reference
@@ -95,7 +95,7 @@ def ask_online(question: Question, plan: Plan, store: StateReads, clock: Clock) 
 
 
 def read_served(question: Question) -> Answered:
-    """Return what the serving log says was answered."""
+    """Return what the serving log says was answered to this question."""
     logged = question.logged
     if logged is None:
         return Answered({}, {}, {})
@@ -106,6 +106,7 @@ def read_served(question: Question) -> Answered:
         )
         for column in question.columns
         if (name := question.output_of(column)) is not None
+        and not question.other_inputs & inputs_of(question.plan, column)
     }
     as_of = np.array([question.as_of_us], dtype=np.int64)
     watermarks = {

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.dtypes import argument_text
 from featurestore.offline.build import AS_OF, Features
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.plan.model import Plan
@@ -30,10 +31,12 @@ from featurestore.skew.compare import (
     status_names,
 )
 from featurestore.skew.explaining import Explained, ExplainRows
+from featurestore.skew.remarks import Remarks
 from featurestore.skew.report import WORST_ROWS, AuditReport, Mismatch, Skipped
 from featurestore.skew.sampling import sampled, shards
-from featurestore.skew.slices import SliceTally, age_classes, as_text, null_classes, width_of
+from featurestore.skew.slices import BY, SliceTally, age_classes, as_text, null_classes, width_of
 from featurestore.skew.tolerance import Tolerance
+from featurestore.skew.unread import is_unread, unread_texts
 from featurestore.statuses import Status
 from featurestore.temporal import format_instant
 
@@ -74,6 +77,8 @@ class _Found:
     worst: list[tuple[float, Mismatch]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     collected: dict[str, Collected] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
+    unread_example: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,12 @@ class Options:
         by: Columns of the log to look for slices in, beside the usual properties.
         explain: Proves causes of the rows that differ; ``None`` leaves causes out.
         progress: Is told how far the audit is.
-        kind: What the rows are: ``"log"`` or ``"live"``.
+        kind: What the rows are: ``"log"``, ``"live"``, ``"replay"`` or ``"foreign"``.
         batch_values: Values recomputed at a time.
         lost: Count of rows that were served and are not in the log.
         rows: Count of rows that will come, for those who are told how far the audit is.
-        unexamined: Is given values that differ and are too many to be explained.
-        notes: What readers of the report should know.
+        unexamined: Is given values that differ and are too many to be explained, or cannot be.
+        remarks: What those who bring the rows say of them, once all were taken.
         tolerance: Gives by feature how far numbers may lie apart to be near enough; ``None`` for not at all.
     """
 
@@ -103,7 +108,7 @@ class Options:
     lost: int = 0
     rows: int = 0
     unexamined: Unexamined | None = None
-    notes: tuple[str, ...] = ()
+    remarks: Remarks = field(default_factory=Remarks)
     tolerance: Callable[[str], Tolerance | None] = lambda _: None
 
 
@@ -136,9 +141,11 @@ def audit(
     options = options or Options()
     found = _Found(SliceTally(width_of(since_us, until_us)))
     _take_all(tables, plans, reference, found, options)
-    if options.lost:
-        found.served += options.lost
-        found.skipped[_LOST] += options.lost
+    for name in found.features:
+        found.served_by_feature[name] += options.remarks.skipped.total()
+    left_out = options.remarks.skipped + Counter({_LOST: options.lost})
+    found.served += left_out.total()
+    found.skipped += left_out
     explained = [
         options.explain(collected, options.progress)
         for _, collected in sorted(found.collected.items())
@@ -225,8 +232,16 @@ def _report(
         over_time=found.slices.buckets(),
         slices=found.slices.slices(),
         telling="" if telling is None else str(telling),
-        notes=options.notes,
+        notes=(*options.remarks.notes, *_unread_notes(features, found)),
     )
+
+
+def _unread_notes(features: Sequence[FeatureCounts], found: _Found) -> Iterator[str]:
+    """Say of which features something was served that is none of their values."""
+    for feature in features:
+        if count := found.unread[feature.name]:
+            example = found.unread_example[feature.name]
+            yield f"{feature.name}: {count:,} served values are no {feature.dtype}, for instance {example!r}"
 
 
 def _with_cause(mismatch: Mismatch, explained: Sequence[Explained]) -> Mismatch:
@@ -273,8 +288,10 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
     found.beyond += count_beyond_newest(plan, as_of, newest)
     found.fingerprints[plan.fingerprint] += log.num_rows
     differs: dict[str, Flags] = {}
+    unread: dict[str, Flags] = {}
     for output in plan.outputs:
         name = output.name
+        unread[name] = _take_unread(log, name, found)
         compared = compare(
             name=name,
             dtype=output.dtype,
@@ -284,6 +301,7 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
             current_statuses=_codes(log, name),
             is_stale=stale,
             tolerance=options.tolerance(name),
+            unread=unread[name],
         )
         known = found.features.get(name)
         found.features[name] = compared.counts if known is None else known + compared.counts
@@ -295,9 +313,21 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
     found.slices.add(as_of, any_differs, _properties(plan, log, expected, stale, options.by))
     left = any_differs
     if options.explain is not None:
-        left = found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, differs)
-    if options.unexamined is not None and bool(left.any()):
-        options.unexamined(plan, log, expected, {name: flags & left for name, flags in differs.items()})
+        # What is no value cannot be reproduced.
+        examined = {name: flags & ~unread[name] for name, flags in differs.items()}
+        left = found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, examined)
+    if options.unexamined is not None:
+        unexamined = {name: flags & (left | unread[name]) for name, flags in differs.items()}
+        options.unexamined(plan, log, expected, unexamined)
+
+
+def _take_unread(log: pa.Table, name: str, found: _Found) -> Flags:
+    """Count what was served and is no value of a feature; return in which rows."""
+    unread = is_unread(log, name)
+    if bool(unread.any()):
+        found.unread[name] += int(unread.sum())
+        found.unread_example.setdefault(name, unread_texts(log, name)[int(np.argmax(unread))].as_py())
+    return unread
 
 
 def _instants(log: pa.Table, name: str) -> Ints:
@@ -325,13 +355,14 @@ def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by:
     }
     found["state"] = pa.array(["on time", "behind its refresh"]).take(pa.array(stale.astype(np.int8)))
     found["key shard"] = pa.array(shards(plan, log)).cast(pa.string())
-    found["nulls served"] = null_classes([log.column(f"value__{output.name}") for output in plan.outputs])
+    found["nulls served"] = null_classes([_is_null(log, output.name) for output in plan.outputs])
     found["fingerprint"] = log.column("fingerprint").combine_chunks()
     for name in ("model", "model_version"):
         if name in log.column_names:
             found[name.replace("_", " ")] = as_text(log.column(name).combine_chunks())
     for name in by:
-        column = next((c for c in (name, f"key__{name}", f"request__{name}") if c in log.column_names), None)
+        places = (f"{BY}{name}", name, f"key__{name}", f"request__{name}")
+        column = next((place for place in places if place in log.column_names), None)
         if column is not None:
             found[name] = as_text(log.column(column).combine_chunks())
     trained = [expected.statuses[output.name] for output in plan.outputs]
@@ -339,6 +370,12 @@ def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by:
     worst = [status_names(np.max(codes, axis=0)) for codes in (trained, served)]
     found["worst statuses"] = pc.binary_join_element_wise(*worst, "/")
     return found
+
+
+def _is_null(log: pa.Table, name: str) -> Flags:
+    """Tell per row whether nothing was served of a feature."""
+    is_null = log.column(f"value__{name}").combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    return np.asarray(is_null & ~is_unread(log, name), dtype=np.bool_)
 
 
 def _codes(log: pa.Table, name: str) -> Bytes:
@@ -378,14 +415,20 @@ def _described(
     def cell(column: str) -> str | None:
         return _text(log.column(column)[row].as_py())
 
+    def argument(column: str) -> str | None:
+        value = log.column(column)[row].as_py()
+        return None if value is None else argument_text(value)
+
+    unread = unread_texts(log, name)[row].as_py()
     return Mismatch(
         feature=name,
         request_id=cell("request_id") or "",
         row=int(log.column("row")[row].as_py()),
-        keys={column.name: cell(f"key__{column.name}") for column in plan.join_keys},
+        keys={column.name: argument(f"key__{column.name}") for column in plan.join_keys},
+        requests={column.name: argument(f"request__{column.name}") for column in plan.request},
         as_of=format_instant(log.column(AS_OF)[row].cast(pa.int64()).as_py()),
         reference=_text(expected.values[name][row].as_py()),
-        current=cell(f"value__{name}"),
+        current=cell(f"value__{name}") if unread is None else unread,
         reference_status=Status(int(expected.statuses[name][row])).name,
         current_status=status_name(log.column(f"status__{name}")[row].as_py()),
         is_stale=is_stale,

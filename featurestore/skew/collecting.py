@@ -12,6 +12,7 @@ import pyarrow as pa
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.requests import PREVIOUS
+from featurestore.skew.unread import is_unread
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -61,7 +62,7 @@ class Collected:
         any_differs = np.zeros(log.num_rows, dtype=np.bool_)
         for name, flags in differs.items():
             any_differs |= flags
-            self.clean[name] = self.clean.get(name, 0) + int((~flags).sum())
+            self.clean[name] = self.clean.get(name, 0) + int((~flags & ~is_unread(log, name)).sum())
             self.different += int(flags.sum())
         most = min(MOST_EXPLAINED, MOST_VALUES // max(1, len(differs)))
         suspects = np.flatnonzero(any_differs)[: max(0, most - self.suspects)]

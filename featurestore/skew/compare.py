@@ -56,7 +56,8 @@ class FeatureCounts:
             shares have both bounds equal.
         numbers: How far differing numbers lie apart; ``None`` for other dtypes and where none differ.
         confusion: Which values were served in place of which, most frequent first; none for numbers.
-        lists: What differing lists have more or less; ``None`` for other dtypes and where none differ.
+        lists: What differing lists have more or less, those that only one road has among them; ``None`` for other
+            dtypes and where none differ.
     """
 
     name: str
@@ -175,6 +176,7 @@ def compare(
     current_statuses: Bytes,
     is_stale: Flags,
     tolerance: Tolerance | None = None,
+    unread: Flags | None = None,
 ) -> ComparedFeature:
     """Compare one feature of the same rows on both roads.
 
@@ -187,22 +189,28 @@ def compare(
         current_statuses: ``Status`` codes that were served.
         is_stale: Per row, whether it was answered by a view behind its refresh.
         tolerance: How far numbers may lie apart to be counted as near enough; ``None`` counts none.
+        unread: Per row, whether something was served that is no value of the dtype, and is null in ``current``: it
+            differs from every value and from null. ``None`` for nowhere.
 
     Returns:
         The comparison; its counts add up to the rows.
     """
-    has_reference, has_current = validity(reference), validity(current)
+    if unread is None:
+        unread = np.zeros(len(reference), dtype=np.bool_)
+    has_reference, has_current = validity(reference), validity(current) | unread
     both = has_reference & has_current
     same_status = _same_status(reference_statuses, current_statuses)
-    same_value = both & _equal(reference, current, dtype)
+    same_value = both & ~unread & _equal(reference, current, dtype)
     neither = ~has_reference & ~has_current
     equal = same_value & same_status
     both_null = neither & same_status
     differs = ~(equal | both_null)
     only_one = has_reference != has_current
     size = np.where(differs & ~neither, np.inf, 0.0)
-    measured = both & differs
-    details = _details(reference, current, dtype, measured & ~same_value)
+    measured = both & differs & ~unread
+    # A list that only one road has is a list of insertions or deletions.
+    chosen = only_one & ~unread | measured & ~same_value if dtype.kind == "list" else measured & ~same_value
+    details = _details(reference, current, dtype, chosen)
     if dtype.is_numeric and bool(measured.any()):
         size[measured] = 0.0
         details.numbers, size[measured & ~same_value] = _measured(reference, current, dtype, measured & ~same_value)
@@ -215,7 +223,7 @@ def compare(
         mismatch=int((differs & ~only_one).sum()),
         only_in_reference=int((has_reference & ~has_current).sum()),
         only_in_current=int((has_current & ~has_reference).sum()),
-        within_tolerance=_near(reference, current, dtype, both & same_status & ~same_value, tolerance),
+        within_tolerance=_near(reference, current, dtype, both & same_status & ~same_value & ~unread, tolerance),
         of_stale_views=int((differs & is_stale).sum()),
         largest_difference=details.numbers.largest_absolute if details.numbers.count else None,
         status_pairs={
@@ -263,7 +271,7 @@ def _details(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags
     rows = pa.array(np.flatnonzero(chosen))
     pairs = list(zip(reference.take(rows).to_pylist(), current.take(rows).to_pylist(), strict=True))
     if dtype.kind == "list":
-        details.lists.count(pairs)
+        details.lists.count([(left or [], right or []) for left, right in pairs])
     else:
         details.confusion.count(pairs)
     return details

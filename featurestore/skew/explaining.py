@@ -21,6 +21,7 @@ from featurestore.skew.causes.telling import cause_of, findings
 from featurestore.skew.causes.world import Values, ViewWorld, World, answer
 from featurestore.skew.collecting import Collected
 from featurestore.skew.findings import Event, Finding
+from featurestore.skew.unread import is_unread
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -150,7 +151,7 @@ def case_of(plan: Plan, log: pa.Table, differs: Mapping[str, Flags], facts: Fact
         reference=answer(world, list(differs), threads=facts.threads),
         served=served,
         differs=dict(differs),
-        holds={name: ~flags for name, flags in differs.items()},
+        holds={name: ~flags & ~is_unread(log, name) for name, flags in differs.items()},
     )
 
 

@@ -20,6 +20,7 @@ from featurestore.skew.causes.world import Values
 from featurestore.skew.compare import status_names
 from featurestore.skew.explaining import Explained
 from featurestore.skew.slices import as_text
+from featurestore.skew.unread import unread_texts
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -44,7 +45,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between;
-``cause`` is empty where values that differ were too many to look at all of them."""
+``cause`` is empty where values that differ were too many to look at all of them, and where what was served is no value
+of the feature at all."""
 
 
 class MismatchFile:
@@ -82,7 +84,7 @@ class MismatchFile:
                 self._unfinished.unlink(missing_ok=True)
 
     def add_unexamined(self, plan: Plan, log: pa.Table, expected: Features, differs: Mapping[str, Flags]) -> None:
-        """Write values that differ and whose causes nobody will look for: there are too many.
+        """Write values that differ and whose causes nobody will look for.
 
         Args:
             plan: The plan that answered.
@@ -153,7 +155,7 @@ def _table(
         pc.binary_join_element_wise(*keys, ", ").cast(pa.string()),
         pa.repeat(pa.scalar(name), len(rows)),
         as_text(reference.values.take(places)),
-        as_text(served.values.take(places)),
+        pc.coalesce(unread_texts(log, name).take(places), as_text(served.values.take(places))),
         status_names(reference.statuses[rows]),
         status_names(served.statuses[rows]),
         cause,

@@ -1,39 +1,43 @@
 """Logs that other systems wrote, as rows that an audit can compare.
 
 What such a log does not say stays unsaid: statuses are not compared, there are no watermarks, and features that are not
-mapped are left out of the plan that is asked.
+mapped are left out of the plan that is asked. A column is read in its own type; what is no value of its feature is
+compared as what it is (``unread``), and a row whose question cannot be asked is left out and counted.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType, read_value
-from featurestore.errors import ConfigError, SourceDataError, listing
+from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
+from featurestore.dtypes import TIMESTAMP, DType, read_value
+from featurestore.errors import ConfigError, SourceDataError, SourceMissingError, listing
 from featurestore.online.serving_log import log_schema
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
 from featurestore.skew.compare import NOT_LOGGED
-from featurestore.sources import ReadSettings, open_rows
-from featurestore.sources.convert import to_contract
-from featurestore.temporal import MICROSECONDS
+from featurestore.skew.foreign_instants import read_instants
+from featurestore.skew.foreign_values import plain_column, read_foreign, texts_of
+from featurestore.skew.remarks import Remarks
+from featurestore.skew.slices import BY
+from featurestore.skew.unread import unread_column
+from featurestore.sources import ReadSettings, column_names, read_raw
+
+Flags = npt.NDArray[np.bool_]
 
 _WHERE = "foreign log"
-_HINTS = {
-    "naive-timestamps": 'Say in the mapping which zone they are in: timezone = "UTC".',
-    "ambiguous-local-time": "Log instants in UTC, or leave these rows out.",
-}
-_UNITS = {"s": MICROSECONDS["s"], "ms": MICROSECONDS["ms"], "us": 1}
 
 
 class ForeignMapping(BaseModel):
@@ -52,6 +56,8 @@ class ForeignMapping(BaseModel):
         model_version: Column of its version.
         table: Table that holds the log, in a database.
         query: SQL text that gives the log, in a database.
+        format: ``"parquet"`` or ``"csv"``; by default what the file name says.
+        null_values: Texts of CSV files that mean null.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +74,8 @@ class ForeignMapping(BaseModel):
     model_version: str | None = None
     table: str | None = None
     query: str | None = None
+    format: Literal["parquet", "csv"] | None = None
+    null_values: tuple[str, ...] = ("", "NULL", "null")
 
 
 def read_mapping(path: str | os.PathLike[str]) -> ForeignMapping:
@@ -93,6 +101,23 @@ def read_mapping(path: str | os.PathLike[str]) -> ForeignMapping:
 
 
 @dataclass(frozen=True)
+class _Role:
+    """What a column of the log is.
+
+    Attributes:
+        column: Its name.
+        key: The key of the mapping that names it.
+        dtype: What it is read as.
+        target: Column of the serving log that it becomes.
+    """
+
+    column: str
+    key: str
+    dtype: DType
+    target: str
+
+
+@dataclass(frozen=True)
 class ForeignLog:
     """A log of another system, laid out as the plan wants it.
 
@@ -102,6 +127,8 @@ class ForeignLog:
         source: Where the rows lie.
         mapping: Which column holds what.
         settings: What reading may use.
+        by: Columns of the log that slices are looked for in, beside those that are mapped.
+        remarks: What was found out about rows that were read.
     """
 
     plan: Plan
@@ -109,125 +136,157 @@ class ForeignLog:
     source: Source
     mapping: ForeignMapping
     settings: ReadSettings
+    by: tuple[str, ...] = ()
+    remarks: Remarks = field(default_factory=Remarks)
 
     @classmethod
-    def open(cls, plan: Plan, place: Any, mapping: ForeignMapping, settings: ReadSettings) -> ForeignLog:
-        """Match a mapping with a service.
+    def open(
+        cls, plan: Plan, place: Any, mapping: ForeignMapping, settings: ReadSettings, *, by: Sequence[str] = ()
+    ) -> ForeignLog:
+        """Match a mapping with a service and a log.
 
         Args:
             plan: The service's plan.
             place: Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame.
             mapping: Which column holds what.
             settings: What reading may use.
+            by: Columns to look for slices in: of the log, or keys and request inputs of the service.
 
         Raises:
             ConfigError: The mapping names what the service does not have, or lacks what it needs.
+            SourceError: The log cannot be read, or lacks a column.
         """
-        names = [output.name for output in plan.outputs]
-        _check_known("features", mapping.features, names)
+        _check_names(plan, mapping)
+        _check_zone(mapping.timezone)
         own = _of_features(plan, mapping.features)
-        given = {**dict.fromkeys(mapping.keys), **dict.fromkeys(mapping.request), **mapping.constants}
-        needed = [column.name for column in (*own.join_keys, *own.request)]
-        _check_known("keys", mapping.keys, [column.name for column in plan.join_keys])
-        _check_known("request", mapping.request, [column.name for column in plan.request])
-        _check_known("constants", mapping.constants, [column.name for column in (*plan.join_keys, *plan.request)])
-        for name in needed:
-            if name not in given:
-                part = "keys" if name in {column.name for column in own.join_keys} else "request"
-                hint = f"Name its column under [{part}], or its value under [constants]."
-                raise ConfigError(f"'{name}' is not mapped", where=_WHERE, hint=hint, code="not-mapped")
-        left_out = tuple(name for name in names if name not in mapping.features)
-        return cls(own, left_out, _source(place, mapping, _dtypes(own, mapping)), mapping, settings)
+        _check_complete(own, mapping)
+        _check_roles(_roles(own, mapping), mapping.as_of)
+        source = _source(place, mapping)
+        with _told_for_mappings():
+            known = column_names(source, settings)
+        _check_columns(_named(own, mapping), known)
+        left_out = tuple(output.name for output in plan.outputs if output.name not in mapping.features)
+        return cls(own, left_out, source, mapping, settings, _sliced(own, by, known))
 
     def tables(self, *, since_us: int | None, until_us: int | None) -> Iterator[pa.Table]:
         """Read the log, piece by piece, with the columns of a serving log except watermarks.
+
+        Rows whose keys or request inputs are none of their dtype are left out; ``remarks`` counts them.
 
         Args:
             since_us: First instant asked about; all if ``None``.
             until_us: One past the last; all if ``None``.
 
         Raises:
-            SourceError: It cannot be read, lacks a column, or holds what is no value of a feature.
+            SourceError: It cannot be read, or an instant that was asked about is none.
         """
-        first = 0
-        for columns in self._pieces(_dtypes(self.plan, self.mapping)):
-            count = len(next(iter(columns.values())))
-            table = self._laid_out(columns, count, first)
-            first += count
-            if (kept := _between(table, since_us, until_us)).num_rows:
-                yield kept
+        columns = dict.fromkeys([*_named(self.plan, self.mapping), *self.by])
+        number = 0
+        without_key: dict[str, int] = {}
+        for place, first, piece in self._read(list(columns)):
+            instants = self._instants(piece, place, first)
+            chosen = pa.array(_between(instants, since_us, until_us))
+            table = self._laid_out(piece.filter(chosen), instants.filter(chosen), place, number, chosen)
+            number += piece.num_rows
+            if not table.num_rows:
+                continue
+            for key in self.plan.join_keys:
+                missing = table.column(f"key__{key.name}").null_count
+                without_key[key.name] = without_key.get(key.name, 0) + missing
+            yield table
+        self.remarks.notes += [
+            f"rows without '{name}': {count:,}; no training set knows an entity without a key"
+            for name, count in without_key.items()
+            if count
+        ]
 
     def range_us(self, *, since_us: int | None, until_us: int | None) -> tuple[int, int]:
         """Return the first instant asked about and one past the last; what is given is not looked for in the log.
 
         Raises:
-            SourceError: The log cannot be read, or lacks the column.
+            SourceError: The log cannot be read, or an instant is none.
         """
         if since_us is not None and until_us is not None:
             return since_us, until_us
-        name = self.mapping.as_of
-        dtype = _dtypes(self.plan, self.mapping)[name]
-        ends = [pc.min_max(self._instants(piece[name]).cast(pa.int64())) for piece in self._pieces({name: dtype})]
+        found = (self._instants(piece, place, first) for place, first, piece in self._read([self.mapping.as_of]))
+        ends = [pc.min_max(instants.cast(pa.int64())) for instants in found]
         lowest = min((end["min"].as_py() for end in ends if end["min"].is_valid), default=0)
         highest = max((end["max"].as_py() for end in ends if end["max"].is_valid), default=0)
         return lowest if since_us is None else since_us, highest + 1 if until_us is None else until_us
 
-    def _pieces(self, dtypes: Mapping[str, DType]) -> Iterator[dict[str, pa.Array]]:
-        """Read some columns of the log in contract dtypes, piece by piece."""
-        rows = open_rows(self.source, [Column(name, dtype) for name, dtype in dtypes.items()], self.settings)
-        try:
-            for number in range(len(rows.piece_rows)):
-                place = rows.place(number) or _WHERE
-                piece = rows.read_piece(number, list(dtypes))
-                yield {
-                    name: self._read(piece.column(name), dtype, f"{place}, column '{name}'")
-                    for name, dtype in dtypes.items()
-                }
-        finally:
-            rows.close()
+    def _read(self, columns: Sequence[str]) -> Iterator[tuple[str, int, pa.Table]]:
+        with _told_for_mappings():
+            for place, first, piece in read_raw(self.source, columns, self.settings):
+                yield place, first, pa.table({name: plain_column(piece.column(name)) for name in columns})
 
-    def _read(self, column: pa.ChunkedArray, dtype: DType, where: str) -> pa.Array:
-        """Read a column; what helps is said in the words of a mapping."""
-        try:
-            return to_contract(column, dtype, timezone=self.mapping.timezone, where=where)[0]
-        except SourceDataError as error:
-            hint = _HINTS.get(error.code, f"Map a column that holds {dtype} values.")
-            raise SourceDataError(error.problem, where=where, hint=hint, code=error.code) from error
+    def _instants(self, piece: pa.Table, place: str, first: int) -> pa.Array:
+        name = self.mapping.as_of
+        return read_instants(
+            piece.column(name),
+            unit=self.mapping.as_of_unit,
+            timezone=self.mapping.timezone,
+            where=_column_place(place, name),
+            first_row=first,
+        )
 
-    def _laid_out(self, columns: Mapping[str, pa.Array], count: int, first: int) -> pa.Table:
-        mapping, plan = self.mapping, self.plan
-        numbers = pa.array(np.arange(first, first + count))
+    def _laid_out(self, piece: pa.Table, instants: pa.Array, place: str, number: int, chosen: pa.Array) -> pa.Table:
+        """Return the rows of a piece with the columns of a serving log.
+
+        Args:
+            piece: The rows.
+            instants: What they ask about.
+            place: Where they lie, for messages.
+            number: Number in the log of the first row of the whole piece.
+            chosen: Which rows of the whole piece these are.
+        """
+        plan, count = self.plan, piece.num_rows
+        numbers = pa.array(number + np.flatnonzero(chosen.to_numpy(zero_copy_only=False)))
         found: dict[str, pa.Array] = {
-            "request_id": _text(columns, mapping.request_id, default=numbers.cast(pa.string())),
+            "request_id": self._request_ids(piece, numbers),
             "row": numbers,
-            "as_of": self._instants(columns[mapping.as_of]),
+            "as_of": instants,
             "service": pa.array([plan.name] * count, pa.string()),
             "fingerprint": pa.array([plan.fingerprint] * count, pa.string()),
         }
         for name in ("model", "model_version"):
-            if (column := getattr(mapping, name)) is not None:
-                found[name] = columns[column].cast(pa.string())
-        for prefix, wanted, chosen in (
-            ("key__", plan.join_keys, mapping.keys),
-            ("request__", plan.request, mapping.request),
-        ):
-            for column in wanted:
-                found[f"{prefix}{column.name}"] = (
-                    columns[chosen[column.name]] if column.name in chosen else self._constant(column, count)
-                )
+            if (column := getattr(self.mapping, name)) is not None:
+                found[name] = texts_of(piece.column(column))
+        found |= {f"{BY}{name}": texts_of(piece.column(name)) for name in self.by}
+        found |= self._constants(count)
+        is_askable = np.ones(count, dtype=np.bool_)
+        for role in _roles(plan, self.mapping):
+            where = _column_place(place, role.column)
+            read = read_foreign(piece.column(role.column), role.dtype, timezone=self.mapping.timezone, where=where)
+            found[role.target] = read.values
+            if role.target.startswith("value__"):
+                found[unread_column(role.target.removeprefix("value__"))] = read.unread
+            else:
+                is_askable &= self._skip(role, read.unread, is_askable)
         for output in plan.outputs:
-            found[f"value__{output.name}"] = columns[mapping.features[output.name]]
             found[f"status__{output.name}"] = pa.array(np.full(count, NOT_LOGGED, dtype=np.uint8))
         types = log_schema(plan)
         arrays = {
             name: array.cast(types.field(name).type) if name in types.names else array for name, array in found.items()
         }
-        return pa.table(arrays)
+        return pa.table(arrays).filter(pa.array(is_askable))
 
-    def _instants(self, column: pa.Array) -> pa.Array:
-        if self.mapping.as_of_unit is None:
-            return column
-        return pc.multiply_checked(column, _UNITS[self.mapping.as_of_unit]).cast(TIMESTAMP.arrow)
+    def _request_ids(self, piece: pa.Table, numbers: pa.Array) -> pa.Array:
+        """Return the name of each row's request; rows that say none are named by their number."""
+        own = numbers.cast(pa.string())
+        name = self.mapping.request_id
+        return own if name is None else pc.coalesce(texts_of(piece.column(name)), own)
+
+    def _constants(self, count: int) -> dict[str, pa.Array]:
+        plan, mapping = self.plan, self.mapping
+        return {
+            f"{prefix}{column.name}": self._constant(column, count)
+            for prefix, wanted, chosen in (
+                ("key__", plan.join_keys, mapping.keys),
+                ("request__", plan.request, mapping.request),
+            )
+            for column in wanted
+            if column.name not in chosen
+        }
 
     def _constant(self, column: Column, count: int) -> pa.Array:
         try:
@@ -236,14 +295,57 @@ class ForeignLog:
             raise ConfigError(f"{column.name}: {error}", where=f"{_WHERE}, constants", code="mapping") from None
         return pa.array([value] * count, column.dtype.arrow)
 
+    def _skip(self, role: _Role, unread: pa.Array, is_askable: Flags) -> Flags:
+        """Count the rows that cannot be asked about because of a column; return which can."""
+        is_bad = unread.is_valid().to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(is_bad & is_askable)
+        if len(rows):
+            said = f"column '{role.column}' ({role.key} in the mapping) holds what is no {role.dtype}"
+            known = next((reason for reason in self.remarks.skipped if reason.startswith(said)), None)
+            self.remarks.skipped[known or f"{said}: {unread[int(rows[0])].as_py()!r}"] += len(rows)
+        return np.asarray(~is_bad, dtype=np.bool_)
+
+
+def _check_names(plan: Plan, mapping: ForeignMapping) -> None:
+    """Make sure that the service has what the mapping maps, and that this is something."""
+    features = [output.name for output in plan.outputs]
+    if not mapping.features:
+        hint = f"Name the columns of features under [features]. {listing('Features', features)}"
+        raise _mapping_error("no feature is mapped", hint)
+    keys, inputs = ([column.name for column in columns] for columns in (plan.join_keys, plan.request))
+    _check_known("features", mapping.features, features)
+    _check_known("keys", mapping.keys, keys)
+    _check_known("request", mapping.request, inputs)
+    _check_known("constants", mapping.constants, [*keys, *inputs])
+
+
+def _check_complete(plan: Plan, mapping: ForeignMapping) -> None:
+    """Make sure that all keys and request inputs of the mapped features are mapped."""
+    for part, columns in (("keys", plan.join_keys), ("request", plan.request)):
+        for column in columns:
+            if column.name not in {**mapping.keys, **mapping.request, **mapping.constants}:
+                hint = f"Name its column under [{part}], or its value under [constants]."
+                raise ConfigError(f"'{column.name}' is not mapped", where=_WHERE, hint=hint, code="not-mapped")
+
 
 def _check_known(part: str, names: Mapping[str, Any], known: list[str]) -> None:
     for name in names:
         if name not in known:
-            hint = listing("It has", known, wrong=name)
-            raise ConfigError(
-                f"the service has no '{name}'", where=f"{_WHERE}, mapping [{part}]", hint=hint, code="mapping"
+            raise _mapping_error(
+                f"the service has no '{name}'", listing("It has", known, wrong=name), part=f" [{part}]"
             )
+
+
+def _mapping_error(problem: str, hint: str, *, part: str = "") -> ConfigError:
+    return ConfigError(problem, where=f"{_WHERE}, mapping{part}", hint=hint, code="mapping")
+
+
+def _check_zone(timezone: str | None) -> None:
+    try:
+        ZoneInfo(timezone or "UTC")
+    except (LookupError, OSError, ValueError):
+        hint = 'Write timezone = "UTC", or a name such as "Europe/Berlin".'
+        raise _mapping_error(f"there is no time zone '{timezone}'", hint) from None
 
 
 def _of_features(plan: Plan, names: Mapping[str, str]) -> Plan:
@@ -274,63 +376,102 @@ def _leaves(expression: TypedExpr) -> Iterator[TypedExpr]:
         yield from _leaves(argument)
 
 
-def _dtypes(plan: Plan, mapping: ForeignMapping) -> dict[str, DType]:
-    """Return the columns of the log that are read, with the dtypes they must have."""
-    roles = [(mapping.as_of, TIMESTAMP if mapping.as_of_unit is None else INT64)]
-    roles += [(name, STRING) for name in (mapping.request_id, mapping.model, mapping.model_version) if name is not None]
-    for wanted, chosen in ((plan.join_keys, mapping.keys), (plan.request, mapping.request)):
-        roles += [(chosen[column.name], column.dtype) for column in wanted if column.name in chosen]
-    roles += [(mapping.features[output.name], output.dtype) for output in plan.outputs]
-    found: dict[str, DType] = {}
-    for name, dtype in roles:
-        if found.setdefault(name, dtype) != dtype:
-            raise ConfigError(
-                f"column '{name}' is mapped twice: as {found[name]} and as {dtype}",
-                where=_WHERE,
-                hint="Name the column that holds each of them.",
-                code="mapping",
+def _roles(plan: Plan, mapping: ForeignMapping) -> list[_Role]:
+    """Return which columns are keys, request inputs and features."""
+    keys = [(column, f"[keys] {column.name}", "key__", mapping.keys) for column in plan.join_keys]
+    inputs = [(column, f"[request] {column.name}", "request__", mapping.request) for column in plan.request]
+    roles = [
+        _Role(chosen[column.name], key, column.dtype, f"{prefix}{column.name}")
+        for column, key, prefix, chosen in (*keys, *inputs)
+        if column.name in chosen
+    ]
+    return roles + [
+        _Role(mapping.features[output.name], f"[features] {output.name}", output.dtype, f"value__{output.name}")
+        for output in plan.outputs
+    ]
+
+
+def _check_roles(roles: Sequence[_Role], as_of: str) -> None:
+    """Make sure that no column stands for things of different dtypes."""
+    found = {as_of: TIMESTAMP}
+    for role in roles:
+        if found.setdefault(role.column, role.dtype) != role.dtype:
+            raise _mapping_error(
+                f"column '{role.column}' is mapped twice: as {found[role.column]} and as {role.dtype}",
+                "Name the column that holds each of them.",
             )
-    return found
 
 
-def _source(place: Any, mapping: ForeignMapping, dtypes: Mapping[str, DType]) -> Source:
-    if not isinstance(place, str):
-        return FrameSource(_WHERE, frame=place, event_time=mapping.as_of, timezone=mapping.timezone)
-    if "://" in place and not place.startswith(("file://", "http://", "https://", "s3://", "gs://")):
+def _named(plan: Plan, mapping: ForeignMapping) -> dict[str, str]:
+    """Return the columns that are mapped, each with the first key of the mapping that names it."""
+    named = {mapping.as_of: "as_of"}
+    for role in _roles(plan, mapping):
+        named.setdefault(role.column, role.key)
+    for key in ("request_id", "model", "model_version"):
+        if (column := getattr(mapping, key)) is not None:
+            named.setdefault(column, key)
+    return named
+
+
+def _check_columns(named: Mapping[str, str], known: Sequence[str]) -> None:
+    for column, key in named.items():
+        if column not in known:
+            raise SourceMissingError(
+                f"there is no column '{column}'",
+                where=f"{_WHERE}, {key} in the mapping",
+                hint=listing("Columns", known, wrong=column),
+                code="unknown-column",
+            )
+
+
+def _sliced(plan: Plan, by: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the log that slices are looked for in; keys and request inputs are known without it."""
+    own = [column.name for column in (*plan.join_keys, *plan.request)]
+    for name in by:
+        if name not in known and name not in own:
+            hint = listing("It has", sorted({*known, *own}), wrong=name)
+            raise ConfigError(
+                f"the log has no column '{name}'", where=f"{_WHERE}, by", hint=hint, code="unknown-column"
+            )
+    return tuple(dict.fromkeys(name for name in by if name in known))
+
+
+def _column_place(place: str, column: str) -> str:
+    return f"{_WHERE}{', ' if place else ''}{place}, column '{column}'"
+
+
+@contextmanager
+def _told_for_mappings() -> Iterator[None]:
+    """Say in the words of a mapping what helps against a log that cannot be read."""
+    try:
+        yield
+    except SourceDataError as error:
+        if error.code != "corrupt-file":
+            raise
+        hint = 'Say in the mapping what it is, format = "csv" or format = "parquet"; or write it again.'
+        raise SourceDataError(error.problem, where=_WHERE, hint=hint, code=error.code) from error
+
+
+def _source(place: Any, mapping: ForeignMapping) -> Source:
+    if not isinstance(place, str | os.PathLike):
+        return FrameSource(_WHERE, frame=place, event_time=mapping.as_of)
+    path = os.fspath(place)
+    if "://" in path and not path.startswith(("file://", "http://", "https://", "s3://", "gs://")):
         if mapping.table is None and mapping.query is None:
-            hint = 'Say in the mapping which: table = "…" or query = "…".'
-            raise ConfigError("a database holds many tables", where=_WHERE, hint=hint, code="mapping")
-        return SqlSource(
-            _WHERE,
-            url=place,
-            table=mapping.table,
-            query=mapping.query,
-            event_time=mapping.as_of,
-            timezone=mapping.timezone,
-            dtypes=dtypes,
-        )
+            raise _mapping_error("a database holds many tables", 'Say which: table = "…" or query = "…".')
+        return SqlSource(_WHERE, url=path, table=mapping.table, query=mapping.query, event_time=mapping.as_of)
     # A log is named on a command line, from wherever that is; sources count from the configuration.
-    path = place if "://" in place else os.path.abspath(place)  # noqa: PTH100  # it may be a glob
-    return FileSource(_WHERE, path=path, event_time=mapping.as_of, timezone=mapping.timezone, dtypes=dtypes)
+    local = path if "://" in path else os.path.abspath(path)  # noqa: PTH100  # it may be a glob
+    options = CsvOptions(null_values=mapping.null_values)
+    return FileSource(_WHERE, path=local, event_time=mapping.as_of, format=mapping.format, csv=options)
 
 
-def _text(columns: Mapping[str, pa.Array], name: str | None, *, default: pa.Array) -> pa.Array:
-    return default if name is None else columns[name]
-
-
-def _between(table: pa.Table, since_us: int | None, until_us: int | None) -> pa.Table:
-    """Return the rows asked about in a range of time; those without an instant are an error of the log."""
-    instants = table.column("as_of").cast(pa.int64())
-    if instants.null_count:
-        raise ConfigError(
-            f"{instants.null_count} rows have no as_of",
-            where=_WHERE,
-            hint="Map the column of the instant that was asked about, or leave these rows out.",
-            code="null-as-of",
-        )
-    kept = table
+def _between(instants: pa.Array, since_us: int | None, until_us: int | None) -> Flags:
+    """Tell which instants lie in a range of time."""
+    numbers = instants.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    chosen = np.ones(len(numbers), dtype=np.bool_)
     if since_us is not None:
-        kept = kept.filter(pc.greater_equal(kept.column("as_of").cast(pa.int64()), since_us))
+        chosen &= numbers >= since_us
     if until_us is not None:
-        kept = kept.filter(pc.less(kept.column("as_of").cast(pa.int64()), until_us))
-    return kept
+        chosen &= numbers < until_us
+    return chosen

@@ -18,6 +18,12 @@ _SHOWN_REASONS = 20
 _SHOWN_CHARTS = 6
 _SHOWN_EXAMPLES = 3
 _SHOWN_EVENTS = 5
+_KINDS = {
+    "log": "audit of what was served",
+    "live": "audit of what both roads say now",
+    "replay": "audit of history replayed on both roads",
+    "foreign": "audit of what another system served",
+}
 
 
 def render_html(report: AuditReport) -> str:
@@ -26,17 +32,17 @@ def render_html(report: AuditReport) -> str:
     Args:
         report: The report, judged or not.
     """
-    kind = "audit of what both roads say now" if report.kind == "live" else "audit of what was served"
     return page(
         f"Audit of {report.service}: {report.verdict or 'not judged'}",
         heading(
             f"Audit of {report.service}",
             report.verdict,
-            f"{kind}, asked about {report.since} to {report.until}; ran at {report.ran_at}",
+            f"{_KINDS[report.kind]}, asked about {report.since} to {report.until}; ran at {report.ran_at}",
             f"a sample of {report.sample:.3%} of the entities" if report.sample < 1 else None,
             f"policy: {report.policy}" if report.policy else None,
         ),
         _numbers(report),
+        bullets(report.notes) if report.notes else None,
         bullets(_reasons(report.reasons)),
         element("p", element("b", report.telling)) if report.telling else None,
         _causes(report),

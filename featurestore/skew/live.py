@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.definitions.sources import Source
+from featurestore.errors import StateError
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
-from featurestore.skew.picking import as_log, entities, last_inputs, logged_questions
+from featurestore.skew.picking import Row, as_log, entities, last_inputs, logged_questions
+from featurestore.skew.remarks import Remarks
 from featurestore.sources import ReadSettings, open_scans
 from featurestore.temporal import MICROSECONDS, Clock, to_datetime
 
@@ -35,6 +37,7 @@ def ask_live(
     sources: Mapping[str, Source],
     settings: ReadSettings,
     recent: Iterable[pa.Table],
+    remarks: Remarks,
 ) -> pa.Table:
     """Choose entities and ask the online road about them.
 
@@ -47,9 +50,13 @@ def ask_live(
         sources: Definitions of the plan's sources by name.
         settings: What reading may use.
         recent: What was served lately, for entities and request inputs that occur.
+        remarks: Is told of entities whose state is damaged; they are left out.
 
     Returns:
         A table with the columns of the service's serving log.
+
+    Raises:
+        StateError: A view has no online state.
     """
     logged = logged_questions(plan, recent)
     with open_scans([use.view for use in plan.uses], sources, settings) as scans:
@@ -57,14 +64,14 @@ def ask_live(
     inputs = last_inputs(plan, logged)
     reader = OnlineReader(plan, online, clock)
     keys = [column.name for column in plan.join_keys]
-    answers = [
-        reader.get(
-            chunk,
-            request=[inputs.get(tuple(row[key] for key in keys), dict.fromkeys(_requests(plan))) for row in chunk],
-            as_of=to_datetime(now_us),
-        )
-        for chunk in _chunks(pool)
-    ]
+
+    def ask(chunk: Sequence[Row]) -> OnlineFeatures:
+        request = [inputs.get(tuple(row[key] for key in keys), dict.fromkeys(_requests(plan))) for row in chunk]
+        return reader.get(chunk, request=request, as_of=to_datetime(now_us))
+
+    # Nobody is asked about: a view that has no state at all is no damage of single entities.
+    ask([])
+    answers = [answer for chunk in _chunks(pool) for answer in _answered(chunk, ask, remarks)]
     chosen = _stratified(answers, count, now_us)
     return as_log(plan, [(answers[number], row) for number, row in chosen], now_us)
 
@@ -73,8 +80,23 @@ def _requests(plan: Plan) -> list[str]:
     return [column.name for column in plan.request]
 
 
-def _chunks(rows: Sequence[dict[str, Any]]) -> Iterable[Sequence[dict[str, Any]]]:
+def _chunks(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
     return (rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE))
+
+
+def _answered(
+    chunk: Sequence[Row], ask: Callable[[Sequence[Row]], OnlineFeatures], remarks: Remarks
+) -> Iterator[OnlineFeatures]:
+    """Ask about some entities; those whose state is damaged are found by halving, and left out."""
+    try:
+        yield ask(chunk)
+    except StateError as error:
+        if len(chunk) == 1:
+            remarks.skipped[f"their online state cannot be read: {error.problem}"] += 1
+            return
+        half = len(chunk) // 2
+        yield from _answered(chunk[:half], ask, remarks)
+        yield from _answered(chunk[half:], ask, remarks)
 
 
 def _stratified(answers: Sequence[OnlineFeatures], count: int, now_us: int) -> list[tuple[int, int]]:

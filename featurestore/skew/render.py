@@ -86,6 +86,7 @@ def _features(features: tuple[FeatureCounts, ...]) -> Table:
 def _counts(features: Sequence[FeatureCounts]) -> list[str]:
     """Return the cells of one line: the counts of some features added up."""
     sizes = [feature.largest_difference for feature in features if feature.largest_difference is not None]
+    edits = [feature.lists.largest_distance for feature in features if feature.lists is not None]
     counts = (
         sum(feature.compared for feature in features),
         sum(feature.equal for feature in features),
@@ -95,7 +96,8 @@ def _counts(features: Sequence[FeatureCounts]) -> list[str]:
         sum(feature.only_in_current for feature in features),
         sum(feature.of_stale_views for feature in features),
     )
-    return [*(f"{count:,}" for count in counts), f"{max(sizes):.6g}" if sizes else ""]
+    largest = f"{max(sizes):.6g}" if sizes else f"{max(edits):,} items" if edits else ""
+    return [*(f"{count:,}" for count in counts), largest]
 
 
 def _findings(report: AuditReport) -> RenderableType:
@@ -110,7 +112,8 @@ def _findings(report: AuditReport) -> RenderableType:
             text.append(f"\n  · {line}")
         for example in finding.examples[:1]:
             text.append(f"\n  for instance {_told(example)}")
-        text.append(f"\n  → {finding.fix}")
+        if finding.fix:
+            text.append(f"\n  → {finding.fix}")
     if len(report.findings) > _SHOWN_FINDINGS:
         text.append(f"\nand {len(report.findings) - _SHOWN_FINDINGS} more")
     return text

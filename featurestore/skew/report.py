@@ -27,7 +27,7 @@ class Mismatch:
         feature: Column of the answer.
         request_id: The request it was served in.
         row: Place of the entity in that request.
-        keys: The entity, as text.
+        keys: The entity, as text that commands take.
         as_of: Instant asked about.
         reference: What the training set has, as text; ``None`` is null.
         current: What was served, as text; ``None`` is null.
@@ -38,6 +38,7 @@ class Mismatch:
         size: Absolute difference of numbers; ``None`` if only one road has a value or they are no numbers.
         cause: What explains it; empty if it was not examined.
         events: Events that make the difference, oldest first, where it is about single events.
+        requests: The request inputs it was asked with, as text that commands take.
     """
 
     feature: str
@@ -54,6 +55,7 @@ class Mismatch:
     size: float | None = None
     cause: str = ""
     events: tuple[Event, ...] = ()
+    requests: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class AuditReport:
         sample: Share of the entities that were looked at, by hash of their key; 1 for all.
         sums: What adds up to what, in one line; ``audit`` has made sure that it does.
         findings: Why values differ, most values first; the values of all findings add up to ``examined``.
-        examined: Values that differ and were examined for causes; fewer than differ only if those are very many.
+        examined: Values that differ and were examined for causes: all of them, unless those are very many, or what was
+            served is no value of its feature.
         over_time: Rows compared and rows that differ, by stretches of time.
         slices: Properties that rows that differ have more often than all rows, most telling first.
         telling: One line if one slice holds most of the rows that differ; else empty.

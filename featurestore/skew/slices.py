@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ _MOST_VALUES = 1_000
 _SHOWN = 8
 _TELLING = 0.75
 """Share of the mismatches a slice must hold to be worth a line."""
+
+_CHANCE = 0.01
+"""A slice is worth no line if chance gives as telling a one among all slices more often than this."""
+
+BY = "by__"
+"""What stands before the names of columns that a log has only to look for slices in."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +136,13 @@ class SliceTally:
         return tuple(sorted(telling, key=_rank)[:_SHOWN])
 
     def telling(self) -> Slice | None:
-        """Return the slice that explains most of the rows that differ, ``None`` if none does."""
-        ranked = [part for part in self.slices() if part.of_different >= _TELLING and part.of_rows <= 0.5]
+        """Return the slice that explains most of the rows that differ, ``None`` if none does or it may be chance."""
+        looked_at = sum(len(values) for values in self.rows.values())
+        ranked = [
+            part
+            for part in self.slices()
+            if part.of_different >= _TELLING and part.of_rows <= 0.5 and _chance(part) * looked_at <= _CHANCE
+        ]
         return ranked[0] if ranked else None
 
     def _of(self, name: str) -> Iterator[Slice]:
@@ -141,6 +153,20 @@ class SliceTally:
         for value, count in rows.items():
             own = different.get(value, 0)
             yield Slice(name, value, count, own, own / all_different, count / all_rows)
+
+
+def _chance(part: Slice) -> float:
+    """Return a bound of the probability that so many of the rows that differ have a property that tells nothing.
+
+    Source:
+        Chernoff 1952, for the upper tail of a binomial distribution.
+    """
+    held, of_all = part.of_different, part.of_rows
+    total = part.different / held
+    distance = held * math.log(held / of_all)
+    if held < 1:
+        distance += (1 - held) * math.log((1 - held) / (1 - of_all))
+    return math.exp(-total * distance)
 
 
 def _rank(part: Slice) -> tuple[float, str, str]:
@@ -174,10 +200,14 @@ def age_classes(ages_us: Ints) -> pa.Array:
     return pa.array(names).take(pa.array(codes))
 
 
-def null_classes(columns: Sequence[pa.Array]) -> pa.Array:
-    """Return in words how many of a row's values are null."""
-    nulls = np.sum([column.is_null().to_numpy(zero_copy_only=False) for column in columns], axis=0)
-    share = nulls / max(1, len(columns))
+def null_classes(are_null: Sequence[Flags]) -> pa.Array:
+    """Return in words how many of a row's values are null.
+
+    Args:
+        are_null: Per value of the rows where it is null.
+    """
+    nulls = np.sum(are_null, axis=0)
+    share = nulls / max(1, len(are_null))
     names = pa.array(["none", "up to half", "over half", "all"])
     codes = np.select([share == 0, share <= 0.5, share < 1], [0, 1, 2], 3)
     return names.take(pa.array(codes))

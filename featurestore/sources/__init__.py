@@ -1,6 +1,14 @@
 """Reading the raw rows of sources as Arrow, for both roads."""
 
-from featurestore.sources.opening import ingest_column, open_rows, open_scan, open_scans, read_schema
+from featurestore.sources.opening import (
+    column_names,
+    ingest_column,
+    open_rows,
+    open_scan,
+    open_scans,
+    read_raw,
+    read_schema,
+)
 from featurestore.sources.rows import SourceFile
 from featurestore.sources.scan import Scan, SourceStats
 from featurestore.sources.settings import ReadSettings
@@ -10,9 +18,11 @@ __all__ = [
     "Scan",
     "SourceFile",
     "SourceStats",
+    "column_names",
     "ingest_column",
     "open_rows",
     "open_scan",
     "open_scans",
+    "read_raw",
     "read_schema",
 ]

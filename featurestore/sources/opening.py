@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -16,7 +16,7 @@ from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.plan.model import INGEST_COLUMN, Column, SourcePlan, ViewPlan
 from featurestore.sources.convert import guess_dtype, to_contract
 from featurestore.sources.files import FoundFile, find_files, is_remote
-from featurestore.sources.frames import frame_table, is_single_use
+from featurestore.sources.frames import frame_table, is_single_use, raw_columns, raw_names
 from featurestore.sources.logged import LoggedRows, LogRows
 from featurestore.sources.parquet import ParquetRows, stored_file
 from featurestore.sources.rows import RawRows, SourceFile, TableRows, dtypes_of, missing_column, naive_columns
@@ -92,6 +92,77 @@ def open_rows(source: Source, columns: Iterable[Column], settings: ReadSettings 
         event_time=source.event_time,
         ingest_time=ingest_time,
     )
+
+
+def column_names(source: Source, settings: ReadSettings = _DEFAULT) -> tuple[str, ...]:
+    """Return the names of a source's columns, without looking at its rows.
+
+    Raises:
+        SourceMissingError: A file or table is not there.
+        SourceDataError: A file is corrupt.
+        SourceError: A database or a remote file cannot be reached.
+    """
+    match source:
+        case FrameSource():
+            _check_readable_twice(source)
+            return raw_names(source.frame, where=_place(source))
+        case SqlSource():
+            from featurestore.sources.sql import SqlRows
+
+            return SqlRows(source.url, source.table, source.query, _place(source)).names()
+        case FileSource() if source.file_format == "csv":
+            heads = [next(tables) for _, tables in _csv_files(source, None, settings, limit=0)]
+            return tuple(dict.fromkeys(name for head in heads for name in head.column_names))
+        case _:
+            return tuple(_described(source, settings)[0])
+
+
+def read_raw(
+    source: Source, columns: Sequence[str], settings: ReadSettings = _DEFAULT
+) -> Iterator[tuple[str, int, pa.Table]]:
+    """Read some columns of a source in the types they have outside; those of CSV files are text.
+
+    Args:
+        source: The definition.
+        columns: Columns that it has.
+        settings: Threads, memory and folders.
+
+    Yields:
+        Tables, each with its place for messages (empty if it has none) and the number of its first row there. A column
+        may be of several types, one per table.
+
+    Raises:
+        SourceMissingError: A file, table or column is not there.
+        SourceDataError: A file is corrupt.
+        SourceError: A database or a remote file cannot be reached.
+    """
+    match source:
+        case FrameSource():
+            _check_readable_twice(source)
+            yield from _numbered(
+                _tables_of(TableRows(raw_columns(source.frame, columns, where=_place(source))), columns)
+            )
+        case FileSource() if source.file_format == "parquet" and not is_remote(str(source.path)):
+            rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
+            yield from _numbered(_tables_of(rows, columns))
+        case FileSource() | SqlSource():
+            for file, tables in _pieces(source, list(columns), settings):
+                place = "" if file is None else f"file '{file.path}'"
+                yield from _numbered((place, table) for table in tables)
+        case _:
+            raise _unknown_source(source)
+
+
+def _tables_of(rows: RawRows, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    return ((rows.place(number), rows.read_piece(number, columns)) for number in range(len(rows.piece_rows)))
+
+
+def _numbered(pieces: Iterable[tuple[str, pa.Table]]) -> Iterator[tuple[str, int, pa.Table]]:
+    """Add to tables the number of their first row in their place."""
+    seen: dict[str, int] = {}
+    for place, table in pieces:
+        yield place, seen.get(place, 0), table
+        seen[place] = seen.get(place, 0) + table.num_rows
 
 
 def _log_rows(
@@ -244,6 +315,11 @@ def files_of(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...
 
 
 def _frame(source: FrameSource) -> pa.Table:
+    _check_readable_twice(source)
+    return frame_table(source.frame, where=_place(source))
+
+
+def _check_readable_twice(source: FrameSource) -> None:
     if is_single_use(source.frame):
         raise SourceDataError(
             "a reader can be read only once",
@@ -251,7 +327,6 @@ def _frame(source: FrameSource) -> pa.Table:
             hint="Give a table: frame=reader.read_all().",
             code="unreadable-frame",
         )
-    return frame_table(source.frame, where=_place(source))
 
 
 def _declared_dtypes(source: Source) -> dict[str, DType]:

@@ -61,6 +61,20 @@ class SqlRows:
         dtypes = {name: declared.get(name) or self._guessed(sample.column(name)) for name in sample.column_names}
         return dtypes, frozenset(name for name in sample.column_names if _is_naive(sample.column(name)))
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the columns.
+
+        Raises:
+            SourceMissingError: The database or table is not there.
+            SourceError: The database refuses.
+        """
+        with self._connected() as connection:
+            return tuple(self._names(connection))
+
+    def _names(self, connection: sqlalchemy.Connection) -> list[str]:
+        with connection.exec_driver_sql(f"{self._statement(connection, None)} WHERE 1 = 0") as nothing:
+            return list(nothing.keys())
+
     def tables(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
         """Read the rows in chunks.
 
@@ -78,8 +92,7 @@ class SqlRows:
         """
         with self._connected() as connection:
             # SQLite takes a quoted name that no column has for a text constant.
-            with connection.exec_driver_sql(f"{self._statement(connection, None)} WHERE 1 = 0") as nothing:
-                known = list(nothing.keys())
+            known = self._names(connection)
             for name in columns or ():
                 if name not in known:
                     raise missing_column(self.where, name, known)

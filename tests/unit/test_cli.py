@@ -144,6 +144,13 @@ def test_an_audit_says_by_its_exit_code_what_it_found(filled, run):
         (("get", "model", "user=one", "budget=1", "--as-of", NOON), "request/entities/0/user"),
         (("get", "model", "usr=1", "budget=1", "--as-of", NOON), "Did you mean 'user'?"),
         (("training-set", "model", "nowhere.parquet", "built"), "nowhere.parquet"),
+        (("audit", "model", "--live", "5", "--since", "1h", "--by", "user"), "leave --since, --by out"),
+        (("audit", "model", "--live", "5", "--sample", "0.5", "--until", NOON), "leave --until, --sample out"),
+        (("audit", "model", "--live", "5", "--foreign", "a.csv", "--map", "m.toml"), "leave --foreign out"),
+        (("audit", "model", "--map", "m.toml"), "name it with --foreign"),
+        (("audit", "model", "--foreign", "a.csv"), "say with --map"),
+        (("audit", "model", *SPAN, "--by", "usr"), "the serving log has no column 'usr'"),
+        (("audit", "model", "--since", NOON, "--until", NOON), "range of an audit"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(filled, run, arguments, message):

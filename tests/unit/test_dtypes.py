@@ -1,7 +1,8 @@
 """Dtypes: their names, their Arrow types, and single values read into them."""
 
+import json
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pyarrow as pa
@@ -16,8 +17,10 @@ from featurestore.dtypes import (
     STRING,
     TIMESTAMP,
     DType,
+    argument_text,
     from_arrow,
     list_of,
+    literal,
     parse_dtype,
     read_value,
     read_values,
@@ -183,3 +186,47 @@ def test_a_value_of_another_type_is_refused(dtype, wrong):
         read_value(dtype, wrong)
     with pytest.raises(ValueError, match="expected"):
         read_values(dtype, [None, wrong])
+
+
+LITERALS = [
+    True,
+    -3,
+    0.1,
+    'say "ä"\n',
+    Decimal("0.00"),
+    date(2026, 2, 28),
+    datetime(2026, 2, 28, 5, 30, tzinfo=UTC),
+    datetime(2026, 2, 28, 5, 30, 0, 7, tzinfo=timezone(timedelta(hours=-5))),
+    b"\x00a",
+]
+
+
+@pytest.mark.parametrize("value", LITERALS, ids=repr)
+def test_a_literal_is_what_a_definition_would_say(value):
+    """Evaluated where definitions are, with what they import from the standard library, it is the value."""
+    names = {"Decimal": Decimal, "date": date, "datetime": datetime, "UTC": UTC}
+    assert eval(literal(value), names) == value  # what is evaluated is made here
+    assert literal([value]) == f"[{literal(value)}]"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (BOOL, True),
+        (INT64, -(2**63)),
+        (FLOAT64, 1e-300),
+        (STRING, "a=b c"),
+        (TIMESTAMP, datetime(2026, 2, 28, 5, 30, 0, 7, tzinfo=UTC)),
+        (DATE, date(2026, 2, 28)),
+        (BINARY, b"\xff\x00"),
+        (MONEY, Decimal("1.50")),
+        (list_of(MONEY), [Decimal("1.50"), None]),
+        (list_of(INT64), [1, None]),
+    ],
+    ids=str,
+)
+def test_an_argument_is_read_back_as_the_value_it_was_written_of(dtype, value):
+    """As the command line reads arguments: those of some kinds are JSON."""
+    text = argument_text(value)
+    is_json = dtype.kind in ("bool", "int64", "float64", "list")
+    assert read_value(dtype, json.loads(text) if is_json else text) == value

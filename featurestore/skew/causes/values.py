@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import DType
+from featurestore.dtypes import DType, literal
 from featurestore.kernels.events import PRESENT
 from featurestore.kernels.values import canonical
 from featurestore.kernels.words import validity
@@ -216,7 +216,7 @@ def precision(case: Case) -> Iterator[Variant]:
             changed(partial(_if_kind, kind, change)),
             parameters,
             outputs=frozenset(output for output in case.outputs if dtype_of(case, output).kind == kind),
-            fix=f"Carry {kind} values through serving as they are: they were {said}.",
+            fix=f"Carry {kind} values through serving as they are: they were served {said}.",
         )
 
 
@@ -335,14 +335,15 @@ def default_for_null(case: Case) -> Iterator[Variant]:
         differs, reference, served = case.differs[output], case.reference[output], case.served[output]
         filled = differs & ~validity(reference.values) & validity(served.values)
         for value in _frequent(served.values, filled):
+            written = literal(value)
             for as_present in (True, False):
                 yield Variant(
                     "default_for_null",
-                    f"{output} is served as {value!r} where it has no value",
+                    f"{output} is served as {written} where it has no value",
                     _filling(output, value, as_present),
                     {"default": str(value), "status": "PRESENT" if as_present else "kept"},
                     outputs=frozenset({output}),
-                    fix=f"Serve null for {output}, or declare the default in the definition: coalesce(…, {value!r}).",
+                    fix=f"Serve null for {output}, or declare the default in the definition: coalesce(…, {written}).",
                     bits=_LEARNED_BITS,
                     least_share=_DEFAULT_SHARE,
                 )
@@ -350,11 +351,11 @@ def default_for_null(case: Case) -> Iterator[Variant]:
         for value in _frequent(reference.values, emptied)[:1]:
             yield Variant(
                 "default_for_null",
-                f"{output} is served as null where it is {value!r}",
+                f"{output} is served as null where it is {literal(value)}",
                 _emptying(output, value),
                 {"default": "null", "for": str(value)},
                 outputs=frozenset({output}),
-                fix=f"Serve {value!r} as a value of {output}; it is not null.",
+                fix=f"Serve {literal(value)} as a value of {output}; it is not null.",
                 bits=_LEARNED_BITS,
                 least_share=_DEFAULT_SHARE,
             )

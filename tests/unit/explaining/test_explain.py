@@ -6,13 +6,15 @@ import json
 import shlex
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from html import escape
 
 import jsonschema_rs
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, event, given
 from rich.console import Console
@@ -22,6 +24,7 @@ from featurestore import (
     FeatureService,
     FeatureStore,
     FeatureView,
+    FileSource,
     FrameSource,
     OnDemandFeatureView,
     agg,
@@ -36,6 +39,7 @@ from featurestore.explaining.lines import AGREE, ALONE, DIFFER, verdict
 from featurestore.explaining.render import render
 from featurestore.kernels.selection import Fate, Selection
 from featurestore.skew.commands import explain_command
+from featurestore.skew.foreign import ForeignMapping
 from featurestore.skew.html import render_html as render_audit_html
 from featurestore.skew.render import render as render_audit
 from featurestore.temporal import FixedClock, duration_us, instant_us
@@ -191,6 +195,7 @@ def test_expired_value_is_not_used(shop):
     assert value.offline.status == "EXPIRED"
     assert rules(value)[6] == "expired"
     assert "used" not in value.fates
+    assert next(event.said for event in value.events if event.fate == "outranked") == "event 6 comes after it"
 
 
 def test_largest_value_is_one_events(shop):
@@ -221,11 +226,25 @@ def test_feature_on_demand_shows_its_operands(shop):
 
 
 def test_request_inputs_given_are_used(shop):
-    """What the caller gives counts, not what was logged; the road that was logged then says something else."""
+    """What the caller gives counts; what was served to another question is shown, and compared with nothing."""
     found, value = explained(shop, "versus__excess", request={"dep_delay": 4.0})
     assert value.offline.value == value.online.told.value == "0.75"
-    assert value.served.agrees is False
-    assert verdict(found) == DIFFER
+    assert value.served is None
+    assert found.values[1].served.agrees, "the mean asks for no input"
+    assert found.notes[-1] == "what was served then was asked with dep_delay=3.0: what depends on that is not compared"
+    assert verdict(found) == AGREE
+
+
+def test_of_several_rows_that_were_logged_the_one_asked_with_the_same_inputs_counts(shop):
+    shop.store.get_online_features(
+        "model", [{"carrier": "UA"}], request={"dep_delay": 8.0}, as_of=ASKED, request_id="second"
+    )
+    assert explained(shop, "versus__excess")[0].served.request_id == "second"
+    found, value = explained(shop, "versus__excess", request={"dep_delay": 3.0})
+    assert (found.served.request_id, value.served.agrees) == ("first", True)
+    found, value = explained(shop, "versus__excess", request={"dep_delay": 3.0}, request_id="second")
+    assert (found.served.request_id, value.served) == ("second", None)
+    assert found.requests == {"dep_delay": "3.0"}
 
 
 def test_all_roads_agree(shop):
@@ -425,3 +444,40 @@ def test_audits_name_the_command_that_explains_their_worst_value(shop):
     )
     assert found.values[0].served.told.value == worst.current
     assert found.values[0].offline.value == worst.reference
+
+
+def test_commands_of_audits_outside_the_log_say_the_request_inputs_as_the_command_line_takes_them(
+    tmp_path, monkeypatch
+):
+    """Keys of every dtype, and the inputs: what is pasted explains the value that was audited."""
+    from featurestore import cli
+
+    moment, day = datetime.fromisoformat("2026-01-01T05:00:00Z"), date(2026, 1, 1)
+    table = {"flag": [True], "since": [moment], "day": [day], "price": [Decimal("1.50")], "at": [at("01T08:00")]}
+    names, dtypes = ("flag", "since", "day", "price"), ("bool", "timestamp", "date", "decimal(3,2)")
+    view = FeatureView(
+        "v",
+        entity=Entity("all", key=names, dtype=dtypes),
+        source=FileSource("events", path=str(tmp_path / "events.parquet"), event_time="at"),
+        features={"n": agg.count().over("1d")},
+    )
+    pq.write_table(pa.table(table), tmp_path / "events.parquet")
+    versus = OnDemandFeatureView("o", request={"x": "float64"}, features={"y": request("x") + view["n"]})
+    mapping = ForeignMapping(
+        as_of="at", keys={name: name for name in names}, request={"x": "x"}, features={"o__y": "y"}
+    )
+    log = pa.table(table | {"at": [at("01T09:00")], "x": [2.5], "y": [9.0]})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "featurestore.toml").write_text("")
+    with FeatureStore.open(tmp_path / "featurestore.toml") as store:
+        store.apply(FeatureService("model", features=[view, versus]))
+        report = store.audit_foreign("model", log, mapping, causes=False)
+    command = explain_command(report, report.worst[0])
+    assert command == (
+        "featurestore explain model day=2026-01-01 flag=true price=1.50 since=2026-01-01T05:00:00Z x=2.5 "
+        "--at 2026-01-01T09:00:00Z --feature o__y"
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*shlex.split(command)[1:], "--json", "found.json"])
+    assert ended.value.code == 0
+    assert json.loads((tmp_path / "found.json").read_text())["values"][0]["offline"]["value"] == "3.5"

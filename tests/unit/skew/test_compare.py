@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.dtypes import parse_dtype
-from featurestore.skew.compare import FeatureCounts, compare
+from featurestore.skew.compare import NOT_LOGGED, FeatureCounts, compare
 
 UTC = dt.UTC
 VALUES = {
@@ -98,3 +98,26 @@ def test_counts_of_pieces_add_up_to_the_whole():
     assert isinstance(whole, FeatureCounts)
     assert (whole.only_in_reference, whole.only_in_current, whole.mismatch, whole.equal) == (1, 1, 1, 1)
     assert whole.of_stale_views == 2
+
+
+def test_what_is_no_value_differs_from_every_value_and_from_null():
+    found = compare(
+        name="f",
+        dtype=parse_dtype("int64"),
+        reference=pa.array([1, None, 2]),
+        current=pa.array([None, None, 2], pa.int64()),
+        reference_statuses=np.array([0, 2, 0], dtype=np.uint8),
+        current_statuses=np.full(3, NOT_LOGGED, dtype=np.uint8),
+        is_stale=np.zeros(3, dtype=np.bool_),
+        unread=np.array([True, True, False]),
+    )
+    assert found.differs.tolist() == [True, True, False]
+    assert (found.counts.mismatch, found.counts.only_in_current, found.counts.equal) == (1, 1, 1)
+    assert found.size.tolist() == [np.inf, np.inf, 0.0]
+
+
+def test_lists_that_one_road_has_are_insertions_and_deletions():
+    reference = ([[1, 2], None, [3], None], [0, 1, 0, 1])
+    current = ([None, [4, 5, 6], [3], []], [1, 0, 0, 0])
+    found = compared("list<int64>", reference, current).details.lists.summary()
+    assert (found.lists, found.inserted, found.deleted, found.largest_distance) == (3, 3, 2, 3)

@@ -15,6 +15,12 @@ from featurestore.skew.slices import Bucket, Slice
 from tests.unit.render.pages import HOSTILE, read
 from tests.unit.skew.test_report import MISMATCH, report
 
+KINDS = {
+    "log": "audit of what was served",
+    "live": "audit of what both roads say now",
+    "replay": "audit of history replayed on both roads",
+    "foreign": "audit of what another system served",
+}
 NUMBERS = NumberDifferences(40, 9.5, 1.5, None, 0.25, 0.3, -1.5, 0.5, 2.0, 8.0, 12)
 
 
@@ -72,7 +78,17 @@ def rich(name):
         slices=(Slice(name, name, 40, 39, 0.97, 0.4),),
         telling=name,
         policy=name,
+        notes=(name,),
     )
+
+
+def test_notes_and_what_was_audited_are_shown():
+    found = replace(report(), notes=("the log says no statuses", "not in the log: a"))
+    shown = {kind: "".join(read(render_html(replace(found, kind=kind))).text) for kind in KINDS}
+    for kind, said in KINDS.items():
+        assert said in shown[kind]
+        assert "the log says no statuses" in shown[kind]
+        assert "not in the log: a" in shown[kind]
 
 
 def test_hostile_names_stay_text():

@@ -1,12 +1,15 @@
 """Reports are data that survive JSON; policies judge them; rendering shows them."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from featurestore.errors import RegistryError
 from featurestore.skew.compare import FeatureCounts
+from featurestore.skew.confusion import ListEdits
+from featurestore.skew.findings import Finding
 from featurestore.skew.policy import Policy
 from featurestore.skew.render import render
 from featurestore.skew.report import AuditReport, Mismatch, Skipped
@@ -78,9 +81,22 @@ def test_other_json_is_no_report(text):
         AuditReport.from_json(text)
 
 
-def test_a_person_sees_verdict_counts_and_the_worst_values():
+def shown(found):
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(render(Policy().judge(report(differing=1))))
-    shown = console.export_text()
+    console.print(render(found))
+    return console.export_text()
+
+
+def test_a_person_sees_verdict_counts_and_the_worst_values():
+    text = shown(Policy().judge(report(differing=1)))
     for word in ("fail", "v__f", "user=ann", "PRESENT/NOT_FOUND", "1 of 11 values differ"):
-        assert word in shown
+        assert word in text
+
+
+def test_a_person_sees_how_far_lists_differ_and_no_arrow_to_nowhere():
+    lists = FeatureCounts("v__recent", "list<int64>", only_in_current=3, lists=ListEdits(3, 9, 0, 4))
+    finding = Finding("missed_refresh", "it was older", 3, 1.0, 3, {"v__recent": 3}, True, (), "", (), {})
+    text = shown(replace(report(), features=(lists,), findings=(finding,), examined=3))
+    assert "4 items" in text
+    assert "it was older" in text
+    assert "→" not in text

@@ -89,3 +89,29 @@ def test_ages_fall_into_the_class_that_names_them():
         "up to 1m",
         "over 1d",
     ]
+
+
+def tally_of(rows, different):
+    """Return a tally of rows of two kinds: ``rows`` and ``different`` by kind."""
+    tally = SliceTally(HOUR)
+    kinds = [kind for kind, count in rows.items() for _ in range(count)]
+    differs = [number < different[kind] for kind, count in rows.items() for number in range(count)]
+    tally.add(np.zeros(len(kinds), dtype=np.int64), np.array(differs), {"kind": pa.array(kinds)})
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("rows", "different", "is_telling"),
+    [
+        ({"a": 2, "b": 98}, {"a": 1, "b": 0}, False),  # one row is of some kind, whatever it is
+        ({"a": 2, "b": 98}, {"a": 2, "b": 0}, True),
+        ({"a": 50, "b": 50}, {"a": 5, "b": 0}, False),  # heads, five times
+        ({"a": 50, "b": 50}, {"a": 12, "b": 0}, True),
+        ({"a": 20, "b": 80}, {"a": 9, "b": 1}, True),
+        ({"a": 20, "b": 80}, {"a": 3, "b": 1}, False),
+    ],
+)
+def test_a_slice_that_chance_gives_is_not_told(rows, different, is_telling):
+    found = tally_of(rows, different).telling()
+    assert (found is not None) == is_telling
+    assert tally_of(rows, different).slices()[0].value == "a"
