@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.config import PolicyConfig
-from featurestore.errors import ConfigError, listing
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog
@@ -19,7 +18,6 @@ from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
 from featurestore.skew.audit import Options, Progress, Reference, Unexamined, audit, spine_of
-from featurestore.skew.causes.catalogue import CAUSES
 from featurestore.skew.causes.model import Facts
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, explain
@@ -248,8 +246,10 @@ class Auditor:
                         plan = one.case.world.plan
                         expected, _ = reference(plan, spine_of(plan, one.left))
                         file.add_unexamined(plan, one.left, expected, one.left_differs)
-        self.registry.add_audit(AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json()))
-        return report
+        number = self.registry.add_audit(
+            AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json(), kind=report.kind)
+        )
+        return replace(report, id=number)
 
     def _reference(self) -> Reference:
         def reference(plan: Plan, spine: pa.Table) -> tuple[Features, Mapping[str, int | None]]:
@@ -277,15 +277,7 @@ class Auditor:
 
 
 def configured(policy: PolicyConfig) -> Policy:
-    """Return a policy as a configuration says it.
-
-    Raises:
-        ConfigError: It names a cause that there is not.
-    """
-    for cause in policy.causes:
-        if cause not in CAUSES:
-            hint = listing("Causes", CAUSES, wrong=cause)
-            raise ConfigError(f"there is no cause '{cause}'", where="policies", hint=hint, code="unknown-cause")
+    """Return a policy as a configuration says it."""
     return Policy(
         allowed_share=policy.allowed_share,
         warn_share=policy.warn_share,

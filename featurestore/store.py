@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from featurestore.config import FILE_NAME, Config
+from featurestore.config import FILE_NAME, Config, PolicyConfig
 from featurestore.errors import RegistryError, listing
 from featurestore.temporal import Clock, Refresh, SystemClock, duration_us, instant_us, moment_us, parse_refresh
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
-    from featurestore.online.store import OnlineStore
+    from featurestore.online.store import Hold, OnlineStore
     from featurestore.online.vitals import Vitals
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
@@ -209,8 +210,8 @@ class FeatureStore:
         """Whether any applied source accepts pushes."""
         return bool(self._catalog.streams())
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Hold a name alone among all processes that share the online store.
+    def exclusive(self, name: str) -> AbstractContextManager[Hold]:
+        """Hold a name alone among all processes that share the online store; the hold tells whether it still does.
 
         Raises:
             StateError: Another process holds it (``code`` is ``"busy"``).
@@ -538,7 +539,7 @@ class FeatureStore:
             since: First ``as_of`` of the answers to compare: an instant, or how long before now (``"24h"``).
             until: One past the last; now if ``None``.
             sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what the configuration says, else nothing but equality.
+            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
@@ -553,7 +554,6 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.auditing import configured
         from featurestore.skew.sampling import check_share
 
         now_us = self._clock.now_us()
@@ -561,7 +561,7 @@ class FeatureStore:
             service,
             since_us=moment_us(since, now_us=now_us, where="since"),
             until_us=now_us + 1 if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or configured(self.config.policy(service)),
+            policy=policy or self._allowed(service),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -664,15 +664,24 @@ class FeatureStore:
         names = (source.name for source in built.manifest.sources)
         return look_for_leaks(built, label, sources=self._catalog.sources(names), settings=self._settings, rows=rows)
 
-    def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str | None = None) -> Gate:
+    def gate(
+        self,
+        training_set: str | os.PathLike[str],
+        *,
+        max_audit_age: timedelta | str | None = None,
+        max_state_age: timedelta | str | None = None,
+    ) -> Gate:
         """Tell whether what would be served now is what a training set was made of.
 
         Looked at are the definition, the columns of answers, the columns of sources, whether the set was built with
-        hindsight, online state, and the verdict and age of the last audit.
+        hindsight, online state, and the verdict of the last audit of what was served and how old that is.
 
         Args:
             training_set: Its folder, or its manifest's file.
-            max_audit_age: How old the last audit may be; what the configuration says (7 days) if ``None``.
+            max_audit_age: How long ago the newest answers that were audited may have been given; what the configuration
+                says (7 days) if ``None``.
+            max_state_age: Up to how long ago the state of views with ``continuous()`` must be complete; what the
+                configuration says (1 day) if ``None``.
 
         Returns:
             The checks and the verdict.
@@ -685,8 +694,13 @@ class FeatureStore:
 
         gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
         manifest = read_manifest(training_set)
-        age_us = duration_us(max_audit_age or self.config.policy(manifest.service).max_audit_age)
-        return gatekeeper.look(manifest, max_audit_age_us=age_us, now_us=self._clock.now_us())
+        policy = self._policy(manifest.service)
+        return gatekeeper.look(
+            manifest,
+            max_audit_age_us=duration_us(policy.max_audit_age if max_audit_age is None else max_audit_age),
+            max_state_age_us=duration_us(policy.max_state_age if max_state_age is None else max_state_age),
+            now_us=self._clock.now_us(),
+        )
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
         """Return what verifications found, newest first.
@@ -725,7 +739,7 @@ class FeatureStore:
             since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
             until: One past the last; the log's last included if ``None``.
             sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what the configuration says, else nothing but equality.
+            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Keys or request inputs to look for slices in.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
@@ -739,7 +753,6 @@ class FeatureStore:
             ConfigError: The mapping is unreadable, or does not fit the service.
             SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
         """
-        from featurestore.auditing import configured
         from featurestore.skew.foreign import ForeignMapping, read_mapping
         from featurestore.skew.sampling import check_share
 
@@ -750,7 +763,7 @@ class FeatureStore:
             mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
             since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
             until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or configured(self.config.policy(service)),
+            policy=policy or self._allowed(service),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -777,7 +790,7 @@ class FeatureStore:
         Args:
             service: Name of the service.
             entities: How many to ask about.
-            policy: What is allowed; by default what the configuration says, else nothing but equality.
+            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
             progress: Is told what is being done, how far it is, and how far it will go.
@@ -791,12 +804,10 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log or the online store cannot be read.
         """
-        from featurestore.auditing import configured
-
         return self._auditor.audit_live(
             service,
             entities,
-            policy=policy or configured(self.config.policy(service)),
+            policy=policy or self._allowed(service),
             causes=causes,
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,
@@ -822,7 +833,26 @@ class FeatureStore:
         """
         from featurestore.skew.report import AuditReport
 
-        return AuditReport.from_json(self._registry.audit(number).report)
+        return replace(AuditReport.from_json(self._registry.audit(number).report), id=number)
+
+    def alert(self, report: AuditReport) -> str:
+        """Tell the configured people what an audit found, if it is news to them.
+
+        What they know is kept apart for the log, live audits and logs of other systems, and by the share of entities:
+        an audit of a tenth does not say that what a full one found is over.
+
+        Args:
+            report: The judged report.
+
+        Returns:
+            ``"delivered"``, ``"undelivered"`` if a way to tell them failed, or nothing if there was nothing to tell.
+
+        Raises:
+            RegistryError: The registry failed.
+        """
+        from featurestore.alerting import Alerts, news_of_audit
+
+        return Alerts(self.config.alerts, self._registry, self._clock).tell(news_of_audit(report))
 
     def drift(
         self,
@@ -1057,6 +1087,17 @@ class FeatureStore:
         from featurestore.live import LivePlans
 
         return LivePlans(self._catalog, self._registry, self._online, self._clock)
+
+    def _policy(self, service: str) -> PolicyConfig:
+        """Return what configuration and definition say that is allowed of a service."""
+        from featurestore.policies import policy_of
+
+        return policy_of(service, self.config, self._catalog.services())
+
+    def _allowed(self, service: str) -> Policy:
+        from featurestore.auditing import configured
+
+        return configured(self._policy(service))
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""

@@ -13,6 +13,7 @@ from featurestore.progress import listening
 if TYPE_CHECKING:
     from featurestore.registry import AuditRecord
     from featurestore.skew.report import AuditReport
+    from featurestore.store import FeatureStore
 
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")]
@@ -47,6 +48,12 @@ def audit(
         list[str] | None, typer.Option(help="Column of the log to look for slices in; may be repeated.")
     ] = None,
     causes: Annotated[bool, typer.Option(help="Prove why values differ; without it an audit only counts.")] = True,
+    alert: Annotated[
+        bool | None,
+        typer.Option(
+            "--alert/--no-alert", help="Tell the people under [alerts] what is news; as configured if left out."
+        ),
+    ] = None,
 ) -> None:
     """Recompute what was served and compare: exit code 0 for equal, 1 for skew, 2 if it could not tell."""
     with listening(None, opening="opening the serving log") as told, store_of(context) as store:
@@ -78,6 +85,8 @@ def audit(
                 mismatches=parquet,
                 progress=told,
             )
+        if store.config.alerts.one_shot if alert is None else alert:
+            _alert(store, report)
     _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
@@ -124,6 +133,13 @@ def _tell(report: AuditReport, *, json: Path | None, html: Path | None) -> None:
 
         write_page(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
+
+
+def _alert(store: FeatureStore, report: AuditReport) -> None:
+    """Tell people; that they could not be told is said, and changes no exit code."""
+    told = store.alert(report)
+    if told:
+        typer.echo(f"alert {told}", err=True)
 
 
 def _row(record: AuditRecord) -> list[str]:

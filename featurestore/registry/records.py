@@ -146,6 +146,27 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class AlertRecord:
+    """What people were told about one thing that is done again and again, by one way.
+
+    Attributes:
+        job: What it is about.
+        way: How they are told: ``"webhook"``, ``"mail"``, ``"command"``.
+        told: What is wrong as far as they know, one text each; nothing if all is well.
+        told_at_us: When they were told last.
+        tried_at_us: When it was last tried to tell them.
+        problem: Why that did not work, or not for all; empty if it did.
+    """
+
+    job: str
+    way: str
+    told: tuple[str, ...]
+    told_at_us: int
+    tried_at_us: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class CertificateRecord:
     """One verification of one service.
 
@@ -227,6 +248,7 @@ class AuditRecord:
         ran_at_us: When the audit ran.
         verdict: Its verdict in one word.
         report: The whole report as JSON.
+        kind: What was compared: ``"log"``, ``"live"`` or ``"foreign"``, as the report says.
         id: Its number in the registry; ``None`` until it is there.
     """
 
@@ -236,4 +258,5 @@ class AuditRecord:
     ran_at_us: int
     verdict: str
     report: str
+    kind: str = "log"
     id: int | None = field(default=None, compare=False)
