@@ -126,6 +126,28 @@ class ToleranceConfig(_Table):
     ulps: int = Field(default=0, ge=0)
 
 
+class DriftPolicyConfig(_Table):
+    """What drift of a service is, as ``skew.drift.policy.DriftPolicy`` says it.
+
+    What is ``None`` is the library's.
+
+    Attributes:
+        significance: Probability of calling chance drift.
+        correction: How p-values are corrected for their number.
+        least_effects: What is judged by chance, and the least distance that matters, by measure.
+        fixed: Names of fixed thresholds; if there are any, they alone decide.
+        allowed_features: How many features may drift.
+        least_rows: Rows that both samples must have.
+    """
+
+    significance: float | None = Field(default=None, gt=0, lt=1)
+    correction: Literal["holm", "benjamini-hochberg", "none"] | None = None
+    least_effects: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    fixed: tuple[str, ...] | None = None
+    allowed_features: int | None = Field(default=None, ge=0)
+    least_rows: int | None = Field(default=None, ge=1)
+
+
 class PolicyConfig(_Table):
     """What audits of a service allow, as ``skew.policy.Policy`` says it; what is not said is that of ``default``.
 
@@ -137,6 +159,7 @@ class PolicyConfig(_Table):
         tolerances: How far numbers may lie apart, by feature; ``"*"`` stands for all others.
         causes: Share of all values that may differ for a cause, by its name.
         max_audit_age: How old the last audit may be for the gate: ``"7d"``.
+        drift: What drift of the service is.
     """
 
     allowed_share: float = Field(default=0.0, ge=0, le=1)
@@ -146,6 +169,7 @@ class PolicyConfig(_Table):
     tolerances: dict[str, ToleranceConfig] = {}
     causes: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     max_audit_age: str = "7d"
+    drift: DriftPolicyConfig = DriftPolicyConfig()
 
 
 class ScheduleConfig(_Table):
@@ -241,7 +265,7 @@ class Config(BaseSettings):
         temp_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
         serving_log: What is kept of what was served.
         server: Where the server listens and what it takes.
-        policies: What audits allow, by service; ``default`` stands for all that say nothing else.
+        policies: What audits and drift allow, by service; ``default`` stands for all that say nothing else.
         schedule: What ``featurestore run`` keeps going.
         audits: Audits that it does.
         alerts: Who is told about them.
@@ -267,9 +291,11 @@ class Config(BaseSettings):
     folder: Path = Field(default=Path(), exclude=True)
 
     def policy(self, service: str) -> PolicyConfig:
-        """Return what audits of a service allow: what is said of it, else of ``default``."""
+        """Return what audits and drift of a service allow: what is said of it, else of ``default``."""
         own, default = (self.policies.get(name, PolicyConfig()) for name in (service, "default"))
-        return default.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+        said = {name: getattr(own, name) for name in own.model_fields_set}
+        said["drift"] = default.drift.model_copy(update=own.drift.model_dump(exclude_unset=True))
+        return default.model_copy(update=said)
 
     @classmethod
     def settings_customise_sources(

@@ -16,13 +16,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config
-from featurestore.errors import RegistryError, listing
-from featurestore.temporal import Clock, Refresh, SystemClock, duration_us, instant_us, moment_us, parse_refresh
+from featurestore.errors import InstantError, RegistryError, listing
+from featurestore.temporal import (
+    Clock,
+    Refresh,
+    SystemClock,
+    duration_us,
+    format_instant,
+    instant_us,
+    moment_us,
+    parse_refresh,
+)
 
 if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.definitions.sources import Source
+    from featurestore.drifting import Drifter
     from featurestore.event_log import EventLog
     from featurestore.explaining.model import Explanation
     from featurestore.forgetting import Forgotten
@@ -38,7 +48,7 @@ if TYPE_CHECKING:
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import AuditRecord, Live, Registry, RunRecord
+    from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
@@ -549,18 +559,19 @@ class FeatureStore:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the sample no share.
+            InstantError: A bound is no instant, or the last is not after the first.
+            ConfigError: The sample is no share.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
         from featurestore.auditing import configured
         from featurestore.skew.sampling import check_share
 
-        now_us = self._clock.now_us()
+        since_us, until_us = _period(since, until, now_us=self._clock.now_us(), where="audit")
         return self._auditor.audit(
             service,
-            since_us=moment_us(since, now_us=now_us, where="since"),
-            until_us=now_us + 1 if until is None else moment_us(until, now_us=now_us, where="until"),
+            since_us=since_us,
+            until_us=until_us,
             policy=policy or configured(self.config.policy(service)),
             sample=check_share(sample),
             by=by,
@@ -832,6 +843,7 @@ class FeatureStore:
         current: tuple[Instant | timedelta, Instant | timedelta | None] = ("24h", None),
         policy: DriftPolicy | None = None,
         recompute: bool = False,
+        record: bool = True,
     ) -> DriftReport:
         """Compare the distributions of what was served with those of a training set or of another period.
 
@@ -841,38 +853,59 @@ class FeatureStore:
                 another period of what was served, first ``as_of`` and one past the last: instants, or how long before
                 now.
             current: First ``as_of`` of the answers to compare, and one past the last; ``None`` is now.
-            policy: What is drift; by default what chance does not explain and is large enough to matter.
+            policy: What is drift; by default what the configuration says, else what chance does not explain and is
+                large enough to matter.
             recompute: Whether to recompute what was served, and split every distance from a training set into the part
                 of skew and the part of the population.
+            record: Whether the registry keeps the report.
 
         Returns:
             The judged report.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
+            InstantError: A bound is no instant, or the last is not after the first.
             TrainingSetError: There is no training set, or it is another service's.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.drifting import drift_of_service
-        from featurestore.skew.drift.policy import DriftPolicy
+        from featurestore.drifting import configured
 
         now_us = self._clock.now_us()
         since_us, until_us = _period(*current, now_us=now_us, where="current")
-        return drift_of_service(
+        return self._drifter.drift(
             service,
             reference=_period(*reference, now_us=now_us, where="reference")
             if isinstance(reference, tuple)
             else reference,
             since_us=since_us,
             until_us=until_us,
-            policy=policy or DriftPolicy(),
+            policy=policy or configured(self.config.policy(service)),
             recompute=recompute,
-            catalog=self._catalog,
-            log=self._serving_log,
-            settings=self._settings,
-            clock=self._clock,
+            record=record,
         )
+
+    def drifts(self, service: str | None = None, *, limit: int = 100) -> tuple[DriftRecord, ...]:
+        """Return the comparisons of distributions that the registry keeps, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return self._registry.drifts(service, limit=limit)
+
+    def drift_report(self, number: int) -> DriftReport:
+        """Return the report of a comparison of distributions that the registry keeps.
+
+        Args:
+            number: The comparison's number there.
+
+        Raises:
+            RegistryError: There is no such comparison, or its report is of a form that this library does not read.
+        """
+        from featurestore.skew.drift.report import DriftReport
+
+        return DriftReport.from_json(self._registry.drift(number).report)
 
     def explain(
         self,
@@ -952,6 +985,7 @@ class FeatureStore:
         """Write what waits to be written, and close files and connections; the next use opens them again."""
         for part in (
             "_auditor",
+            "_drifter",
             "api_keys",
             "_streams",
             "_serving",
@@ -1053,6 +1087,12 @@ class FeatureStore:
         return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
 
     @cached_property
+    def _drifter(self) -> Drifter:
+        from featurestore.drifting import Drifter
+
+        return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
+
+    @cached_property
     def _live_plans(self) -> LivePlans:
         from featurestore.live import LivePlans
 
@@ -1077,5 +1117,18 @@ class FeatureStore:
 def _period(
     since: Instant | timedelta, until: Instant | timedelta | None, *, now_us: int, where: str
 ) -> tuple[int, int]:
-    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=where)
-    return moment_us(since, now_us=now_us, where=where), last_us
+    """Read a period: its first instant, and one past the last.
+
+    Raises:
+        InstantError: A bound is no instant, or the last is not after the first.
+    """
+    first_us = moment_us(since, now_us=now_us, where=f"{where}, since")
+    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=f"{where}, until")
+    if last_us <= first_us:
+        raise InstantError(
+            f"the period ends at {format_instant(last_us)}, which is not after its start at {format_instant(first_us)}",
+            where=where,
+            hint="Say the earlier bound first; of how long back, the larger one.",
+            code="empty-period",
+        )
+    return first_us, last_us

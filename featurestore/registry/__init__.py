@@ -1,4 +1,4 @@
-"""What is applied, and what was done with it: definitions' plans, where sources lie, runs and audits."""
+"""What is applied, and what was done with it: definitions' plans, where sources lie, runs, audits and drift."""
 
 from featurestore.registry.records import (
     DONE,
@@ -10,6 +10,7 @@ from featurestore.registry.records import (
     CertificateRecord,
     Change,
     Draft,
+    DriftRecord,
     FileRead,
     JobRecord,
     Kind,
@@ -30,6 +31,7 @@ __all__ = [
     "CertificateRecord",
     "Change",
     "Draft",
+    "DriftRecord",
     "FileRead",
     "JobRecord",
     "Kind",

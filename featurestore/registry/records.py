@@ -237,3 +237,26 @@ class AuditRecord:
     verdict: str
     report: str
     id: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class DriftRecord:
+    """One comparison of the distributions of what a service served.
+
+    Attributes:
+        service: Name of the service.
+        since_us: Served from here on.
+        until_us: Served before.
+        ran_at_us: When they were compared.
+        verdict: Its verdict in one word.
+        report: The whole report as JSON.
+        id: Its number in the registry; ``None`` until it is there.
+    """
+
+    service: str
+    since_us: int
+    until_us: int
+    ran_at_us: int
+    verdict: str
+    report: str
+    id: int | None = field(default=None, compare=False)
