@@ -92,8 +92,11 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def overridden(self, own: Self) -> Self:
-        """Return what another table says, where it says something, and what this one says elsewhere."""
-        return self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+        """Return what another table says, where it says something, and what this one says elsewhere; so inside, too."""
+        said = {name: getattr(own, name) for name in own.model_fields_set}
+        tables = {name: table for name, table in said.items() if isinstance(table, _Table)}
+        inner = {name: getattr(self, name).overridden(table) for name, table in tables.items()}
+        return self.model_copy(update=said | inner)
 
 
 class ServingLogConfig(_Table):
@@ -167,6 +170,28 @@ class ToleranceConfig(_Table):
     ulps: int = Field(default=0, ge=0)
 
 
+class DriftPolicyConfig(_Table):
+    """What drift of a service is, as ``skew.drift.policy.DriftPolicy`` says it.
+
+    What is ``None`` is the library's.
+
+    Attributes:
+        significance: Probability of calling chance drift.
+        correction: How p-values are corrected for their number.
+        least_effects: What is judged by chance, and the least distance that matters, by measure.
+        fixed: Names of fixed thresholds; if there are any, they alone decide.
+        allowed_features: How many features may drift.
+        least_rows: Rows that both samples must have.
+    """
+
+    significance: float | None = Field(default=None, gt=0, lt=1)
+    correction: Literal["holm", "benjamini-hochberg", "none"] | None = None
+    least_effects: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    fixed: tuple[str, ...] | None = None
+    allowed_features: int | None = Field(default=None, ge=0)
+    least_rows: int | None = Field(default=None, ge=1)
+
+
 class PolicyConfig(_Table):
     """What audits of a service allow, as ``skew.policy.Policy`` says it.
 
@@ -183,6 +208,7 @@ class PolicyConfig(_Table):
         max_audit_age: How long ago the newest answers that an audit compared may have been served, for the gate.
         max_state_age: Up to how long ago online state of views with ``continuous()`` must be complete, for the gate;
             views with ``every(…)`` promise it themselves.
+        drift: What drift of the service is.
     """
 
     allowed_share: float = Field(default=0.0, ge=0, le=1)
@@ -193,6 +219,7 @@ class PolicyConfig(_Table):
     causes: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     max_audit_age: Length = "7d"
     max_state_age: Length = "1d"
+    drift: DriftPolicyConfig = DriftPolicyConfig()
 
 
 DEFAULT_POLICY = "default"
@@ -225,7 +252,22 @@ class ScheduleConfig(_Table):
     jitter: Duration = "0s"
 
 
-class AuditJobConfig(_Table):
+class _TimedConfig(_Table):
+    """Something about a service that is done again and again."""
+
+    service: str
+    every: Length | None = None
+    cron: str | None = None
+    since: Moment = "24h"
+
+    @model_validator(mode="after")
+    def _has_one_trigger(self) -> Self:
+        if (self.every is None) == (self.cron is None):
+            raise ValueError("say either every or cron")
+        return self
+
+
+class AuditJobConfig(_TimedConfig):
     """One audit that is done again and again.
 
     Attributes:
@@ -236,17 +278,23 @@ class AuditJobConfig(_Table):
         sample: Share of the entities to look at; all if ``None``.
     """
 
-    service: str
-    every: Length | None = None
-    cron: str | None = None
-    since: Moment = "24h"
     sample: float | None = Field(default=None, gt=0, le=1)
 
-    @model_validator(mode="after")
-    def _has_one_trigger(self) -> AuditJobConfig:
-        if (self.every is None) == (self.cron is None):
-            raise ValueError("say either every or cron")
-        return self
+
+class DriftJobConfig(_TimedConfig):
+    """One comparison of distributions that is done again and again.
+
+    Attributes:
+        service: Name of the service.
+        reference: What is compared with: a training set, its manifest, or another period (``"14d..7d"``).
+        every: How often: ``"1d"``, counted from the Unix epoch.
+        cron: When, as crontab says it (UTC), in place of ``every``.
+        since: How long back it looks, or the instant it looks back to.
+        recompute: Whether to recompute what was served, and tell skew from another population.
+    """
+
+    reference: str = Field(min_length=1)
+    recompute: bool = False
 
 
 class SmtpConfig(_Table):
@@ -338,9 +386,10 @@ class Config(BaseSettings):
         temp_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
         serving_log: What is kept of what was served.
         server: Where the server listens and what it takes.
-        policies: What audits allow, by service; ``default`` stands for all that say nothing else.
+        policies: What audits and drift allow, by service; ``default`` stands for all that say nothing else.
         schedule: What ``featurestore run`` keeps going.
         audits: Audits that it does.
+        drifts: Comparisons of distributions that it does.
         alerts: Who is told about them.
         folder: Folder that relative paths count from; set by the loader.
     """
@@ -360,11 +409,12 @@ class Config(BaseSettings):
     policies: dict[str, PolicyConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
     audits: list[AuditJobConfig] = []
+    drifts: list[DriftJobConfig] = []
     alerts: AlertsConfig = AlertsConfig()
     folder: Path = Field(default=Path(), exclude=True)
 
     def policy(self, service: str, declared: PolicyConfig | None = None) -> PolicyConfig:
-        """Return what audits of a service allow: what is said of it here, else in its definition, else of ``default``.
+        """Return what audits and drift of a service allow: said here, else in its definition, else of ``default``.
 
         Args:
             service: Name of the service.

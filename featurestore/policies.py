@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from featurestore import drifting
 from featurestore.config import DEFAULT_POLICY, Config, PolicyConfig, read_policy
 from featurestore.definitions.services import ANY_FEATURE
 from featurestore.errors import ConfigError, listing
@@ -56,12 +57,14 @@ def check_policies(config: Config, plans: Mapping[str, Plan]) -> None:
                     hint=listing("Columns", known, wrong=feature),
                     code="unknown-feature",
                 )
-        _check_causes(policy, where)
+        _check_names(policy, where)
     for name, plan in plans.items():
-        _check_causes(_declared(plan), f"service '{name}', policy")
+        _check_names(_declared(plan), f"service '{name}', policy")
 
 
-def _check_causes(policy: PolicyConfig, where: str) -> None:
+def _check_names(policy: PolicyConfig, where: str) -> None:
+    """Make sure that there are the causes, and the measures and thresholds of drift, that a policy names."""
+    drifting.configured(policy)
     for cause in policy.causes:
         if cause not in CAUSES:
             hint = listing("Causes", CAUSES, wrong=cause)

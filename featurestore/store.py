@@ -17,13 +17,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config, PolicyConfig
-from featurestore.errors import RegistryError, listing
-from featurestore.temporal import Clock, Refresh, SystemClock, duration_us, instant_us, moment_us, parse_refresh
+from featurestore.errors import InstantError, RegistryError, listing
+from featurestore.temporal import (
+    Clock,
+    Refresh,
+    SystemClock,
+    duration_us,
+    format_instant,
+    instant_us,
+    moment_us,
+    parse_refresh,
+)
 
 if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.definitions.sources import Source
+    from featurestore.drifting import Drifter
     from featurestore.event_log import EventLog
     from featurestore.explaining.model import Explanation
     from featurestore.forgetting import Forgotten
@@ -39,7 +49,7 @@ if TYPE_CHECKING:
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import AuditRecord, Live, Registry, RunRecord
+    from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
@@ -550,17 +560,18 @@ class FeatureStore:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the sample no share.
+            InstantError: A bound is no instant, or the last is not after the first.
+            ConfigError: The sample is no share.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
         from featurestore.skew.sampling import check_share
 
-        now_us = self._clock.now_us()
+        since_us, until_us = _period(since, until, now_us=self._clock.now_us(), where="audit")
         return self._auditor.audit(
             service,
-            since_us=moment_us(since, now_us=now_us, where="since"),
-            until_us=now_us + 1 if until is None else moment_us(until, now_us=now_us, where="until"),
+            since_us=since_us,
+            until_us=until_us,
             policy=policy or self._allowed(service),
             sample=check_share(sample),
             by=by,
@@ -664,6 +675,19 @@ class FeatureStore:
         names = (source.name for source in built.manifest.sources)
         return look_for_leaks(built, label, sources=self._catalog.sources(names), settings=self._settings, rows=rows)
 
+    def policy(self, service: str) -> PolicyConfig:
+        """Return what is allowed of a service: what the configuration says, else its definition, else the default.
+
+        Args:
+            service: Name of the service; it need not be applied.
+
+        Raises:
+            ConfigError: A policy, also another service's, names what there is not.
+        """
+        from featurestore.policies import policy_of
+
+        return policy_of(service, self.config, self._catalog.services())
+
     def gate(
         self,
         training_set: str | os.PathLike[str],
@@ -694,7 +718,7 @@ class FeatureStore:
 
         gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
         manifest = read_manifest(training_set)
-        policy = self._policy(manifest.service)
+        policy = self.policy(manifest.service)
         return gatekeeper.look(
             manifest,
             max_audit_age_us=duration_us(policy.max_audit_age if max_audit_age is None else max_audit_age),
@@ -835,8 +859,8 @@ class FeatureStore:
 
         return replace(AuditReport.from_json(self._registry.audit(number).report), id=number)
 
-    def alert(self, report: AuditReport) -> str:
-        """Tell the configured people what an audit found, if it is news to them.
+    def alert(self, report: AuditReport | DriftReport) -> str:
+        """Tell the configured people what an audit, or a comparison of distributions, found, if it is news to them.
 
         What they know is kept apart for the log, live audits and logs of other systems, and by the share of entities:
         an audit of a tenth does not say that what a full one found is over.
@@ -850,9 +874,11 @@ class FeatureStore:
         Raises:
             RegistryError: The registry failed.
         """
-        from featurestore.alerting import Alerts, news_of_audit
+        from featurestore.alerting import Alerts, news_of_audit, news_of_drift
+        from featurestore.skew.report import AuditReport
 
-        return Alerts(self.config.alerts, self._registry, self._clock).tell(news_of_audit(report))
+        news = news_of_audit(report) if isinstance(report, AuditReport) else news_of_drift(report)
+        return Alerts(self.config.alerts, self._registry, self._clock).tell(news)
 
     def drift(
         self,
@@ -862,6 +888,7 @@ class FeatureStore:
         current: tuple[Instant | timedelta, Instant | timedelta | None] = ("24h", None),
         policy: DriftPolicy | None = None,
         recompute: bool = False,
+        record: bool = True,
     ) -> DriftReport:
         """Compare the distributions of what was served with those of a training set or of another period.
 
@@ -871,38 +898,59 @@ class FeatureStore:
                 another period of what was served, first ``as_of`` and one past the last: instants, or how long before
                 now.
             current: First ``as_of`` of the answers to compare, and one past the last; ``None`` is now.
-            policy: What is drift; by default what chance does not explain and is large enough to matter.
+            policy: What is drift; by default what the configuration says, else what chance does not explain and is
+                large enough to matter.
             recompute: Whether to recompute what was served, and split every distance from a training set into the part
                 of skew and the part of the population.
+            record: Whether the registry keeps the report.
 
         Returns:
             The judged report.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
+            InstantError: A bound is no instant, or the last is not after the first.
             TrainingSetError: There is no training set, or it is another service's.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.drifting import drift_of_service
-        from featurestore.skew.drift.policy import DriftPolicy
+        from featurestore.drifting import configured
 
         now_us = self._clock.now_us()
         since_us, until_us = _period(*current, now_us=now_us, where="current")
-        return drift_of_service(
+        return self._drifter.drift(
             service,
             reference=_period(*reference, now_us=now_us, where="reference")
             if isinstance(reference, tuple)
             else reference,
             since_us=since_us,
             until_us=until_us,
-            policy=policy or DriftPolicy(),
+            policy=policy or configured(self.policy(service)),
             recompute=recompute,
-            catalog=self._catalog,
-            log=self._serving_log,
-            settings=self._settings,
-            clock=self._clock,
+            record=record,
         )
+
+    def drifts(self, service: str | None = None, *, limit: int = 100) -> tuple[DriftRecord, ...]:
+        """Return the comparisons of distributions that the registry keeps, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return self._registry.drifts(service, limit=limit)
+
+    def drift_report(self, number: int) -> DriftReport:
+        """Return the report of a comparison of distributions that the registry keeps.
+
+        Args:
+            number: The comparison's number there.
+
+        Raises:
+            RegistryError: There is no such comparison, or its report is of a form that this library does not read.
+        """
+        from featurestore.skew.drift.report import DriftReport
+
+        return replace(DriftReport.from_json(self._registry.drift(number).report), id=number)
 
     def explain(
         self,
@@ -982,6 +1030,7 @@ class FeatureStore:
         """Write what waits to be written, and close files and connections; the next use opens them again."""
         for part in (
             "_auditor",
+            "_drifter",
             "api_keys",
             "_streams",
             "_serving",
@@ -1083,21 +1132,21 @@ class FeatureStore:
         return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
 
     @cached_property
+    def _drifter(self) -> Drifter:
+        from featurestore.drifting import Drifter
+
+        return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
+
+    @cached_property
     def _live_plans(self) -> LivePlans:
         from featurestore.live import LivePlans
 
         return LivePlans(self._catalog, self._registry, self._online, self._clock)
 
-    def _policy(self, service: str) -> PolicyConfig:
-        """Return what configuration and definition say that is allowed of a service."""
-        from featurestore.policies import policy_of
-
-        return policy_of(service, self.config, self._catalog.services())
-
     def _allowed(self, service: str) -> Policy:
         from featurestore.auditing import configured
 
-        return configured(self._policy(service))
+        return configured(self.policy(service))
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
@@ -1118,5 +1167,18 @@ class FeatureStore:
 def _period(
     since: Instant | timedelta, until: Instant | timedelta | None, *, now_us: int, where: str
 ) -> tuple[int, int]:
-    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=where)
-    return moment_us(since, now_us=now_us, where=where), last_us
+    """Read a period: its first instant, and one past the last.
+
+    Raises:
+        InstantError: A bound is no instant, or the last is not after the first.
+    """
+    first_us = moment_us(since, now_us=now_us, where=f"{where}, since")
+    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=f"{where}, until")
+    if last_us <= first_us:
+        raise InstantError(
+            f"the period ends at {format_instant(last_us)}, which is not after its start at {format_instant(first_us)}",
+            where=where,
+            hint="Say the earlier bound first; of how long back, the larger one.",
+            code="empty-period",
+        )
+    return first_us, last_us

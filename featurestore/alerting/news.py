@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.registry import DONE, JobRecord
+from featurestore.skew.drift.report import DriftReport
 from featurestore.skew.policy import FAIL, PASS
 from featurestore.skew.report import AuditReport
 
@@ -84,6 +85,32 @@ def _wrong(report: AuditReport) -> tuple[str, ...]:
             causes.setdefault(name, set()).add(finding.cause)
     found = (f"{name}: {cause}" if cause else name for name in causes for cause in causes[name] or {""})
     return tuple(sorted(found)) or (report.verdict,)
+
+
+def news_of_drift(report: DriftReport, job: str = "") -> News:
+    """Return what a comparison of distributions found; what is wrong are the features that drifted.
+
+    Args:
+        report: The judged report.
+        job: The job that it is part of; left out, all comparisons of the service are one.
+    """
+    drifted = tuple(sorted(feature.name for feature in report.drifted))
+    return News(
+        kind="drift",
+        job=job or f"drift {report.service}",
+        service=report.service,
+        verdict=report.verdict,
+        state=() if report.verdict == PASS else drifted or (report.verdict,),
+        text="; ".join(report.reasons[:_SHOWN]),
+        id=report.id,
+        details={
+            "since": report.since,
+            "until": report.until,
+            "ran_at": report.ran_at,
+            "reference": report.reference,
+            "drifted": drifted,
+        },
+    )
 
 
 def news_of_job(record: JobRecord) -> News:

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import Service, app, show, show_report, store_of, write_page
+from featurestore.cli.common import Html, Json, Service, app, show, show_report, store_above, store_of, write_page
 from featurestore.progress import listening
 
 if TYPE_CHECKING:
     from featurestore.registry import AuditRecord
     from featurestore.skew.report import AuditReport
     from featurestore.store import FeatureStore
-
-Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")]
 
 history = typer.Typer(help="List the audits that were, or show one of them.", invoke_without_command=True)
 app.add_typer(history, name="audits")
@@ -100,7 +97,7 @@ def audits(
     """List the audits that the registry keeps, newest first."""
     if context.invoked_subcommand is not None:
         return
-    with store_of(_above(context)) as store:
+    with store_above(context) as store:
         records = store.audits(service, limit=limit)
     head = ["id", "verdict", "ran at", "service", "since", "until", "rows", "values", "differ"]
     show(head, [_row(record) for record in records])
@@ -114,15 +111,10 @@ def show_audit(
     html: Html = None,
 ) -> None:
     """Show an audit that was, with its exit code."""
-    with store_of(_above(context)) as store:
+    with store_above(context) as store:
         report = store.audit_report(number)
     _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
-
-
-def _above(context: typer.Context) -> typer.Context:
-    """Return the context that knows the place of the configuration."""
-    return context.find_root()  # type: ignore[return-value]  # typer's contexts are click's
 
 
 def _tell(report: AuditReport, *, json: Path | None, html: Path | None) -> None:

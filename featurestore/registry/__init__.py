@@ -1,9 +1,12 @@
-"""What is applied, and what was done with it: definitions' plans, where sources lie, runs and audits."""
+"""What is applied, and what was done with it: definitions' plans, where sources lie, runs, audits and drift."""
 
 from featurestore.registry.records import (
     DONE,
     FAILED,
     INTERRUPTED,
+    MISSED,
+    PLANNED,
+    REMOVED,
     RUNNING,
     AlertRecord,
     Applied,
@@ -11,6 +14,7 @@ from featurestore.registry.records import (
     CertificateRecord,
     Change,
     Draft,
+    DriftRecord,
     FileRead,
     JobRecord,
     Kind,
@@ -25,6 +29,9 @@ __all__ = [
     "DONE",
     "FAILED",
     "INTERRUPTED",
+    "MISSED",
+    "PLANNED",
+    "REMOVED",
     "RUNNING",
     "AlertRecord",
     "Applied",
@@ -32,6 +39,7 @@ __all__ = [
     "CertificateRecord",
     "Change",
     "Draft",
+    "DriftRecord",
     "FileRead",
     "JobRecord",
     "Kind",

@@ -11,7 +11,16 @@ DONE = "done"
 FAILED = "failed"
 RUNNING = "running"
 INTERRUPTED = "interrupted"
-"""Outcomes of a run."""
+"""Outcomes of a run; the first two also of a job."""
+
+MISSED = "missed"
+"""Outcome of a job that fell due and was not done: it was still under way, or nothing ran."""
+
+PLANNED = "planned"
+"""Outcome of a job that waits for its first time."""
+
+REMOVED = "removed"
+"""Outcome of a job that is not to be done any more."""
 
 
 class Kind(StrEnum):
@@ -259,4 +268,27 @@ class AuditRecord:
     verdict: str
     report: str
     kind: str = "log"
+    id: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class DriftRecord:
+    """One comparison of the distributions of what a service served.
+
+    Attributes:
+        service: Name of the service.
+        since_us: Served from here on.
+        until_us: Served before.
+        ran_at_us: When they were compared.
+        verdict: Its verdict in one word.
+        report: The whole report as JSON.
+        id: Its number in the registry; ``None`` until it is there.
+    """
+
+    service: str
+    since_us: int
+    until_us: int
+    ran_at_us: int
+    verdict: str
+    report: str
     id: int | None = field(default=None, compare=False)

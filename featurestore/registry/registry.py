@@ -1,4 +1,4 @@
-"""The registry: applied objects with their history, materialize runs, audits. One database.
+"""The registry: applied objects with their history, materialize runs, audits, drift. One database.
 
 Tables are made when they are absent, and a version says what shape they have; those of versions before are brought
 up to it when they are opened. Objects are JSON text here: the registry
@@ -29,6 +29,7 @@ from featurestore.registry.records import (
     CertificateRecord,
     Change,
     Draft,
+    DriftRecord,
     FileRead,
     JobRecord,
     Kind,
@@ -41,6 +42,7 @@ from featurestore.registry.tables import (
     AUDIT_COLUMNS_SINCE_5,
     AUDITS,
     CERTIFICATES,
+    DRIFTS,
     FILES,
     HISTORY,
     JOBS,
@@ -244,12 +246,7 @@ class Registry:
 
     def add_audit(self, audit: AuditRecord) -> int:
         """Store an audit; return its number."""
-        row = asdict(audit)
-        del row["id"]
-        with self._writing() as connection:
-            key = connection.execute(AUDITS.insert().values(**row)).inserted_primary_key
-            assert key is not None
-            return int(key[0])
+        return self._add(AUDITS, audit)
 
     def audits(
         self, service: str | None = None, *, kinds: Collection[str] | None = None, limit: int = 100
@@ -261,11 +258,8 @@ class Registry:
             kinds: Only of these kinds.
             limit: At most so many.
         """
-        query = sa.select(AUDITS).order_by(AUDITS.c.id.desc()).limit(limit)
-        query = query if service is None else query.where(AUDITS.c.service == service)
-        query = query if kinds is None else query.where(AUDITS.c.kind.in_(kinds))
-        with self._reading() as connection:
-            return tuple(AuditRecord(**row._mapping) for row in connection.execute(query))
+        chosen = [] if kinds is None else [AUDITS.c.kind.in_(kinds)]
+        return tuple(AuditRecord(**row) for row in self._of_service(AUDITS, service, limit, *chosen))
 
     def audit(self, number: int) -> AuditRecord:
         """Return one audit by its number.
@@ -273,12 +267,28 @@ class Registry:
         Raises:
             RegistryError: There is no such audit.
         """
-        with self._reading() as connection:
-            row = connection.execute(sa.select(AUDITS).where(AUDITS.c.id == number)).one_or_none()
-        if row is None:
-            hint = "List the audits that are kept."
-            raise RegistryError(f"there is no audit {number}", where=_WHERE, hint=hint, code="unknown-audit")
-        return AuditRecord(**row._mapping)
+        return AuditRecord(**self._numbered(AUDITS, number, "audit"))
+
+    def add_drift(self, drift: DriftRecord) -> int:
+        """Store a comparison of distributions; return its number."""
+        return self._add(DRIFTS, drift)
+
+    def drifts(self, service: str | None = None, *, limit: int = 100) -> tuple[DriftRecord, ...]:
+        """Return comparisons of distributions, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return tuple(DriftRecord(**row) for row in self._of_service(DRIFTS, service, limit))
+
+    def drift(self, number: int) -> DriftRecord:
+        """Return one comparison of distributions by its number.
+
+        Raises:
+            RegistryError: There is no such comparison.
+        """
+        return DriftRecord(**self._numbered(DRIFTS, number, "drift"))
 
     def add_job(self, job: JobRecord) -> None:
         """Store what became of a scheduled job; of each some hundred records are kept."""
@@ -343,9 +353,7 @@ class Registry:
 
     def add_certificate(self, certificate: CertificateRecord) -> None:
         """Store a certificate."""
-        row = asdict(certificate)
-        del row["id"]
-        self._insert(CERTIFICATES, [row])
+        self._add(CERTIFICATES, certificate)
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[CertificateRecord, ...]:
         """Return certificates, newest first.
@@ -354,10 +362,33 @@ class Registry:
             service: Of this service only.
             limit: At most so many.
         """
-        query = sa.select(CERTIFICATES).order_by(CERTIFICATES.c.id.desc()).limit(limit)
-        chosen = query if service is None else query.where(CERTIFICATES.c.service == service)
+        return tuple(CertificateRecord(**row) for row in self._of_service(CERTIFICATES, service, limit))
+
+    def _add(self, table: sa.Table, record: AuditRecord | CertificateRecord | DriftRecord) -> int:
+        """Store one record; return its number."""
+        row = asdict(record)
+        del row["id"]
+        with self._writing() as connection:
+            key = connection.execute(table.insert().values(**row)).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+
+    def _of_service(
+        self, table: sa.Table, service: str | None, limit: int, *conditions: sa.ColumnElement[bool]
+    ) -> list[dict[str, Any]]:
+        """Return the newest records of a service, with their numbers."""
+        query = sa.select(table).where(*conditions).order_by(table.c.id.desc()).limit(limit)
         with self._reading() as connection:
-            return tuple(CertificateRecord(**row._mapping) for row in connection.execute(chosen))
+            rows = connection.execute(query if service is None else query.where(table.c.service == service)).all()
+        return [dict(row._mapping) for row in rows]
+
+    def _numbered(self, table: sa.Table, number: int, what: str) -> dict[str, Any]:
+        with self._reading() as connection:
+            row = connection.execute(sa.select(table).where(table.c.id == number)).one_or_none()
+        if row is None:
+            hint = f"List the {what}s that are kept."
+            raise RegistryError(f"there is no {what} {number}", where=_WHERE, hint=hint, code=f"unknown-{what}")
+        return dict(row._mapping)
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:

@@ -86,6 +86,18 @@ AUDITS = sa.Table(
     sa.Column("kind", sa.String(20), nullable=False, server_default="log"),
     sa.Index("registry_audits_by_service", "service", "id"),
 )
+DRIFTS = sa.Table(
+    "registry_drifts",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("service", sa.String(500), nullable=False),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+    sa.Column("ran_at_us", sa.BigInteger, nullable=False),
+    sa.Column("verdict", sa.String(50), nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Index("registry_drifts_by_service", "service", "id"),
+)
 JOBS = sa.Table(
     "registry_jobs",
     METADATA,

@@ -5,9 +5,9 @@ first does what fell due meanwhile, once. Of several processes one leads, by a l
 stand by and take over when it ends, dies, or loses the lock.
 """
 
-from featurestore.registry import DONE, FAILED
+from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED
 from featurestore.scheduling.jobs import Job, jobs_of
-from featurestore.scheduling.runner import MISSED, PLANNED, REMOVED, Runner
+from featurestore.scheduling.runner import Runner
 from featurestore.scheduling.triggers import GridTrigger, LaterTrigger, read_crontab
 
 __all__ = [

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
-from featurestore.alerting import UNDELIVERED, Alerts, news_of_audit
-from featurestore.config import AuditJobConfig
+from featurestore.alerting import UNDELIVERED, Alerts, news_of_audit, news_of_drift
+from featurestore.config import AuditJobConfig, DriftJobConfig
+from featurestore.drifting import read_reference
 from featurestore.errors import ConfigError, listing
 from featurestore.plan.model import Plan
 from featurestore.policies import check_policies
@@ -49,7 +50,7 @@ def jobs_of(store: FeatureStore) -> tuple[Job, ...]:
     """
     check_policies(store.config, {plan.name: plan for plan in store.services()})
     found: dict[str, Job] = {}
-    for job in (*_refreshes(store), *_audits(store), *_housekeeping(store)):
+    for job in (*_refreshes(store), *_audits(store), *_drifts(store), *_housekeeping(store)):
         if job.name in found:
             raise ConfigError(f"'{job.name}' is there twice", where="schedule", code="duplicate-job")
         found[job.name] = job
@@ -117,10 +118,49 @@ def _audits(store: FeatureStore) -> Iterator[Job]:
 def _auditing(store: FeatureStore, alerts: Alerts, name: str, audit: AuditJobConfig) -> Callable[[], str]:
     def work() -> str:
         report = store.audit(audit.service, since=audit.since, sample=audit.sample)
-        told = alerts.tell(news_of_audit(report, name))
-        return report.verdict + (f", alert {told}" if told == UNDELIVERED else "")
+        return _told(report.verdict, alerts.tell(news_of_audit(report, name)))
 
     return work
+
+
+def _drifts(store: FeatureStore) -> Iterator[Job]:
+    alerts = Alerts(store.config.alerts, store.registry, store.clock)
+    known = {plan.name: plan for plan in store.services()}
+    for number, drift in enumerate(store.config.drifts):
+        where = f"drifts[{number}]"
+        _check_service(drift.service, known, where)
+        recomputed = " recomputed" if drift.recompute else ""
+        name, trigger, is_grid = _timed(
+            f"drift {drift.service}",
+            drift.every,
+            drift.cron,
+            f"since {drift.since} from {drift.reference}{recomputed}",
+            where,
+        )
+        yield Job(
+            name,
+            _spread(store, name, trigger),
+            _comparing(store, alerts, name, drift),
+            about=drift.service,
+            starts_at_once=is_grid,
+        )
+
+
+def _comparing(store: FeatureStore, alerts: Alerts, name: str, drift: DriftJobConfig) -> Callable[[], str]:
+    def work() -> str:
+        report = store.drift(
+            drift.service,
+            reference=read_reference(drift.reference, store.config.folder),
+            current=(drift.since, None),
+            recompute=drift.recompute,
+        )
+        return _told(report.verdict, alerts.tell(news_of_drift(report, name)))
+
+    return work
+
+
+def _told(verdict: str, told: str) -> str:
+    return f"{verdict}, alert {told}" if told == UNDELIVERED else verdict
 
 
 def _check_service(service: str, known: Mapping[str, Plan], where: str) -> None:

@@ -14,22 +14,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from featurestore.alerting import Alerts, news_of_job
 from featurestore.errors import ConfigError, FeatureStoreError, RegistryError
 from featurestore.online.refusals import UNAVAILABLE
-from featurestore.registry import DONE, FAILED, JobRecord
+from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, JobRecord
 from featurestore.scheduling.jobs import Job, jobs_of
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us, to_datetime
 
 if TYPE_CHECKING:
     from featurestore.online.store import Hold
-
-MISSED = "missed"
-"""Outcome of a job that fell due and was not done: it was still under way, or nothing ran."""
-
-PLANNED = "planned"
-"""Outcome of a job that waits for its first time."""
-
-REMOVED = "removed"
-"""Outcome of a job that is not to be done any more."""
 
 _LOGGER = logging.getLogger("featurestore.scheduling")
 _LOCK = "schedule"

@@ -217,6 +217,27 @@ def test_drift_says_by_its_exit_code_what_it_found(served, run):
     assert "psi-0.2" in err
 
 
+def test_drift_reports_are_listed_and_shown_again(served, run):
+    test_a_training_set_is_built_from_a_spine_file(served, run)
+    given = ("drift", "model", "--reference", "built", *SPAN)
+    assert run(*given, "--no-record")[0] == 2
+    assert "cannot tell" not in run("drifts")[1]
+    _, printed, _ = run(*given, "--json", "-", "--allowed", "1", "--significance", "0.02")
+    code, out, _ = run("drifts", "--service", "model")
+    assert code == 0
+    assert "cannot tell" in out
+    assert "the training set 'built'" in out
+    code, out, _ = run("drifts", "show", "1", "--html", "again.html")
+    assert code == 2
+    assert "significance 0.02" in out
+    assert "<h1>Drift of model</h1>" in (served / "again.html").read_text()
+    assert run("drifts", "show", "1", "--json", "-")[1] == printed
+    code, _, err = run("drifts", "show", "7")
+    assert (code, "no drift 7" in err) == (2, True)
+    code, _, err = run("drift", "model", "--reference", "7d..14d")
+    assert (code, "empty-period" in err) == (2, True)
+
+
 def test_a_page_that_cannot_be_written_is_named(served, run):
     code, _, err = run("audit", "model", *SPAN, "--html", "no/such/folder/audit.html")
     assert code == 2

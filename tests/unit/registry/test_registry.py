@@ -14,6 +14,7 @@ from featurestore.registry import (
     AuditRecord,
     CertificateRecord,
     Draft,
+    DriftRecord,
     FileRead,
     JobRecord,
     Kind,
@@ -230,6 +231,29 @@ def test_the_last_record_of_each_job_is_the_newest_that_was_not_missed(registry)
         registry.add_job(JobRecord(name, at, at, outcome, ""))
     found = [(record.name, record.started_at_us) for record in registry.last_jobs(besides="missed")]
     assert found == [("a", 2), ("b", 3)]
+
+
+def test_tables_of_version_4_get_the_one_of_drift(url, tmp_path):
+    Registry(url).close()
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("DROP TABLE registry_drifts")
+        connection.execute("UPDATE registry_meta SET value = 4 WHERE name = 'schema_version'")
+    connection.close()
+    record = DriftRecord("s", 1, 2, 3, "fail", "{}")
+    with Registry(url) as registry:
+        assert registry.add_drift(record) == 1
+    with Registry(url) as registry:
+        assert registry.drifts("s") == (record,)
+
+
+def test_drift_is_kept_newest_first_under_its_number(registry):
+    records = [DriftRecord(service, 1, 2, at, "pass", "{}") for at, service in enumerate("abb")]
+    assert [registry.add_drift(record) for record in records] == [1, 2, 3]
+    assert registry.drifts() == tuple(reversed(records))
+    assert registry.drifts("b", limit=1) == (records[2],)
+    assert registry.drift(1) == records[0]
+    with pytest.raises(RegistryError, match=r"no drift 4.*\[unknown-drift\]"):
+        registry.drift(4)
 
 
 def test_a_list_of_files_is_kept_once(registry):

@@ -2,12 +2,13 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from featurestore.scheduling import Runner
-from featurestore.temporal import duration_us
+from featurestore.temporal import duration_us, to_datetime
 from tests.server.conftest import ORDERS
 
 AUDIT = {"service": "model", "every": "6h", "since": "48h"}
@@ -90,3 +91,39 @@ def test_an_audit_by_hand_tells_when_it_is_asked_to(opened, tmp_path, told):
     assert store.alert(found) == "delivered"
     assert store.alert(store.audit("model", since="24h")) == "", "the same, found again"
     assert [message["id"] for message in read()] == [found.id]
+
+
+def test_drift_is_looked_for_told_and_over_by_the_schedule(opened, clock, tmp_path, told):
+    settings, read = told
+    spine = pa.table({"user": [1, 2] * 300, "as_of": pa.array([to_datetime(clock.instant_us)] * 600)})
+    opened().training_set("model", spine, tmp_path / "training")
+    drift = {"service": "model", "reference": "../training", "every": "6h", "since": "6h"}
+    name = "drift model every 6h since 6h from ../training"
+    store = opened(drifts=[drift], alerts=settings, serving_log={"share": 1})
+
+    def compared(users, times=30):
+        clock.instant_us += duration_us("5h")
+        for _ in range(times):
+            store.get_online_features("model", [{"user": user} for user in users])
+        clock.instant_us += duration_us("1h") - 1
+        return next(record for record in Runner(store).run_due() if record.name == name)
+
+    store.materialize()
+    assert compared([99] * 20).said == "fail"
+    (message,) = read()
+    (record,) = store.drifts("model")
+    assert (message["kind"], message["job"], message["id"]) == ("drift", name, record.id)
+    assert message["drifted"] == ["fresh__total", "hourly__total"]
+    assert message["report"] == f"https://reports.test/model/{record.id}"
+    assert compared([99] * 20).said == "fail"
+    assert len(read()) == 1
+    assert store.drift_report(record.id).id == record.id
+    assert store.alert(store.drift_report(record.id)) == "delivered", "what is told by hand is kept apart"
+
+
+def test_a_reference_that_is_not_there_fails_the_job_and_people_hear_of_it(opened, told):
+    settings, read = told
+    drift = {"service": "model", "reference": "nowhere", "every": "6h"}
+    records = Runner(opened(drifts=[drift], alerts=settings)).run_due()
+    assert [record.outcome for record in records] == ["done", "done", "failed"]
+    assert [(message["kind"], message["verdict"]) for message in read()] == [("job", "failed")]
