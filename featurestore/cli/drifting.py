@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +37,9 @@ class Kind(StrEnum):
     AUDIT = "audit"
     DRIFT = "drift"
     EXPLANATION = "explanation"
+    LEAKAGE = "leakage"
+    SIMULATION = "simulation"
+    CERTIFICATE = "certificate"
 
 
 @app.command()
@@ -129,15 +133,21 @@ def report_schema(
     import msgspec
 
     from featurestore.explaining.model import Explanation
+    from featurestore.skew.certificate import Certificate
     from featurestore.skew.drift.report import DriftReport
+    from featurestore.skew.leakage import LeakageReport
     from featurestore.skew.report import AuditReport
+    from featurestore.skew.simulation import Simulation
 
-    reports: dict[Kind, type[AuditReport | DriftReport | Explanation]] = {
-        Kind.AUDIT: AuditReport,
-        Kind.DRIFT: DriftReport,
-        Kind.EXPLANATION: Explanation,
+    schemas: dict[Kind, Callable[[], dict[str, Any]]] = {
+        Kind.AUDIT: AuditReport.json_schema,
+        Kind.DRIFT: DriftReport.json_schema,
+        Kind.EXPLANATION: Explanation.json_schema,
+        Kind.LEAKAGE: LeakageReport.json_schema,
+        Kind.SIMULATION: Simulation.json_schema,
+        Kind.CERTIFICATE: Certificate.json_schema,
     }
-    schema = reports[kind].json_schema()
+    schema = schemas[kind]()
     typer.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -255,6 +256,39 @@ def test_an_entity_is_forgotten(filled, run):
 
 def test_tables_are_not_cut_where_nobody_sees_them_on_a_terminal(filled, run):
     assert "…" not in run("runs")[1] + run("status")[1]
+
+
+def test_what_is_due_is_done_and_listed_and_people_are_told(served, run, monkeypatch):
+    config = served / "featurestore.toml"
+    told = served / "told"
+    command = ["sh", "-c", f"cat >> {told}; echo >> {told}"]
+    jobs = '[[audits]]\nservice = "model"\nevery = "1h"\nsince = "2024-01-01T00:00:00Z"\n'
+    config.write_text(f"{config.read_text()}\n{jobs}[alerts]\ncommand = {json.dumps(command)}\n")
+    code, out, _ = run("run", "--once")
+    assert code == 0
+    assert "audit model every 1h since 2024-01-01T00:00:00Z: done: pass" in out
+    code, out, _ = run("jobs")
+    assert code == 0
+    assert "refresh every 1m" in out
+    place = ORDERS.column_names.index("amount")
+    doubled = ORDERS.set_column(place, "amount", pc.multiply(ORDERS.column("amount"), 2.0))
+    pq.write_table(doubled, served / "orders.parquet")
+    assert run("audit", "model", *SPAN)[0] == 1
+    assert not told.exists(), "whoever looks sees it"
+    code, _, err = run("audit", "model", *SPAN, "--alert")
+    assert (code, "alert delivered" in err) == (1, True)
+    assert json.loads(told.read_text())["id"] == 3
+    config.write_text(config.read_text() + "one_shot = true\n")
+    assert "alert" not in run("audit", "model", *SPAN)[2], "the same is no news"
+    code, out, _ = run("alerts")
+    assert code == 0
+    assert "audit: audit model" in out
+    assert "budget__left: " in out
+
+
+@pytest.mark.parametrize("kind", ["leakage", "simulation", "certificate"])
+def test_the_schema_of_what_is_found_before_a_release_is_printed(run, kind):
+    assert json.loads(run("report-schema", kind)[1])["$id"].startswith(f"urn:featurestore-{kind}-")
 
 
 @pytest.mark.parametrize("kind", ["audit", "drift"])
