@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+import redis
 
 from featurestore import FeatureService, FeatureView
 from featurestore.errors import StateError
@@ -123,6 +124,34 @@ def test_an_apply_after_which_the_jobs_cannot_be_told_is_taken_down_and_got_over
         until(lambda: process.has("schedule", "done"))
         assert not process.has("audit second every 6h since 24h", "removed")
     assert process.error is None
+
+
+def test_what_fell_due_while_nothing_ran_is_taken_down_when_somebody_leads_again(opened, clock):
+    store = opened()
+    Runner(store).run_due()
+    clock.instant_us += 7 * MINUTE
+    with running(store) as (process,):
+        process.thread.start()
+        until(lambda: process.has(FRESH, "missed") and process.has(FRESH))
+        missed = next(record for record in process.records if (record.name, record.outcome) == (FRESH, "missed"))
+        assert missed.said == "6 times: nothing ran"
+    assert process.error is None
+
+
+def test_a_lease_that_somebody_took_away_ends_leading(opened, redis_url):
+    prefix = uuid.uuid4().hex
+    online = f"{redis_url}?prefix={prefix}&lease=1s"
+    with running(opened(online=online), opened(online=online)) as (first, second):
+        first.thread.start()
+        until(lambda: first.is_leading)
+        second.thread.start()
+        until(lambda: second.said)
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.delete(f"{prefix}|lschedule") == 1
+        until(lambda: len(first.said) > 1)
+        assert "no longer held" in first.said[1]
+        until(lambda: first.is_leading != second.is_leading)
+    assert (first.error, second.error) == (None, None)
 
 
 @pytest.fixture
