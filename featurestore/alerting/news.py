@@ -20,7 +20,7 @@ class News:
 
     Attributes:
         kind: What it was: ``"audit"``, ``"drift"``, or ``"job"`` for whether a job could be done at all.
-        job: What is done again and again; what was told before is kept by kind and job.
+        job: What is done again and again; what was told before is kept by it.
         service: Name of the service; empty if it is about none.
         verdict: What was found, in a word.
         state: What is wrong, one stable text for each thing; nothing if all is well.
@@ -40,8 +40,8 @@ class News:
 
     @property
     def key(self) -> str:
-        """What the registry keeps it under."""
-        return f"{self.kind}: {self.job}"
+        """What the registry keeps it under: what a job finds, and whether it can be done at all, are two things."""
+        return f"job {self.job}" if self.kind == "job" else self.job
 
 
 def news_of_audit(report: AuditReport, job: str = "") -> News:

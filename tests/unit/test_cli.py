@@ -282,7 +282,7 @@ def test_what_is_due_is_done_and_listed_and_people_are_told(served, run, monkeyp
     assert "alert" not in run("audit", "model", *SPAN)[2], "the same is no news"
     code, out, _ = run("alerts")
     assert code == 0
-    assert "audit: audit model" in out
+    assert "audit model" in out
     assert "budget__left: " in out
 
 

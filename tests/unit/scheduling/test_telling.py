@@ -74,7 +74,7 @@ def test_what_cannot_be_delivered_is_told_after_the_next_audit(opened, clock, tm
     served(store)
     double(tmp_path)
     assert audited(store, clock).said == "fail, alert undelivered"
-    (undelivered,) = store.registry.alerts("audit: audit model every 6h since 48h")
+    (undelivered,) = store.registry.alerts("audit model every 6h since 48h")
     assert "exit status 3" in undelivered.problem
     again = opened(audits=[AUDIT], alerts=settings)
     assert audited(again, clock).said == "fail"
