@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.config import PolicyConfig
-from featurestore.errors import ConfigError, InstantError, RequestError, listing
+from featurestore.errors import InstantError, RequestError, listing
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog, log_schema
@@ -19,7 +19,6 @@ from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
 from featurestore.skew.audit import Options, Progress, Reference, Unexamined, audit, spine_of
-from featurestore.skew.causes.catalogue import CAUSES
 from featurestore.skew.causes.model import Facts
 from featurestore.skew.changed_sources import source_comparer
 from featurestore.skew.collecting import Collected
@@ -267,8 +266,10 @@ class Auditor:
                         plan = one.case.world.plan
                         expected, _ = reference(plan, spine_of(plan, one.left))
                         file.add_unexamined(plan, one.left, expected, one.left_differs)
-        self.registry.add_audit(AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json()))
-        return report
+        number = self.registry.add_audit(
+            AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json(), kind=report.kind)
+        )
+        return replace(report, id=number)
 
     def _reference(self) -> Reference:
         def reference(plan: Plan, spine: pa.Table) -> tuple[Features, Mapping[str, int | None]]:
@@ -311,15 +312,7 @@ def check_range(since_us: int, until_us: int) -> None:
 
 
 def configured(policy: PolicyConfig) -> Policy:
-    """Return a policy as a configuration says it.
-
-    Raises:
-        ConfigError: It names a cause that there is not.
-    """
-    for cause in policy.causes:
-        if cause not in CAUSES:
-            hint = listing("Causes", CAUSES, wrong=cause)
-            raise ConfigError(f"there is no cause '{cause}'", where="policies", hint=hint, code="unknown-cause")
+    """Return a policy as a configuration says it."""
     return Policy(
         allowed_share=policy.allowed_share,
         warn_share=policy.warn_share,

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from string import Formatter
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from featurestore.errors import ConfigError, listing
+from featurestore.errors import ConfigError, InstantError, listing
+from featurestore.temporal import duration_us, moment_us
 
 FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"
@@ -51,8 +63,40 @@ def read_bytes(value: Any) -> Any:
 Bytes = Annotated[int, BeforeValidator(read_bytes)]
 
 
+def _checked(text: str, read: Callable[[str], object]) -> str:
+    """Return a text that can be read; pydantic takes nothing but a ``ValueError`` for a wrong value."""
+    try:
+        read(text)
+    except InstantError as error:
+        raise ValueError(f"{error.problem}. {error.hint}".rstrip(". ")) from None
+    return text
+
+
+def _length(text: str) -> str:
+    if duration_us(_checked(text, duration_us)) == 0:
+        raise ValueError("a length of zero: write for instance '1h'")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(lambda text: _checked(text, duration_us))]
+"""How long: ``"90m"``, ``"1h30m"``; zero is allowed."""
+
+Length = Annotated[str, AfterValidator(_length)]
+"""How long or how often; longer than nothing."""
+
+Moment = Annotated[str, AfterValidator(lambda text: _checked(text, lambda given: moment_us(given, now_us=0)))]
+"""How long back, or an instant."""
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def overridden(self, own: Self) -> Self:
+        """Return what another table says, where it says something, and what this one says elsewhere; so inside, too."""
+        said = {name: getattr(own, name) for name in own.model_fields_set}
+        tables = {name: table for name, table in said.items() if isinstance(table, _Table)}
+        inner = {name: getattr(self, name).overridden(table) for name, table in tables.items()}
+        return self.model_copy(update=said | inner)
 
 
 class ServingLogConfig(_Table):
@@ -126,8 +170,33 @@ class ToleranceConfig(_Table):
     ulps: int = Field(default=0, ge=0)
 
 
+class DriftPolicyConfig(_Table):
+    """What drift of a service is, as ``skew.drift.policy.DriftPolicy`` says it.
+
+    What is ``None`` is the library's.
+
+    Attributes:
+        significance: Probability of calling chance drift.
+        correction: How p-values are corrected for their number.
+        least_effects: What is judged by chance, and the least distance that matters, by measure.
+        fixed: Names of fixed thresholds; if there are any, they alone decide.
+        allowed_features: How many features may drift.
+        least_rows: Rows that both samples must have.
+    """
+
+    significance: float | None = Field(default=None, gt=0, lt=1)
+    correction: Literal["holm", "benjamini-hochberg", "none"] | None = None
+    least_effects: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    fixed: tuple[str, ...] | None = None
+    allowed_features: int | None = Field(default=None, ge=0)
+    least_rows: int | None = Field(default=None, ge=1)
+
+
 class PolicyConfig(_Table):
-    """What audits of a service allow, as ``skew.policy.Policy`` says it; what is not said is that of ``default``.
+    """What audits of a service allow, as ``skew.policy.Policy`` says it.
+
+    What the configuration does not say of a service is what its definition says (``FeatureService(policy=…)``), else
+    what the configuration says of ``default``.
 
     Attributes:
         allowed_share: Share of a feature's values that may differ.
@@ -136,7 +205,10 @@ class PolicyConfig(_Table):
         allow_skipped: Whether rows that could not be compared may pass unseen.
         tolerances: How far numbers may lie apart, by feature; ``"*"`` stands for all others.
         causes: Share of all values that may differ for a cause, by its name.
-        max_audit_age: How old the last audit may be for the gate: ``"7d"``.
+        max_audit_age: How long ago the newest answers that an audit compared may have been served, for the gate.
+        max_state_age: Up to how long ago online state of views with ``continuous()`` must be complete, for the gate;
+            views with ``every(…)`` promise it themselves.
+        drift: What drift of the service is.
     """
 
     allowed_share: float = Field(default=0.0, ge=0, le=1)
@@ -145,7 +217,25 @@ class PolicyConfig(_Table):
     allow_skipped: bool = False
     tolerances: dict[str, ToleranceConfig] = {}
     causes: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
-    max_audit_age: str = "7d"
+    max_audit_age: Length = "7d"
+    max_state_age: Length = "1d"
+    drift: DriftPolicyConfig = DriftPolicyConfig()
+
+
+DEFAULT_POLICY = "default"
+"""What stands for all services in the table of policies."""
+
+
+def read_policy(written: Mapping[str, Any], where: str) -> PolicyConfig:
+    """Read a policy that is not written in a file, for instance in a definition.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+    """
+    try:
+        return PolicyConfig.model_validate(dict(written))
+    except ValidationError as error:
+        raise _wrong(error, PolicyConfig, where) from None
 
 
 class ScheduleConfig(_Table):
@@ -157,33 +247,54 @@ class ScheduleConfig(_Table):
         jitter: Jobs begin up to so much after their time, each always by the same, so that not all begin at once.
     """
 
-    refresh: str = "1m"
-    compact: str | None = "1d"
-    jitter: str = "0s"
+    refresh: Length = "1m"
+    compact: Length | None = "1d"
+    jitter: Duration = "0s"
 
 
-class AuditJobConfig(_Table):
+class _TimedConfig(_Table):
+    """Something about a service that is done again and again."""
+
+    service: str
+    every: Length | None = None
+    cron: str | None = None
+    since: Moment = "24h"
+
+    @model_validator(mode="after")
+    def _has_one_trigger(self) -> Self:
+        if (self.every is None) == (self.cron is None):
+            raise ValueError("say either every or cron")
+        return self
+
+
+class AuditJobConfig(_TimedConfig):
     """One audit that is done again and again.
 
     Attributes:
         service: Name of the service.
         every: How often: ``"1h"``, counted from the Unix epoch.
         cron: When, as crontab says it (UTC), in place of ``every``.
-        since: How long back it looks.
+        since: How long back it looks, or the instant it looks back to.
         sample: Share of the entities to look at; all if ``None``.
     """
 
-    service: str
-    every: str | None = None
-    cron: str | None = None
-    since: str = "24h"
     sample: float | None = Field(default=None, gt=0, le=1)
 
-    @model_validator(mode="after")
-    def _has_one_trigger(self) -> AuditJobConfig:
-        if (self.every is None) == (self.cron is None):
-            raise ValueError("say either every or cron")
-        return self
+
+class DriftJobConfig(_TimedConfig):
+    """One comparison of distributions that is done again and again.
+
+    Attributes:
+        service: Name of the service.
+        reference: What is compared with: a training set, its manifest, or another period (``"14d..7d"``).
+        every: How often: ``"1d"``, counted from the Unix epoch.
+        cron: When, as crontab says it (UTC), in place of ``every``.
+        since: How long back it looks, or the instant it looks back to.
+        recompute: Whether to recompute what was served, and tell skew from another population.
+    """
+
+    reference: str = Field(min_length=1)
+    recompute: bool = False
 
 
 class SmtpConfig(_Table):
@@ -191,32 +302,47 @@ class SmtpConfig(_Table):
 
     Attributes:
         host: Mail server.
-        port: Its port.
+        port: Its port; 465 with ``tls`` and 25 without if left out.
         sender: Address alerts come from.
         to: Addresses they go to.
-        starttls: Whether to encrypt.
+        tls: Whether the connection is encrypted from its first byte on (``smtps``).
+        starttls: Whether it is encrypted after it was opened in the clear.
         user: Whom to log in as; empty for nobody.
         password_env: Environment variable of the password.
     """
 
     host: str
-    port: int = 25
+    port: int | None = Field(default=None, gt=0, le=65_535)
     sender: str
     to: list[str] = Field(min_length=1)
+    tls: bool = False
     starttls: bool = False
     user: str = ""
     password_env: str = "ALERT_SMTP_PASSWORD"
 
+    @model_validator(mode="after")
+    def _is_encrypted_once(self) -> SmtpConfig:
+        if self.tls and self.starttls:
+            raise ValueError("say tls (encrypted from the start) or starttls, not both")
+        return self
+
+
+REPORT_PARTS = ("kind", "service", "id")
+"""What the address of a report may be made of."""
+
 
 class AlertsConfig(_Table):
-    """Who is told about audits that do not pass, and when they pass again.
+    """Who is told about audits that do not pass and jobs that fail, and when that is over.
 
     Attributes:
         webhook: URL that messages are posted to.
         webhook_secret_env: Environment variable of the secret that signs them.
         smtp: How they are mailed.
         command: Program and arguments; the message is on its standard input.
-        report_url: Where a person finds the report; ``{service}`` stands for the service.
+        report_url: Where a person finds the report; ``{service}`` stands for the service, ``{id}`` for the report's
+            number in the registry, ``{kind}`` for ``audit`` or ``drift``.
+        remind: What goes on is told again after so long; ``"0s"`` for never.
+        one_shot: Whether ``featurestore audit`` tells what it finds without being asked to (``--alert``).
     """
 
     webhook: str | None = None
@@ -224,6 +350,25 @@ class AlertsConfig(_Table):
     smtp: SmtpConfig | None = None
     command: list[str] = []
     report_url: str = ""
+    remind: Duration = "1d"
+    one_shot: bool = False
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_a_web_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            address = urlsplit(value)
+            if address.scheme not in ("http", "https") or not address.hostname:
+                raise ValueError("write an address that begins with https:// or http://")
+        return value
+
+    @field_validator("report_url")
+    @classmethod
+    def _is_a_template(cls, value: str) -> str:
+        for _, name, form, _ in Formatter().parse(value):
+            if name is not None and (name not in REPORT_PARTS or form):
+                raise ValueError(f"'{{{name}}}' stands for nothing. {listing('Names', REPORT_PARTS, wrong=name)}")
+        return value
 
 
 class Config(BaseSettings):
@@ -241,9 +386,10 @@ class Config(BaseSettings):
         temp_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
         serving_log: What is kept of what was served.
         server: Where the server listens and what it takes.
-        policies: What audits allow, by service; ``default`` stands for all that say nothing else.
+        policies: What audits and drift allow, by service; ``default`` stands for all that say nothing else.
         schedule: What ``featurestore run`` keeps going.
         audits: Audits that it does.
+        drifts: Comparisons of distributions that it does.
         alerts: Who is told about them.
         folder: Folder that relative paths count from; set by the loader.
     """
@@ -263,13 +409,19 @@ class Config(BaseSettings):
     policies: dict[str, PolicyConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
     audits: list[AuditJobConfig] = []
+    drifts: list[DriftJobConfig] = []
     alerts: AlertsConfig = AlertsConfig()
     folder: Path = Field(default=Path(), exclude=True)
 
-    def policy(self, service: str) -> PolicyConfig:
-        """Return what audits of a service allow: what is said of it, else of ``default``."""
-        own, default = (self.policies.get(name, PolicyConfig()) for name in (service, "default"))
-        return default.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+    def policy(self, service: str, declared: PolicyConfig | None = None) -> PolicyConfig:
+        """Return what audits and drift of a service allow: said here, else in its definition, else of ``default``.
+
+        Args:
+            service: Name of the service.
+            declared: What its definition says.
+        """
+        own, default = (self.policies.get(name, PolicyConfig()) for name in (service, DEFAULT_POLICY))
+        return default.overridden(declared or PolicyConfig()).overridden(own)
 
     @classmethod
     def settings_customise_sources(
@@ -364,7 +516,7 @@ def _check_overrides(cls: type[Config]) -> None:
             )
 
 
-def _wrong(error: ValidationError, cls: type[Config], where: str) -> ConfigError:
+def _wrong(error: ValidationError, cls: type[BaseModel], where: str) -> ConfigError:
     """Return the error for the first wrong key or value."""
     first = error.errors()[0]
     places = [str(part) for part in first["loc"]]
@@ -377,11 +529,13 @@ def _wrong(error: ValidationError, cls: type[Config], where: str) -> ConfigError
 
 
 def _table_at(table: type[BaseModel], places: list[str]) -> type[BaseModel]:
-    """Return what a table at some place is made by: fields name it, and so do the keys of tables of tables."""
+    """Return what a table at some place is made by: fields name it, keys of tables of tables, and places in lists."""
     found: Any = table
     for place in places:
         is_table = isinstance(found, type) and issubclass(found, BaseModel)
-        found = found.model_fields[place].annotation if is_table else get_args(found)[1]
+        found = found.model_fields[place].annotation if is_table else get_args(found)[-1]
+        if type(None) in get_args(found):  # a table that may be left out
+            (found,) = (part for part in get_args(found) if part is not type(None))
     assert isinstance(found, type)
     assert issubclass(found, BaseModel)
     return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from featurestore.catalog import Catalog
+from featurestore.config import PolicyConfig
 from featurestore.dtypes import DType, parse_dtype
 from featurestore.errors import TrainingSetError
 from featurestore.offline.build import AS_OF
@@ -17,6 +19,7 @@ from featurestore.offline.manifest import Manifest
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog
 from featurestore.plan.model import Plan
+from featurestore.registry import DriftRecord, Registry
 from featurestore.skew.drift.compare import Reference, compare_drift
 from featurestore.skew.drift.policy import DriftPolicy
 from featurestore.skew.drift.report import DriftReport
@@ -30,76 +33,124 @@ _VALUE = "value__"
 _BATCH_ROWS = 500_000
 
 
-def drift_of_service(
-    service: str,
-    *,
-    reference: str | os.PathLike[str] | TrainingSet | Period,
-    since_us: int,
-    until_us: int,
-    policy: DriftPolicy,
-    recompute: bool,
-    catalog: Catalog,
-    log: ServingLog,
-    settings: ReadSettings,
-    clock: Clock,
-) -> DriftReport:
-    """Compare the distributions of what a service served.
+@dataclass(frozen=True)
+class Drifter:
+    """The parts that comparing distributions needs.
 
-    Args:
-        service: Name of the service.
-        reference: A training set, the folder of one, the path of a manifest alone, or another period of the log.
-        since_us: First ``as_of`` of the current rows.
-        until_us: One past the last.
-        policy: What is drift.
-        recompute: Whether to recompute the current rows offline and split the distances by cause.
+    Attributes:
         catalog: Knows the plans that answered, and their sources.
+        registry: Takes the report down.
         log: What was served.
         settings: What reading may use.
         clock: Tells the present instant.
+    """
 
-    Returns:
-        The judged report.
+    catalog: Catalog
+    registry: Registry
+    log: ServingLog
+    settings: ReadSettings
+    clock: Clock
+
+    def drift(
+        self,
+        service: str,
+        *,
+        reference: str | os.PathLike[str] | TrainingSet | Period,
+        since_us: int,
+        until_us: int,
+        policy: DriftPolicy,
+        recompute: bool,
+        record: bool,
+    ) -> DriftReport:
+        """Compare the distributions of what a service served, judge, and record the report.
+
+        Args:
+            service: Name of the service.
+            reference: A training set, the folder of one, the path of a manifest alone, or another period of the log.
+            since_us: First ``as_of`` of the current rows.
+            until_us: One past the last.
+            policy: What is drift.
+            recompute: Whether to recompute the current rows offline and split the distances by cause.
+            record: Whether the registry keeps the report.
+
+        Returns:
+            The judged report.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            TrainingSetError: The reference is no training set, or one of another service.
+            StorageError: The serving log cannot be written or read.
+            SourceError: A source cannot give its rows.
+        """
+        plan = self.catalog.plan(service)
+        self.log.flush()
+
+        dtypes = {output.name: output.dtype for output in plan.outputs}
+
+        def served(first_us: int, last_us: int) -> Iterator[pa.Table]:
+            for table in self.log.read(service, since_us=first_us, until_us=last_us):
+                yield _values(table, dtypes)
+
+        def recomputed() -> Iterator[pa.Table]:
+            plans = {known.fingerprint: known for known in (*self.catalog.past_plans(service), plan)}
+            log = self.log.read(service, since_us=since_us, until_us=until_us)
+            for answered_by, questions in _questions(plans, log):
+                sources = self.catalog.sources(use.view.source.name for use in answered_by.uses)
+                features, _ = compute_reference(answered_by, questions, sources=sources, settings=self.settings)
+                yield _of_dtypes(pa.table(features.values), dtypes)
+
+        if isinstance(reference, tuple):
+            first_us, last_us = reference
+            label = f"what was served about {format_instant(first_us)} to {format_instant(last_us)}"
+            known = Reference(label, dtypes, rows=lambda: served(first_us, last_us))
+        else:
+            known = _training(service, reference)
+        ran_at_us = self.clock.now_us()
+        report = compare_drift(
+            service=service,
+            reference=known,
+            current=lambda: served(since_us, until_us),
+            current_dtypes=dtypes,
+            policy=policy,
+            since=format_instant(since_us),
+            until=format_instant(until_us),
+            ran_at=format_instant(ran_at_us),
+            recomputed=recomputed if recompute else None,
+            threads=self.settings.threads,
+        )
+        if record:
+            found = DriftRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json())
+            report = replace(report, id=self.registry.add_drift(found))
+        return report
+
+
+def configured(policy: PolicyConfig) -> DriftPolicy:
+    """Return what drift is as a configuration says it.
 
     Raises:
-        UnknownServiceError: No service of that name is applied.
-        TrainingSetError: The reference is no training set, or one of another service.
-        StorageError: The serving log cannot be written or read.
-        SourceError: A source cannot give its rows.
+        ConfigError: It names a measure or a threshold that there is not.
     """
-    plan = catalog.plan(service)
-    log.flush()
+    return DriftPolicy(**policy.drift.model_dump(exclude_none=True))
 
-    dtypes = {output.name: output.dtype for output in plan.outputs}
 
-    def served(first_us: int, last_us: int) -> Iterator[pa.Table]:
-        for table in log.read(service, since_us=first_us, until_us=last_us):
-            yield _values(table, dtypes)
+def read_reference(text: str, folder: Path = Path()) -> str | tuple[str, str]:
+    """Read a reference: a period ``SINCE..UNTIL``, else the path of a training set or of its manifest.
 
-    def recomputed() -> Iterator[pa.Table]:
-        plans = {known.fingerprint: known for known in (*catalog.past_plans(service), plan)}
-        for answered_by, questions in _questions(plans, log.read(service, since_us=since_us, until_us=until_us)):
-            sources = catalog.sources(use.view.source.name for use in answered_by.uses)
-            features, _ = compute_reference(answered_by, questions, sources=sources, settings=settings)
-            yield _of_dtypes(pa.table(features.values), dtypes)
+    What exists is a path, also with two dots in its name.
 
-    if isinstance(reference, tuple):
-        first_us, last_us = reference
-        label = f"what was served about {format_instant(first_us)} to {format_instant(last_us)}"
-        known = Reference(label, dtypes, rows=lambda: served(first_us, last_us))
-    else:
-        known = _training(service, reference)
-    return compare_drift(
-        service=service,
-        reference=known,
-        current=lambda: served(since_us, until_us),
-        current_dtypes=dtypes,
-        policy=policy,
-        since=format_instant(since_us),
-        until=format_instant(until_us),
-        ran_at=format_instant(clock.now_us()),
-        recomputed=recomputed if recompute else None,
-        threads=settings.threads,
-    )
+    Args:
+        text: Two instants, or how long back they are (``"14d..7d"``); or a path.
+        folder: Where relative paths count from.
+
+    Example:
+        >>> read_reference("14d..7d")
+        ('14d', '7d')
+        >>> read_reference("training", Path("/models"))
+        '/models/training'
+    """
+    path = folder / text
+    since, dots, until = text.partition("..")
+    return (since, until) if dots and since and until and not path.exists() else str(path)
 
 
 def _training(service: str, reference: str | os.PathLike[str] | TrainingSet) -> Reference:

@@ -282,4 +282,6 @@ def _records(services: Iterable[str], registry: Registry) -> Iterator[str]:
     for service in services:
         if registry.audits(service, limit=1):
             yield f"audits of service '{service}' in the registry may name its keys and values"
+        if registry.drifts(service, limit=1):
+            yield f"drift reports of service '{service}' in the registry may name its values"
     yield "training sets and backups made before keep its rows; where they lie is not known here"

@@ -5,7 +5,7 @@ Each check stands for itself and says what it found, so that a pipeline that sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -20,9 +20,13 @@ from featurestore.skew.causes.changes import plan_changes
 from featurestore.skew.policy import CANNOT_TELL, FAIL, PASS, WARN
 from featurestore.skew.report import AuditReport
 from featurestore.sources import ReadSettings, read_schema
-from featurestore.temporal import NOTHING_YET, format_duration, format_instant, is_stale
+from featurestore.temporal import NOTHING_YET, format_age, format_duration, format_instant, instant_us, is_stale
 
 _EXIT_CODES = {PASS: 0, FAIL: 1, CANNOT_TELL: 2}
+_OWN_KINDS = ("log", "live")
+"""Audits of what this store answers: those of other systems' logs say nothing of it."""
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,13 @@ class Gatekeeper:
     settings: ReadSettings
     live: Callable[[str], Plan]
 
-    def look(self, manifest: Manifest, *, max_audit_age_us: int, now_us: int) -> Gate:
+    def look(self, manifest: Manifest, *, max_audit_age_us: int, max_state_age_us: int, now_us: int) -> Gate:
         """Compare a training set with what would be served.
 
         Args:
             manifest: The training set's.
-            max_audit_age_us: How old the last audit may be.
+            max_audit_age_us: How long ago the newest answers that were audited may have been given.
+            max_state_age_us: Up to how long ago the state of continuous views must be complete.
             now_us: The present instant.
         """
         trained = Plan.from_json(msgspec.json.encode(manifest.plan))
@@ -111,7 +116,7 @@ class Gatekeeper:
             _columns(trained, live),
             self._sources(trained),
             _knowledge(manifest),
-            self._state(live, now_us),
+            self._state(live, max_state_age_us, now_us),
             self._audit(manifest.service, live, max_audit_age_us, now_us),
         )
         return Gate(manifest.service, manifest.fingerprint, live.fingerprint, format_instant(now_us), checks)
@@ -137,8 +142,8 @@ class Gatekeeper:
         said = tuple(dict.fromkeys(wrong)) or ("every column that was read is there, with the same dtype",)
         return GateCheck("sources", FAIL if wrong else PASS, said)
 
-    def _state(self, live: Plan, now_us: int) -> GateCheck:
-        """Tell whether every view has online state, as new as its refresh promises."""
+    def _state(self, live: Plan, max_age_us: int, now_us: int) -> GateCheck:
+        """Tell whether every view has online state, as new as its refresh promises, or not too old if that is never."""
         wrong: list[str] = []
         try:
             records = records_of(self.online, live.views)
@@ -150,28 +155,66 @@ class Gatekeeper:
                 wrong.append(f"view '{view.name}': nothing is materialized")
                 continue
             refresh = view.refresh
+            complete = f"view '{view.name}': state is complete up to {format_instant(watermark_us)}"
             if is_stale(now_us, watermark_us, refresh.period_us, refresh.lag_us, view.source.inclusive):
-                complete = f"complete up to {format_instant(watermark_us)}"
-                wrong.append(f"view '{view.name}': state is {complete}, which is less than it promises ({refresh})")
-        said = tuple(wrong) or ("every view has state, as new as it promises",)
+                wrong.append(f"{complete}, which is less than it promises ({refresh})")
+            elif not refresh.period_us and now_us - watermark_us > max_age_us:
+                age = format_age(now_us - watermark_us)
+                wrong.append(f"{complete}, {age} ago; it may be {format_duration(max_age_us)} ago")
+        said = tuple(wrong) or ("every view has state, as new as it promises or must be",)
         return GateCheck("online state", FAIL if wrong else PASS, said)
 
     def _audit(self, service: str, live: Plan, max_age_us: int, now_us: int) -> GateCheck:
-        """Tell what the last audit of the service said of the plan that answers."""
-        found = next((audit for audit in self.registry.audits(service) if not _is_foreign(audit)), None)
-        if found is None:
-            return GateCheck("last audit", CANNOT_TELL, ("the service was never audited",))
-        age = format_duration(max(0, now_us - found.ran_at_us))
-        said = f"audit {found.id}, {age} ago: {found.verdict}"
-        if found.verdict == FAIL:
-            return GateCheck("last audit", FAIL, (said, *_reasons(found.report)))
-        if now_us - found.ran_at_us > max_age_us:
-            return GateCheck("last audit", CANNOT_TELL, (said, f"it may be {format_duration(max_age_us)} old"))
-        if found.verdict not in (PASS, WARN):
-            return GateCheck("last audit", CANNOT_TELL, (said, *_reasons(found.report)))
-        if live.fingerprint not in AuditReport.from_json(found.report).fingerprints:
-            return GateCheck("last audit", CANNOT_TELL, (said, "it saw no answer of the plan that answers now"))
-        return GateCheck("last audit", PASS, (said,))
+        """Tell what the last audit that could tell said of the plan that answers, and of how new answers."""
+        said: list[str] = []
+        for record in self.registry.audits(service, kinds=_OWN_KINDS):
+            try:
+                report = AuditReport.from_json(record.report)
+            except FeatureStoreError as error:
+                return GateCheck("last audit", CANNOT_TELL, (f"audit {record.id}: {error}",))
+            if record.verdict in (PASS, WARN, FAIL):
+                return _judged(record, report, live, max_age_us=max_age_us, now_us=now_us, said=said)
+            said = said or [f"{_described(record, report, now_us)}: {record.verdict}", *report.reasons[:_SHOWN]]
+        return GateCheck("last audit", CANNOT_TELL, tuple(said) or ("the service was never audited",))
+
+
+def _judged(
+    record: AuditRecord, report: AuditReport, live: Plan, *, max_age_us: int, now_us: int, said: list[str]
+) -> GateCheck:
+    """Tell what an audit with a verdict says.
+
+    Args:
+        record: The audit.
+        report: Its report.
+        live: The plan that answers.
+        max_age_us: How long ago the newest answers that it compared may have been given.
+        now_us: The present instant.
+        said: What is to be said of newer audits.
+    """
+    said = [*said, f"{_described(record, report, now_us)}: {record.verdict}"]
+    if record.verdict == FAIL:
+        return GateCheck("last audit", FAIL, (*said, *report.reasons[:_SHOWN]))
+    if now_us - _newest_us(record, report) > max_age_us:
+        said.append(f"what was compared may have been served {format_duration(max_age_us)} ago")
+    elif live.fingerprint not in report.fingerprints:
+        said.append("it saw no answer of the plan that answers now")
+    else:
+        return GateCheck("last audit", PASS, tuple(said))
+    return GateCheck("last audit", CANNOT_TELL, tuple(said))
+
+
+def _described(record: AuditRecord, report: AuditReport, now_us: int) -> str:
+    """Say what an audit looked at: how many answers, of which entities, how old."""
+    share = "" if report.sample >= 1 else f" of {report.sample:.3%} of the entities"
+    age = format_age(max(0, now_us - _newest_us(record, report)))
+    what = "asked" if report.kind == "live" else "served"
+    return f"audit {record.id} of {report.compared:,} rows{share}, {what} up to {age} ago"
+
+
+def _newest_us(record: AuditRecord, report: AuditReport) -> int:
+    """Return up to when answers were compared, to the length of the report's stretches of time."""
+    ends = [instant_us(stretch.until) for stretch in report.over_time if stretch.rows]
+    return min([record.until_us, record.ran_at_us, *([max(ends)] if ends else [])])
 
 
 def _definition(trained: Plan, live: Plan) -> GateCheck:
@@ -197,18 +240,3 @@ def _knowledge(manifest: Manifest) -> GateCheck:
         said = "it was built with hindsight: with events that nobody knew yet when they would have been served"
         return GateCheck("hindsight", FAIL, (said,))
     return GateCheck("hindsight", PASS, ("it saw what serving could have seen",))
-
-
-def _is_foreign(audit: AuditRecord) -> bool:
-    """Tell whether an audit was of what another system served."""
-    try:
-        return AuditReport.from_json(audit.report).kind == "foreign"
-    except FeatureStoreError:
-        return False
-
-
-def _reasons(report: str) -> Iterator[str]:
-    try:
-        yield from AuditReport.from_json(report).reasons[:5]
-    except FeatureStoreError as error:
-        yield str(error)

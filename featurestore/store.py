@@ -9,20 +9,31 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from featurestore.config import FILE_NAME, Config
-from featurestore.errors import RegistryError, listing
-from featurestore.temporal import Clock, Refresh, SystemClock, duration_us, instant_us, moment_us, parse_refresh
+from featurestore.config import FILE_NAME, Config, PolicyConfig
+from featurestore.errors import InstantError, RegistryError, listing
+from featurestore.temporal import (
+    Clock,
+    Refresh,
+    SystemClock,
+    duration_us,
+    format_instant,
+    instant_us,
+    moment_us,
+    parse_refresh,
+)
 
 if TYPE_CHECKING:
     from featurestore.auditing import Auditor
     from featurestore.catalog import Catalog, Changes
     from featurestore.definitions.sources import Source
+    from featurestore.drifting import Drifter
     from featurestore.event_log import EventLog
     from featurestore.explaining.model import Explanation
     from featurestore.forgetting import Forgotten
@@ -33,12 +44,12 @@ if TYPE_CHECKING:
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
-    from featurestore.online.store import OnlineStore
+    from featurestore.online.store import Hold, OnlineStore
     from featurestore.online.vitals import Vitals
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import AuditRecord, Live, Registry, RunRecord
+    from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
@@ -209,8 +220,8 @@ class FeatureStore:
         """Whether any applied source accepts pushes."""
         return bool(self._catalog.streams())
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Hold a name alone among all processes that share the online store.
+    def exclusive(self, name: str) -> AbstractContextManager[Hold]:
+        """Hold a name alone among all processes that share the online store; the hold tells whether it still does.
 
         Raises:
             StateError: Another process holds it (``code`` is ``"busy"``).
@@ -538,7 +549,7 @@ class FeatureStore:
             since: First ``as_of`` of the answers to compare: an instant, or how long before now (``"24h"``).
             until: One past the last; now if ``None``.
             sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what the configuration says, else nothing but equality.
+            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
@@ -549,19 +560,19 @@ class FeatureStore:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the sample no share.
+            InstantError: A bound is no instant, or the last is not after the first.
+            ConfigError: The sample is no share.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.auditing import configured
         from featurestore.skew.sampling import check_share
 
-        now_us = self._clock.now_us()
+        since_us, until_us = _period(since, until, now_us=self._clock.now_us(), where="audit")
         return self._auditor.audit(
             service,
-            since_us=moment_us(since, now_us=now_us, where="since"),
-            until_us=now_us + 1 if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or configured(self.config.policy(service)),
+            since_us=since_us,
+            until_us=until_us,
+            policy=policy or self._allowed(service),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -690,15 +701,37 @@ class FeatureStore:
             rows=rows,
         )
 
-    def gate(self, training_set: str | os.PathLike[str], *, max_audit_age: timedelta | str | None = None) -> Gate:
+    def policy(self, service: str) -> PolicyConfig:
+        """Return what is allowed of a service: what the configuration says, else its definition, else the default.
+
+        Args:
+            service: Name of the service; it need not be applied.
+
+        Raises:
+            ConfigError: A policy, also another service's, names what there is not.
+        """
+        from featurestore.policies import policy_of
+
+        return policy_of(service, self.config, self._catalog.services())
+
+    def gate(
+        self,
+        training_set: str | os.PathLike[str],
+        *,
+        max_audit_age: timedelta | str | None = None,
+        max_state_age: timedelta | str | None = None,
+    ) -> Gate:
         """Tell whether what would be served now is what a training set was made of.
 
         Looked at are the definition, the columns of answers, the columns of sources, whether the set was built with
-        hindsight, online state, and the verdict and age of the last audit.
+        hindsight, online state, and the verdict of the last audit of what was served and how old that is.
 
         Args:
             training_set: Its folder, or its manifest's file.
-            max_audit_age: How old the last audit may be; what the configuration says (7 days) if ``None``.
+            max_audit_age: How long ago the newest answers that were audited may have been given; what the configuration
+                says (7 days) if ``None``.
+            max_state_age: Up to how long ago the state of views with ``continuous()`` must be complete; what the
+                configuration says (1 day) if ``None``.
 
         Returns:
             The checks and the verdict.
@@ -711,8 +744,13 @@ class FeatureStore:
 
         gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
         manifest = read_manifest(training_set)
-        age_us = duration_us(max_audit_age or self.config.policy(manifest.service).max_audit_age)
-        return gatekeeper.look(manifest, max_audit_age_us=age_us, now_us=self._clock.now_us())
+        policy = self.policy(manifest.service)
+        return gatekeeper.look(
+            manifest,
+            max_audit_age_us=duration_us(policy.max_audit_age if max_audit_age is None else max_audit_age),
+            max_state_age_us=duration_us(policy.max_state_age if max_state_age is None else max_state_age),
+            now_us=self._clock.now_us(),
+        )
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
         """Return what verifications found, newest first.
@@ -751,7 +789,7 @@ class FeatureStore:
             since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
             until: One past the last; the log's last included if ``None``.
             sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what the configuration says, else nothing but equality.
+            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Keys or request inputs to look for slices in.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
@@ -765,7 +803,6 @@ class FeatureStore:
             ConfigError: The mapping is unreadable, or does not fit the service.
             SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
         """
-        from featurestore.auditing import configured
         from featurestore.skew.foreign import ForeignMapping, read_mapping
         from featurestore.skew.sampling import check_share
 
@@ -776,7 +813,7 @@ class FeatureStore:
             mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
             since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
             until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or configured(self.config.policy(service)),
+            policy=policy or self._allowed(service),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -803,7 +840,7 @@ class FeatureStore:
         Args:
             service: Name of the service.
             entities: How many to ask about.
-            policy: What is allowed; by default what the configuration says, else nothing but equality.
+            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             causes: Whether to prove why values differ.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
             progress: Is told what is being done, how far it is, and how far it will go.
@@ -817,12 +854,10 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log or the online store cannot be read.
         """
-        from featurestore.auditing import configured
-
         return self._auditor.audit_live(
             service,
             entities,
-            policy=policy or configured(self.config.policy(service)),
+            policy=policy or self._allowed(service),
             causes=causes,
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,
@@ -848,7 +883,28 @@ class FeatureStore:
         """
         from featurestore.skew.report import AuditReport
 
-        return AuditReport.from_json(self._registry.audit(number).report)
+        return replace(AuditReport.from_json(self._registry.audit(number).report), id=number)
+
+    def alert(self, report: AuditReport | DriftReport) -> str:
+        """Tell the configured people what an audit, or a comparison of distributions, found, if it is news to them.
+
+        What they know is kept apart for the log, live audits and logs of other systems, and by the share of entities:
+        an audit of a tenth does not say that what a full one found is over.
+
+        Args:
+            report: The judged report.
+
+        Returns:
+            ``"delivered"``, ``"undelivered"`` if a way to tell them failed, or nothing if there was nothing to tell.
+
+        Raises:
+            RegistryError: The registry failed.
+        """
+        from featurestore.alerting import Alerts, news_of_audit, news_of_drift
+        from featurestore.skew.report import AuditReport
+
+        news = news_of_audit(report) if isinstance(report, AuditReport) else news_of_drift(report)
+        return Alerts(self.config.alerts, self._registry, self._clock).tell(news)
 
     def drift(
         self,
@@ -858,6 +914,7 @@ class FeatureStore:
         current: tuple[Instant | timedelta, Instant | timedelta | None] = ("24h", None),
         policy: DriftPolicy | None = None,
         recompute: bool = False,
+        record: bool = True,
     ) -> DriftReport:
         """Compare the distributions of what was served with those of a training set or of another period.
 
@@ -867,38 +924,59 @@ class FeatureStore:
                 another period of what was served, first ``as_of`` and one past the last: instants, or how long before
                 now.
             current: First ``as_of`` of the answers to compare, and one past the last; ``None`` is now.
-            policy: What is drift; by default what chance does not explain and is large enough to matter.
+            policy: What is drift; by default what the configuration says, else what chance does not explain and is
+                large enough to matter.
             recompute: Whether to recompute what was served, and split every distance from a training set into the part
                 of skew and the part of the population.
+            record: Whether the registry keeps the report.
 
         Returns:
             The judged report.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
+            InstantError: A bound is no instant, or the last is not after the first.
             TrainingSetError: There is no training set, or it is another service's.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.drifting import drift_of_service
-        from featurestore.skew.drift.policy import DriftPolicy
+        from featurestore.drifting import configured
 
         now_us = self._clock.now_us()
         since_us, until_us = _period(*current, now_us=now_us, where="current")
-        return drift_of_service(
+        return self._drifter.drift(
             service,
             reference=_period(*reference, now_us=now_us, where="reference")
             if isinstance(reference, tuple)
             else reference,
             since_us=since_us,
             until_us=until_us,
-            policy=policy or DriftPolicy(),
+            policy=policy or configured(self.policy(service)),
             recompute=recompute,
-            catalog=self._catalog,
-            log=self._serving_log,
-            settings=self._settings,
-            clock=self._clock,
+            record=record,
         )
+
+    def drifts(self, service: str | None = None, *, limit: int = 100) -> tuple[DriftRecord, ...]:
+        """Return the comparisons of distributions that the registry keeps, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return self._registry.drifts(service, limit=limit)
+
+    def drift_report(self, number: int) -> DriftReport:
+        """Return the report of a comparison of distributions that the registry keeps.
+
+        Args:
+            number: The comparison's number there.
+
+        Raises:
+            RegistryError: There is no such comparison, or its report is of a form that this library does not read.
+        """
+        from featurestore.skew.drift.report import DriftReport
+
+        return replace(DriftReport.from_json(self._registry.drift(number).report), id=number)
 
     def explain(
         self,
@@ -978,6 +1056,7 @@ class FeatureStore:
         """Write what waits to be written, and close files and connections; the next use opens them again."""
         for part in (
             "_auditor",
+            "_drifter",
             "api_keys",
             "_streams",
             "_serving",
@@ -1079,10 +1158,21 @@ class FeatureStore:
         return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
 
     @cached_property
+    def _drifter(self) -> Drifter:
+        from featurestore.drifting import Drifter
+
+        return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
+
+    @cached_property
     def _live_plans(self) -> LivePlans:
         from featurestore.live import LivePlans
 
         return LivePlans(self._catalog, self._registry, self._online, self._clock)
+
+    def _allowed(self, service: str) -> Policy:
+        from featurestore.auditing import configured
+
+        return configured(self.policy(service))
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
@@ -1103,5 +1193,18 @@ class FeatureStore:
 def _period(
     since: Instant | timedelta, until: Instant | timedelta | None, *, now_us: int, where: str
 ) -> tuple[int, int]:
-    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=where)
-    return moment_us(since, now_us=now_us, where=where), last_us
+    """Read a period: its first instant, and one past the last.
+
+    Raises:
+        InstantError: A bound is no instant, or the last is not after the first.
+    """
+    first_us = moment_us(since, now_us=now_us, where=f"{where}, since")
+    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=f"{where}, until")
+    if last_us <= first_us:
+        raise InstantError(
+            f"the period ends at {format_instant(last_us)}, which is not after its start at {format_instant(first_us)}",
+            where=where,
+            hint="Say the earlier bound first; of how long back, the larger one.",
+            code="empty-period",
+        )
+    return first_us, last_us

@@ -89,6 +89,21 @@ def format_duration(length_us: int) -> str:
     return text or "0s"
 
 
+def format_age(length_us: int) -> str:
+    """Write how long something lasted as people read it: its two largest units next to each other, cut off.
+
+    Example:
+        >>> format_age(93_087_000_486)
+        '1d1h'
+        >>> format_age(92_087_486)
+        '1m32s'
+    """
+    units = sorted(MICROSECONDS.values(), reverse=True)
+    largest = next((place for place, size in enumerate(units) if size <= length_us), len(units) - 1)
+    smallest = units[min(largest + 1, len(units) - 1)]
+    return format_duration(length_us // smallest * smallest)
+
+
 def instant_us(value: datetime | str, *, where: str = "instant") -> int:
     """Read an instant that names its time zone.
 

@@ -12,14 +12,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.errors import ConfigError
+from featurestore.registry import DONE, FAILED
 from featurestore.temporal import instant_us
 from server.calls import Call
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
-    from prometheus_client.metrics_core import Metric
+    from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
     from featurestore.online.vitals import Vitals
+    from featurestore.registry import JobRecord
+    from featurestore.skew.drift.report import DriftReport
     from featurestore.skew.report import AuditReport
 
 PATH = "/metrics"
@@ -32,6 +35,20 @@ _SECOND_US = 1_000_000
 def are_possible() -> bool:
     """Tell whether the package that metrics need is installed."""
     return find_spec("prometheus_client") is not None
+
+
+class Found(NamedTuple):
+    """What was found last.
+
+    Attributes:
+        audits: Of each service the newest audit of its log.
+        drifts: Of each service the newest comparison of distributions.
+        jobs: Of each job that is still to be done its newest record.
+    """
+
+    audits: Sequence[AuditReport]
+    drifts: Sequence[DriftReport]
+    jobs: Sequence[JobRecord]
 
 
 class _Children(NamedTuple):
@@ -120,12 +137,12 @@ class Metrics:
         self._lost.inc(max(0, lost_rows - self._known_lost))
         self._known_lost = lost_rows
 
-    def page(self, vitals: Vitals | None, audits: Sequence[AuditReport] = ()) -> tuple[bytes, str]:
+    def page(self, vitals: Vitals | None, found: Found | None = None) -> tuple[bytes, str]:
         """Return all metrics as Prometheus reads them, and the media type.
 
         Args:
             vitals: How the store is; ``None`` if it cannot say, for then its part is left out.
-            audits: The last audit of each service.
+            found: What audits, comparisons of distributions, and jobs found last; ``None`` if it cannot be told.
         """
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -138,7 +155,10 @@ class Metrics:
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         states = CollectorRegistry()
         states.register(_Page(vitals))
-        states.register(_Audits(audits))
+        if found is not None:
+            states.register(_Audits(found.audits))
+            states.register(_Drifts(found.drifts))
+            states.register(_Jobs(found.jobs))
         return generate_latest(counted) + generate_latest(states), CONTENT_TYPE_LATEST
 
     def _of(self, service: str) -> _Children:
@@ -187,9 +207,7 @@ class _Audits:
         """Yield the gauges."""
         from prometheus_client.core import GaugeMetricFamily
 
-        verdicts = ("service", "verdict")
-        verdict = GaugeMetricFamily("featurestore_audit_verdict", "1 for the last audit's verdict.", labels=verdicts)
-        ran = GaugeMetricFamily("featurestore_audit_ran_at_seconds", "When the last audit ran.", labels=["service"])
+        verdict, ran = _verdicts("audit", self._audits, ("pass", "warn", "fail", "cannot tell"))
         features = ("service", "feature")
         share = GaugeMetricFamily(
             "featurestore_audit_mismatch_share", "Share of a feature's values that differ.", labels=features
@@ -197,14 +215,71 @@ class _Audits:
         causes = ("service", "cause")
         values = GaugeMetricFamily("featurestore_audit_cause_values", "Values that differ, by cause.", labels=causes)
         for audit in self._audits:
-            for name in ("pass", "warn", "fail", "cannot tell"):
-                verdict.add_metric([audit.service, name], float(audit.verdict == name))
-            ran.add_metric([audit.service], instant_us(audit.ran_at) / _SECOND_US)
             for feature in audit.features:
                 share.add_metric([audit.service, feature.name], feature.share)
             for cause, count in audit.causes.items():
                 values.add_metric([audit.service, cause], float(count))
         yield from (verdict, ran, share, values)
+
+
+class _Drifts:
+    """Gauges of how far the last comparisons found distributions apart, made for one page."""
+
+    def __init__(self, drifts: Sequence[DriftReport]) -> None:
+        self._drifts = drifts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        verdict, ran = _verdicts("drift", self._drifts, ("pass", "fail", "cannot tell"))
+        measures = ("service", "feature", "measure")
+        distance = GaugeMetricFamily(
+            "featurestore_drift_distance", "How far a feature's distribution moved.", labels=measures
+        )
+        for drift in self._drifts:
+            for feature in drift.features:
+                for measured in feature.measures:
+                    distance.add_metric([drift.service, feature.name, measured.measure], measured.value)
+        yield from (verdict, ran, distance)
+
+
+class _Jobs:
+    """Gauges of what became of scheduled jobs, made for one page."""
+
+    def __init__(self, jobs: Sequence[JobRecord]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        outcomes = ("job", "outcome")
+        outcome = GaugeMetricFamily("featurestore_job_last_outcome", "1 for what a job became last.", labels=outcomes)
+        ran = GaugeMetricFamily("featurestore_job_last_run_seconds", "When a job began last.", labels=["job"])
+        took = GaugeMetricFamily("featurestore_job_last_duration_seconds", "How long it took.", labels=["job"])
+        for job in self._jobs:
+            for name in (DONE, FAILED):
+                outcome.add_metric([job.name, name], float(job.outcome == name))
+            ran.add_metric([job.name], job.started_at_us / _SECOND_US)
+            took.add_metric([job.name], (job.finished_at_us - job.started_at_us) / _SECOND_US)
+        yield from (outcome, ran, took)
+
+
+def _verdicts(
+    kind: str, reports: Sequence[AuditReport | DriftReport], names: Sequence[str]
+) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    """Return the gauges of what reports say and when they were made."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    labels = ("service", "verdict")
+    verdict = GaugeMetricFamily(f"featurestore_{kind}_verdict", f"1 for the last {kind}'s verdict.", labels=labels)
+    ran = GaugeMetricFamily(f"featurestore_{kind}_ran_at_seconds", f"When the last {kind} ran.", labels=["service"])
+    for report in reports:
+        for name in names:
+            verdict.add_metric([report.service, name], float(report.verdict == name))
+        ran.add_metric([report.service], instant_us(report.ran_at) / _SECOND_US)
+    return verdict, ran
 
 
 def _seconds(duration_us: int | None) -> float | None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import TypeVar
 
 from featurestore.errors import FeatureStoreError
+from featurestore.registry import DONE, FAILED, MISSED
+from featurestore.skew.drift.report import DriftReport
 from featurestore.skew.report import AuditReport
 from featurestore.store import FeatureStore
 from server import metrics
 from server.calls import Call
 from server.logs import RequestLog
-from server.metrics import Metrics
+from server.metrics import Found, Metrics
 from server.traces import Traces
 
 NOTE_SECONDS = 1.0
 """How often a worker notes how its serving log is, for the others to tell."""
+
+_OF_THE_LOG = ("log",)
+"""Audits of what was served here: neither of what both roads say now, nor of what another system served."""
+
+R = TypeVar("R", AuditReport, DriftReport)
 
 
 class Watch:
@@ -58,15 +67,23 @@ class Watch:
             vitals = self._store.vitals()
         except FeatureStoreError:
             vitals = None
-        return self.metrics.page(vitals, self._last_audits())
+        return self.metrics.page(vitals, self._found())
 
-    def _last_audits(self) -> list[AuditReport]:
-        """Return the last audit of each service; what cannot be read is left out."""
-        found: list[AuditReport] = []
-        with suppress(FeatureStoreError):
-            for plan in self._store.services():
-                found += [AuditReport.from_json(record.report) for record in self._store.audits(plan.name, limit=1)]
-        return found
+    def _found(self) -> Found | None:
+        """Return what was found last; ``None`` if the registry cannot say. Reports that cannot be read are left out."""
+        registry = self._store.registry
+        try:
+            services = [plan.name for plan in self._store.services()]
+            audits = [record for name in services for record in registry.audits(name, kinds=_OF_THE_LOG, limit=1)]
+            drifts = [record for name in services for record in registry.drifts(name, limit=1)]
+            jobs = [record for record in registry.last_jobs(besides=MISSED) if record.outcome in (DONE, FAILED)]
+        except FeatureStoreError:
+            return None
+        return Found(
+            [report for record in audits for report in _read(AuditReport, record.report)],
+            [report for record in drifts for report in _read(DriftReport, record.report)],
+            jobs,
+        )
 
     async def run(self) -> None:
         """Note again and again what only this process knows."""
@@ -82,3 +99,9 @@ class Watch:
     def _note_log(self, counted: Metrics) -> None:
         waiting_rows, lost_rows = self._store.log_backlog()
         counted.note_log(waiting_rows=waiting_rows, lost_rows=lost_rows)
+
+
+def _read(form: type[R], text: str) -> Iterator[R]:
+    """Yield a report that can be read."""
+    with suppress(FeatureStoreError):
+        yield form.from_json(text)

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import Service, app, show, show_report, store_of, write_page
+from featurestore.cli.common import Html, Json, Service, app, show, show_report, store_above, store_of, write_page
 from featurestore.progress import listening
 
 if TYPE_CHECKING:
     from featurestore.registry import AuditRecord
     from featurestore.skew.report import AuditReport
-
-Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")]
+    from featurestore.store import FeatureStore
 
 history = typer.Typer(help="List the audits that were, or show one of them.", invoke_without_command=True)
 app.add_typer(history, name="audits")
@@ -47,6 +45,12 @@ def audit(
         list[str] | None, typer.Option(help="Column of the log to look for slices in; may be repeated.")
     ] = None,
     causes: Annotated[bool, typer.Option(help="Prove why values differ; without it an audit only counts.")] = True,
+    alert: Annotated[
+        bool | None,
+        typer.Option(
+            "--alert/--no-alert", help="Tell the people under [alerts] what is news; as configured if left out."
+        ),
+    ] = None,
 ) -> None:
     """Recompute what was served and compare: exit code 0 for equal, 1 for skew, 2 if it could not tell."""
     if foreign is None and mapping is not None:
@@ -85,6 +89,8 @@ def audit(
                 mismatches=parquet,
                 progress=told,
             )
+        if store.config.alerts.one_shot if alert is None else alert:
+            _alert(store, report)
     _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
@@ -98,7 +104,7 @@ def audits(
     """List the audits that the registry keeps, newest first."""
     if context.invoked_subcommand is not None:
         return
-    with store_of(_above(context)) as store:
+    with store_above(context) as store:
         records = store.audits(service, limit=limit)
     head = ["id", "verdict", "ran at", "service", "since", "until", "rows", "values", "differ"]
     show(head, [_row(record) for record in records])
@@ -112,15 +118,10 @@ def show_audit(
     html: Html = None,
 ) -> None:
     """Show an audit that was, with its exit code."""
-    with store_of(_above(context)) as store:
+    with store_above(context) as store:
         report = store.audit_report(number)
     _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
-
-
-def _above(context: typer.Context) -> typer.Context:
-    """Return the context that knows the place of the configuration."""
-    return context.find_root()  # type: ignore[return-value]  # typer's contexts are click's
 
 
 def _tell(report: AuditReport, *, json: Path | None, html: Path | None) -> None:
@@ -131,6 +132,13 @@ def _tell(report: AuditReport, *, json: Path | None, html: Path | None) -> None:
 
         write_page(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
+
+
+def _alert(store: FeatureStore, report: AuditReport) -> None:
+    """Tell people; that they could not be told is said, and changes no exit code."""
+    told = store.alert(report)
+    if told:
+        typer.echo(f"alert {told}", err=True)
 
 
 def _row(record: AuditRecord) -> list[str]:

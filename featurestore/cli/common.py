@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 
 Service = Annotated[str, typer.Argument(help="Name of a feature service.", show_default=False)]
+Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")]
 
 
 @app.callback()
@@ -56,6 +58,11 @@ def store_of(context: typer.Context, *, definitions: str = "") -> FeatureStore:
 
     config = Config.load(context.obj)
     return FeatureStore(config.model_copy(update={"definitions": definitions}) if definitions else config)
+
+
+def store_above(context: typer.Context) -> FeatureStore:
+    """Open the configured store for a command of a group, whose own context does not know where it is."""
+    return store_of(context.find_root())  # type: ignore[arg-type]  # typer's contexts are click's
 
 
 def asked_of(plan: Plan, fields: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

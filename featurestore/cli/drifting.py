@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.common import Service, app, show_report, store_of, working, write_page
+from featurestore.cli.common import (
+    Html,
+    Json,
+    Service,
+    app,
+    show,
+    show_report,
+    store_above,
+    store_of,
+    working,
+    write_page,
+)
+
+if TYPE_CHECKING:
+    from featurestore.registry import DriftRecord
+    from featurestore.skew.drift.report import DriftReport
+
+history = typer.Typer(help="List the drift reports that were, or show one of them.", invoke_without_command=True)
+app.add_typer(history, name="drifts")
 
 
 class Kind(StrEnum):
@@ -17,6 +37,9 @@ class Kind(StrEnum):
     AUDIT = "audit"
     DRIFT = "drift"
     EXPLANATION = "explanation"
+    LEAKAGE = "leakage"
+    SIMULATION = "simulation"
+    CERTIFICATE = "certificate"
 
 
 @app.command()
@@ -40,26 +63,65 @@ def drift(
     threshold: Annotated[
         list[str] | None, typer.Option(help="Judge by this fixed threshold, such as psi-0.2; may be repeated.")
     ] = None,
-    significance: Annotated[float, typer.Option(help="Probability of calling chance drift.")] = 0.01,
-    allowed: Annotated[int, typer.Option(help="How many features may drift.", min=0)] = 0,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")] = None,
+    significance: Annotated[
+        float | None, typer.Option(help="Probability of calling chance drift; the configured one, else 0.01.")
+    ] = None,
+    allowed: Annotated[
+        int | None, typer.Option(help="How many features may drift; as configured, else none.", min=0)
+    ] = None,
+    record: Annotated[bool, typer.Option(help="Keep the report in the registry.")] = True,
+    json: Json = None,
+    html: Html = None,
 ) -> None:
     """Compare distributions of what was served: exit code 0 for none that drifted, 1 for drift, 2 if it cannot tell."""
-    from featurestore.skew.drift.policy import DriftPolicy
+    from featurestore.drifting import configured, read_reference
 
-    policy = DriftPolicy(significance=significance, fixed=tuple(threshold or ()), allowed_features=allowed)
     with working("comparing distributions"), store_of(context) as store:
-        report = store.drift(
-            service, reference=_reference(reference), current=(since, until), policy=policy, recompute=recompute
+        known = configured(store.policy(service))
+        policy = replace(
+            known,
+            significance=known.significance if significance is None else significance,
+            fixed=tuple(threshold or known.fixed),
+            allowed_features=known.allowed_features if allowed is None else allowed,
         )
-    if html is not None:
-        from featurestore.skew.drift.html import render_html
+        report = store.drift(
+            service,
+            reference=read_reference(reference),
+            current=(since, until),
+            policy=policy,
+            recompute=recompute,
+            record=record,
+        )
+    _tell(report, json=json, html=html)
+    raise typer.Exit(report.exit_code)
 
-        write_page(html, render_html(report))
-    from featurestore.skew.drift.render import render
 
-    show_report(lambda: render(report), report.to_json, json)
+@history.callback()
+def drifts(
+    context: typer.Context,
+    service: Annotated[str | None, typer.Option(help="Only of this service.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 20,
+) -> None:
+    """List the drift reports that the registry keeps, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    with store_above(context) as store:
+        records = store.drifts(service, limit=limit)
+    head = ["id", "verdict", "ran at", "service", "since", "until", "rows", "features", "drifted", "from"]
+    show(head, [_row(record) for record in records])
+
+
+@history.command("show")
+def show_drift(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="ID", help="Number of the report in the list.", show_default=False)],
+    json: Json = None,
+    html: Html = None,
+) -> None:
+    """Show a drift report that was, with its exit code."""
+    with store_above(context) as store:
+        report = store.drift_report(number)
+    _tell(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
 
@@ -71,19 +133,44 @@ def report_schema(
     import msgspec
 
     from featurestore.explaining.model import Explanation
+    from featurestore.skew.certificate import Certificate
     from featurestore.skew.drift.report import DriftReport
+    from featurestore.skew.leakage import LeakageReport
     from featurestore.skew.report import AuditReport
+    from featurestore.skew.simulation import Simulation
 
-    reports: dict[Kind, type[AuditReport | DriftReport | Explanation]] = {
-        Kind.AUDIT: AuditReport,
-        Kind.DRIFT: DriftReport,
-        Kind.EXPLANATION: Explanation,
+    schemas: dict[Kind, Callable[[], dict[str, Any]]] = {
+        Kind.AUDIT: AuditReport.json_schema,
+        Kind.DRIFT: DriftReport.json_schema,
+        Kind.EXPLANATION: Explanation.json_schema,
+        Kind.LEAKAGE: LeakageReport.json_schema,
+        Kind.SIMULATION: Simulation.json_schema,
+        Kind.CERTIFICATE: Certificate.json_schema,
     }
-    schema = reports[kind].json_schema()
+    schema = schemas[kind]()
     typer.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 
-def _reference(text: str) -> str | tuple[str, str]:
-    """Read a period, or leave the text to be a path: what exists is one, also with two dots in its name."""
-    since, dots, until = text.partition("..")
-    return (since, until) if dots and since and until and not Path(text).exists() else text
+def _tell(report: DriftReport, *, json: Path | None, html: Path | None) -> None:
+    from featurestore.skew.drift.render import render
+
+    if html is not None:
+        from featurestore.skew.drift.html import render_html
+
+        write_page(html, render_html(report))
+    show_report(lambda: render(report), report.to_json, json)
+
+
+def _row(record: DriftRecord) -> list[str]:
+    from featurestore.errors import RegistryError
+    from featurestore.skew.drift.report import DriftReport
+    from featurestore.temporal import format_instant
+
+    ran_at, since, until = map(format_instant, (record.ran_at_us, record.since_us, record.until_us))
+    try:
+        report = DriftReport.from_json(record.report)
+    except RegistryError:
+        found = ["?"] * 4
+    else:
+        found = [f"{report.current_rows:,}", str(len(report.features)), str(len(report.drifted)), report.reference]
+    return [str(record.id), record.verdict, ran_at, record.service, since, until, *found]

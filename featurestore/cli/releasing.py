@@ -76,13 +76,17 @@ def gate(
     context: typer.Context,
     manifest: Annotated[Path, typer.Argument(help="A training set's folder, or its manifest.", show_default=False)],
     max_audit_age: Annotated[
-        str | None, typer.Option(help="How old the last audit may be; the configured age, or 7d, if left out.")
+        str | None, typer.Option(help="How old what was audited may be; the configured age, or 7d, if left out.")
+    ] = None,
+    max_state_age: Annotated[
+        str | None,
+        typer.Option(help="How old the state of continuous views may be; the configured age, or 1d, if left out."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write what was found to this file.", show_default=False)] = None,
 ) -> None:
     """Is what would be served what was trained on? Exit code 0 to go on, 1 to stop, 2 if it cannot tell."""
     with store_of(context) as store:
-        found = store.gate(manifest, max_audit_age=max_audit_age)
+        found = store.gate(manifest, max_audit_age=max_audit_age, max_state_age=max_state_age)
     if json is not None:
         write_page(json, found.to_json())
     show(["check", "result", "found"], [[check.name, check.result, "\n".join(check.said)] for check in found.checks])

@@ -19,7 +19,10 @@ def run(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Do what is due, and end: for cron and the like.")] = False,
 ) -> None:
-    """Keep refreshes and audits going until a signal says stop; exit code 1 if a job of --once failed."""
+    """Keep refreshes and audits going until a signal says stop; exit code 1 if a job of --once could not be done.
+
+    An audit that finds skew is done: it tells people, and its exit code is that of the command audit.
+    """
     from featurestore.scheduling import FAILED, Runner
 
     with store_of(context) as store:
@@ -33,26 +36,53 @@ def run(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         typer.echo(f"{len(runner.jobs)} jobs")
-        runner.run(stop, _say)
+        runner.run(stop, _say, typer.echo)
 
 
 @app.command()
 def jobs(context: typer.Context) -> None:
     """List what the schedule does, when it did it last and what came of it, and when it does it next."""
     from featurestore.scheduling import Runner
-    from featurestore.temporal import format_instant, instant_us
+    from featurestore.temporal import instant_us
 
     rows = []
     with store_of(context) as store:
         runner = Runner(store)
         for job in runner.jobs:
             last = runner.last(job)
-            begun = ["", "", ""] if last is None else [format_instant(last.started_at_us), last.outcome, last.said]
-            rows.append([job.name, *begun, format_instant(instant_us(runner.next_time(job)))])
-    show(["job", "last", "outcome", "said", "next"], rows)
+            begun = ["", "", ""] if last is None else [_second(last.started_at_us), last.outcome, last.said]
+            following = runner.next_time(job)
+            rows.append([job.name, job.about, *begun, "" if following is None else _second(instant_us(following))])
+    show(["job", "about", "last", "outcome", "said", "next"], rows)
+
+
+@app.command()
+def alerts(context: typer.Context) -> None:
+    """List what people were told last of each audit and job, by which way, and why telling them failed."""
+    with store_of(context) as store:
+        records = store.registry.alerts()
+    show(
+        ["about", "way", "told at", "what is wrong", "tried at", "problem"],
+        [
+            [
+                record.job,
+                record.way,
+                _second(record.told_at_us) if record.told_at_us else "",
+                "\n".join(record.told),
+                _second(record.tried_at_us),
+                record.problem,
+            ]
+            for record in records
+        ],
+    )
+
+
+def _second(instant: int) -> str:
+    """Write an instant as people read it: to the second."""
+    from featurestore.temporal import format_instant
+
+    return format_instant(instant // 1_000_000 * 1_000_000)
 
 
 def _say(record: JobRecord) -> None:
-    from featurestore.temporal import format_instant
-
-    typer.echo(f"{format_instant(record.started_at_us)} {record.name}: {record.outcome}: {record.said}")
+    typer.echo(f"{_second(record.started_at_us)} {record.name}: {record.outcome}: {record.said}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selection
 
 Listed = FeatureView | OnDemandFeatureView | Selection | FeatureReference
 """What a service may list: whole views, ``view["a", "b"]``, ``view["a"].renamed("x")``, ``view.aliased(…)``."""
+
+ANY_FEATURE = "*"
+"""Stands in the tolerances of a policy for every feature that has none of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +25,9 @@ class FeatureService:
     Attributes:
         name: Name of the service.
         features: Whole views and selections of their features.
+        policy: What audits of it allow, with the keys of ``[policies.NAME]`` in ``featurestore.toml``, which comes
+            before it key by key: ``{"allowed_share": 0.001, "tolerances": {"spend__mean_7d": {"relative": 1e-9}}}``;
+            changes no value.
         owner: Who answers for it; changes no value.
         description: What it is; changes no value.
         tags: Anything else worth noting; changes no value.
@@ -29,6 +36,7 @@ class FeatureService:
     name: str
     _: KW_ONLY
     features: Sequence[Listed]
+    policy: Mapping[str, Any] = field(default_factory=dict)
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -1,12 +1,13 @@
 """A name that is held for as long as somebody keeps saying so: exclusion in stores that know only keys.
 
 The holder renews its lease from a thread of its own. If it dies, the lease runs out; if it cannot renew in time, it is
-told when it gives the name back.
+told when it asks, and when it gives the name back.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from featurestore.errors import StorageError
 from featurestore.online.refusals import busy, lost
+from featurestore.online.store import Hold
 
 
 class Leases(Protocol):
@@ -45,25 +47,26 @@ class Holder:
         self._leases = leases
         self._seconds = seconds
         self._held: dict[bytes, str] = {}
+        self._until: dict[bytes, float] = {}
         self._lost: set[bytes] = set()
         self._lock = threading.Lock()
         self._renewer: threading.Thread | None = None
         self._is_closed = threading.Event()
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
+    def hold(self, name: str) -> Iterator[Hold]:
         """Hold a name.
 
         Raises:
             StateError: Somebody else holds it, or it was lost while it was held.
             StorageError: The store cannot be asked.
         """
-        token = uuid.uuid4().bytes
+        token, asked = uuid.uuid4().bytes, time.monotonic()
         if not self._leases.take(name, token, self._seconds):
             raise busy(name)
-        self._begin(name, token)
+        self._begin(name, token, asked)
         try:
-            yield
+            yield _Lease(self, token)
         except BaseException:
             self._end(name, token)
             raise
@@ -74,9 +77,22 @@ class Holder:
         """Let the thread end now if nothing is held."""
         self._is_closed.set()
 
-    def _begin(self, name: str, token: bytes) -> None:
+    def is_held(self, token: bytes) -> bool:
+        """Renew a lease, and tell whether it was never lost; without an answer it lasts for as long as it was given."""
+        with self._lock:
+            name = self._held.get(token)
+        if name is None:
+            return False
+        self._renew_one(token, name)
+        with self._lock:
+            if time.monotonic() >= self._until.get(token, 0.0):
+                self._lost.add(token)
+            return token in self._held and token not in self._lost
+
+    def _begin(self, name: str, token: bytes, asked: float) -> None:
         with self._lock:
             self._held[token] = name
+            self._until[token] = asked + self._seconds
             if self._renewer is None:
                 self._is_closed.clear()
                 self._renewer = threading.Thread(target=self._renew, name="online store leases", daemon=True)
@@ -85,7 +101,7 @@ class Holder:
     def _end(self, name: str, token: bytes) -> bool:
         """Give a name back; tell whether it was held all the time, as far as the store can be asked."""
         with self._lock:
-            del self._held[token]
+            del self._held[token], self._until[token]
             is_lost = token in self._lost
             self._lost.discard(token)
         with suppress(StorageError):  # a store that does not answer lets the lease run out
@@ -104,11 +120,27 @@ class Holder:
             if is_closed:
                 self._is_closed.clear()
             for token, name in held.items():
-                with suppress(StorageError):  # the next round may succeed
-                    if not self._leases.renew(name, token, self._seconds):
-                        self._tell_lost(token)
+                self._renew_one(token, name)
 
-    def _tell_lost(self, token: bytes) -> None:
-        with self._lock:
-            if token in self._held:  # what was given back meanwhile is not lost
-                self._lost.add(token)
+    def _renew_one(self, token: bytes, name: str) -> None:
+        """Renew a lease; one that is lost stays lost, and what was given back meanwhile is not."""
+        asked = time.monotonic()
+        with suppress(StorageError):  # the next time may succeed
+            is_renewed = self._leases.renew(name, token, self._seconds)
+            with self._lock:
+                if token in self._held and is_renewed:
+                    self._until[token] = asked + self._seconds
+                elif token in self._held:
+                    self._lost.add(token)
+
+
+class _Lease:
+    """A name that a token holds."""
+
+    def __init__(self, holder: Holder, token: bytes) -> None:
+        self._holder = holder
+        self._token = token
+
+    def is_held(self) -> bool:
+        """Renew the lease; tell whether it was held all the time."""
+        return self._holder.is_held(self._token)

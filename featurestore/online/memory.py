@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from featurestore.online.refusals import busy, conflict
+from featurestore.online.store import Hold
 
 
 class MemoryOnlineStore:
@@ -44,20 +45,28 @@ class MemoryOnlineStore:
             return len(gone)
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str) -> Iterator[Hold]:
         """Hold a name alone among the threads of this process."""
         with self._lock:
             if name in self._held:
                 raise busy(name)
             self._held.add(name)
         try:
-            yield
+            yield _Hold()
         finally:
             with self._lock:
                 self._held.discard(name)
 
     def close(self) -> None:
         """Do nothing: values stay."""
+
+
+class _Hold:
+    """A name in this process, which nobody can take away."""
+
+    def is_held(self) -> bool:
+        """Return ``True``."""
+        return True
 
 
 _NAMED: dict[str, MemoryOnlineStore] = {}

@@ -34,7 +34,7 @@ from featurestore.errors import ConfigError
 from featurestore.online.options import count, identifier, read_url, seconds
 from featurestore.online.postgres_pool import Pool, PostgresConnection
 from featurestore.online.refusals import WHERE, busy, conflict, failed, lost, unavailable
-from featurestore.online.store import after
+from featurestore.online.store import Hold, after
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
 _ATTEMPTS = 5
@@ -155,7 +155,7 @@ class PostgresOnlineStore:
                     return deleted
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str) -> Iterator[Hold]:
         """Hold a name alone among all processes, by an advisory lock of a session that does nothing else meanwhile."""
         digest = hashlib.blake2b(f"{self._table}/{name}".encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "big", signed=True)
@@ -166,7 +166,7 @@ class PostgresOnlineStore:
                 if session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
                     raise busy(name)
             try:
-                yield
+                yield _SessionHold(session)
                 is_done = True
             finally:
                 with suppress(psycopg.Error):
@@ -214,6 +214,22 @@ class PostgresOnlineStore:
             raise unavailable(verb, self._place, error) from error
         except psycopg.Error as error:
             raise failed(verb, self._place, error) from error
+
+
+class _SessionHold:
+    """A name that a session holds: for as long as it answers, nobody else can."""
+
+    def __init__(self, session: Connection) -> None:
+        self._session = session
+
+    def is_held(self) -> bool:
+        """Ask the session for an answer; one that has ended or does not answer in time is closed."""
+        try:
+            self._session.execute("SELECT 1")
+        except psycopg.Error:
+            self._session.close()
+            return False
+        return True
 
 
 class _Statements:

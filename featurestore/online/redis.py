@@ -29,7 +29,7 @@ from featurestore.errors import ConfigError, StorageError
 from featurestore.online.lease import Holder
 from featurestore.online.options import choice, count, existing_file, existing_folder, read_url, seconds, switch
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
-from featurestore.online.store import is_state_key
+from featurestore.online.store import Hold, is_state_key
 
 _WRITE = """
 local absent, present, kept, expiring, lifetime =
@@ -239,7 +239,7 @@ class RedisOnlineStore:
                 if cursor == 0:
                     return deleted
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
+    def exclusive(self, name: str) -> AbstractContextManager[Hold]:
         """Hold a name alone among all processes, by a lease that a thread renews."""
         return self._holder.hold(name)
 

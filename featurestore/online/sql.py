@@ -14,6 +14,7 @@ States are some kilobytes, which decides the layout: an ordinary table with page
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.database import CHECKPOINT_PAGES
 from featurestore.errors import ConfigError, StorageError
-from featurestore.online.refusals import WHERE, busy, conflict, unavailable
-from featurestore.online.store import after
+from featurestore.online.refusals import WHERE, busy, conflict, lost, unavailable
+from featurestore.online.store import Hold, after
 
 _MOST_KEYS = 16_000
 """Keys of one statement; SQLite takes 32,766 variables."""
@@ -45,6 +46,21 @@ _STATE = sa.Table(
 )
 _WRITE = "INSERT INTO online_state (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 """Changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again."""
+
+
+class _FileHold:
+    """A name that an open file is locked for."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def is_held(self) -> bool:
+        """Tell whether whoever wants the name finds this file."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
 
 
 class _Connection(sqlite3.Connection):
@@ -152,8 +168,11 @@ class SqlOnlineStore:
             raise self._storage_error("delete from", error) from error
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Hold a name alone among all processes, by a lock on a file beside the database."""
+    def exclusive(self, name: str) -> Iterator[Hold]:
+        """Hold a name alone among all processes, by a lock on a file beside the database.
+
+        The lock is on the file, not on its path: where somebody has removed the file, the name is not held any more.
+        """
         path = self._path.with_name(f"{self._path.name}.{name}.lock")
         try:
             file = path.open("w")
@@ -164,7 +183,10 @@ class SqlOnlineStore:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise busy(name) from None
-            yield
+            hold = _FileHold(path, file.fileno())
+            yield hold
+            if not hold.is_held():
+                raise lost(name)
 
     def close(self) -> None:
         """Close all connections; one that is being read from or written to, when that has ended."""

@@ -26,6 +26,19 @@ class StateReads(Protocol):
         ...
 
 
+class Hold(Protocol):
+    """A name while it is held."""
+
+    def is_held(self) -> bool:
+        """Ask whether the name is still held; may be called from several threads, until it is given back.
+
+        Once ``False``, always ``False``: somebody else holds the name, or may from now on. A store that cannot be asked
+        raises nothing: the name is held for as long as nobody else can have got it. ``True`` is true when it is said;
+        who works for long asks again and again.
+        """
+        ...
+
+
 class OnlineStore(Protocol):
     """A map from bytes to bytes that is read as snapshots and written in transactions.
 
@@ -70,11 +83,12 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
+    def exclusive(self, name: str) -> AbstractContextManager[Hold]:
         """Hold a name alone among all processes; it is free again when the holder ends, however it ends.
 
-        A store may need some seconds to notice that a holder has died, and may lose a name when its server restarts.
-        So holding a name spares work; what keeps values right is ``expected``.
+        A store may need some seconds to notice that a holder has died, and may lose a name when its server restarts or
+        cannot be reached; the hold then says so. So holding a name spares work; what keeps values right is
+        ``expected``.
 
         Raises:
             StateError: Somebody else holds it; or, when it is given back, it was lost meanwhile.

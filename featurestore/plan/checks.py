@@ -165,6 +165,8 @@ def _service_shape(service: FeatureService) -> Iterator[Mistake | None]:
         return
     if not service.features:
         yield mistakes.nothing_in_it(where, "List views, or features of views.")
+    if not isinstance(service.policy, Mapping):
+        yield wrong_kind(where, "policy", service.policy, "a mapping", "It has the keys of [policies.NAME].")
 
 
 def _features_shape(where: str, features: object) -> Iterator[Mistake]:

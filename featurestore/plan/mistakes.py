@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from featurestore.dtypes import DType
-from featurestore.errors import Mistake, did_you_mean, listing
+from featurestore.errors import ConfigError, Mistake, did_you_mean, listing
 
 Report = Callable[[Mistake], None]
 """Takes a mistake down and lets the compiler go on."""
@@ -61,6 +61,17 @@ def nothing_in_it(where: str, hint: str) -> Mistake:
 def bad_option(where: str, option: str, value: object, expected: str) -> Mistake:
     """Return the mistake of an option outside its range."""
     return Mistake(where, f"{option} is {value!r}", f"Expected {expected}.", "bad-option")
+
+
+def bad_policy(where: str, error: ConfigError) -> Mistake:
+    """Return the mistake of a policy with a wrong key or value."""
+    return Mistake(where, f"{error.where}: {error.problem}", error.hint, "bad-policy")
+
+
+def unknown_tolerance(where: str, name: str, known: Iterable[str]) -> Mistake:
+    """Return the mistake of a tolerance for a feature that the service does not have."""
+    problem = f"its policy has a tolerance for '{name}', which is none of its columns"
+    return Mistake(where, problem, listing("Columns", known, wrong=name), "bad-policy")
 
 
 def unknown_dtype(where: str, problem: str) -> Mistake:

@@ -239,6 +239,7 @@ class Plan:
         on_demand: On-demand features in an order in which each stands after what it needs.
         request: Request inputs, sorted by name.
         outputs: The answer's columns, in the order the user listed them.
+        policy: What its definition says that audits of it allow, as canonical JSON; empty if it says nothing.
     """
 
     name: str = field(metadata=COSMETIC)
@@ -246,6 +247,7 @@ class Plan:
     on_demand: tuple[OnDemandFeature, ...] = ()
     request: tuple[Column, ...] = ()
     outputs: tuple[Output, ...] = field(default=(), metadata=UNORDERED)
+    policy: str = field(default="", metadata=COSMETIC)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from featurestore.definitions.services import FeatureService
+from featurestore.definitions.services import ANY_FEATURE, FeatureService
 from featurestore.definitions.views import FeatureView, OnDemandFeatureView, Selection, column_name
 from featurestore.dtypes import DType
-from featurestore.errors import Mistake
+from featurestore.errors import ConfigError, Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.checks import AS_OF, is_listable, where_is
+from featurestore.plan.codec import canonical
 from featurestore.plan.mistakes import Report
 from featurestore.plan.model import Column, OnDemandFeature, Output, Plan, TypedExpr, ViewUse
 from featurestore.plan.references import Compiled, bound_keys, references_in, selection_mistakes
@@ -70,6 +72,7 @@ def compile_service(service: FeatureService, compiled: Compiled, report: Report)
     keys, requests = _key_dtypes(uses), _request_dtypes(assembly)
     _check_columns(keys, requests, assembly)
     _check_outputs(outputs, keys, requests, assembly)
+    policy = _policy(outputs, assembly)
     for mistake in dict.fromkeys(assembly.found):
         report(mistake)
     if assembly.found or assembly.is_incomplete:
@@ -80,6 +83,7 @@ def compile_service(service: FeatureService, compiled: Compiled, report: Report)
         on_demand=tuple(OnDemandFeature(column, typed) for column, typed in assembly.on_demand.items()),
         request=tuple(Column(name, next(iter(found))) for name, found in sorted(requests.items())),
         outputs=tuple(outputs),
+        policy=canonical(policy) if policy else "",
     )
 
 
@@ -169,6 +173,22 @@ def _check_columns(keys: dict[str, set[DType]], requests: dict[str, set[DType]],
             assembly.report(mistakes.request_conflict(where, name, dtypes))
         if name in keys:
             assembly.report(mistakes.request_is_key(where, name))
+
+
+def _policy(outputs: list[Output], assembly: _Assembly) -> dict[str, Any]:
+    """Return what is said about audits, as JSON data; report what is said wrongly."""
+    from featurestore.config import read_policy
+
+    try:
+        policy = read_policy(assembly.service.policy, "policy")
+    except ConfigError as error:
+        assembly.report(mistakes.bad_policy(assembly.where, error))
+        return {}
+    names = {output.name for output in outputs}
+    for name in policy.tolerances:
+        if name not in names and name != ANY_FEATURE and not assembly.is_incomplete:
+            assembly.report(mistakes.unknown_tolerance(assembly.where, name, names))
+    return policy.model_dump(mode="json", exclude_unset=True)
 
 
 def _check_outputs(

@@ -11,7 +11,16 @@ DONE = "done"
 FAILED = "failed"
 RUNNING = "running"
 INTERRUPTED = "interrupted"
-"""Outcomes of a run."""
+"""Outcomes of a run; the first two also of a job."""
+
+MISSED = "missed"
+"""Outcome of a job that fell due and was not done: it was still under way, or nothing ran."""
+
+PLANNED = "planned"
+"""Outcome of a job that waits for its first time."""
+
+REMOVED = "removed"
+"""Outcome of a job that is not to be done any more."""
 
 
 class Kind(StrEnum):
@@ -146,6 +155,27 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class AlertRecord:
+    """What people were told about one thing that is done again and again, by one way.
+
+    Attributes:
+        job: What it is about.
+        way: How they are told: ``"webhook"``, ``"mail"``, ``"command"``.
+        told: What is wrong as far as they know, one text each; nothing if all is well.
+        told_at_us: When they were told last.
+        tried_at_us: When it was last tried to tell them.
+        problem: Why that did not work, or not for all; empty if it did.
+    """
+
+    job: str
+    way: str
+    told: tuple[str, ...]
+    told_at_us: int
+    tried_at_us: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class CertificateRecord:
     """One verification of one service.
 
@@ -225,6 +255,31 @@ class AuditRecord:
         since_us: Served from here on.
         until_us: Served before.
         ran_at_us: When the audit ran.
+        verdict: Its verdict in one word.
+        report: The whole report as JSON.
+        kind: What was compared: ``"log"``, ``"live"`` or ``"foreign"``, as the report says.
+        id: Its number in the registry; ``None`` until it is there.
+    """
+
+    service: str
+    since_us: int
+    until_us: int
+    ran_at_us: int
+    verdict: str
+    report: str
+    kind: str = "log"
+    id: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class DriftRecord:
+    """One comparison of the distributions of what a service served.
+
+    Attributes:
+        service: Name of the service.
+        since_us: Served from here on.
+        until_us: Served before.
+        ran_at_us: When they were compared.
         verdict: Its verdict in one word.
         report: The whole report as JSON.
         id: Its number in the registry; ``None`` until it is there.

@@ -1,4 +1,4 @@
-"""The registry: applied objects with their history, materialize runs, audits. One database.
+"""The registry: applied objects with their history, materialize runs, audits, drift. One database.
 
 Tables are made when they are absent, and a version says what shape they have; those of versions before are brought
 up to it when they are opened. Objects are JSON text here: the registry
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -23,11 +23,13 @@ from featurestore.registry.records import (
     DONE,
     INTERRUPTED,
     RUNNING,
+    AlertRecord,
     Applied,
     AuditRecord,
     CertificateRecord,
     Change,
     Draft,
+    DriftRecord,
     FileRead,
     JobRecord,
     Kind,
@@ -36,8 +38,11 @@ from featurestore.registry.records import (
     RunRecord,
 )
 from featurestore.registry.tables import (
+    ALERTS,
+    AUDIT_COLUMNS_SINCE_5,
     AUDITS,
     CERTIFICATES,
+    DRIFTS,
     FILES,
     HISTORY,
     JOBS,
@@ -239,23 +244,22 @@ class Registry:
         """
         return tuple(RunRecord(**row) for row in self._newest(RUNS, RUNS.c.view, view, limit))
 
-    def add_audit(self, audit: AuditRecord) -> None:
-        """Store an audit."""
-        row = asdict(audit)
-        del row["id"]
-        self._insert(AUDITS, [row])
+    def add_audit(self, audit: AuditRecord) -> int:
+        """Store an audit; return its number."""
+        return self._add(AUDITS, audit)
 
-    def audits(self, service: str | None = None, *, limit: int = 100) -> tuple[AuditRecord, ...]:
+    def audits(
+        self, service: str | None = None, *, kinds: Collection[str] | None = None, limit: int = 100
+    ) -> tuple[AuditRecord, ...]:
         """Return audits, newest first.
 
         Args:
             service: Of this service only.
+            kinds: Only of these kinds.
             limit: At most so many.
         """
-        query = sa.select(AUDITS).order_by(AUDITS.c.id.desc()).limit(limit)
-        with self._reading() as connection:
-            rows = connection.execute(query if service is None else query.where(AUDITS.c.service == service)).all()
-        return tuple(AuditRecord(**row._mapping) for row in rows)
+        chosen = [] if kinds is None else [AUDITS.c.kind.in_(kinds)]
+        return tuple(AuditRecord(**row) for row in self._of_service(AUDITS, service, limit, *chosen))
 
     def audit(self, number: int) -> AuditRecord:
         """Return one audit by its number.
@@ -263,12 +267,28 @@ class Registry:
         Raises:
             RegistryError: There is no such audit.
         """
-        with self._reading() as connection:
-            row = connection.execute(sa.select(AUDITS).where(AUDITS.c.id == number)).one_or_none()
-        if row is None:
-            hint = "List the audits that are kept."
-            raise RegistryError(f"there is no audit {number}", where=_WHERE, hint=hint, code="unknown-audit")
-        return AuditRecord(**row._mapping)
+        return AuditRecord(**self._numbered(AUDITS, number, "audit"))
+
+    def add_drift(self, drift: DriftRecord) -> int:
+        """Store a comparison of distributions; return its number."""
+        return self._add(DRIFTS, drift)
+
+    def drifts(self, service: str | None = None, *, limit: int = 100) -> tuple[DriftRecord, ...]:
+        """Return comparisons of distributions, newest first.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return tuple(DriftRecord(**row) for row in self._of_service(DRIFTS, service, limit))
+
+    def drift(self, number: int) -> DriftRecord:
+        """Return one comparison of distributions by its number.
+
+        Raises:
+            RegistryError: There is no such comparison.
+        """
+        return DriftRecord(**self._numbered(DRIFTS, number, "drift"))
 
     def add_job(self, job: JobRecord) -> None:
         """Store what became of a scheduled job; of each some hundred records are kept."""
@@ -289,11 +309,51 @@ class Registry:
         """
         return tuple(JobRecord(**row) for row in self._newest(JOBS, JOBS.c.name, name, limit))
 
+    def last_job(self, name: str, *, besides: Collection[str]) -> JobRecord | None:
+        """Return the newest record of a job, ``None`` if there is none.
+
+        Args:
+            name: Name of the job.
+            besides: Records with these outcomes do not count.
+        """
+        query = sa.select(*(part for part in JOBS.c if part.name != "id")).order_by(JOBS.c.id.desc()).limit(1)
+        with self._reading() as connection:
+            row = connection.execute(query.where(JOBS.c.name == name, JOBS.c.outcome.not_in(besides))).one_or_none()
+        return None if row is None else JobRecord(**row._mapping)
+
+    def last_jobs(self, *, besides: str) -> tuple[JobRecord, ...]:
+        """Return the newest record of each job that was ever scheduled, sorted by name.
+
+        Args:
+            besides: Records with this outcome do not count.
+        """
+        newest = sa.select(sa.func.max(JOBS.c.id)).where(JOBS.c.outcome != besides).group_by(JOBS.c.name)
+        query = sa.select(*(part for part in JOBS.c if part.name != "id")).where(JOBS.c.id.in_(newest))
+        with self._reading() as connection:
+            return tuple(JobRecord(**row._mapping) for row in connection.execute(query.order_by(JOBS.c.name)))
+
+    def set_alert(self, alert: AlertRecord) -> None:
+        """Store what people were told, in place of what they were told of the same before."""
+        row = asdict(alert) | {"told": json.dumps(alert.told)}
+        same = (ALERTS.c.job == alert.job) & (ALERTS.c.way == alert.way)
+        with self._writing() as connection:
+            if not connection.execute(ALERTS.update().where(same).values(**row)).rowcount:
+                connection.execute(ALERTS.insert().values(**row))
+
+    def alerts(self, job: str | None = None) -> tuple[AlertRecord, ...]:
+        """Return what people were told last of everything, by every way, sorted.
+
+        Args:
+            job: About this only.
+        """
+        query = sa.select(ALERTS).order_by(ALERTS.c.job, ALERTS.c.way)
+        with self._reading() as connection:
+            rows = connection.execute(query if job is None else query.where(ALERTS.c.job == job)).all()
+        return tuple(AlertRecord(**{**row._mapping, "told": tuple(json.loads(row.told))}) for row in rows)
+
     def add_certificate(self, certificate: CertificateRecord) -> None:
         """Store a certificate."""
-        row = asdict(certificate)
-        del row["id"]
-        self._insert(CERTIFICATES, [row])
+        self._add(CERTIFICATES, certificate)
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[CertificateRecord, ...]:
         """Return certificates, newest first.
@@ -302,10 +362,33 @@ class Registry:
             service: Of this service only.
             limit: At most so many.
         """
-        query = sa.select(CERTIFICATES).order_by(CERTIFICATES.c.id.desc()).limit(limit)
-        chosen = query if service is None else query.where(CERTIFICATES.c.service == service)
+        return tuple(CertificateRecord(**row) for row in self._of_service(CERTIFICATES, service, limit))
+
+    def _add(self, table: sa.Table, record: AuditRecord | CertificateRecord | DriftRecord) -> int:
+        """Store one record; return its number."""
+        row = asdict(record)
+        del row["id"]
+        with self._writing() as connection:
+            key = connection.execute(table.insert().values(**row)).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+
+    def _of_service(
+        self, table: sa.Table, service: str | None, limit: int, *conditions: sa.ColumnElement[bool]
+    ) -> list[dict[str, Any]]:
+        """Return the newest records of a service, with their numbers."""
+        query = sa.select(table).where(*conditions).order_by(table.c.id.desc()).limit(limit)
         with self._reading() as connection:
-            return tuple(CertificateRecord(**row._mapping) for row in connection.execute(chosen))
+            rows = connection.execute(query if service is None else query.where(table.c.service == service)).all()
+        return [dict(row._mapping) for row in rows]
+
+    def _numbered(self, table: sa.Table, number: int, what: str) -> dict[str, Any]:
+        with self._reading() as connection:
+            row = connection.execute(sa.select(table).where(table.c.id == number)).one_or_none()
+        if row is None:
+            hint = f"List the {what}s that are kept."
+            raise RegistryError(f"there is no {what} {number}", where=_WHERE, hint=hint, code=f"unknown-{what}")
+        return dict(row._mapping)
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -371,12 +454,28 @@ def _brought_up(connection: sa.Connection) -> int:
     version = connection.execute(_value_of(VERSION).with_for_update()).scalar_one()
     if version < SCHEMA_VERSION:
         METADATA.create_all(connection)
-        if version == 1:
-            for name in RUN_COLUMNS_SINCE_2:
-                column = sa.schema.CreateColumn(RUNS.c[name]).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {RUNS.name} ADD COLUMN {column}")
+        _add_columns(connection, RUNS, RUN_COLUMNS_SINCE_2)
+        _add_columns(connection, AUDITS, AUDIT_COLUMNS_SINCE_5)
+        _say_kinds(connection)
         connection.execute(META.update().where(META.c.name == VERSION).values(value=SCHEMA_VERSION))
     return max(version, SCHEMA_VERSION)
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> None:
+    """Add the columns that a table of a version before does not have."""
+    known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    for name in (name for name in names if name not in known):
+        column = sa.schema.CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+
+
+def _say_kinds(connection: sa.Connection) -> None:
+    """Take the kinds of audits out of their reports, where alone they stood up to version 4."""
+    for number in connection.execute(sa.select(AUDITS.c.id)).scalars().all():
+        report = connection.execute(sa.select(AUDITS.c.report).where(AUDITS.c.id == number)).scalar_one()
+        with suppress(ValueError):  # what is no report is no report of another system's log either
+            kind = json.loads(report).get("kind", "log")
+            connection.execute(AUDITS.update().where(AUDITS.c.id == number).values(kind=kind))
 
 
 def _has_files(connection: sa.Connection, digest: str) -> bool:

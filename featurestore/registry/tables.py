@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raise it when a table changes its shape."""
 
 METADATA = sa.MetaData()
@@ -83,7 +83,20 @@ AUDITS = sa.Table(
     sa.Column("ran_at_us", sa.BigInteger, nullable=False),
     sa.Column("verdict", sa.String(50), nullable=False),
     sa.Column("report", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False, server_default="log"),
     sa.Index("registry_audits_by_service", "service", "id"),
+)
+DRIFTS = sa.Table(
+    "registry_drifts",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("service", sa.String(500), nullable=False),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+    sa.Column("ran_at_us", sa.BigInteger, nullable=False),
+    sa.Column("verdict", sa.String(50), nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Index("registry_drifts_by_service", "service", "id"),
 )
 JOBS = sa.Table(
     "registry_jobs",
@@ -95,6 +108,17 @@ JOBS = sa.Table(
     sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("said", sa.Text, nullable=False),
     sa.Index("registry_jobs_by_name", "name", "id"),
+)
+AUDIT_COLUMNS_SINCE_5 = ("kind",)
+ALERTS = sa.Table(
+    "registry_alerts",
+    METADATA,
+    sa.Column("job", sa.String(500), primary_key=True),
+    sa.Column("way", sa.String(50), primary_key=True),
+    sa.Column("told", sa.Text, nullable=False),
+    sa.Column("told_at_us", sa.BigInteger, nullable=False),
+    sa.Column("tried_at_us", sa.BigInteger, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
 )
 CERTIFICATES = sa.Table(
     "registry_certificates",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from featurestore.definitions.services import ANY_FEATURE
 from featurestore.skew.compare import FeatureCounts
 from featurestore.skew.report import AuditReport
 from featurestore.skew.tolerance import Tolerance
@@ -13,9 +14,6 @@ PASS = "pass"
 WARN = "warn"
 FAIL = "fail"
 CANNOT_TELL = "cannot tell"
-
-ANY_FEATURE = "*"
-"""Stands for every feature that has no tolerance of its own."""
 
 
 @dataclass(frozen=True)

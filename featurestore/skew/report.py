@@ -99,6 +99,7 @@ class AuditReport:
         telling: One line if one slice holds most of the rows that differ; else empty.
         policy: What was allowed, in words; empty until the policy has spoken.
         notes: What else a reader should know, one line each.
+        id: Its number in the registry; ``None`` where it is not kept, and inside what is kept.
     """
 
     service: str
@@ -126,6 +127,7 @@ class AuditReport:
     telling: str = ""
     policy: str = ""
     notes: tuple[str, ...] = ()
+    id: int | None = None
 
     @property
     def different(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -75,3 +76,9 @@ class Simulation:
     def to_json(self) -> str:
         """Return the simulation as JSON."""
         return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of the simulation's JSON form."""
+        title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{SCHEMA}"}
+        return title | msgspec.json.schema(cls)

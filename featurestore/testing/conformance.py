@@ -60,6 +60,10 @@ class OnlineStoreConformance:
         """Open a store whose server is down; the test is skipped if a store has no server."""
         raise unittest.SkipTest("this store has no server")
 
+    def take_away(self, name: str) -> None:
+        """End the hold on a name from outside, as a restart of the server would; skipped if nothing can."""
+        raise unittest.SkipTest(f"nothing takes '{name}' away from its holder in this store")
+
     # What is written is read.
 
     def test_what_was_written_is_read(self) -> None:
@@ -402,11 +406,12 @@ class OnlineStoreConformance:
     def test_a_name_is_held_by_one_alone(self) -> None:
         """Among openings and threads; other names are free, and so is the name afterwards, also after an error."""
         with self._emptied() as store, self._opened() as other:
-            with store.exclusive("view"):
+            with store.exclusive("view") as hold:
                 assert _is_busy(other, "view")
                 assert _is_busy(store, "view")
                 with ThreadPoolExecutor(1) as pool:
                     assert pool.submit(_is_busy, store, "view").result()
+                    assert pool.submit(hold.is_held).result()
                 with other.exclusive("another view"):
                     pass
             with suppress(ZeroDivisionError), other.exclusive("view"):
@@ -424,11 +429,32 @@ class OnlineStoreConformance:
 
     def test_a_name_stays_held_for_as_long_as_the_work_takes(self) -> None:
         """Longer than a dead holder's name, as long as the holder lives."""
-        with self._emptied() as store, self._opened() as other, store.exclusive("view"):
+        with self._emptied() as store, self._opened() as other, store.exclusive("view") as hold:
             deadline = monotonic() + min(self.release_seconds, 1.5)
             while monotonic() < deadline:
                 assert _is_busy(other, "view")
+                assert hold.is_held()
                 sleep(0.1)
+
+    def test_who_lost_a_name_is_told(self) -> None:
+        """As soon as somebody else can have it, when its holder asks and when it is given back."""
+        with self._emptied() as store, self._opened() as other:
+            is_told = False
+            try:
+                with store.exclusive("view") as hold:
+                    self.take_away("view")
+                    deadline = monotonic() + self.release_seconds
+                    while _is_busy(other, "view"):
+                        assert monotonic() < deadline, "a name that was taken away stays held"
+                        sleep(0.05)
+                    assert not hold.is_held()
+                    with other.exclusive("view") as taken:
+                        assert not hold.is_held()
+                        assert taken.is_held()
+                    assert not hold.is_held(), "what was lost stays lost"
+            except StateError as error:
+                is_told = error.code == "lease-lost"
+            assert is_told, "a name was given back that was lost"
 
     def test_of_many_that_want_a_name_one_at_a_time_has_it(self) -> None:
         """Counting without a condition loses nothing under a name."""

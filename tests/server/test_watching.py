@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from featurestore.config import ServerConfig
+from featurestore.registry import AuditRecord, JobRecord
 from server.app import create_app
 from server.calls import REQUEST_ID
 from server.logs import JsonLines, RequestLog
@@ -75,6 +76,35 @@ def test_metrics_tell_what_the_last_audit_of_a_service_found(call, store):
     assert 'featurestore_audit_verdict{service="plain",verdict="fail"} 0.0' in page
     assert 'featurestore_audit_mismatch_share{feature="spending__total",service="plain"} 0.0' in page
     assert 'featurestore_audit_ran_at_seconds{service="plain"} 1.714608e+09' in page
+
+
+def test_metrics_tell_of_audits_of_the_log_alone(call, store):
+    """A live audit, or one of another system's log, hid what an audit of the log had found."""
+    call.ask()
+    store.audit("plain", since="1h")
+    store.registry.add_audit(AuditRecord("plain", 0, 1, 2, "fail", "{}", kind="foreign"))
+    store.audit_live("plain", 3)
+    assert samples(call)["featurestore_audit_verdict", "pass", "plain"] == 1
+    assert store.audits("plain", limit=1)[0].kind == "live"
+
+
+def test_metrics_tell_how_far_distributions_moved(call, store):
+    call.ask()
+    store.drift("plain", reference=("1h", None))
+    page = call("GET", "/metrics").text
+    assert 'featurestore_drift_verdict{service="plain",verdict="cannot tell"} 1.0' in page
+    assert 'featurestore_drift_ran_at_seconds{service="plain"} 1.714608e+09' in page
+    assert 'featurestore_drift_distance{feature="spending__total",measure="null_share",service="plain"}' in page
+
+
+def test_metrics_tell_what_became_of_jobs_that_are_still_to_be_done(call, store):
+    for name, outcome in (("a", "done"), ("b", "failed"), ("b", "missed"), ("c", "done"), ("c", "removed")):
+        store.registry.add_job(JobRecord(name, 5_000_000, 7_500_000, outcome, ""))
+    found = {key: value for key, value in samples(call).items() if key[0].startswith("featurestore_job")}
+    outcomes = {key[1:]: value for key, value in found.items() if key[0] == "featurestore_job_last_outcome"}
+    assert outcomes == {("a", "done"): 1, ("a", "failed"): 0, ("b", "done"): 0, ("b", "failed"): 1}
+    assert found["featurestore_job_last_run_seconds", "b"] == 5
+    assert found["featurestore_job_last_duration_seconds", "a"] == 2.5
 
 
 def test_metrics_can_be_turned_off(store):

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -237,6 +238,27 @@ def test_drift_says_by_its_exit_code_what_it_found(served, run):
     assert "psi-0.2" in err
 
 
+def test_drift_reports_are_listed_and_shown_again(served, run):
+    test_a_training_set_is_built_from_a_spine_file(served, run)
+    given = ("drift", "model", "--reference", "built", *SPAN)
+    assert run(*given, "--no-record")[0] == 2
+    assert "cannot tell" not in run("drifts")[1]
+    _, printed, _ = run(*given, "--json", "-", "--allowed", "1", "--significance", "0.02")
+    code, out, _ = run("drifts", "--service", "model")
+    assert code == 0
+    assert "cannot tell" in out
+    assert "the training set 'built'" in out
+    code, out, _ = run("drifts", "show", "1", "--html", "again.html")
+    assert code == 2
+    assert "significance 0.02" in out
+    assert "<h1>Drift of model</h1>" in (served / "again.html").read_text()
+    assert run("drifts", "show", "1", "--json", "-")[1] == printed
+    code, _, err = run("drifts", "show", "7")
+    assert (code, "no drift 7" in err) == (2, True)
+    code, _, err = run("drift", "model", "--reference", "7d..14d")
+    assert (code, "empty-period" in err) == (2, True)
+
+
 def test_a_page_that_cannot_be_written_is_named(served, run):
     code, _, err = run("audit", "model", *SPAN, "--html", "no/such/folder/audit.html")
     assert code == 2
@@ -254,6 +276,39 @@ def test_an_entity_is_forgotten(filled, run):
 
 def test_tables_are_not_cut_where_nobody_sees_them_on_a_terminal(filled, run):
     assert "…" not in run("runs")[1] + run("status")[1]
+
+
+def test_what_is_due_is_done_and_listed_and_people_are_told(served, run, monkeypatch):
+    config = served / "featurestore.toml"
+    told = served / "told"
+    command = ["sh", "-c", f"cat >> {told}; echo >> {told}"]
+    jobs = '[[audits]]\nservice = "model"\nevery = "1h"\nsince = "2024-01-01T00:00:00Z"\n'
+    config.write_text(f"{config.read_text()}\n{jobs}[alerts]\ncommand = {json.dumps(command)}\n")
+    code, out, _ = run("run", "--once")
+    assert code == 0
+    assert "audit model every 1h since 2024-01-01T00:00:00Z: done: pass" in out
+    code, out, _ = run("jobs")
+    assert code == 0
+    assert "refresh every 1m" in out
+    place = ORDERS.column_names.index("amount")
+    doubled = ORDERS.set_column(place, "amount", pc.multiply(ORDERS.column("amount"), 2.0))
+    pq.write_table(doubled, served / "orders.parquet")
+    assert run("audit", "model", *SPAN)[0] == 1
+    assert not told.exists(), "whoever looks sees it"
+    code, _, err = run("audit", "model", *SPAN, "--alert")
+    assert (code, "alert delivered" in err) == (1, True)
+    assert json.loads(told.read_text())["id"] == 3
+    config.write_text(config.read_text() + "one_shot = true\n")
+    assert "alert" not in run("audit", "model", *SPAN)[2], "the same is no news"
+    code, out, _ = run("alerts")
+    assert code == 0
+    assert "audit model" in out
+    assert "budget__left: " in out
+
+
+@pytest.mark.parametrize("kind", ["leakage", "simulation", "certificate"])
+def test_the_schema_of_what_is_found_before_a_release_is_printed(run, kind):
+    assert json.loads(run("report-schema", kind)[1])["$id"].startswith(f"urn:featurestore-{kind}-")
 
 
 @pytest.mark.parametrize("kind", ["audit", "drift"])

@@ -147,6 +147,7 @@ class DriftReport:
         verdict: The policy's word; empty until it has spoken.
         reasons: Why.
         schema: Name and version of this form.
+        id: Its number in the registry; ``None`` where it is not kept, and inside what is kept.
     """
 
     service: str
@@ -162,6 +163,7 @@ class DriftReport:
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     schema: str = SCHEMA
+    id: int | None = None
 
     @property
     def drifted(self) -> tuple[FeatureDrift, ...]:

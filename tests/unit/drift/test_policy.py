@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from featurestore.config import Config
+from featurestore.drifting import configured
 from featurestore.errors import ConfigError, RegistryError
 from featurestore.skew.drift.policy import DriftPolicy, FixedThreshold, adjust
 from featurestore.skew.drift.render import render
@@ -102,6 +104,45 @@ def test_wrong_policies_are_named():
     with pytest.raises(ConfigError, match="significance"):
         DriftPolicy(significance=0.0)
     assert FixedThreshold.named("chi2-p-0.05").of_p_value
+
+
+CONFIG = """
+[policies.default.drift]
+significance = 0.05
+fixed = ["psi-0.2"]
+
+[policies.churn.drift]
+allowed_features = 2
+fixed = []
+least_effects = { null_share = 0.1 }
+"""
+
+
+def test_policies_are_read_from_the_configuration(tmp_path):
+    (tmp_path / "featurestore.toml").write_text(CONFIG)
+    config = Config.load(tmp_path)
+    assert configured(config.policy("other")) == DriftPolicy(significance=0.05, fixed=("psi-0.2",))
+    assert configured(config.policy("churn")) == DriftPolicy(
+        significance=0.05, allowed_features=2, least_effects={"null_share": 0.1}
+    )
+    assert configured(Config.local(tmp_path).policy("any")) == DriftPolicy()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("significance = 2", "policies.churn.drift.significance"),
+        ("correction = 'some'", "policies.churn.drift.correction"),
+        ("least_effects = { null_share = -1 }", "policies.churn.drift.least_effects.null_share"),
+        ("allowed = 1", "policies.churn.drift.allowed"),
+        ("least_effects = { nulls = 0.1 }", "no measure 'nulls'"),
+        ("fixed = ['psy-0.2']", "no drift threshold 'psy-0.2'"),
+    ],
+)
+def test_mistakes_in_policies_are_named_by_their_place(tmp_path, text, problem):
+    (tmp_path / "featurestore.toml").write_text(f"[policies.churn.drift]\n{text}")
+    with pytest.raises(ConfigError, match=problem):
+        configured(Config.load(tmp_path).policy("churn"))
 
 
 def test_reports_survive_json(moved):

@@ -1,8 +1,12 @@
 """Every store of the library does what an online store must do."""
 
 import uuid
+from pathlib import Path
 
+import psycopg
 import pytest
+import redis
+from sqlalchemy import make_url
 
 from featurestore.online.memory import MemoryOnlineStore, memory_store
 from featurestore.online.opening import open_online_store
@@ -20,6 +24,9 @@ class TestSqlite(OnlineStoreConformance):
     def make_store(self):
         return open_online_store(self.url)
 
+    def take_away(self, name):
+        Path(f"{make_url(self.url).database}.{name}.lock").unlink()
+
 
 class TestRedis(OnlineStoreConformance):
     release_seconds = 5.0
@@ -34,6 +41,11 @@ class TestRedis(OnlineStoreConformance):
 
     def make_unreachable_store(self):
         return open_online_store(f"redis://127.0.0.1:{free_port()}/0")
+
+    def take_away(self, name):
+        with redis.Redis.from_url(self.url.partition("?")[0]) as client:
+            (key,) = client.keys(f"*{self.url.partition('prefix=')[2].partition(':')[0]}*l{name}")
+            client.delete(key)
 
 
 class TestExpiringRedis(TestRedis):
@@ -57,6 +69,10 @@ class TestPostgres(OnlineStoreConformance):
 
     def make_unreachable_store(self):
         return open_online_store(f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
+
+    def take_away(self, name):
+        with psycopg.connect(self.url.partition("?")[0], autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
 
 
 class TestMemory(OnlineStoreConformance):

@@ -21,6 +21,7 @@ from featurestore import (
     request,
 )
 from featurestore.dtypes import INT64, TIMESTAMP
+from featurestore.plan.model import Plan
 from tests.unit.plan.world import SCHEMAS, carrier, flights, plan_of, service_plan, view, world
 
 DELAY = col("arr_delay")
@@ -172,6 +173,16 @@ def test_what_a_service_is_called_and_who_owns_it_does_not_reach_its_fingerprint
     w = world()
     renamed = service_print(base_service(w), name="other", owner="a", description="b", tags={"c": "d"})
     assert renamed == service_print(base_service(w))
+
+
+def test_what_audits_allow_does_not_reach_a_fingerprint_and_is_kept_with_the_plan():
+    w = world()
+    policy = {"least_rows": 9, "tolerances": {"*": {"relative": 1e-9}}}
+    known = FeatureService("model", features=base_service(w), policy=policy)
+    plan = service_plan(known)
+    assert plan.fingerprint == service_print(base_service(w))
+    assert plan.policy == '{"least_rows":9,"tolerances":{"*":{"relative":1e-09}}}'
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 @given(st.permutations(range(5)), st.permutations(range(5)), st.randoms(use_true_random=False))

@@ -10,10 +10,13 @@ from featurestore.errors import RegistryError
 from featurestore.registry import (
     FAILED,
     RUNNING,
+    AlertRecord,
     AuditRecord,
     CertificateRecord,
     Draft,
+    DriftRecord,
     FileRead,
+    JobRecord,
     Kind,
     Live,
     Outcome,
@@ -146,7 +149,7 @@ def test_tables_of_another_version_are_refused(url, tmp_path):
     with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
         connection.execute("UPDATE registry_meta SET value = 99 WHERE name = 'schema_version'")
     connection.close()
-    with pytest.raises(RegistryError, match="version 99, this library reads 4"):
+    with pytest.raises(RegistryError, match="version 99, this library reads 5"):
         Registry(url)
 
 
@@ -193,6 +196,64 @@ def test_tables_of_version_2_get_those_that_are_new(url, tmp_path):
     with Registry(url) as registry:
         assert [found.verdict for found in registry.certificates()] == ["fail", "pass"]
         assert [found.id for found in registry.certificates("s")] == [1]
+
+
+def test_audits_of_version_4_get_the_kind_that_their_reports_say(url, tmp_path):
+    audits = [AuditRecord("s", 0, 9, 10, "pass", report) for report in ('{"kind":"foreign"}', '{"kind":"log"}', "{}")]
+    with Registry(url) as registry:
+        for audit in audits:
+            registry.add_audit(audit)
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("ALTER TABLE registry_audits DROP COLUMN kind")
+        connection.execute("DROP TABLE registry_alerts")
+        connection.execute("UPDATE registry_meta SET value = 4 WHERE name = 'schema_version'")
+    connection.close()
+    with Registry(url) as registry:
+        assert [found.kind for found in registry.audits("s")] == ["log", "log", "foreign"]
+        assert [found.id for found in registry.audits(kinds=["foreign", "live"])] == [1]
+        assert registry.alerts() == ()
+
+
+def test_what_people_were_told_last_is_kept_by_way(registry):
+    mail = AlertRecord("audit m", "mail", ("total: late_event",), 5, 5)
+    hook = AlertRecord("audit m", "webhook", (), 0, 5, "webhook: 503")
+    for alert in (hook, mail, AlertRecord("audit n", "mail", (), 9, 9)):
+        registry.set_alert(alert)
+    assert registry.alerts("audit m") == (mail, hook)
+    again = AlertRecord("audit m", "webhook", ("a", "b"), 7, 7)
+    registry.set_alert(again)
+    assert registry.alerts("audit m") == (mail, again)
+    assert len(registry.alerts()) == 3
+
+
+def test_the_last_record_of_each_job_is_the_newest_that_was_not_missed(registry):
+    for name, at, outcome in (("b", 1, "done"), ("a", 2, "failed"), ("b", 3, "failed"), ("b", 4, "missed")):
+        registry.add_job(JobRecord(name, at, at, outcome, ""))
+    found = [(record.name, record.started_at_us) for record in registry.last_jobs(besides="missed")]
+    assert found == [("a", 2), ("b", 3)]
+
+
+def test_tables_of_version_4_get_the_one_of_drift(url, tmp_path):
+    Registry(url).close()
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("DROP TABLE registry_drifts")
+        connection.execute("UPDATE registry_meta SET value = 4 WHERE name = 'schema_version'")
+    connection.close()
+    record = DriftRecord("s", 1, 2, 3, "fail", "{}")
+    with Registry(url) as registry:
+        assert registry.add_drift(record) == 1
+    with Registry(url) as registry:
+        assert registry.drifts("s") == (record,)
+
+
+def test_drift_is_kept_newest_first_under_its_number(registry):
+    records = [DriftRecord(service, 1, 2, at, "pass", "{}") for at, service in enumerate("abb")]
+    assert [registry.add_drift(record) for record in records] == [1, 2, 3]
+    assert registry.drifts() == tuple(reversed(records))
+    assert registry.drifts("b", limit=1) == (records[2],)
+    assert registry.drift(1) == records[0]
+    with pytest.raises(RegistryError, match=r"no drift 4.*\[unknown-drift\]"):
+        registry.drift(4)
 
 
 def test_a_list_of_files_is_kept_once(registry):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.auditing import configured
-from featurestore.config import Config, PolicyConfig, ToleranceConfig
+from featurestore.config import Config
 from featurestore.dtypes import FLOAT64, INT64, parse_dtype
 from featurestore.errors import ConfigError
 from featurestore.skew.compare import FeatureCounts
@@ -142,8 +142,3 @@ def test_mistakes_in_policies_are_named_by_their_place(tmp_path, text, problem):
     (tmp_path / "featurestore.toml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
         Config.load(tmp_path)
-
-
-def test_causes_that_there_are_not_are_named():
-    with pytest.raises(ConfigError, match=r"no cause 'late_events'.*late_event"):
-        configured(PolicyConfig(causes={"late_events": 0.1}, tolerances={"f": ToleranceConfig()}))

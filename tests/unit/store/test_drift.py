@@ -5,7 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import RegistryError, TrainingSetError
+from featurestore.config import DriftPolicyConfig, PolicyConfig
+from featurestore.drifting import read_reference
+from featurestore.errors import InstantError, RegistryError, TrainingSetError
 from featurestore.skew.drift.policy import DriftPolicy
 from featurestore.temporal import FixedClock, instant_us, to_datetime
 from tests.server.conftest import USER
@@ -119,6 +121,50 @@ def test_a_training_set_of_another_service_is_refused(store, trained):
     manifest.write_text(manifest.read_text().replace('"service": "model"', '"service": "other"', 1))
     with pytest.raises(TrainingSetError, match="service 'other'"):
         store.drift("model", reference=trained.path)
+
+
+def test_reports_are_kept_with_a_number_unless_told_otherwise(store, trained):
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(USERS))
+    found = store.drift("model", reference=trained, current=DAY)
+    store.drift("model", reference=trained, current=DAY, record=False)
+    (record,) = store.drifts("model")
+    assert (record.id, record.verdict) == (1, found.verdict)
+    assert (record.since_us, record.until_us) == tuple(map(instant_us, DAY))
+    assert store.drift_report(1) == found
+    assert store.drifts("other") == ()
+    with pytest.raises(RegistryError, match="no drift 99"):
+        store.drift_report(99)
+    said = store.forget("user", {"user": 1}).unreachable
+    assert "drift reports of service 'model' in the registry may name its values" in said
+
+
+def test_the_configuration_says_what_drift_is(store, trained, tmp_path):
+    store.materialize("2024-05-02T00:00:00Z")
+    serve(store, range(USERS // 2, USERS))
+    assert store.drift("model", reference=trained).verdict == "fail"
+    drift = DriftPolicyConfig(allowed_features=1)
+    config = store.config.model_copy(update={"policies": {"model": PolicyConfig(drift=drift)}})
+    with FeatureStore(config, clock=store.clock) as other:
+        assert other.drift("model", reference=trained).verdict == "pass"
+
+
+@pytest.mark.parametrize("period", [("7d", "14d"), ("1d", "1d"), DAY[::-1]])
+def test_periods_that_end_before_they_begin_are_errors(store, trained, period):
+    with pytest.raises(InstantError, match=r"reference: the period ends.*\[empty-period\]"):
+        store.drift("model", reference=period)
+    with pytest.raises(InstantError, match="current: the period ends"):
+        store.drift("model", reference=trained, current=period)
+    with pytest.raises(InstantError, match="audit: the period ends"):
+        store.audit("model", *period)
+
+
+def test_a_reference_is_a_path_if_there_is_one_and_else_may_be_a_period(tmp_path):
+    (tmp_path / "14d..7d").mkdir()
+    assert read_reference("14d..7d") == ("14d", "7d")
+    assert read_reference("14d..7d", tmp_path) == str(tmp_path / "14d..7d")
+    assert read_reference("training/set", tmp_path) == str(tmp_path / "training" / "set")
+    assert read_reference("..") == ".."
 
 
 def test_audits_are_kept_with_a_number(store):

@@ -1,6 +1,7 @@
 """The gate: every way in which what would be served is not what was trained on stops it, and says why."""
 
 import json
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -117,6 +118,67 @@ def test_an_audit_that_is_old_cannot_tell_and_one_that_failed_stops_it(store, ma
     found = store.gate(manifest)
     assert checked(found) == ALL_PASS | {"last audit": "fail"}
     assert any("spending__total" in line for line in found.checks[-1].said)
+
+
+def gated(store, manifest, **options):
+    return next(check for check in store.gate(manifest, **options).checks if check.name == "last audit")
+
+
+def test_an_audit_is_as_old_as_what_it_compared(store, manifest, clock):
+    """An audit that runs today over January's answers says nothing of today's."""
+    served_and_audited(store)
+    clock.instant_us += 40 * DAY
+    store.materialize()
+    assert store.audit("model", since="41d", until="39d").verdict == "pass"
+    found = gated(store, manifest, max_audit_age="1d")
+    assert found.result == "cannot tell"
+    assert found.said[0].startswith("audit 2 of 1 rows, served up to 5w4d ago: pass")
+    assert store.audit("model", since="41d").verdict == "pass"
+    assert gated(store, manifest, max_audit_age="7d").result == "cannot tell", "nothing newer was compared"
+    assert gated(store, manifest, max_audit_age="41d").result == "pass"
+
+
+def test_an_age_of_nothing_is_an_age(store, manifest, clock):
+    served_and_audited(store)
+    clock.instant_us += 1
+    assert gated(store, manifest, max_audit_age=timedelta(0)).result == "cannot tell"
+
+
+def test_an_audit_that_could_not_tell_hides_no_older_one_that_could(store, manifest, clock):
+    served_and_audited(store)
+    clock.instant_us += duration_us("40m")
+    assert store.audit("model", since="1m").verdict == "cannot tell"
+    found = gated(store, manifest)
+    assert found.result == "pass"
+    assert found.said[0].startswith("audit 2 of 0 rows")
+    assert found.said[-1].startswith("audit 1 of 1 rows, served up to 40m")
+
+
+def test_how_much_an_audit_looked_at_is_said(store, manifest):
+    store.materialize()
+    store.get_online_features("model", [{"user": user} for user in range(50)])
+    report = store.audit("model", since="1h", sample=0.5)
+    said = gated(store, manifest).said[0]
+    assert said.startswith(f"audit 1 of {report.compared} rows of 50.000% of the entities, served up to ")
+
+
+def test_state_of_continuous_views_is_not_good_for_ever(tmp_path, clock):
+    pq.write_table(ORDERS, tmp_path / "orders.parquet")
+    source = FileSource("orders", path=str(tmp_path / "orders.parquet"), event_time="at")
+    view = FeatureView("spending", entity=USER, source=source, features={"n": agg.count().over("1d")})
+    spine = pa.table({"user": [1], "as_of": pa.array([to_datetime(instant_us(NOW))])})
+    with FeatureStore.local(tmp_path / "store", clock=clock) as store:
+        store.apply(FeatureService("model", features=[view]))
+        path = store.training_set("model", spine, tmp_path / "training").path
+        served_and_audited(store)
+        clock.instant_us += duration_us("23h")
+        assert checked(store.gate(path)) == ALL_PASS
+        clock.instant_us += 200 * DAY
+        found = next(check for check in store.gate(path).checks if check.name == "online state")
+        assert found.result == "fail"
+        assert "28w4d ago" in found.said[0]
+        assert found.said[0].endswith("it may be 1d ago")
+        assert checked(store.gate(path, max_state_age="201d"))["online state"] == "pass"
 
 
 def test_hindsight_and_services_that_are_gone_stop_it(store, tmp_path):

@@ -1,0 +1,25 @@
+"""Keeping declared refreshes and audits going, in one process, or job by job.
+
+What is due follows from the registry's records of what ran, so nothing is lost when the process ends: started again, it
+first does what fell due meanwhile, once. Of several processes one leads, by a lock in the online store; the others
+stand by and take over when it ends, dies, or loses the lock.
+"""
+
+from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED
+from featurestore.scheduling.jobs import Job, jobs_of
+from featurestore.scheduling.runner import Runner
+from featurestore.scheduling.triggers import GridTrigger, LaterTrigger, read_crontab
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "MISSED",
+    "PLANNED",
+    "REMOVED",
+    "GridTrigger",
+    "Job",
+    "LaterTrigger",
+    "Runner",
+    "jobs_of",
+    "read_crontab",
+]

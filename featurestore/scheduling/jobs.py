@@ -1,0 +1,205 @@
+"""What is to be done: refreshes as views declare them, audits and housekeeping as the configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from zlib import crc32
+
+from featurestore.alerting import UNDELIVERED, Alerts, news_of_audit, news_of_drift
+from featurestore.config import AuditJobConfig, DriftJobConfig
+from featurestore.drifting import read_reference
+from featurestore.errors import ConfigError, listing
+from featurestore.plan.model import Plan
+from featurestore.policies import check_policies
+from featurestore.scheduling.triggers import GridTrigger, LaterTrigger, Trigger, read_crontab
+from featurestore.store import FeatureStore
+from featurestore.temporal import duration_us, to_datetime
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that is done again and again.
+
+    Attributes:
+        name: Its name in records: what, when, and nothing that changes while it stays the same job.
+        trigger: When.
+        work: Does it; returns what came of it, in a few words.
+        about: What it is about at present, for people.
+        starts_at_once: Whether it is due when it was never done, or waits for its first time.
+        is_wanted: Tells whether something waits for it that is not there yet, so that it is due whatever the time.
+    """
+
+    name: str
+    trigger: Trigger
+    work: Callable[[], str]
+    about: str = ""
+    starts_at_once: bool = True
+    is_wanted: Callable[[], bool] = _never
+
+
+def jobs_of(store: FeatureStore) -> tuple[Job, ...]:
+    """Return what is to be done: refreshes as views declare them, audits and housekeeping as the configuration says.
+
+    Raises:
+        ConfigError: A trigger is unreadable, a job is there twice, or a job or policy names what is not applied.
+    """
+    check_policies(store.config, {plan.name: plan for plan in store.services()})
+    found: dict[str, Job] = {}
+    for job in (*_refreshes(store), *_audits(store), *_drifts(store), *_housekeeping(store)):
+        if job.name in found:
+            raise ConfigError(f"'{job.name}' is there twice", where="schedule", code="duplicate-job")
+        found[job.name] = job
+    return tuple(found.values())
+
+
+def _refreshes(store: FeatureStore) -> Iterator[Job]:
+    """Views that are refreshed alike are one job."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    continuous = (duration_us(store.config.schedule.refresh), 0)
+    for view in store.live_views():
+        refresh = view.refresh
+        groups.setdefault((refresh.period_us, refresh.lag_us) if refresh.period_us else continuous, []).append(
+            view.name
+        )
+    for (period_us, lag_us), names in sorted(groups.items()):
+        trigger = GridTrigger(period_us, lag_us)
+        name = f"refresh {trigger}"
+        yield Job(
+            name,
+            _spread(store, name, trigger),
+            _refreshing(store, names),
+            about=", ".join(sorted(names)),
+            is_wanted=_has_new(store, names),
+        )
+
+
+def _refreshing(store: FeatureStore, names: list[str]) -> Callable[[], str]:
+    def work() -> str:
+        runs = store.materialize(views=names, wait_seconds=60)
+        return f"{sum(run.events for run in runs)} events, {sum(run.entities for run in runs)} states"
+
+    return work
+
+
+def _has_new(store: FeatureStore, names: list[str]) -> Callable[[], bool]:
+    """Return what tells whether a view was never materialized as it is applied."""
+
+    def is_wanted() -> bool:
+        views = (view for view in store.views() if view.name in names)
+        return any(store.registry.last_run(view.fingerprint) is None for view in views)
+
+    return is_wanted
+
+
+def _audits(store: FeatureStore) -> Iterator[Job]:
+    alerts = Alerts(store.config.alerts, store.registry, store.clock)
+    known = {plan.name: plan for plan in store.services()}
+    for number, audit in enumerate(store.config.audits):
+        where = f"audits[{number}]"
+        _check_service(audit.service, known, where)
+        share = "" if audit.sample is None else f" sample {audit.sample:g}"
+        name, trigger, is_grid = _timed(
+            f"audit {audit.service}", audit.every, audit.cron, f"since {audit.since}{share}", where
+        )
+        yield Job(
+            name,
+            _spread(store, name, trigger),
+            _auditing(store, alerts, name, audit),
+            about=audit.service,
+            starts_at_once=is_grid,
+        )
+
+
+def _auditing(store: FeatureStore, alerts: Alerts, name: str, audit: AuditJobConfig) -> Callable[[], str]:
+    def work() -> str:
+        report = store.audit(audit.service, since=audit.since, sample=audit.sample)
+        return _told(report.verdict, alerts.tell(news_of_audit(report, name)))
+
+    return work
+
+
+def _drifts(store: FeatureStore) -> Iterator[Job]:
+    alerts = Alerts(store.config.alerts, store.registry, store.clock)
+    known = {plan.name: plan for plan in store.services()}
+    for number, drift in enumerate(store.config.drifts):
+        where = f"drifts[{number}]"
+        _check_service(drift.service, known, where)
+        recomputed = " recomputed" if drift.recompute else ""
+        name, trigger, is_grid = _timed(
+            f"drift {drift.service}",
+            drift.every,
+            drift.cron,
+            f"since {drift.since} from {drift.reference}{recomputed}",
+            where,
+        )
+        yield Job(
+            name,
+            _spread(store, name, trigger),
+            _comparing(store, alerts, name, drift),
+            about=drift.service,
+            starts_at_once=is_grid,
+        )
+
+
+def _comparing(store: FeatureStore, alerts: Alerts, name: str, drift: DriftJobConfig) -> Callable[[], str]:
+    def work() -> str:
+        report = store.drift(
+            drift.service,
+            reference=read_reference(drift.reference, store.config.folder),
+            current=(drift.since, None),
+            recompute=drift.recompute,
+        )
+        return _told(report.verdict, alerts.tell(news_of_drift(report, name)))
+
+    return work
+
+
+def _told(verdict: str, told: str) -> str:
+    return f"{verdict}, alert {told}" if told == UNDELIVERED else verdict
+
+
+def _check_service(service: str, known: Mapping[str, Plan], where: str) -> None:
+    if service not in known:
+        hint = listing("Services", known, wrong=service)
+        raise ConfigError(f"there is no service '{service}'", where=where, hint=hint, code="unknown-service")
+
+
+def _timed(what: str, every: str | None, cron: str | None, options: str, where: str) -> tuple[str, Trigger, bool]:
+    """Return the name of a job and when it is done, and whether that is on a grid.
+
+    Raises:
+        ConfigError: What crontab says is unreadable, or never comes.
+    """
+    if cron is None:
+        assert every is not None, "a job has one trigger"
+        return f"{what} every {every} {options}", GridTrigger(duration_us(every)), True
+    try:
+        trigger = read_crontab(cron)
+        if trigger.get_next_fire_time(None, to_datetime(0)) is None:
+            raise ValueError("there is no such day")
+    except ValueError as error:
+        raise ConfigError(f"'{cron}': {error}", where=f"{where}.cron", code="cron") from None
+    return f"{what} cron '{cron}' {options}", trigger, False
+
+
+def _housekeeping(store: FeatureStore) -> Iterator[Job]:
+    """Move old pushed events to files."""
+    keep = store.config.schedule.compact
+    if keep is not None and store.takes_pushes:
+
+        def work() -> str:
+            before = to_datetime(store.clock.now_us() - duration_us(keep))
+            return f"{sum(store.compact(before=before).values())} events moved to files"
+
+        yield Job("compact", _spread(store, "compact", GridTrigger(duration_us(keep))), work)
+
+
+def _spread(store: FeatureStore, name: str, trigger: Trigger) -> Trigger:
+    """Return a trigger that is later by what is always the same for one job of one store: not all begin at once."""
+    most = duration_us(store.config.schedule.jitter)
+    return LaterTrigger(trigger, crc32(f"{store.config.registry} {name}".encode()) % most) if most else trigger

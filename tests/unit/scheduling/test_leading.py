@@ -1,0 +1,204 @@
+"""Of several processes one leads: it follows what is applied, stops when it loses the lock, and outages pass."""
+
+import signal
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+import redis
+
+from featurestore import FeatureService, FeatureView
+from featurestore.errors import StateError
+from featurestore.scheduling import Runner
+from featurestore.temporal import duration_us
+from tests.servers import postgres_folders, running_postgres
+
+MINUTE = duration_us("1m")
+FRESH, HOURLY = "refresh every 1m", "refresh every 1h lag 10m"
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("featurestore.scheduling.runner._CHECK_SECONDS", 0.1)
+    monkeypatch.setattr("featurestore.scheduling.runner._STAND_BY_SECONDS", 0.1)
+
+
+class Process:
+    """A runner in a thread of its own.
+
+    Attributes:
+        records: What it was told of jobs.
+        said: Whether it leads, in its own words.
+    """
+
+    def __init__(self, store):
+        self.store = store
+        self.records, self.said = [], []
+        self.stop = threading.Event()
+        self.error = None
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        try:
+            Runner(self.store).run(self.stop, self.records.append, self.said.append)
+        except BaseException as error:  # the test looks at it
+            self.error = error
+
+    @property
+    def is_leading(self):
+        return self.said[-1:] == ["leading"]
+
+    def has(self, name, outcome="done"):
+        return any((record.name, record.outcome) == (name, outcome) for record in list(self.records))
+
+
+@contextmanager
+def running(*stores):
+    processes = [Process(store) for store in stores]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.stop.set()
+        for process in processes:
+            if process.thread.ident is not None:
+                process.thread.join(PATIENCE_SECONDS)
+        assert not any(process.thread.is_alive() for process in processes)
+
+
+def until(is_so):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def test_one_leads_and_another_takes_over(opened, clock):
+    with running(opened(), opened()) as (first, second):
+        first.thread.start()
+        until(lambda: first.has(FRESH) and first.has(HOURLY))
+        second.thread.start()
+        until(lambda: second.said)
+        assert second.said == ["standing by: somebody else holds 'schedule'"]
+        first.stop.set()
+        first.thread.join(PATIENCE_SECONDS)
+        clock.instant_us += MINUTE
+        until(lambda: second.has(FRESH))
+        assert second.is_leading
+    assert (first.error, second.error) == (None, None)
+
+
+def test_what_is_applied_meanwhile_is_followed(opened, defined):
+    """Another process applies; what falls away is taken down, and a new view is filled at once."""
+    store = opened()
+    with running(store) as (process,):
+        process.thread.start()
+        until(lambda: process.has(FRESH) and process.has(HOURLY))
+        _, fresh = defined
+        another = FeatureView("another", entity=fresh.entity, source=fresh.source, features=fresh.features)
+        applier = opened()
+        applier.apply(FeatureService("model", features=[fresh, another]), another, prune=True)
+        until(lambda: [record.outcome for record in store.registry.jobs(HOURLY)][:1] == ["removed"])
+        until(lambda: {run.view for run in store.runs()} == {"hourly", "fresh", "another"})
+    assert process.error is None
+
+
+def test_an_apply_after_which_the_jobs_cannot_be_told_is_taken_down_and_got_over(opened, defined):
+    audit = {"service": "second", "every": "6h"}
+    store = opened()
+    store.apply(FeatureService("second", features=defined))
+    store.close()
+    following = opened(audits=[audit])
+    with running(following) as (process,):
+        process.thread.start()
+        until(lambda: process.has(FRESH))
+        following.apply(FeatureService("model", features=defined), prune=True)
+        until(lambda: process.has("schedule", "failed"))
+        (failed,) = [record for record in process.records if record.outcome == "failed"]
+        assert "there is no service 'second'" in failed.said
+        following.apply(FeatureService("second", features=defined))
+        until(lambda: process.has("schedule", "done"))
+        assert not process.has("audit second every 6h since 24h", "removed")
+    assert process.error is None
+
+
+def test_what_fell_due_while_nothing_ran_is_taken_down_when_somebody_leads_again(opened, clock):
+    store = opened()
+    Runner(store).run_due()
+    clock.instant_us += 7 * MINUTE
+    with running(store) as (process,):
+        process.thread.start()
+        until(lambda: process.has(FRESH, "missed") and process.has(FRESH))
+        missed = next(record for record in process.records if (record.name, record.outcome) == (FRESH, "missed"))
+        assert missed.said == "6 times: nothing ran"
+    assert process.error is None
+
+
+def test_a_lease_that_somebody_took_away_ends_leading(opened, redis_url):
+    prefix = uuid.uuid4().hex
+    online = f"{redis_url}?prefix={prefix}&lease=1s"
+    with running(opened(online=online), opened(online=online)) as (first, second):
+        first.thread.start()
+        until(lambda: first.is_leading)
+        second.thread.start()
+        until(lambda: second.said)
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.delete(f"{prefix}|lschedule") == 1
+        until(lambda: len(first.said) > 1)
+        assert "no longer held" in first.said[1]
+        until(lambda: first.is_leading != second.is_leading)
+    assert (first.error, second.error) == (None, None)
+
+
+@pytest.fixture
+def server():
+    folders = postgres_folders()
+    assert folders, "install the extra 'dev'"
+    with running_postgres(next(iter(folders.values()))) as started:
+        yield started
+
+
+def locked(server):
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        return admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()[0]
+
+
+def test_who_loses_the_lock_stops_leading_and_outages_end_nobody(opened, server):
+    """A leader whose session was ended led on beside the next one; a stopped server ended those that stood by."""
+    online = f"{server.url}?table=online_{uuid.uuid4().hex[:8]}&connect_timeout=2s"
+    with running(opened(online=online), opened(online=online)) as (first, second):
+        first.thread.start()
+        until(lambda: first.is_leading)
+        second.thread.start()
+        until(lambda: second.said)
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        until(lambda: len(first.said) > 1)
+        assert "no longer held" in first.said[1]
+        until(lambda: first.is_leading != second.is_leading)
+        server.stop(signal.SIGINT)
+        until(lambda: not first.is_leading and not second.is_leading)
+        time.sleep(0.5)
+        assert first.thread.is_alive()
+        assert second.thread.is_alive()
+        server.start_again()
+        until(lambda: first.is_leading != second.is_leading)
+        assert locked(server) == 1
+    assert (first.error, second.error) == (None, None)
+
+
+def test_what_does_not_pass_by_itself_ends_it(opened, monkeypatch):
+    store = opened()
+    process = Process(store)
+    monkeypatch.setattr(store, "exclusive", _refuse)
+    process.thread.start()
+    process.thread.join(PATIENCE_SECONDS)
+    assert process.error.code == "damaged"
+
+
+def _refuse(_name):
+    raise StateError("it is damaged", code="damaged")

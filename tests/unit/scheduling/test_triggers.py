@@ -1,0 +1,79 @@
+"""Grids are those of refreshes, and crontab's days are crontab's."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.scheduling import GridTrigger, LaterTrigger, read_crontab
+from featurestore.temporal import duration_us, format_instant, instant_us, to_datetime
+
+HOUR, MINUTE = duration_us("1h"), duration_us("1m")
+# A Monday.
+START = datetime(2026, 3, 2, tzinfo=UTC)
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def fired(trigger, count, start=START):
+    found = [trigger.get_next_fire_time(None, start)]
+    while len(found) < count:
+        found.append(trigger.get_next_fire_time(found[-1], found[-1] + timedelta(microseconds=1)))
+    return found
+
+
+def days(text, count=7):
+    return [f"{DAYS[at.weekday()]} {at.day}" for at in fired(read_crontab(text), count)]
+
+
+def test_grids_are_those_of_refreshes():
+    trigger = GridTrigger(HOUR, 10 * MINUTE)
+    at = to_datetime(instant_us("2026-03-01T05:10:00Z"))
+    assert format_instant(instant_us(trigger.get_next_fire_time(None, at))) == "2026-03-01T05:10:00Z"
+    assert format_instant(instant_us(trigger.get_next_fire_time(at, at))) == "2026-03-01T06:10:00Z"
+    assert str(trigger) == "every 1h lag 10m"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 6 * * 0", ["sun 8", "sun 15"]),
+        ("0 6 * * 7", ["sun 8", "sun 15"]),
+        ("0 6 * * 1", ["mon 2", "mon 9"]),
+        ("0 6 * * sun", ["sun 8", "sun 15"]),
+        ("0 6 * * 5-7", ["fri 6", "sat 7", "sun 8", "fri 13"]),
+        ("0 6 * * 1-5/2", ["mon 2", "wed 4", "fri 6", "mon 9"]),
+        ("0 6 * * mon,3", ["mon 2", "wed 4", "mon 9"]),
+        ("0 6 * * */3", ["wed 4", "sat 7", "sun 8"]),
+        ("@weekly", ["sun 8", "sun 15"]),
+        # Both days restricted: either will do.
+        ("0 6 13 * 5", ["fri 6", "fri 13", "fri 20", "fri 27", "fri 3", "fri 10", "mon 13"]),
+        ("0 6 3,13 * mon", ["mon 2", "tue 3", "mon 9", "fri 13", "mon 16"]),
+        # A day that begins with a star restricts nothing by itself: both must do.
+        ("0 6 */2 * 1", ["mon 9", "mon 23", "mon 13"]),
+    ],
+)
+def test_days_are_those_of_crontab(text, expected):
+    assert days(text, len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["often", "* * * *", "0 6 * * 8", "0 6 * * 5-1", "0 6 * * 1/0", "0 6 * * monday", "61 * * * *", "@never"]
+)
+def test_what_crontab_does_not_take_is_refused(text):
+    with pytest.raises(ValueError, match=r"\S"):
+        read_crontab(text)
+
+
+TRIGGERS = st.one_of(
+    st.builds(GridTrigger, st.integers(1, 50 * HOUR), st.integers(0, 3 * HOUR)),
+    st.sampled_from([read_crontab(text) for text in ("*/7 * * * *", "0 6 13 * 5", "30 1 * * mon")]),
+)
+
+
+@given(TRIGGERS, st.integers(1, 2 * HOUR), st.integers(0, 10**15))
+def test_a_later_trigger_fires_as_often_and_always_by_the_same_later(trigger, delay, start):
+    begun = to_datetime(instant_us(START) + start)
+    moved = to_datetime(instant_us(begun) + delay)
+    expected = [instant_us(at) + delay for at in fired(trigger, 4, begun)]
+    assert [instant_us(at) for at in fired(LaterTrigger(trigger, delay), 4, moved)] == expected
