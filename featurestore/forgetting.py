@@ -9,7 +9,7 @@ pushed, those of the events pushed since.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,12 +21,12 @@ from featurestore.catalog import Catalog
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import read_value
 from featurestore.errors import ConfigError, RequestError, listing
+from featurestore.event_log import Head
 from featurestore.online.keys import key_encoder
 from featurestore.online.locks import held
 from featurestore.online.store import (
     ENTITY_FORGOTTEN,
     OnlineStore,
-    ViewRecord,
     decode_record,
     encode_record,
     record_key,
@@ -117,22 +117,26 @@ def forget(
         raise RequestError(f"there is no entity '{entity}'", field="/entity", hint=hint, code="unknown-entity")
     sources = _sources(catalog, views)
     values = _values(views[0], keys)
-    events = {
-        name: settings.event_log.forget(name, _wanted(views[0].entity.keys, values))
-        for name, source in sources.items()
-        if source is not None and source.stream and settings.event_log is not None
-    }
-    states = [
-        ForgottenState(view.name, view.fingerprint, is_rebuilt)
-        for view in views
-        if (is_rebuilt := _forget_state(view, values, sources[view.source.name], store, settings, wait_seconds))
-        is not None
-    ]
+    states: list[ForgottenState] = []
+    events: dict[str, int] = {}
+    for name, source in sources.items():
+        log = settings.event_log if source is not None and source.stream else None
+        readers = [view for view in views if view.source.name == name]
+        remover = _Remover(readers, values, source, store, settings, wait_seconds)
+        # Most of the log is looked through while everybody goes on; what came meanwhile, while nobody folds or pushes.
+        head = Head() if log is None else log.head(name)
+        wanted = _wanted(views[0].entity.keys, values)
+        count = 0 if log is None else log.forget(name, wanted)
+        with remover.alone():
+            count += 0 if log is None else log.forget(name, wanted, from_us=head.next_ingest_us)
+            states += remover.remove()
+        if count:
+            events[name] = count
     roles = {name: found for name in sorted(catalog.services()) if (found := _roles(catalog, name, entity))}
     return Forgotten(
         entity=entity,
         states=tuple(states),
-        events={name: count for name, count in events.items() if count},
+        events=events,
         served=served.forget(
             {
                 name: [dict(zip(role, values.values(), strict=True)) for role in columns]
@@ -193,41 +197,81 @@ def _wanted(keys: Sequence[Column], values: Mapping[str, Any]) -> Callable[[pa.T
     return found
 
 
-def _forget_state(
-    view: ViewPlan,
-    values: Mapping[str, Any],
-    source: Source | None,
-    store: OnlineStore,
-    settings: ReadSettings,
-    wait_seconds: float,
-) -> bool | None:
-    """Remove the states of an entity in all generations of a view.
+@dataclass(frozen=True)
+class _Remover:
+    """Removes the states of an entity that were made of the events of one source.
 
-    Returns:
-        Whether the next run rebuilds the view; ``None`` if there was no state.
+    Attributes:
+        views: The views that read it, in all their plans.
+        values: The entity's keys.
+        source: Its definition; ``None`` if that is not to be had any more.
+        store: Where states are kept.
+        settings: What reading may use.
+        wait_seconds: How long to wait for a run on a view to end.
     """
-    encoded = key_encoder([key.dtype for key in view.entity.keys])([values[key.name] for key in view.entity.keys])
-    assert encoded is not None
-    key = record_key(view)
-    with ExitStack() as stack:
-        stack.enter_context(
-            held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=wait_seconds, longest_wait=0.25)
+
+    views: Sequence[ViewPlan]
+    values: Mapping[str, Any]
+    source: Source | None
+    store: OnlineStore
+    settings: ReadSettings
+    wait_seconds: float
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off runs and pushes: what they have read is written before, or they read what is left after.
+
+        Locks are taken in the order in which pushes take them.
+        """
+        views = sorted(self.views, key=lambda view: view.fingerprint)
+        with ExitStack() as stack:
+            for view in views:
+                name = f"materialize-{view.fingerprint[:16]}"
+                stack.enter_context(held(self.store, name, wait_seconds=self.wait_seconds, longest_wait=0.25))
+            for view in views:
+                stack.enter_context(folding(view, self.store))
+            yield
+
+    def remove(self) -> Iterator[ForgottenState]:
+        """Remove the states; give those that were there."""
+        source = self.source
+        is_outside = source is None or not source.stream or not has_nothing_outside(source, self.settings)
+        for view in self.views:
+            if self._remove_of(view, is_outside=is_outside):
+                yield ForgottenState(view.name, view.fingerprint, is_outside)
+
+    def _remove_of(self, view: ViewPlan, *, is_outside: bool) -> bool:
+        """Remove the states in all generations of a view; tell whether there was one.
+
+        The record is changed before and after: what was read of the states before is not written any more, whatever
+        became of the locks. A rebuild is asked for before, so that it is if this dies half-way.
+        """
+        encoded = key_encoder([key.dtype for key in view.entity.keys])(
+            [self.values[key.name] for key in view.entity.keys]
         )
-        stack.enter_context(folding(view, store))
-        stored = store.read([key]).get(key)
+        assert encoded is not None
+        stored = self.store.read([record_key(view)]).get(record_key(view))
+        generation = decode_record(view, stored).generation
+        generations = range(max(0, generation - 1), generation + 2)
+        # Keys say themselves where they end, so none but these begin with these bytes.
+        found = self.store.read([state_prefix(view, generation) + encoded for generation in generations])
+        if not found:
+            return False
+        stored = self._mark(view, stored, is_outside=is_outside)
+        for key in found:
+            self.store.delete(key)
+        self._mark(view, stored, is_outside=is_outside)
+        return True
+
+    def _mark(self, view: ViewPlan, stored: bytes | None, *, is_outside: bool) -> bytes:
+        """Note in a view's record that states are removed; return its stored form."""
         record = decode_record(view, stored)
-        if record == ViewRecord(view.name, view.fingerprint):
-            return None
-        generations = range(max(0, record.generation - 1), record.generation + 2)
-        # Keys say themselves where they end, so none but this one begins with these bytes.
-        removed = sum([store.delete(state_prefix(view, generation) + encoded) for generation in generations])
-        if not removed:
-            return None
-        is_outside = source is None or not source.stream or not has_nothing_outside(source, settings)
+        record = msgspec.structs.replace(record, forgets=record.forgets + 1)
         if is_outside:
-            marked = msgspec.structs.replace(record, rows_below=ENTITY_FORGOTTEN, filling=None)
-            store.write([(key, encode_record(marked))], expected={key: stored})
-        return is_outside
+            record = msgspec.structs.replace(record, rows_below=ENTITY_FORGOTTEN, filling=None)
+        marked = encode_record(record)
+        self.store.write([(record_key(view), marked)], expected={record_key(view): stored})
+        return marked
 
 
 def _roles(catalog: Catalog, service: str, entity: str) -> set[tuple[str, ...]]:

@@ -35,7 +35,7 @@ from featurestore.errors import StorageError
 from featurestore.event_log.stored import Head, Stretch, identities, packed, unpacked
 from featurestore.files import write_parquet
 from featurestore.plan.model import SEQUENCE_COLUMN
-from featurestore.temporal import NOTHING_YET
+from featurestore.temporal import NO_WATERMARK, NOTHING_YET
 
 _WHERE = "event log"
 _METADATA = sa.MetaData()
@@ -292,12 +292,13 @@ class EventLog:
             moved += events
         return moved
 
-    def forget(self, source: str, is_wanted: Wanted) -> int:
+    def forget(self, source: str, is_wanted: Wanted, *, from_us: int = NOTHING_YET) -> int:
         """Remove events, and leave no copy of them.
 
         Args:
             source: Name of the source.
             is_wanted: Gives for a table of events a boolean array, true for those to remove.
+            from_us: Only where events may have become known from this instant on.
 
         Returns:
             How many events were removed.
@@ -305,13 +306,24 @@ class EventLog:
         Raises:
             StorageError: A file or the database cannot be written; what was not removed yet is still there.
         """
-        removed = 0
-        for stretch in self.stretches(source):
+        removed = first = 0
+        todo = self._stretches_from(source, first, from_us)
+        while todo:
+            stretch = todo.pop(0)
             with self._writing() as connection:
                 self._lock(connection, source)
-                removed += self._forget_in(connection, source, stretch, is_wanted)
+                found = self._forget_in(connection, source, stretch, is_wanted)
+            if found is None:
+                todo = self._stretches_from(source, first, from_us)
+                continue
+            removed, first = removed + found, stretch.last + 1
         self._sweep(source)
         return removed
+
+    def _stretches_from(self, source: str, first: int, from_us: int) -> list[Stretch]:
+        """Return where the events lie from a number and an instant on."""
+        known = self.stretches(source, ingest=(from_us, NO_WATERMARK))
+        return [stretch for stretch in known if stretch.last >= first]
 
     def _compact_once(self, source: str, before_us: int) -> int | None:
         """Move one file's worth of events; the head is locked, so nobody else moves or removes any.
@@ -358,19 +370,20 @@ class EventLog:
         }
         connection.execute(sa.insert(_FILES).values(source=source, path=f"{folder.name}/{name}", **values))
 
-    def _forget_in(self, connection: sa.Connection, source: str, stretch: Stretch, is_wanted: Wanted) -> int:
-        """Remove events of one stretch, unless compaction has moved it meanwhile."""
+    def _forget_in(self, connection: sa.Connection, source: str, stretch: Stretch, is_wanted: Wanted) -> int | None:
+        """Remove events of one stretch; return how many, ``None`` if they have been moved meanwhile."""
         here = _FILES if stretch.path is not None else _BATCHES
         at = (here.c.source == source, here.c.first == stretch.first)
         if stretch.path is not None:
-            if connection.execute(sa.select(here.c.path).where(*at)).first() is None:
-                return 0
+            path = connection.execute(sa.select(here.c.path).where(*at)).scalar()
+            if path is None or self._place(path) != stretch.path:
+                return None
             with _file_failures():
                 table = pq.read_table(stretch.path, partitioning=None)
         else:
             stored = connection.execute(sa.select(here.c.events).where(*at)).scalar()
             if stored is None:
-                return 0
+                return None
             table = unpacked(stored)
         kept = table.filter(pc.invert(is_wanted(table)))
         if kept.num_rows == table.num_rows:

@@ -185,7 +185,7 @@ class _Run:
         self._events_at_once = events_at_once
         self._folder = Folder(view, store)
         self._keeps_all = keeps_everything(view)
-        self._stream = stream
+        self._stream = None if stream is None else stream.read_back()
         self._read_before = read_before
         self._progress = progress
         self._folded = self._expected = 0
@@ -417,6 +417,7 @@ class _Run:
             content=content,
             pending_content=self._record.pending_content if is_same else None,
             filling=self._record.filling if is_same else None,
+            forgets=self._record.forgets,
         )
 
     def _put(self, record: ViewRecord) -> None:

@@ -158,6 +158,8 @@ class ViewRecord(msgspec.Struct, frozen=True):
         leftover: Generation that was replaced, whose states may still be there; ``None`` if they are gone.
         push_us: An instant after which events may have become known that are on their way into the states: a push is
             under way; ``None`` if none is.
+        forgets: Grows whenever states are removed because an entity is forgotten: what was read before is not written
+            after.
     """
 
     view: str
@@ -175,6 +177,7 @@ class ViewRecord(msgspec.Struct, frozen=True):
     filling: Filling | None = None
     leftover: int | None = None
     push_us: int | None = None
+    forgets: int = 0
 
     def settled_us(self, now_us: int, period_us: int) -> int:
         """Return the latest instant up to the present one of which a lookup may be asked without missing a push.

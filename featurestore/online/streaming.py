@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -44,6 +44,10 @@ class Pushed(Protocol):
         """Give events by ingest time, in order: for each step its exclusive bound and its events."""
         ...
 
+    def read_back(self) -> Pushed:
+        """Return the same, read from the log even if what was just appended is still at hand."""
+        ...
+
 
 @contextmanager
 def folding(view: PlanOfView, store: OnlineStore) -> Iterator[None]:
@@ -68,6 +72,13 @@ class Stream:
 
     pushed: Pushed
     outside: str = ""
+
+    def read_back(self) -> Stream:
+        """Return the same, read from the log.
+
+        What is still at hand may have been removed from the log, unless whoever removes was held off all the time.
+        """
+        return replace(self, pushed=self.pushed.read_back())
 
 
 def follow(
@@ -114,6 +125,7 @@ class Announcement:
         self._now_us = now_us
         self._locks = ExitStack()
         self._told: dict[bytes, ViewPlan] = {}
+        self._announced: dict[bytes, bytes] = {}
         self.is_made = False
         """Whether lookups know of the push, and nobody else has folded meanwhile."""
 
@@ -132,9 +144,10 @@ class Announcement:
 
     def follow(self, view: ViewPlan, stream: Stream, *, history_us: int) -> int | None:
         """Fold what was pushed into one of the views; see ``follow``."""
-        if record_key(view) not in self._told:
+        announced = self._announced.get(record_key(view))
+        if announced is None:
             return follow(view, stream, self._store, history_us=history_us)
-        return _follow(view, stream, self._store, None, history_us)
+        return _follow(view, stream, self._store, None, history_us, announced)
 
     def _tell(self) -> None:
         keys = {record_key(view): view for view in self._views}
@@ -149,6 +162,7 @@ class Announcement:
         records = {key: decode_record(view, stored.get(key)) for key, view in self._told.items()}
         items = [(key, encode_record(msgspec.structs.replace(one, push_us=now_us))) for key, one in records.items()]
         self._store.write(items, expected=stored)
+        self._announced = dict(items)
 
     def _release(self) -> None:
         try:
@@ -157,8 +171,19 @@ class Announcement:
             self.is_made = False
 
 
-def _follow(view: ViewPlan, stream: Stream, store: OnlineStore, until_us: int | None, history_us: int) -> int | None:
-    """Follow the log while the view's folding lock is held."""
+def _follow(
+    view: ViewPlan,
+    stream: Stream,
+    store: OnlineStore,
+    until_us: int | None,
+    history_us: int,
+    announced: bytes | None = None,
+) -> int | None:
+    """Follow the log while the view's folding lock is held.
+
+    What was just appended is taken as it is only if the record is still the announced one: then the lock was held all
+    the time, and nobody can have removed an event from the log since.
+    """
     key = record_key(view)
     folder = Folder(view, store)
     keeps_all = keeps_everything(view)
@@ -167,6 +192,8 @@ def _follow(view: ViewPlan, stream: Stream, store: OnlineStore, until_us: int | 
     record = decode_record(view, stored)
     if record.watermark_us == NOTHING_YET:
         return None
+    if stored != announced:
+        stream = stream.read_back()
     end_us = stream.pushed.head_us() if until_us is None else until_us
     if record.log_us >= end_us:
         if record.push_us is not None:

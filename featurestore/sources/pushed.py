@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +121,10 @@ class PushedEvents:
             return self.recent.until_us
         assert self.settings.event_log is not None
         return self.settings.event_log.head(self.source.name).next_ingest_us
+
+    def read_back(self) -> PushedEvents:
+        """Return the same without what was just appended, which is read from the log then."""
+        return replace(self, recent=None)
 
     def steps(self, from_us: int, until_us: int, most_events: int) -> Iterator[tuple[int, pa.Table]]:
         """Read the events with ``from_us <= ingest_time < until_us`` in the order they became known.

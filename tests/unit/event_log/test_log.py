@@ -40,6 +40,10 @@ def append(log, table, *, source="orders", now_us=NOW_US):
     return log.append(source, table, event_id="id", ingest_time=INGEST, now_us=lambda: now_us)
 
 
+def of_gone(table):
+    return pc.equal(table.column("user"), "gone").combine_chunks()
+
+
 def held(log, source="orders"):
     """Return the ids and ingest times of a source's events, in the order of their numbers."""
     stretches = log.stretches(source)
@@ -135,10 +139,35 @@ def test_what_is_forgotten_leaves_no_copy(log, tmp_path):
     append(log, events(3))
     log.compact("orders", before_us=NOW_US + 1)
     append(log, events(4, user="gone"))
-    assert log.forget("orders", lambda table: pc.equal(table.column("user"), "gone").combine_chunks()) == 3
+    assert log.forget("orders", of_gone) == 3
     assert [one for one, _ in held(log)] == [3]
     kept = b"".join(path.read_bytes() for path in (tmp_path / "files").rglob("*.parquet"))
     assert b"gone" not in kept
+
+
+def test_events_that_compaction_moves_meanwhile_are_forgotten_too(log, monkeypatch):
+    append(log, events(1, user="gone"))
+    append(log, events(2))
+    append(log, events(3, user="gone"))
+    listed = log.stretches
+
+    def listed_before_compaction(*given, **options):
+        found = listed(*given, **options)
+        log.compact("orders", before_us=NOW_US + 100)
+        return found
+
+    monkeypatch.setattr(log, "stretches", listed_before_compaction)
+    assert log.forget("orders", of_gone) == 2
+    monkeypatch.undo()
+    assert [one for one, _ in held(log)] == [2]
+
+
+def test_only_what_became_known_from_an_instant_on_is_forgotten(log):
+    append(log, events(1, 2, user="gone"))
+    after = append(log, events(3)).head.next_ingest_us
+    append(log, events(4, user="gone"))
+    assert log.forget("orders", of_gone, from_us=after) == 1
+    assert [one for one, _ in held(log)] == [1, 2, 3]
 
 
 def test_appends_of_many_threads_are_all_there_in_one_order(log):

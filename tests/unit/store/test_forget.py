@@ -1,11 +1,18 @@
 """Forgetting an entity: nothing of it answers any more, and what lies elsewhere is named."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from random import Random
+from threading import Thread
+from uuid import uuid4
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureView, FileSource, agg, col
-from featurestore.errors import RequestError, StateError
+from featurestore.errors import RequestError, StateError, StorageError
+from featurestore.sources.pushed import PushedEvents
 from featurestore.temporal import FixedClock, instant_us
 from tests.stores import NETWORKED, local_store
 
@@ -178,3 +185,188 @@ def test_a_run_under_way_is_waited_for(store, orders):
     with store._online.exclusive(name), pytest.raises(StateError) as caught:
         store.forget("user", {"user": "ann"}, wait_seconds=0.05)
     assert caught.value.code == "busy"
+
+
+class Between:
+    """Lets another store forget while a push goes on: as soon as its events are in the log."""
+
+    def __init__(self, store, other, user):
+        self._append, self._other, self._user = store._event_log.append, other, user
+        store._event_log.append = self._appended
+
+    def _appended(self, *given, **options):
+        appended = self._append(*given, **options)
+        self.thread = Thread(target=lambda: self._other.forget("user", {"user": self._user}))
+        self.thread.start()
+        self.thread.join(0.5)
+        return appended
+
+
+def both_roads(store, clock, folder, users):
+    """Return what online state says of some users, having made sure that a training set says the same."""
+    clock.instant_us += HOUR
+    store.catch_up()
+    as_of = pa.array([clock.instant_us] * len(users), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    spine = pa.table({"user": pa.array(users, pa.string()), "as_of": as_of})
+    built = store.training_set("by_user_model", spine, folder / uuid4().hex, statuses=True).to_arrow().to_pylist()
+    answer = store.get_online_features("by_user_model", [{"user": user} for user in users])
+    found = [(row[0], row[1]) for row in answer.rows]
+    assert found == [(row["by_user__n"], row["by_user__total"]) for row in built]
+    return found
+
+
+@pytest.mark.parametrize("is_first_push", [False, True])
+def test_a_push_under_way_does_not_bring_back_what_is_forgotten_meanwhile(
+    tmp_path, clock, clicks, online_urls_of, is_first_push
+):
+    online = online_urls_of("memory")
+    with (
+        local_store(tmp_path / "store", online=online, clock=clock) as store,
+        local_store(tmp_path / "store", online=online, clock=clock) as other,
+    ):
+        store.apply(service(clicks))
+        if not is_first_push:
+            store.push("clicks", [pushed(1), pushed(2, user="bob")])
+        between = Between(store, other, "ann")
+        store.push("clicks", [pushed(3), pushed(4, user="bob")])
+        between.thread.join()
+        assert both_roads(store, clock, tmp_path, ["ann"]) == [(0, None)]
+        assert both_roads(store, clock, tmp_path, ["bob"])[0][0] == (1 if is_first_push else 2)
+
+
+def test_a_push_that_could_not_be_announced_does_not_bring_it_back_either(tmp_path, clock, clicks):
+    """Lookups could not be told of the push: online state was down. So nothing held off who forgets."""
+    with (
+        local_store(tmp_path / "store", clock=clock) as store,
+        local_store(tmp_path / "store", clock=clock) as other,
+    ):
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(1), pushed(2, user="bob")])
+
+        def down(*_, **__):
+            raise StorageError("the store is down")
+
+        write, store._online.write = store._online.write, down
+        between = Between(store, other, "ann")
+        assert not store.push("clicks", [pushed(3), pushed(4, user="bob")]).is_followed
+        between.thread.join()
+        store._online.write = write
+        assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
+
+
+def test_a_push_that_lost_its_lock_does_not_bring_it_back_either(tmp_path, clock, clicks, online_urls_of):
+    """A lease ran out; whoever forgets got the lock that the push believed to hold."""
+    online = online_urls_of("memory")
+    with (
+        local_store(tmp_path / "store", online=online, clock=clock) as store,
+        local_store(tmp_path / "store", online=online, clock=clock) as other,
+    ):
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(1), pushed(2, user="bob")])
+        store._online.exclusive = lambda name: nullcontext()
+        between = Between(store, other, "ann")
+        store.push("clicks", [pushed(3), pushed(4, user="bob")])
+        between.thread.join()
+        del store._online.exclusive
+        assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
+
+
+def test_catching_up_does_not_bring_back_what_is_forgotten_while_it_reads(tmp_path, clock, clicks, monkeypatch):
+    with (
+        local_store(tmp_path / "store", clock=clock) as store,
+        local_store(tmp_path / "store", clock=clock) as other,
+    ):
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(1), pushed(2, user="bob")])
+        store._event_log.append(
+            "clicks",
+            table([("ann", 1, 3, 8.0)]),
+            event_id=None,
+            ingest_time="__ingest_time",
+            now_us=clock.now_us,
+        )
+        read = PushedEvents._read
+        threads = []
+
+        def slowly(pushed_events, begin, end):
+            found = read(pushed_events, begin, end)
+            if not threads:
+                threads.append(Thread(target=lambda: other.forget("user", {"user": "ann"})))
+                threads[0].start()
+                threads[0].join(0.5)
+            return found
+
+        monkeypatch.setattr(PushedEvents, "_read", slowly)
+        store.catch_up()
+        threads[0].join()
+        assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (1, 8.0)]
+
+
+def test_whatever_is_forgotten_while_others_push_both_roads_say_the_same(tmp_path, clicks, online_urls_of):
+    """Forgotten, and pushed again meanwhile: what is left is the same in the log and in online state."""
+    clock = FixedClock(T0 + 24 * HOUR)
+    online = online_urls_of("memory")
+    users = ["ann", "bob", "cid"]
+
+    def work(number):
+        random = Random(number)
+        with local_store(tmp_path / "store", online=online, clock=clock) as own:
+            for _ in range(12):
+                match random.randrange(4):
+                    case 0:
+                        own.forget("user", {"user": random.choice(users)})
+                    case 1:
+                        own.compact("clicks")
+                    case _:
+                        events = [pushed(random.randrange(20), user) for user in random.sample(users, 2)]
+                        own.push("clicks", events)
+                clock.instant_us += 1
+
+    with local_store(tmp_path / "store", online=online, clock=clock) as store:
+        store.apply(service(clicks))
+        with ThreadPoolExecutor(3) as pool:
+            for done in [pool.submit(work, number) for number in range(3)]:
+                done.result()
+        both_roads(store, clock, tmp_path, users)
+        for user in users:
+            store.forget("user", {"user": user})
+        assert both_roads(store, clock, tmp_path, users) == [(0, None)] * 3
+
+
+def test_dying_while_states_are_removed_leaves_a_view_that_is_rebuilt(tmp_path, clock, orders, online_urls_of):
+    """What is left of the entity must not be extended by later events: it would be known in part."""
+    with local_store(tmp_path / "store", online=online_urls_of("memory"), clock=clock) as store:
+        store.apply(service(orders))
+        store.materialize()
+
+        def dies(_):
+            raise StorageError("killed")
+
+        delete, store._online.delete = store._online.delete, dies
+        with pytest.raises(StorageError):
+            store.forget("user", {"user": "ann"})
+        store._online.delete = delete
+        pq.write_table(table([row for row in ROWS if row[0] != "ann"]), orders.path)
+        assert store.materialize()[0].rebuilt == "an entity was forgotten"
+        assert ask(store, "ann")[1] == "NOT_FOUND"
+
+
+def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tmp_path, clock, clicks, online_urls_of):
+    online = online_urls_of("memory")
+    with (
+        local_store(tmp_path / "store", online=online, clock=clock) as store,
+        local_store(tmp_path / "store", online=online, clock=clock) as other,
+    ):
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(1), pushed(2, user="bob")])
+        remove, late = store._event_log.forget, [pushed(3), pushed(4, user="bob")]
+
+        def removed(*given, **options):
+            count = remove(*given, **options)
+            if late:
+                other.push("clicks", [late.pop(), late.pop()])
+            return count
+
+        store._event_log.forget = removed
+        assert dict(store.forget("user", {"user": "ann"}).events) == {"clicks": 2}
+        assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
