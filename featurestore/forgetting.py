@@ -186,10 +186,10 @@ def _wanted(keys: Sequence[Column], values: Mapping[str, Any]) -> Callable[[pa.T
     """Return a function that finds the events of an entity in a table."""
 
     def found(table: pa.Table) -> pa.Array:
-        mask = pa.array([True] * table.num_rows)
+        mask = pa.repeat(pa.scalar(True), table.num_rows)
         for key in keys:
             if key.name not in table.column_names:
-                return pa.array([False] * table.num_rows)
+                return pa.repeat(pa.scalar(False), table.num_rows)
             is_equal = pc.equal(table.column(key.name), pa.scalar(values[key.name], key.dtype.arrow))
             mask = pc.and_(mask, is_equal.combine_chunks().fill_null(False))
         return mask
