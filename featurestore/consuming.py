@@ -12,14 +12,15 @@ import base64
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pyarrow as pa
 
-from featurestore.errors import ConfigError, RequestError, StorageError
+from featurestore.errors import ConfigError, FeatureStoreError, RequestError, StorageError
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ _ARROW_STREAM = b"\xff\xff\xff\xff"
 """What an Arrow IPC stream begins with; no JSON does."""
 
 _WAIT_SECONDS = 0.5
+
+_POISON = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException)
+"""What reading a message, or pushing what it holds, fails with because of what it holds. Failures of disks, databases
+and networks are none of these."""
 
 
 @dataclass
@@ -70,12 +75,17 @@ class DeadLetter(msgspec.Struct, frozen=True):
     value: str
 
 
-@dataclass
-class _Batch:
-    """Events of some messages, and where each came from."""
+@dataclass(frozen=True)
+class _Read:
+    """A message, and the events it holds: rows, or a table."""
 
-    rows: list[Any] = field(default_factory=list)
-    origins: list[tuple[Message, int]] = field(default_factory=list)
+    message: Message
+    events: Any
+
+    @property
+    def count(self) -> int:
+        """How many events there are."""
+        return len(self.events)
 
 
 def consume(
@@ -179,68 +189,77 @@ def _sound(messages: Sequence[Message]) -> list[Message]:
 
 def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_letters: Path, done: Consumed) -> None:
     """Push the events of some messages; when it returns they are in the log or among the dead letters."""
-    rows, dead = _Batch(), []
+    rows: list[_Read] = []
+    dead: list[DeadLetter] = []
     for message in messages:
         try:
-            events = _events(message)
-        except (ValueError, RequestError) as error:
+            read = _Read(message, _events(message.value()))
+        except ValueError as error:
             dead.append(_letter(message, None, "", str(error)))
             continue
-        if isinstance(events, list):
-            rows.rows += events
-            rows.origins += [(message, number) for number in range(len(events))]
+        if isinstance(read.events, list):
+            rows.append(read)
         else:
-            origins = [(message, number) for number in range(events.num_rows)]
-            dead += _pushed(store, source, events, origins, message, done)
-    dead += _pushed(store, source, rows.rows, rows.origins, None, done)
+            dead += _pushed(store, source, [read], done)
+    dead += _pushed(store, source, rows, done)
     _append(dead_letters, dead)
     done.messages += len(messages)
     done.dead += len(dead)
 
 
-def _events(message: Message) -> Any:
-    """Read a message: a list of events, or a table.
+def _events(value: bytes | None) -> Any:
+    """Read what a message holds: a list of events, or a table.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It is neither.
     """
-    value = message.value()
     if value is None:
         raise ValueError("the message is empty")
     if value.startswith(_ARROW_STREAM):
-        import pyarrow as pa
-
         try:
             return pa.ipc.open_stream(value).read_all()
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"no sound Arrow stream: {error}") from None
     try:
         found = msgspec.json.decode(value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"neither JSON nor an Arrow stream: {error}") from None
     return found if isinstance(found, list) else [found]
 
 
-def _pushed(
-    store: FeatureStore,
-    source: str,
-    events: Any,
-    origins: Sequence[tuple[Message, int]],
-    whole: Message | None,
-    done: Consumed,
-) -> list[DeadLetter]:
-    """Push events, and return those that were rejected."""
+def _pushed(store: FeatureStore, source: str, some: Sequence[_Read], done: Consumed) -> list[DeadLetter]:
+    """Push the events of some messages, and return those that were rejected.
+
+    If they cannot be pushed together, and that is not the store's fault, the message whose fault it is is found by
+    halving.
+    """
+    origins = [(read.message, number) for read in some for number in range(read.count)]
     if not origins:
         return []
+    events = some[0].events if len(some) == 1 else [event for read in some for event in read.events]
     try:
         result = store.push(source, events, partial=True)
-    except RequestError as error:
-        if whole is None:
+    except _POISON as error:
+        if _is_of_the_store(error):
             raise
-        return [_letter(whole, None, error.field, error.problem)]
+        if len(some) == 1:
+            name = error.field if isinstance(error, RequestError) else ""
+            return [_letter(some[0].message, None, name, _said(error))]
+        half = len(some) // 2
+        return [*_pushed(store, source, some[:half], done), *_pushed(store, source, some[half:], done)]
     done.accepted += result.accepted
     done.duplicates += result.duplicates
     return [_letter(*origins[row.row], row.field, row.problem) for row in result.rejected]
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    """Tell whether an error is about the store's definitions, whatever is pushed."""
+    return isinstance(error, ConfigError) or (isinstance(error, RequestError) and error.code == "unknown-source")
+
+
+def _said(error: Exception) -> str:
+    problem = error.problem if isinstance(error, FeatureStoreError) else str(error)
+    return problem or type(error).__name__
 
 
 def _letter(message: Message, row: int | None, field_name: str, problem: str) -> DeadLetter:

@@ -44,9 +44,11 @@ def order(number, **changes):
     return {"user": "a", "amount": 1.0, "at": AT.isoformat(), "id": number} | changes
 
 
-def arrow(*numbers):
+def arrow(*numbers, **changes):
     rows = [{"user": "a", "amount": 1.0, "at": AT, "id": number} for number in numbers]
     table = pa.Table.from_pylist(rows)
+    for name, values in changes.items():
+        table = table.set_column(table.column_names.index(name), name, values)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -107,6 +109,70 @@ def test_events_of_every_form_are_pushed_and_the_poisonous_laid_aside(store, bro
     ]
     assert sorted(letter.offset for letter in found) == [1, 3, 4]
     assert {base64.b64decode(letter.value) for letter in found} >= {b"{", b"\xff\xff\xff\xffnonsense"}
+
+
+def not_unicode():
+    return pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+
+
+POISON = {
+    "an integer beyond int64": arrow(1, id=pa.array([2**64 - 1], pa.uint64())),
+    "an instant that no calendar has": arrow(1, at=pa.array([2**60], pa.timestamp("s", "UTC"))),
+    "JSON that is too deep": b"[" * 100_000 + b"]" * 100_000,
+    "JSON that is no text": b'"\xff\xfe"',
+    "an Arrow stream that is cut off": arrow(1)[:-200],
+    "an Arrow stream with other bytes": arrow(1)[:-80] + b"\xff" * 60 + arrow(1)[-20:],
+    "text that is no UTF-8": arrow(1, user=not_unicode()),
+    "an index of no word": arrow(
+        1, user=pa.DictionaryArray.from_arrays(pa.array([7], pa.int8()), pa.array(["a"]), safe=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", POISON)
+def test_no_message_stops_the_stream(store, brokers, producer, tmp_path, kind):
+    """Whatever a message holds, it is laid aside, and those beside it are pushed."""
+    topic = kind.replace(" ", "-")
+    send(producer, topic, order(10), POISON[kind], order(11), arrow(12))
+    done = Running(store, brokers, topic, tmp_path / "dead").until(4)
+    assert (done.messages, done.accepted, done.dead) == (4, 3, 1)
+    (letter,) = [msgspec.json.decode(line, type=DeadLetter) for line in (tmp_path / "dead").read_bytes().splitlines()]
+    assert letter.offset == 1 and letter.problem
+    assert base64.b64decode(letter.value) == POISON[kind]
+    assert totals(store)["spending__count"] == 3
+
+
+def test_a_message_that_a_push_fails_over_is_found_among_others(store, brokers, producer, tmp_path, monkeypatch):
+    """Whatever goes wrong with it: of messages that are pushed together only that one is laid aside."""
+    push = store.push
+
+    def choosy(source, events, **options):
+        if any(event["id"] == 3 for event in events):
+            raise TypeError("I do not like threes")
+        return push(source, events, **options)
+
+    monkeypatch.setattr(store, "push", choosy)
+    send(producer, "choosy", *(order(number) for number in range(7)))
+    done = Running(store, brokers, "choosy", tmp_path / "dead").until(7)
+    assert (done.messages, done.accepted, done.dead) == (7, 6, 1)
+    (letter,) = [msgspec.json.decode(line, type=DeadLetter) for line in (tmp_path / "dead").read_bytes().splitlines()]
+    assert (letter.offset, letter.problem) == (3, "I do not like threes")
+
+
+def test_a_source_that_is_gone_ends_the_stream_and_lays_nothing_aside(store, brokers, producer, tmp_path, monkeypatch):
+    push = store.push
+
+    def gone(source, events, **options):
+        if events:
+            raise RequestError("there is no source 'orders' that accepts pushes", code="unknown-source")
+        return push(source, events, **options)
+
+    monkeypatch.setattr(store, "push", gone)
+    send(producer, "gone", order(1), order(2))
+    running = Running(store, brokers, "gone", tmp_path / "dead")
+    running.thread.join(60)
+    assert isinstance(running.error, RequestError)
+    assert not (tmp_path / "dead").exists()
 
 
 def test_what_is_read_again_after_a_crash_counts_once(store, brokers, producer, tmp_path, monkeypatch):
