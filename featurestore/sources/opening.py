@@ -11,7 +11,7 @@ from typing import assert_never
 import pyarrow as pa
 
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import TIMESTAMP, DType, parse_dtype
+from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType, from_arrow, parse_dtype
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.plan.model import INGEST_COLUMN, Column, SourcePlan, ViewPlan
 from featurestore.sources.convert import guess_dtype, to_contract
@@ -193,11 +193,19 @@ def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings
     return rows
 
 
-def read_ids(source: Source, settings: ReadSettings) -> Iterator[pa.Array]:
-    """Read the event ids of the rows outside the log, piece by piece."""
-    assert source.event_id is not None
-    dtype = read_schema(source, settings)[source.event_id]
-    assert dtype is not None
+def read_ids(source: Source, kind: pa.DataType, settings: ReadSettings) -> Iterator[pa.Array]:
+    """Read the event ids of the rows outside the log, piece by piece.
+
+    Args:
+        source: The definition.
+        kind: The ids' contract type.
+        settings: Threads and memory.
+
+    Raises:
+        SourceError: They cannot be read, or are of another type by now.
+    """
+    dtype = from_arrow(kind)
+    assert source.event_id is not None and dtype is not None
     rows = _outside(source, {source.event_id: dtype}, settings)
     try:
         for number in range(len(rows.piece_rows)):
@@ -205,6 +213,34 @@ def read_ids(source: Source, settings: ReadSettings) -> Iterator[pa.Array]:
             yield to_contract(column, dtype, timezone=source.timezone, where=_place(source))[0]
     finally:
         rows.close()
+
+
+def compares_ids(source: SqlSource, kind: pa.DataType) -> bool:
+    """Tell whether a database compares event ids as the contract does: if they are whole numbers or text there, too.
+
+    Args:
+        source: The definition.
+        kind: The ids' contract type.
+
+    Raises:
+        SourceError: The database refuses.
+    """
+    assert source.event_id is not None
+    dtype = from_arrow(kind)
+    return dtype in (INT64, STRING) and _described(source, _DEFAULT)[0].get(source.event_id) == dtype
+
+
+def has_ids(source: SqlSource, ids: pa.Array) -> bool:
+    """Ask a database whether it holds one of some event ids, which it must compare as the contract does.
+
+    Raises:
+        SourceError: The database refuses.
+    """
+    from featurestore.sources.sql import SqlRows
+
+    assert source.event_id is not None
+    rows = SqlRows(source.url, source.table, source.query, _place(source))
+    return rows.has_any(source.event_id, ids.unique().to_pylist())
 
 
 def is_yet_empty(source: FileSource, settings: ReadSettings) -> bool:

@@ -9,19 +9,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.definitions.sources import FileSource, FrameSource, Source
+from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.errors import SourceError
 from featurestore.event_log import Stretch
 from featurestore.plan.model import ViewPlan
 from featurestore.sources.deliveries import id_hashes
 from featurestore.sources.files import is_remote
 from featurestore.sources.frames import frame_table
-from featurestore.sources.opening import files_of, is_yet_empty, open_log_scan, open_scans, read_ids
+from featurestore.sources.known_ids import Hashes, HashSet
+from featurestore.sources.opening import (
+    compares_ids,
+    files_of,
+    has_ids,
+    is_yet_empty,
+    open_log_scan,
+    open_scans,
+    read_ids,
+)
 from featurestore.sources.scan import Scan
 from featurestore.sources.settings import ReadSettings
 
@@ -36,10 +45,15 @@ def outside_identity(source: Source, settings: ReadSettings) -> str:
     """
     if not isinstance(source, FileSource) or is_remote(str(source.path)):
         return ""
+    known = "\n".join(f"{path} {stamp}" for path, stamp in _stamps(source, settings).items())
+    return hashlib.sha256(known.encode()).hexdigest()
+
+
+def _stamps(source: FileSource, settings: ReadSettings) -> dict[str, str]:
+    """Return the files of a local source, each with its size and time of writing."""
     found = () if is_yet_empty(source, settings) else files_of(source, settings)
     stats = [(str(file.path), file.path.stat()) for file in found]
-    known = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-    return hashlib.sha256(known.encode()).hexdigest()
+    return {path: f"{stat.st_size} {stat.st_mtime_ns}" for path, stat in stats}
 
 
 def has_nothing_outside(source: Source, settings: ReadSettings) -> bool:
@@ -55,31 +69,74 @@ def has_nothing_outside(source: Source, settings: ReadSettings) -> bool:
 
 @dataclass
 class OutsideIds:
-    """Hashes of the event ids of the rows outside, kept as long as these stay the same."""
+    """The event ids of the rows outside, as far as it is cheap to know them. May be used from several threads.
+
+    Of local files and frames hashes are kept, and only files that are new are read. A database is asked about the ids
+    in question. What lies elsewhere is read each time.
+    """
 
     source: Source
     settings: ReadSettings
-    _identity: str = field(default="", init=False)
-    _hashes: npt.NDArray[np.uint64] | None = field(default=None, init=False)
+    _known: HashSet | None = field(default=None, init=False)
+    _stamps: dict[str, str] = field(default_factory=dict, init=False)
+    _is_compared: bool | None = field(default=None, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     def may_hold(self, ids: pa.Array) -> bool:
-        """Tell whether one of some event ids may lie outside; ``False`` is certain."""
-        outside = self._outside()
-        if len(outside) == 0:
+        """Tell whether one of some event ids may lie outside; ``False`` is certain.
+
+        Args:
+            ids: The ids, in contract dtype.
+
+        Raises:
+            SourceError: What lies outside cannot be read.
+            StorageError: The temporary folder refuses the hashes of many ids.
+        """
+        ids = ids.drop_null()
+        if not len(ids):
             return False
-        hashes, known = id_hashes(ids)
-        return bool(np.isin(hashes[known], outside).any())
+        source = self.source
+        match source:
+            case SqlSource() if self._compares(source, ids.type):
+                return has_ids(source, ids)
+            case SqlSource():
+                return self._is_read(ids)
+            case FileSource() if is_remote(str(source.path)):
+                return self._is_read(ids)
+            case _:
+                with self._lock:
+                    return self._kept(ids.type).has_any(id_hashes(ids)[0])
 
-    def _outside(self) -> npt.NDArray[np.uint64]:
-        identity = outside_identity(self.source, self.settings)
-        is_same = identity == self._identity and (identity or isinstance(self.source, FrameSource))
-        if self._hashes is None or not is_same:
-            self._identity, self._hashes = identity, self._read()
-        return self._hashes
+    def _compares(self, source: SqlSource, kind: pa.DataType) -> bool:
+        with self._lock:
+            if self._is_compared is None:
+                self._is_compared = compares_ids(source, kind)
+            return self._is_compared
 
-    def _read(self) -> npt.NDArray[np.uint64]:
-        found = [id_hashes(ids) for ids in read_ids(self.source, self.settings)]
-        return np.unique(np.concatenate([np.zeros(0, np.uint64), *(hashes[known] for hashes, known in found)]))
+    def _is_read(self, ids: pa.Array) -> bool:
+        """Read all ids outside, and tell whether one of some is among them."""
+        wanted = HashSet(self.settings)
+        wanted.add(id_hashes(ids)[0])
+        return any(wanted.has_any(hashes) for hashes in self._hashes(self.source, ids.type))
+
+    def _kept(self, kind: pa.DataType) -> HashSet:
+        """Return the ids of local files or of a frame, after what is new of them was read."""
+        source = self.source
+        stamps = _stamps(source, self.settings) if isinstance(source, FileSource) else {"": ""}
+        if self._known is None or any(stamps.get(path) != stamp for path, stamp in self._stamps.items()):
+            self._known, self._stamps = HashSet(self.settings), {}
+        for path, stamp in stamps.items():
+            if path not in self._stamps:
+                part = replace(source, path=path) if isinstance(source, FileSource) else source
+                for hashes in self._hashes(part, kind):
+                    self._known.add(hashes)
+                self._stamps[path] = stamp
+        return self._known
+
+    def _hashes(self, source: Source, kind: pa.DataType) -> Iterator[Hashes]:
+        for ids in read_ids(source, kind, self.settings):
+            hashes, is_known = id_hashes(ids)
+            yield hashes[is_known]
 
 
 @dataclass(frozen=True)

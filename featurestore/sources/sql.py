@@ -13,6 +13,7 @@ import pyarrow as pa
 import sqlalchemy
 from sqlalchemy import exc, types
 from sqlalchemy.pool import NullPool
+from sqlalchemy.sql import quoted_name
 
 from featurestore.dtypes import BINARY, BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, from_arrow
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError, listing
@@ -21,6 +22,7 @@ from featurestore.sources.rows import missing_column
 
 _CHUNK_ROWS = 50_000
 _SAMPLE_ROWS = 10_000
+_MOST_VALUES = 1_000
 _KINDS: tuple[tuple[type[types.TypeEngine[Any]], DType], ...] = (
     (types.Boolean, BOOL),
     (types.Integer, INT64),
@@ -97,6 +99,33 @@ class SqlRows:
                 if name not in known:
                     raise missing_column(self.where, name, known)
             yield from self._chunks(connection, columns, limit=None)
+
+    def has_any(self, column: str, values: Sequence[Any]) -> bool:
+        """Ask whether a column holds one of some values.
+
+        Args:
+            column: The column.
+            values: Values as its driver takes them.
+
+        Raises:
+            SourceMissingError: The table is not there.
+            SourceError: The database refuses.
+        """
+        with self._connected() as connection:
+            for start in range(0, len(values), _MOST_VALUES):
+                is_wanted = sqlalchemy.column(quoted_name(column, True)).in_(values[start : start + _MOST_VALUES])
+                found = sqlalchemy.select(sqlalchemy.literal_column("1", types.Integer)).select_from(self._rows())
+                if connection.execute(found.where(is_wanted).limit(1)).first() is not None:
+                    return True
+            return False
+
+    def _rows(self) -> sqlalchemy.FromClause | sqlalchemy.TextClause:
+        if self.query is not None:
+            # A colon would begin the name of a parameter.
+            query = self.query.strip().rstrip(";").replace(":", "\\:")
+            return sqlalchemy.text(f"({query}\n) AS featurestore_rows")
+        schema, name = self._name()
+        return sqlalchemy.table(quoted_name(name, True), schema=None if schema is None else quoted_name(schema, True))
 
     @contextmanager
     def _connected(self) -> Iterator[sqlalchemy.Connection]:
