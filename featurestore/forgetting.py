@@ -8,7 +8,7 @@ pushed, those of the events pushed since.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -110,43 +110,39 @@ def forget(
         StorageError: The event log or the online store cannot be written; forget again.
     """
     everything = {view.fingerprint: view for view in catalog.every_view()}
-    views = [view for view in everything.values() if view.entity.name == entity]
-    if not views:
+    ever = [view for view in everything.values() if view.entity.name == entity]
+    if not ever:
         names = sorted({view.entity.name for view in everything.values()})
         hint = listing("Entities", names, wrong=entity)
         raise RequestError(f"there is no entity '{entity}'", field="/entity", hint=hint, code="unknown-entity")
+    one = _One.read(ever, keys)
+    views = [view for view in ever if one.keys_in(view) is not None]
     sources = _sources(catalog, views)
-    values = _values(views[0], keys)
     states: list[ForgottenState] = []
     events: dict[str, int] = {}
     for name, source in sources.items():
         log = settings.event_log if source is not None and source.stream else None
         readers = [view for view in views if view.source.name == name]
-        remover = _Remover(readers, values, source, store, settings, wait_seconds)
+        remover = _Remover(readers, one, source, store, settings, wait_seconds)
         # Most of the log is looked through while everybody goes on; what came meanwhile, while nobody folds or pushes.
         head = Head() if log is None else log.head(name)
-        wanted = _wanted(views[0].entity.keys, values)
-        count = 0 if log is None else log.forget(name, wanted)
+        count = 0 if log is None else log.forget(name, one.is_in)
         with remover.alone():
-            count += 0 if log is None else log.forget(name, wanted, from_us=head.next_ingest_us)
+            count += 0 if log is None else log.forget(name, one.is_in, from_us=head.next_ingest_us)
             states += remover.remove()
         if count:
             events[name] = count
-    roles = {name: found for name in sorted(catalog.services()) if (found := _roles(catalog, name, entity))}
+    asked = {name: found for name in sorted(catalog.services()) if (found := _asked(catalog, name, entity, one))}
     return Forgotten(
         entity=entity,
         states=tuple(states),
         events=events,
-        served=served.forget(
-            {
-                name: [dict(zip(role, values.values(), strict=True)) for role in columns]
-                for name, columns in roles.items()
-            }
-        ),
+        served=served.forget(asked),
         unreachable=(
             *_outside(sources, settings),
+            *_otherwise(ever, one),
             *_others(entity, views, everything.values()),
-            *_records(roles, registry),
+            *_records(asked, registry),
         ),
     )
 
@@ -162,39 +158,119 @@ def _sources(catalog: Catalog, views: Sequence[ViewPlan]) -> dict[str, Source | 
     return found
 
 
-def _values(view: ViewPlan, keys: Mapping[str, Any]) -> dict[str, Any]:
-    expected = [key.name for key in view.entity.keys]
-    if set(keys) != set(expected):
-        raise RequestError(
-            f"got the keys {', '.join(map(repr, keys)) or 'none'}",
-            field="/keys",
-            hint=f"The keys of entity '{view.entity.name}' are {', '.join(map(repr, expected))}.",
-            code="wrong-keys",
-        )
-    values = {}
-    for key in view.entity.keys:
-        try:
-            values[key.name] = read_value(key.dtype, keys[key.name])
-        except ValueError as error:
-            raise RequestError(str(error), field=f"/keys/{key.name}", code="wrong-dtype") from None
-        if values[key.name] is None:
-            raise RequestError("a key is never null", field=f"/keys/{key.name}", code="null-key")
-    return values
+@dataclass(frozen=True)
+class _One:
+    """The entity in question.
+
+    Its keys may have had other dtypes in other plans, and in events that were pushed then. In another plan a value is
+    the same if it becomes one of that dtype and comes back as it was. An event is the entity's if one of these plans
+    reads it so.
+
+    Attributes:
+        keys: Its keys by name, in the dtypes of the newest plan that takes them.
+        variants: Its keys in the dtypes of all plans that can have it, each once.
+    """
+
+    keys: Mapping[str, pa.Scalar]
+    variants: Sequence[Mapping[str, pa.Scalar]]
+
+    @classmethod
+    def read(cls, views: Sequence[ViewPlan], given: Mapping[str, Any]) -> _One:
+        """Read the keys of an entity.
+
+        Args:
+            views: Every plan of the entity's views, newest first.
+            given: What was given as keys.
+
+        Raises:
+            RequestError: No plan has, or had, such keys.
+        """
+        named = [view for view in views if _names(view) == set(given)]
+        if not named:
+            known = " or ".join(dict.fromkeys(map(_key_names, views)))
+            raise RequestError(
+                f"got the keys {', '.join(map(repr, given)) or 'none'}",
+                field="/keys",
+                hint=f"The keys of entity '{views[0].entity.name}' are {known}.",
+                code="wrong-keys",
+            )
+        wrong: list[RequestError] = []
+        for view in named:
+            try:
+                keys = {key.name: _scalar(key, given[key.name]) for key in view.entity.keys}
+            except RequestError as error:
+                wrong.append(error)
+                continue
+            shapes = dict.fromkeys(frozenset((key.name, key.dtype) for key in view.entity.keys) for view in named)
+            found = ({name: _same(keys[name], dtype.arrow) for name, dtype in shape} for shape in shapes)
+            return cls(keys, [variant for variant in found if None not in variant.values()])
+        raise wrong[0]
+
+    def keys_in(self, view: ViewPlan) -> dict[str, Any] | None:
+        """Return the keys as values of a plan's dtypes, in its order; ``None`` if it cannot have such an entity."""
+        if _names(view) != set(self.keys):
+            return None
+        found: dict[str, Any] = {}
+        for key in view.entity.keys:
+            value = _same(self.keys[key.name], key.dtype.arrow)
+            if value is None:
+                return None
+            found[key.name] = read_value(key.dtype, value.as_py())
+        return found
+
+    def is_in(self, table: pa.Table) -> pa.Array:
+        """Tell which events of a table are the entity's."""
+        found = pa.repeat(pa.scalar(False), table.num_rows)
+        if set(self.keys) <= set(table.column_names):
+            for variant in self.variants:
+                mask = pa.repeat(pa.scalar(True), table.num_rows)
+                for name, value in variant.items():
+                    mask = pc.and_(mask, _reads_as(table.column(name).combine_chunks(), value))
+                found = pc.or_(found, mask)
+        return found
 
 
-def _wanted(keys: Sequence[Column], values: Mapping[str, Any]) -> Callable[[pa.Table], pa.Array]:
-    """Return a function that finds the events of an entity in a table."""
+def _reads_as(column: pa.Array, value: pa.Scalar) -> pa.Array:
+    """Tell which values of a column are read as a value of a type that the column may not have."""
+    try:
+        return pc.equal(column.cast(value.type), value).fill_null(False)
+    except pa.ArrowException:
+        known = pc.unique(column)
+        return pc.is_in(column, known.filter(pa.array([_same_as(one, value) for one in known], pa.bool_())))
 
-    def found(table: pa.Table) -> pa.Array:
-        mask = pa.repeat(pa.scalar(True), table.num_rows)
-        for key in keys:
-            if key.name not in table.column_names:
-                return pa.repeat(pa.scalar(False), table.num_rows)
-            is_equal = pc.equal(table.column(key.name), pa.scalar(values[key.name], key.dtype.arrow))
-            mask = pc.and_(mask, is_equal.combine_chunks().fill_null(False))
-        return mask
 
-    return found
+def _same_as(one: pa.Scalar, value: pa.Scalar) -> bool:
+    try:
+        return bool(one.cast(value.type).equals(value))
+    except pa.ArrowException:
+        return False
+
+
+def _scalar(key: Column, given: Any) -> pa.Scalar:
+    try:
+        value = read_value(key.dtype, given)
+    except ValueError as error:
+        raise RequestError(str(error), field=f"/keys/{key.name}", code="wrong-dtype") from None
+    if value is None:
+        raise RequestError("a key is never null", field=f"/keys/{key.name}", code="null-key")
+    return pa.scalar(value, key.dtype.arrow)
+
+
+def _same(value: pa.Scalar, kind: pa.DataType) -> pa.Scalar | None:
+    """Return a value in another type; ``None`` if none of that type is the same."""
+    try:
+        found = value.cast(kind)
+        return found if found.cast(value.type).equals(value) else None
+    except pa.ArrowException:
+        return None
+
+
+def _names(view: ViewPlan) -> set[str]:
+    return {key.name for key in view.entity.keys}
+
+
+def _key_names(view: ViewPlan) -> str:
+    return ", ".join(repr(key.name) for key in view.entity.keys)
 
 
 @dataclass(frozen=True)
@@ -203,7 +279,7 @@ class _Remover:
 
     Attributes:
         views: The views that read it, in all their plans.
-        values: The entity's keys.
+        one: The entity.
         source: Its definition; ``None`` if that is not to be had any more.
         store: Where states are kept.
         settings: What reading may use.
@@ -211,7 +287,7 @@ class _Remover:
     """
 
     views: Sequence[ViewPlan]
-    values: Mapping[str, Any]
+    one: _One
     source: Source | None
     store: OnlineStore
     settings: ReadSettings
@@ -246,9 +322,9 @@ class _Remover:
         The record is changed before and after: what was read of the states before is not written any more, whatever
         became of the locks. A rebuild is asked for before, so that it is if this dies half-way.
         """
-        encoded = key_encoder([key.dtype for key in view.entity.keys])(
-            [self.values[key.name] for key in view.entity.keys]
-        )
+        keys = self.one.keys_in(view)
+        assert keys is not None
+        encoded = key_encoder([key.dtype for key in view.entity.keys])(list(keys.values()))
         assert encoded is not None
         stored = self.store.read([record_key(view)]).get(record_key(view))
         generation = decode_record(view, stored).generation
@@ -274,14 +350,16 @@ class _Remover:
         return marked
 
 
-def _roles(catalog: Catalog, service: str, entity: str) -> set[tuple[str, ...]]:
-    """Return the columns under which a service was ever asked about an entity; several if it plays several roles."""
-    return {
-        use.keys
-        for plan in (catalog.plan(service), *catalog.past_plans(service))
-        for use in plan.uses
-        if use.view.entity.name == entity
-    }
+def _asked(catalog: Catalog, service: str, entity: str, one: _One) -> list[dict[str, Any]]:
+    """Return the columns and values by which a service was ever asked about an entity: under every role it plays."""
+    found: list[dict[str, Any]] = []
+    for plan in (catalog.plan(service), *catalog.past_plans(service)):
+        for use in plan.uses:
+            keys = one.keys_in(use.view) if use.view.entity.name == entity else None
+            role = None if keys is None else dict(zip(use.keys, keys.values(), strict=True))
+            if role is not None and role not in found:
+                found.append(role)
+    return found
 
 
 def _outside(sources: Mapping[str, Source | None], settings: ReadSettings) -> Iterator[str]:
@@ -306,10 +384,20 @@ def _outside(sources: Mapping[str, Source | None], settings: ReadSettings) -> It
         )
 
 
+def _otherwise(ever: Sequence[ViewPlan], one: _One) -> Iterator[str]:
+    """Say by which other keys the entity's views are kept, or were."""
+    others = [view for view in ever if _names(view) != set(one.keys)]
+    for name, names in sorted({(view.name, _key_names(view)) for view in others}):
+        yield (
+            f"feature view '{name}' is, or was, kept by {names}: forget what these keys name, too, "
+            "or materialize it anew (full=True)"
+        )
+
+
 def _others(entity: str, views: Sequence[ViewPlan], everything: Iterable[ViewPlan]) -> Iterator[str]:
     """Say which other entities' values may contain events of this one, and which entities contain its key."""
     sources = {view.source.name for view in views}
-    keys = {key.name for key in views[0].entity.keys}
+    keys = {key.name for view in views for key in view.entity.keys}
     others = {(view.name, view.entity.name): view for view in everything if view.entity.name != entity}
     for (name, other), view in sorted(others.items()):
         if view.source.name in sources:

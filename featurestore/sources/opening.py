@@ -294,6 +294,7 @@ def open_log_scan(source: Source, view: ViewPlan, *, settings: ReadSettings, ing
     """Open the pushed events of a source alone, for one view.
 
     The log takes an event id once, so deliveries are not compared here; with the rows outside they are not either.
+    Events that were pushed before a column was a key, and have no value in it, are of no entity and left out.
 
     Args:
         source: The definition.
@@ -304,7 +305,7 @@ def open_log_scan(source: Source, view: ViewPlan, *, settings: ReadSettings, ing
     plan = replace(view.source, event_id=None)
     rows = _log_rows(source, {column.name: column.dtype for column in plan.columns}, settings, ingest=ingest)
     keys = tuple(key.name for key in view.entity.keys)
-    return Scan(rows, plan, keys=keys, on_null=source.on_null, settings=settings)
+    return Scan(rows, plan, keys=keys, on_null="drop", settings=settings)
 
 
 @contextmanager

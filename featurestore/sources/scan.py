@@ -91,7 +91,7 @@ class Scan:
             rows: The rows as they are outside.
             plan: Columns, times and zone.
             keys: The view's key columns.
-            on_null: What is done with rows whose key or time is null.
+            on_null: What is done with rows whose key or time is null; events of the log that have no key are no error.
             settings: Threads and memory.
             owns_rows: Whether closing the scan closes the rows.
 
@@ -212,7 +212,7 @@ class Scan:
         """Return the same events without those of the event log; which delivery of an event counts stays as it is."""
         self._selection()
         part = copy(self)
-        part._numbers = range(getattr(self._rows, "outside_pieces", len(self._rows.piece_rows)))
+        part._numbers = range(self._outside_pieces)
         part._owns_rows = False
         return part
 
@@ -338,13 +338,14 @@ class Scan:
             return self._known
 
     def _select(self) -> _Selection:
-        must = list(dict.fromkeys([*self._keys, self._plan.event_time, self.ingest_column]))
-        found = self._each_piece(lambda number: self._valid(number, must))
-        nulls = {name: sum(counts.get(name, 0) for _, counts in found) for name in must}
+        found = self._each_piece(lambda number: self._valid(number, self._must))
+        nulls = {name: sum(counts.get(name, 0) for _, counts in found) for name in self._must}
         masks = [mask for mask, _ in found]
         null_rows = sum(int(len(mask) - mask.sum()) for mask in masks if mask is not None)
-        if null_rows and self._on_null == "error":
-            raise self._null_error(nulls, found)
+        # An event of the log was complete when it was pushed; a column that became a key since it can have no value in.
+        outside = found[: self._outside_pieces]
+        if self._on_null == "error" and any(counts for _, counts in outside):
+            raise self._null_error(outside)
         duplicate_rows = 0
         if self._plan.event_id is not None:
             masks, duplicate_rows = repeated_deliveries(
@@ -364,6 +365,16 @@ class Scan:
             duplicate_rows,
         )
 
+    @property
+    def _must(self) -> list[str]:
+        """The columns in which every event has a value."""
+        return list(dict.fromkeys([*self._keys, self._plan.event_time, self.ingest_column]))
+
+    @property
+    def _outside_pieces(self) -> int:
+        """How many of the rows' pieces lie outside the event log."""
+        return int(getattr(self._rows, "outside_pieces", len(self._rows.piece_rows)))
+
     def _valid(self, number: int, columns: Sequence[str]) -> tuple[Mask | None, dict[str, int]]:
         """Return which rows of a piece have no null in some columns (``None`` if all), and the columns' null counts."""
         known = {name: self._rows.null_count(number, name) for name in columns}
@@ -379,10 +390,9 @@ class Scan:
             mask &= np.asarray(pc.is_valid(arrays[name]).to_numpy(zero_copy_only=False))
         return mask, counts
 
-    def _null_error(
-        self, nulls: Mapping[str, int], found: Sequence[tuple[Mask | None, Mapping[str, int]]]
-    ) -> SourceDataError:
-        column, count = next((name, count) for name, count in nulls.items() if count)
+    def _null_error(self, found: Sequence[tuple[Mask | None, Mapping[str, int]]]) -> SourceDataError:
+        column = next(name for name in self._must if any(name in counts for _, counts in found))
+        count = sum(counts.get(column, 0) for _, counts in found)
         number = next(i for i, (_, counts) in enumerate(found) if column in counts)
         array = self._converted(number, [column])[column]
         row = int(np.argmin(np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))))

@@ -370,3 +370,79 @@ def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tm
         store._event_log.forget = removed
         assert dict(store.forget("user", {"user": "ann"}).events) == {"clicks": 2}
         assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
+
+
+def other_key(store, folder, entity, dtypes=None):
+    """Apply the view with another entity key; the source's columns may be declared anew."""
+    known = {"user": "string", "shop": "int64", "at": "timestamp", "amount": "float64"}
+    source = FileSource(
+        "clicks", path=str(folder / "none.parquet"), event_time="at", stream=True, dtypes=known | (dtypes or {})
+    )
+    store.apply(service(source, entity=entity))
+
+
+def test_events_that_were_pushed_before_a_column_was_a_key_are_of_no_entity_and_stop_nobody(store, clock, tmp_path):
+    other_key(store, tmp_path, USER)
+    store.push("clicks", [{"user": "ann", "shop": None, "at": "2026-03-01T01:00:00Z", "amount": 1.0}, pushed(2)])
+    other_key(store, tmp_path, Entity("user", key=("user", "shop"), dtype=("string", "int64")))
+    assert store.push("clicks", [pushed(3)]).is_followed
+    store.materialize()
+    clock.instant_us += HOUR
+    as_of = pa.array([clock.instant_us], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    spine = pa.table({"user": ["ann"], "shop": pa.array([1], pa.int64()), "as_of": as_of})
+    (built,) = store.training_set("by_user_model", spine, tmp_path / "training").to_arrow().to_pylist()
+    answer = store.get_online_features("by_user_model", [{"user": "ann", "shop": 1}])
+    assert answer.rows == [[2, 16.0]] == [[built["by_user__n"], built["by_user__total"]]]
+
+
+def test_what_older_keys_left_is_forgotten_by_them_and_named_otherwise(store, clock, tmp_path):
+    other_key(store, tmp_path, USER)
+    store.push("clicks", [pushed(1), pushed(2, user="bob")])
+    other_key(store, tmp_path, Entity("user", key=("shop", "user"), dtype=("int64", "string")))
+    store.push("clicks", [pushed(3), pushed(4, user="bob")])
+    store.materialize()
+    found = store.forget("user", {"user": "ann", "shop": 1})
+    assert dict(found.events) == {"clicks": 2}
+    assert len(found.states) == 1
+    assert any("kept by 'user'" in sentence for sentence in found.unreachable)
+    found = store.forget("user", {"user": "ann"})
+    assert len(found.states) == 1
+    assert any("kept by 'shop', 'user'" in sentence for sentence in found.unreachable)
+    with pytest.raises(RequestError, match="'shop', 'user' or 'user'"):
+        store.forget("user", {"shop": 1})
+    clock.instant_us += HOUR
+    answer = store.get_online_features("by_user_model", [{"user": user, "shop": 1} for user in ("ann", "bob")])
+    assert answer.rows == [[0, None], [2, 16.0]]
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize("given", ["7", 7])
+def test_a_key_that_had_another_dtype_is_forgotten_in_both(store, clock, tmp_path, given, is_mixed):
+    """Events are gone in whichever form they were pushed; also the text ``07``, which is read as 7 now."""
+    others = [pushed(2, user="x7")] if is_mixed else []
+    other_key(store, tmp_path, USER)
+    store.push("clicks", [pushed(1, user="7"), pushed(2, user="07"), *others])
+    store.compact("clicks")
+    store.push("clicks", [pushed(3, user="7")])
+    other_key(store, tmp_path, Entity("user", key="user", dtype="int64"), {"user": "int64"})
+    store.push("clicks", [pushed(4, user=7), pushed(5, user=8)])
+    found = store.forget("user", {"user": given})
+    assert dict(found.events) == {"clicks": 4}
+    assert len(found.states) == (1 if is_mixed else 2)
+    if not is_mixed:
+        store.materialize(full=True)
+        clock.instant_us += HOUR
+        answer = store.get_online_features("by_user_model", [{"user": 7}, {"user": 8}])
+        assert answer.rows == [[0, None], [1, 8.0]]
+
+
+def test_what_was_served_by_older_keys_is_gone_too(store, clock, tmp_path):
+    other_key(store, tmp_path, USER)
+    store.push("clicks", [pushed(1, user="7")])
+    clock.instant_us += HOUR
+    ask(store, "7")
+    other_key(store, tmp_path, Entity("user", key="user", dtype="int64"), {"user": "int64"})
+    store.materialize()
+    clock.instant_us += HOUR
+    store.get_online_features("by_user_model", [{"user": 7}])
+    assert dict(store.forget("user", {"user": 7}).served) == {"by_user_model": 2}
