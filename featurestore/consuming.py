@@ -9,7 +9,6 @@ of dead letters, with its error, and does not stop the stream.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,17 +16,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pyarrow as pa
 
+from featurestore.dead_letters import DeadLetter, append_letters, events_in
 from featurestore.errors import ConfigError, FeatureStoreError, RequestError, StorageError
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
-
-_ARROW_STREAM = b"\xff\xff\xff\xff"
-"""What an Arrow IPC stream begins with; no JSON does."""
 
 _WAIT_SECONDS = 0.5
 
@@ -51,28 +47,6 @@ class Consumed:
     accepted: int = 0
     duplicates: int = 0
     dead: int = 0
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """What could not be pushed, as a line of the file of dead letters.
-
-    Attributes:
-        topic: The message's topic.
-        partition: Its partition.
-        offset: Its offset.
-        row: Number of the event in the message; ``None`` if the message as a whole cannot be read.
-        field: What is wrong of the event.
-        problem: What is wrong.
-        value: The whole message, in base64.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    row: int | None
-    field: str
-    problem: str
-    value: str
 
 
 @dataclass(frozen=True)
@@ -193,7 +167,7 @@ def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_le
     dead: list[DeadLetter] = []
     for message in messages:
         try:
-            read = _Read(message, _events(message.value()))
+            read = _Read(message, events_in(message.value()))
         except ValueError as error:
             dead.append(_letter(message, None, "", str(error)))
             continue
@@ -202,29 +176,9 @@ def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_le
         else:
             dead += _pushed(store, source, [read], done)
     dead += _pushed(store, source, rows, done)
-    _append(dead_letters, dead)
+    append_letters(dead_letters, dead)
     done.messages += len(messages)
     done.dead += len(dead)
-
-
-def _events(value: bytes | None) -> Any:
-    """Read what a message holds: a list of events, or a table.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if value is None:
-        raise ValueError("the message is empty")
-    if value.startswith(_ARROW_STREAM):
-        try:
-            return pa.ipc.open_stream(value).read_all()
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"no sound Arrow stream: {error}") from None
-    try:
-        found = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"neither JSON nor an Arrow stream: {error}") from None
-    return found if isinstance(found, list) else [found]
 
 
 def _pushed(store: FeatureStore, source: str, some: Sequence[_Read], done: Consumed) -> list[DeadLetter]:
@@ -272,21 +226,3 @@ def _letter(message: Message, row: int | None, field_name: str, problem: str) ->
         problem=problem,
         value=base64.b64encode(message.value() or b"").decode(),
     )
-
-
-def _append(path: Path, letters: Sequence[DeadLetter]) -> None:
-    """Append dead letters; when it returns they are on the disk.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    if not letters:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            file.write(b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters))
-            os.fsync(file.fileno())
-    except OSError as error:
-        hint = "Check the path, its rights and the disk."
-        raise StorageError(f"cannot write {path}: {error}", where="dead letters", hint=hint) from error

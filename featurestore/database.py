@@ -1,11 +1,13 @@
 """Databases the library writes to: how they are opened, and what their failures are called.
 
 SQLite is opened so that a reader never waits for a writer (WAL), that a transaction which will write takes its lock
-when it begins, and that a busy database is waited for rather than reported at once.
+when it begins, that what is deleted is overwritten, and that a busy database is waited for rather than reported at
+once.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +94,33 @@ def for_writing(connection: sa.Connection) -> sa.Connection:
     return connection.execution_options(featurestore_writes=True)
 
 
+def what_is_left(engine: sa.Engine) -> str:
+    """Overwrite what was deleted as far as the database can be told to; say where it may still be.
+
+    SQLite overwrites it in the file when it is deleted; here its write-ahead log is emptied.
+
+    Returns:
+        A sentence; empty if nothing is left.
+    """
+    if engine.dialect.name != "sqlite":
+        return LEFT_IN_POSTGRES
+    connection = engine.raw_connection()
+    try:
+        is_busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError:
+        is_busy = True
+    finally:
+        connection.close()
+    left = f"{engine.url.database}-wal may hold what was deleted as long as others use the database: forget again"
+    return left if is_busy else ""
+
+
+LEFT_IN_POSTGRES = (
+    "PostgreSQL keeps deleted rows in its files until they are vacuumed and written over (at once by VACUUM FULL), "
+    "and in its write-ahead log and replicas"
+)
+
+
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     # The driver's own transaction handling commits behind our back; BEGIN is ours (below).
     connection.isolation_level = None
@@ -100,6 +129,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -18,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.catalog import Catalog
+from featurestore.dead_letters import Removed, letters_file, remove_letters
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import read_value
+from featurestore.dtypes import from_arrow, read_value
 from featurestore.errors import ConfigError, RequestError, listing
 from featurestore.event_log import Head
 from featurestore.online.keys import key_encoder
@@ -31,6 +33,7 @@ from featurestore.online.store import (
     encode_record,
     record_key,
     state_prefix,
+    what_is_left,
 )
 from featurestore.online.streaming import folding
 from featurestore.plan.model import Column, ViewPlan
@@ -63,6 +66,7 @@ class Forgotten:
         states: States that were removed.
         events: Pushed events that were removed from the log, by source.
         served: Rows that were removed from the serving log, by service.
+        dead_letters: Dead letters that were removed, by source: all whose message holds an event of it.
         unreachable: What may still hold something of it, and what to do there; one sentence each.
     """
 
@@ -70,6 +74,7 @@ class Forgotten:
     states: tuple[ForgottenState, ...]
     events: Mapping[str, int]
     served: Mapping[str, int]
+    dead_letters: Mapping[str, int]
     unreachable: tuple[str, ...]
 
 
@@ -90,6 +95,7 @@ def forget(
     store: OnlineStore,
     settings: ReadSettings,
     served: ServedRows,
+    data: Path,
     wait_seconds: float,
 ) -> Forgotten:
     """Remove what is kept about an entity.
@@ -102,12 +108,13 @@ def forget(
         store: Where states are kept.
         settings: What reading may use, the event log among it.
         served: The serving log.
+        data: The data folder, where dead letters are.
         wait_seconds: How long to wait for a run on a view to end.
 
     Raises:
         RequestError: There is no such entity, or the keys are not its keys.
         StateError: A run on a view did not end in time; what was removed is removed, forget again.
-        StorageError: The event log or the online store cannot be written; forget again.
+        StorageError: A log, a file of dead letters or the online store cannot be written; forget again.
     """
     everything = {view.fingerprint: view for view in catalog.every_view()}
     ever = [view for view in everything.values() if view.entity.name == entity]
@@ -132,14 +139,18 @@ def forget(
             states += remover.remove()
         if count:
             events[name] = count
+    letters = {name: remove_letters(letters_file(data, name), one.is_held_by) for name in sources}
     asked = {name: found for name in sorted(catalog.services()) if (found := _asked(catalog, name, entity, one))}
     return Forgotten(
         entity=entity,
         states=tuple(states),
         events=events,
         served=served.forget(asked),
+        dead_letters={name: found.count for name, found in letters.items() if found.count},
         unreachable=(
             *_outside(sources, settings),
+            *_unreadable(letters, data),
+            *_left(settings, store),
             *_otherwise(ever, one),
             *_others(entity, views, everything.values()),
             *_records(asked, registry),
@@ -228,6 +239,36 @@ class _One:
                     mask = pc.and_(mask, _reads_as(table.column(name).combine_chunks(), value))
                 found = pc.or_(found, mask)
         return found
+
+    def is_held_by(self, events: Any) -> bool:
+        """Tell whether a message holds an event of the entity, as far as it is one.
+
+        Raises:
+            ValueError: The message is damaged.
+        """
+        if isinstance(events, list):
+            return any(self._is_row(event) for event in events)
+        try:
+            events.validate(full=True)
+            return bool(pc.any(self.is_in(events)).as_py())
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from None
+
+    def _is_row(self, event: Any) -> bool:
+        return isinstance(event, Mapping) and any(
+            all(name in event and _is_given(event[name], value) for name, value in variant.items())
+            for variant in self.variants
+        )
+
+
+def _is_given(given: Any, value: pa.Scalar) -> bool:
+    """Tell whether a value of JSON is a key, or is written as it is."""
+    dtype, own = from_arrow(value.type), value.as_py()
+    assert dtype is not None
+    try:
+        return bool(read_value(dtype, given) == own)
+    except ValueError:
+        return str(given) == str(own)
 
 
 def _reads_as(column: pa.Array, value: pa.Scalar) -> pa.Array:
@@ -382,6 +423,22 @@ def _outside(sources: Mapping[str, Source | None], settings: ReadSettings) -> It
             f"source '{name}' ({place}) holds its events as before: delete them there, then materialize; "
             "if they are still there then, the entity is back"
         )
+
+
+def _unreadable(letters: Mapping[str, Removed], data: Path) -> Iterator[str]:
+    """Say where messages lie that nobody can read."""
+    for name, found in letters.items():
+        if found.unreadable:
+            yield (
+                f"{letters_file(data, name)} holds {found.unreadable} messages that cannot be read: "
+                "look for its keys there, or delete the file"
+            )
+
+
+def _left(settings: ReadSettings, store: OnlineStore) -> Iterator[str]:
+    """Say where databases may still have what was deleted."""
+    log = "" if settings.event_log is None else settings.event_log.what_is_left()
+    yield from filter(None, dict.fromkeys([log, what_is_left(store)]))
 
 
 def _otherwise(ever: Sequence[ViewPlan], one: _One) -> Iterator[str]:

@@ -358,7 +358,7 @@ class FeatureStore:
         return self._registry.runs(view, limit=limit)
 
     def forget(self, entity: str, keys: Mapping[str, Any], *, wait_seconds: float = 60) -> Forgotten:
-        """Remove what is kept about an entity: its online states, its pushed events, what was served about it.
+        """Remove what is kept about an entity: its online states, its pushed events, dead letters, what was served.
 
         Files and tables that sources read are not touched; they are named. Views that read them are rebuilt by their
         next run: with all events of the entity that are there then, or without the entity.
@@ -386,6 +386,7 @@ class FeatureStore:
             store=self._online,
             settings=self._settings,
             served=self._serving_log,
+            data=self.config.data,
             wait_seconds=wait_seconds,
         )
 

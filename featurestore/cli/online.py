@@ -48,6 +48,7 @@ def forget(
         [
             *(["state", f"view {state.view}, plan {state.fingerprint[:PRINT]}", "1"] for state in found.states),
             *(["pushed events", f"source {name}", str(count)] for name, count in found.events.items()),
+            *(["dead letters", f"source {name}", str(count)] for name, count in found.dead_letters.items()),
             *(["served rows", f"service {name}", str(count)] for name, count in found.served.items()),
         ],
     )

@@ -27,6 +27,7 @@ def consume(
 ) -> None:
     """Push the messages of a Kafka topic until stopped by a signal."""
     from featurestore.consuming import consume as run
+    from featurestore.dead_letters import letters_file
 
     with store_of(context) as store:
         done = run(
@@ -35,7 +36,7 @@ def consume(
             brokers=brokers,
             topic=topic,
             group=group,
-            dead_letters=dead_letters or store.config.data / "dead_letters" / f"{source}.jsonl",
+            dead_letters=dead_letters or letters_file(store.config.data, source),
             stop=_until_signalled(),
             options=dict(_option(text) for text in option or ()),
         )

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from featurestore.database import failures, for_writing, one_snapshot, open_database
+from featurestore.database import failures, for_writing, one_snapshot, open_database, what_is_left
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.event_log.stored import Head, Stretch, identities, packed, unpacked
@@ -292,8 +292,17 @@ class EventLog:
             moved += events
         return moved
 
+    def what_is_left(self) -> str:
+        """Overwrite what was removed as far as the database can be told to; say where it may still be, if anywhere.
+
+        Raises:
+            StorageError: The database cannot be written.
+        """
+        with _told():
+            return what_is_left(self._engine)
+
     def forget(self, source: str, is_wanted: Wanted, *, from_us: int = NOTHING_YET) -> int:
-        """Remove events, and leave no copy of them.
+        """Remove events, and leave no copy of them in the log; see ``what_is_left``.
 
         Args:
             source: Name of the source.

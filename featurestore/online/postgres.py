@@ -30,6 +30,7 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from featurestore.database import LEFT_IN_POSTGRES
 from featurestore.errors import ConfigError
 from featurestore.online.options import count, identifier, read_url, seconds
 from featurestore.online.postgres_pool import Pool, PostgresConnection
@@ -153,6 +154,10 @@ class PostgresOnlineStore:
                 deleted += gone
                 if not gone:
                     return deleted
+
+    def what_is_left(self) -> str:
+        """Say where what was deleted may still be."""
+        return LEFT_IN_POSTGRES
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:

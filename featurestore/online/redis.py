@@ -239,6 +239,13 @@ class RedisOnlineStore:
                 if cursor == 0:
                     return deleted
 
+    def what_is_left(self) -> str:
+        """Say where what was deleted may still be."""
+        return (
+            "Redis keeps deleted keys in its append-only file and snapshots until they are written anew "
+            "(BGREWRITEAOF, BGSAVE), if it has any"
+        )
+
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
         """Hold a name alone among all processes, by a lease that a thread renews."""
         return self._holder.hold(name)

@@ -26,7 +26,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from featurestore.database import CHECKPOINT_PAGES
+from featurestore.database import CHECKPOINT_PAGES, what_is_left
 from featurestore.errors import ConfigError, StorageError
 from featurestore.online.refusals import WHERE, busy, conflict, lost, unavailable
 from featurestore.online.store import Hold, after
@@ -167,6 +167,13 @@ class SqlOnlineStore:
         except SQLAlchemyError as error:
             raise self._storage_error("delete from", error) from error
 
+    def what_is_left(self) -> str:
+        """Overwrite what was deleted, also in the write-ahead log; say if somebody kept that from being done."""
+        try:
+            return what_is_left(self._engine)
+        except SQLAlchemyError as error:
+            raise self._storage_error("write", error) from error
+
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
         """Hold a name alone among all processes, by a lock on a file beside the database.
@@ -236,4 +243,5 @@ def _prepare(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA secure_delete=ON")
     connection.execute(f"PRAGMA busy_timeout={1000 * _WAIT_SECONDS}")

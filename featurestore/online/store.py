@@ -44,6 +44,9 @@ class OnlineStore(Protocol):
 
     A store may say by an attribute ``items_at_once`` how many items are good to read or write at once: so many that it
     is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken.
+
+    A store may have a method ``what_is_left``, which overwrites what was deleted as far as it can, and gives a sentence
+    that says where it may still be, or an empty text.
     """
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -133,6 +136,15 @@ class Filling(msgspec.Struct, frozen=True):
 def items_at_once(store: OnlineStore) -> int:
     """Return how many items are good to read or write at once."""
     return int(getattr(store, "items_at_once", 20_000))
+
+
+def what_is_left(store: OnlineStore) -> str:
+    """Overwrite what was deleted from a store as far as it can; return a sentence that says where it may still be.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    return str(getattr(store, "what_is_left", str)())
 
 
 class ViewRecord(msgspec.Struct, frozen=True):

@@ -16,7 +16,8 @@ import pytest
 from confluent_kafka import Producer
 
 from featurestore import FeatureStore
-from featurestore.consuming import Consumed, DeadLetter, consume
+from featurestore.consuming import Consumed, consume
+from featurestore.dead_letters import DeadLetter
 from featurestore.errors import ConfigError, RequestError, StorageError
 from tests.unit.pushing.test_push import orders, spending
 

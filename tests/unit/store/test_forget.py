@@ -1,16 +1,22 @@
 """Forgetting an entity: nothing of it answers any more, and what lies elsewhere is named."""
 
+import base64
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from random import Random
 from threading import Thread
 from uuid import uuid4
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import Pool
 
 from featurestore import Entity, FeatureService, FeatureView, FileSource, agg, col
+from featurestore.dead_letters import DeadLetter, append_letters, letters_file
 from featurestore.errors import RequestError, StateError, StorageError
 from featurestore.sources.pushed import PushedEvents
 from featurestore.temporal import FixedClock, instant_us
@@ -446,3 +452,61 @@ def test_what_was_served_by_older_keys_is_gone_too(store, clock, tmp_path):
     clock.instant_us += HOUR
     store.get_online_features("by_user_model", [{"user": 7}])
     assert dict(store.forget("user", {"user": 7}).served) == {"by_user_model": 2}
+
+
+def letter(events):
+    value = base64.b64encode(events if isinstance(events, bytes) else json.dumps(events).encode()).decode()
+    return DeadLetter("topic", 0, 1, None, "", "it cannot be pushed", value)
+
+
+def stream_of(table):
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def test_dead_letters_about_an_entity_are_gone_and_those_that_cannot_be_read_are_named(store, clicks):
+    store.apply(service(clicks))
+    of_ann = [pushed(1), [pushed(1, user="bob"), pushed(2)], stream_of(table(ROWS)), {"user": "ann"}]
+    others = [pushed(1, user="anna"), [], [7], stream_of(table(ROWS[1:2])), {"usr": "ann"}]
+    unreadable = [b"{", stream_of(table(ROWS))[:-300]]
+    path = letters_file(store.config.data, "clicks")
+    append_letters(path, [letter(events) for events in (*of_ann, *others, *unreadable)])
+    found = store.forget("user", {"user": "ann"})
+    assert dict(found.dead_letters) == {"clicks": 4}
+    assert any("clicks.jsonl holds 2 messages" in sentence for sentence in found.unreachable)
+    kept = [msgspec.json.decode(line, type=DeadLetter) for line in path.read_bytes().splitlines()]
+    assert kept == [letter(events) for events in (*others, *unreadable)]
+    assert store.forget("user", {"user": "ann"}).dead_letters == {}
+
+
+def test_no_file_holds_what_is_forgotten(tmp_path, clock, clicks):
+    """Also if SQLite was built to leave what is deleted where it is."""
+
+    def leave(connection, _):
+        connection.execute("PRAGMA secure_delete = OFF")
+
+    sa.event.listen(Pool, "connect", leave)
+    try:
+        with local_store(tmp_path / "store", clock=clock) as store:
+            store.apply(service(clicks))
+            for number in range(20):
+                store.push("clicks", [pushed(number, user=user) for user in ("zebedee", f"user {number}")])
+            ask(store, "zebedee")
+            found = store.forget("user", {"user": "zebedee"})
+            holds = [
+                path for path in (tmp_path / "store").rglob("*") if path.is_file() and b"zebedee" in path.read_bytes()
+            ]
+            assert holds == []
+            assert not any("-wal" in sentence for sentence in found.unreachable)
+    finally:
+        sa.event.remove(Pool, "connect", leave)
+
+
+@pytest.mark.parametrize("kind", NETWORKED)
+def test_where_a_server_keeps_what_it_deleted_is_named(tmp_path, clock, clicks, online_urls_of, kind):
+    with local_store(tmp_path / "store", online=online_urls_of(kind), clock=clock) as store:
+        store.apply(service(clicks))
+        sentences = store.forget("user", {"user": "ann"}).unreachable
+    assert any(("PostgreSQL" if kind == "postgres" else "Redis") + " keeps deleted" in one for one in sentences)
