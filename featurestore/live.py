@@ -200,11 +200,7 @@ class LivePlans:
             keep: How many plans of each service are kept that were live before.
         """
         with self._deciding():
-            used = {view.fingerprint: view for view in self._catalog.views().values()}
-            for service in self._catalog.services():
-                live = self.plan(service)
-                for plan in (live, *islice(self._previous(live), keep)):
-                    used |= {use.view.fingerprint: use.view for use in plan.uses}
+            used = self._used(keep)
             found: list[Removed] = []
             seen: set[str] = set()
             for view in self._registry.history(Kind.VIEW):
@@ -214,21 +210,38 @@ class LivePlans:
                 if view.fingerprint in used:
                     found += self._without_dead(used[view.fingerprint], dry_run=dry_run)
                 else:
-                    found += self._without(view, dry_run=dry_run)
+                    found += self._without(view, dry_run=dry_run, keep=keep)
             return tuple(found)
 
-    def _without(self, view: PlanOfView, *, dry_run: bool) -> Iterator[Removed]:
-        """Remove all state of a plan."""
-        if records_of(self._store, [view])[view.name] != ViewRecord(view.name, view.fingerprint):
-            reason = "no plan that is live, applied or kept has it"
-            yield _removed(view, reason, lambda: 0 if dry_run else discard(self._store, view))
+    def _used(self, keep: int) -> dict[str, ViewPlan]:
+        """Return the views by fingerprint that are applied, live, or of so many plans that were live before."""
+        used = {view.fingerprint: view for view in self._catalog.views().values()}
+        for service in self._catalog.services():
+            live = self.plan(service)
+            for plan in (live, *islice(self._previous(live), keep)):
+                used |= {use.view.fingerprint: use.view for use in plan.uses}
+        return used
+
+    def _without(self, view: PlanOfView, *, dry_run: bool, keep: int) -> Iterator[Removed]:
+        """Remove all state of a plan, unless somebody has applied it meanwhile."""
+        if records_of(self._store, [view])[view.name] == ViewRecord(view.name, view.fingerprint):
+            return
+
+        def remove() -> int | None:
+            if dry_run:
+                return 0
+            return discard(self._store, view, is_needed=lambda: view.fingerprint in self._used(keep))
+
+        removed = _removed(view, "no plan that is live, applied or kept has it", remove)
+        if removed is not None:
+            yield removed
 
     def _without_dead(self, view: PlanOfView, *, dry_run: bool) -> Iterator[Removed]:
         """Remove what rebuilds left behind of a plan that is needed."""
         if not dry_run:
-            found = _removed(view, "a rebuild left it behind", lambda: discard_dead(self._store, view))
-            if found.count:
-                yield found
+            removed = _removed(view, "a rebuild left it behind", lambda: discard_dead(self._store, view))
+            if removed is not None and removed.count:
+                yield removed
 
     @contextmanager
     def _deciding(self) -> Iterator[None]:
@@ -313,10 +326,11 @@ class LivePlans:
             )
 
 
-def _removed(view: PlanOfView, reason: str, remove: Callable[[], int]) -> Removed:
+def _removed(view: PlanOfView, reason: str, remove: Callable[[], int | None]) -> Removed | None:
     try:
-        return Removed(view.name, view.fingerprint, reason, remove())
+        count = remove()
     except StateError as error:
         if error.code != "busy":
             raise
         return Removed(view.name, view.fingerprint, reason, is_busy=True)
+    return None if count is None else Removed(view.name, view.fingerprint, reason, count)

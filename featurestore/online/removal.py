@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from featurestore.online.locks import held
@@ -17,10 +18,19 @@ from featurestore.online.store import (
 from featurestore.online.streaming import folding
 
 
-def discard(store: OnlineStore, view: PlanOfView) -> int:
-    """Remove all state of a plan of a view; return how many keys there were.
+def discard(store: OnlineStore, view: PlanOfView, *, is_needed: Callable[[], bool]) -> int | None:
+    """Remove all state of a plan of a view, unless it is needed.
 
-    The record goes first: from then on nothing is materialized, and whoever fills the view begins with nothing.
+    The record goes first: from then on nothing is materialized, and whoever fills the view begins with nothing. Whoever
+    comes to need the plan before that is heard, and the record put back; who does so later finds nothing materialized.
+
+    Args:
+        store: Where states are kept.
+        view: The plan.
+        is_needed: Tells whether somebody needs the plan by now.
+
+    Returns:
+        How many keys there were; ``None`` if it is needed.
 
     Raises:
         StateError: A run is at work on it (``busy``).
@@ -30,10 +40,15 @@ def discard(store: OnlineStore, view: PlanOfView) -> int:
     with ExitStack() as stack:
         stack.enter_context(held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0))
         stack.enter_context(folding(view, store))
+        if is_needed():
+            return None
         stored = store.read([key]).get(key)
         if stored is not None:
             empty = encode_record(ViewRecord(view.name, view.fingerprint))
             store.write([(key, empty)], expected={key: stored})
+            if is_needed():
+                store.write([(key, stored)], expected={key: empty})
+                return None
         return store.delete(key)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.errors import StateError, StorageError
-from featurestore.online.store import records_of, state_prefix
+from featurestore.online.store import record_key, records_of, state_prefix
 from featurestore.serving import RECHECK_US
 from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, ORDERS, USER
@@ -226,3 +226,33 @@ def test_gc_that_died_left_no_state_that_answers_in_part(store, source):
     pq.write_table(ORDERS.slice(0, 1), source.path)
     store.materialize()
     assert store.get_online_features(MODEL, [{"user": 2}]).statuses == [["NOT_FOUND"]]
+
+
+@pytest.mark.parametrize("moment", ["before", "while its record goes"])
+def test_state_of_a_plan_that_is_applied_again_meanwhile_is_not_removed(open_store, source, moment):
+    """Applying takes no lock: it needs no online store."""
+    store, other = open_store(), open_store()
+    first = apply(store, source, "1d")
+    (view,) = store.views()
+    for window in ("1d", "2d", "3d"):
+        apply(store, source, window)
+        store.materialize()
+    exclusive, write, waiting = store._online.exclusive, store._online.write, [True]
+
+    def held(name):
+        if moment == "before" and name == f"materialize-{view.fingerprint[:16]}" and waiting:
+            waiting.pop()
+            apply(other, source, "1d")
+        return exclusive(name)
+
+    def written(items, **options):
+        write(items, **options)
+        if moment != "before" and items[0][0] == record_key(view) and waiting:
+            waiting.pop()
+            apply(other, source, "1d")
+
+    store._online.exclusive, store._online.write = held, written
+    removed = store.gc(keep=0)
+    store._online.exclusive, store._online.write = exclusive, write
+    assert len(removed) == 1 and not waiting
+    assert live(open_store()) == first
