@@ -402,7 +402,9 @@ class Config(BaseSettings):
     data: Path = Path("featurestore")
     definitions: str = ""
     memory_limit: Bytes | None = Field(default=None, ge=64_000_000)
-    threads: int = Field(default=0, ge=0)
+    threads: Annotated[int, AfterValidator(lambda count: count or os.cpu_count() or 1)] = Field(
+        default=0, ge=0, validate_default=True
+    )
     temp_folder: Path | None = None
     serving_log: ServingLogConfig = ServingLogConfig()
     server: ServerConfig = ServerConfig()
@@ -487,7 +489,6 @@ class Config(BaseSettings):
                 "event_log": _resolved_url(self.event_log, folder),
                 "data": folder / self.data.expanduser(),
                 "temp_folder": None if self.temp_folder is None else folder / self.temp_folder.expanduser(),
-                "threads": self.threads or os.cpu_count() or 1,
                 "folder": folder,
             }
         )

@@ -9,6 +9,7 @@ of dead letters, with its error, and does not stop the stream.
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from featurestore.errors import ConfigError, FeatureStoreError, RequestError, St
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message
+    from confluent_kafka import Consumer, KafkaError, Message
 
+_LOGGER = logging.getLogger("featurestore.consuming")
 _WAIT_SECONDS = 0.5
 
 _POISON = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException)
@@ -107,10 +109,12 @@ def consume(
             hint="Declare event_id=… on the source.",
             code="no-event-id",
         )
-    with _consumer(brokers, topic, group, options or {}) as consumer:
+    troubles = _Troubles(topic)
+    with _consumer(brokers, topic, group, {**(options or {}), "error_cb": troubles.tell}) as consumer:
         while not stop.is_set():
-            messages = _sound(consumer.consume(messages_at_once, _WAIT_SECONDS))
+            messages = _sound(consumer.consume(messages_at_once, _WAIT_SECONDS), troubles)
             if messages:
+                troubles.end()
                 _push(store, source, messages, dead_letters, done)
                 consumer.commit(asynchronous=False)
     return done
@@ -148,8 +152,26 @@ def _consumer(brokers: str, topic: str, group: str, options: Mapping[str, Any]) 
         consumer.close()
 
 
-def _sound(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages that are no errors.
+class _Troubles:
+    """Says why no messages come, once until some do: the client goes on trying, whatever it is."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._said: set[str] = set()
+
+    def tell(self, error: KafkaError) -> None:
+        """Say what is wrong, unless that was said."""
+        if error.name() not in self._said:
+            self._said.add(error.name())
+            _LOGGER.warning("topic '%s' is waited for: %s", self._topic, error.str())
+
+    def end(self) -> None:
+        """Take note that messages come."""
+        self._said.clear()
+
+
+def _sound(messages: Sequence[Message], troubles: _Troubles) -> list[Message]:
+    """Return the messages that are no errors; say what the others are.
 
     Raises:
         StorageError: The client says that it cannot go on.
@@ -158,6 +180,8 @@ def _sound(messages: Sequence[Message]) -> list[Message]:
         error = message.error()
         if error is not None and error.fatal():
             raise StorageError(f"the broker refuses: {error}", where="consumer", code="kafka")
+        if error is not None:
+            troubles.tell(error)
     return [message for message in messages if message.error() is None]
 
 

@@ -20,12 +20,14 @@ def materialize(
         list[str] | None, typer.Option("--views", "--view", help="Only these, separated by commas; may be repeated.")
     ] = None,
     full: Annotated[bool, typer.Option(help="Fold everything again, beside what serves.")] = False,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for another run on a view to end.")] = 0.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for another run on a view to end.", min=0)] = 0.0,
 ) -> None:
     """Fold what became known into the online state."""
     from featurestore.temporal import format_instant
 
     names = [name.strip() for given in views for name in given.split(",") if name.strip()] if views else None
+    if names == []:
+        raise typer.BadParameter(f"got {views}, expected names of views, separated by commas", param_hint="--views")
     with listening(None, opening="opening sources") as told, store_of(context) as store:
         runs = store.materialize(until, names, full=full, wait_seconds=wait, progress=told)
     show(

@@ -35,7 +35,7 @@ def forget(
     context: typer.Context,
     entity: Annotated[str, typer.Argument(help="Name of an entity.", show_default=False)],
     fields: Annotated[list[str], typer.Argument(help="Its keys: carrier=UA", show_default=False)],
-    wait: Annotated[float, typer.Option(help="Seconds to wait for a run on a view to end.")] = 60.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a run on a view to end.", min=0)] = 60.0,
 ) -> None:
     """Remove what is kept about one entity, and name what lies elsewhere."""
     with store_of(context) as store:

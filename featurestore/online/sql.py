@@ -204,13 +204,17 @@ class SqlOnlineStore:
         origin = error.orig if isinstance(error, DBAPIError) else error
         if getattr(origin, "sqlite_errorcode", 0) & 0xFF in _BUSY:
             return unavailable(verb, str(self._path), origin, "Another program keeps it locked; let that one end.")
+        if getattr(origin, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            hint = "Move the file away and materialize: all state can be filled again from sources and event log."
+            return StorageError(f"{self._path} is damaged: {origin}", where=WHERE, hint=hint, code="store-damaged")
         return StorageError(
-            f"cannot {verb} {self._path}: {error}",
+            f"cannot {verb} {self._path}: {origin}",
             where=WHERE,
             hint="Check the path, its rights and the disk.",
         )
 
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _URL_HINT = "Write it as sqlite:///path/to/online.db."
 

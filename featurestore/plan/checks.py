@@ -60,7 +60,7 @@ def where_is(definition: Definition) -> str:
 
 def is_name(value: object) -> bool:
     """Tell whether a value can stand on a side of ``view__feature`` so that both can be told apart again."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+    return isinstance(value, str) and len(value) <= mistakes.MOST_CHARACTERS and _NAME.fullmatch(value) is not None
 
 
 def is_output_name(value: object) -> bool:

@@ -18,9 +18,16 @@ def place(kind: str, name: object, feature: object = None) -> str:
     return outer if feature is None else f"{outer}, feature '{feature}'"
 
 
+MOST_CHARACTERS = 200
+"""Of a name: files and folders are named by it."""
+
+
 def bad_name(where: str, name: object) -> Mistake:
     """Return the mistake of a name that cannot be part of a column's name."""
-    hint = "Letters, digits and single underscores, a letter first; '__' stands between view and feature."
+    hint = (
+        f"Letters, digits and single underscores, a letter first, at most {MOST_CHARACTERS} characters; "
+        "'__' stands between view and feature."
+    )
     return Mistake(where, f"{name!r} cannot be used as a name", hint, "bad-name")
 
 

@@ -274,6 +274,13 @@ def test_an_entity_is_forgotten(filled, run):
     assert run("forget", "user", "user=x")[0] == 2
 
 
+@pytest.mark.parametrize("arguments", [("--views", " , "), ("--wait", "-5")])
+def test_materializing_nothing_or_waiting_less_than_nothing_is_a_mistake(filled, run, arguments):
+    code, _, err = run("materialize", *arguments)
+    assert code == 2
+    assert arguments[0] in err
+
+
 def test_tables_are_not_cut_where_nobody_sees_them_on_a_terminal(filled, run):
     assert "…" not in run("runs")[1] + run("status")[1]
 

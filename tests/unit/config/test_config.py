@@ -32,7 +32,7 @@ def test_an_empty_file_gives_the_defaults_under_its_folder(written, tmp_path):
     assert config.online == f"sqlite:///{tmp_path}/featurestore/online.db"
     assert config.data == tmp_path / "featurestore"
     assert config.memory_limit is None
-    assert config.threads == (os.cpu_count() or 1)
+    assert config.threads == Config(threads=0).threads == (os.cpu_count() or 1)
 
 
 def test_a_folder_stands_for_the_file_in_it(written, tmp_path):

@@ -176,6 +176,28 @@ def test_a_source_that_is_gone_ends_the_stream_and_lays_nothing_aside(store, bro
     assert not (tmp_path / "dead").exists()
 
 
+def said_while_waiting(store, brokers, topic, folder, caplog):
+    running = Running(store, brokers, topic, folder / "dead")
+    ends = time.monotonic() + 60
+    while not caplog.messages and time.monotonic() < ends:
+        time.sleep(0.05)
+    time.sleep(1.5)
+    running.until(0)
+    return caplog.messages
+
+
+def test_a_topic_that_is_not_there_is_said_once(store, brokers, tmp_path, caplog):
+    (said,) = said_while_waiting(store, brokers, "no_such_topic", tmp_path, caplog)
+    assert said.startswith("topic 'no_such_topic' is waited for: ")
+    assert "not available" in said
+
+
+def test_brokers_that_cannot_be_reached_are_said_once(store, tmp_path, caplog):
+    said = said_while_waiting(store, "127.0.0.1:1", "orders", tmp_path, caplog)
+    assert any("Connection refused" in one for one in said)
+    assert len(said) == len(set(said)) <= 2
+
+
 def test_what_is_read_again_after_a_crash_counts_once(store, brokers, producer, tmp_path, monkeypatch):
     """The events were committed to the log, their offsets were not: the next run reads them again."""
     send(producer, "again", *(order(number) for number in range(5)))

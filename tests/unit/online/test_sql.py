@@ -60,8 +60,11 @@ def test_a_path_that_cannot_be_made_is_an_error_with_a_name(tmp_path):
 
 def test_a_file_that_is_no_database_is_an_error_with_a_name(tmp_path):
     (tmp_path / "online.db").write_bytes(b"no database" * 100)
-    with pytest.raises(StorageError, match="not a database"):
+    with pytest.raises(StorageError, match="not a database") as caught:
         SqlOnlineStore(f"sqlite:///{tmp_path}/online.db")
+    assert caught.value.code == "store-damaged"
+    assert "filled again" in caught.value.hint
+    assert "sqlalche.me" not in str(caught.value)
 
 
 def test_a_database_that_another_program_keeps_locked_is_a_passing_failure(store, tmp_path):

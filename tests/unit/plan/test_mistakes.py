@@ -136,6 +136,7 @@ VIEW_MISTAKES = [
     ("bad-name", lambda: view(name="a_")),
     ("bad-name", lambda: view(name="größe")),
     ("bad-name", lambda: view(name="")),
+    ("bad-name", lambda: view(name="a" * 201)),
     ("bad-name", lambda: view(name=3)),
     ("bad-name", lambda: view({"a__b": agg.last(DELAY)})),
     ("bad-name", lambda: view({3: agg.last(DELAY)})),
