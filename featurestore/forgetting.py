@@ -22,7 +22,7 @@ from featurestore.catalog import Catalog
 from featurestore.dead_letters import Removed, letters_file, remove_letters
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import from_arrow, read_value
-from featurestore.errors import ConfigError, RequestError, listing
+from featurestore.errors import ConfigError, RequestError, SourceDataError, listing
 from featurestore.event_log import Head
 from featurestore.online.keys import key_encoder
 from featurestore.online.locks import held
@@ -39,6 +39,7 @@ from featurestore.online.streaming import folding
 from featurestore.plan.model import Column, ViewPlan
 from featurestore.registry import Registry
 from featurestore.sources import ReadSettings
+from featurestore.sources.convert import to_contract
 from featurestore.sources.pushed import has_nothing_outside
 
 
@@ -273,18 +274,17 @@ def _is_given(given: Any, value: pa.Scalar) -> bool:
 
 def _reads_as(column: pa.Array, value: pa.Scalar) -> pa.Array:
     """Tell which values of a column are read as a value of a type that the column may not have."""
+    dtype = from_arrow(value.type)
+    assert dtype is not None
     try:
-        return pc.equal(column.cast(value.type), value).fill_null(False)
-    except pa.ArrowException:
-        known = pc.unique(column)
-        return pc.is_in(column, known.filter(pa.array([_same_as(one, value) for one in known], pa.bool_())))
-
-
-def _same_as(one: pa.Scalar, value: pa.Scalar) -> bool:
-    try:
-        return bool(one.cast(value.type).equals(value))
-    except pa.ArrowException:
-        return False
+        return pc.equal(to_contract(column, dtype, timezone=None, where="events")[0], value).fill_null(False)
+    except SourceDataError:
+        if len(column) == 1:
+            return pa.array([False])
+    # Some values are none of the dtype: each is looked at by itself, however often it is there.
+    known = pc.unique(column)
+    wanted = [_reads_as(known.slice(place, 1), value)[0].as_py() for place in range(len(known))]
+    return pc.is_in(column, known.filter(pa.array(wanted, pa.bool_())))
 
 
 def _scalar(key: Column, given: Any) -> pa.Scalar:

@@ -7,7 +7,7 @@ way round.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -417,6 +417,35 @@ class FeatureStore:
             StorageError: The log cannot be written; nothing was taken.
         """
         return self._streams.push(source, events, partial=partial)
+
+    def push_file(
+        self, source: str, path: str | os.PathLike[str], *, partial: bool = False
+    ) -> Iterator[tuple[int, PushResult]]:
+        """Push the events of a file, some thousand at a time.
+
+        Args:
+            source: Name of the source.
+            path: Parquet, CSV, or lines of JSON (``.jsonl``, ``.ndjson``); the suffix tells. The text of CSV is read in
+                the dtypes of the source.
+            partial: Whether the good rows are taken if others are bad; by default none is of those pushed together.
+
+        Yields:
+            As soon as some events are pushed, the number of the first of these in the file, from 0, and what became
+            of them.
+
+        Raises:
+            SourceError: The file cannot be read; what was pushed before stays.
+            RequestError: The source accepts no pushes, or a row is bad; what was pushed before stays.
+            StorageError: The log cannot be written; what was pushed before stays.
+        """
+        from featurestore.sources import read_schema
+        from featurestore.sources.event_files import read_events
+
+        self.push(source, [])
+        definition, row = self.source(source), 0
+        for events in read_events(Path(path), definition, read_schema(definition, self._settings), self._settings):
+            yield row, self.push(source, events, partial=partial)
+            row += len(events)
 
     def catch_up(self) -> int:
         """Fold the pushed events that online state does not have yet; return how many, once for each view.

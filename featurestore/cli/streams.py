@@ -1,4 +1,4 @@
-"""Commands about pushed events: consuming a topic, catching up, compacting the log."""
+"""Commands about pushed events: pushing a file, consuming a topic, catching up, compacting the log."""
 
 from __future__ import annotations
 
@@ -43,6 +43,24 @@ def consume(
     typer.echo(
         f"{done.messages} messages: {done.accepted} events accepted, {done.duplicates} known already, {done.dead} dead"
     )
+
+
+@app.command()
+def push(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="Name of a source that accepts pushes.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Parquet, CSV, or lines of JSON (.jsonl).", show_default=False)],
+    partial: Annotated[bool, typer.Option("--partial", help="Take good rows although others are bad.")] = False,
+) -> None:
+    """Push the events of a file, some thousand at a time; with an event id it may be repeated."""
+    accepted = duplicates = rejected = 0
+    with store_of(context) as store:
+        for first, result in store.push_file(source, file, partial=partial):
+            accepted, duplicates = accepted + result.accepted, duplicates + result.duplicates
+            rejected += len(result.rejected)
+            for row in result.rejected:
+                typer.echo(f"row {first + row.row}: {row.field or 'event'}: {row.problem}", err=True)
+    typer.echo(f"{accepted} events accepted, {duplicates} known already, {rejected} rejected")
 
 
 @app.command("catch-up")
