@@ -151,7 +151,7 @@ def forget(
         unreachable=(
             *_outside(sources, settings),
             *_unreadable(letters, data),
-            *_left(settings, store),
+            *_left(sources, settings, store),
             *_otherwise(ever, one),
             *_others(entity, views, everything.values()),
             *_records(asked, registry),
@@ -435,10 +435,10 @@ def _unreadable(letters: Mapping[str, Removed], data: Path) -> Iterator[str]:
             )
 
 
-def _left(settings: ReadSettings, store: OnlineStore) -> Iterator[str]:
+def _left(sources: Mapping[str, Source | None], settings: ReadSettings, store: OnlineStore) -> Iterator[str]:
     """Say where databases may still have what was deleted."""
-    log = "" if settings.event_log is None else settings.event_log.what_is_left()
-    yield from filter(None, dict.fromkeys([log, what_is_left(store)]))
+    log = settings.event_log if any(source is not None and source.stream for source in sources.values()) else None
+    yield from filter(None, dict.fromkeys(["" if log is None else log.what_is_left(), what_is_left(store)]))
 
 
 def _otherwise(ever: Sequence[ViewPlan], one: _One) -> Iterator[str]:

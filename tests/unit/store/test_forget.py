@@ -83,7 +83,7 @@ def pushed(hour, user="ann", amount=8.0):
     return {"user": user, "shop": 1, "at": f"2026-03-01T{hour:02}:00:00Z", "amount": amount}
 
 
-def test_states_are_gone_in_all_plans_and_only_of_the_one(store, orders):
+def test_states_are_gone_in_all_plans_and_only_of_the_one(store, orders, tmp_path):
     store.apply(service(orders))
     store.materialize()
     store.materialize(full=True)
@@ -93,6 +93,7 @@ def test_states_are_gone_in_all_plans_and_only_of_the_one(store, orders):
     assert ask(store, "anna") == ([1, 2.0], "PRESENT")
     assert store.forget("user", {"user": "ann"}).states == ()
     assert any("orders.parquet" in sentence for sentence in found.unreachable)
+    assert not (tmp_path / "store" / "event_log.db").exists()
 
 
 def test_an_entity_that_is_gone_from_the_files_stays_gone(store, orders):
