@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.dtypes import INT64
+from featurestore.dtypes import INT64, STRING, DType
 from featurestore.errors import ConfigError
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.plan.model import Plan, TypedExpr
 
 Ints = npt.NDArray[np.int64]
 
-_BUCKETS = 1_000_003
+BUCKETS = 1_000_003
+"""How many different numbers keys are hashed to."""
+
 SHARDS = 16
 """Key shards that an audit tells apart."""
 
@@ -34,24 +38,33 @@ def check_share(share: float | None) -> float:
 
 def key_buckets(plan: Plan, log: pa.Table) -> Ints:
     """Return for each row of a log a number from 0 to a million that follows from its entity's key alone."""
-    total = np.zeros(log.num_rows, dtype=np.int64)
-    for column in plan.join_keys:
-        array = log.column(f"key__{column.name}").combine_chunks()
-        dtype = column.dtype
-        if dtype.kind == "decimal":
-            continue
-        operand = TypedExpr("column", dtype, params=(("name", column.name),))
-        hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", _BUCKETS),))
-        found = evaluate(hashed, Environment(columns={column.name: array}, length=log.num_rows))
+    keys = ((log.column(f"key__{column.name}"), column.dtype) for column in plan.join_keys)
+    return buckets(keys, rows=log.num_rows)
+
+
+def buckets(keys: Iterable[tuple[pa.ChunkedArray, DType]], *, rows: int) -> Ints:
+    """Return for each row a number from 0 to a million that follows from its values alone.
+
+    Args:
+        keys: Columns of keys, with their dtypes.
+        rows: How many rows there are.
+    """
+    total = np.zeros(rows, dtype=np.int64)
+    for column, dtype in keys:
+        is_decimal = dtype.kind == "decimal"
+        array = (column.cast(pa.string()) if is_decimal else column).combine_chunks()
+        operand = TypedExpr("column", STRING if is_decimal else dtype, params=(("name", "key"),))
+        hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", BUCKETS),))
+        found = evaluate(hashed, Environment(columns={"key": array}, length=rows))
         total = total * 31 + found.fill_null(0).to_numpy(zero_copy_only=False)
-    return np.asarray(total % _BUCKETS, dtype=np.int64)
+    return np.asarray(total % BUCKETS, dtype=np.int64)
 
 
 def sampled(plan: Plan, log: pa.Table, share: float) -> pa.Table:
     """Return the rows of a share of the entities."""
     if share >= 1.0:
         return log
-    return log.filter(pa.array(key_buckets(plan, log) < share * _BUCKETS))
+    return log.filter(pa.array(key_buckets(plan, log) < share * BUCKETS))
 
 
 def shards(plan: Plan, log: pa.Table) -> Ints:

@@ -207,7 +207,7 @@ def test_drift_says_by_its_exit_code_what_it_found(served, run):
     code, out, _ = run(*given, "--json", "drift.json", "--html", "drift.html")
     assert code == 2
     assert "cannot tell" in out
-    assert json.loads((served / "drift.json").read_text())["schema"] == "featurestore-drift-1"
+    assert json.loads((served / "drift.json").read_text())["schema"] == "featurestore-drift-2"
     assert "<h1>Drift of model</h1>" in (served / "drift.html").read_text()
     assert json.loads(run(*given, "--json", "-", "--recompute")[1])["features"][0]["split"]
     period = "..".join(SPAN[1::2])

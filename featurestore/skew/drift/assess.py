@@ -11,6 +11,7 @@ from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.distribution import Distribution
 from featurestore.skew.drift.measures import (
     Distance,
+    Worth,
     beyond_range,
     chi_square,
     jensen_shannon,
@@ -31,7 +32,7 @@ SHOWN_CATEGORIES = 20
 """Categories that a report names."""
 
 _LEAST_EXPECTED = 5.0
-_Binned = Callable[[Counts, Counts], Distance]
+_Binned = Callable[[Counts, Counts, Worth], Distance]
 _OF_BINS: dict[str, _Binned] = {"psi": psi, "jensen_shannon": jensen_shannon, "chi_square": chi_square}
 
 MEASURES = (
@@ -65,15 +66,16 @@ def assess(
     found: dict[str, Distance] = {}
     details: dict[str, object] = {}
     left, right = reference.values, current.values
+    worth = reference.worth, current.worth
     if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
         details |= _of_each(left, right)
         if left.total and right.total:
             edges = bins_of(left, right, reference.bins)
             bins = bin_counts(left, edges), bin_counts(right, edges)
-            found |= _numbers(left, right, *bins)
+            found |= _numbers(left, right, *bins, worth)
             details["bins"] = Bins(*(tuple(part.tolist()) for part in (edges, *bins)))
     elif isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts) and left.total and right.total:
-        found |= _categories(left, right)
+        found |= _categories(left, right, worth)
         details |= _named(left, right)
     if reference.row_count and current.row_count:
         found["null_share"] = share_difference(
@@ -81,6 +83,7 @@ def assess(
             reference_rows=reference.row_count,
             current=current.null_count,
             current_rows=current.row_count,
+            worth=worth,
         )
     measures = tuple(_measured(measure, one, significance) for measure, one in found.items())
     return FeatureDrift(
@@ -88,6 +91,8 @@ def assess(
         dtype,
         reference.row_count,
         current.row_count,
+        round(reference.effective_rows),
+        round(current.effective_rows),
         reference.null_count,
         current.null_count,
         measures,
@@ -170,11 +175,18 @@ def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts,
     return sides[0][keep], sides[1][keep]
 
 
-def _numbers(left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts) -> dict[str, Distance]:
-    found = {"kolmogorov_smirnov": kolmogorov_smirnov(left, right), "wasserstein": wasserstein(left, right)}
-    found |= {name: measure(left_bins, right_bins) for name, measure in _OF_BINS.items()}
+def _numbers(
+    left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts, worth: Worth
+) -> dict[str, Distance]:
+    found = {
+        "kolmogorov_smirnov": kolmogorov_smirnov(left, right, worth),
+        "wasserstein": wasserstein(left, right, worth),
+    }
+    found |= {name: measure(left_bins, right_bins, worth) for name, measure in _OF_BINS.items()}
     below, above = _outside(left, right)
-    found["beyond_range"] = beyond_range(below=below, above=above, rows=right.total, reference_rows=left.total)
+    found["beyond_range"] = beyond_range(
+        below=below, above=above, rows=right.total, reference_rows=left.total, worth=worth
+    )
     return found
 
 
@@ -186,18 +198,16 @@ def _of_each(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
     return found
 
 
-def _categories(left: CategoryCounts, right: CategoryCounts) -> dict[str, Distance]:
+def _categories(left: CategoryCounts, right: CategoryCounts, worth: Worth) -> dict[str, Distance]:
     pair = aligned(left, right)
-    found = {"l_infinity": largest_share_difference(*pair)}
-    found |= {name: measure(*pair) for name, measure in _OF_BINS.items()}
+    found = {"l_infinity": largest_share_difference(*pair, worth)}
+    found |= {name: measure(*pair, worth) for name, measure in _OF_BINS.items()}
     if left.unnamed or right.unnamed:
         return found
     names = list(left.counts | right.counts)
-    inside = {one: np.array([counts.counts[name] for name in names]) for one, counts in ((0, left), (1, right))}
-    together = inside[0] + inside[1]
-    sizes = left.total, right.total
-    for one, name in ((1, "new_categories"), (0, "vanished_categories")):
-        found[name] = only_one_sample(inside=inside[one], together=together, rows=sizes[one], other_rows=sizes[1 - one])
+    before, now = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (left, right))
+    found["new_categories"] = only_one_sample(inside=now, outside=before, worth=worth[::-1])
+    found["vanished_categories"] = only_one_sample(inside=before, outside=now, worth=worth)
     return found
 
 
