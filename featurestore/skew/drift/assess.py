@@ -10,6 +10,7 @@ import numpy.typing as npt
 from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.distribution import Distribution
 from featurestore.skew.drift.measures import (
+    INDEPENDENT,
     Distance,
     Worth,
     beyond_range,
@@ -132,8 +133,8 @@ def bins_of(reference: NumberCounts, current: NumberCounts, bins: Floats) -> Flo
     return bins
 
 
-def _smaller_share(reference_total: int, current_total: int) -> float:
-    return min(reference_total, current_total) / (reference_total + current_total)
+def _smaller_share(reference_rows: float, current_rows: float) -> float:
+    return min(reference_rows, current_rows) / (reference_rows + current_rows)
 
 
 def _outside(reference: NumberCounts, current: NumberCounts) -> tuple[int, int]:
@@ -156,15 +157,16 @@ def bin_counts(numbers: NumberCounts, bins: Floats) -> Counts:
     return np.diff(np.concatenate([[0], upto[places], upto[-1:]])).astype(np.int64)
 
 
-def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts, Counts]:
+def aligned(reference: CategoryCounts, current: CategoryCounts, worth: Worth = INDEPENDENT) -> tuple[Counts, Counts]:
     """Return the counts of the same categories in both; those that chance hardly shows are counted together.
 
-    These are the ones that would be expected fewer than five times in the smaller sample, for which no formula of
-    chance holds, and those without a name.
+    These are the ones that would be expected fewer than five times in the smaller sample, counted as what its rows are
+    worth, and those without a name. One by one they say nothing, and together they would hide what others say.
     """
     names = sorted(reference.counts.keys() | current.counts.keys())
     left, right = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (reference, current))
-    shared = (left + right) * _smaller_share(reference.total, current.total) >= _LEAST_EXPECTED
+    rows = reference.total * worth[0], current.total * worth[1]
+    shared = (left * worth[0] + right * worth[1]) * _smaller_share(*rows) >= _LEAST_EXPECTED
     if reference.unnamed or current.unnamed:
         shared &= (left > 0) & (right > 0)
     sides = []
@@ -199,7 +201,7 @@ def _of_each(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
 
 
 def _categories(left: CategoryCounts, right: CategoryCounts, worth: Worth) -> dict[str, Distance]:
-    pair = aligned(left, right)
+    pair = aligned(left, right, worth)
     found = {"l_infinity": largest_share_difference(*pair, worth)}
     found |= {name: measure(*pair, worth) for name, measure in _OF_BINS.items()}
     if left.unnamed or right.unnamed:

@@ -83,7 +83,7 @@ def test_entities_that_are_asked_about_repeatedly_are_no_alarm(entities, most_ro
     policy = DriftPolicy(significance=CLAIMED, least_effects=ANY_EFFECT)
     alarms = {False: 0, True: 0}
     for _ in range(REPORTS // 4):
-        numbers, words = random.normal(size=1000), random.choice(list("aab"), size=1000)
+        numbers, words = random.normal(size=1000), random.choice(list("aaaaaabcdefghijk"), size=1000)
         asked = np.repeat(random.choice(1000, entities, replace=False), random.integers(1, most_rows, size=entities))
         sides = []
         for rows in (np.arange(1000), asked):
