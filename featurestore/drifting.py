@@ -103,6 +103,7 @@ class Drifter:
             TrainingSetError: The reference is no training set, or one of another service.
             StorageError: The serving log cannot be written or read.
             SourceError: A source cannot give its rows.
+            RegistryError: The registry failed, or knows a source no more that recomputing needs.
         """
         plan = self.catalog.plan(service)
         layout = Layout.of(plan)
@@ -183,8 +184,9 @@ class Drifter:
                 by_answering = self._offline(answered_by, layout, table)
                 is_same = trained.fingerprint == fingerprint and not hindsight
                 by_reference = by_answering if is_same else self._offline(trained, layout, table, hindsight=hindsight)
-                names = [name for name in layout.dtypes if name in served.column_names]
-                yield Recomputed(by_reference.select(names), by_answering.select(names), served.select(names))
+                samples = by_reference, by_answering, served
+                names = [name for name in layout.dtypes if all(name in sample.column_names for sample in samples)]
+                yield Recomputed._make(sample.select(names) for sample in samples)
 
     def _offline(self, plan: Plan, layout: Layout, log: pa.Table, *, hindsight: bool = False) -> pa.Table:
         """Return what a training set would hold of the rows of a log."""

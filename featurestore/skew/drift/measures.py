@@ -215,9 +215,9 @@ def _relative_entropy(shares: Floats, others: Floats) -> float:
 def chi_square(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -> Distance:
     """Return Cramér's V of the table of two samples by bins or categories, with Pearson's chi-square test.
 
-    V is the root of the chi-square statistic divided by all rows: 0 for equal shares; 1 if no bin holds both samples,
-    and these are of one size: the larger one of them is, the smaller V. If a count below five is to be expected the
-    test is the one of homogeneity that allows for it.
+    V is the root of the chi-square statistic divided by all rows: 0 for equal shares, 1 if no bin holds both samples;
+    in between it shrinks as one sample outgrows the other. If a count below five is to be expected the test is the one
+    of homogeneity, which allows for it.
 
     Source:
         Cramér 1946; the least count is Cochran's 1954.

@@ -193,6 +193,15 @@ def test_another_definition_is_neither_population_nor_skew(store, trained, sourc
             assert part.definition == pytest.approx(part.total)
 
 
+def test_a_feature_that_came_after_training_is_left_out(store, trained, source):
+    changed(store, spending(source, "7d", largest=agg.max(col("amount")).over("7d")))
+    serve(store, range(USERS), as_of="2024-05-02T00:00:00Z")
+    report = store.drift("model", reference=trained, current=DAY, recompute=True)
+    assert report.not_compared == {"spending__largest": "only the current sample has it"}
+    assert all(part.total == 0.0 for feature in report.features for part in feature.split)
+    assert features(report)["spending__n"].split
+
+
 def test_between_periods_another_definition_is_told_apart_too(store, source):
     store.materialize("2024-05-02T00:00:00Z")
     serve(store, range(USERS), as_of="2024-05-02T00:00:00Z")
