@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.config import PolicyConfig
-from featurestore.errors import InstantError, RequestError, listing
+from featurestore.errors import RequestError, listing
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog, log_schema
@@ -32,7 +32,7 @@ from featurestore.skew.remarks import Remarks
 from featurestore.skew.report import AuditReport
 from featurestore.skew.tolerance import Tolerance
 from featurestore.sources import ReadSettings
-from featurestore.temporal import Clock, duration_us, format_instant
+from featurestore.temporal import Clock, check_period, duration_us
 
 _NAMED = 8
 _MOST_RUNS = 1_000
@@ -88,7 +88,6 @@ class Auditor:
         Returns:
             The judged report.
         """
-        check_range(since_us, until_us)
         self._check_by(service, by)
         self.log.flush()
         tables = self.log.read(service, since_us=since_us, until_us=until_us)
@@ -174,7 +173,7 @@ class Auditor:
     ) -> AuditReport:
         """Compare what another system served with what training sets hold; see ``FeatureStore.audit_foreign``."""
         if since_us is not None and until_us is not None:
-            check_range(since_us, until_us)
+            check_period(since_us, until_us, where="audit")
         log = ForeignLog.open(self.catalog.plan(service), place, mapping, self.settings, by=by)
         first_us, end_us = log.range_us(since_us=since_us, until_us=until_us)
         log.remarks.notes.append("the log says no statuses: values alone were compared")
@@ -294,21 +293,6 @@ class Auditor:
 
     def _runs(self, view: str) -> tuple[RunRecord, ...]:
         return self.registry.runs(view, limit=_MOST_RUNS)
-
-
-def check_range(since_us: int, until_us: int) -> None:
-    """Make sure that a range of time holds an instant.
-
-    Raises:
-        InstantError: It ends before it begins, or where it begins.
-    """
-    if since_us >= until_us:
-        raise InstantError(
-            f"it begins at {format_instant(since_us)} and ends at {format_instant(until_us)}",
-            where="range of an audit",
-            hint="Give an earlier since, or a later until.",
-            code="empty-range",
-        )
 
 
 def configured(policy: PolicyConfig) -> Policy:

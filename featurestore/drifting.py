@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.config import PolicyConfig
-from featurestore.dtypes import DType, parse_dtype
 from featurestore.errors import TrainingSetError
 from featurestore.offline.build import AS_OF
-from featurestore.offline.dataset import TrainingSet
+from featurestore.offline.dataset import TrainingSet, read_manifest
 from featurestore.offline.manifest import Manifest
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.serving_log import ServingLog
-from featurestore.plan.model import Plan
+from featurestore.plan.model import Column, Plan
 from featurestore.registry import DriftRecord, Registry
-from featurestore.skew.drift.compare import Reference, compare_drift
+from featurestore.skew.drift.compare import Recomputed, Reference, compare_drift
 from featurestore.skew.drift.policy import DriftPolicy
 from featurestore.skew.drift.report import DriftReport
+from featurestore.skew.drift.rows import KEY, VALUE, Layout
 from featurestore.sources import ReadSettings
 from featurestore.temporal import Clock, format_instant
 
 Period = tuple[int, int]
 """First instant and one past the last, in microseconds."""
 
-_VALUE = "value__"
+_REQUEST = "request__"
+_WANTED = (KEY, VALUE, _REQUEST)
 _BATCH_ROWS = 500_000
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """How the values of a reference were computed.
+
+    Attributes:
+        plan: By this plan; ``None`` for a period of the log.
+        hindsight: Whether every event counted as known from its event time on.
+        answered: Of a period of the log, rows by the fingerprint of the plan that answered, counted as they are read.
+    """
+
+    plan: Plan | None = None
+    hindsight: bool = False
+    answered: Counter[str] = field(default_factory=Counter)
+
+    def among(self, plans: Mapping[str, Plan]) -> Plan | None:
+        """Return the plan, of a period the one that answered most; ``None`` if it is not among the known ones."""
+        return self.plan or next((plans.get(print_) for print_, _ in self.answered.most_common(1)), None)
 
 
 @dataclass(frozen=True)
@@ -81,36 +103,31 @@ class Drifter:
             TrainingSetError: The reference is no training set, or one of another service.
             StorageError: The serving log cannot be written or read.
             SourceError: A source cannot give its rows.
+            RegistryError: The registry failed, or knows a source no more that recomputing needs.
         """
         plan = self.catalog.plan(service)
+        layout = Layout.of(plan)
         self.log.flush()
-
-        dtypes = {output.name: output.dtype for output in plan.outputs}
-
-        def served(first_us: int, last_us: int) -> Iterator[pa.Table]:
-            for table in self.log.read(service, since_us=first_us, until_us=last_us):
-                yield _values(table, dtypes)
-
-        def recomputed() -> Iterator[pa.Table]:
-            plans = {known.fingerprint: known for known in (*self.catalog.past_plans(service), plan)}
-            log = self.log.read(service, since_us=since_us, until_us=until_us)
-            for answered_by, questions in _questions(plans, log):
-                sources = self.catalog.sources(use.view.source.name for use in answered_by.uses)
-                features, _ = compute_reference(answered_by, questions, sources=sources, settings=self.settings)
-                yield _of_dtypes(pa.table(features.values), dtypes)
-
         if isinstance(reference, tuple):
-            first_us, last_us = reference
-            label = f"what was served about {format_instant(first_us)} to {format_instant(last_us)}"
-            known = Reference(label, dtypes, rows=lambda: served(first_us, last_us))
+            known, definition = self._of_period(service, layout, *reference)
         else:
-            known = _training(service, reference)
+            known, definition = _trained(service, reference)
+        left_out: Counter[str] = Counter()
+
+        def current() -> Iterator[pa.Table]:
+            return self.log.read(service, since_us=since_us, until_us=until_us)
+
+        def recomputed() -> Iterator[Recomputed]:
+            plans = {past.fingerprint: past for past in (*self.catalog.past_plans(service), plan)}
+            return self._recomputed(current(), layout, plans, definition, left_out)
+
         ran_at_us = self.clock.now_us()
         report = compare_drift(
             service=service,
             reference=known,
-            current=lambda: served(since_us, until_us),
-            current_dtypes=dtypes,
+            current=lambda: map(layout.of_log, current()),
+            current_dtypes=layout.dtypes,
+            current_entities=layout.entities,
             policy=policy,
             since=format_instant(since_us),
             until=format_instant(until_us),
@@ -118,10 +135,66 @@ class Drifter:
             recomputed=recomputed if recompute else None,
             threads=self.settings.threads,
         )
+        report = replace(report, not_recomputed=dict(left_out))
         if record:
             found = DriftRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json())
             report = replace(report, id=self.registry.add_drift(found))
         return report
+
+    def _of_period(self, service: str, layout: Layout, since_us: int, until_us: int) -> tuple[Reference, _Definition]:
+        """Return what was served in another period, and the definition that answered most of it."""
+        definition = _Definition()
+
+        def rows() -> Iterator[pa.Table]:
+            for table in self.log.read(service, since_us=since_us, until_us=until_us):
+                definition.answered[_fingerprint(table)] += table.num_rows
+                yield layout.of_log(table)
+
+        label = f"what was served about {format_instant(since_us)} to {format_instant(until_us)}"
+        return Reference(label, layout.dtypes, rows=rows, entities=layout.entities), definition
+
+    def _recomputed(
+        self,
+        tables: Iterable[pa.Table],
+        layout: Layout,
+        plans: Mapping[str, Plan],
+        definition: _Definition,
+        left_out: Counter[str],
+    ) -> Iterator[Recomputed]:
+        """Recompute what was served by the definition that answered and by the reference's.
+
+        Args:
+            tables: What was served.
+            layout: What is counted of it.
+            plans: Plans that may have answered, by fingerprint.
+            definition: The reference's.
+            left_out: Receives how many rows could not be recomputed, and why.
+        """
+        trained, hindsight = definition.among(plans), definition.hindsight
+        for fingerprint, table in _together(tables):
+            answered_by = plans.get(fingerprint)
+            if answered_by is None:
+                left_out["the registry does not know the definition that answered"] += table.num_rows
+            elif trained is None:
+                left_out["the registry does not know the definition of the reference"] += table.num_rows
+            elif missing := _missing(trained, table):
+                left_out[f"the reference's definition needs {missing}, which was not asked with"] += table.num_rows
+            else:
+                served = layout.of_log(table)
+                by_answering = self._offline(answered_by, layout, table)
+                is_same = trained.fingerprint == fingerprint and not hindsight
+                by_reference = by_answering if is_same else self._offline(trained, layout, table, hindsight=hindsight)
+                samples = by_reference, by_answering, served
+                names = [name for name in layout.dtypes if all(name in sample.column_names for sample in samples)]
+                yield Recomputed._make(sample.select(names) for sample in samples)
+
+    def _offline(self, plan: Plan, layout: Layout, log: pa.Table, *, hindsight: bool = False) -> pa.Table:
+        """Return what a training set would hold of the rows of a log."""
+        sources = self.catalog.sources(use.view.source.name for use in plan.uses)
+        features, _ = compute_reference(
+            plan, _asked(plan, log), sources=sources, settings=self.settings, hindsight=hindsight
+        )
+        return layout.features(pa.table(features.values), log.column(AS_OF))
 
 
 def configured(policy: PolicyConfig) -> DriftPolicy:
@@ -153,23 +226,22 @@ def read_reference(text: str, folder: Path = Path()) -> str | tuple[str, str]:
     return (since, until) if dots and since and until and not path.exists() else str(path)
 
 
-def _training(service: str, reference: str | os.PathLike[str] | TrainingSet) -> Reference:
-    if isinstance(reference, TrainingSet):
-        return _of_training_set(service, reference)
-    path = Path(reference)
-    if path.is_file():
-        manifest = Manifest.from_json(path.read_bytes(), where=f"manifest '{path}'")
-        return _of_manifest(service, manifest, f"the manifest '{path}'")
-    return _of_training_set(service, TrainingSet.open(path))
+def _trained(service: str, given: str | os.PathLike[str] | TrainingSet) -> tuple[Reference, _Definition]:
+    """Return a training set, or its manifest alone, and how its values were computed."""
+    if not isinstance(given, TrainingSet) and Path(given).is_file():
+        return _of_manifest(service, read_manifest(given), f"the manifest '{given}'")
+    built = given if isinstance(given, TrainingSet) else TrainingSet.open(given)
+    known, definition = _of_manifest(service, built.manifest, f"the training set '{built.path}'")
+    assert definition.plan is not None, "a manifest has one"
+    layout = Layout.of(definition.plan)
+
+    def rows() -> Iterator[pa.Table]:
+        return map(layout.of_training_set, built.scan([*layout.dtypes, *layout.keys, AS_OF]))
+
+    return replace(known, rows=rows, entities=layout.entities), definition
 
 
-def _of_training_set(service: str, training_set: TrainingSet) -> Reference:
-    known = _of_manifest(service, training_set.manifest, f"the training set '{training_set.path}'")
-    names = list(known.dtypes)
-    return Reference(known.label, known.dtypes, rows=lambda: training_set.scan(names), profiles=known.profiles)
-
-
-def _of_manifest(service: str, manifest: Manifest, label: str) -> Reference:
+def _of_manifest(service: str, manifest: Manifest, label: str) -> tuple[Reference, _Definition]:
     if manifest.service != service:
         raise TrainingSetError(
             f"it is one of the service '{manifest.service}', the service asked about is '{service}'",
@@ -177,40 +249,38 @@ def _of_manifest(service: str, manifest: Manifest, label: str) -> Reference:
             hint="Name a training set of the same service.",
             code="other-service",
         )
+    plan = Plan.from_json(msgspec.json.encode(manifest.plan))
     profiles = {feature.name: feature for feature in manifest.features}
-    return Reference(label, {name: parse_dtype(one.dtype) for name, one in profiles.items()}, profiles=profiles)
+    return Reference(label, Layout.of(plan).dtypes, profiles=profiles), _Definition(plan, manifest.hindsight)
 
 
-def _values(table: pa.Table, dtypes: Mapping[str, DType]) -> pa.Table:
-    """Return what was served in a piece of the log, columns named as the features are."""
-    names = [name for name in table.column_names if name.startswith(_VALUE)]
-    renamed = table.select(names).rename_columns([name.removeprefix(_VALUE) for name in names])
-    return _of_dtypes(renamed, dtypes)
-
-
-def _of_dtypes(table: pa.Table, dtypes: Mapping[str, DType]) -> pa.Table:
-    """Leave out what another definition answered in another dtype."""
-    wanted = {name: dtype.arrow for name, dtype in dtypes.items()}
-    return table.select([field.name for field in table.schema if wanted.get(field.name) == field.type])
-
-
-def _questions(plans: Mapping[str, Plan], tables: Iterable[pa.Table]) -> Iterator[tuple[Plan, pa.Table]]:
-    """Put what was asked together per plan, many rows at a time: for each time the sources are read once."""
+def _together(tables: Iterable[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
+    """Put together what one plan answered, many rows at a time: for each time the sources are read once."""
     waiting: dict[str, list[pa.Table]] = {}
     for table in tables:
-        fingerprint = str(table.column("fingerprint")[0].as_py())
-        if fingerprint not in plans:
-            continue
-        group = waiting.setdefault(fingerprint, [])
-        group.append(_asked(plans[fingerprint], table))
+        group = waiting.setdefault(_fingerprint(table), [])
+        group.append(table.select([name for name in table.column_names if name == AS_OF or name.startswith(_WANTED)]))
         if sum(piece.num_rows for piece in group) >= _BATCH_ROWS:
-            yield plans[fingerprint], pa.concat_tables(waiting.pop(fingerprint))
+            yield _fingerprint(table), pa.concat_tables(waiting.pop(_fingerprint(table)))
     for fingerprint, group in waiting.items():
-        yield plans[fingerprint], pa.concat_tables(group)
+        yield fingerprint, pa.concat_tables(group)
+
+
+def _fingerprint(table: pa.Table) -> str:
+    return str(table.column("fingerprint")[0].as_py())
+
+
+def _columns(plan: Plan) -> dict[str, Column]:
+    """Return what a plan must be asked with, by the column of the log that holds it."""
+    keys = {f"{KEY}{column.name}": column for column in plan.join_keys}
+    return keys | {f"{_REQUEST}{column.name}": column for column in plan.request}
+
+
+def _missing(plan: Plan, log: pa.Table) -> str:
+    """Return the first column that a plan must be asked with and that a log does not have; empty if it has all."""
+    known = {field.name: field.type for field in log.schema}
+    return next((c.name for name, c in _columns(plan).items() if known.get(name) != c.dtype.arrow), "")
 
 
 def _asked(plan: Plan, log: pa.Table) -> pa.Table:
-    columns = {AS_OF: log.column(AS_OF)}
-    columns |= {column.name: log.column(f"key__{column.name}") for column in plan.join_keys}
-    columns |= {column.name: log.column(f"request__{column.name}") for column in plan.request}
-    return pa.table(columns)
+    return pa.table({AS_OF: log.column(AS_OF)} | {c.name: log.column(name) for name, c in _columns(plan).items()})

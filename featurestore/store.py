@@ -17,13 +17,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config, PolicyConfig
-from featurestore.errors import InstantError, RegistryError, listing
+from featurestore.errors import RegistryError, listing
 from featurestore.temporal import (
     Clock,
     Refresh,
     SystemClock,
+    check_period,
     duration_us,
-    format_instant,
     instant_us,
     moment_us,
     parse_refresh,
@@ -1230,11 +1230,5 @@ def _period(
     """
     first_us = moment_us(since, now_us=now_us, where=f"{where}, since")
     last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=f"{where}, until")
-    if last_us <= first_us:
-        raise InstantError(
-            f"the period ends at {format_instant(last_us)}, which is not after its start at {format_instant(first_us)}",
-            where=where,
-            hint="Say the earlier bound first; of how long back, the larger one.",
-            code="empty-period",
-        )
+    check_period(first_us, last_us, where=where)
     return first_us, last_us

@@ -188,6 +188,26 @@ def within_years(instant: int) -> int:
     return instant
 
 
+def check_period(first_us: int, last_us: int, *, where: str) -> None:
+    """Make sure that a period holds an instant.
+
+    Args:
+        first_us: Its first instant.
+        last_us: One past its last.
+        where: What it is, for messages.
+
+    Raises:
+        InstantError: It ends before it begins, or where it begins.
+    """
+    if last_us <= first_us:
+        raise InstantError(
+            f"the period ends at {format_instant(last_us)}, which is not after its start at {format_instant(first_us)}",
+            where=where,
+            hint="Say the earlier bound first; of how long back, the larger one.",
+            code="empty-period",
+        )
+
+
 def format_instant(instant: int) -> str:
     """Write an instant as ISO 8601 with a final ``Z``; watermarks that bound nothing are named.
 

@@ -15,7 +15,9 @@ from featurestore.plan.model import Column, Plan, TypedExpr
 
 Ints = npt.NDArray[np.int64]
 
-_BUCKETS = 1_000_003
+BUCKETS = 1_000_003
+"""How many different numbers keys are hashed to."""
+
 SHARDS = 16
 """Key shards that an audit tells apart."""
 
@@ -36,34 +38,40 @@ def check_share(share: float | None) -> float:
 
 def key_buckets(plan: Plan, log: pa.Table) -> Ints:
     """Return for each row of a log a number from 0 to a million that follows from its entity's key alone."""
-    return _buckets([(column.dtype, log.column(f"key__{column.name}")) for column in plan.join_keys], log.num_rows)
+    keys = ((log.column(f"key__{column.name}"), column.dtype) for column in plan.join_keys)
+    return buckets(keys, rows=log.num_rows)
 
 
 def row_buckets(plan: Plan, spine: pa.Table) -> Ints:
     """Return for each row of a spine a number from 0 to a million that follows from its key and instant alone."""
     asked = [*plan.join_keys, Column("as_of", TIMESTAMP)]
-    return _buckets([(column.dtype, spine.column(column.name)) for column in asked], spine.num_rows)
+    return buckets(((spine.column(column.name), column.dtype) for column in asked), rows=spine.num_rows)
 
 
-def _buckets(columns: Iterable[tuple[DType, pa.ChunkedArray | pa.Array]], row_count: int) -> Ints:
-    total = np.zeros(row_count, dtype=np.int64)
-    for dtype, column in columns:
-        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def buckets(keys: Iterable[tuple[pa.ChunkedArray | pa.Array, DType]], *, rows: int) -> Ints:
+    """Return for each row a number from 0 to a million that follows from its values alone.
+
+    Args:
+        keys: Columns of keys, with their dtypes.
+        rows: How many rows there are.
+    """
+    total = np.zeros(rows, dtype=np.int64)
+    for column, dtype in keys:
         is_decimal = dtype.kind == "decimal"
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        array = array.cast(pa.string()) if is_decimal else array
         operand = TypedExpr("column", STRING if is_decimal else dtype, params=(("name", "key"),))
-        hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", _BUCKETS),))
-        found = evaluate(
-            hashed, Environment(columns={"key": array.cast(pa.string()) if is_decimal else array}, length=row_count)
-        )
+        hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", BUCKETS),))
+        found = evaluate(hashed, Environment(columns={"key": array}, length=rows))
         total = total * 31 + found.fill_null(0).to_numpy(zero_copy_only=False)
-    return np.asarray(total % _BUCKETS, dtype=np.int64)
+    return np.asarray(total % BUCKETS, dtype=np.int64)
 
 
 def sampled(plan: Plan, log: pa.Table, share: float) -> pa.Table:
     """Return the rows of a share of the entities."""
     if share >= 1.0:
         return log
-    return log.filter(pa.array(key_buckets(plan, log) < share * _BUCKETS))
+    return log.filter(pa.array(key_buckets(plan, log) < share * BUCKETS))
 
 
 def shards(plan: Plan, log: pa.Table) -> Ints:

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.distribution import Distribution
 from featurestore.skew.drift.measures import (
+    INDEPENDENT,
     Distance,
+    Worth,
     beyond_range,
     chi_square,
     jensen_shannon,
@@ -31,7 +33,7 @@ SHOWN_CATEGORIES = 20
 """Categories that a report names."""
 
 _LEAST_EXPECTED = 5.0
-_Binned = Callable[[Counts, Counts], Distance]
+_Binned = Callable[[Counts, Counts, Worth], Distance]
 _OF_BINS: dict[str, _Binned] = {"psi": psi, "jensen_shannon": jensen_shannon, "chi_square": chi_square}
 
 MEASURES = (
@@ -65,15 +67,16 @@ def assess(
     found: dict[str, Distance] = {}
     details: dict[str, object] = {}
     left, right = reference.values, current.values
+    worth = reference.worth, current.worth
     if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
         details |= _of_each(left, right)
         if left.total and right.total:
             edges = bins_of(left, right, reference.bins)
             bins = bin_counts(left, edges), bin_counts(right, edges)
-            found |= _numbers(left, right, *bins)
+            found |= _numbers(left, right, *bins, worth)
             details["bins"] = Bins(*(tuple(part.tolist()) for part in (edges, *bins)))
     elif isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts) and left.total and right.total:
-        found |= _categories(left, right)
+        found |= _categories(left, right, worth)
         details |= _named(left, right)
     if reference.row_count and current.row_count:
         found["null_share"] = share_difference(
@@ -81,6 +84,7 @@ def assess(
             reference_rows=reference.row_count,
             current=current.null_count,
             current_rows=current.row_count,
+            worth=worth,
         )
     measures = tuple(_measured(measure, one, significance) for measure, one in found.items())
     return FeatureDrift(
@@ -88,6 +92,8 @@ def assess(
         dtype,
         reference.row_count,
         current.row_count,
+        round(reference.effective_rows),
+        round(current.effective_rows),
         reference.null_count,
         current.null_count,
         measures,
@@ -127,8 +133,8 @@ def bins_of(reference: NumberCounts, current: NumberCounts, bins: Floats) -> Flo
     return bins
 
 
-def _smaller_share(reference_total: int, current_total: int) -> float:
-    return min(reference_total, current_total) / (reference_total + current_total)
+def _smaller_share(reference_rows: float, current_rows: float) -> float:
+    return min(reference_rows, current_rows) / (reference_rows + current_rows)
 
 
 def _outside(reference: NumberCounts, current: NumberCounts) -> tuple[int, int]:
@@ -151,15 +157,16 @@ def bin_counts(numbers: NumberCounts, bins: Floats) -> Counts:
     return np.diff(np.concatenate([[0], upto[places], upto[-1:]])).astype(np.int64)
 
 
-def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts, Counts]:
+def aligned(reference: CategoryCounts, current: CategoryCounts, worth: Worth = INDEPENDENT) -> tuple[Counts, Counts]:
     """Return the counts of the same categories in both; those that chance hardly shows are counted together.
 
-    These are the ones that would be expected fewer than five times in the smaller sample, for which no formula of
-    chance holds, and those without a name.
+    These are the ones that would be expected fewer than five times in the smaller sample, counted as what its rows are
+    worth, and those without a name. One by one they say nothing, and together they would hide what others say.
     """
     names = sorted(reference.counts.keys() | current.counts.keys())
     left, right = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (reference, current))
-    shared = (left + right) * _smaller_share(reference.total, current.total) >= _LEAST_EXPECTED
+    rows = reference.total * worth[0], current.total * worth[1]
+    shared = (left * worth[0] + right * worth[1]) * _smaller_share(*rows) >= _LEAST_EXPECTED
     if reference.unnamed or current.unnamed:
         shared &= (left > 0) & (right > 0)
     sides = []
@@ -170,11 +177,18 @@ def aligned(reference: CategoryCounts, current: CategoryCounts) -> tuple[Counts,
     return sides[0][keep], sides[1][keep]
 
 
-def _numbers(left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts) -> dict[str, Distance]:
-    found = {"kolmogorov_smirnov": kolmogorov_smirnov(left, right), "wasserstein": wasserstein(left, right)}
-    found |= {name: measure(left_bins, right_bins) for name, measure in _OF_BINS.items()}
+def _numbers(
+    left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts, worth: Worth
+) -> dict[str, Distance]:
+    found = {
+        "kolmogorov_smirnov": kolmogorov_smirnov(left, right, worth),
+        "wasserstein": wasserstein(left, right, worth),
+    }
+    found |= {name: measure(left_bins, right_bins, worth) for name, measure in _OF_BINS.items()}
     below, above = _outside(left, right)
-    found["beyond_range"] = beyond_range(below=below, above=above, rows=right.total, reference_rows=left.total)
+    found["beyond_range"] = beyond_range(
+        below=below, above=above, rows=right.total, reference_rows=left.total, worth=worth
+    )
     return found
 
 
@@ -186,18 +200,16 @@ def _of_each(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
     return found
 
 
-def _categories(left: CategoryCounts, right: CategoryCounts) -> dict[str, Distance]:
-    pair = aligned(left, right)
-    found = {"l_infinity": largest_share_difference(*pair)}
-    found |= {name: measure(*pair) for name, measure in _OF_BINS.items()}
+def _categories(left: CategoryCounts, right: CategoryCounts, worth: Worth) -> dict[str, Distance]:
+    pair = aligned(left, right, worth)
+    found = {"l_infinity": largest_share_difference(*pair, worth)}
+    found |= {name: measure(*pair, worth) for name, measure in _OF_BINS.items()}
     if left.unnamed or right.unnamed:
         return found
     names = list(left.counts | right.counts)
-    inside = {one: np.array([counts.counts[name] for name in names]) for one, counts in ((0, left), (1, right))}
-    together = inside[0] + inside[1]
-    sizes = left.total, right.total
-    for one, name in ((1, "new_categories"), (0, "vanished_categories")):
-        found[name] = only_one_sample(inside=inside[one], together=together, rows=sizes[one], other_rows=sizes[1 - one])
+    before, now = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (left, right))
+    found["new_categories"] = only_one_sample(inside=now, outside=before, worth=worth[::-1])
+    found["vanished_categories"] = only_one_sample(inside=before, outside=now, worth=worth)
     return found
 
 

@@ -6,7 +6,7 @@ one, exactly; else in cells that are placed by a sample of the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -18,16 +18,20 @@ from featurestore.dtypes import DType
 from featurestore.offline.bins import place_edges
 from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.distribution import Distribution, is_categorical, to_numbers
+from featurestore.skew.drift.entities import Batch
 from featurestore.skew.drift.grid import COARSE_BINS, Sample, fine_edges
 from featurestore.skew.drift.numbers import NumberCounts
 
 Floats = npt.NDArray[np.float64]
 
-Rows = Callable[[], Iterable[pa.Table | pa.RecordBatch]]
+Rows = Callable[[], Iterable[Batch]]
 """Reads a sample from its beginning, in batches with one column per feature; may be called twice.
 
-A batch may lack columns: its rows are then no rows of these features.
+A batch may lack columns: its rows are then no rows of these features. Instants and dates are ages, as ``to_ages`` gives
+them.
 """
+
+Sink = Sample | NumberCounts | CategoryCounts
 
 _NO_BINS: Floats = np.zeros(0)
 
@@ -37,7 +41,7 @@ class _Intake:
     """What is kept of one feature while its rows pass."""
 
     dtype: DType
-    into: Sample | NumberCounts | CategoryCounts
+    into: Sink
     row_count: int = 0
     null_count: int = 0
 
@@ -91,9 +95,11 @@ class Collector:
         Returns:
             Both distributions of every feature.
         """
-        first = self._read(reference, {name: self._sink(name) for name in self.dtypes})
+        first = self._intakes({name: self._sink(name) for name in self.dtypes})
+        self._read(reference(), first)
         layouts = {name: self._layout(name, intake) for name, intake in first.items()}
-        second = self._read(current, {name: self._second_sink(name, first, layouts) for name in self.dtypes})
+        second = self._intakes({name: self._second_sink(name, first, layouts) for name in self.dtypes})
+        self._read(current(), second)
         again: dict[str, _Layout] = {}
         for name, layout in layouts.items():
             mine, theirs = first[name].into, second[name].into
@@ -115,26 +121,45 @@ class Collector:
             for name in self.dtypes
         }
 
-    def like(self, reference: Mapping[str, Distribution], rows: Rows) -> dict[str, Distribution]:
+    def like(self, reference: Mapping[str, Distribution], rows: Iterable[Batch]) -> dict[str, Distribution]:
         """Count a sample as known distributions are counted.
 
         Args:
             reference: Distributions, by column.
             rows: The sample, read once.
         """
-        sinks: dict[str, Sample | NumberCounts | CategoryCounts] = {}
-        for name in self.dtypes:
-            values = reference[name].values
-            sinks[name] = NumberCounts.empty(values.edges) if isinstance(values, NumberCounts) else self._sink(name)
-        found = self._read(rows, sinks)
-        return {name: _finished(found[name], _Layout(_NO_BINS, reference[name].bins)) for name in self.dtypes}
+        (found,) = self.all_like(reference, ((batch,) for batch in rows), samples=1)
+        return found
 
-    def _sink(self, name: str) -> Sample | CategoryCounts:
+    def all_like(
+        self, reference: Mapping[str, Distribution], rows: Iterable[Sequence[Batch]], *, samples: int
+    ) -> tuple[dict[str, Distribution], ...]:
+        """Count samples that are read together as known distributions are counted.
+
+        Args:
+            reference: Distributions, by column.
+            rows: A batch of each sample at a time, read once.
+            samples: How many samples there are.
+        """
+        found = [
+            self._intakes({name: self._sink_like(name, reference[name]) for name in self.dtypes})
+            for _ in range(samples)
+        ]
+        for batches in rows:
+            for batch, intakes in zip(batches, found, strict=True):
+                self._read([batch], intakes)
+        return tuple(
+            {name: _finished(one, _Layout(_NO_BINS, reference[name].bins)) for name, one in intakes.items()}
+            for intakes in found
+        )
+
+    def _sink(self, name: str) -> Sink:
         return CategoryCounts() if is_categorical(self.dtypes[name]) else Sample()
 
-    def _second_sink(
-        self, name: str, first: Mapping[str, _Intake], layouts: Mapping[str, _Layout]
-    ) -> Sample | NumberCounts | CategoryCounts:
+    def _sink_like(self, name: str, known: Distribution) -> Sink:
+        return NumberCounts.empty(known.values.edges) if isinstance(known.values, NumberCounts) else self._sink(name)
+
+    def _second_sink(self, name: str, first: Mapping[str, _Intake], layouts: Mapping[str, _Layout]) -> Sink:
         into = first[name].into
         if isinstance(into, Sample) and not into.is_complete:
             return NumberCounts.empty(layouts[name].edges)
@@ -152,21 +177,23 @@ class Collector:
         ends = np.array([low, np.nextafter(high, np.inf)])
         return _Layout(np.unique(np.concatenate([fine_edges(ordered, bins), ends])), bins)
 
-    def _read(self, rows: Rows, sinks: Mapping[str, Sample | NumberCounts | CategoryCounts]) -> dict[str, _Intake]:
-        found = {name: _Intake(self.dtypes[name], sink) for name, sink in sinks.items()}
+    def _intakes(self, sinks: Mapping[str, Sink]) -> dict[str, _Intake]:
+        return {name: _Intake(self.dtypes[name], sink) for name, sink in sinks.items()}
+
+    def _read(self, rows: Iterable[Batch], found: Mapping[str, _Intake]) -> None:
         with ThreadPoolExecutor(self.threads) as pool:
-            for batch in rows():
+            for batch in rows:
                 known = [name for name in found if name in batch.schema.names]
                 for _ in pool.map(lambda name, batch=batch: found[name].add(batch.column(name)), known):
                     pass
-        return found
 
     def _recount(self, rows: Rows, intakes: dict[str, _Intake], layouts: Mapping[str, _Layout]) -> None:
         wanted = {name: NumberCounts.empty(layout.edges) for name, layout in layouts.items() if len(layout.edges)}
         if not wanted:
             return
-        for name, intake in self._read(rows, wanted).items():
-            intakes[name] = intake
+        again = self._intakes(wanted)
+        self._read(rows(), again)
+        intakes |= again
 
 
 def _finished(intake: _Intake, layout: _Layout | None) -> Distribution:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from featurestore.dtypes import DType
 from featurestore.offline.profile import FeatureProfile
 from featurestore.skew.drift.assess import assess
 from featurestore.skew.drift.collect import Collector, Pair, Rows
-from featurestore.skew.drift.distribution import Distribution, from_profile
+from featurestore.skew.drift.distribution import AGED, Distribution, from_profile
+from featurestore.skew.drift.entities import Entities
 from featurestore.skew.drift.policy import DriftPolicy
 from featurestore.skew.drift.report import DriftReport, FeatureDrift
 from featurestore.skew.drift.split import split
@@ -26,12 +29,28 @@ class Reference:
         dtypes: Dtypes of its features, by column.
         rows: Reads its rows; ``None`` if only profiles are known.
         profiles: Profiles of its features. Where there are rows, too, these are counted, in the profiles' bins.
+        entities: Columns of its rows that hold buckets of entities, as ``sampling.buckets`` gives them, by feature.
     """
 
     label: str
     dtypes: Mapping[str, DType]
     rows: Rows | None = None
     profiles: Mapping[str, FeatureProfile] | None = None
+    entities: Mapping[str, str] = field(default_factory=dict)
+
+
+class Recomputed(NamedTuple):
+    """A batch of the current rows, thrice.
+
+    Attributes:
+        by_reference: As the reference's definition has them.
+        by_answering: As the definition has them that answered.
+        served: As they were answered.
+    """
+
+    by_reference: pa.Table
+    by_answering: pa.Table
+    served: pa.Table
 
 
 def compare_drift(
@@ -44,7 +63,8 @@ def compare_drift(
     since: str,
     until: str,
     ran_at: str,
-    recomputed: Rows | None = None,
+    current_entities: Mapping[str, str] | None = None,
+    recomputed: Callable[[], Iterable[Recomputed]] | None = None,
     threads: int = 2,
 ) -> DriftReport:
     """Compare distributions and judge.
@@ -58,26 +78,31 @@ def compare_drift(
         since: First instant of the current rows, for the report.
         until: One past the last.
         ran_at: The present instant, for the report.
-        recomputed: Reads the current rows as the training set would have them; if given, distances are split.
+        current_entities: Columns of the current rows that hold buckets of entities, by feature.
+        recomputed: Reads the current rows that could be recomputed, and what they should be; if given, distances are
+            split.
         threads: Threads that count; the result does not depend on it.
 
     Returns:
         The judged report, features by name.
     """
-    shared, not_compared = _shared(reference.dtypes, current_dtypes)
+    shared, not_compared = _shared(reference, current_dtypes)
     profiles = {name: from_profile(one) for name, one in (reference.profiles or {}).items() if name in shared}
     bins = {name: one.bins for name, one in profiles.items() if len(one.bins)}
     collector = Collector(shared, threads, bins)
-    if reference.rows is not None:
-        pairs = collector.pairs(reference=reference.rows, current=current)
+    before, now = Entities(reference.entities), Entities(current_entities or {})
+    if (rows := reference.rows) is not None:
+        pairs = collector.pairs(reference=lambda: before.seen(rows()), current=lambda: now.seen(current()))
     else:
-        found = collector.like(profiles, current)
+        found = collector.like(profiles, now.seen(current()))
         pairs = {name: Pair(profiles[name], found[name]) for name in shared}
+    pairs = {name: _weighed(pair, before.worth(name), now.worth(name)) for name, pair in pairs.items()}
     significance = policy.significance
     features = tuple(_assessed(name, shared[name], pairs[name], significance) for name in sorted(shared))
     if recomputed is not None:
-        again = collector.like({name: pair.reference for name, pair in pairs.items()}, recomputed)
-        features = tuple(_split(feature, pairs[feature.name], again[feature.name]) for feature in features)
+        known = {name: pair.reference for name, pair in pairs.items()}
+        samples = collector.all_like(known, recomputed(), samples=len(Recomputed._fields))
+        features = tuple(_split(feature, known[feature.name], *samples) for feature in features)
     return policy.judge(
         DriftReport(
             service=service,
@@ -93,18 +118,25 @@ def compare_drift(
     )
 
 
-def _shared(reference: Mapping[str, DType], current: Mapping[str, DType]) -> tuple[dict[str, DType], dict[str, str]]:
+def _shared(reference: Reference, current: Mapping[str, DType]) -> tuple[dict[str, DType], dict[str, str]]:
     shared, reasons = {}, {}
-    for name in sorted(reference.keys() | current.keys()):
+    known = reference.dtypes
+    for name in sorted(known.keys() | current.keys()):
         if name not in current:
             reasons[name] = "only the reference has it"
-        elif name not in reference:
+        elif name not in known:
             reasons[name] = "only the current sample has it"
-        elif reference[name] != current[name]:
-            reasons[name] = f"its dtype was {reference[name]} and is {current[name]}"
+        elif known[name] != current[name]:
+            reasons[name] = f"its dtype was {known[name]} and is {current[name]}"
+        elif known[name].kind in AGED and reference.rows is None:
+            reasons[name] = "a manifest alone does not say how long before as_of it lay"
         else:
-            shared[name] = reference[name]
+            shared[name] = known[name]
     return shared, reasons
+
+
+def _weighed(pair: Pair, reference: float, current: float) -> Pair:
+    return Pair(replace(pair.reference, worth=reference), replace(pair.current, worth=current))
 
 
 def _assessed(name: str, dtype: DType, pair: Pair, significance: float) -> FeatureDrift:
@@ -113,5 +145,6 @@ def _assessed(name: str, dtype: DType, pair: Pair, significance: float) -> Featu
         return assess(name, str(dtype), reference=pair.reference, current=pair.current, significance=significance)
 
 
-def _split(feature: FeatureDrift, pair: Pair, recomputed: Distribution) -> FeatureDrift:
-    return replace(feature, split=split(training=pair.reference, recomputed=recomputed, served=pair.current))
+def _split(feature: FeatureDrift, reference: Distribution, *samples: Mapping[str, Distribution]) -> FeatureDrift:
+    each = Recomputed._make(sample[feature.name] for sample in samples)
+    return replace(feature, split=split(reference=reference, **each._asdict()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,14 @@ from featurestore.dtypes import DType, parse_dtype
 from featurestore.offline.profile import FeatureProfile, Histogram
 from featurestore.skew.drift.categories import CategoryCounts
 from featurestore.skew.drift.numbers import NumberCounts
-from featurestore.temporal import instant_us
 
 Floats = npt.NDArray[np.float64]
 Values = NumberCounts | CategoryCounts | None
 
+AGED = frozenset({"timestamp", "date"})
+"""Kinds of dtypes whose values are compared by how long before ``as_of`` they lie."""
+
 _CATEGORICAL = frozenset({"string", "bool"})
-_WHOLE = frozenset({"int64", "date"})
-_EPOCH = date(1970, 1, 1)
 
 
 @dataclass
@@ -32,28 +31,22 @@ class Distribution:
     Attributes:
         row_count: Rows.
         null_count: Rows without a value.
-        values: The others: numbers, instants (microseconds), dates (days) and lengths of lists and bytes in cells,
-            strings and booleans by name. ``None`` if no edges are known because the reference has no number.
+        values: The others: numbers, ages of instants (microseconds) and of dates (days), and lengths of lists and bytes
+            in cells, strings and booleans by name. ``None`` if no edges are known because the reference has no number.
         bins: Edges of the bins among those of the cells; empty for categories.
+        worth: How many independent rows a row is worth, below 1 if entities have several.
     """
 
     row_count: int
     null_count: int
     values: Values
     bins: Floats
+    worth: float = 1.0
 
-    def __add__(self, other: Distribution) -> Distribution:
-        """Count the rows of both, which must be counted alike."""
-        rows, nulls = self.row_count + other.row_count, self.null_count + other.null_count
-        return Distribution(rows, nulls, _merged(self.values, other.values), self.bins)
-
-
-def _merged(left: Values, right: Values) -> Values:
-    if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
-        return left + right
-    if isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts):
-        return left + right
-    return None
+    @property
+    def effective_rows(self) -> float:
+        """How many independent rows all rows are worth."""
+        return self.row_count * self.worth
 
 
 def is_categorical(dtype: DType) -> bool:
@@ -65,7 +58,7 @@ def to_numbers(array: pa.Array, dtype: DType) -> Floats:
     """Return the values of a column as numbers, nulls left out.
 
     Args:
-        array: Values in the contract's Arrow type.
+        array: Values in the contract's Arrow type; of instants and dates their ages as ``to_ages`` gives them.
         dtype: Their dtype, neither string nor bool.
     """
     known = array.drop_null() if array.null_count else array
@@ -73,11 +66,25 @@ def to_numbers(array: pa.Array, dtype: DType) -> Floats:
         known = pc.list_value_length(known)
     elif dtype.kind == "binary":
         known = pc.binary_length(known)
-    elif dtype.kind in {"timestamp", "date"}:
-        known = known.cast(pa.int64() if dtype.kind == "timestamp" else pa.int32())
     elif dtype.kind != "float64":
         known = known.cast(pa.float64(), safe=False)
     return np.ascontiguousarray(known.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def to_ages(array: pa.ChunkedArray, dtype: DType, as_of: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return how long before the instants asked about a column's instants or dates lie; time passing is no drift.
+
+    Args:
+        array: Instants or dates.
+        dtype: Their dtype.
+        as_of: The instants asked about.
+
+    Returns:
+        Microseconds, or of dates days; negative if they lie later.
+    """
+    asked = as_of if dtype.kind == "timestamp" else as_of.cast(pa.date32())
+    width = pa.int64() if dtype.kind == "timestamp" else pa.int32()
+    return pc.subtract(asked.cast(width), array.cast(width)).cast(pa.int64())
 
 
 def from_profile(profile: FeatureProfile) -> Distribution:
@@ -87,10 +94,10 @@ def from_profile(profile: FeatureProfile) -> Distribution:
     of what is measured with them; of categories those beyond the most frequent have no name.
 
     Args:
-        profile: Profile of the feature.
+        profile: Profile of the feature; of instants and dates it says no ages.
     """
     rows, nulls = profile.row_count, profile.null_count
-    if profile.histogram is not None:
+    if profile.histogram is not None and parse_dtype(profile.dtype).kind not in AGED:
         numbers = _from_histogram(profile, profile.histogram)
         return Distribution(rows, nulls, numbers, numbers.edges[:-1])
     if is_categorical(parse_dtype(profile.dtype)):
@@ -105,11 +112,11 @@ def _name(value: str | bool) -> str:
 
 
 def _from_histogram(profile: FeatureProfile, histogram: Histogram) -> NumberCounts:
-    low, high = _number(profile.minimum), _number(profile.maximum)
+    low, high = (float(end) for end in (profile.minimum, profile.maximum) if end is not None)
     edges = np.array([*histogram.lower_edges, np.nextafter(high, np.inf)], dtype=np.float64)
     counts = np.array([0, *histogram.counts, 0], dtype=np.int64)
     widths = np.diff(np.append(edges[:-1], high))
-    if parse_dtype(profile.dtype).kind in _WHOLE:
+    if profile.dtype == "int64":
         # The last whole number of a bin lies one below the next edge.
         widths[:-1] -= 1
     sums = np.concatenate([[0.0], counts[1:-1] * widths / 2.0, [0.0]])
@@ -121,12 +128,3 @@ def _from_histogram(profile: FeatureProfile, histogram: Histogram) -> NumberCoun
         total, shift = found.total, profile.mean - float(edges[len(edges) // 2])
         found.moments[:] = total * shift, profile.std**2 * (total - 1) + total * shift**2
     return found
-
-
-def _number(value: float | int | str | None) -> float:
-    if isinstance(value, str):
-        if "T" in value:
-            return float(instant_us(value, where="profile"))
-        return float((date.fromisoformat(value) - _EPOCH).days)
-    assert value is not None, "a histogram has a smallest and a largest value"
-    return float(value)

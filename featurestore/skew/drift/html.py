@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from featurestore.render.charts import BAD, CURRENT, GOOD, REFERENCE, Series, bars, ranked, short
 from featurestore.render.markup import Child, Markup, element
 from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
-from featurestore.skew.drift.render import moved_most
+from featurestore.skew.drift.distribution import AGED
+from featurestore.skew.drift.render import largest_difference, moved_most
 from featurestore.skew.drift.report import Category, DriftReport, FeatureDrift, Measured, Split
-from featurestore.temporal import format_instant
+from featurestore.temporal import duration_us
 
 _SHOWN_CHARTS = 24
 _SHOWN_RANKED = 20
 _SHOWN_CATEGORIES = 12
+_DAY_US = duration_us("1d")
 _NAMES = {
     "kolmogorov_smirnov": "Kolmogorov-Smirnov",
     "wasserstein": "Wasserstein, normalised",
@@ -47,13 +49,14 @@ def render_html(report: DriftReport) -> str:
             [
                 ("rows of the reference", f"{report.reference_rows:,}"),
                 ("current rows", f"{report.current_rows:,}"),
+                ("what they are worth", " and ".join(f"{count:,}" for count in report.effective_rows)),
                 ("features compared", f"{len(report.features):,}"),
                 ("features that drifted", f"{len(report.drifted):,}"),
             ]
         ),
         bullets(report.reasons),
         _overview(ordered),
-        _splits(ordered),
+        _splits(ordered, report),
         _distributions(ordered),
         _all(ordered),
         _not_compared(report),
@@ -66,29 +69,31 @@ def _overview(features: Sequence[FeatureDrift]) -> Markup | None:
         return None
     said = "The largest difference of distribution functions (numbers) or of shares (categories, nulls), from 0 to 1."
     colors = [BAD if feature.is_drift else GOOD for feature in shown]
-    chart = ranked("Distance by feature", [(feature.name, _distance(feature)) for feature in shown], colors=colors)
+    chart = ranked(
+        "Distance by feature", [(feature.name, largest_difference(feature)) for feature in shown], colors=colors
+    )
     return section("What moved most", element("p", said, class_="muted"), chart)
 
 
-def _distance(feature: FeatureDrift) -> float:
-    wanted = ("kolmogorov_smirnov", "l_infinity", "null_share")
-    return max((abs(one.value) for one in feature.measures if one.measure in wanted), default=0.0)
-
-
-def _splits(features: Sequence[FeatureDrift]) -> Markup | None:
+def _splits(features: Sequence[FeatureDrift], report: DriftReport) -> Markup | None:
     rows = [_split_row(feature.name, part) for feature in features for part in feature.split if part.total]
     if not rows:
         return None
     said = (
-        "Training to served, in two steps that add up: to what the training set would have for the rows that were"
-        " served (population), and from there to what was served (skew)."
+        "Reference to served, in three steps that add up: to what the reference's definition has for the rows that were"
+        " served (population), from there to what the definition has that answered (definition), and from there to what"
+        " was served (skew)."
     )
-    head = ("feature", "measure", "total", "population", "skew", "share of skew")
-    return section("Skew or population", element("p", said, class_="muted"), table(head, rows, numbers=(2, 3, 4, 5)))
+    left_out = [f"{rows:,} rows are left out: {reason}" for reason, rows in report.not_recomputed.items()]
+    head = ("feature", "measure", "total", "population", "definition", "skew", "share of skew")
+    shown = table(head, rows, numbers=(2, 3, 4, 5, 6))
+    return section(
+        "Skew or population", element("p", said, class_="muted"), bullets(left_out) if left_out else None, shown
+    )
 
 
 def _split_row(name: str, part: Split) -> tuple[Child, ...]:
-    numbers = (f"{number:.4g}" for number in (part.total, part.population, part.skew))
+    numbers = (f"{number:.4g}" for number in (part.total, part.population, part.definition, part.skew))
     return name, _NAMES.get(part.measure, part.measure), *numbers, f"{part.skew / part.total:.0%}"
 
 
@@ -158,7 +163,10 @@ def _ranges(feature: FeatureDrift) -> str:
 
 
 def _bound(dtype: str, value: float) -> str:
-    return format_instant(int(value)) if dtype == "timestamp" else short(value)
+    """Show a number; of instants and dates how many days before the instant asked about they lie."""
+    if dtype in AGED:
+        return f"{short(value / _DAY_US if dtype == 'timestamp' else value)} d before"
+    return short(value)
 
 
 def _measures(feature: FeatureDrift) -> Markup:
@@ -185,12 +193,13 @@ def _all(features: Sequence[FeatureDrift]) -> Markup:
         (
             feature.name,
             feature.dtype,
+            f"{min(feature.reference_effective_rows, feature.current_effective_rows):,}",
             *("" if (one := feature.measured(name)) is None else f"{one.value:.3g}" for name in names),
         )
         for feature in features
     ]
     bad = [i for i, feature in enumerate(features) if feature.is_drift]
-    head = ("feature", "dtype", *_NAMES.values())
+    head = ("feature", "dtype", "worth", *_NAMES.values())
     return section("All features", table(head, rows, numbers=range(2, len(head)), shorts=(1,), bad=bad))
 
 

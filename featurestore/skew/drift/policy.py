@@ -20,12 +20,16 @@ Correction = Literal["holm", "benjamini-hochberg", "none"]
 
 LEAST_EFFECTS: Mapping[str, float] = {
     "kolmogorov_smirnov": 0.05,
-    "chi_square": 0.1,
+    "jensen_shannon": 0.07,
     "null_share": 0.02,
     "beyond_range": 0.02,
     "new_categories": 0.02,
 }
-"""What is judged by chance, and the least distance that matters. Numbers have no Cramér's V judged by default."""
+"""What is judged by chance, and the least distance that matters.
+
+A Jensen-Shannon distance of 0.07 is half of all rows becoming 40 % of them, or one in a hundred becoming four.
+Cramér's V is not judged: it shrinks as one sample outgrows the other.
+"""
 
 _ALIASES = {
     "psi": "psi",
@@ -95,7 +99,7 @@ class DriftPolicy:
         least_effects: What is judged, and the least distance that matters.
         fixed: Names of fixed thresholds; if there are any, they alone decide.
         allowed_features: How many features may drift.
-        least_rows: Rows that both samples must have for a verdict.
+        least_rows: How many independent rows those of both samples must be worth for a verdict.
     """
 
     significance: float = 0.01
@@ -122,9 +126,9 @@ class DriftPolicy:
         """
         features = self._by_names(report.features) if self.fixed else self._by_chance(report.features)
         judged = replace(report, features=features, policy=str(self))
-        fewest = min(report.reference_rows, report.current_rows)
+        fewest = min(report.effective_rows)
         if fewest < self.least_rows:
-            reason = f"the smaller sample has {fewest} rows, at least {self.least_rows} are needed"
+            reason = f"the smaller sample is worth {fewest} independent rows, at least {self.least_rows} are needed"
             return replace(judged, verdict=CANNOT_TELL, reasons=(reason,))
         if not features:
             return replace(judged, verdict=CANNOT_TELL, reasons=("no feature is on both sides",))
@@ -149,7 +153,7 @@ class DriftPolicy:
 
     def _by_chance(self, features: Sequence[FeatureDrift]) -> tuple[FeatureDrift, ...]:
         tests = [
-            (feature.name, one) for feature in features for one in feature.measures if self._is_judged(feature, one)
+            (feature.name, one) for feature in features for one in feature.measures if one.measure in self.least_effects
         ]
         adjusted = adjust([one.p_value for _, one in tests], self.correction)
         known = {(name, one.measure): p for (name, one), p in zip(tests, adjusted, strict=True)}
@@ -165,12 +169,6 @@ class DriftPolicy:
             replace(feature, measures=tuple(judged(feature.name, one) for one in feature.measures))
             for feature in features
         )
-
-    def _is_judged(self, feature: FeatureDrift, one: Measured) -> bool:
-        if one.measure == "chi_square" and "kolmogorov_smirnov" in self.least_effects and feature.bins is not None:
-            # The same question twice costs power; numbers are judged without bins.
-            return False
-        return one.measure in self.least_effects
 
 
 def adjust(p_values: Sequence[float], correction: Correction) -> list[float]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from featurestore.errors import RegistryError
 
-SCHEMA = "featurestore-drift-1"
+SCHEMA = "featurestore-drift-2"
 """Name and version of the report's JSON form."""
 
 
@@ -20,8 +20,9 @@ class Measured:
     Attributes:
         measure: Its name, such as ``"psi"``.
         value: The distance; that of nulls has a sign.
-        p_value: Probability that chance alone gives at least this distance, for these sizes.
-        by_chance: Distance that chance exceeds with the policy's significance; ``None`` if that takes more than sizes.
+        p_value: Probability that chance alone sets two samples at least so far apart, for these sizes.
+        by_chance: Distance that chance exceeds with the policy's significance; ``None`` if that takes more than sizes,
+            or more rows.
         error: By how much the distance may be larger, because values were counted in cells.
         adjusted: The p-value corrected for all that were judged; ``None`` if it was not judged by chance.
         is_drift: Whether the policy calls it drift.
@@ -41,7 +42,8 @@ class Bins:
     """Both samples in the same bins.
 
     Attributes:
-        lower_edges: Ascending; values below the first are in the first bin. Instants in microseconds, dates in days.
+        lower_edges: Ascending; values below the first are in the first bin. Ages of instants in microseconds, of dates
+            in days.
         reference: Count per bin.
         current: Count per bin.
     """
@@ -62,20 +64,22 @@ class Category:
 
 @dataclass(frozen=True)
 class Split:
-    """A distance between training and serving, by cause; the two parts add up to it.
+    """A distance between reference and serving, by cause; the three parts add up to it.
 
     A part is what its step contributes in the direction in which the whole lies; a negative part leads back.
 
     Attributes:
         measure: Name of the measure.
-        total: Distance of what was served from the training set.
-        population: Part of what would have been served without skew: the rows that were asked about are others.
-        skew: Part of serving other values than the training set would have for the same rows.
+        total: Distance of what was served from the reference, for the rows that could be recomputed.
+        population: Part of what the reference's definition gives for the rows that were asked about: they are others.
+        definition: Part of what the definition that answered gives for them: it is another.
+        skew: Part of serving other values than that definition gives offline for the same rows.
     """
 
     measure: str
     total: float
     population: float
+    definition: float
     skew: float
 
 
@@ -88,10 +92,14 @@ class FeatureDrift:
         dtype: Its dtype.
         reference_rows: Rows of the reference.
         current_rows: Rows of the current sample.
+        reference_effective_rows: How many independent rows those of the reference are worth: rows about one entity are
+            worth about one.
+        current_effective_rows: How many those of the current sample are worth.
         reference_nulls: Rows without a value in the reference.
         current_nulls: Rows without a value in the current sample.
         measures: Distances, in a fixed order.
-        reference_range: Smallest and largest number of the reference; ``None`` for categories and without values.
+        reference_range: Smallest and largest number of the reference; ``None`` for categories and without values. Of
+            instants and dates it is their age before ``as_of``, in microseconds or days, as are means and bins.
         current_range: Those of the current sample.
         reference_mean: Mean of the reference's numbers.
         current_mean: Mean of the current numbers.
@@ -106,6 +114,8 @@ class FeatureDrift:
     dtype: str
     reference_rows: int
     current_rows: int
+    reference_effective_rows: int
+    current_effective_rows: int
     reference_nulls: int
     current_nulls: int
     measures: tuple[Measured, ...]
@@ -143,6 +153,7 @@ class DriftReport:
         current_rows: Rows of the current sample.
         features: Every feature compared, by name.
         not_compared: Columns that only one side has or that changed their dtype, with the reason.
+        not_recomputed: Rows that distances could not be split for, by the reason; empty if none were to be.
         policy: What was allowed, in words.
         verdict: The policy's word; empty until it has spoken.
         reasons: Why.
@@ -159,11 +170,18 @@ class DriftReport:
     current_rows: int
     features: tuple[FeatureDrift, ...]
     not_compared: dict[str, str]
+    not_recomputed: dict[str, int] = field(default_factory=dict)
     policy: str = ""
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     schema: str = SCHEMA
     id: int | None = None
+
+    @property
+    def effective_rows(self) -> tuple[int, int]:
+        """How many independent rows the reference's and the current ones are worth, of the feature with the most."""
+        reference = max((feature.reference_effective_rows for feature in self.features), default=0)
+        return reference, max((feature.current_effective_rows for feature in self.features), default=0)
 
     @property
     def drifted(self) -> tuple[FeatureDrift, ...]:

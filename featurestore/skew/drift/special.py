@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 _TINY = 1e-300
 _PRECISION = 1e-15
@@ -18,6 +19,18 @@ _CLOSE = 1e-10
 def normal_tail(z: float) -> float:
     """Return the probability that a standard normal number is larger than ``z`` in absolute value."""
     return math.erfc(abs(z) / math.sqrt(2.0))
+
+
+def normal_score(probability: float) -> float:
+    """Return how far from zero a standard normal number lies with a given probability: ``normal_tail`` turned round.
+
+    Args:
+        probability: From 0 to 1; below 1e-300 it counts as that.
+
+    Source:
+        Wichura 1988, as ``statistics.NormalDist`` has it.
+    """
+    return -NormalDist().inv_cdf(max(probability, _TINY) / 2.0)
 
 
 def gamma_tail(shape: float, x: float) -> float:

@@ -1,17 +1,18 @@
-"""Splitting the distance between training and serving into what skew caused and what the population did.
+"""Splitting the distance between a reference and what was served into what caused it.
 
-Three samples: the training set, what was served, and what the training set would have for the rows that were served.
-From training to recomputed only the rows differ (population), from recomputed to served only the road (skew).
+Four samples: the reference, the rows that were served as the reference's definition has them, these rows as the
+definition that answered has them, and as they were answered. From the first to the second only the rows differ
+(population), to the third only the definition, to the fourth only the road (skew).
 
-Every measure here weighs differences of shares or of distribution functions, and such differences add up: served minus
-training is recomputed minus training plus served minus recomputed. The weights, among them the sign, are those of the
-whole distance, so the parts add up to it exactly, but for rounding. A part against the direction of the whole is
-negative.
+Every measure here weighs differences of shares or of distribution functions, and such differences add up over the
+steps. The weights, among them the sign, are those of the whole distance, so the parts add up to it exactly, but for
+rounding. A part against the direction of the whole is negative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -27,28 +28,31 @@ Floats = npt.NDArray[np.float64]
 _Weigh = Callable[[Floats], float]
 
 
-def split(*, training: Distribution, recomputed: Distribution, served: Distribution) -> tuple[Split, ...]:
+def split(
+    *, reference: Distribution, by_reference: Distribution, by_answering: Distribution, served: Distribution
+) -> tuple[Split, ...]:
     """Split the distances of one feature.
 
     Args:
-        training: The training set.
-        recomputed: The served rows as the training set would have them, counted like the training set.
-        served: The served rows as they were answered, counted like the training set.
+        reference: The reference.
+        by_reference: The served rows as the reference's definition has them, counted like the reference.
+        by_answering: The served rows as the definition that answered has them, counted like the reference.
+        served: The served rows as they were answered, counted like the reference.
 
     Returns:
-        The share of nulls, and where all three have values: Kolmogorov-Smirnov, Wasserstein (divided by the training
-        set's standard deviation) and the population stability index of numbers, L-infinity and the population
-        stability index of categories.
+        The share of nulls, and where all four have values: Kolmogorov-Smirnov, Wasserstein (divided by the reference's
+        standard deviation) and the population stability index of numbers, L-infinity and the population stability
+        index of categories.
     """
     found = []
-    samples = training, recomputed, served
+    samples = reference, by_reference, by_answering, served
     if all(sample.row_count for sample in samples):
         nulls = [np.array([sample.null_count / sample.row_count]) for sample in samples]
         found.append(_parts("null_share", nulls, lambda step: float(step[0])))
     values = [sample.values for sample in samples]
     numbers = [one for one in values if isinstance(one, NumberCounts) and one.total]
     if len(numbers) == len(samples):
-        found += _of_numbers(numbers, training.bins)
+        found += _of_numbers(numbers, reference.bins)
     categories = [one for one in values if isinstance(one, CategoryCounts) and one.total]
     if len(categories) == len(samples):
         found += _of_categories(categories)
@@ -56,17 +60,17 @@ def split(*, training: Distribution, recomputed: Distribution, served: Distribut
 
 
 def _parts(measure: str, samples: list[Floats], weigh: _Weigh) -> Split:
-    training, recomputed, served = samples
-    population, skew = weigh(recomputed - training), weigh(served - recomputed)
-    return Split(measure, weigh(served - training), population, skew)
+    steps = (weigh(later - earlier) for earlier, later in pairwise(samples))
+    # A zero has no sign: nothing leads back.
+    return Split(measure, *(part + 0.0 for part in (weigh(samples[-1] - samples[0]), *steps)))
 
 
 def _of_numbers(samples: list[NumberCounts], bins: Floats) -> list[Split]:
     below = [one.shares_below() for one in samples]
     areas = [one.areas() for one in samples]
-    signs = np.sign(areas[2] - areas[0])
+    signs = np.sign(areas[-1] - areas[0])
     scale = max(samples[0].std, LEAST_STD)
-    edges = bins_of(samples[0], samples[2], bins)
+    edges = bins_of(samples[0], samples[-1], bins)
     return [
         _at_largest("kolmogorov_smirnov", below),
         _parts("wasserstein", areas, lambda step: float(step @ signs) / scale),
@@ -83,7 +87,7 @@ def _of_categories(samples: list[CategoryCounts]) -> list[Split]:
 
 
 def _at_largest(measure: str, shares: list[Floats]) -> Split:
-    whole = shares[2] - shares[0]
+    whole = shares[-1] - shares[0]
     place = int(np.argmax(np.abs(whole)))
     sign = float(np.sign(whole[place]))
     return _parts(measure, shares, lambda step: sign * float(step[place]))
@@ -91,5 +95,5 @@ def _at_largest(measure: str, shares: list[Floats]) -> Split:
 
 def _stability(counts: list[npt.NDArray[np.int64]]) -> Split:
     shares = [floored(one) for one in counts]
-    logs = np.log(shares[2] / shares[0])
+    logs = np.log(shares[-1] / shares[0])
     return _parts("psi", shares, lambda step: float(step @ logs))

@@ -1,17 +1,21 @@
 """Samples read in batches: exact where small, within a stated error where large, the same for any batches."""
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 from scipy import stats
 from scipy.spatial import distance
 
 from featurestore.dtypes import parse_dtype
 from featurestore.offline.profile import profile_column
 from featurestore.skew.drift.categories import MOST_CATEGORIES, CategoryCounts
-from featurestore.skew.drift.compare import Reference, compare_drift
+from featurestore.skew.drift.compare import Recomputed, Reference, compare_drift
 from featurestore.skew.drift.distribution import from_profile
 from featurestore.skew.drift.policy import DriftPolicy
+from featurestore.skew.drift.render import render
 
 DTYPES = {"number": "float64", "whole": "int64", "word": "string", "flag": "bool", "tags": "list<string>"}
 
@@ -29,10 +33,29 @@ def table(random, rows, *, shift=0.0, words="abcd"):
     )
 
 
-def drift(reference, current, *, batch=10_000, policy=None, profiles=None, rows=True, threads=2, recomputed=None):
-    dtypes = {name: parse_dtype(DTYPES[name]) for name in reference.column_names}
+def drift(
+    reference,
+    current,
+    *,
+    batch=10_000,
+    policy=None,
+    profiles=None,
+    rows=True,
+    threads=2,
+    recomputed=None,
+    by_reference=None,
+    entities=None,
+):
+    """Compare two tables.
+
+    ``recomputed`` is what the definition that answered has for the current rows, ``by_reference`` what the reference's
+    has if it is another; ``entities`` names, by feature, the columns with buckets.
+    """
+    dtypes = {name: parse_dtype(DTYPES[name]) for name in reference.column_names if name in DTYPES}
     found = profiles and {name: profile_column(name, reference.column(name), dtypes[name]) for name in dtypes}
-    known = Reference("training", dtypes, (lambda: reference.to_batches(batch)) if rows else None, found)
+    read = (lambda: reference.to_batches(batch)) if rows else None
+    known = Reference("training", dtypes, read, found, entities or {})
+    again = recomputed and Recomputed(by_reference or recomputed, recomputed, current)
     return compare_drift(
         service="s",
         reference=known,
@@ -43,7 +66,8 @@ def drift(reference, current, *, batch=10_000, policy=None, profiles=None, rows=
         until="b",
         ran_at="c",
         threads=threads,
-        recomputed=recomputed and (lambda: recomputed.to_batches(batch)),
+        current_entities=entities,
+        recomputed=again and (lambda: [again]),
     )
 
 
@@ -217,6 +241,7 @@ def test_skew_and_population_add_up_to_the_whole(rows, random):
     parts = {part.measure: part for part in number.split}
     assert parts.keys() == {"null_share", "kolmogorov_smirnov", "wasserstein", "psi"}
     for part in parts.values():
+        assert part.definition == 0.0
         assert part.population + part.skew == pytest.approx(part.total, abs=1e-12)
     for measure in ("kolmogorov_smirnov", "wasserstein", "psi"):
         assert parts[measure].total == pytest.approx(number.measured(measure).value, rel=1e-6)
@@ -231,6 +256,50 @@ def test_without_population_change_all_is_skew(random):
     number = {one.name: one for one in drift(training, served, recomputed=training).features}["number"]
     for part in number.split:
         assert (part.population, part.skew) == (pytest.approx(0.0, abs=1e-12), pytest.approx(part.total))
+
+
+def test_population_definition_and_skew_add_up_to_the_whole(random):
+    """Each step moves the numbers by another amount."""
+    training = table(random, 5000)
+
+    def shifted(side, by):
+        return side.set_column(0, "number", pa.array(side.column("number").to_numpy() + by, from_pandas=True))
+
+    by_reference = table(random, 4000, shift=0.1)
+    by_answering, served = shifted(by_reference, 0.3), shifted(by_reference, 0.3 + 0.5)
+    report = drift(training, served, recomputed=by_answering, by_reference=by_reference)
+    number = {one.name: one for one in report.features}["number"]
+    parts = {part.measure: part for part in number.split}
+    for part in parts.values():
+        assert part.population + part.definition + part.skew == pytest.approx(part.total, abs=1e-12)
+    std = training.column("number").drop_null().to_numpy().std()
+    found = parts["wasserstein"]
+    assert (found.definition * std, found.skew * std) == pytest.approx((0.3, 0.5), rel=1e-6)
+    assert found.population * std == pytest.approx(0.1, abs=0.05)
+
+
+def test_nothing_leads_back_from_nothing(random):
+    side = table(random, 300)
+    parts = [part for feature in drift(side, side, recomputed=side).features for part in feature.split]
+    numbers = [number for part in parts for number in (part.total, part.population, part.definition, part.skew)]
+    assert len(numbers) > 40
+    assert not any(np.signbit(numbers)), "no -0"
+
+
+def test_rows_about_few_entities_are_too_few(random):
+    """The samples have 3,000 rows each, the current one of forty entities."""
+    left, right = (table(random, 3000).append_column("of", pa.array(np.arange(3000) % n)) for n in (3000, 40))
+    report = drift(left, right, entities=dict.fromkeys(DTYPES, "of"))
+    assert report.verdict == "cannot tell"
+    assert report.reasons == ("the smaller sample is worth 40 independent rows, at least 50 are needed",)
+    assert (report.current_rows, report.effective_rows) == (3000, (3000, 40))
+    assert "worth 3000 and 40" in shown(report)
+
+
+def shown(report):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(report))
+    return console.export_text()
 
 
 def test_a_manifest_alone_sees_a_feature_of_mostly_zeros_move(random):
