@@ -117,8 +117,8 @@ class Application:
         sending = call.sending(send)
         self._under_way += 1
         try:
-            self._let_in(scope)
-            if scope["path"] == PATH:
+            self._let_in(call)
+            if call.path == PATH:
                 await self._features(scope, receive, sending)
             else:
                 await self._behind(scope, receive, sending)
@@ -132,18 +132,18 @@ class Application:
             if self._watch is not None:
                 self._watch.note(call)
 
-    def _let_in(self, scope: Scope) -> None:
+    def _let_in(self, call: Call) -> None:
         """Let a request in, or raise.
 
         Raises:
             RefusedError: Too many are under way (503), or it has no key for what it asks.
         """
         limits = self.limits
-        if self._under_way > limits.max_requests and scope["path"] not in _ALWAYS:
+        if self._under_way > limits.max_requests and call.path not in _ALWAYS:
             detail = f"There are {limits.max_requests} requests under way. Ask again in a moment."
             raise problems.RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "too-many-requests")
         if limits.auth == "keys":
-            self._door.check(scope)
+            self._door.check(call)
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ import time
 from contextvars import ContextVar
 from http import HTTPStatus
 
+from starlette._utils import get_route_path  # what the router itself goes by: both must agree who may do what
 from starlette.types import Message, Scope, Send
 
 from featurestore.online.request_ids import new_request_id
@@ -32,6 +33,7 @@ class Call:
         headers: The request's headers, the last of each name.
         request_id: The caller's ``X-Request-Id`` if it is a plain word, else made up.
         method: HTTP method.
+        path: The path asked for, below the one that the server is mounted under.
         route: The route's path as it is declared; ``"other"`` for paths that are none.
         status: HTTP status of the answer; 0 before there is one, and if the caller went away.
         sent: Bytes of the answer's body.
@@ -48,6 +50,7 @@ class Call:
         "headers",
         "method",
         "mismatch",
+        "path",
         "request_id",
         "route",
         "seconds",
@@ -61,6 +64,7 @@ class Call:
         given = self.headers.get(b"x-request-id")
         self.request_id = given.decode() if given is not None and _GOOD_ID.fullmatch(given) else new_request_id()
         self.method: str = scope["method"]
+        self.path = get_route_path(scope)
         self.route = "other"
         self.status = 0
         self.sent = 0

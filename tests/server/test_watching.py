@@ -136,7 +136,7 @@ def test_lines_are_written_soon_without_being_asked_for(store):
         log = RequestLog(lambda: store.clock, target=target)
         from server.calls import Call
 
-        call = Call({"headers": [], "method": "GET"})
+        call = Call({"headers": [], "method": "GET", "path": "/healthz"})
         log.note(call)
         await asyncio.sleep(0.3)
 
