@@ -30,7 +30,9 @@ class OnlineStore(Protocol):
     """A map from bytes to bytes that is read as snapshots and written in transactions.
 
     A store may say by an attribute ``items_at_once`` how many items are good to read or write at once: so many that it
-    is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken.
+    is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken. By
+    ``keeps_time`` it says that reads end when ``patience`` says, if need be with a ``StorageError`` of code
+    ``OUT_OF_TIME``; others are read in threads where nobody may be kept waiting.
     """
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
