@@ -122,7 +122,8 @@ class ServerConfig(_Table):
         host: Address it listens on.
         port: Port it listens on; 0 takes a free one.
         max_body: Largest request, in bytes.
-        max_push: Largest request that pushes events, in bytes.
+        max_push: Largest request that pushes events, in bytes; unpacked its events may take four times that.
+        max_events: Most events of one request.
         max_entities: Most entities of one request.
         shutdown_seconds: How long requests under way may take to finish when the server is stopped.
         auth: ``"keys"``: every request needs an API key. ``"none"``: anybody who reaches the server may do anything.
@@ -130,7 +131,8 @@ class ServerConfig(_Table):
         on_fingerprint_mismatch: What becomes of a caller whose ``expected_fingerprint`` is not the live plan's:
             ``"refuse"`` answers 409, ``"flag"`` answers and says so in the header ``X-Fingerprint-Mismatch``.
         max_requests: Most requests under way in one process; further ones are answered 503.
-        deadline_seconds: How long a question may take that runs in a thread; then it is answered 504.
+        deadline_seconds: How long a request may take, except to materialize; then it is answered 504. By then its body
+            must have come.
         compress_from: Answers of so many bytes or more are compressed for callers that accept it.
         metrics: Whether ``/metrics`` is served; ``None``: if ``prometheus-client`` is installed.
         traces: Whether requests are OpenTelemetry spans.
@@ -142,6 +144,7 @@ class ServerConfig(_Table):
     port: int = Field(default=8000, ge=0, le=65_535)
     max_body: Bytes = Field(default=1_000_000, gt=0)
     max_push: Bytes = Field(default=16_000_000, gt=0)
+    max_events: int = Field(default=100_000, gt=0)
     max_entities: int = Field(default=1_000, gt=0)
     shutdown_seconds: int = Field(default=10, ge=0)
     auth: Literal["keys", "none"] = "keys"

@@ -156,9 +156,19 @@ class FingerprintMismatchError(RequestError):
 
 
 class ValueOverflowError(FeatureStoreError, OverflowError):
-    """An exact integer or decimal sum that does not fit its dtype."""
+    """An exact integer or decimal sum that does not fit its dtype.
+
+    Attributes:
+        field: JSON pointer to the entity of a request whose sum it is; empty if nobody asked for a single one.
+    """
 
     default_code = "overflow"
+
+    def __init__(
+        self, problem: str, *, where: str = "", field: str = "", hint: str = "", code: str | None = None
+    ) -> None:
+        self.field = field
+        super().__init__(problem, where=where, hint=hint, code=code)
 
 
 class StateError(FeatureStoreError):
@@ -174,9 +184,25 @@ class RegistryError(FeatureStoreError):
 
 
 class StorageError(FeatureStoreError, OSError):
-    """A disk or database that refused a write or a read."""
+    """A disk or database that refused a write or a read.
+
+    Attributes:
+        retry_seconds: After so many seconds it is worth to ask again; ``None`` if that is not known.
+    """
 
     default_code = "storage"
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: str = "",
+        hint: str = "",
+        code: str | None = None,
+        retry_seconds: float | None = None,
+    ) -> None:
+        self.retry_seconds = retry_seconds
+        super().__init__(problem, where=where, hint=hint, code=code)
 
 
 class ServerError(FeatureStoreError):

@@ -236,6 +236,11 @@ class FeatureStore:
         """Return the plans of all applied views, sorted by name."""
         return tuple(view for _, view in sorted(self._catalog.views().items()))
 
+    @property
+    def keeps_time(self) -> bool:
+        """Whether online state is read within the time that ``featurestore.online.patience`` allows."""
+        return self._serving.store.keeps_time
+
     def live_services(self) -> tuple[Plan, ...]:
         """Return the plans by which services are answered at present, sorted by name.
 

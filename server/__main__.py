@@ -7,25 +7,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.store import FeatureStore
-from server import metrics
 from server.app import Application, create_app
 from server.gathering import GatheringProtocol
 from server.logs import CONFIG
+from server.workers import FACTORY, Workers
 
 _CANNOT_START = 2
+_MOST_PORT = 65_535
 _SWITCH_SECONDS = 0.0005
 
 
@@ -41,21 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         config = Config.load(options.config)
-        if (options.workers or config.server.workers) > 1:
-            serve_with_workers(config, options)
-            return 0
         with FeatureStore(config) as store:
-            serve(store, host=options.host, port=options.port)
+            # What cannot be read now is told here, and not by each worker in turn.
+            store.services()
+            if (options.workers or config.server.workers) == 1:
+                serve(store, host=options.host, port=options.port)
+                return 0
+        return serve_with_workers(config, options)
     except FeatureStoreError as error:
         print(f"featurestore: {error}", file=sys.stderr)
         return _CANNOT_START
-    return 0
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it takes requests."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
 
 
 def serve(store: FeatureStore, *, host: str | None = None, port: int | None = None) -> None:
     """Serve a store until a signal says stop.
 
-    The address is printed once the server listens, so that a program that started it with port 0 learns the port.
+    The address is printed once the server takes requests, so that a program that started it with port 0 learns the
+    port.
 
     Args:
         store: What answers; it stays the caller's to close.
@@ -67,46 +80,36 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
     """
     listening = _listen(store.config, host, port)
     config = _uvicorn(create_app(store), store.config)
-    _announce(listening, store.config)
     # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     # Requests wait no longer than this for the thread that writes the serving log.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    server = uvicorn.Server(config)
+    server = _Server(config, lambda: _announce(listening, store.config))
     server.run(sockets=[listening])
     if not server.started:
         raise SystemExit(_CANNOT_START)
 
 
-def serve_with_workers(config: Config, options: argparse.Namespace) -> None:
+def serve_with_workers(config: Config, options: argparse.Namespace) -> int:
     """Serve with several processes until a signal says stop; one that dies is started again.
 
     Args:
         config: What is served.
         options: The command line: place of the configuration, address, count of workers.
 
+    Returns:
+        Exit code: 0, or 2 if the workers cannot start.
+
     Raises:
         ConfigError: The address cannot be listened on.
     """
     listening = _listen(config, options.host, options.port)
     os.environ[CONFIG_VARIABLE] = str(Path(options.config).absolute())
-    workers = options.workers or config.server.workers
-    settings = _uvicorn("server.app:create_app", config, factory=True, workers=workers)
-    _announce(listening, config)
-    with _shared_metrics():
-        Multiprocess(settings, sockets=[listening]).run()
-
-
-@contextmanager
-def _shared_metrics() -> Iterator[None]:
-    """Give workers a folder in which they keep their numbers for each other."""
-    if metrics.FOLDER_VARIABLE in os.environ or not metrics.are_possible():
-        yield
-        return
-    with TemporaryDirectory(prefix="featurestore-metrics-") as folder:
-        os.environ[metrics.FOLDER_VARIABLE] = folder
-        yield
+    settings = _uvicorn(FACTORY, config, factory=True, workers=options.workers or config.server.workers)
+    workers = Workers(settings, listening, lambda: _announce(listening, config))
+    workers.run()
+    return _CANNOT_START if workers.have_failed else 0
 
 
 def _uvicorn(app: Application | str, config: Config, **options: Any) -> uvicorn.Config:
@@ -153,9 +156,23 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m server", description="Serve features over HTTP.")
     parser.add_argument("--config", default=os.environ.get(CONFIG_VARIABLE, FILE_NAME), help="configuration file")
     parser.add_argument("--host", help="address to listen on (default: the configured one)")
-    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: the configured one)")
-    parser.add_argument("--workers", type=int, help="how many processes serve (default: the configured number)")
+    parser.add_argument("--port", type=_port, help="port to listen on, 0 for a free one (default: the configured one)")
+    parser.add_argument("--workers", type=_count, help="how many processes serve (default: the configured number)")
     return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= _MOST_PORT:
+        raise argparse.ArgumentTypeError(f"{number} is no port; they are 0 to {_MOST_PORT}")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} processes cannot serve; give 1 or more")
+    return number
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -23,8 +24,10 @@ from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
 from server import events, feast, metrics, problems
 from server.auth import Doorkeeper, needed_scope
-from server.calls import Call
+from server.bodies import giving, read_body
+from server.calls import Call, call_of
 from server.deadlines import HEADER as DEADLINE_HEADER
+from server.desk import Desk
 from server.features import PATH, FeaturesRoute
 from server.forms import ARROW_STREAM
 from server.messages import schemas
@@ -88,6 +91,7 @@ class Application:
         self._watch = Watch(store) if store is not None else None
         self._features = FeaturesRoute(lambda: self.store, lambda: self.limits)
         self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock)
+        self._desk = Desk(lambda: self.store)
         self._under_way = 0
         self._behind: ASGIApp = _behind(self)
 
@@ -104,6 +108,11 @@ class Application:
         return self._watch
 
     @property
+    def desk(self) -> Desk:
+        """Where everything but the hot route is answered."""
+        return self._desk
+
+    @property
     def limits(self) -> ServerConfig:
         """What the server takes."""
         return self.store.config.server
@@ -115,35 +124,53 @@ class Application:
             return
         call = Call(scope)
         sending = call.sending(send)
-        self._under_way += 1
         try:
-            self._let_in(scope)
-            if scope["path"] == PATH:
-                await self._features(scope, receive, sending)
-            else:
-                await self._behind(scope, receive, sending)
+            await self._let_in(call)
+            body = await self._read(call, receive)
+            if body is not None:
+                await self._answer(call, body, scope, receive, sending)
         except (FeatureStoreError, problems.RefusedError) as error:
             if call.status:
                 raise
             call.code = await problems.refuse(sending, error)
         finally:
-            self._under_way -= 1
             call.end(scope)
             if self._watch is not None:
                 self._watch.note(call)
 
-    def _let_in(self, scope: Scope) -> None:
+    async def _let_in(self, call: Call) -> None:
         """Let a request in, or raise.
 
         Raises:
-            RefusedError: Too many are under way (503), or it has no key for what it asks.
+            RefusedError: It has no key for what it asks.
+        """
+        if self.limits.auth == "keys":
+            await self._door.check(call)
+
+    async def _read(self, call: Call, receive: Receive) -> bytes | None:
+        """Read the body; ``None`` if the caller went away."""
+        limits = self.limits
+        most = limits.max_push if events.takes(call.path) else limits.max_body
+        return await read_body(call, receive, most=most, seconds=limits.deadline_seconds)
+
+    async def _answer(self, call: Call, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that has come as a whole: one that is still on its way keeps nobody out.
+
+        Raises:
+            RefusedError: Too many are under way (503).
         """
         limits = self.limits
-        if self._under_way > limits.max_requests and scope["path"] not in _ALWAYS:
+        if self._under_way >= limits.max_requests and call.path not in _ALWAYS:
             detail = f"There are {limits.max_requests} requests under way. Ask again in a moment."
             raise problems.RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "too-many-requests")
-        if limits.auth == "keys":
-            self._door.check(scope)
+        self._under_way += 1
+        try:
+            if call.path == PATH:
+                await self._features(call, body, send)
+            else:
+                await self._behind(scope, giving(body, receive), send)
+        finally:
+            self._under_way -= 1
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -161,7 +188,6 @@ class Application:
                 noting.cancel()
                 watch.close()
         finally:
-            self._features.close()
             if self._given is None and self._opened is not None:
                 await asyncio.to_thread(self._opened.close)
                 self._opened = None
@@ -187,21 +213,30 @@ def create_app(store: FeatureStore | None = None) -> Application:
 def _behind(application: Application) -> FastAPI:
     """Return everything but the hot route."""
     app = FastAPI(title="featurestore", version="1", description=_DESCRIPTION, lifespan=application.life)
-    app.add_exception_handler(Exception, _problem)
-    app.add_exception_handler(HTTPException, _problem)
+    desk = application.desk
+    for kind in (Exception, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _problem)
 
-    @app.get("/v1/services", summary="List feature services", responses=_PROBLEMS)
-    def services() -> Services:
-        return Services(services=[_info(plan) for plan in application.store.live_services()])
+    @app.get("/v1/services", summary="List feature services", response_model=Services, responses=_PROBLEMS)
+    async def services(request: Request) -> Response:
+        def listed(_: Call) -> Response:
+            return _document(Services(services=[_info(plan) for plan in desk.store.live_services()]))
 
+        return await desk.answer(request, listed)
+
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Tell whether the server runs")
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz", summary="Tell whether the server can answer", responses=_PROBLEMS)
-    def readyz() -> Health:
-        application.store.check()
-        return Health(status="ready")
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", summary="Tell whether the server can answer", response_model=Health, responses=_PROBLEMS)
+    async def readyz(request: Request) -> Response:
+        def checked(_: Call) -> Response:
+            desk.store.check()
+            return _document(Health(status="ready"))
+
+        return await desk.answer(request, checked)
 
     @app.get(
         metrics.PATH,
@@ -209,15 +244,18 @@ def _behind(application: Application) -> FastAPI:
         response_class=Response,
         responses={**_NO_METRICS, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    def prometheus() -> Response:
-        page = application.watch.page() if application.watch is not None else None
-        if page is None:
-            detail = "No metrics are kept. Install featurestore[metrics], and do not turn server.metrics off."
-            raise problems.RefusedError(HTTPStatus.NOT_FOUND, detail, "no-metrics")
-        return Response(page[0], headers={"content-type": page[1]})
+    async def prometheus(request: Request) -> Response:
+        def told(_: Call) -> Response:
+            page = application.watch.page() if application.watch is not None else None
+            if page is None:
+                detail = "No metrics are kept. Install featurestore[metrics], and do not turn server.metrics off."
+                raise problems.RefusedError(HTTPStatus.NOT_FOUND, detail, "no-metrics")
+            return Response(page[0], headers={"content-type": page[1]})
+
+        return await desk.answer(request, told)
 
     for part in (events, feast):
-        app.include_router(part.routes(lambda: application.store, lambda: application.limits))
+        app.include_router(part.routes(desk))
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -228,12 +266,13 @@ def _behind(application: Application) -> FastAPI:
     return app
 
 
-def _problem(_: Request, error: Exception) -> Response:
-    problem = problems.problem_of(error)
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return Response(
-        problems.encode(problem), status_code=problem.status, media_type=problems.MEDIA_TYPE, headers=headers
-    )
+def _problem(request: Request, error: Exception) -> Response:
+    response, call_of(request.scope).code = problems.response_of(error)
+    return response
+
+
+def _document(model: BaseModel) -> Response:
+    return Response(model.model_dump_json(), media_type="application/json")
 
 
 def _info(plan: Plan) -> ServiceInfo:
@@ -287,8 +326,12 @@ _EXAMPLES: dict[str, Any] = {
         },
     }
 }
-_PROBLEMS = _refused((503, "The registry or the online store cannot answer."))
-_NO_METRICS = _refused((404, "No metrics are kept."))
+_PROBLEMS = _refused(
+    (422, "A header is wrong."),
+    (503, "The registry or the online store cannot answer."),
+    (504, "There was no answer in time."),
+)
+_NO_METRICS = _refused((404, "No metrics are kept."), (504, "There was no answer in time."))
 _FEATURES: dict[str, Any] = {
     "summary": "Get the features of some entities",
     "operationId": "get_features",
@@ -321,6 +364,7 @@ _FEATURES: dict[str, Any] = {
             for status, refusal in _refused(
                 (400, "The body is not JSON."),
                 (404, "There is no such service."),
+                (408, "The body did not come in time."),
                 (406, "The answer cannot be given in a form that is accepted."),
                 (409, "The live plan has another fingerprint than the expected one."),
                 (413, "The body or the list of entities is too large."),
@@ -338,10 +382,23 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document, the hot route included."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     document["paths"][PATH] = {"post": deepcopy(_FEATURES)}
+    _drop_fastapis_own_refusals(document)
     _secure(document)
     own = schemas() | events.schemas() | feast.schemas()
     document.setdefault("components", {}).setdefault("schemas", {}).update(own)
     return document
+
+
+def _drop_fastapis_own_refusals(document: dict[str, Any]) -> None:
+    """Take out what FastAPI says of its own refusals: ours have another form."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for refusal in operation["responses"].values():
+                own = refusal.get("content", {})
+                if own.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
+                    del own["application/json"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
 
 
 def _secure(document: dict[str, Any]) -> None:

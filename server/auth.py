@@ -7,33 +7,95 @@ serving does not depend on the registry.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from threading import Lock
-
-from starlette.types import Scope as Request
 
 from featurestore.errors import RegistryError
 from featurestore.registry.api_keys import ApiKey, ApiKeys, Scope, split_key
 from featurestore.temporal import Clock, duration_us
+from server.calls import Call
 from server.problems import RefusedError
+from server.work import Threads
 
 _LOGGER = logging.getLogger("featurestore.server")
 _RECHECK_US = duration_us("1s")
 _OPEN = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs", "/redoc", "/docs/oauth2-redirect"})
-_ADMIN = frozenset({"/materialize", "/materialize-incremental"})
+_SCOPES: Mapping[str, Scope] = {
+    "/v1/features": Scope.READ,
+    "/v1/services": Scope.READ,
+    "/metrics": Scope.READ,
+    "/get-online-features": Scope.READ,
+    "/push": Scope.WRITE,
+    "/materialize": Scope.ADMIN,
+    "/materialize-incremental": Scope.ADMIN,
+}
+_EVENTS = re.compile(r"/v1/sources/[^/]+/events")
+_PATIENCE_SECONDS = 0.25
+"""So long requests wait for keys that are read anew; then those known last hold."""
+
+_FIRST_SECONDS = 5.0
+"""So long they wait if no keys are known yet."""
+
 _CHALLENGE = {"www-authenticate": 'Bearer realm="featurestore"'}
 _HINT = "Send 'Authorization: Bearer <key>'; 'featurestore keys create' makes one."
 
 
 def needed_scope(path: str) -> Scope | None:
-    """Return what a key must be allowed to use a path; ``None`` for what everybody may."""
+    """Return what a key must be allowed to use a path; ``None`` for what everybody may.
+
+    What is not named here takes a key that may do everything: a route is closed until it is opened.
+
+    Args:
+        path: As routes are declared, without the path that the server is mounted under.
+    """
+    known = _SCOPES.get(path)
+    if known is not None:
+        return known
     if path in _OPEN:
         return None
-    if path in _ADMIN:
-        return Scope.ADMIN
-    return Scope.WRITE if path == "/push" or path.startswith("/v1/sources/") else Scope.READ
+    return Scope.WRITE if _EVENTS.fullmatch(path) else Scope.ADMIN
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The keys as they were read once.
+
+    Attributes:
+        keys: By id.
+        at_us: When they were read.
+        opened: By what a header said, those that were checked already.
+    """
+
+    keys: Mapping[str, ApiKey]
+    at_us: int
+    opened: dict[bytes, ApiKey] = field(default_factory=dict)
+
+    def open(self, given: bytes) -> ApiKey:
+        """Return the key that a header brings.
+
+        Raises:
+            RefusedError: There is none, or it does not hold.
+        """
+        found = self.opened.get(given)
+        if found is None:
+            found = self.opened[given] = self._checked(given)
+        return found
+
+    def _checked(self, given: bytes) -> ApiKey:
+        kind, _, text = given.decode("latin-1").partition(" ")
+        parts = split_key(text.strip()) if kind.lower() == "bearer" else None
+        key = self.keys.get(parts[0]) if parts is not None else None
+        if key is None or parts is None or not key.is_opened_by(parts[1]):
+            detail = f"The key is unknown or revoked. {_HINT}"
+            raise RefusedError(HTTPStatus.UNAUTHORIZED, detail, "unknown-key", headers=_CHALLENGE)
+        return key
 
 
 class Doorkeeper:
@@ -48,59 +110,58 @@ class Doorkeeper:
         """
         self._keys = keys
         self._clock = clock
-        self._known: Mapping[str, ApiKey] | None = None
-        self._checked: dict[bytes, ApiKey] = {}
-        self._read_at_us = 0
-        self._lock = Lock()
+        self._known: _Known | None = None
+        self._threads = Threads(1, "keys")
+        self._reading: Future[None] | None = None
+        self._began = 0.0
 
-    def check(self, request: Request) -> None:
+    async def check(self, call: Call) -> None:
         """Let a request in, or raise.
 
         Raises:
             RefusedError: It has no key (401), or one that is not allowed what it asks (403).
         """
-        needed = needed_scope(request["path"])
+        needed = needed_scope(call.path)
         if needed is None:
             return
-        key = self._key(request)
+        given = call.headers.get(b"authorization")
+        if given is None:
+            raise RefusedError(HTTPStatus.UNAUTHORIZED, f"There is no key. {_HINT}", "no-key", headers=_CHALLENGE)
+        known = self._known
+        if known is None or not 0 <= self._clock().now_us() - known.at_us < _RECHECK_US:
+            known = await self._read_anew()
+        key = known.open(given)
         if not key.allows(needed):
             detail = f"The key '{key.name}' has no scope '{needed}', which this needs."
             challenge = {"www-authenticate": f'{_CHALLENGE["www-authenticate"]}, error="insufficient_scope"'}
             raise RefusedError(HTTPStatus.FORBIDDEN, detail, "forbidden", headers=challenge)
 
-    def _key(self, request: Request) -> ApiKey:
-        given = next((value for name, value in request["headers"] if name == b"authorization"), None)
-        if given is None:
-            raise RefusedError(HTTPStatus.UNAUTHORIZED, f"There is no key. {_HINT}", "no-key", headers=_CHALLENGE)
-        with self._lock:
-            self._refresh()
-            found = self._checked.get(given)
-            if found is None:
-                found = self._opened(given)
-                self._checked[given] = found
-        return found
+    async def _read_anew(self) -> _Known:
+        """Return the keys, read anew in a thread; those known last if that takes more than a moment.
 
-    def _opened(self, given: bytes) -> ApiKey:
-        kind, _, text = given.decode("latin-1").partition(" ")
-        parts = split_key(text.strip()) if kind.lower() == "bearer" else None
-        key = (self._known or {}).get(parts[0]) if parts is not None else None
-        if key is None or parts is None or not key.is_opened_by(parts[1]):
-            detail = f"The key is unknown or revoked. {_HINT}"
-            raise RefusedError(HTTPStatus.UNAUTHORIZED, detail, "unknown-key", headers=_CHALLENGE)
-        return key
+        Raises:
+            RegistryError: None are known, and they cannot be read.
+            RefusedError: None are known, and the registry does not answer.
+        """
+        if self._reading is None or self._reading.done():
+            self._reading, self._began = self._threads.submit(self._read), time.perf_counter()
+        most = _FIRST_SECONDS if self._known is None else _PATIENCE_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._began + most - time.perf_counter())):
+                await asyncio.shield(asyncio.wrap_future(self._reading))
+        if self._known is None:
+            detail = "The API keys cannot be read yet: the registry does not answer. Ask again in a moment."
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "no-keys-yet")
+        return self._known
 
-    def _refresh(self) -> None:
+    def _read(self) -> None:
         now_us = self._clock().now_us()
-        if self._known is not None and 0 <= now_us - self._read_at_us < _RECHECK_US:
-            return
         try:
-            known = {key.id: key for key in self._keys().all()}
+            keys: Mapping[str, ApiKey] = {key.id: key for key in self._keys().all()}
         except RegistryError:
             if self._known is None:
                 raise
             _LOGGER.warning("the API keys cannot be read; those known last hold on", exc_info=True)
-            known = dict(self._known)
-        if known != self._known:
-            self._known = known
-            self._checked.clear()
-        self._read_at_us = now_us
+            keys = self._known.keys
+        is_same = self._known is not None and keys == self._known.keys
+        self._known = _Known(keys, now_us, self._known.opened if is_same and self._known is not None else {})

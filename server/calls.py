@@ -10,6 +10,7 @@ import time
 from contextvars import ContextVar
 from http import HTTPStatus
 
+from starlette._utils import get_route_path  # what the router itself goes by: both must agree who may do what
 from starlette.types import Message, Scope, Send
 
 from featurestore.online.request_ids import new_request_id
@@ -19,7 +20,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being answered, for log lines."""
 
 RETRY_AFTER = b"1"
-"""Seconds after which a request answered 503 may be repeated."""
+"""Seconds after which a request answered 503 may be repeated, if the refusal does not say."""
 
 _SCOPE_KEY = "featurestore.call"
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -29,9 +30,11 @@ class Call:
     """One request.
 
     Attributes:
+        began: When it came, by ``time.perf_counter``.
         headers: The request's headers, the last of each name.
         request_id: The caller's ``X-Request-Id`` if it is a plain word, else made up.
         method: HTTP method.
+        path: The path asked for, below the one that the server is mounted under.
         route: The route's path as it is declared; ``"other"`` for paths that are none.
         status: HTTP status of the answer; 0 before there is one, and if the caller went away.
         sent: Bytes of the answer's body.
@@ -42,12 +45,13 @@ class Call:
     """
 
     __slots__ = (
-        "_began",
         "answer",
+        "began",
         "code",
         "headers",
         "method",
         "mismatch",
+        "path",
         "request_id",
         "route",
         "seconds",
@@ -56,11 +60,12 @@ class Call:
     )
 
     def __init__(self, scope: Scope) -> None:
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
         self.request_id = given.decode() if given is not None and _GOOD_ID.fullmatch(given) else new_request_id()
         self.method: str = scope["method"]
+        self.path = get_route_path(scope)
         self.route = "other"
         self.status = 0
         self.sent = 0
@@ -73,7 +78,7 @@ class Call:
 
     def elapsed_seconds(self) -> float:
         """Return how long ago the request came."""
-        return time.perf_counter() - self._began
+        return time.perf_counter() - self.began
 
     def sending(self, send: Send) -> Send:
         """Return what sends the answer: it adds the request's name, and notes what is sent."""
@@ -84,7 +89,7 @@ class Call:
                 headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
                 if self.mismatch:
                     headers.append((b"x-fingerprint-mismatch", self.mismatch.encode()))
-                if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                if self.status == HTTPStatus.SERVICE_UNAVAILABLE and all(name != b"retry-after" for name, _ in headers):
                     headers.append((b"retry-after", RETRY_AFTER))
                 message["headers"] = headers
             else:

@@ -12,6 +12,16 @@ _HEADER = HEADER.encode()
 _LONGEST_DIGITS = 12
 
 
+def allowed_seconds(headers: Mapping[bytes, bytes], most: float, timeout_ms: int | None = None) -> float:
+    """Return how long after its arrival a request is to be answered: as its caller says, and no longer than ``most``.
+
+    Raises:
+        RefusedError: The header is no whole number.
+    """
+    asked = asked_seconds(headers, timeout_ms)
+    return most if asked is None else min(asked, most)
+
+
 def asked_seconds(headers: Mapping[bytes, bytes], timeout_ms: int | None) -> float | None:
     """Return how long after its arrival a request is to be answered; ``None`` if it does not say.
 

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import re
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
 from fastapi import APIRouter, Query, Request, Response
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from featurestore.config import ServerConfig
 from featurestore.online.result import PushResult
-from featurestore.store import FeatureStore
 from featurestore.temporal import format_instant
-from server.bodies import read_body
+from server.arrow import read_stream
+from server.bodies import decode
+from server.calls import Call
+from server.desk import Desk
 from server.messages import to_bytes
-from server.problems import MEDIA_TYPE, RefusedError, encode, problem_of
+from server.problems import MEDIA_TYPE, RefusedError, too_large
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+
+UNPACKED_FACTOR = 4
+"""Events may be so many times larger, once they are unpacked, than a request that brings them."""
+
+_PATH = "/v1/sources/{source}/events"
+_PATHS = re.compile(_PATH.replace("{source}", "[^/]+"))
+_AT_ONCE = 500
+"""So many events are decoded before other threads have their turn."""
+
+
+class _Undecoded(Struct, frozen=True, forbid_unknown_fields=True):
+    """Events of which is known only how many there are."""
+
+    events: list[Raw]
 
 
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,29 +71,29 @@ class Pushed(Struct, frozen=True):
     rejected: Annotated[list[RejectedEvent], Meta(description="Events not taken, if partial was asked for.")]
 
 
-def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]) -> APIRouter:
-    """Return the route.
+def takes(path: str) -> bool:
+    """Tell whether a path is one to which events are pushed."""
+    return _PATHS.fullmatch(path) is not None
 
-    Args:
-        store: Gives the store once the server has started.
-        limits: Gives what the server takes, likewise.
-    """
+
+def routes(desk: Desk) -> APIRouter:
+    """Return the route, which is answered at a desk."""
     router = APIRouter()
 
-    @router.post("/v1/sources/{source}/events", summary="Push events", openapi_extra=_DESCRIPTION)
+    @router.post(_PATH, summary="Push events", openapi_extra=_DESCRIPTION)
     async def push(
         request: Request,
         source: str,
         partial: Annotated[bool, Query(description="Take the good events if others are wrong.")] = False,
     ) -> Response:
-        try:
-            body = await read_body(request, limits().max_push)
-            events = _read(request.headers.get("content-type", JSON), body)
-            result = await asyncio.to_thread(store().push, source, events, partial=partial)
+        body = await request.body()
+        content_type = request.headers.get("content-type", JSON)
+
+        def pushed(_: Call) -> Response:
+            result = desk.store.push(source, _read(content_type, body, desk.limits), partial=partial)
             return Response(to_bytes(message_of(result)), media_type=JSON)
-        except Exception as error:  # the edge of the program: whatever it is, the caller gets an answer
-            problem = problem_of(error, Events)
-            return Response(encode(problem), status_code=problem.status, media_type=MEDIA_TYPE)
+
+        return await desk.answer(request, pushed, shape=Events)
 
     return router
 
@@ -89,25 +104,39 @@ def schemas() -> dict[str, Any]:
     return components
 
 
-def _read(content_type: str, body: bytes) -> list[Any] | pa.Table:
+def _read(content_type: str, body: bytes, limits: ServerConfig) -> list[Any] | pa.Table:
     """Read a body as its header says.
 
     Raises:
-        RefusedError: It is of another type, or no sound Arrow stream.
+        RefusedError: It is of another type, has too many events, or is no sound Arrow stream.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == JSON:
-        return _decode(body).events
+        return _read_json(body, limits.max_events)
     if kind != ARROW_STREAM:
         detail = f"The body is {kind or 'of no type'}; send {JSON} or {ARROW_STREAM}."
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, "unsupported-media-type")
-    try:
-        table = pa.ipc.open_stream(body).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        detail = f"The body is no Arrow IPC stream: {error}."
-        raise RefusedError(HTTPStatus.BAD_REQUEST, detail, "malformed-arrow") from None
-    return table
+    return read_stream(body, most_rows=limits.max_events, most_bytes=UNPACKED_FACTOR * limits.max_push)
+
+
+def _read_json(body: bytes, most: int) -> list[Any]:
+    """Read events: first how many there are, then some at a time, for a decoder lets no other thread work meanwhile.
+
+    Raises:
+        RefusedError: There are too many, or the body is no JSON.
+    """
+    undecoded = decode(_count_events, body).events
+    if len(undecoded) > most:
+        raise too_many(len(undecoded), most, field="/events")
+    found: list[Any] = []
+    for first in range(0, len(undecoded), _AT_ONCE):
+        found += decode(_decode_events, b"[" + b",".join(undecoded[first : first + _AT_ONCE]) + b"]")
+    return found
+
+
+def too_many(count: int, most: int, *, field: str) -> RefusedError:
+    """Return the refusal of more events than a request may have."""
+    return too_large(f"There are {count} events; one request may have {most}. Send several requests.", field=field)
 
 
 def message_of(result: PushResult) -> Pushed:
@@ -122,7 +151,8 @@ def message_of(result: PushResult) -> Pushed:
     )
 
 
-_decode: Callable[[bytes], Events] = msgspec.json.Decoder(Events).decode
+_count_events = msgspec.json.Decoder(_Undecoded).decode
+_decode_events = msgspec.json.Decoder(list[Any]).decode
 
 
 def _refusal(description: str) -> dict[str, Any]:
@@ -145,9 +175,11 @@ _DESCRIPTION: dict[str, Any] = {
         },
         "400": _refusal("The body is no JSON, or no Arrow IPC stream."),
         "404": _refusal("There is no such source, or it accepts no pushes."),
-        "413": _refusal("The body is too large."),
-        "415": _refusal("The body is neither JSON nor an Arrow IPC stream."),
+        "408": _refusal("The body did not come in time."),
+        "413": _refusal("The body is too large, or there are too many events."),
+        "415": _refusal("The body is neither JSON nor an Arrow IPC stream, or it is compressed."),
         "422": _refusal("An event is wrong; none was taken."),
         "503": _refusal("The log or the registry cannot be used."),
+        "504": _refusal("There was no answer in time. The events may be committed or not."),
     },
 }

@@ -1,28 +1,31 @@
 """The hot route, ``POST /v1/features``: plain ASGI, because here the cost of a framework is most of the cost.
 
-A question with few entities is answered in the event loop, where it takes less time than handing it to a thread; one
-with many, one with a deadline of its own, and all of them while the store is slow, are answered in threads, so that
-others need not wait.
+A question with few entities is answered in the event loop, where it takes less time than handing it to a thread, if the
+store keeps to the time it is given: should it not answer in a moment, the question is asked again in a thread. One with
+many entities, one with a deadline of its own, and all of them while the store is slow, are answered in threads at once,
+so that others need not wait.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import NamedTuple
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from featurestore.config import ServerConfig
+from featurestore.errors import StorageError
+from featurestore.online.patience import OUT_OF_TIME, Patience
 from featurestore.store import FeatureStore
-from server.calls import Call, call_of
-from server.deadlines import asked_seconds, too_late
+from server.bodies import decode
+from server.calls import Call
+from server.deadlines import allowed_seconds, asked_seconds
 from server.forms import Coding, Form, body_of, compressed, form_of
 from server.messages import Question, read_question
 from server.problems import RefusedError, refuse, too_large
+from server.work import Threads
 
 PATH = "/v1/features"
 
@@ -30,12 +33,13 @@ ENTITIES_IN_LOOP = 10
 """Questions with up to so many entities are answered in the event loop."""
 
 SLOW_SECONDS = 0.05
-"""An answer that kept the event loop so long sends the next ones to threads."""
+"""A store may keep the event loop so long; that sends this question and the next ones to threads."""
 
 SLOW_FOR_SECONDS = 2.0
 """For how long; then one is answered in the loop again."""
 
 _JSON = b"application/json"
+_VARY = (b"vary", b"accept, accept-encoding")
 _THREADS = 2
 _THREADS_WHEN_SLOW = 16
 
@@ -49,7 +53,7 @@ class _Body(NamedTuple):
 
 
 class FeaturesRoute:
-    """The ASGI application of the hot route."""
+    """The hot route."""
 
     def __init__(self, store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]) -> None:
         """Take the parts.
@@ -60,51 +64,58 @@ class FeaturesRoute:
         """
         self._store = store
         self._limits = limits
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="features")
-        self._slow_pool = ThreadPoolExecutor(_THREADS_WHEN_SLOW, thread_name_prefix="features-slow")
+        self._threads = Threads(_THREADS, "features")
+        self._slow_threads = Threads(_THREADS_WHEN_SLOW, "features-slow")
         self._slow_until = 0.0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every failure becomes a problem document."""
-        call = call_of(scope)
+    async def __call__(self, call: Call, content: bytes, send: Send) -> None:
+        """Answer one request that has come as a whole; every failure becomes a problem document."""
         call.route = PATH
         try:
             form = _check(call)
-            content = await _read(call, receive, self._limits().max_body)
-            if content is None:
-                return
             await _send(send, await self._answer(call, form, content))
         except Exception as error:  # the edge of the program: whatever it is, the caller gets an answer
             call.code = await refuse(send, error)
 
-    def close(self) -> None:
-        """Wait for questions in threads."""
-        self._pool.shutdown()
-        self._slow_pool.shutdown()
-
     async def _answer(self, call: Call, form: Form, content: bytes) -> _Body:
-        question = read_question(content)
+        question = decode(read_question, content)
         limits = self._limits()
         count, most = len(question.entities), limits.max_entities
         if count > most:
             detail = f"There are {count} entities; one request may have {most}. Send several requests."
             raise too_large(detail, field="/entities")
         asked = asked_seconds(call.headers, question.timeout_ms)
-        now = time.perf_counter()
-        is_slow = now < self._slow_until
-        if asked is None and count <= ENTITIES_IN_LOOP and not is_slow:
-            body = self._look_up(call, form, question)
-            if time.perf_counter() - now > SLOW_SECONDS:
-                self._slow_until = now + SLOW_FOR_SECONDS
-            return body
-        pool = self._slow_pool if is_slow else self._pool
-        answering = asyncio.get_running_loop().run_in_executor(pool, self._look_up, call, form, question)
-        seconds = limits.deadline_seconds if asked is None else min(asked, limits.deadline_seconds)
+        is_slow = time.perf_counter() < self._slow_until
+        if asked is None and count <= ENTITIES_IN_LOOP and not is_slow and self._store().keeps_time:
+            body = self._answer_at_once(call, form, question)
+            if body is not None:
+                return body
+            is_slow = True
+        threads = self._slow_threads if is_slow else self._threads
+        seconds = allowed_seconds(call.headers, limits.deadline_seconds, question.timeout_ms)
         try:
-            return await asyncio.wait_for(answering, max(0.0, seconds - call.elapsed_seconds()))
-        except TimeoutError:
-            self._slow_until = time.perf_counter() + (SLOW_FOR_SECONDS if seconds > SLOW_SECONDS else 0.0)
-            raise too_late(seconds) from None
+            return await threads.do(call, lambda: self._look_up(call, form, question), seconds=seconds)
+        except RefusedError as error:
+            if error.status == HTTPStatus.GATEWAY_TIMEOUT and seconds > SLOW_SECONDS:
+                self._is_slow()
+            raise
+
+    def _answer_at_once(self, call: Call, form: Form, question: Question) -> _Body | None:
+        """Answer in the event loop; ``None`` if the store takes too long for that."""
+        began = time.perf_counter()
+        try:
+            with Patience(SLOW_SECONDS):
+                body = self._look_up(call, form, question)
+        except StorageError as error:
+            if error.code != OUT_OF_TIME:
+                raise
+            body = None
+        if time.perf_counter() - began > SLOW_SECONDS:
+            self._is_slow()
+        return body
+
+    def _is_slow(self) -> None:
+        self._slow_until = time.perf_counter() + SLOW_FOR_SECONDS
 
     def _look_up(self, call: Call, form: Form, question: Question) -> _Body:
         is_strict = self._limits().on_fingerprint_mismatch == "refuse"
@@ -129,7 +140,7 @@ class FeaturesRoute:
 
 
 def _check(call: Call) -> Form:
-    """Refuse what is no POST of JSON, or wants no form there is, before its body is read."""
+    """Refuse what is no POST of JSON, or wants no form there is."""
     if call.method != "POST":
         detail = f"{PATH} takes POST, not {call.method}."
         raise RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, detail, "method-not-allowed", headers={"allow": "POST"})
@@ -140,37 +151,13 @@ def _check(call: Call) -> Form:
     return form_of(call.headers.get(b"accept"), call.headers.get(b"accept-encoding"))
 
 
-async def _read(call: Call, receive: Receive, most: int) -> bytes | None:
-    """Read the body; ``None`` if the caller went away.
-
-    Raises:
-        RefusedError: It is larger than the server takes, whatever its header says.
-    """
-    length = call.headers.get(b"content-length")
-    if length is not None and length.isdigit() and int(length) > most:
-        raise _too_long(most)
-    body: bytes = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > most:
-            raise _too_long(most)
-        if not message.get("more_body", False):
-            return body
-
-
-def _too_long(most: int) -> RefusedError:
-    return too_large(f"The body is larger than {most} bytes. Send several requests.")
-
-
 async def _send(send: Send, body: _Body) -> None:
     headers = [
         (b"content-type", body.media_type.encode()),
         (b"content-length", str(len(body.content)).encode()),
+        _VARY,
     ]
     if body.coding:
-        headers += [(b"content-encoding", body.coding.encode()), (b"vary", b"accept-encoding")]
+        headers.append((b"content-encoding", body.coding.encode()))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body.content})

@@ -1,4 +1,4 @@
-"""Writing an answer's head and body to the socket at once."""
+"""Writing an answer's head and body to the socket at once; and ending without breaking off what is on its way."""
 
 from __future__ import annotations
 
@@ -7,16 +7,45 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+LINGER_SECONDS = 0.3
+"""A server that ends keeps idle connections for so long: requests that were sent to it already are answered."""
+
 
 class GatheringProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which writes head and body one after the other: here they leave in one piece.
 
     Each write is a system call that wakes the caller, who cannot do anything with a head alone.
+
+    When the server ends, uvicorn closes idle connections at once, also those on which a request lies unread; its caller
+    sees the connection break. Here such a request is answered, and the caller told to come no more on this connection.
     """
+
+    _is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
         super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
+
+    def on_headers_complete(self) -> None:
+        """Begin a request."""
+        super().on_headers_complete()
+        if self._is_ending and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """End the connection once what is on its way is answered."""
+        self._is_ending = True
+        if self._is_idle():
+            self.loop.call_later(LINGER_SECONDS, self._end_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _end_if_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
 
 
 class _Gathering:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.errors import ConfigError
@@ -151,6 +152,7 @@ class Metrics:
         if FOLDER_VARIABLE in os.environ:
             from prometheus_client.multiprocess import MultiProcessCollector
 
+            _forget_the_dead(Path(os.environ[FOLDER_VARIABLE]))
             counted = CollectorRegistry()
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         states = CollectorRegistry()
@@ -195,6 +197,18 @@ class _Page:
         yield gauge("view_staleness_seconds", "Now minus the instant up to which a view is complete.", staleness)
         lag = {name: _seconds(view.log_lag_us) for name, view in vitals.views.items()}
         yield gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lag)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Take out what workers said of their present state that have none any more; what they counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # untyped in the client
 
 
 class _Audits:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
 import msgspec
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
 from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.types import Send
@@ -22,12 +25,14 @@ from featurestore.errors import (
     StateError,
     StorageError,
     UnknownServiceError,
+    ValueOverflowError,
     listing,
 )
 from server.messages import Problem, Question, to_bytes
 
 MEDIA_TYPE = "application/problem+json"
 
+_MOST_LETTERS = 1_000
 _LOGGER = logging.getLogger("featurestore.server")
 _PLACE = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MEMBER = re.compile(r"^Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$")
@@ -63,9 +68,9 @@ class RefusedError(Exception):
         self.field = field
 
 
-def too_large(detail: str, *, field: str = "") -> RefusedError:
+def too_large(detail: str, *, field: str = "", headers: Mapping[str, str] = MappingProxyType({})) -> RefusedError:
     """Return the refusal of a request that is larger than the server takes."""
-    return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, "too-large", field)
+    return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, "too-large", field, headers=headers)
 
 
 def not_started() -> RefusedError:
@@ -85,11 +90,13 @@ def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
             return _problem(error.status, error.detail, error.code, error.field)
         case msgspec.ValidationError():
             return _misshapen(str(error), shape)
-        case msgspec.DecodeError():
-            detail = f"The body is not JSON: {error}."
-            return _problem(HTTPStatus.BAD_REQUEST, detail, "malformed-json")
+        case RecursionError():
+            # Nothing here calls itself but what follows the nesting of a body.
+            return _problem(HTTPStatus.BAD_REQUEST, "The body is nested too deeply.", "malformed-json")
         case FeatureStoreError():
             return _library(error)
+        case RequestValidationError():
+            return _misplaced(error)
         case HTTPException():
             return _problem(HTTPStatus(error.status_code), str(error.detail), _kebab(error.status_code))
         case _:
@@ -97,31 +104,44 @@ def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
             return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says why.", "internal-error")
 
 
+def headers_of(error: Exception) -> dict[str, str]:
+    """Return what the header of the answer says of an exception besides its problem document."""
+    match error:
+        case RefusedError() | HTTPException():
+            return dict(error.headers or {})
+        case StorageError(retry_seconds=float(seconds)):
+            return {"retry-after": str(max(1, math.ceil(seconds)))}
+        case _:
+            return {}
+
+
 async def refuse(send: Send, error: Exception) -> str:
     """Answer a request with the problem document for an exception; return the problem's code."""
     problem = problem_of(error)
-    body = encode(problem)
+    body = to_bytes(problem)
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    if isinstance(error, RefusedError):
-        headers += [(name.encode(), value.encode("latin-1")) for name, value in error.headers.items()]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in headers_of(error).items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
     return problem.code
 
 
-def encode(problem: Problem) -> bytes:
-    """Return a problem document as JSON."""
-    return to_bytes(problem)
+def response_of(error: Exception, shape: type[Struct] = Question) -> tuple[Response, str]:
+    """Return the answer for an exception, and its problem's code; see ``problem_of``."""
+    problem = problem_of(error, shape)
+    headers = headers_of(error)
+    response = Response(to_bytes(problem), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+    return response, problem.code
 
 
 def _library(error: FeatureStoreError) -> Problem:
     status = _status(error)
-    detail = f"{error.problem}. {error.hint}".strip()
+    detail = f"{_cut(error.problem)}. {_cut(error.hint)}".strip()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _LOGGER.error("a request failed: %s", error, exc_info=error)
         if error.where:
             detail = f"{error.where}: {detail}"
-    field = error.field if isinstance(error, RequestError) else "/as_of" if isinstance(error, InstantError) else ""
+    field = "/as_of" if isinstance(error, InstantError) else getattr(error, "field", "")
     return _problem(status, detail, error.code, field, hint=error.hint, error=type(error).__name__)
 
 
@@ -133,12 +153,20 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
             return HTTPStatus.CONFLICT
         case RequestError(code="unknown-source"):
             return HTTPStatus.NOT_FOUND
-        case RequestError() | InstantError():
+        case RequestError() | InstantError() | ValueOverflowError():
             return HTTPStatus.UNPROCESSABLE_ENTITY
         case _ if isinstance(error, _UNAVAILABLE):
             return HTTPStatus.SERVICE_UNAVAILABLE
         case _:
             return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _misplaced(error: RequestValidationError) -> Problem:
+    """Return the problem of the first parameter that FastAPI could not read."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    detail = f"{' '.join(place)}: {first['msg']}, got {first['input']!r}."
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "wrong-parameter", f"/{place[-1]}")
 
 
 def _misshapen(message: str, shape: type[Struct]) -> Problem:
@@ -168,12 +196,17 @@ def _problem(
         type=f"urn:featurestore:problem:{code}",
         title=status.phrase,
         status=int(status),
-        detail=detail,
+        detail=_cut(detail, 2 * _MOST_LETTERS),
         code=code,
-        field=field,
-        hint=hint,
+        field=_cut(field),
+        hint=_cut(hint),
         error=error,
     )
+
+
+def _cut(text: str, most: int = _MOST_LETTERS) -> str:
+    """Return a text, without its end if it is so long that a caller's own words must be in it."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _kebab(status: int) -> str:

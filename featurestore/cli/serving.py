@@ -18,8 +18,8 @@ app.add_typer(keys)
 def serve(
     context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on; the configured one if left out.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many processes serve; the configured number.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one.", min=0, max=65_535)] = None,
+    workers: Annotated[int | None, typer.Option(help="How many processes serve; the configured number.", min=1)] = None,
 ) -> None:
     """Serve features over HTTP until stopped."""
     given = {"--host": host, "--port": port, "--workers": workers}

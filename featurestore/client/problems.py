@@ -50,6 +50,8 @@ def _error(status: int, problem: str, hint: str, code: str, field: str, name: st
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, RequestError):
         return kind(problem, field=field, hint=hint, code=code)
+    if kind is errors.ValueOverflowError:
+        return errors.ValueOverflowError(problem, field=field, hint=hint, code=code)
     if isinstance(kind, type) and kind in _PLAIN:
         return kind(problem, hint=hint, code=code)
     if status == HTTPStatus.GATEWAY_TIMEOUT:
@@ -66,7 +68,6 @@ _PLAIN: frozenset[type[FeatureStoreError]] = frozenset(
         errors.SourceError,
         errors.SourceDataError,
         errors.SourceMissingError,
-        errors.ValueOverflowError,
         errors.StateError,
         errors.RegistryError,
         errors.StorageError,

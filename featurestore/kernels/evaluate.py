@@ -479,11 +479,23 @@ class BoundView:
     def raise_overflow(self, statuses: Bytes) -> NoReturn:
         """Raise ``ValueOverflowError`` for the features of which a sum did not fit."""
         broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]
-        raise ValueOverflowError(
-            f"the exact sum of {', '.join(repr(name) for name in broken)} does not fit into int64",
-            where=f"feature view '{self.view.name}'",
-            hint="Sum it as float64 or decimal: agg.sum(col(…).cast('float64')).",
-        )
+        raise overflow(self.view.name, broken)
+
+
+def overflow(view: str, features: Sequence[str], *, field: str = "") -> ValueOverflowError:
+    """Return the error for features of which an exact sum does not fit.
+
+    Args:
+        view: Name of their view.
+        features: Their names, or those of their columns.
+        field: JSON pointer to the entity whose sum it is, if it was asked for.
+    """
+    return ValueOverflowError(
+        f"the exact sum of {', '.join(repr(name) for name in features)} does not fit into int64",
+        where=f"feature view '{view}'",
+        field=field,
+        hint="Sum it as float64 or decimal: agg.sum(col(…).cast('float64')).",
+    )
 
 
 _MANY_QUERIES = 1 << 14

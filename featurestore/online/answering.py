@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,24 @@ from featurestore.kernels.events import NO_EVENT, NOT_FOUND, OVERFLOWED
 from featurestore.online.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.online.state import Dictionaries, StateCodec, joined_states
 from featurestore.plan.model import ViewPlan
+from featurestore.statuses import ERROR_CODE
 
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A feature that has no value for some entities, because an exact sum does not fit.
+
+    Attributes:
+        view: Place of its view.
+        feature: Its place among the view's features.
+        entities: Places of the entities, in order.
+    """
+
+    view: int
+    feature: int
+    entities: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -29,13 +45,15 @@ class Answers:
 
     Attributes:
         rows: Per entity the Python values of the features picked; ``None`` is null.
-        statuses: ``Status`` codes, one row per feature picked.
+        statuses: ``Status`` codes, one row per feature picked; ``ERROR_CODE`` where a sum does not fit.
         newest: Per view the event time of the newest event each entity's answer saw, ``NO_EVENT`` if none.
+        overflows: Of all features, picked or not, those of which a sum does not fit.
     """
 
     rows: list[list[Any]]
     statuses: npt.NDArray[np.uint8]
     newest: list[list[int]]
+    overflows: tuple[Overflow, ...] = ()
 
 
 class BoundService:
@@ -87,7 +105,6 @@ class BoundService:
 
         Raises:
             StateError: A state is damaged or foreign.
-            ValueOverflowError: An integer sum does not fit into int64.
         """
         words = np.zeros((self._row_count, count), dtype=np.int64)
         statuses = np.empty((self._feature_count, count), dtype=np.uint8)
@@ -113,10 +130,9 @@ class BoundService:
         )
         if problem != SOUND:
             raise self._codecs[number].error(problem)
-        if overflowed:
-            self._raise_overflow(statuses)
+        overflows = self._overflows(statuses) if overflowed else ()
         rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, places, count))
-        return Answers(rows, codes, newest.tolist())
+        return Answers(rows, codes, newest.tolist(), overflows)
 
     def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
         """Return per view what gives the values that codes stand for."""
@@ -129,11 +145,15 @@ class BoundService:
             found.append(_finder(own))
         return found
 
-    def _raise_overflow(self, statuses: npt.NDArray[np.uint8]) -> NoReturn:
-        for bound, (_, own) in zip(self._bound, self._parts, strict=True):
-            if (statuses[own] == OVERFLOWED).any():
-                bound.raise_overflow(statuses[own])
-        raise AssertionError("a sum overflowed, but none says so")
+    def _overflows(self, statuses: npt.NDArray[np.uint8]) -> tuple[Overflow, ...]:
+        """Find the features whose sums do not fit, and write that they have no value."""
+        found = []
+        for view, (_, own) in enumerate(self._parts):
+            part = statuses[own]
+            for feature in (part == OVERFLOWED).any(axis=1).nonzero()[0].tolist():
+                found.append(Overflow(view, feature, tuple((part[feature] == OVERFLOWED).nonzero()[0].tolist())))
+        statuses[statuses == OVERFLOWED] = ERROR_CODE
+        return tuple(found)
 
 
 def _finder(dictionaries: Sequence[Dictionaries]) -> Callable[[int, int], Sequence[Any]]:

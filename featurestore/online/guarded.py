@@ -2,20 +2,29 @@
 
 After a failed read nobody asks the store for a moment: every further read is refused at once. Then one read goes
 through as a probe; if it fails too, the pause doubles, up to a bound. So callers of a store that is down wait for
-nothing, and a store that comes back is not met by all of them at once.
+nothing, and a store that comes back is not met by all of them at once. The probe is made beside its caller, who is
+refused too if it has no answer in a moment.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
+from concurrent.futures import Future
+from threading import Lock, Thread
 
 from featurestore.errors import StorageError
+from featurestore.online.patience import OUT_OF_TIME, seconds_left
 from featurestore.online.store import StateReads
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
+
+PROBE_SECONDS = 0.05
+"""So long the caller of a probe waits for its answer."""
+
+FAIR_SECONDS = 0.5
+"""A store that was given so long and did not answer has failed; one that had less time may be sound."""
 
 
 class Guarded:
@@ -33,7 +42,13 @@ class Guarded:
         self._lock = Lock()
         self._pause = 0.0
         self._closed_until = 0.0
+        self._is_probing = False
         self._why = ""
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether reads end within ``patience``."""
+        return getattr(self._store, "keeps_time", False)
 
     @property
     def is_open(self) -> bool:
@@ -46,16 +61,16 @@ class Guarded:
         Raises:
             StorageError: The store cannot be read, or could not a moment ago.
         """
-        if self._pause:
-            self._enter()
+        return self._probe(keys) if self._pause else self._read(keys)
+
+    def _read(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        began = self._elapsed()
         try:
-            found = self._store.read(keys)
+            return self._store.read(keys)
         except StorageError as error:
-            self._failed(error.problem)
+            if error.code != OUT_OF_TIME or self._elapsed() - began >= FAIR_SECONDS:
+                self._failed(error.problem)
             raise
-        if self._pause:
-            self._pause = 0.0
-        return found
 
     def _failed(self, why: str) -> None:
         """Refuse reads for a moment."""
@@ -64,15 +79,40 @@ class Guarded:
             self._closed_until = self._elapsed() + self._pause
             self._why = why
 
-    def _enter(self) -> None:
+    def _probe(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Let one read through once the pause is over, and refuse the others until it has an answer."""
         with self._lock:
-            now = self._elapsed()
-            if self._pause and now < self._closed_until:
-                raise StorageError(
-                    f"it failed a moment ago and is left alone for {self._closed_until - now:.2f} s: {self._why}",
-                    where="online store",
-                    hint="Ask again then.",
-                    code="store-down",
-                )
-            self._closed_until = now + max(self._pause, FIRST_PAUSE_SECONDS)
+            if not self._pause:
+                is_over = True
+            elif self._is_probing or self._elapsed() < self._closed_until:
+                raise self._refusal()
+            else:
+                is_over, self._is_probing = False, True
+        if is_over:
+            return self._read(keys)
+        probe: Future[Mapping[bytes, bytes]] = Future()
+        Thread(target=self._answer, args=(probe, keys), name="probe", daemon=True).start()
+        try:
+            return probe.result(min(PROBE_SECONDS, seconds_left()))
+        except TimeoutError:
+            raise self._refusal() from None
+
+    def _answer(self, probe: Future[Mapping[bytes, bytes]], keys: Sequence[bytes]) -> None:
+        try:
+            found = self._read(keys)
+        except BaseException as error:  # it is the caller's
+            self._is_probing = False
+            probe.set_exception(error)
+        else:
+            self._pause, self._is_probing = 0.0, False
+            probe.set_result(found)
+
+    def _refusal(self) -> StorageError:
+        left = max(0.0, self._closed_until - self._elapsed())
+        return StorageError(
+            f"it failed a moment ago and is left alone for {left:.2f} s: {self._why}",
+            where="online store",
+            hint="Ask again then.",
+            code="store-down",
+            retry_seconds=left,
+        )

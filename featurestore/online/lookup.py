@@ -24,17 +24,17 @@ from featurestore.errors import (
     OutOfReachError,
     RequestError,
     StateError,
-    ValueOverflowError,
     did_you_mean,
     listing,
 )
+from featurestore.kernels.evaluate import overflow
 from featurestore.kernels.events import NO_EVENT
 from featurestore.kernels.on_demand import finish
-from featurestore.online.answering import Answers, BoundService
+from featurestore.online.answering import Answers, BoundService, Overflow
 from featurestore.online.keys import key_encoder
-from featurestore.online.partial import error_of, missing_columns
+from featurestore.online.partial import error_of, missing_columns, needing
 from featurestore.online.request_ids import new_request_id
-from featurestore.online.result import Effort, OnlineFeatures, ViewState
+from featurestore.online.result import Effort, OnlineFeatures, ViewError, ViewState
 from featurestore.online.store import (
     StateReads,
     ViewRecord,
@@ -57,7 +57,7 @@ from featurestore.temporal import (
     to_datetime,
 )
 
-_OF_ONE_VIEW = (StateError, OutOfReachError, ValueOverflowError)
+_OF_ONE_VIEW = (StateError, OutOfReachError)
 """Failures that are one view's; the others can be answered."""
 
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
@@ -170,7 +170,8 @@ class OnlineReader:
             expected_fingerprint: The plan the caller was trained on; another live plan is an error.
             request_id: Name of the request; made up if not given.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
-                ``errors`` says why. If none can, that is an error all the same.
+                ``errors`` says why. If none can, that is an error all the same. A sum that does not fit takes away
+                nothing but itself.
 
         Returns:
             Values and statuses in the order of ``entities``.
@@ -179,6 +180,7 @@ class OnlineReader:
             RequestError: A field is missing, unknown or of a wrong type; ``field`` points at it.
             OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
             FingerprintMismatchError: The live plan is another than expected.
+            ValueOverflowError: An exact sum that was asked for does not fit; ``field`` points at the first entity.
             StateError: A view has no state, or a damaged one.
             StorageError: The store cannot be read.
         """
@@ -205,8 +207,11 @@ class OnlineReader:
         answers = self._answer(stored, len(asked), as_of_us, bounds_us, failures)
         rows, codes = self._outputs(answers, inputs, as_of_us)
         errors = {self._uses[place].alias: error_of(failure) for place, failure in failures.found.items()}
-        if errors:
-            self._take_out(errors, rows, codes)
+        failed = frozenset(errors)
+        if failed:
+            self._take_out(missing_columns(self.plan, failed), range(len(asked)), rows, codes)
+        if answers.overflows:
+            self._take_overflows_out(answers.overflows, rows, codes, errors, is_partial=partial)
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
@@ -223,7 +228,7 @@ class OnlineReader:
             views={
                 use.alias: use.state(as_of_us, bound_us, record.watermark_us)
                 for use, bound_us, record in zip(self._uses, bounds_us, records, strict=True)
-                if use.alias not in errors
+                if use.alias not in failed
             },
             entities=asked,
             requests=inputs,
@@ -343,14 +348,45 @@ class OnlineReader:
             stored[place] = [None] * count
         return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks_us=bounds_us)
 
-    def _take_out(self, errors: Collection[str], rows: _Lists, codes: npt.NDArray[np.uint8]) -> None:
-        """Take the values out that need views which could not answer."""
-        missing = missing_columns(self.plan, errors)
-        places = [place for place, name in enumerate(self._columns) if name in missing]
-        for row in rows:
-            for place in places:
-                row[place] = None
-        codes[places] = ERROR_CODE
+    def _take_out(
+        self, missing: Collection[str], entities: Sequence[int], rows: _Lists, codes: npt.NDArray[np.uint8]
+    ) -> None:
+        """Take the values of some columns out, for some entities."""
+        for place, name in enumerate(self._columns):
+            if name in missing:
+                for entity in entities:
+                    rows[entity][place] = None
+                    codes[place, entity] = ERROR_CODE
+
+    def _take_overflows_out(
+        self,
+        overflows: Sequence[Overflow],
+        rows: _Lists,
+        codes: npt.NDArray[np.uint8],
+        errors: dict[str, ViewError],
+        *,
+        is_partial: bool,
+    ) -> None:
+        """Take the values out that need a sum which does not fit, and say so; what nobody asked for is no error.
+
+        Raises:
+            ValueOverflowError: There is such a value, and a part of the answer would not do.
+        """
+        found: dict[int, list[Overflow]] = {}
+        for one in overflows:
+            use = self._uses[one.view]
+            missing = needing(self.plan, {use.names[one.feature]})
+            if missing:
+                found.setdefault(one.view, []).append(one)
+                self._take_out(missing, one.entities, rows, codes)
+        for place, own in found.items():
+            use = self._uses[place]
+            first = min(one.entities[0] for one in own)
+            names = [use.names[one.feature] for one in own]
+            failure = overflow(use.view.name, names, field=f"/entities/{first}")
+            if not is_partial:
+                raise failure
+            errors.setdefault(use.alias, error_of(failure))
 
     def _outputs(
         self, answers: Answers, inputs: Sequence[Mapping[str, Any]], as_of_us: int

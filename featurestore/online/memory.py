@@ -14,8 +14,11 @@ class MemoryOnlineStore:
     """An ``OnlineStore`` in a dictionary, safe to use from several threads; it ends with the process.
 
     Attributes:
+        keeps_time: Reads wait for nobody.
         values: What is stored; look, but change it through the methods.
     """
+
+    keeps_time = True
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}

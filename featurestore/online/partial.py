@@ -16,9 +16,20 @@ def missing_columns(plan: Plan, aliases: Collection[str]) -> frozenset[str]:
         plan: The service.
         aliases: Views that cannot answer, by their name or alias.
     """
-    missing = {
-        f"{use.alias}__{feature.name}" for use in plan.uses if use.alias in aliases for feature in use.view.features
-    }
+    return needing(
+        plan,
+        {f"{use.alias}__{feature.name}" for use in plan.uses if use.alias in aliases for feature in use.view.features},
+    )
+
+
+def needing(plan: Plan, features: Collection[str]) -> frozenset[str]:
+    """Return the columns of a service's answer that are features of views, or are computed from them.
+
+    Args:
+        plan: The service.
+        features: The features, as ``alias__feature``.
+    """
+    missing = set(features)
     for feature in plan.on_demand:
         if not missing.isdisjoint(_features(feature.expression)):
             missing.add(feature.column)

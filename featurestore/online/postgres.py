@@ -33,6 +33,7 @@ from sqlalchemy.schema import CreateTable
 from featurestore.database import LEFT_IN_POSTGRES
 from featurestore.errors import ConfigError
 from featurestore.online.options import count, identifier, read_url, seconds
+from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
 from featurestore.online.postgres_pool import Pool, PostgresConnection
 from featurestore.online.refusals import WHERE, busy, conflict, failed, lost, unavailable
 from featurestore.online.store import Hold, after
@@ -52,9 +53,11 @@ class PostgresOnlineStore:
 
     Attributes:
         items_at_once: Beyond that, one statement is no faster than several.
+        keeps_time: A read gives its connection up when time is up.
     """
 
     items_at_once = 2_000
+    keeps_time = True
 
     def __init__(self, url: str) -> None:
         """Read the URL; nothing is connected yet. The table is made with the first connection if it is not there.
@@ -90,9 +93,16 @@ class PostgresOnlineStore:
         """Return the values of those keys that exist, all from one moment."""
         if not keys:
             return {}
-        statement = self._statements.read
-        with self._failures("read"), self._pool.lent() as connection:
-            return dict(connection.reader.execute(statement, (list(keys),), prepare=True).fetchall())
+        statement, seconds = self._statements.read, seconds_left()
+        if seconds < SHORT_SECONDS and not self._pool.has_idle:
+            raise out_of_time(self._place)
+        with self._failures("read"), self._pool.lent() as connection, connection.hurried(seconds):
+            try:
+                return dict(connection.reader.execute(statement, (list(keys),), prepare=True).fetchall())
+            except psycopg.OperationalError:
+                if seconds < self._timeout and not seconds_left():
+                    raise out_of_time(self._place) from None
+                raise
 
     def write(
         self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None

@@ -67,6 +67,16 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
                 self.pgconn.finish()
             raise
 
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """Wait for answers no longer than that meanwhile."""
+        usual = self._timeout
+        self._timeout = seconds if usual is None else min(usual, seconds)
+        try:
+            yield
+        finally:
+            self._timeout = usual
+
 
 class Pool:
     """Connections that are idle, most recently used first."""
@@ -84,6 +94,11 @@ class Pool:
         self._slots = threading.BoundedSemaphore(size)
         self._size = size
         self._wait_seconds = wait_seconds
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a connection is open that nobody uses."""
+        return bool(self._idle)
 
     @contextmanager
     def lent(self) -> Iterator[PostgresConnection]:

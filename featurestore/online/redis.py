@@ -28,6 +28,7 @@ from redis.retry import Retry
 from featurestore.errors import ConfigError, StorageError
 from featurestore.online.lease import Holder
 from featurestore.online.options import choice, count, existing_file, existing_folder, read_url, seconds, switch
+from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
 from featurestore.online.store import Hold, is_state_key
 
@@ -105,9 +106,11 @@ class RedisOnlineStore:
 
     Attributes:
         items_at_once: The server does one thing at a time: a write of a thousand states takes it some milliseconds.
+        keeps_time: A read gives its connection up when time is up.
     """
 
     items_at_once = 1_000
+    keeps_time = True
 
     def __init__(self, url: str) -> None:
         """Read the URL; nothing is connected yet.
@@ -137,7 +140,7 @@ class RedisOnlineStore:
         if not parsed.url.hostname or not re.fullmatch(r"/?|/\d+", parsed.url.path):
             hint = "Write it as redis://host:6379/0."
             raise ConfigError(f"'{parsed.shown}' names no server", where=WHERE, hint=hint, code="store-url")
-        wait: float = options.get("timeout", 5.0)
+        wait = self._wait_seconds = float(options.get("timeout", 5.0))
         self._pool = redis.BlockingConnectionPool.from_url(
             parsed.url._replace(scheme=parsed.url.scheme.replace("valkey", "redis")).geturl(),
             max_connections=options.get("pool", 64),
@@ -158,24 +161,37 @@ class RedisOnlineStore:
             return {}
         prefix = self._states
         with _failures("read", self._place):
-            found = self._command("MGET", *[prefix + key for key in keys])
+            found = self._command("MGET", *[prefix + key for key in keys], seconds=seconds_left())
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
-    def _command(self, *parts: Any) -> Any:
+    def _command(self, *parts: Any, seconds: float) -> Any:
         """Send one command and return its answer: what the client does, without what it does around that.
 
         The client's own way takes twice the time; nothing is tried again here either.
         """
+        is_hasty = seconds < self._wait_seconds
+        if seconds < SHORT_SECONDS and not self._has_idle():
+            raise out_of_time(self._place)
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_command(*parts)  # type: ignore[no-untyped-call]  # untyped in the client
-            return connection.read_response()
+            return connection.read_response(timeout=seconds) if is_hasty else connection.read_response()
+        except redis.exceptions.TimeoutError:
+            connection.disconnect()  # type: ignore[no-untyped-call]  # untyped in the client
+            if is_hasty:
+                raise out_of_time(self._place) from None
+            raise
         except BaseException:
             connection.disconnect()  # type: ignore[no-untyped-call]  # untyped in the client
             raise
         finally:
             pool.release(connection)
+
+    def _has_idle(self) -> bool:
+        """Tell whether a connection is open that nobody uses."""
+        places: Any = self._pool.pool
+        return bool(places.queue) and places.queue[-1] is not None
 
     def write(
         self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None

@@ -74,7 +74,13 @@ class _Connection(sqlite3.Connection):
 
 
 class SqlOnlineStore:
-    """An ``OnlineStore`` in SQLite, safe to use from several threads and processes."""
+    """An ``OnlineStore`` in SQLite, safe to use from several threads and processes.
+
+    Attributes:
+        keeps_time: Reads wait for nobody: who writes does not keep them.
+    """
+
+    keeps_time = True
 
     def __init__(self, url: str) -> None:
         """Open the database; it is made if it is not there.

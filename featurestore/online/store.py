@@ -43,7 +43,9 @@ class OnlineStore(Protocol):
     """A map from bytes to bytes that is read as snapshots and written in transactions.
 
     A store may say by an attribute ``items_at_once`` how many items are good to read or write at once: so many that it
-    is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken.
+    is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken. By ``keeps_time``
+    it says that reads end when ``patience`` says, if need be with a ``StorageError`` of code ``OUT_OF_TIME``; others
+    are read in threads where nobody may be kept waiting.
 
     A store may have a method ``what_is_left``, which overwrites what was deleted as far as it can, and gives a sentence
     that says where it may still be, or an empty text.

@@ -6,14 +6,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from featurestore.dtypes import TIMESTAMP, DType
-from featurestore.errors import InstantError, RequestError, StateError, UnknownServiceError, listing
+from featurestore.errors import (
+    InstantError,
+    RequestError,
+    StateError,
+    UnknownServiceError,
+    ValueOverflowError,
+    listing,
+)
 from featurestore.online.result import OnlineFeatures
-from featurestore.plan.model import Column, Plan
-from featurestore.statuses import Status
+from featurestore.plan.model import Column, Plan, ViewPlan
+from featurestore.statuses import ERROR, Status
 from featurestore.store import FeatureStore
 from featurestore.temporal import format_instant, instant_us, to_datetime
 from server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
@@ -50,13 +58,19 @@ class _Feature:
     full: str
 
 
-def answer(store: FeatureStore, question: FeastQuestion, *, most: int) -> FeastReply:
+def answer(
+    store: FeatureStore, question: FeastQuestion, *, most: int, request_id: str | None = None
+) -> tuple[FeastReply, OnlineFeatures]:
     """Answer a question.
 
     Args:
         store: What answers.
         question: What is asked: a service, or features of views.
         most: How many entities one question may have.
+        request_id: Name of the request; made up if not given.
+
+    Returns:
+        The reply, and the store's answer that it was made of.
 
     Raises:
         RequestError: Columns are missing, of several lengths or of wrong dtypes.
@@ -67,18 +81,20 @@ def answer(store: FeatureStore, question: FeastQuestion, *, most: int) -> FeastR
         raise too_large(f"There are {count} entities; one request may have {most}.", field="/entities")
     if question.feature_service is not None:
         plan = _plan(store, question.feature_service)
-        return _reply(question, _ask(store, plan, question.entities, count), _features_of(plan))
-    references = [_reference(place, text) for place, text in enumerate(question.features)]
-    if not references:
-        raise RequestError("nothing is asked for", field="/features", hint="Give features or feature_service.")
+        features = _features_of(plan)
+        result = _ask(store, plan, question.entities, count, request_id, features)
+        return _reply(question, result, features), result
+    references = _references(question.features or ())
     service = _service_of(store, references, question.entities)
     if service is not None:
         own = {feature.column: feature for feature in _features_of(service)}
         names = {output.column: output.name for output in service.outputs}
         wanted = [_named(own[names[f"{view}__{name}"]], view, name) for view, name in references]
-        return _reply(question, _ask(store, service, question.entities, count), wanted)
-    wanted = [_Feature(f"{view}__{name}", view, name, f"{view}__{name}") for view, name in references]
-    return _reply(question, _ask_views(store, references, question.entities, count), wanted)
+        result = _ask(store, service, question.entities, count, request_id, wanted)
+    else:
+        wanted = [_Feature(f"{view}__{name}", view, name, f"{view}__{name}") for view, name in references]
+        result = _ask_views(store, references, question.entities, count)
+    return _reply(question, result, wanted), result
 
 
 def _plan(store: FeatureStore, service: str) -> Plan:
@@ -101,6 +117,18 @@ def _count(columns: Mapping[str, Sequence[Any]]) -> int:
     return next(iter(counts.values()), 0)
 
 
+def _references(features: Sequence[str]) -> list[tuple[str, str]]:
+    """Read the features that are asked for, each once."""
+    if not features:
+        raise RequestError("nothing is asked for", field="/features", hint="Give features or feature_service.")
+    places: dict[str, int] = {}
+    for place, text in enumerate(features):
+        if places.setdefault(text, place) != place:
+            problem = f"'{text}' is asked for twice"
+            raise RequestError(problem, field=f"/features/{place}", hint="Name it once.", code="asked-twice")
+    return [_reference(place, text) for text, place in places.items()]
+
+
 def _reference(place: int, text: str) -> tuple[str, str]:
     """Read "view:feature"."""
     view, colon, name = text.partition(":")
@@ -115,19 +143,36 @@ def _service_of(store: FeatureStore, references: Sequence[tuple[str, str]], give
     """Return the service that answers some features, ``None`` if their views are to be asked themselves.
 
     Preferred is a service that reads just the views asked for: its answers are logged, and audits cover them. On-demand
-    features are known by services only; for these the one that reads the fewest views is taken.
+    features are known by services only; for these the one that reads the fewest views is taken. A service counts only
+    if what it calls by a view's name is that view, as it answers by itself.
     """
     columns = {f"{view}__{name}" for view, name in references}
-    views = {view.name: {feature.name for feature in view.features} for view in store.live_views()}
-    known = all(name in views.get(view, ()) for view, name in references)
-    fitting = [plan for plan in store.live_services() if columns <= {output.column for output in plan.outputs}]
+    views = {view.name: view for view in store.live_views()}
+    own = {name: {feature.name for feature in view.features} for name, view in views.items()}
+    known = all(name in own.get(view, ()) for view, name in references)
+    meant = {view: views[view] for view, _ in references if view in views}
+    honest = [plan for plan in store.live_services() if _calls_by_their_names(plan, meant)]
+    fitting = [plan for plan in honest if columns <= {output.column for output in plan.outputs}]
     askable = [plan for plan in fitting if _needs(plan) <= set(given)]
     if known:
         asked = {view for view, _ in references}
         askable = [plan for plan in askable if {use.alias for use in plan.uses} == asked]
     elif not fitting:
-        raise _unknown(references, views, {output.column for plan in store.live_services() for output in plan.outputs})
+        raise _unknown(references, own, {output.column for plan in store.live_services() for output in plan.outputs})
     return min(askable or ([] if known else fitting), key=lambda plan: (len(plan.uses), plan.name), default=None)
+
+
+def _calls_by_their_names(plan: Plan, views: Mapping[str, ViewPlan]) -> bool:
+    """Tell whether a service means these very views, asked by their own keys, where it uses their names."""
+    return all(
+        use.alias not in views
+        or (
+            use.view.fingerprint == views[use.alias].fingerprint
+            and use.view.name == use.alias
+            and use.keys == tuple(key.name for key in use.view.entity.keys)
+        )
+        for use in plan.uses
+    )
 
 
 def _needs(plan: Plan) -> set[str]:
@@ -137,7 +182,7 @@ def _needs(plan: Plan) -> set[str]:
 def _unknown(references: Sequence[tuple[str, str]], views: Mapping[str, set[str]], shown: Set[str]) -> RefusedError:
     """Return the refusal of the first feature that is neither a view's nor shown by a service."""
     for place, (view, name) in enumerate(references):
-        if f"{view}__{name}" in shown:
+        if view not in views and f"{view}__{name}" in shown:
             continue
         if view not in views:
             detail = f"There is no view '{view}'. {listing('Views', views, wrong=view)}"
@@ -166,10 +211,28 @@ def _named(feature: _Feature, view: str, name: str) -> _Feature:
     return _Feature(feature.column, feature.alias, name, f"{view}__{name}")
 
 
-def _ask(store: FeatureStore, plan: Plan, given: Mapping[str, Sequence[Any]], count: int) -> OnlineFeatures:
+def _ask(
+    store: FeatureStore,
+    plan: Plan,
+    given: Mapping[str, Sequence[Any]],
+    count: int,
+    request_id: str | None,
+    wanted: Sequence[_Feature],
+) -> OnlineFeatures:
+    """Ask a service. A sum that does not fit, of a feature that nobody wants, takes nothing away."""
     entities = _rows(plan.join_keys, given, count)
     inputs = _rows(plan.request, given, count) if plan.request else None
-    return _by_columns(lambda: store.get_online_features(plan.name, entities, inputs))
+    ask = partial(store.get_online_features, plan.name, entities, inputs, request_id=request_id)
+    try:
+        return _by_columns(ask)
+    except ValueOverflowError as error:
+        found = ask(partial=True)
+        places = [found.columns.index(feature.column) for feature in wanted if feature.column in found.columns]
+        if any(statuses[place] == ERROR for statuses in found.statuses for place in places):
+            key = next(iter(plan.join_keys)).name
+            field = f"/entities/{key}/{error.field.rpartition('/')[2]}"
+            raise ValueOverflowError(error.problem, field=field, hint=error.hint) from error
+        return found
 
 
 def _ask_views(

@@ -24,8 +24,8 @@ class FeastQuestion(Struct, frozen=True):
         ),
     ]
     features: Annotated[
-        list[str], Meta(description='Features as "view:feature".', examples=[["carrier_delays:mean_delay_7d"]])
-    ] = []
+        list[str] | None, Meta(description='Features as "view:feature".', examples=[["carrier_delays:mean_delay_7d"]])
+    ] = None
     feature_service: Annotated[str | None, Meta(description="A feature service, instead of features.")] = None
     full_feature_names: Annotated[bool, Meta(description="Whether names are view__feature, not feature.")] = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -10,76 +9,86 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from featurestore.config import ServerConfig
-from featurestore.errors import FeatureStoreError
-from featurestore.store import FeatureStore
-from server.bodies import read_body
+from server.bodies import decode
+from server.calls import Call
+from server.desk import Desk
 from server.feast import writes
 from server.feast.answers import answer
 from server.feast.messages import FeastMaterialize, FeastPush, FeastQuestion
 from server.messages import to_bytes
-from server.problems import MEDIA_TYPE, RefusedError, encode, problem_of
+from server.problems import MEDIA_TYPE
 
 _JSON = "application/json"
 
 _M = TypeVar("_M", bound=msgspec.Struct)
 
 
-def routes(store: Callable[[], FeatureStore], limits: Callable[[], ServerConfig]) -> APIRouter:
-    """Return the routes.
-
-    Args:
-        store: Gives the store once the server has started.
-        limits: Gives what the server takes, likewise.
-    """
+def routes(desk: Desk) -> APIRouter:
+    """Return the routes, which are answered at a desk."""
     router = APIRouter(tags=["Feast"])
 
-    def answered(shape: type[_M], work: Callable[[_M], Any]) -> Callable[[Request], Any]:
-        """Return a route that reads a message, does its work in a thread, and sends what comes of it."""
+    def add(
+        path: str,
+        summary: str,
+        shape: type[_M],
+        work: Callable[[_M, Call], Any],
+        *,
+        reply: str = "",
+        takes_its_time: bool = False,
+    ) -> None:
+        """Add a route that reads a message, does its work, and sends what comes of it."""
+        read = msgspec.json.Decoder(shape).decode
 
         async def route(request: Request) -> Response:
-            try:
-                message = msgspec.json.decode(await read_body(request, limits().max_body), type=shape)
-                found = await asyncio.to_thread(work, message)
-                return Response(b"null" if found is None else to_bytes(found), media_type=_JSON)
-            except Exception as error:  # the edge of the program: whatever it is, the caller gets an answer
-                problem = problem_of(error, shape)
-                return Response(encode(problem), status_code=problem.status, media_type=MEDIA_TYPE)
+            body = await request.body()
 
-        return route
+            def worked(call: Call) -> Response:
+                return Response(to_bytes(work(decode(read, body), call)), media_type=_JSON)
 
-    def add(path: str, summary: str, shape: type[_M], work: Callable[[_M], Any], reply: str = "") -> None:
+            return await desk.answer(request, worked, shape=shape, takes_its_time=takes_its_time)
+
         description = _description(shape.__name__, reply)
-        router.add_api_route(path, answered(shape, work), methods=["POST"], summary=summary, openapi_extra=description)
+        router.add_api_route(path, route, methods=["POST"], summary=summary, openapi_extra=description)
 
-    def materialized(message: FeastMaterialize) -> None:
-        writes.materialize(store(), message)
+    def answered(question: FeastQuestion, call: Call) -> Any:
+        reply, call.answer = answer(desk.store, question, most=desk.limits.max_entities, request_id=call.request_id)
+        return reply
 
+    add("/get-online-features", "Get features, as Feast does", FeastQuestion, answered, reply="FeastReply")
     add(
-        "/get-online-features",
-        "Get features, as Feast does",
-        FeastQuestion,
-        lambda question: answer(store(), question, most=limits().max_entities),
-        "FeastReply",
+        "/push",
+        "Push events, as Feast does",
+        FeastPush,
+        lambda message, _: writes.push(desk.store, message, most=desk.limits.max_events),
     )
-    add("/push", "Push events, as Feast does", FeastPush, lambda message: writes.push(store(), message))
-    add("/materialize", "Fold what is new, as Feast does", FeastMaterialize, materialized)
-    add("/materialize-incremental", "Fold what is new, as Feast does", FeastMaterialize, materialized)
+    for path in ("/materialize", "/materialize-incremental"):
+        add(
+            path,
+            "Fold what is new, as Feast does",
+            FeastMaterialize,
+            lambda message, _: writes.materialize(desk.store, message),
+            takes_its_time=True,
+        )
 
+    @router.head("/health", include_in_schema=False)
     @router.get(
         "/health",
         summary="Tell whether the server can answer, as Feast does",
         response_class=Response,
         responses={HTTPStatus.SERVICE_UNAVAILABLE: {"description": "A service cannot be answered."}},
     )
-    def health() -> Response:
-        try:
-            store().check()
-        except (FeatureStoreError, RefusedError):
-            return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
-        return Response()
+    async def health(request: Request) -> Response:
+        def checked(_: Call) -> Response:
+            desk.store.check()
+            return Response()
+
+        found = await desk.answer(request, checked)
+        return Response(status_code=HTTPStatus.OK if found.status_code == HTTPStatus.OK else _UNAVAILABLE)
 
     return router
+
+
+_UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def _description(message: str, reply: str) -> dict[str, Any]:
@@ -97,6 +106,8 @@ def _description(message: str, reply: str) -> dict[str, Any]:
             "404": {"description": "There is no such view, feature, service or source.", **problem},
             "413": {"description": "The body or the list of entities is too large.", **problem},
             "422": {"description": "A field is missing, or of a wrong type.", **problem},
+            "415": {"description": "The body is compressed.", **problem},
             "503": {"description": "The registry or the online store cannot answer.", **problem},
+            "504": {"description": "There was no answer in time.", **problem},
         },
     }

@@ -12,17 +12,24 @@ from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import RegistryError, RequestError
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us
+from server.events import too_many
 from server.feast.messages import ROADS, FeastMaterialize, FeastPush
 from server.problems import RefusedError
 
 _BY_ROW = re.compile(r"/events/(\d+)/(.+)")
 
 
-def push(store: FeatureStore, message: FeastPush) -> None:
+def push(store: FeatureStore, message: FeastPush, *, most: int) -> None:
     """Push events; all of them or none.
+
+    Args:
+        store: What takes them.
+        message: The events.
+        most: How many there may be.
 
     Raises:
         RequestError: An event is wrong, or the push is meant for one road only.
+        RefusedError: There are too many.
     """
     if message.to not in ROADS:
         raise RequestError(
@@ -31,15 +38,16 @@ def push(store: FeatureStore, message: FeastPush) -> None:
             hint="What is pushed reaches both roads: they read one log.",
         )
     instants = _instants(store, message.push_source_name)
-    columns = {name: _cells(column) for name, column in message.df.items()}
-    if len({len(cells) for cells in columns.values()}) > 1:
-        raise RequestError("the columns have several lengths", field="/df", code="lengths-differ")
+    labels, columns = _aligned(message.df)
+    if len(labels) > most:
+        raise too_many(len(labels), most, field="/df")
     zoned = [[_in_utc(cell) for cell in cells] if name in instants else cells for name, cells in columns.items()]
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*zoned, strict=True)]
     try:
         store.push(message.push_source_name, rows)
     except RequestError as error:
-        raise type(error)(error.problem, field=_place(error.field), hint=error.hint, code=error.code) from error
+        field = _place(error.field, labels)
+        raise type(error)(error.problem, field=field, hint=error.hint, code=error.code) from error
 
 
 def materialize(store: FeatureStore, message: FeastMaterialize) -> None:
@@ -62,11 +70,11 @@ def materialize(store: FeatureStore, message: FeastMaterialize) -> None:
         raise RefusedError(HTTPStatus.NOT_FOUND, detail, error.code, "/feature_views") from None
 
 
-def _place(field: str) -> str:
+def _place(field: str, labels: Sequence[str]) -> str:
     """Return the place of a mistake where Feast's caller wrote it: in a column, not in a row."""
     found = _BY_ROW.fullmatch(field)
     if found:
-        return f"/df/{found[2]}/{found[1]}"
+        return f"/df/{found[2]}/{labels[int(found[1])].replace('~', '~0').replace('/', '~1')}"
     return "/push_source_name" if field == "/source" else field
 
 
@@ -76,8 +84,34 @@ def _instants(store: FeatureStore, source: str) -> frozenset[str]:
     return frozenset(column.name for found in sources for column in found.columns if column.dtype == TIMESTAMP)
 
 
-def _cells(column: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
-    return list(column.values()) if isinstance(column, Mapping) else list(column)
+def _aligned(df: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the labels of the rows, and the columns in one order of rows.
+
+    Lists are in order already, and a row's label is its place. Of columns that are objects each has its own order:
+    cells with one label are one row.
+
+    Raises:
+        RequestError: Columns differ in their rows, or some are lists and others objects.
+    """
+    lists = {name: column for name, column in df.items() if not isinstance(column, Mapping)}
+    objects = {name: column for name, column in df.items() if isinstance(column, Mapping)}
+    if lists and objects:
+        problem = f"column '{next(iter(lists))}' is a list and column '{next(iter(objects))}' an object by row label"
+        hint = "Write all columns in one way: of a list it cannot be told which labels its rows have."
+        raise RequestError(problem, field="/df", hint=hint, code="columns-differ")
+    if lists:
+        counts = {name: len(column) for name, column in lists.items()}
+        if len(set(counts.values())) > 1:
+            lengths = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise RequestError(f"the columns have several lengths: {lengths}", field="/df", code="lengths-differ")
+        return [str(row) for row in range(max(counts.values()))], {name: list(cells) for name, cells in lists.items()}
+    labels = list(next(iter(objects.values()), ()))
+    for name, column in objects.items():
+        if odd := column.keys() ^ set(labels):
+            problem = f"column '{name}' and column '{next(iter(objects))}' differ in row '{min(odd)}'"
+            hint = "Every column has every row; a value that is not known is null."
+            raise RequestError(problem, field=f"/df/{name}", hint=hint, code="labels-differ")
+    return labels, {name: [column[label] for label in labels] for name, column in objects.items()}
 
 
 def _in_utc(value: Any) -> Any:

@@ -65,7 +65,7 @@ def test_every_path_needs_the_scope_it_should(call):
 
 
 def test_without_a_key_nothing_is_answered(call):
-    for path, scope in PATHS.items():
+    for path, scope in {**PATHS, "/nowhere": Scope.ADMIN}.items():
         response = call("POST" if scope else "GET", path)
         assert (response.status_code == 401) == (scope is not None), path
     refused = ask(call)
@@ -83,6 +83,33 @@ def test_a_key_lets_in_where_its_scope_allows(call, guarded):
     refused = ask(call, writer)
     assert refused.json()["code"] == "forbidden"
     assert "insufficient_scope" in refused.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("root", ["", "/fs", "/v1/features", "/healthz"])
+def test_a_scope_is_needed_wherever_the_server_is_mounted(guarded, root):
+    """Found in a review: under a root path a key for reading could push and materialize."""
+
+    async def mounted(scope, receive, send):
+        await app({**scope, "root_path": root, "path": root + scope["path"]}, receive, send)
+
+    app = create_app(guarded)
+    call = Caller(mounted)
+    keys = {scope: key_of(guarded, scope)[1] for scope in Scope}
+    for path, needed in PATHS.items():
+        method = "POST" if needed and path not in ("/metrics", "/v1/services") else "GET"
+        for scope, headers in keys.items():
+            response = call(method, path, headers=headers, content=b"{}" if method == "POST" else None)
+            is_let_in = needed is None or scope in (needed, Scope.ADMIN)
+            assert (response.status_code == 403) == (not is_let_in), (path, scope)
+            assert response.status_code not in (401, 404, 405), (path, scope)
+        assert (call(method, path).status_code == 401) == (needed is not None)
+
+
+def test_a_path_that_nobody_opened_is_closed(call, guarded):
+    _, reader = key_of(guarded, Scope.READ)
+    _, admin = key_of(guarded, Scope.ADMIN)
+    assert call("GET", "/v1/nowhere", headers=reader).status_code == 403
+    assert call("GET", "/v1/nowhere", headers=admin).status_code == 404
 
 
 def test_a_wrong_secret_another_scheme_and_nonsense_are_refused(call, guarded):

@@ -1,6 +1,7 @@
 """POST /v1/features: what the library answers, on the wire; and every way to ask wrongly, with its place."""
 
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -198,6 +199,24 @@ def test_what_is_no_json_is_a_bad_request(call, body):
     assert (response.status_code, found["code"]) in {(400, "malformed-json"), (422, "wrong-type")}
 
 
+@pytest.mark.parametrize("path", ["/v1/features", "/v1/sources/x/events", "/get-online-features", "/push"])
+@pytest.mark.parametrize(
+    "body", [b'{"a": ' + b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"service": "\xff"}', b"\xff\xfe", b"{"]
+)
+def test_no_route_fails_at_what_is_no_json(call, path, body):
+    """Found in a review: nesting and text that is no UTF-8 were answered 500."""
+    found = problem(call("POST", path, content=body, headers={"content-type": "application/json"}))
+    assert (found["status"], found["code"]) == (400, "malformed-json") or found["status"] == 422
+
+
+@pytest.mark.parametrize("depth", range(100, 1_100, 50))
+def test_nesting_is_no_failure_of_the_server_however_deep(call, depth):
+    value = b"[" * depth + b"]" * depth
+    body = b'{"service": "plain", "entities": [{"user": ' + value + b"}]}"
+    found = problem(call("POST", "/v1/features", content=body))
+    assert (found["status"], found["code"]) in {(400, "malformed-json"), (422, "wrong-type")}
+
+
 def test_lone_surrogates_are_refused(call):
     body = rb'{"service": "plain", "entities": [{"user": "\ud800"}]}'
     response = call("POST", "/v1/features", content=body, headers={"content-type": "application/json"})
@@ -256,6 +275,8 @@ def test_a_view_without_state_is_no_mistake_of_the_caller(store, tmp_path):
 
 def test_what_nobody_foresaw_is_told_without_its_details(call, store, caplog):
     class Broken:
+        store = SimpleNamespace(keeps_time=True)
+
         def answer(self, *_, **__):
             raise RuntimeError("a secret")
 

@@ -1,6 +1,8 @@
 """What the server does not take, does not wait for, and does not repeat."""
 
 import asyncio
+import gzip
+import json
 import threading
 import time
 
@@ -9,6 +11,7 @@ import pytest
 
 from featurestore.config import ServerConfig
 from featurestore.errors import RegistryError, StorageError
+from featurestore.online.patience import out_of_time, seconds_left
 from featurestore.online.store import record_key
 from server.app import create_app
 from tests.server.conftest import Caller
@@ -117,7 +120,161 @@ def test_more_requests_than_the_server_takes_are_told_to_come_again(store, slow)
     assert [response.status_code for response in (healthy, *answered, later)] == [200] * 4
 
 
-def test_a_store_that_is_down_is_asked_once_however_many_ask(call, slow):
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/get-online-features", b'{"features": ["spending:total"], "entities": {"user": [1]}}'),
+        ("/readyz", None),
+        ("/health", None),
+    ],
+)
+def test_every_route_keeps_to_the_deadline(call, slow, path, body):
+    """Found in a review: only the hot route did."""
+    began = time.perf_counter()
+    response = call("POST" if body else "GET", path, content=body, headers={"x-deadline-ms": "100"})
+    assert 0.1 <= time.perf_counter() - began < 5
+    assert response.status_code == (503 if path == "/health" else 504)
+
+
+class Hasty(SlowStore):
+    """A slow store that keeps to the time it is given."""
+
+    keeps_time = True
+
+    def read(self, keys):
+        self.reads += 1
+        left = seconds_left()
+        if not self.may_go_on.wait(min(10, left)):
+            raise out_of_time("the store")
+        return self.store.read(keys)
+
+
+@pytest.fixture
+def hasty(store):
+    store.check()
+    guarded = store._serving.store
+    guarded._store = hasty = Hasty(guarded._store)
+    yield hasty
+    hasty.may_go_on.set()
+
+
+def test_a_store_that_keeps_time_holds_the_event_loop_for_a_moment_only(store, hasty):
+    """Found in a review: a store that hung kept everybody from being answered."""
+    app = create_app(store)
+    threading.Timer(0.4, hasty.may_go_on.set).start()
+    pauses = []
+
+    async def beat():
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.01)
+            pauses.append(time.perf_counter() - began)
+
+    async def ask():
+        beating = asyncio.create_task(beat())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            question = {"service": "plain", "entities": [{"user": 1}]}
+            await asyncio.sleep(0.02)
+            found = [await client.post("/v1/features", json=question) for _ in range(3)]
+        beating.cancel()
+        return found
+
+    assert [response.status_code for response in asyncio.run(ask())] == [200] * 3
+    assert hasty.reads == 4
+    assert 0.04 < max(pauses) < 0.35
+
+
+def test_a_store_that_hangs_is_given_up_at_the_deadline_and_left_alone_then(store, hasty):
+    store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", deadline_seconds=0.8)})
+    call = Caller(create_app(store))
+    began = time.perf_counter()
+    assert problem(call.ask())["code"] == "deadline-exceeded"
+    assert 0.7 < time.perf_counter() - began < 3
+    time.sleep(0.05)
+    refused = call.ask()
+    assert (problem(refused)["code"], refused.headers["retry-after"]) == ("store-down", "1")
+    hasty.may_go_on.set()
+    time.sleep(0.4)
+    assert call.ask().status_code == 200
+
+
+def test_a_refusal_says_when_the_store_will_be_asked_again(store, slow):
+    store._serving.store._pause, store._serving.store._closed_until = 5.0, time.perf_counter() + 3.5
+    assert Caller(create_app(store)).ask().headers["retry-after"] == "4"
+
+
+def posted(app, pieces, *, headers=(), path="/v1/features"):
+    """Send a body in pieces, of which each is awaited; return status and headers of the answer."""
+
+    async def post():
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "headers": [(name.encode(), value.encode()) for name, value in headers],
+            "query_string": b"",
+        }
+        sent = []
+        waiting = list(pieces)
+
+        async def receive():
+            if not waiting:
+                await asyncio.sleep(30)
+            piece = waiting.pop(0)
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": piece, "more_body": True}
+
+        async def send(message):
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
+
+    return post()
+
+
+def test_a_body_that_does_not_come_keeps_nobody_out_and_is_given_up(store):
+    """Found in a review: who sent one byte at a time took the places of all others."""
+    config = ServerConfig(auth="none", max_requests=2, deadline_seconds=0.5)
+    store.config = store.config.model_copy(update={"server": config})
+    app = create_app(store)
+
+    async def all_of_them():
+        slow = [asyncio.create_task(posted(app, [b"{", b'"'], path=path)) for path in ("/v1/features", "/push") * 2]
+        await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            answered = await client.post("/v1/features", json={"service": "plain", "entities": [{"user": 1}]})
+        return answered, await asyncio.gather(*slow)
+
+    answered, refused = asyncio.run(all_of_them())
+    assert answered.status_code == 200
+    assert [(status, found["code"]) for status, _, found in refused] == [(408, "slow-body")] * 4
+    assert refused[0][1][b"connection"] == b"close"
+
+
+@pytest.mark.parametrize("path", ["/v1/features", "/push", "/v1/sources/orders/events"])
+def test_a_compressed_body_is_refused_by_name(call, path):
+    response = call("POST", path, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+    assert response.status_code == 415
+    assert problem(response)["code"] == "unsupported-encoding"
+    assert "Content-Encoding: gzip" in problem(response)["detail"]
+
+
+def test_a_long_name_is_not_sent_back(call):
+    found = problem(call.ask("n" * 900_000))
+    assert (found["status"], found["code"]) == (404, "unknown-service")
+    assert len(json.dumps(found)) < 10_000
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/health"])
+def test_heads_can_be_asked_for(call, path):
+    response = call("HEAD", path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def test_a_store_that_is_down_is_asked_once_however_many_ask(call, store, slow):
+    now = [100.0]
+    store._serving.store._elapsed = lambda: now[0]
     slow.is_down = True
     answers = [call.ask() for _ in range(20)]
     assert {answer.status_code for answer in answers} == {503}
@@ -126,7 +283,7 @@ def test_a_store_that_is_down_is_asked_once_however_many_ask(call, slow):
     assert slow.reads == 1
     slow.is_down = False
     slow.may_go_on.set()
-    time.sleep(0.3)
+    now[0] += 0.3
     assert call.ask().status_code == 200
 
 

@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -121,18 +124,124 @@ def test_metrics_of_several_workers_add_up(project):
     assert 'featurestore_entities_total{service="spending_model"} 20.0' in page
 
 
+AWAY = {"FEATURESTORE_REGISTRY": "sqlite:////dev/null/registry.db"}
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "environment", "message"),
     [
-        (["--config", "nowhere.toml"], "nowhere.toml: the file is not there"),
-        (["--config", "{project}", "--port", "1", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 1"),
+        (["--config", "nowhere.toml"], {}, "nowhere.toml: the file is not there"),
+        (["--port", "1", "--host", "192.0.2.1"], {}, "cannot listen on 192.0.2.1 port 1"),
+        (["--port", "99999"], {}, "99999 is no port"),
+        (["--workers", "0"], {}, "0 processes cannot serve"),
+        (["--port", "0"], AWAY, "registry"),
+        (["--port", "0", "--workers", "2"], AWAY, "registry"),
     ],
 )
-def test_a_server_that_cannot_start_says_why(project, arguments, message):
-    arguments = [argument.format(project=project) for argument in arguments]
+def test_a_server_that_cannot_start_says_why(project, arguments, environment, message):
+    """Found in a review: several workers said where they serve and ended with 0, one with a traceback and 3."""
     done = subprocess.run(
-        [sys.executable, "-m", "server", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "server", "--config", str(project), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | environment,
     )
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_workers_that_cannot_start_end_the_server(project):
+    """What they lack their supervisor does not need."""
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "2"]
+    missing = {"FEATURESTORE_ONLINE": "sqlite:////dev/null/online.db"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | missing)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes of a supervisor that serve."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(pid):
+                found += [int(folder.name)] if b"spawn_main" in (folder / "cmdline").read_bytes() else []
+    return found
+
+
+def is_there(pid: int) -> bool:
+    with suppress(OSError):
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def eventually(holds) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_workers_end_when_their_supervisor_is_gone(project):
+    """Found in a review: they went on and kept the port."""
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with process:
+        place = urlsplit(process.stdout.readline().split()[-1])
+        workers = children_of(process.pid)
+        assert len(workers) == 2
+        process.kill()
+    eventually(lambda: not any(map(is_there, workers)))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((place.hostname, place.port), timeout=5)
+
+
+def test_metrics_forget_the_state_of_workers_that_are_gone(project):
+    """Found in a review: rows that waited in a worker that died waited for ever."""
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "1"]
+    folder = project / "metrics"
+    folder.mkdir()
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    leave = "from server.metrics import Metrics; Metrics().note_log(waiting_rows=7, lost_rows=2)"
+    subprocess.run([sys.executable, "-c", leave], check=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    with ended(process):
+        address = process.stdout.readline().split()[-1]
+        with urlopen(f"{address}/metrics", timeout=30) as response:
+            page = response.read().decode()
+    assert "featurestore_serving_log_waiting_rows 0.0" in page
+    assert "featurestore_serving_log_lost_rows_total 2.0" in page
+
+
+def test_a_stopped_server_breaks_off_no_connection_that_asks(project):
+    """Found in a review: requests that had been sent when the server was stopped met closed connections."""
+    body = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
+    asked = f"POST /v1/features HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ends = []
+
+    def ask() -> None:
+        with socket.create_connection(place, timeout=30) as connection:
+            while True:
+                connection.sendall(asked)
+                answer = connection.recv(65_536)
+                if not answer.startswith(b"HTTP/1.1 200") or b"connection: close" in answer.partition(b"\r\n\r\n")[0]:
+                    ends.append(answer[:12])
+                    return
+
+    with ended(process):
+        where = urlsplit(process.stdout.readline().split()[-1])
+        place = where.hostname, where.port
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(30)
+        assert process.wait(30) == 0
+    assert ends == [b"HTTP/1.1 200"] * 8

@@ -136,6 +136,19 @@ def test_every_request_is_a_line_that_names_it(store):
     assert (second["status"], second["code"]) == (404, "unknown-service")
 
 
+def test_questions_of_feasts_clients_are_told_of_like_others(call, store):
+    """Found in a review: neither lines nor metrics said which service it was."""
+    asked = {"features": ["spending:total"], "entities": {"user": [1, 2]}}
+    (line,) = lines_of(store, lambda call: call("POST", "/get-online-features", json=asked))
+    assert (line["route"], line["service"], line["entity_count"]) == ("/get-online-features", "plain", 2)
+    assert line["fingerprint"] == store.plan("plain").fingerprint[:16]
+    call("POST", "/get-online-features", json=asked)
+    found = samples(call)
+    assert found["featurestore_request_seconds_count", "/get-online-features", "plain"] == 1
+    assert found["featurestore_entities_total", "plain"] == 2
+    assert found["featurestore_compute_seconds_count", "plain"] == 1
+
+
 def test_entity_keys_are_hashed_unless_wanted(store):
     def work(call):
         call.ask(entities=[{"user": 2}, {"user": 1}, {"user": 2}])
@@ -166,7 +179,7 @@ def test_lines_are_written_soon_without_being_asked_for(store):
         log = RequestLog(lambda: store.clock, target=target)
         from server.calls import Call
 
-        call = Call({"headers": [], "method": "GET"})
+        call = Call({"headers": [], "method": "GET", "path": "/healthz"})
         log.note(call)
         await asyncio.sleep(0.3)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FrameSource, agg, col
@@ -123,6 +124,51 @@ def test_a_service_that_reads_just_these_views_answers_and_logs(store):
     assert logged(store) == {"plain"}
 
 
+def test_a_view_is_never_answered_by_another_that_a_service_calls_by_its_name(store):
+    """Found in a review: of a service that used another view under this name its values came."""
+    other = dataclasses.replace(
+        SPENDING, name="other", features={"total": agg.sum(col("amount") * -1).over("1d"), "n": agg.count().over("1d")}
+    )
+    odd = FeatureService("odd", features=[other.aliased("spending")])
+    store.apply(odd, other)
+    store.materialize()
+    call = Caller(create_app(store))
+    assert columns(ask(call, features=["spending:total"]))["total"]["values"] == [2.5, 4.0, None]
+    store.apply(odd, LAST, prune=True)
+    assert columns(ask(call, features=["spending:total"]))["total"]["values"] == [-2.5, -4.0, None]
+
+
+def test_a_feature_that_only_a_namesake_has_is_not_the_views(store):
+    other = dataclasses.replace(SPENDING, name="other", features={"n": agg.count().over("1d")})
+    store.apply(FeatureService("odd", features=[other.aliased("spending")]))
+    store.materialize()
+    found = problem(ask(Caller(create_app(store)), features=["spending:n"]))
+    assert (found["status"], found["code"]) == (404, "unknown-feature")
+
+
+def test_a_service_that_asks_a_view_by_other_keys_does_not_answer_for_it(store):
+    buyer = FeatureService("by_buyer", features=[SPENDING.aliased("spending", keys={"user": "buyer"})])
+    store.apply(buyer, FeatureService("plain", features=[LAST]))
+    call = Caller(create_app(store))
+    asked = {"features": ["spending:total"], "entities": {"user": [1], "buyer": [2]}}
+    assert columns(call("POST", "/get-online-features", json=asked))["total"]["values"] == [2.5]
+
+
+def test_null_stands_for_what_is_not_asked(call):
+    """Clients write both fields, of which one is null."""
+    assert "orders" in columns(ask(call, features=None, feature_service="plain"))
+    assert "orders" in columns(ask(call, features=["spending:orders"], feature_service=None))
+
+
+def test_an_answer_is_logged_under_the_name_of_its_request(call, store):
+    asked = {"features": ["spending:total"], "entities": ROWS}
+    response = call("POST", "/get-online-features", json=asked, headers={"x-request-id": "feast-7"})
+    assert response.headers["x-request-id"] == "feast-7"
+    store.close()
+    (file,) = store.config.data.rglob("*.parquet")
+    assert set(pq.read_table(file).column("request_id").to_pylist()) == {"feast-7"}
+
+
 def test_unknown_columns_are_ignored_as_feast_does(call):
     found = columns(ask(call, features=["spending:total"], entities=ROWS | {"session": ["a", "b", "c"]}))
     assert list(found) == ["user", "total"]
@@ -158,7 +204,8 @@ def test_every_kind_of_answer_has_feasts_word():
         ({"features": ["spending:orders"], "entities": {"user": [1], "x": []}}, 422, "lengths-differ", "/entities"),
         ({"features": ["spending:orders"], "entities": {"user": [1, "2"]}}, 422, "wrong-type", "/entities/user/1"),
         ({"features": ["last_order:shop"], "entities": {"user": [1.5]}}, 422, "wrong-type", "/entities/user/0"),
-        ({"features": ["spending:orders"] * 2}, 422, "name-collision", "/features"),
+        ({"features": ["spending:orders"] * 2}, 422, "asked-twice", "/features/1"),
+        ({"features": None}, 422, "request", "/features"),
         ({"features": ["spending:orders"], "entities": {"user": [1] * 1001}}, 413, "too-large", "/entities"),
         ({"features": "spending:orders"}, 422, "wrong-type", "/features"),
         (

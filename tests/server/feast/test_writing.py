@@ -1,10 +1,14 @@
 """POST /push and /materialize: what Feast's clients change."""
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore import FeatureStore
 from featurestore.temporal import FixedClock, instant_us
 from server.app import create_app
+from server.feast.writes import _aligned
 from tests.server.conftest import NOW, Caller
 from tests.server.test_features import problem
 
@@ -58,6 +62,30 @@ def test_a_frames_dictionary_is_read_too(call, store):
     assert totals(store)[1]["spending__total"] == 20.0
 
 
+@given(rows=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), data=st.data())
+def test_cells_of_one_label_are_one_row_in_whatever_order_columns_have_them(rows, data):
+    """Found in a review: values went to other entities. ``DataFrame(df)`` puts rows together in the same way."""
+    labels = data.draw(st.permutations([str(place) for place in range(len(rows))]))
+    users = dict(zip(labels, (user for user, _ in rows), strict=True))
+    amounts = dict(zip(labels, (amount for _, amount in rows), strict=True))
+    shuffled = data.draw(st.permutations(list(amounts.items())))
+    found_labels, found = _aligned({"user": users, "amount": dict(shuffled)})
+    frame = pd.DataFrame({"user": users, "amount": dict(shuffled)})
+    assert found_labels == labels
+    assert pd.DataFrame(found, index=labels).sort_index().equals(frame.sort_index())
+
+
+def test_columns_by_label_must_have_the_same_rows(call, store):
+    by_label = {name: {"a/b": cells[0], "~": cells[1]} for name, cells in EVENT.items()}
+    found = problem(push(call, by_label | {"amount": {"~": 20.0}}))
+    assert (found["status"], found["code"], found["field"]) == (422, "labels-differ", "/df/amount")
+    found = problem(push(call, by_label | {"user": {"a/b": "x", "~": 3}}))
+    assert (found["status"], found["field"]) == (422, "/df/user/a~1b")
+    assert totals(store)[1]["spending__total"] is None
+    assert push(call, by_label | {"amount": {"~": 20.0, "a/b": 10.0}}).status_code == 200
+    assert [row["spending__total"] for row in totals(store)] == [10.0, 20.0]
+
+
 def test_instants_without_a_zone_are_utc(call, store):
     push(call)
     found = store.get_online_features("shopping", [{"user": 1}], as_of="2024-05-02T01:30:00Z")
@@ -70,6 +98,7 @@ def test_instants_without_a_zone_are_utc(call, store):
         (EVENT | {"user": [1, "3"]}, {}, "/df/user/1"),
         (EVENT | {"created": [None, None]}, {}, "/df/created/0"),
         (EVENT | {"user": [1]}, {}, "/df"),
+        (EVENT | {"user": {"0": 1, "1": 3}}, {}, "/df"),
         (EVENT | {"at": ["2024-05-02 00:30:00", None]}, {}, "/df/at/1"),
         (EVENT, {"to": "offline"}, "/to"),
         ({"user": 1}, {}, "/df"),

@@ -337,8 +337,9 @@ def test_a_sum_that_overflows_is_an_error_that_names_the_feature():
     source = FrameSource("bigs", frame=table, event_time="at")
     features = {"sum": agg.sum(col("big")).over("9s"), "n": agg.count().over("9s")}
     reader = reader_of(view_of(ROWS), FeatureView("bigs", entity=USER, source=source, features=features))
-    with pytest.raises(ValueOverflowError, match="'sum'"):
-        reader.get([{"user": "a"}])
+    with pytest.raises(ValueOverflowError, match="'bigs__sum'") as raised:
+        reader.get([{"user": "b"}, {"user": "a"}])
+    assert raised.value.field == "/entities/1"
     assert reader.get([{"user": "b"}]).rows[0][0] == 1
 
 

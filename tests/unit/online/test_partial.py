@@ -3,7 +3,7 @@
 import pytest
 
 from featurestore import FeatureView, FrameSource, OnDemandFeatureView, agg, col, request
-from featurestore.errors import OutOfReachError, StateError, StorageError
+from featurestore.errors import OutOfReachError, StateError, StorageError, ValueOverflowError
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.store import encode_record, record_key, records_of
 from featurestore.temporal import FixedClock, to_datetime
@@ -83,6 +83,62 @@ def test_a_view_that_does_not_reach_so_far_back_is_left_out():
         reader.get(ASKED["entities"], as_of=early)
     answer = reader.get(ASKED["entities"], as_of=early, partial=True)
     assert answer.rows == [[None, 1.5], [None, 2.0]]
+
+
+@pytest.fixture
+def overflowing():
+    """A reader of a view of which one sum does not fit for user a, and of what is computed from it."""
+    table = table_of(ROWS).append_column("big", [[2**62, 2**62, 1]])
+    bigs = FeatureView(
+        "bigs",
+        entity=USER,
+        source=FrameSource("bigs", frame=table, event_time="at", ingest_time="learned"),
+        features={"sum": agg.sum(col("big")).over("9s"), "n": agg.count().over("9s")},
+    )
+    doubled = OnDemandFeatureView(
+        "doubled", request={"r": "float64"}, features={"sum": bigs["sum"] * 2, "n": request("r") + bigs["n"]}
+    )
+
+    def made(*features):
+        store = MemoryStore()
+        for view in (SOUND, bigs):
+            fold(view, store, 5)
+        return OnlineReader(compiled(SOUND, *(pick(bigs, doubled) for pick in features)), store, FixedClock(NOW))
+
+    return made
+
+
+def test_a_sum_that_does_not_fit_takes_away_itself_and_what_is_computed_from_it(overflowing):
+    reader = overflowing(lambda bigs, _: bigs, lambda _, doubled: doubled)
+    with pytest.raises(ValueOverflowError) as raised:
+        reader.get(**ASKED)
+    assert raised.value.field == "/entities/0"
+    answer = reader.get(**ASKED, partial=True)
+    rows = [
+        {name: (value, status) for name, value, status in zip(answer.columns, values, statuses, strict=True)}
+        for values, statuses in zip(answer.rows, answer.statuses, strict=True)
+    ]
+    assert rows[0] == {
+        "view__n": (2, "PRESENT"),
+        "bigs__n": (2, "PRESENT"),
+        "bigs__sum": (None, "ERROR"),
+        "doubled__n": (3.0, "PRESENT"),
+        "doubled__sum": (None, "ERROR"),
+    }
+    assert rows[1]["bigs__sum"] == (1, "PRESENT")
+    assert rows[1]["doubled__sum"] == (2, "PRESENT")
+    assert answer.errors["bigs"].code == "overflow"
+    assert "bigs__sum" in answer.errors["bigs"].problem
+    assert set(answer.views) == {"view", "bigs"}
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_sum_that_nobody_asks_for_may_not_fit(overflowing, partial):
+    """Found in a review: it made every batch fail that held the entity. A training set does not compute it either."""
+    for pick, inputs in ((lambda bigs, _: bigs["n"], {}), (lambda _, doubled: doubled["n"], {"r": 1.0})):
+        answer = overflowing(pick).get(ASKED["entities"], request=inputs, partial=partial)
+        assert [row[1] for row in answer.statuses] == ["PRESENT", "PRESENT"]
+        assert answer.errors == {}
 
 
 def test_if_no_view_can_answer_that_is_an_error():
