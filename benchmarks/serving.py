@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.bench import CONTESTANTS, Bench
-from benchmarks.contestants.pushes import CALLERS
+from benchmarks.contestants.pushes import CALLERS, CROWD
 from benchmarks.load import generator, load
 from benchmarks.measure import run
 
@@ -60,10 +60,13 @@ def pushes(bench: Bench) -> list[str]:
         "",
         "| | callers | events/s |",
         "|---|---:|---:|",
-        *(f"| in process | {callers} | {events / inside[f'pushed_{callers}']:,.0f} |" for callers in (1, CALLERS)),
+        *(
+            f"| in process | {callers} | {events / inside[f'pushed_{callers}']:,.0f} |"
+            for callers in (1, CALLERS, CROWD)
+        ),
         *(
             f"| in process, for each second of CPU | {callers} | {events / inside[f'cpu_{callers}']:,.0f} |"
-            for callers in (1, CALLERS)
+            for callers in (1, CALLERS, CROWD)
         ),
         f"| over HTTP, as JSON | 1 | {events / over_http['json_1']:,.0f} |",
         f"| over HTTP, as JSON | {CALLERS} | {events / over_http[f'json_{CALLERS}']:,.0f} |",

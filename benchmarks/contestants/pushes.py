@@ -21,6 +21,7 @@ from featurestore.temporal import to_datetime
 
 AT_ONCE = 100
 CALLERS = 8
+CROWD = 32
 USERS = 10_000
 SOURCE = "payments"
 START_US = 1_767_225_600_000_000
@@ -68,7 +69,7 @@ def in_process(folder: Path, events: int) -> dict[str, object]:
         for batch in batches(2_000, 10**9):
             store.push(SOURCE, batch)
         found: dict[str, object] = {}
-        for callers in (1, CALLERS):
+        for callers in (1, CALLERS, CROWD):
             given = batches(events, callers * 10**8)
             begun, cpu = time.perf_counter(), time.process_time()
             with ThreadPoolExecutor(callers) as pool:
