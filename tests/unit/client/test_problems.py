@@ -8,7 +8,8 @@ import pytest
 from featurestore import errors
 from featurestore.client.problems import error_of
 from featurestore.errors import FeatureStoreError, RequestError, ServerError, StateError, UnreachableError
-from server.problems import encode, problem_of
+from server.messages import to_bytes
+from server.problems import problem_of
 
 OWN = {"DefinitionError", "ServerError", "UnreachableError", "FeatureStoreError"}
 """Errors that no answer of a server carries, or of which it has nothing but the message."""
@@ -22,7 +23,7 @@ CLASSES = [
 
 def over_the_wire(error: Exception) -> FeatureStoreError:
     problem = problem_of(error)
-    return error_of(problem.status, encode(problem))
+    return error_of(problem.status, to_bytes(problem))
 
 
 @pytest.mark.parametrize("kind", CLASSES)
