@@ -42,7 +42,7 @@ def open_database(
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed)
+        engine = sa.create_engine(parsed, hide_parameters=True)  # they are values and keys, and errors are logged
     except (ArgumentError, NoSuchModuleError, ImportError) as problem:
         raise error(
             f"the database URL cannot be used: {_first_line(problem)}",

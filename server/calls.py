@@ -5,7 +5,6 @@ Whoever answers fills the fields in; metrics, logs and traces read them when the
 
 from __future__ import annotations
 
-import re
 import time
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -13,7 +12,7 @@ from http import HTTPStatus
 from starlette._utils import get_route_path  # what the router itself goes by: both must agree who may do what
 from starlette.types import Message, Scope, Send
 
-from featurestore.online.request_ids import new_request_id
+from featurestore.online.request_ids import is_request_id, new_request_id
 from featurestore.online.result import OnlineFeatures
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
@@ -23,7 +22,6 @@ RETRY_AFTER = b"1"
 """Seconds after which a request answered 503 may be repeated, if the refusal does not say."""
 
 _SCOPE_KEY = "featurestore.call"
-_GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Call:
@@ -63,7 +61,8 @@ class Call:
         self.began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
-        self.request_id = given.decode() if given is not None and _GOOD_ID.fullmatch(given) else new_request_id()
+        name = "" if given is None else given.decode("latin-1")
+        self.request_id = name if is_request_id(name) else new_request_id()
         self.method: str = scope["method"]
         self.path = get_route_path(scope)
         self.route = "other"

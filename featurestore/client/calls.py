@@ -20,6 +20,7 @@ from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.problems import error_of
 from featurestore.client.retries import Retries
 from featurestore.errors import RequestError, ServerError, UnreachableError
+from featurestore.online.request_ids import is_request_id
 from featurestore.online.result import OnlineFeatures, PushResult
 
 JSON = "application/json"
@@ -100,6 +101,12 @@ class Calls:
         **options: Any,
     ) -> Steps[OnlineFeatures]:
         """Ask for features."""
+        if request_id is not None and not is_request_id(request_id):
+            raise RequestError(
+                f"{request_id[:200]!r} cannot name a request",
+                hint="Use up to 128 letters, digits and ._:- without spaces.",
+                code="request-id",
+            )
         options["expected_fingerprint"] = options.get("expected_fingerprint") or self.pins.get(service)
         question = messages.write_question(service, entities, request, as_of, options)
         headers = {} if request_id is None else {"X-Request-Id": request_id}

@@ -9,10 +9,13 @@ Readers take what they need from an answer and leave the rest, so that an older 
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import msgspec
@@ -79,9 +82,29 @@ def write_question(
     Raises:
         RequestError: A value has no form in JSON; ``field`` points at it if it is found.
     """
+    _check_keys(entities)
     said = {name: value for name, value in options.items() if value is not None and value is not False}
     question = {"service": service, "entities": entities, "request": request, "as_of": as_of, **said, "describe": True}
     return _encode({name: value for name, value in question.items() if value is not None})
+
+
+def _check_keys(entities: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse keys that are NaN: JSON has no such thing, and null is another entity.
+
+    Raises:
+        RequestError: There is one; ``field`` points at it.
+    """
+    if not isinstance(entities, list | tuple):
+        return
+    for number, entity in enumerate(entities):
+        for name, value in entity.items() if isinstance(entity, Mapping) else ():
+            if isinstance(value, Real) and not isinstance(value, int) and math.isnan(value):
+                raise RequestError(
+                    "got NaN, expected a key",
+                    field=_below(f"/entities/{number}", name),
+                    hint="Where pandas writes NaN for what is missing, give None.",
+                    code="wrong-type",
+                )
 
 
 def write_events(events: Sequence[Mapping[str, Any]]) -> bytes:
@@ -106,6 +129,7 @@ def read_features(body: bytes, question: bytes) -> OnlineFeatures:
     keys = _parsed(dtypes["keys"])
     inputs = _parsed(dtypes["request"])
     rows = found["rows"]
+    errors = _errors(found.get("errors"))
     return OnlineFeatures(
         service=found["service"],
         fingerprint=found["fingerprint"],
@@ -115,8 +139,10 @@ def read_features(body: bytes, question: bytes) -> OnlineFeatures:
         dtypes=columns,
         rows=_read_rows([row["values"] for row in rows], columns),
         codes=b"".join([codes_of(row["statuses"]) for row in rows]),
-        event_times={alias: [_instant(row["event_times"][alias]) for row in rows] for alias in found["views"]},
-        errors=_errors(found.get("errors")),
+        event_times={
+            alias: [_instant(row["event_times"][alias]) for row in rows] for alias in {**found["views"], **errors}
+        },
+        errors=errors,
         views={alias: _view_state(view) for alias, view in found["views"].items()},
         entities=[_read_object(entity, keys) for entity in asked["entities"]],
         requests=_read_inputs(asked.get("request"), inputs, len(rows)),
@@ -224,7 +250,15 @@ def _encode(document: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return what the encoder does not know as what it is a kind of: ``pandas.Timestamp`` is a ``datetime``."""
+    """Return what the encoder does not know as what it is a kind of: ``pandas.Timestamp`` is a ``datetime``.
+
+    Numbers of NumPy are what Python makes of them, each exactly; what pandas writes for missing values is null.
+    """
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
+    if pandas is not None and (value is pandas.NA or value is pandas.NaT):
+        return None
+    if numpy is not None and isinstance(value, numpy.bool_ | numpy.integer | numpy.floating):
+        return value.item()
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str):
@@ -235,7 +269,7 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Sequence):
         return list(value)
-    raise TypeError(f"got {type(value).__name__} {value!r}")
+    raise TypeError(f"got {type(value).__name__}")
 
 
 _to_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
@@ -253,5 +287,10 @@ def _place(value: Any, place: str) -> str:
         try:
             _to_json(item)
         except (TypeError, ValueError, RecursionError):
-            return _place(item, f"{place}/{str(name).replace('~', '~0').replace('/', '~1')}")
+            return _place(item, _below(place, name))
     return place
+
+
+def _below(place: str, name: object) -> str:
+    """Return the JSON pointer to what lies inside."""
+    return f"{place}/{str(name).replace('~', '~0').replace('/', '~1')}"

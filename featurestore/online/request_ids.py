@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from itertools import count
+
+_WORD = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class _RequestIds:
@@ -21,3 +24,8 @@ class _RequestIds:
 
 new_request_id = _RequestIds().next
 """Make up the name of a request: 32 hexadecimal digits that no other request has."""
+
+
+def is_request_id(text: str) -> bool:
+    """Tell whether callers may name a request so: by a plain word, that logs and headers bear."""
+    return _WORD.fullmatch(text) is not None

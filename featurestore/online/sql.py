@@ -100,7 +100,7 @@ class SqlOnlineStore:
             shown = parsed.render_as_string(hide_password=True)
             raise ConfigError(f"'{shown}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
         self._path = Path(parsed.database)
-        self._engine = sa.create_engine(parsed)
+        self._engine = sa.create_engine(parsed, hide_parameters=True)
         self._local = threading.local()
         self._writing = threading.Lock()
         sa.event.listen(self._engine, "connect", _prepare)

@@ -9,6 +9,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -27,6 +29,7 @@ from featurestore.errors import (
     UnknownServiceError,
     UnreachableError,
 )
+from featurestore.online.store import record_key
 from featurestore.registry.api_keys import Scope
 from featurestore.store import FeatureStore
 from server.app import create_app
@@ -125,6 +128,51 @@ def test_errors_are_the_stores_own(client, store, arguments, error):
     assert type(found.value) is type(own.value)
     assert str(found.value) == str(own.value)
     assert found.value.field == own.value.field
+
+
+@pytest.mark.parametrize("key", [float("nan"), np.float64("nan"), np.float32("nan")])
+def test_a_key_that_is_not_a_number_is_no_null(client, key):
+    """Found in a review: it was asked about as null, and answered as an entity that is not there."""
+    with pytest.raises(RequestError, match="give None") as raised:
+        client.get_online_features("plain", [{"user": 1}, {"user": key}])
+    assert raised.value.field == "/entities/1/user"
+
+
+def test_numbers_of_numpy_and_missing_values_of_pandas_are_understood(client, store):
+    users = [{"user": np.int64(1)}, {"user": np.int8(2)}, {"user": pd.NA}]
+    inputs = [{"budget": np.float32(0.1)}, {"budget": np.int32(2)}, {"budget": pd.NaT}]
+    own = store.get_online_features(
+        "all_of_it",
+        [{"user": 1}, {"user": 2}, {"user": None}],
+        [{"budget": float(np.float32(0.1))}, {"budget": 2}, {"budget": None}],
+    )
+    found = client.get_online_features("all_of_it", users, inputs)
+    assert (found.rows, found.entities) == (own.rows, own.entities)
+
+
+def test_what_cannot_be_sent_is_named_and_not_shown(client):
+    frame = pd.DataFrame({"user": ["a secret"]})
+    with pytest.raises(RequestError, match="got DataFrame") as raised:
+        client.get_online_features("plain", [{"user": frame}])
+    assert raised.value.field == "/entities/0/user"
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "a\n", "x" * 129])
+def test_a_request_is_not_named_by_what_logs_cannot_bear(client, name):
+    with pytest.raises(RequestError, match="cannot name a request"):
+        client.get_online_features("plain", [{"user": 1}], request_id=name)
+
+
+def test_a_part_of_an_answer_is_the_stores_own_too(client, store):
+    asked = ("all_of_it", [{"user": 1}, {"user": 9}], {"budget": 1})
+    client.get_online_features(*asked)
+    view = next(use.view for use in store.plan("all_of_it").uses if use.alias == "last_order")
+    store._online.write([(record_key(view), b"{")])
+    own = store.get_online_features(*asked, as_of=NOW, partial=True)
+    found = client.get_online_features(*asked, as_of=NOW, partial=True)
+    assert own.event_times["last_order"] == [None, None]
+    assert dataclasses.replace(found, request_id=own.request_id) == own
 
 
 def test_another_plan_than_expected_is_refused(client, store):
