@@ -26,7 +26,15 @@ with warnings.catch_warnings():
         status_code_conformance,
     )
 
+
+def refusals_are_problems(_, response, __):
+    """Whatever the description allows, a refusal that says anything is a problem document."""
+    if response.status_code >= 400 and response.content:
+        assert response.headers["content-type"] == ["application/problem+json"]
+
+
 CHECKS = [
+    refusals_are_problems,
     not_a_server_error,
     status_code_conformance,
     content_type_conformance,
