@@ -87,7 +87,8 @@ def test_an_answer_comes_over_the_wire_to_the_bit(answer):
 
 def test_views_that_could_not_answer_are_told():
     answer = OnlineFeatures(
-        *("churn", "f", "r", 0, ("a",), (INT64,), [[None]], bytes([ERROR_CODE]), {}, {}, [{}], [{}], {}, {}),
+        *("churn", "f", "r", 0, ("a",), (INT64,), [[None]], bytes([ERROR_CODE]), {"spend": [None]}),
+        *({}, [{}], [{}], {}, {}),
         errors={"spend": ViewError("not-materialized", "nothing is there. Materialize.")},
     )
     written = msgspec.json.decode(to_bytes(reply(answer, describe=True)))
@@ -109,6 +110,8 @@ def test_a_question_says_only_what_the_caller_said():
         (Decimal("-0.10"), "-0.10"),
         (b"\x00\xff", "AP8="),
         (np.float64(0.1), 0.1),
+        (np.int64(7), 7),
+        (pd.NA, None),
         (float("nan"), None),
         (2**63 - 1, 2**63 - 1),
         ((1, 2), [1, 2]),
@@ -123,7 +126,7 @@ def test_what_python_code_holds_is_written(value, written):
 @pytest.mark.parametrize(
     ("entities", "field"),
     [
-        ([{"user": 1}, {"user": np.int64(1)}], "/entities/1/user"),
+        ([{"user": 1}, {"user": 2j}], "/entities/1/user"),
         ([{"a/b": "\ud800"}], "/entities/0/a~1b"),
         ([{"user": 1j}], "/entities/0/user"),
         ([{"user": [object()]}], "/entities/0/user/0"),
