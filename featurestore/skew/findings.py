@@ -57,7 +57,7 @@ class Finding:
         share: Their share of all values that differ and were examined.
         rows: Rows in which it explains any value.
         features: Values per feature, most first.
-        is_proven: Whether recomputation under the assumption gave the served values.
+        is_proven: Whether recomputation under the assumption gave the served values, and so many that it is not chance.
         evidence: What else speaks for it.
         fix: What would make both roads equal again.
         examples: Some of the values.

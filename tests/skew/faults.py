@@ -6,7 +6,8 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -24,6 +25,7 @@ from tests.skew.shop import (
     answers,
     ask,
     frozen,
+    moved,
     opened,
     payments,
     questions,
@@ -71,12 +73,14 @@ def other_shop(**options: Any) -> Callable[[], Answers]:
     return lambda: answers(replace(true_shop(), **options))
 
 
-def altered(change: Callable[[str, Any, str, int], tuple[Any, str]]) -> Callable[[], Answers]:
+def altered(
+    change: Callable[[str, Any, str, int], tuple[Any, str]], shop: Callable[[], Shop] = true_shop
+) -> Callable[[], Answers]:
     """Serve the right answers through a program that alters values: (column, value, status, question) to the same."""
 
     def serve() -> Answers:
         found = []
-        for place, answer in enumerate(answers(true_shop())):
+        for place, answer in enumerate(answers(shop())):
             pairs = [
                 change(column, value, status, place)
                 for column, value, status in zip(answer.columns, answer.rows[0], answer.statuses[0], strict=True)
@@ -118,14 +122,14 @@ def _filled(column: str, value: Any, status: str, _: int) -> tuple[Any, str]:
     return (0.0, "PRESENT") if value is None and column == "spend__last" else (value, status)
 
 
+def _plain_null(_: str, value: Any, status: str, __: int) -> tuple[Any, str]:
+    return value, "NULL" if status == "EXPIRED" else status
+
+
 def _missing(column: str, value: Any, status: str, _: int) -> tuple[Any, str]:
     if column.startswith("hourly__"):
         return None, "NOT_FOUND"
     return value, status
-
-
-def _moved(rows: list[Row], offset_us: int) -> list[Row]:
-    return [row | {"paid": row["paid"] + offset_us, "learned": row["learned"] + offset_us} for row in rows]
 
 
 def _lost(rows: list[Row], chance: random.Random) -> list[Row]:
@@ -202,6 +206,68 @@ def _apply_again(store: Any, folder: Path) -> None:
     store.apply(service_of(true_shop(), folder))
 
 
+@cache
+def shop_of(serves: str) -> Shop:
+    """Return the true shop with other features."""
+    return replace(true_shop(), serves=serves)
+
+
+def _at(name: str, change: Callable[[Any], Any]) -> Callable[[str, Any, str, int], tuple[Any, str]]:
+    """Alter the values of one feature that has one."""
+    return lambda column, value, status, _: (
+        (change(value), status) if column == name and value is not None else (value, status)
+    )
+
+
+def of_kinds(name: str, cause: str, column: str, change: Callable[[Any], Any]) -> Fault:
+    """Return a fault in one feature of the shop that serves values of all kinds."""
+    shop = partial(shop_of, "kinds")
+    return Fault(name, cause, shop, altered(_at(f"spend__{column}", change), shop))
+
+
+def _emptied(column: str, value: Any, status: str, _: int) -> tuple[Any, str]:
+    return ([], "PRESENT") if value is None and column == "spend__recent" else (value, status)
+
+
+COUNTED = (
+    Fault(
+        "counted events lost",
+        "event_lost",
+        partial(shop_of, "a count"),
+        changed_rows(_lost, serves="a count"),
+    ),
+    Fault(
+        "counted events doubled",
+        "duplicate_counted",
+        partial(shop_of, "a count"),
+        changed_rows(_copied, serves="a count"),
+    ),
+    Fault(
+        "counts capped",
+        "unexplained",
+        partial(shop_of, "a count"),
+        altered(_at("spend__payments_6h", lambda count: min(count, 3)), partial(shop_of, "a count")),
+    ),
+)
+"""Faults of a service that serves nothing but a count."""
+
+OF_KINDS = (
+    of_kinds("lists turned around", "list_order", "recent", lambda items: items[::-1]),
+    of_kinds("lists of float32", "precision", "recent", lambda items: [item and as_float32(item) for item in items]),
+    of_kinds("decimal cents", "unit_or_scale", "price", lambda price: price * 100),
+    of_kinds("instants five hours later", "time_zone", "paid", lambda paid: paid + timedelta(hours=5)),
+    of_kinds("booleans inverted", "unexplained", "is_large", lambda value: not value),
+    of_kinds("text in capitals", "unexplained", "kind", lambda kind: kind.upper()),
+    of_kinds("dates a day later", "unexplained", "day", lambda day: day + timedelta(days=1)),
+    Fault(
+        "empty lists for null",
+        "default_for_null",
+        partial(shop_of, "kinds"),
+        altered(_emptied, partial(shop_of, "kinds")),
+    ),
+)
+"""Faults in values of many dtypes; some of them say so little that anything might explain them, and nothing should."""
+
 FAULTS: tuple[Fault, ...] = (
     Fault("state older than promised", "missed_refresh", true_shop, other_shop(until_us=END_US - 14 * HOUR)),
     Fault("entity missing in one view", "entity_missing_online", true_shop, altered(_missing)),
@@ -235,6 +301,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("equal times turned around", "tie_order", true_shop, changed_rows(_tied_last)),
     Fault("ttl ignored", "ttl_ignored", true_shop, other_shop(ttl="")),
     Fault("0 for null", "default_for_null", true_shop, altered(_filled)),
+    Fault("expired logged as null", "default_for_null", true_shop, altered(_plain_null)),
     Fault("float32", "precision", true_shop, altered(of_floats(as_float32))),
     Fault("two decimals", "precision", true_shop, altered(of_floats(lambda value: round(value, 1)))),
     Fault("cents for units", "unit_or_scale", true_shop, altered(of_floats(lambda value: value * 100, "spend__sum"))),
@@ -245,7 +312,13 @@ FAULTS: tuple[Fault, ...] = (
         true_shop,
         asking(lambda i: {"as_of_us": questions()[i].as_of_us - 24 * HOUR}),
     ),
-    Fault("times five hours off", "time_zone", true_shop, changed_rows(lambda rows, _: _moved(rows, 5 * HOUR))),
+    Fault(
+        "asked about an hour early",
+        "window_shifted",
+        true_shop,
+        asking(lambda i: {"as_of_us": questions()[i].as_of_us - HOUR}),
+    ),
+    Fault("times five hours off", "time_zone", true_shop, changed_rows(lambda rows, _: moved(rows, 5 * HOUR))),
     Fault(
         "the request before",
         "stale_request_input",
@@ -268,6 +341,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("every delivery counted", "duplicate_counted", true_shop, other_shop(event_id=False)),
     Fault("some events counted twice", "duplicate_counted", true_shop, changed_rows(_copied)),
     Fault("some events lost", "event_lost", true_shop, changed_rows(_lost)),
+    *COUNTED,
+    *OF_KINDS,
+    Fault(
+        "one of two sources five hours off",
+        "time_zone",
+        partial(shop_of, "two sources"),
+        other_shop(serves="two sources", moved_us=5 * HOUR),
+    ),
     Fault(
         "noise",
         "unexplained",

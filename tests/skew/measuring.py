@@ -84,10 +84,16 @@ sets, on just the events of the entities concerned. Only an assumption that give
 included, explains it.
 
 Often several do: a count that is one too small may have lost an event, or may have a window that ends early. An
-assumption is judged as a message would be. Naming it costs bits, saying row by row what was changed costs more, and if
-it would have spoiled values that are equal, it must say where it holds. What is left of the bits that unexplained
-values would cost is its gain; the largest gain is named. Of equal gains the first in this table is. Where no single
-assumption gives a value, two together are tried.
+assumption is judged as a message would be. A value is worth as many bits to its explanation as it is rare among the
+values of its feature: a boolean about one, a small count a few, a sum of floats ten at most. Naming an assumption costs
+bits, saying row by row what was changed and naming single events costs more, and if it would have spoiled values that
+are equal, or leaves others unexplained, it must say where it holds. What is left is its gain; the largest gain is
+named. An assumption that agrees no more often than by chance gains nothing. Of equal gains the first in this table is
+named. Where no single assumption gives a value, two together are tried.
+
+A constant factor or offset of whole numbers must hold for nearly all of them. Which events are missing, or count twice,
+is read from the differences of counts, sums and means; without any of those the newest events are tried one by one.
+What fits the last few values that differ, but is too little to be told from chance, is named and marked *not proven*.
 """
 
 _MATRIX = """
@@ -95,8 +101,9 @@ _MATRIX = """
 
 Faults are planted in answers that were really served, everywhere and in a fifth of the rows, and audited. Rows are the
 causes planted, columns the causes named (in the same order), in percent of the values that differ. Equal values are
-never given a cause. What is named otherwise is mostly where several events were lost or doubled in one window, or
-where a few small counts come out under another assumption too.
+never given a cause. What is named otherwise is mostly where a few small counts come out under another assumption too.
+Some faults have no cause to be named, and say so little that anything might explain them: a count that is capped,
+booleans that are inverted.
 """
 
 _FAULTS = """
@@ -106,4 +113,5 @@ Rows that came after the request, of a source that does not say when they became
 runs of the audited store took down that they were not there yet: *rows came after they were read*. Where none did, as
 for *rows came after the request*, they look like rows that were lost until a later request shows them. Where few rows
 show them, most are called lost: a column for the ingest time tells.
+Where nothing but a count is served, single rows in which it is one too small do not tell either.
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +61,8 @@ class Shop:
         window: Length of the long window.
         refresh: Refresh of the view that is on a grid.
         until_us: Up to where its online state is materialized.
-        scale: Factor of amounts before they are folded.
+        serves: Features of payments, only a count of them, values of all kinds, or what is computed from two sources.
+        moved_us: How much later than they are the times of the second source stand.
     """
 
     rows: tuple[tuple[tuple[str, Any], ...], ...] = field(repr=False)
@@ -72,6 +73,8 @@ class Shop:
     window: str = "1d"
     refresh: Refresh = field(default_factory=lambda: every("1h", lag="10m"))
     until_us: int = END_US
+    serves: Literal["payments", "a count", "kinds", "two sources"] = "payments"
+    moved_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,54 @@ def questions(seed: int = SEED) -> tuple[Question, ...]:
 
 
 def service_of(shop: Shop, folder: Path) -> FeatureService:
-    source = FileSource(
-        "payments",
-        path=folder / "payments" / "*.parquet",
+    user = Entity("user", key="user")
+    source = _source(shop, folder, "payments")
+    if shop.serves == "a count":
+        counted = FeatureView("spend", entity=user, source=source, features={"payments_6h": agg.count().over("6h")})
+        return FeatureService(SERVICE, features=[counted])
+    if shop.serves == "kinds":
+        return FeatureService(SERVICE, features=[_kinds(user, source)])
+    if shop.serves == "two sources":
+        return _two_sources(user, source, _source(shop, folder, "returns"))
+    return _payments(shop, user, source)
+
+
+def _source(shop: Shop, folder: Path, name: str) -> FileSource:
+    return FileSource(
+        name,
+        path=folder / name / "*.parquet",
         event_time="paid",
         ingest_time="learned" if shop.ingest else None,
         event_id="id" if shop.event_id else None,
         inclusive=shop.inclusive,
     )
-    user = Entity("user", key="user")
+
+
+def _kinds(user: Entity, source: FileSource) -> FeatureView:
+    """Serve values of most dtypes."""
+    amount, paid = col("amount"), col("paid")
+    features = {
+        "is_large": agg.last(amount > 200.0).ttl("6h"),
+        "kind": agg.last(col("kind")).ttl("6h"),
+        "price": agg.sum(amount.cast("decimal(12,2)")).over("12h"),
+        "recent": agg.last_n(amount, 3).over("3h"),
+        "paid": agg.last(paid).lifetime(),
+        "day": agg.last(paid.date()).lifetime(),
+        "payments_6h": agg.count().over("6h"),
+    }
+    return FeatureView("spend", entity=user, source=source, features=features)
+
+
+def _two_sources(user: Entity, first: FileSource, second: FileSource) -> FeatureService:
+    """Serve what is computed on demand from two views, and one of the two."""
+    total = agg.sum(col("amount")).over("12h")
+    spend = FeatureView("spend", entity=user, source=first, features={"total_12h": total})
+    back = FeatureView("back", entity=user, source=second, features={"total_12h": total})
+    left = OnDemandFeatureView("left", features={"over": spend["total_12h"] - back["total_12h"]})
+    return FeatureService(SERVICE, features=[spend, left])
+
+
+def _payments(shop: Shop, user: Entity, source: FileSource) -> FeatureService:
     amount = col("amount")
     last = agg.last(amount).ttl(shop.ttl) if shop.ttl else agg.last(amount)
     spend = FeatureView(
@@ -168,7 +210,12 @@ def service_of(shop: Shop, folder: Path) -> FeatureService:
     return FeatureService(SERVICE, features=[spend, hourly, excess])
 
 
-def write_rows(folder: Path, rows: Sequence[Row], name: str = "0.parquet") -> None:
+def moved(rows: Sequence[Row], offset_us: int) -> list[Row]:
+    """Let payments have happened, and become known, at other instants."""
+    return [row | {"paid": row["paid"] + offset_us, "learned": row["learned"] + offset_us} for row in rows]
+
+
+def write_rows(folder: Path, rows: Sequence[Row], name: str = "0.parquet", source: str = "payments") -> None:
     """Write payments as one file of a shop."""
     kinds = {
         "id": pa.string(),
@@ -182,13 +229,15 @@ def write_rows(folder: Path, rows: Sequence[Row], name: str = "0.parquet") -> No
         column: pa.array([row[column] for row in rows], pa.int64() if kind == INSTANT else kind).cast(kind)
         for column, kind in kinds.items()
     }
-    (folder / "payments").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), folder / "payments" / name)
+    (folder / source).mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / source / name)
 
 
 def opened(shop: Shop, folder: Path) -> FeatureStore:
     """Open a store on a shop's rows, apply its definitions, and materialize them."""
-    write_rows(folder, thawed(shop.rows))
+    rows = thawed(shop.rows)
+    write_rows(folder, rows)
+    write_rows(folder, moved(rows[::2], shop.moved_us), source="returns")
     store = FeatureStore.local(folder / "store", clock=FixedClock(END_US))
     store.apply(service_of(shop, folder))
     store.materialize(until=to_datetime(shop.until_us))
@@ -205,5 +254,10 @@ def answers(shop: Shop) -> tuple[OnlineFeatures, ...]:
 def ask(store: FeatureStore, question: Question, **changed: Any) -> OnlineFeatures:
     asked = replace(question, **changed)
     return store.get_online_features(
-        SERVICE, [{"user": asked.user}], request={"limit": asked.limit}, as_of=to_datetime(asked.as_of_us)
+        SERVICE, [{"user": asked.user}], request=request_of(store, asked.limit), as_of=to_datetime(asked.as_of_us)
     )
+
+
+def request_of(store: FeatureStore, limit: float) -> dict[str, float] | None:
+    """Return the request inputs of a question; none where the service takes none."""
+    return {"limit": limit} if store.plan(SERVICE).request else None

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.kernels.events import NOT_FOUND
+from featurestore.kernels.words import validity
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
-from featurestore.skew.causes.world import ViewWorld, each_view, of_view
+from featurestore.skew.causes.world import ViewWorld, World, of_view
 from featurestore.skew.compare import NOT_LOGGED
 
+_DIGITS = r"^[0-9]+(\.0*)?$"
+_WIDTHS = 3
+
+Flags = npt.NDArray[np.bool_]
 Spelling = Callable[[pa.Array], pa.Array]
 
 
@@ -30,7 +38,7 @@ def entity_missing(case: Case) -> Iterator[Variant]:
             yield Variant(
                 "entity_missing_online",
                 f"the entity had no online state in {alias}",
-                of_view(alias, _missing),
+                partial(_without_state, (alias,)),
                 {"view": alias},
                 fix=f"Materialize the view behind {alias}: store.materialize(full=True); look for entities that the"
                 " online store lets expire or evicts.",
@@ -38,7 +46,7 @@ def entity_missing(case: Case) -> Iterator[Variant]:
     yield Variant(
         "entity_missing_online",
         "the entity had no online state in any view",
-        each_view(_missing),
+        partial(_without_state, tuple(case.world.views)),
         {"view": "all"},
         fix="Look for entities that were never written to the online store, or were evicted from it.",
     )
@@ -48,27 +56,85 @@ def _column(case: Case, output: str) -> str:
     return next(found.column for found in case.world.plan.outputs if found.name == output)
 
 
-def _missing(view: ViewWorld) -> ViewWorld:
-    return replace(view, is_missing=np.ones(len(view.keys[0]), dtype=np.bool_))
+def _without_state(aliases: tuple[str, ...], world: World) -> World | None:
+    """Take the entity away in rows in which every feature of a view was served as if it were not there.
+
+    An entity is there for all features of a view or for none: a null beside a value of the same view has another cause.
+    """
+    views = dict(world.views)
+    for alias in aliases:
+        if alias in views:
+            views[alias] = replace(views[alias], is_missing=_looks_missing(world, alias))
+    is_any = any(view.is_missing is not None and bool(view.is_missing.any()) for view in views.values())
+    return replace(world, views=views) if is_any else None
 
 
-def spellings(keys: tuple[pa.Array, ...]) -> dict[str, Spelling]:
-    """Return the ways in which text keys may be spelled otherwise, by name."""
+def _looks_missing(world: World, alias: str) -> Flags:
+    """Tell per row whether nothing of a view was found; where no statuses are logged, counts of 0 speak for it too."""
+    found = np.ones(len(world), dtype=np.bool_)
+    for output in world.plan.outputs:
+        if output.kind != "view" or not output.column.startswith(f"{alias}__"):
+            continue
+        served = world.column(f"value__{output.name}")
+        statuses = world.column(f"status__{output.name}").to_numpy(zero_copy_only=False)
+        nothing = ~validity(served)
+        if pa.types.is_integer(served.type):
+            nothing |= pc.equal(served, 0).fill_null(False).to_numpy(zero_copy_only=False)
+        found &= (statuses == NOT_FOUND) | ((statuses == NOT_LOGGED) & nothing)
+    return found
+
+
+def spellings(keys: Sequence[pa.Array], known: Sequence[pa.Array]) -> dict[str, Spelling]:
+    """Return the ways in which text keys may be spelled otherwise, by name.
+
+    Args:
+        keys: Keys that are asked for.
+        known: Keys of the source.
+    """
     found: dict[str, Spelling] = {
         "trimmed": pc.utf8_trim_whitespace,
         "in lower case": pc.utf8_lower,
         "in upper case": pc.utf8_upper,
         "without leading zeros": _without_zeros,
+        "as whole numbers": _whole,
+        "as floats": _float,
     }
-    lengths = {length for key in keys if pa.types.is_string(key.type) for length in pc.utf8_length(key).to_pylist()}
-    for width in sorted(length for length in lengths if length)[-3:]:
-        found[f"padded with zeros to {width}"] = lambda array, width=width: pc.utf8_lpad(array, width, "0")  # type: ignore[misc]
+    for width in sorted({width for column in (*keys, *known) for width in _widths(column)}):
+        found[f"padded with zeros to {width}"] = partial(_padded, width=width)
+        found[f"as whole numbers padded with zeros to {width}"] = partial(_whole_padded, width=width)
     return found
 
 
+def _widths(column: pa.Array) -> list[int]:
+    """Return the most frequent lengths of keys that are numbers."""
+    if not pa.types.is_string(column.type):
+        return []
+    digits = column.filter(pc.match_substring_regex(column, _DIGITS).fill_null(False))
+    lengths = Counter(pc.utf8_length(digits).to_pylist())
+    return [length for length, _ in lengths.most_common(_WIDTHS)]
+
+
+def _padded(array: pa.Array, width: int) -> pa.Array:
+    return pc.utf8_lpad(array, width, "0")
+
+
+def _whole_padded(array: pa.Array, width: int) -> pa.Array:
+    return _padded(_whole(array), width)
+
+
 def _without_zeros(array: pa.Array) -> pa.Array:
-    short = pc.utf8_ltrim(array, "0")
-    return pc.if_else(pc.equal(short, ""), array, short)
+    """Take zeros away that numbers do not need: of several zeros one stays."""
+    return pc.replace_substring_regex(array, "^0+(.)", r"\1")
+
+
+def _whole(array: pa.Array) -> pa.Array:
+    """Write floats as whole numbers: 7 for 7.0."""
+    return pc.replace_substring_regex(array, r"^(-?[0-9]+)\.0*$", r"\1")
+
+
+def _float(array: pa.Array) -> pa.Array:
+    """Write whole numbers as floats: 7.0 for 7, or for 007."""
+    return pc.replace_substring_regex(array, "^0*([0-9]+)$", r"\1.0")
 
 
 def key_format(case: Case) -> Iterator[Variant]:
@@ -76,14 +142,15 @@ def key_format(case: Case) -> Iterator[Variant]:
     for alias, view in case.world.views.items():
         if not any(pa.types.is_string(key.type) for key in view.keys):
             continue
-        for name, spelling in spellings(view.keys).items():
+        known = [view.events.table.column(name).combine_chunks() for name in view.events.keys]
+        for name, spelling in spellings(view.keys, known).items():
             for both in (False, True):
                 yield Variant(
                     "key_format",
                     f"keys of {alias} were {'taken' if both else 'asked for'} {name}",
                     of_view(alias, _spelled, spelling, both),
                     {"view": alias, "spelling": name, "of": "events and requests" if both else "requests"},
-                    fix=f"Spell the key of {alias} one way on both roads: {name}, in the source or in the request.",
+                    fix=f"Spell the key of {alias} one way on both roads: serving had it {name}, the log has not.",
                 )
 
 
@@ -108,6 +175,6 @@ def _changed(column: pa.Array, spelling: Spelling) -> pa.Array:
 
 
 MISSING = Hypothesis(
-    "entity_missing_online", "the entity had no online state", entity_missing, most_bits=4.5, explains_absence=True
+    "entity_missing_online", "the entity had no online state", entity_missing, row_bits=4.5, explains_absence=True
 )
 KEY_FORMAT = Hypothesis("key_format", "the key was looked up in another spelling", key_format, explains_absence=True)

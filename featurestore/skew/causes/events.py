@@ -162,11 +162,15 @@ class Events:
 
 
 def loose(column: pa.Array) -> pa.Array:
-    """Return a key column with spellings of a text made one: case, spaces around it and leading zeros do not count."""
+    """Return a key column with spellings of a text made one.
+
+    Case, spaces around it, leading zeros and the ``.0`` of a float do not count.
+    """
     if not pa.types.is_string(column.type):
         return column
     encoded = column.dictionary_encode()
-    texts = pc.utf8_ltrim(pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary)), "0")
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary))
+    texts = pc.utf8_ltrim(pc.replace_substring_regex(texts, r"^(-?[0-9]+)\.0*$", r"\1"), "0")
     return texts.take(encoded.indices)
 
 

@@ -17,6 +17,7 @@ from featurestore.skew.causes.events import CountEvents, ReadEvents
 from featurestore.skew.causes.world import Values, World
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
@@ -108,6 +109,7 @@ class Case:
         holds: Per output the rows in which both roads agree.
         whole: The case this is a part of; ``None`` if it is all there is.
         accepted: Assumptions that explain other rows of the same case already.
+        bits: Per output and row what it is worth to explain what was served; empty where nothing is judged.
         memo: What hypotheses found out and need again.
     """
 
@@ -119,6 +121,7 @@ class Case:
     holds: Mapping[str, Flags]
     whole: Case | None = None
     accepted: Sequence[Variant] = ()
+    bits: Mapping[str, Floats] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -157,6 +160,7 @@ class Case:
             holds={name: flags[rows] for name, flags in self.holds.items()},
             whole=self.whole or self,
             accepted=self.accepted,
+            bits={name: bits[rows] for name, bits in self.bits.items()},
         )
 
 
@@ -179,6 +183,10 @@ class Variant:
         bits: Bits that it takes to name it among all assumptions: fewer if other facts point at it.
         row_bits: Bits that it takes to say, row by row, what was changed; more than the hypothesis says by itself.
         least_share: Share of an output's differing values it must explain to be named at all.
+        least_held: Share of the values it changes or leaves unexplained that must come out as served: 0 if it may
+            hold in some rows only.
+        events_each: Single events that it took to name for each row they were searched for; each row pays for its own.
+        is_proven: Whether it explains so much that this is not chance; otherwise it only fits.
     """
 
     cause: str
@@ -192,6 +200,9 @@ class Variant:
     bits: float = 7.0
     row_bits: float = 0.0
     least_share: float = 0.0
+    least_held: float = 0.0
+    events_each: float = 0.0
+    is_proven: bool = True
 
     @property
     def is_searched(self) -> bool:
@@ -207,7 +218,8 @@ class Hypothesis:
         name: Its name in reports.
         meaning: What it says, in one sentence.
         variants: Proposes changed assumptions for a case.
-        row_bits: Bits that it takes to say, row by row, what was changed: 0 if one assumption is made for all rows.
+        row_bits: Bits that it takes to say, row by row, what was changed, for a value that is worth ``MOST_BITS``; for
+            others less by as much. 0 if one assumption is made for all rows.
         most_bits: Most bits that it takes to say in which rows it holds: little where it may well hold in single ones.
         explains_absence: Whether it is meant for entities that were not found; other hypotheses must explain more.
     """

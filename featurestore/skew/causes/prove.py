@@ -1,9 +1,13 @@
 """Proving causes: every hypothesis is tried on a sample, the best explanations on every value.
 
 An explanation is judged as a message would be: naming an assumption costs bits, saying row by row what was changed
-costs more, and an assumption that would have spoiled values that are equal must say where it holds and where not. What
-is left of the bits that unexplained values would cost is its gain. So an assumption that holds everywhere is named
-before a chance agreement in a few rows; of equal gains the first of the catalogue is taken.
+costs more, and an assumption that would have spoiled values that are equal, or that leaves others unexplained, must say
+where it holds and where not. What is left of the bits that unexplained values would cost is its gain. Those bits are
+what the values are worth (``surprise``): an assumption that agrees no more often than by chance pays for saying where
+it does as much as it saves. So an assumption that holds everywhere is named before a chance agreement in a few rows; of
+equal gains the first of the catalogue is taken.
+
+Where so little is left that it could not pay for naming anything, what fits it exactly is named as not proven.
 
 What can gain no more than an assumption that explains everything is not tried: the catalogue begins with what the log
 or the registry says, so when a state is old the audit says so without asking about every window.
@@ -24,15 +28,13 @@ from featurestore.errors import FeatureStoreError
 from featurestore.skew.causes.catalogue import HYPOTHESES
 from featurestore.skew.causes.choosing import count_of, light_rows, spread_rows
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.surprise import MOST_BITS, surprises
 from featurestore.skew.causes.trials import Tried, covered_by, covers_all, same_as_served, try_on
 from featurestore.skew.causes.values import VALUES
-from featurestore.skew.causes.world import World, answer
+from featurestore.skew.causes.world import World, answer, operands
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-
-VALUE_BITS = 10.0
-"""What a value costs that nothing explains."""
 
 _PAIR_BITS = 7.0
 _PAIR_SHARE = 0.05
@@ -40,6 +42,9 @@ _LOCAL_SHARE = 0.3
 """Share of a feature's differing values that two assumptions together must explain, so that they are not chance."""
 
 _SEARCHED_BITS = 5.0
+_EVENT_BITS = 3.0
+"""What it costs to name one of the events of a row."""
+
 _KNOWN_BITS = 4.0
 """What an assumption saves that explains another view already."""
 
@@ -58,6 +63,17 @@ _PROBED_ROWS = 24
 _MOST_ROUNDS = 40
 _MOST_PARTNERS = 3
 _MOST_PAIRS = 2_000
+
+_FEW_ROWS = 5
+"""Rows with anything unexplained in a group of outputs up to which what fits them is named without a proof."""
+
+_TELLING_BITS = 5.0
+"""What a value must be worth that fits by itself, wherever else the assumption would spoil others."""
+
+_LEAST_BITS = 2.0
+"""What the values must be worth together that fit."""
+
+_FITS = "it gives exactly what was served, but so few values may come out by chance"
 
 _ANY = Hypothesis("", "", lambda _: ())
 
@@ -106,7 +122,9 @@ class _Bar:
     def __init__(self, sample: Case, groups: Sequence[tuple[str, ...]]) -> None:
         self._sure = dict.fromkeys(groups, -math.inf)
         self._sample = sample
-        self._counts = {outputs: count_of(sample.differs[name] for name in outputs) for outputs in groups}
+        self._worth = {
+            outputs: sum(float(sample.bits[name][sample.differs[name]].sum()) for name in outputs) for outputs in groups
+        }
 
     def raise_to(self, outputs: tuple[str, ...], gain: float) -> None:
         """Note what an assumption gains that explains everything in a group."""
@@ -114,11 +132,11 @@ class _Bar:
 
     def shares(self, row_bits: float, bits: float) -> dict[tuple[str, ...], float]:
         """Return the groups in which such an assumption may gain most, with the share of values it must explain."""
-        most = VALUE_BITS - row_bits
+        most = {outputs: worth * (1 - row_bits / MOST_BITS) for outputs, worth in self._worth.items()}
         return {
-            outputs: max(0.0, (sure + bits) / (most * self._counts[outputs]))
+            outputs: max(0.0, (sure + bits) / most[outputs])
             for outputs, sure in self._sure.items()
-            if self._counts[outputs] and most * self._counts[outputs] - bits > sure
+            if most[outputs] and most[outputs] - bits > sure
         }
 
     def may_pass(self, variant: Variant, row_bits: float) -> bool:
@@ -148,7 +166,8 @@ class _Prover:
         known: Sequence[Variant],
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self._case = replace(case, differs={name: flags.copy() for name, flags in case.differs.items()})
+        differs = {name: flags.copy() for name, flags in case.differs.items()}
+        self._case = replace(case, differs=differs, bits=surprises(case))
         self._clean = clean
         self._progress = progress
         self._groups = _groups(case)
@@ -173,8 +192,11 @@ class _Prover:
                 chosen = HYPOTHESES
             else:
                 break
+        self._search_on_top()
         if is_first and count_of(self._case.differs.values()):
             self._pairs()
+        if count_of(self._case.differs.values()):
+            self._fit()
         return Proof(tuple(self._variants), self._owner)
 
     def _is_strange(self) -> bool:
@@ -187,7 +209,7 @@ class _Prover:
             return HYPOTHESES
         for variant in tuple(self._variants):
             rows = np.flatnonzero(self._case.suspects())
-            if len(rows) and not variant.is_searched:
+            if len(rows) and variant.is_proven and not variant.is_searched:
                 self._take(variant, rows, covered_by(variant, self._case.take(rows), self._case.outputs))
         named = {name for variant in self._variants for name in variant.cause.split(" + ")}
         return tuple(found for found in HYPOTHESES if found.name in named)
@@ -197,6 +219,7 @@ class _Prover:
         sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
         sample.accepted = tuple(self._variants)
         tried = self._tried(hypotheses, sample)
+        tried += self._of_one_view(sample, self._accepted(sample, tried))
         accepted = self._accepted(sample, tried)
         gained = self._confirm(accepted)
         names = {result.variant.cause for result, _ in accepted if result.row_bits >= _SEARCHED_BITS}
@@ -217,7 +240,7 @@ class _Prover:
         for hypothesis in hypotheses:
             if not bar.shares(hypothesis.row_bits, 0.0):
                 continue
-            for variant in hypothesis.variants(sample):
+            for variant in _variants(hypothesis, sample):
                 if not bar.may_pass(variant, hypothesis.row_bits + variant.row_bits):
                     continue
                 found = try_on(hypothesis, variant, sample)
@@ -228,6 +251,20 @@ class _Prover:
                     if covers_all(found, outputs, sample):
                         bar.raise_to(outputs, self._gain(found, outputs, sample, sample.differs, ()))
         return tried
+
+    def _of_one_view(self, sample: Case, accepted: Sequence[tuple[Tried, tuple[str, ...]]]) -> list[Tried]:
+        """Try what explains a view on features computed on demand from it and others, as if it alone were concerned."""
+        outputs = {output.name: output for output in sample.world.plan.outputs}
+        found = []
+        for result, group in accepted:
+            alias = outputs[group[0]].column.partition("__")[0]
+            mixed = _mixed(sample, alias) if outputs[group[0]].kind == "view" else frozenset()
+            if mixed and result.variant.outputs is None:
+                row_bits = result.row_bits - result.variant.row_bits
+                hypothesis = replace(_ANY, row_bits=row_bits, most_bits=result.most_bits)
+                one = try_on(hypothesis, _only_in(alias, result.variant, mixed), sample)
+                found += [] if one is None else [one]
+        return found
 
     def _accepted(self, sample: Case, tried: Sequence[Tried]) -> list[tuple[Tried, tuple[str, ...]]]:
         """Choose assumptions for each group of outputs, the one with the largest gain first."""
@@ -254,8 +291,9 @@ class _Prover:
         accepted: Sequence[tuple[Tried, tuple[str, ...]]],
     ) -> float:
         """Return the bits an assumption saves."""
-        covered = broken = 0.0
+        saved = covered = spoiled = 0.0
         values = 0
+        rows = np.zeros(len(sample.world), dtype=np.bool_)
         for name in outputs:
             if name not in result.covered:
                 continue
@@ -264,17 +302,26 @@ class _Prover:
                 of_all = int(self._case.differs[name].sum()) / seen
                 if int(result.covered[name].sum()) * of_all < result.variant.least_share * self._initial[name]:
                     continue
-                own = int((result.covered[name] & left[name]).sum())
-                values += own
-                covered += own * of_all
-            broken += result.broken[name] * self._clean[name]
+                own = result.covered[name] & left[name]
+                rows |= own
+                values += int(own.sum())
+                saved += float(sample.bits[name][own].sum())
+                covered += int(own.sum()) * of_all
+                # What is said row by row says by itself where it holds.
+                spoiled += 0.0 if result.row_bits else int((left[name] & ~own).sum()) * of_all
+            # Single events concern entities that the case knows, not those of all other rows of the log.
+            holding = int(self._case.holds[name].sum()) if result.variant.is_searched else self._clean[name]
+            spoiled += result.broken[name] * holding
         if covered == 0:
             return -math.inf
-        share = covered / (covered + broken)
+        share = covered / (covered + spoiled)
+        if share < result.variant.least_held:
+            return -math.inf
         where_bits = min(_entropy(share) / share, result.most_bits)
         is_known = any(known is result for known, _ in accepted)
         bits = result.variant.bits - (_KNOWN_BITS if is_known else 0.0)
-        return values * (VALUE_BITS - result.row_bits - where_bits) - bits
+        bits += int(rows.sum()) * result.variant.events_each * _EVENT_BITS
+        return saved * (1 - result.row_bits / MOST_BITS) - values * where_bits - bits
 
     def _confirm(self, accepted: Sequence[tuple[Tried, tuple[str, ...]]]) -> int:
         """Try accepted assumptions on all rows that are not explained yet; return the count of values gained."""
@@ -300,6 +347,42 @@ class _Prover:
             self._progress(self._total - count_of(self._case.differs.values()), self._total)
         return count
 
+    def _search_on_top(self) -> None:
+        """Search single events for values that were changed, too, in a way that explains others already."""
+        causes = {hypothesis.name for hypothesis in VALUES}
+        for partner in [one for one in self._partners() if one.cause in causes]:
+            found: tuple[Variant, ...] = ()
+            for _ in range(_MOST_ROUNDS):
+                left = count_of(self._case.differs.values())
+                more = self._searched_on_top(partner, found) if left else ()
+                if not more or left - count_of(self._case.differs.values()) <= _WORTH_SHARE * left:
+                    break
+                found += more
+
+    def _searched_on_top(self, partner: Variant, known: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        """Search once, on top of what is known; return which events make a difference."""
+        sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
+        world = partner.apply(sample.world)
+        if world is None:
+            return ()
+        # Rows that are whole entities would not have been changed yet: what is searched in is the sample alone.
+        under = replace(sample, world=world, whole=None, accepted=known)
+        searched, tried = {}, []
+        for hypothesis in HYPOTHESES:
+            for variant in hypothesis.variants(under) if hypothesis.row_bits >= _SEARCHED_BITS else ():
+                if variant.is_searched:
+                    both = replace(_together(hypothesis, variant, partner), outputs=None, least_share=0.0)
+                    searched[id(both)] = variant
+                    tried += [found for found in [try_on(hypothesis, both, sample)] if found is not None]
+        accepted = self._accepted(sample, tried)
+        self._confirm(accepted)
+        return tuple(searched[id(result.variant)] for result, _ in accepted)
+
+    def _partners(self) -> list[Variant]:
+        """Return the assumptions that explain most."""
+        ranked = sorted(range(len(self._variants)), key=lambda i: -self._owned(i))[:_MOST_PARTNERS]
+        return [self._variants[number] for number in ranked]
+
     def _pairs(self) -> None:
         """Explain by two assumptions what none explains alone, if enough is left that they could be named."""
         if all(self._least(name, _PAIR_SHARE) > 1.0 for name in self._case.outputs):
@@ -314,6 +397,40 @@ class _Prover:
             if found is not None
         ]
         self._confirm(self._accepted(sample, tried))
+
+    def _fit(self) -> None:
+        """Name as not proven what fits the few values that are left of a group, all of them."""
+        for outputs in self._groups:
+            rows = np.flatnonzero(np.any([self._case.differs[name] for name in outputs], axis=0))
+            if not 0 < len(rows) <= _FEW_ROWS:
+                continue
+            controls = spread_rows(np.flatnonzero(~self._case.suspects()), _SAMPLED_CONTROLS)
+            sample = self._case.take(np.concatenate([rows, controls])).narrowed()
+            for name in sample.differs.keys() - set(outputs):
+                sample.differs[name][:] = False
+            tried = [
+                found
+                for hypothesis in HYPOTHESES
+                for variant in _variants(hypothesis, sample)
+                for found in [try_on(hypothesis, variant, sample)]
+                if found is not None and covers_all(found, outputs, sample)
+            ]
+            rated = [(self._fitting(result, outputs, sample), result) for result in tried]
+            best, result = max(rated, key=lambda one: one[0], default=(0.0, None))
+            if result is not None and best > 0:
+                variant = replace(result.variant, is_proven=False, evidence=(*result.variant.evidence, _FITS))
+                self._confirm([(replace(result, variant=variant), outputs)])
+
+    def _fitting(self, result: Tried, outputs: Sequence[str], sample: Case) -> float:
+        """Return how well an assumption fits, 0 if a guess would fit as well."""
+        bits = np.concatenate([sample.bits[name][sample.differs[name]] for name in outputs])
+        if bits.sum() < _LEAST_BITS:
+            return 0.0
+        free = replace(result, variant=replace(result.variant, bits=0.0, events_each=0.0))
+        gain = self._gain(free, outputs, sample, sample.differs, ())
+        if gain <= 0 and bits.min() >= _TELLING_BITS and gain > -math.inf:
+            return 1.0 / (1.0 - gain)
+        return gain
 
     def _least(self, name: str, share: float) -> float:
         """Return which share of an output's values that are left is a share of all that differ."""
@@ -337,8 +454,7 @@ class _Prover:
             if found not in VALUES and found.row_bits < _SEARCHED_BITS
             for variant in found.variants(sample)
         ]
-        ranked = sorted(range(len(self._variants)), key=lambda i: -self._owned(i))[:_MOST_PARTNERS]
-        partners = [self._variants[number] for number in ranked]
+        partners = self._partners()
         for partner in partners:
             for hypothesis, variant in single:
                 if variant.cause != partner.cause:
@@ -371,6 +487,39 @@ def _after(variant: Variant, sample: Case) -> Iterator[Variant]:
                     break
 
 
+def _mixed(case: Case, alias: str) -> frozenset[str]:
+    """Return the outputs to explain that are computed on demand from a view and at least one other."""
+    found = set()
+    for name in case.outputs:
+        aliases = {column.partition("__")[0] for column in operands(case.world.plan, name)} & case.world.views.keys()
+        if alias in aliases and len(aliases) > 1:
+            found.add(name)
+    return frozenset(found)
+
+
+def _variants(hypothesis: Hypothesis, case: Case) -> Iterator[Variant]:
+    """Propose assumptions, also about one view alone where nothing else is served of it that would speak for them."""
+    served = {output.column.partition("__")[0] for output in case.world.plan.outputs if output.kind == "view"}
+    silent = {alias: mixed for alias in case.world.views.keys() - served if (mixed := _mixed(case, alias))}
+    for variant in hypothesis.variants(case):
+        yield variant
+        if variant.outputs is None and not variant.is_searched:
+            for alias in sorted(silent):
+                yield _only_in(alias, variant, silent[alias])
+
+
+def _only_in(alias: str, variant: Variant, outputs: frozenset[str]) -> Variant:
+    """Return an assumption as it is made about one view alone."""
+
+    def apply(world: World) -> World | None:
+        changed = variant.apply(world)
+        if changed is None or changed.as_of is not world.as_of:
+            return None
+        return replace(world, views={**world.views, alias: changed.views[alias]})
+
+    return replace(variant, said=f"{variant.said}, in {alias} alone", apply=apply, outputs=outputs)
+
+
 def _together(hypothesis: Hypothesis, first: Variant, second: Variant) -> Variant:
     """Return the assumption that both hold, the second on top of the first."""
 
@@ -390,9 +539,11 @@ def _together(hypothesis: Hypothesis, first: Variant, second: Variant) -> Varian
         evidence=(*first.evidence, *second.evidence),
         bits=first.bits + second.bits + _PAIR_BITS,
         row_bits=first.row_bits + second.row_bits,
+        events_each=first.events_each + second.events_each,
         least_share=max(
             first.least_share, second.least_share, _LOCAL_SHARE if hypothesis.most_bits < math.inf else _PAIR_SHARE
         ),
+        least_held=max(first.least_held, second.least_held),
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.windows import ZONES_US, zone_changes, zones_of
 from featurestore.skew.causes.world import World
 
 PREVIOUS = "previous__"
@@ -19,6 +20,7 @@ PREVIOUS = "previous__"
 Change = Callable[[pa.Array], pa.Array]
 
 _FACTORS = (1000.0, 100.0, 60.0, 3600.0, -1.0)
+_WHOLE_FACTORS = (1_000, 1_000_000, 100, 60, 3_600, 86_400)
 
 
 def stale_request_input(case: Case) -> Iterator[Variant]:
@@ -44,7 +46,7 @@ def _from_before(names: list[str], world: World) -> World | None:
 def request_input_changed(case: Case) -> Iterator[Variant]:
     """Propose that an input was lost, cast, scaled or respelled."""
     for name, column in case.world.requests.items():
-        for said, change in _changes(column.type):
+        for said, change in _changes(column.type, sorted(zones_of(case.world))):
             yield Variant(
                 "request_input_changed",
                 f"{name} was {said} before it was used",
@@ -61,7 +63,7 @@ def _changed(name: str, change: Change, world: World) -> World | None:
     return replace(world, requests={**world.requests, name: change(column)})
 
 
-def _changes(kind: pa.DataType) -> Iterator[tuple[str, Change]]:
+def _changes(kind: pa.DataType, zones: list[str]) -> Iterator[tuple[str, Change]]:
     yield "null", lambda array: pa.nulls(len(array), array.type)
     if pa.types.is_floating(kind):
         yield "0 in place of null", lambda array: array.fill_null(0.0)
@@ -77,11 +79,19 @@ def _changes(kind: pa.DataType) -> Iterator[tuple[str, Change]]:
         yield "0", lambda array: _constant(array, 0)
         for step in (-1, 1):
             yield f"{step:+d}", partial(_plus, step=step)
+        for factor in _WHOLE_FACTORS:
+            yield f"multiplied by {factor}", partial(pc.multiply_checked, pa.scalar(factor))
+            yield f"divided by {factor}", partial(_cut_by, factor=factor)
     elif pa.types.is_string(kind):
         yield "empty text in place of null", lambda array: array.fill_null("")
         yield "trimmed", pc.utf8_trim_whitespace
         yield "in lower case", pc.utf8_lower
         yield "in upper case", pc.utf8_upper
+    elif pa.types.is_timestamp(kind):
+        for unit in ("millisecond", "second", "minute", "hour", "day"):
+            yield f"cut to the {unit}", partial(pc.floor_temporal, unit=unit)
+        for said, change in zone_changes(ZONES_US, zones):
+            yield f"read {said}", change
 
 
 def _constant(array: pa.Array, value: float) -> pa.Array:
@@ -90,6 +100,12 @@ def _constant(array: pa.Array, value: float) -> pa.Array:
 
 def _times(array: pa.Array, factor: float) -> pa.Array:
     return pc.multiply(array, factor)
+
+
+def _cut_by(array: pa.Array, factor: int) -> pa.Array:
+    """Divide whole numbers and round down, as a unit is changed."""
+    remainder = pc.subtract(array, pc.multiply(pc.divide(array, factor), factor))
+    return pc.subtract(pc.divide(array, factor), pc.less(remainder, 0).cast(pa.int64()))
 
 
 def _plus(array: pa.Array, step: int) -> pa.Array:

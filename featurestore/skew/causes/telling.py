@@ -43,9 +43,9 @@ def findings(case: Case, proof: Proof, counted: Counted) -> list[Finding]:
         counted: How many values the log has, of which the case holds some.
     """
     total = sum(int(flags.sum()) for flags in case.differs.values())
-    grouped: dict[tuple[str, str], list[int]] = defaultdict(list)
+    grouped: dict[tuple[str, bool, str], list[int]] = defaultdict(list)
     for number, variant in enumerate(proof.variants):
-        grouped[variant.cause, _merged_by(variant)].append(number)
+        grouped[variant.cause, variant.is_proven, _merged_by(variant)].append(number)
     found = [_finding(case, proof, numbers, total, counted) for numbers in grouped.values()]
     found = sorted((one for one in found if one.values), key=lambda one: (-one.values, one.cause, one.said))
     left = _unexplained(case, proof, total)
@@ -141,7 +141,7 @@ def _counted(
         share=values / total if total else 0.0,
         rows=int(rows.sum()),
         features=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        is_proven=variant is not None,
+        is_proven=variant is not None and variant.is_proven,
         evidence=tuple(evidence),
         fix=fix,
         examples=tuple(_examples(case, owned, counts, events)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from featurestore.dtypes import TIMESTAMP
 from featurestore.plan.model import FeaturePlan, TypedExpr, ViewPlan
+from featurestore.skew.causes.altering import Change, changed, dtype_of
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.rules import changed_features
@@ -22,12 +24,17 @@ from featurestore.temporal import MICROSECONDS, Refresh, format_duration
 Ints = npt.NDArray[np.int64]
 
 _HOUR_US = MICROSECONDS["h"]
-_SHIFTS_US = tuple(MICROSECONDS[unit] for unit in ("s", "m", "d", "w"))
+_SHIFTS_US = tuple(MICROSECONDS[unit] for unit in ("s", "m", "h", "d", "w"))
 _GRIDS_US = tuple(MICROSECONDS[unit] for unit in ("m", "h", "d"))
 _WHOLE_HOURS = tuple(sign * hours for hours in range(1, 15) for sign in (-1, 1))
 _OTHER_OFFSETS_US = tuple(
     sign * minutes * MICROSECONDS["m"] for minutes in (30, 210, 270, 330, 345, 390, 570, 630) for sign in (-1, 1)
 )
+ZONES_US = (*(hours * _HOUR_US for hours in _WHOLE_HOURS), *_OTHER_OFFSETS_US)
+"""By how much clocks of two zones differ, likely ones first."""
+
+_HOURS_BITS = 8.0
+"""What several hours cost as an error of a query: where the zone of events explains as much, it is more likely."""
 
 
 def window_shifted(_: Case) -> Iterator[Variant]:
@@ -36,6 +43,9 @@ def window_shifted(_: Case) -> Iterator[Variant]:
         for shift_us in (-unit, unit):
             yield _ending(shift_us)
             yield _asked_at(shift_us)
+    for hours in _WHOLE_HOURS[2:]:
+        for variant in (_ending(hours * _HOUR_US), _asked_at(hours * _HOUR_US)):
+            yield replace(variant, bits=_HOURS_BITS)
     for grid in _GRIDS_US:
         yield Variant(
             "window_shifted",
@@ -110,17 +120,17 @@ def _longer(view: ViewWorld, step_us: int) -> ViewWorld | None:
 
 
 def _without_window(view: ViewWorld) -> ViewWorld | None:
-    changed: dict[str, FeaturePlan] = {
+    lifetimes: dict[str, FeaturePlan] = {
         feature.name: replace(feature, window_us=None, resolution_us=0)
         for feature in view.view.features
         if feature.window_us is not None
     }
-    return changed_features(view, changed)
+    return changed_features(view, lifetimes)
 
 
 def time_zone(case: Case) -> Iterator[Variant]:
     """Propose that times of events were read in a zone other than the declared one."""
-    for offset_us in (*(hours * _HOUR_US for hours in _WHOLE_HOURS), *_OTHER_OFFSETS_US):
+    for offset_us in ZONES_US:
         sign = "later" if offset_us > 0 else "earlier"
         yield Variant(
             "time_zone",
@@ -129,7 +139,7 @@ def time_zone(case: Case) -> Iterator[Variant]:
             {"offset_us": offset_us},
             fix="Write times with their zone, or say timezone='…' on the source; let serving read them the same way.",
         )
-    for zone in sorted(_zones(case.world)):
+    for zone in sorted(zones_of(case.world)):
         yield Variant(
             "time_zone",
             f"times of events were read as {zone} where they are UTC, or the other way round",
@@ -144,6 +154,52 @@ def time_zone(case: Case) -> Iterator[Variant]:
             {"zone": "UTC"},
             fix=f"Take calendar parts in_zone('{zone}') on both roads.",
         )
+    yield from _moved_values(case)
+
+
+def _moved_values(case: Case) -> Iterator[Variant]:
+    """Propose that instants which are values themselves were served in another zone."""
+    for output in case.outputs:
+        if dtype_of(case, output) != TIMESTAMP:
+            continue
+        for said, change in zone_changes(ZONES_US, sorted(zones_of(case.world))):
+            yield Variant(
+                "time_zone",
+                f"{output} is served {said}",
+                changed(change, output),
+                {"change": said},
+                outputs=frozenset({output}),
+                fix=f"Serve {output} as an instant with its zone; let both roads read it in UTC.",
+            )
+
+
+def zone_changes(offsets_us: Sequence[int], zones: Sequence[str]) -> Iterator[tuple[str, Change]]:
+    """Yield in words, and as a change of a column, how instants come out that are read in another zone.
+
+    Args:
+        offsets_us: Offsets between zones.
+        zones: Names of zones.
+    """
+    for offset_us in offsets_us:
+        direction = "later" if offset_us > 0 else "earlier"
+        yield f"{format_duration(abs(offset_us))} {direction} than it is", partial(_offset, offset_us=offset_us)
+    for zone in zones:
+        yield f"as {zone} shows it", partial(_shown_in, zone=zone)
+        yield f"as if its clock were that of {zone}", partial(_clock_of, zone=zone)
+
+
+def _offset(array: pa.Array, offset_us: int) -> pa.Array:
+    return pc.add_checked(array.cast(pa.int64()), offset_us).cast(array.type)
+
+
+def _shown_in(array: pa.Array, zone: str) -> pa.Array:
+    return pc.local_timestamp(array.cast(pa.timestamp("us", str(ZoneInfo(zone))))).cast(array.type)
+
+
+def _clock_of(array: pa.Array, zone: str) -> pa.Array:
+    naive = array.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.timestamp("us"))
+    local = pc.assume_timezone(naive, str(ZoneInfo(zone)), ambiguous="earliest", nonexistent="earliest")
+    return local.cast(array.type)
 
 
 def _moved(view: ViewWorld, offset_us: int) -> ViewWorld:
@@ -164,7 +220,7 @@ def _with_times(view: ViewWorld, change: Callable[[Ints], Ints]) -> Events:
     return Events(table, view.events.keys, numbers=view.events.numbers)
 
 
-def _zones(world: World) -> set[str]:
+def zones_of(world: World) -> set[str]:
     """Return the zones that the plan names."""
     found: set[str] = set()
     for view in world.views.values():
@@ -188,8 +244,7 @@ def _as_local(view: ViewWorld, zone: str) -> ViewWorld:
     """Read times that are UTC as if their clock had stood in a zone."""
 
     def change(times: Ints) -> Ints:
-        naive = pa.array(times).cast(pa.timestamp("us"))
-        local = pc.assume_timezone(naive, str(ZoneInfo(zone)), ambiguous="earliest", nonexistent="earliest")
+        local = _clock_of(pa.array(times).cast(TIMESTAMP.arrow), zone)
         return np.asarray(local.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     return replace(view, events=_with_times(view, change))
@@ -206,8 +261,8 @@ def _in_utc(view: ViewWorld) -> ViewWorld | None:
         for source in view.view.inputs
     )
     where = None if view.view.where is None else _without_zone(view.view.where)
-    changed = replace(view.view, inputs=inputs, where=where)
-    return None if changed == view.view else replace(view, view=changed)
+    plan = replace(view.view, inputs=inputs, where=where)
+    return None if plan == view.view else replace(view, view=plan)
 
 
 def _without_zone(node: TypedExpr) -> TypedExpr:
