@@ -93,7 +93,7 @@ named. Where no single assumption gives a value, two together are tried.
 
 A constant factor or offset of whole numbers must hold for nearly all of them. Which events are missing, or count twice,
 is read from the differences of counts, sums and means; without any of those the newest events are tried one by one.
-What fits the last few values that differ, but is too little to be told from chance, is named and marked *not proven*.
+Where only a few rows differ, what fits them is named, and marked *not proven* if it is too little to be no chance.
 """
 
 _MATRIX = """

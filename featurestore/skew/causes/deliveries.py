@@ -326,18 +326,14 @@ class _Events:
         alias: Their view.
         numbers: Their numbers.
         last: For each the instant of the last question in which it made one.
-        rows: Count of rows they were found for.
+        each: Events that had to be chosen for each row: those beyond the first, which a difference gives by itself, or
+            the distinct ones per row where rows share them.
     """
 
     alias: str
     numbers: Ints
     last: Ints
-    rows: int
-
-    @property
-    def each(self) -> float:
-        """Events per row."""
-        return len(self.numbers) / self.rows
+    each: float
 
     @classmethod
     def of(cls, search: _Search, rows: Sequence[int], places: Sequence[Ints]) -> _Events:
@@ -348,7 +344,8 @@ class _Events:
         last = np.full(len(chosen), NOTHING_YET, dtype=np.int64)
         for row, own in zip(rows, places, strict=True):
             np.maximum.at(last, np.searchsorted(chosen, own), search.case.world.as_of[row])
-        return cls(search.alias, view.events.numbers_of(arranged[chosen]), last, len(rows))
+        each = min(len(chosen), sum(len(own) - 1 for own in places)) / len(rows)
+        return cls(search.alias, view.events.numbers_of(arranged[chosen]), last, each)
 
 
 def _without(begin: Ints, end: Ints, rows: Ints, tried: Ints) -> tuple[Ints, Ints]:

@@ -10,11 +10,12 @@ same equations with the sign turned. Windows of one question end together, so th
 shells; shells are solved from the newest on, each by the features whose window begins with it, what was found in newer
 ones taken off.
 
-Within a shell are found: single events, pairs and triples (two are combined, the third is looked up in an array sorted
-by the feature that tells events apart best), and runs of neighbours of any length. Each is bounded, by the constants
-below: of larger shells triples are sought among the newest events, of many solutions the newest are taken. Of those
-left the ones that are most consistent with the entity's other rows are handed on; that they are right is for the
-kernels to say, which must give what was served, in all features of the view together.
+Within a shell are found: single events, pairs, triples and fours (one or two are combined, what is missing is looked up
+among single events or pairs, sorted by the feature that tells events apart best), and runs of neighbours of any length.
+Each is bounded, by the constants below: of larger shells triples and fours are sought among the newest events, of many
+solutions the newest are taken. Of those left the ones that are most consistent with the entity's other rows are handed
+on; that they are right is for the kernels to say, which must give what was served, in all features of the view
+together.
 
 The rows of an entity are taken in the order of time: what is missing in one is taken off the next, unless it is there
 again.
@@ -46,11 +47,11 @@ _MOST_TRIED = 4
 """Solutions of a row that the kernels are asked about."""
 
 _MOST_IN_PAIRS = 1_000
-_MOST_IN_TRIPLES = 200
-"""Events of a shell among which pairs and triples are sought, newest first."""
+_MOST_COMBINED_OF = 200
+"""Events of a shell among which pairs, and triples and fours, are sought, newest first."""
 
 _MOST_COMBINED = 20_000
-"""Pairs or triples that are looked at where the feature that tells events apart best tells few."""
+"""Combinations that are looked at where the feature that tells events apart best tells few."""
 
 _LONGEST_RUN = 64
 """Longest run of neighbours that is sought where no count says how long it is."""
@@ -150,7 +151,7 @@ def _sets(columns: Floats, wanted: Floats, slack: Floats) -> list[Ints]:
     is_count = np.all(columns == 1.0, axis=0)
     size = round(float(wanted[is_count][0])) if bool(is_count.any()) else None
     own = columns[useful]
-    for count, seek in ((1, _singles), (2, _pairs), (3, _triples)):
+    for count, seek in ((1, _singles), (2, _pairs), (3, _triples), (4, _fours)):
         if size in (None, count):
             found = seek(own, wanted, slack)
             if len(found):
@@ -163,30 +164,41 @@ def _singles(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
 
 
 def _pairs(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
-    first = np.arange(min(len(columns), _MOST_IN_PAIRS))
-    return _completed(columns[: len(first)], first.reshape(-1, 1), wanted, slack)
+    one = np.arange(min(len(columns), _MOST_IN_PAIRS)).reshape(-1, 1)
+    return _completed(columns, one, one, wanted, slack)
 
 
 def _triples(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
-    count = min(len(columns), _MOST_IN_TRIPLES)
-    return _completed(columns[:count], np.column_stack(np.triu_indices(count, 1)), wanted, slack)
+    count = min(len(columns), _MOST_COMBINED_OF)
+    return _completed(columns, _two_of(count), np.arange(count).reshape(-1, 1), wanted, slack)
 
 
-def _completed(columns: Floats, begun: Ints, wanted: Floats, slack: Floats) -> Ints:
-    """Complete sets by one more, later event each, so that they add up to what is wanted."""
-    if len(begun) == 0:
-        return np.zeros((0, begun.shape[1] + 1), dtype=np.int64)
+def _fours(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
+    two = _two_of(min(len(columns), _MOST_COMBINED_OF))
+    return _completed(columns, two, two, wanted, slack)
+
+
+def _two_of(count: int) -> Ints:
+    return np.column_stack(np.triu_indices(count, 1))
+
+
+def _completed(columns: Floats, begun: Ints, rest: Ints, wanted: Floats, slack: Floats) -> Ints:
+    """Complete sets by others of later events, so that they add up to what is wanted."""
+    if len(begun) == 0 or len(rest) == 0:
+        return np.zeros((0, begun.shape[1] + rest.shape[1]), dtype=np.int64)
     key = int(np.argmax([len(np.unique(column)) for column in columns.T]))
-    order = np.argsort(columns[:, key], kind="stable")
-    ranked = columns[order, key]
+    sums = columns[rest, key].sum(axis=1)
+    order = np.argsort(sums, kind="stable")
+    ranked = sums[order]
     missing = wanted[key] - columns[begun, key].sum(axis=1)
     low = np.searchsorted(ranked, missing - slack[key])
     counts = np.searchsorted(ranked, missing + slack[key], side="right") - low
     room = int(np.searchsorted(np.cumsum(counts), _MOST_COMBINED, side="right"))
     begun, low, counts = begun[:room], low[:room], counts[:room]
     places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - low, counts)
-    sets = np.column_stack([np.repeat(begun, counts, axis=0), order[places]])
-    sets = sets[sets[:, -1] > sets[:, -2]]
+    first, second = np.repeat(begun, counts, axis=0), rest[order[places]]
+    is_later = second[:, 0] > first[:, -1]
+    sets = np.column_stack([first[is_later], second[is_later]])
     fits = np.all(np.abs(columns[sets].sum(axis=1) - wanted) <= slack, axis=1)
     return np.asarray(sets[fits], dtype=np.int64)
 

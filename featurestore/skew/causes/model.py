@@ -185,7 +185,7 @@ class Variant:
         least_share: Share of an output's differing values it must explain to be named at all.
         least_held: Share of the values it changes or leaves unexplained that must come out as served: 0 if it may
             hold in some rows only.
-        events_each: Single events that it took to name for each row they were searched for; each row pays for its own.
+        events_each: Single events that had to be chosen for each row they were searched for, beyond what the row gives.
         is_proven: Whether it explains so much that this is not chance; otherwise it only fits.
     """
 
@@ -220,7 +220,8 @@ class Hypothesis:
         variants: Proposes changed assumptions for a case.
         row_bits: Bits that it takes to say, row by row, what was changed, for a value that is worth ``MOST_BITS``; for
             others less by as much. 0 if one assumption is made for all rows.
-        most_bits: Most bits that it takes to say in which rows it holds: little where it may well hold in single ones.
+        most_bits: Most bits that it takes to say in which rows it holds, for a value that is worth ``MOST_BITS``, as
+            above: little where it may well hold in single ones.
         explains_absence: Whether it is meant for entities that were not found; other hypotheses must explain more.
     """
 

@@ -7,7 +7,7 @@ what the values are worth (``surprise``): an assumption that agrees no more ofte
 it does as much as it saves. So an assumption that holds everywhere is named before a chance agreement in a few rows; of
 equal gains the first of the catalogue is taken.
 
-Where so little is left that it could not pay for naming anything, what fits it exactly is named as not proven.
+Where so few rows differ that they could not pay for naming anything, what fits them exactly is named as not proven.
 
 What can gain no more than an assumption that explains everything is not tried: the catalogue begins with what the log
 or the registry says, so when a state is old the audit says so without asking about every window.
@@ -64,8 +64,8 @@ _MOST_ROUNDS = 40
 _MOST_PARTNERS = 3
 _MOST_PAIRS = 2_000
 
-_FEW_ROWS = 5
-"""Rows with anything unexplained in a group of outputs up to which what fits them is named without a proof."""
+_FEW_ROWS = 10
+"""Rows that differ in a group of outputs up to which what fits them is named without a proof."""
 
 _TELLING_BITS = 5.0
 """What a value must be worth that fits by itself, wherever else the assumption would spoil others."""
@@ -174,6 +174,9 @@ class _Prover:
         self._variants = list(known)
         self._owner = {name: np.full(len(case.world), -1, dtype=np.int64) for name in case.differs}
         self._total = count_of(case.differs.values())
+        self._differing = {
+            outputs: int(np.any([case.differs[name] for name in outputs], axis=0).sum()) for outputs in self._groups
+        }
         self._initial = {name: int(flags.sum()) for name, flags in case.differs.items()}
 
     def run(self) -> Proof:
@@ -317,7 +320,8 @@ class _Prover:
         share = covered / (covered + spoiled)
         if share < result.variant.least_held:
             return -math.inf
-        where_bits = min(_entropy(share) / share, result.most_bits)
+        worth = saved / (values * MOST_BITS) if values else 0.0
+        where_bits = min(_entropy(share) / share, result.most_bits * worth) if worth else 0.0
         is_known = any(known is result for known, _ in accepted)
         bits = result.variant.bits - (_KNOWN_BITS if is_known else 0.0)
         bits += int(rows.sum()) * result.variant.events_each * _EVENT_BITS
@@ -399,12 +403,13 @@ class _Prover:
         self._confirm(self._accepted(sample, tried))
 
     def _fit(self) -> None:
-        """Name as not proven what fits the few values that are left of a group, all of them."""
+        """Name as not proven what fits all that is left of a group of which few rows differ."""
         for outputs in self._groups:
             rows = np.flatnonzero(np.any([self._case.differs[name] for name in outputs], axis=0))
-            if not 0 < len(rows) <= _FEW_ROWS:
+            if not 0 < len(rows) <= self._differing[outputs] <= _FEW_ROWS:
                 continue
             controls = spread_rows(np.flatnonzero(~self._case.suspects()), _SAMPLED_CONTROLS)
+            controls = light_rows(self._case.world, controls, _SAMPLED_EVENTS)
             sample = self._case.take(np.concatenate([rows, controls])).narrowed()
             for name in sample.differs.keys() - set(outputs):
                 sample.differs[name][:] = False

@@ -33,11 +33,11 @@ def solved(found: Puzzle) -> list[list[int]]:
 
 @given(
     st.lists(st.floats(1.0, 1000.0), min_size=EVENTS, max_size=EVENTS, unique=True),
-    st.sets(st.integers(0, NEWER - 1), max_size=3),
-    st.sets(st.integers(NEWER, EVENTS - 1), max_size=3),
+    st.sets(st.integers(0, NEWER - 1), max_size=4),
+    st.sets(st.integers(NEWER, EVENTS - 1), max_size=4),
     st.booleans(),
 )
-def test_up_to_three_missing_events_of_each_window_are_found(amounts, older, newer, with_counts):
+def test_up_to_four_missing_events_of_each_window_are_found(amounts, older, newer, with_counts):
     gone = sorted(older | newer)
     found = puzzle(amounts, gone, with_counts=with_counts)
     sets = solved(found)
