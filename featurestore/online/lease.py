@@ -2,6 +2,9 @@
 
 The holder renews its lease from a thread of its own. If it dies, the lease runs out; if it cannot renew in time, it is
 told when it asks, and when it gives the name back.
+
+A command that was not answered may have been done all the same, also much later by a store that hung. So a name that
+could not be taken, or given back, for sure is given back before the process calls it busy.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from typing import Protocol
 from featurestore.errors import StorageError
 from featurestore.online.refusals import busy, lost
 from featurestore.online.store import Hold
+
+_MOST_DOUBTFUL = 16
+"""Tokens of one name that are remembered, the latest."""
 
 
 class Leases(Protocol):
@@ -49,6 +55,7 @@ class Holder:
         self._held: dict[bytes, str] = {}
         self._until: dict[bytes, float] = {}
         self._lost: set[bytes] = set()
+        self._doubtful: dict[str, list[bytes]] = {}
         self._lock = threading.Lock()
         self._renewer: threading.Thread | None = None
         self._is_closed = threading.Event()
@@ -62,7 +69,7 @@ class Holder:
             StorageError: The store cannot be asked.
         """
         token, asked = uuid.uuid4().bytes, time.monotonic()
-        if not self._leases.take(name, token, self._seconds):
+        if not self._take(name, token) and not (self._give_back(name) and self._take(name, token)):
             raise busy(name)
         self._begin(name, token, asked)
         try:
@@ -89,6 +96,29 @@ class Holder:
                 self._lost.add(token)
             return token in self._held and token not in self._lost
 
+    def _take(self, name: str, token: bytes) -> bool:
+        """Take a name; tell whether it is held now."""
+        try:
+            return self._leases.take(name, token, self._seconds)
+        except StorageError:
+            self._doubt(name, token)
+            raise
+
+    def _doubt(self, name: str, token: bytes) -> None:
+        """Remember that a token may hold a name, or may yet, though nobody uses it."""
+        with self._lock:
+            self._doubtful[name] = [*self._doubtful.get(name, ()), token][-_MOST_DOUBTFUL:]
+
+    def _give_back(self, name: str) -> bool:
+        """Give a name back that a token holds which nobody uses; tell whether one did."""
+        with self._lock:
+            tokens = self._doubtful.get(name, [])
+        if not any(self._leases.release(name, token) for token in tokens):
+            return False
+        with self._lock:
+            self._doubtful.pop(name, None)
+        return True
+
     def _begin(self, name: str, token: bytes, asked: float) -> None:
         with self._lock:
             self._held[token] = name
@@ -104,9 +134,11 @@ class Holder:
             del self._held[token], self._until[token]
             is_lost = token in self._lost
             self._lost.discard(token)
-        with suppress(StorageError):  # a store that does not answer lets the lease run out
-            is_lost = not self._leases.release(name, token) or is_lost
-        return not is_lost
+        try:
+            return self._leases.release(name, token) and not is_lost
+        except StorageError:  # a store that does not answer lets the lease run out
+            self._doubt(name, token)
+            return not is_lost
 
     def _renew(self) -> None:
         """Renew what is held three times in the length of a lease."""

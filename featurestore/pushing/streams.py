@@ -151,6 +151,8 @@ class Streams:
     def catch_up(self) -> int:
         """Fold what online state lacks of all logs, and let it be complete up to the present instant.
 
+        Once the store is being closed, no further source is begun.
+
         Returns:
             How many events were folded, once for each view.
 
@@ -162,6 +164,8 @@ class Streams:
         folded = 0
         failures: list[Exception] = []
         for name, bound in self._sources().items():
+            if self._stop.is_set():
+                break
             try:
                 self._log.seal(name, self._clock.now_us())
                 folded += self._follow(bound, self._follow_alone)

@@ -58,3 +58,64 @@ def test_a_store_that_is_away_for_a_moment_costs_no_lease():
             leases.is_away = False
             assert hold.is_held()
     assert not hold.is_held(), "it was given back"
+
+
+class Unheard(Leases):
+    """Leases of a store that does what it is told, and of which the answers are lost while it is away."""
+
+    def __init__(self):
+        super().__init__()
+        self.holder = None
+
+    def take(self, name, token, seconds):
+        taken = self.holder is None
+        if taken:
+            self.holder = token
+        return self._answer() and taken
+
+    def release(self, name, token):
+        self._answer()
+        released = self.holder == token
+        if released:
+            self.holder = None
+        return released
+
+
+def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_process():
+    leases = Unheard()
+    holder = Holder(leases, 60)
+    leases.is_away = True
+    for _ in range(2):
+        with pytest.raises(StorageError), holder.hold("view"):
+            pass
+    leases.is_away = False
+    with pytest.raises(StateError), Holder(leases, 60).hold("view"):
+        pass
+    with holder.hold("view") as hold:
+        assert hold.is_held()
+    assert leases.holder is None
+
+
+def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_process():
+    leases = Unheard()
+    holder = Holder(leases, 60)
+    with holder.hold("view"):
+        leases.is_away = True
+    leases.is_away = False
+    assert leases.holder is not None
+    with holder.hold("view"):
+        pass
+    assert leases.holder is None
+
+
+def test_a_name_that_somebody_uses_is_never_given_back_for_another_attempt():
+    leases = Unheard()
+    holder = Holder(leases, 60)
+    leases.is_away = True
+    with pytest.raises(StorageError), holder.hold("view"):
+        pass
+    leases.is_away, leases.holder = False, None
+    with holder.hold("view") as hold:
+        with pytest.raises(StateError), holder.hold("view"):
+            pass
+        assert hold.is_held()
