@@ -159,7 +159,7 @@ class LivePlans:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            StateError: A view of it has no online state; nothing was changed.
+            StateError: A view of it has no online state, or a damaged record; nothing was changed.
         """
         with self._deciding():
             applied, live = self._catalog.plan(service), self.plan(service)
@@ -313,10 +313,17 @@ class LivePlans:
         return all(self._has_state(use.view) for use in plan.uses)
 
     def _has_state(self, view: ViewPlan) -> bool:
+        """Tell whether a view has state; damaged state counts, and is for those to report who read it."""
+        try:
+            return self._is_materialized(view)
+        except StateError:
+            return True
+
+    def _is_materialized(self, view: ViewPlan) -> bool:
         return records_of(self._store, [view])[view.name].watermark_us != NOTHING_YET
 
     def _check_filled(self, plan: Plan, consequence: str) -> None:
-        empty = [use.view.name for use in plan.uses if not self._has_state(use.view)]
+        empty = [use.view.name for use in plan.uses if not self._is_materialized(use.view)]
         if empty:
             raise StateError(
                 f"the view '{empty[0]}' has no online state for the plan {plan.fingerprint[:12]}: {consequence}",

@@ -2,6 +2,8 @@
 
 A plan goes live when all its views have online state. Until then the plan that was live before keeps answering, so that
 applying a definition interrupts nobody; every answer says which plan it came from.
+
+Which plan is live is asked once a second, in a thread: who has little time is answered by the plan known last.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Lock
-from typing import Any
+from math import inf
+from threading import Lock, Thread
+from typing import Any, TypeAlias
 
 from featurestore.catalog import Catalog
 from featurestore.dtypes import DType
-from featurestore.errors import RegistryError, RequestError, StateError, StorageError
+from featurestore.errors import FeatureStoreError, RegistryError, RequestError, StateError, StorageError
 from featurestore.live import LivePlans
 from featurestore.online.guarded import Guarded
 from featurestore.online.lookup import OnlineReader
+from featurestore.online.patience import seconds_left
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import NOBODY, Caller, ServingLog
 from featurestore.online.store import OnlineStore, records_of
@@ -29,10 +33,14 @@ from featurestore.temporal import Clock, duration_us
 _LOGGER = logging.getLogger("featurestore.serving")
 
 RECHECK_US = duration_us("1s")
-"""How long after an apply in another process the old plan may still answer."""
+"""How long after an apply in another process the old plan may still answer, beside the time that asking takes."""
 
 COMBINATIONS = 64
 """How many combinations of views are kept bound."""
+
+
+_Asked: TypeAlias = str | tuple[str, ...]
+"""A service, or views."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ class Serving:
         self.store = Guarded(store)
         self._log = log
         self._clock = clock
-        self._live: dict[str | tuple[str, ...], _Live] = {}
+        self._live: dict[_Asked, _Live] = {}
+        self._checks: dict[_Asked, Thread] = {}
         self._views: _LiveViews | None = None
         self._lock = Lock()
 
@@ -109,10 +118,15 @@ class Serving:
         return answer
 
     def answer_views(
-        self, names: Collection[str], entities: Sequence[Mapping[str, Any]], *, as_of: datetime | str | None
+        self,
+        names: Collection[str],
+        entities: Sequence[Mapping[str, Any]],
+        *,
+        as_of: datetime | str | None,
+        partial: bool = False,
     ) -> OnlineFeatures:
         """Answer all features of some views; see ``FeatureStore.get_online_views``."""
-        return self._views_reader(tuple(sorted(set(names)))).get(entities, as_of=as_of)
+        return self._views_reader(tuple(sorted(set(names)))).get(entities, as_of=as_of, partial=partial)
 
     def services(self) -> tuple[Plan, ...]:
         """Return the plans that answer, sorted by service."""
@@ -172,25 +186,47 @@ class Serving:
     def _views_reader(self, names: tuple[str, ...]) -> OnlineReader:
         return self._checked(names, lambda: plan_of_views(map(self._plans.view, names)))
 
-    def _checked(self, asked: str | tuple[str, ...], live_plan: Callable[[], Plan]) -> OnlineReader:
-        """Return the reader of a service or of views; which plan is live is asked now and then."""
-        known = self._live.get(asked)
-        now_us = self._clock.now_us()
-        if known is not None and 0 <= now_us - known.checked_at_us < RECHECK_US:
-            return known.reader
+    def _checked(self, asked: _Asked, live_plan: Callable[[], Plan]) -> OnlineReader:
+        """Return the reader of a service or of views; which plan is live is asked now and then.
+
+        Whoever is first to find that too long ago waits for what is found out, for half the time there is, since the
+        store is to be read yet; meanwhile the others are answered by what is known.
+        """
+        known, now_us = self._live.get(asked), self._clock.now_us()
+        if known is not None and not 0 <= now_us - known.checked_at_us < RECHECK_US:
+            check = Thread(target=self._check, args=(asked, live_plan, known, now_us), name="live plan", daemon=True)
+            if self._checks.setdefault(asked, check) is check:
+                check.start()
+                left = seconds_left()
+                check.join(None if left == inf else left / 2)
+                known = self._live.get(asked)
+        return self._bind(asked, live_plan(), None, now_us) if known is None else known.reader
+
+    def _check(self, asked: _Asked, live_plan: Callable[[], Plan], known: _Live, now_us: int) -> None:
+        """Find out which plan is live: if that cannot be asked, the one known last; if none is, forget that one."""
         try:
-            plan = live_plan()
+            self._bind(asked, live_plan(), known, now_us)
         except (RegistryError, StateError, StorageError) as error:
-            if known is None:
-                raise
             _LOGGER.warning("which plan is live cannot be asked; the one known last answers on: %s", error)
-            plan = known.reader.plan
+            self._bind(asked, known.reader.plan, known, now_us)
+        except FeatureStoreError:  # whoever asks next is told
+            with self._lock:
+                self._live.pop(asked, None)
+        finally:
+            del self._checks[asked]
+
+    def _bind(self, asked: _Asked, plan: Plan, known: _Live | None, now_us: int) -> OnlineReader:
+        """Take down which plan is live; one that was live before keeps its reader.
+
+        What became known meanwhile is newer, and stays.
+        """
         is_same = known is not None and known.reader.plan == plan
         reader = known.reader if known is not None and is_same else OnlineReader(plan, self.store, self._clock)
         with self._lock:
             if known is None and not isinstance(asked, str):
                 self._make_room()
-            self._live[asked] = _Live(reader, now_us)
+            if self._live.get(asked) is known:
+                self._live[asked] = _Live(reader, now_us)
         return reader
 
     def _make_room(self) -> None:

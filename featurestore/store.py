@@ -541,7 +541,12 @@ class FeatureStore:
         )
 
     def get_online_views(
-        self, views: Collection[str], entities: Sequence[Mapping[str, Any]], as_of: Instant | None = None
+        self,
+        views: Collection[str],
+        entities: Sequence[Mapping[str, Any]],
+        as_of: Instant | None = None,
+        *,
+        partial: bool = False,
     ) -> OnlineFeatures:
         """Answer all features of some views for some entities at one instant, whatever services there are.
 
@@ -552,6 +557,7 @@ class FeatureStore:
             views: Names of views; their columns are ``view__feature``.
             entities: For each row of the answer the key columns of all views by name; values of exactly their dtypes.
             as_of: Instant asked about, exclusive; the present one if ``None``.
+            partial: Whether views may answer if others cannot, as in ``get_online_features``.
 
         Returns:
             Values and statuses in the order of ``entities``; ``service`` is empty.
@@ -562,7 +568,7 @@ class FeatureStore:
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
-        return self._serving.answer_views(views, entities, as_of=as_of)
+        return self._serving.answer_views(views, entities, as_of=as_of, partial=partial)
 
     def audit(
         self,

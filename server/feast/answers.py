@@ -93,7 +93,7 @@ def answer(
         result = _ask(store, service, question.entities, count, request_id, wanted)
     else:
         wanted = [_Feature(f"{view}__{name}", view, name, f"{view}__{name}") for view, name in references]
-        result = _ask_views(store, references, question.entities, count)
+        result = _ask_views(store, references, question.entities, count, wanted)
     return _reply(question, result, wanted), result
 
 
@@ -219,28 +219,38 @@ def _ask(
     request_id: str | None,
     wanted: Sequence[_Feature],
 ) -> OnlineFeatures:
-    """Ask a service. A sum that does not fit, of a feature that nobody wants, takes nothing away."""
+    """Ask a service."""
     entities = _rows(plan.join_keys, given, count)
     inputs = _rows(plan.request, given, count) if plan.request else None
     ask = partial(store.get_online_features, plan.name, entities, inputs, request_id=request_id)
+    return _ask_for(wanted, ask, keys=plan.join_keys)
+
+
+def _ask_for(
+    wanted: Sequence[_Feature], ask: Callable[..., OnlineFeatures], *, keys: Sequence[Column]
+) -> OnlineFeatures:
+    """Ask the store. A sum that does not fit, of a feature that nobody wants, takes nothing away."""
     try:
         return _by_columns(ask)
     except ValueOverflowError as error:
         found = ask(partial=True)
         places = [found.columns.index(feature.column) for feature in wanted if feature.column in found.columns]
         if any(statuses[place] == ERROR for statuses in found.statuses for place in places):
-            key = next(iter(plan.join_keys)).name
-            field = f"/entities/{key}/{error.field.rpartition('/')[2]}"
+            field = f"/entities/{keys[0].name}/{error.field.rpartition('/')[2]}"
             raise ValueOverflowError(error.problem, field=field, hint=error.hint) from error
         return found
 
 
 def _ask_views(
-    store: FeatureStore, references: Sequence[tuple[str, str]], given: Mapping[str, Sequence[Any]], count: int
+    store: FeatureStore,
+    references: Sequence[tuple[str, str]],
+    given: Mapping[str, Sequence[Any]],
+    count: int,
+    wanted: Sequence[_Feature],
 ) -> OnlineFeatures:
     names = {view for view, _ in references}
     keys = [key for view in store.live_views() if view.name in names for key in view.entity.keys]
-    return _by_columns(lambda: store.get_online_views(names, _rows(keys, given, count)))
+    return _ask_for(wanted, partial(store.get_online_views, names, _rows(keys, given, count)), keys=keys)
 
 
 def _rows(columns: Sequence[Column], given: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:

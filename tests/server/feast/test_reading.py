@@ -11,10 +11,10 @@ from featurestore import Entity, FeatureService, FeatureStore, FrameSource, agg,
 from featurestore import request as request_input
 from featurestore.definitions.views import OnDemandFeatureView
 from featurestore.statuses import Status
-from featurestore.temporal import instant_us
+from featurestore.temporal import FixedClock, instant_us
 from server.app import create_app
 from server.feast.answers import NO_EVENT, STATUSES
-from tests.server.conftest import LAST, ORDERS, SPENDING, Caller
+from tests.server.conftest import LAST, NOW, ORDERS, SPENDING, Caller
 from tests.server.test_features import problem
 
 ROWS = {"user": [1, 2, 9]}
@@ -301,3 +301,16 @@ def test_without_state_it_is_not_healthy(store, tmp_path):
         call = Caller(create_app(empty))
         assert (call("GET", "/health").status_code, call("GET", "/health").content) == (503, b"")
         assert problem(ask(call, features=["spending:total"]))["code"] == "not-materialized"
+
+
+def test_a_sum_that_does_not_fit_takes_nothing_from_features_of_views(tmp_path):
+    bigs = FrameSource("bigs", frame=ORDERS.append_column("big", [[2**62, 2**62, 1]]), event_time="at")
+    features = {"sum": agg.sum(col("big")).over("1d"), "n": agg.count().over("1d")}
+    view = dataclasses.replace(SPENDING, name="bigs", source=bigs, features=features)
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as store:
+        store.apply(view)
+        store.materialize()
+        call = Caller(create_app(store))
+        assert columns(ask(call, features=["bigs:n"]))["n"]["values"] == [2, 1, 0]
+        refused = problem(ask(call, features=["bigs:n", "bigs:sum"]))
+    assert (refused["status"], refused["code"], refused["field"]) == (422, "overflow", "/entities/user/0")

@@ -1,10 +1,13 @@
 """Blue and green: a changed definition fills states of its own, and people decide when it answers."""
 
+import threading
+
 import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.errors import StateError, StorageError
+from featurestore.online.patience import Patience
 from featurestore.online.store import record_key, records_of, state_prefix
 from featurestore.serving import RECHECK_US
 from featurestore.temporal import FixedClock, instant_us
@@ -256,3 +259,36 @@ def test_state_of_a_plan_that_is_applied_again_meanwhile_is_not_removed(open_sto
     store._online.exclusive, store._online.write = exclusive, write
     assert len(removed) == 1 and not waiting
     assert live(open_store()) == first
+
+
+def test_a_damaged_record_takes_no_plan_off_and_cannot_be_promoted(open_store, source):
+    store = open_store()
+    old = apply(store, source, "1d")
+    store.materialize()
+    store._online.write([(record_key(store.plan(MODEL).uses[0].view), b"damaged")])
+    later = open_store()
+    with pytest.raises(StateError):
+        later.get_online_features(MODEL, KNOWN)
+    assert [plan.fingerprint for plan in later.live_services()] == [old]
+    with pytest.raises(StateError):
+        later.promote(MODEL)
+
+
+def test_who_has_little_time_is_answered_by_the_plan_known_last(open_store, source, clock, monkeypatch):
+    """A registry that does not answer keeps the event loop of a server no longer than it allows."""
+    server, trainer = open_store(), open_store()
+    old = apply(trainer, source, "1d")
+    trainer.materialize()
+    assert live(server) == old
+    new = apply(trainer, source, "2d")
+    trainer.materialize()
+    may_answer, ask = threading.Event(), server._serving._plans.plan
+    monkeypatch.setattr(server._serving._plans, "plan", lambda service: may_answer.wait(60) and ask(service))
+    clock.instant_us += RECHECK_US
+    with Patience(1.0):
+        assert live(server) == old
+    assert live(server) == old, "somebody asks already"
+    may_answer.set()
+    for thread in list(server._serving._checks.values()):
+        thread.join()
+    assert live(server) == new
