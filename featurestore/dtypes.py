@@ -11,6 +11,7 @@ import binascii
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -159,7 +160,8 @@ def read_value(dtype: DType, value: Any) -> Any:
     """Read one outside value (from JSON or Python) as a dtype, strictly: ``"1"`` is not 1 and 1 is not True.
 
     Integers are taken as floats, ISO 8601 text as timestamps and dates, text or integers as decimals, base64 text as
-    binary. Floats that are not finite become ``None``, negative zero becomes zero, as at every boundary.
+    binary. Floats that are not finite become ``None``, negative zero becomes zero, as at every boundary. Numbers of
+    NumPy and missing values of pandas are what ``plain`` makes of them.
 
     Args:
         dtype: What the value should be.
@@ -177,9 +179,23 @@ def read_value(dtype: DType, value: Any) -> Any:
         read = _READERS[dtype.kind](dtype, value)
     except (InstantError, InvalidOperation, binascii.Error) as error:
         raise ValueError(f"got {value!r}, expected {dtype}: {error}") from None
-    if read is _WRONG:
+    if read is not _WRONG:
+        return read
+    simple = plain(value)
+    if simple is value:
         raise ValueError(f"got {type(value).__name__} {value!r}, expected {dtype}")
-    return read
+    return read_value(dtype, simple)
+
+
+def plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's, exactly, and a missing value of pandas as ``None``; others as they are."""
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
+    if pandas is not None and (value is pandas.NA or value is pandas.NaT):
+        return None
+    if numpy is not None and isinstance(value, numpy.bool_ | numpy.integer | numpy.floating):
+        simple = value.item()
+        return value if type(simple) is type(value) else simple
+    return value
 
 
 def argument_text(value: Any) -> str:
@@ -234,7 +250,10 @@ def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
     except (InstantError, InvalidOperation, binascii.Error) as error:
         raise ValueError(f"expected {dtype}: {error}") from None
     if any(value is _WRONG for value in found):
-        raise ValueError(f"expected {dtype}")
+        simple = [plain(value) for value in values]
+        if all(new is old for new, old in zip(simple, values, strict=True)):
+            raise ValueError(f"expected {dtype}")
+        return read_values(dtype, simple)
     if dtype.kind == "timestamp":
         return pa.array(found, pa.int64()).cast(dtype.arrow)
     return pa.array(found, dtype.arrow)
@@ -282,7 +301,9 @@ def _read_timestamp(dtype: DType, value: Any) -> Any:
 
 
 def _read_instant(_: DType, value: Any) -> Any:
-    return within_years(instant_us(value)) if isinstance(value, str | datetime) else _WRONG
+    if isinstance(value, str) or (isinstance(value, datetime) and value == value):  # noqa: PLR0124  # NaT is not
+        return within_years(instant_us(value))
+    return _WRONG
 
 
 def _read_date(_: DType, value: Any) -> Any:

@@ -10,7 +10,6 @@ Readers take what they need from an answer and leave the rest, so that an older 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from featurestore.dtypes import DType, parse_dtype, read_value
+from featurestore.dtypes import DType, parse_dtype, plain, read_value
 from featurestore.errors import RequestError
 from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
 from featurestore.statuses import codes_of
@@ -254,11 +253,9 @@ def _plain(value: Any) -> Any:
 
     Numbers of NumPy are what Python makes of them, each exactly; what pandas writes for missing values is null.
     """
-    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
-    if pandas is not None and (value is pandas.NA or value is pandas.NaT):
-        return None
-    if numpy is not None and isinstance(value, numpy.bool_ | numpy.integer | numpy.floating):
-        return value.item()
+    simple = plain(value)
+    if simple is not value:
+        return simple
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str):

@@ -5,6 +5,8 @@ import math
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -230,3 +232,42 @@ def test_an_argument_is_read_back_as_the_value_it_was_written_of(dtype, value):
     text = argument_text(value)
     is_json = dtype.kind in ("bool", "int64", "float64", "list")
     assert read_value(dtype, json.loads(text) if is_json else text) == value
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "read"),
+    [
+        (INT64, np.int64(5), 5),
+        (INT64, np.uint8(5), 5),
+        (FLOAT64, np.float32(0.1), 0.10000000149011612),
+        (FLOAT64, np.int16(2), 2.0),
+        (BOOL, np.bool_(True), True),
+        (STRING, np.str_("ü"), "ü"),
+        (TIMESTAMP, pd.Timestamp("2026-02-28T01:00+01:00"), datetime(2026, 2, 28, tzinfo=UTC)),
+        (list_of(INT64), [np.int64(3), pd.NA], [3, None]),
+        *((dtype, missing, None) for dtype in ALL for missing in (pd.NA, pd.NaT)),
+    ],
+)
+def test_numbers_of_numpy_and_missing_values_of_pandas_are_read(dtype, value, read):
+    found = read_value(dtype, value)
+    assert found == read
+    assert type(found) in (type(read), type(value))
+    assert read_values(dtype, [value, None]).to_pylist() == [read, None]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (INT64, np.float64(5)),
+        (INT64, np.uint64(2**63)),
+        (INT64, np.bool_(True)),
+        (BOOL, np.int64(1)),
+        (STRING, np.int64(1)),
+        (INT64, np.longdouble(1)),
+    ],
+)
+def test_numbers_of_numpy_are_read_as_strictly_as_others(dtype, value):
+    with pytest.raises(ValueError, match=f"expected {dtype}"):
+        read_value(dtype, value)
+    with pytest.raises(ValueError, match=f"expected {dtype}"):
+        read_values(dtype, [value])
