@@ -256,9 +256,11 @@ OF_KINDS = (
     of_kinds("lists of float32", "precision", "recent", lambda items: [item and as_float32(item) for item in items]),
     of_kinds("decimal cents", "unit_or_scale", "price", lambda price: price * 100),
     of_kinds("instants five hours later", "time_zone", "paid", lambda paid: paid + timedelta(hours=5)),
-    of_kinds("booleans inverted", "unexplained", "is_large", lambda value: not value),
-    of_kinds("text in capitals", "unexplained", "kind", lambda kind: kind.upper()),
-    of_kinds("dates a day later", "unexplained", "day", lambda day: day + timedelta(days=1)),
+    of_kinds("booleans inverted", "unit_or_scale", "is_large", lambda value: not value),
+    of_kinds("text in capitals", "text_format", "kind", lambda kind: kind.upper()),
+    of_kinds("text cut off", "text_format", "kind", lambda kind: kind[:4]),
+    of_kinds("dates a day later", "unit_or_scale", "day", lambda day: day + timedelta(days=1)),
+    of_kinds("instants a second later", "unit_or_scale", "paid", lambda paid: paid + timedelta(seconds=1)),
     Fault(
         "empty lists for null",
         "default_for_null",
@@ -266,7 +268,7 @@ OF_KINDS = (
         altered(_emptied, partial(shop_of, "kinds")),
     ),
 )
-"""Faults in values of many dtypes; some of them say so little that anything might explain them, and nothing should."""
+"""Faults in values of many dtypes."""
 
 FAULTS: tuple[Fault, ...] = (
     Fault("state older than promised", "missed_refresh", true_shop, other_shop(until_us=END_US - 14 * HOUR)),

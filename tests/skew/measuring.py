@@ -102,8 +102,7 @@ _MATRIX = """
 Faults are planted in answers that were really served, everywhere and in a fifth of the rows, and audited. Rows are the
 causes planted, columns the causes named (in the same order), in percent of the values that differ. Equal values are
 never given a cause. What is named otherwise is mostly where a few small counts come out under another assumption too.
-Some faults have no cause to be named, and say so little that anything might explain them: a count that is capped,
-booleans that are inverted.
+A count that is capped has no cause to be named, and says so little that anything might explain it.
 """
 
 _FAULTS = """
@@ -113,5 +112,6 @@ Rows that came after the request, of a source that does not say when they became
 runs of the audited store took down that they were not there yet: *rows came after they were read*. Where none did, as
 for *rows came after the request*, they look like rows that were lost until a later request shows them. Where few rows
 show them, most are called lost: a column for the ingest time tells.
-Where nothing but a count is served, single rows in which it is one too small do not tell either.
+Where nothing but a count is served, single rows in which it is one too small do not tell either. Nor do single
+booleans, of which every wrong one is the opposite of the right one, or dates of a few days.
 """

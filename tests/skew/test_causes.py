@@ -20,7 +20,7 @@ LATE = "rows came after the request"
 LEAST_LATE = 0.7
 """The same for those, in all rows; in a fifth of the rows most are called lost, as the page says."""
 
-UNTOLD = {(name, 0.2) for name in (LATE, "counted events lost")}
+UNTOLD = {(name, 0.2) for name in (LATE, "counted events lost", "booleans inverted", "dates a day later")}
 """What a few rows do not tell, as the page says."""
 
 SINGLE = [

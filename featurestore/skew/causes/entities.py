@@ -16,6 +16,7 @@ from featurestore.kernels.events import NOT_FOUND
 from featurestore.kernels.words import validity
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.spelling import SPELLINGS
 from featurestore.skew.causes.world import ViewWorld, World, of_view
 from featurestore.skew.compare import NOT_LOGGED
 
@@ -92,9 +93,7 @@ def spellings(keys: Sequence[pa.Array], known: Sequence[pa.Array]) -> dict[str, 
         known: Keys of the source.
     """
     found: dict[str, Spelling] = {
-        "trimmed": pc.utf8_trim_whitespace,
-        "in lower case": pc.utf8_lower,
-        "in upper case": pc.utf8_upper,
+        **dict(SPELLINGS),
         "without leading zeros": _without_zeros,
         "as whole numbers": _whole,
         "as floats": _float,

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
+from featurestore.skew.causes.spelling import SPELLINGS
 from featurestore.skew.causes.windows import ZONES_US, zone_changes, zones_of
 from featurestore.skew.causes.world import World
 
@@ -84,9 +85,7 @@ def _changes(kind: pa.DataType, zones: list[str]) -> Iterator[tuple[str, Change]
             yield f"divided by {factor}", partial(_cut_by, factor=factor)
     elif pa.types.is_string(kind):
         yield "empty text in place of null", lambda array: array.fill_null("")
-        yield "trimmed", pc.utf8_trim_whitespace
-        yield "in lower case", pc.utf8_lower
-        yield "in upper case", pc.utf8_upper
+        yield from SPELLINGS
     elif pa.types.is_timestamp(kind):
         for unit in ("millisecond", "second", "minute", "hour", "day"):
             yield f"cut to the {unit}", partial(pc.floor_temporal, unit=unit)

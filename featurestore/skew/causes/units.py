@@ -1,4 +1,4 @@
-"""One factor or one offset for all values of a feature: another unit, another scale."""
+"""One factor or one offset for all values of a feature: another unit, another scale, another sense."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.plan.model import InputPlan, TypedExpr
 from featurestore.skew.causes.altering import (
@@ -28,6 +29,7 @@ from featurestore.skew.causes.altering import (
 )
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.world import ViewWorld, of_view
+from featurestore.temporal import MICROSECONDS, format_duration
 
 _FEWEST = 3
 """Distinct values that must agree on one factor or offset before it is a finding rather than chance."""
@@ -45,9 +47,13 @@ _CONSTANT_SHARE = 0.5
 
 
 def unit_or_scale(case: Case) -> Iterator[Variant]:
-    """Propose one factor or one offset for all values of a feature."""
+    """Propose one factor or one offset for all values of a feature, and that its booleans mean the opposite."""
     for output in case.outputs:
         dtype = dtype_of(case, output)
+        if dtype.kind in ("date", "timestamp"):
+            yield from _moved(case, output)
+        if dtype.kind == "bool":
+            yield _inverted(output)
         if not dtype.is_numeric:
             continue
         reference, served = differing(case, output)
@@ -80,6 +86,44 @@ def unit_or_scale(case: Case) -> Iterator[Variant]:
                 fix=f"Serve {output} in the unit it is trained in.",
                 least_share=_CONSTANT_SHARE,
             )
+
+
+def _moved(case: Case, output: str) -> Iterator[Variant]:
+    """Propose that dates, or instants, were all moved by the most frequent of the differences."""
+    reference, served = differing(case, output)
+    step, whole = (MICROSECONDS["d"], pa.int32()) if pa.types.is_date(reference.type) else (1, pa.int64())
+    gaps = pc.subtract(served.cast(whole).cast(pa.int64()), reference.cast(whole).cast(pa.int64()))
+    for gap, count in Counter(gaps.to_pylist()).most_common(1):
+        if count >= _FEWEST:
+            said = f"{format_duration(abs(gap) * step)} {'later' if gap > 0 else 'earlier'} than it is"
+            yield Variant(
+                "unit_or_scale",
+                f"{output} is served {said}",
+                changed(partial(_plus, whole=whole, offset=gap), output),
+                {"offset": f"{'-' if gap < 0 else ''}{format_duration(abs(gap) * step)}"},
+                outputs=frozenset({output}),
+                fix=f"Serve {output} as it is computed: one road has it {said}.",
+                bits=LEARNED_BITS,
+                least_share=_CONSTANT_SHARE,
+            )
+
+
+def _plus(array: pa.Array, whole: pa.DataType, offset: int) -> pa.Array:
+    return pc.add_checked(array.cast(whole).cast(pa.int64()), offset).cast(whole).cast(array.type)
+
+
+def _inverted(output: str) -> Variant:
+    """Propose the opposite of booleans: of nearly all, since whatever differs in a single one is its opposite."""
+    return Variant(
+        "unit_or_scale",
+        f"{output} is served inverted: true for false",
+        changed(pc.invert, output),
+        {"inverted": True},
+        outputs=frozenset({output}),
+        fix=f"Let {output} mean the same on both roads: one serves the opposite.",
+        least_share=_CONSTANT_SHARE,
+        least_held=HELD_SHARE,
+    )
 
 
 def _factors(left: Floats, right: Floats, *, is_whole: bool) -> list[float]:
@@ -184,4 +228,6 @@ def _of_decimals(array: pa.Array, change: Callable[[Decimal], Decimal]) -> pa.Ar
     return each(array, lambda value: change(value).quantize(step, ROUND_HALF_EVEN, context=_EXACT))
 
 
-UNIT_OR_SCALE = Hypothesis("unit_or_scale", "values have a constant factor or offset", unit_or_scale)
+UNIT_OR_SCALE = Hypothesis(
+    "unit_or_scale", "values have a constant factor or offset, or mean the opposite", unit_or_scale
+)
