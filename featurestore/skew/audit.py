@@ -315,7 +315,12 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
     if options.explain is not None:
         # What is no value cannot be reproduced.
         examined = {name: flags & ~unread[name] for name, flags in differs.items()}
-        left = found.collected.setdefault(plan.fingerprint, Collected(plan)).add(log, examined)
+        collected = found.collected.setdefault(plan.fingerprint, Collected(plan))
+        left = collected.add(log, examined)
+        dropped = collected.thin()
+        if dropped is not None and options.unexamined is not None:
+            rows, flags = dropped
+            options.unexamined(plan, rows, reference(plan, spine_of(plan, rows))[0], flags)
     if options.unexamined is not None:
         unexamined = {name: flags & (left | unread[name]) for name, flags in differs.items()}
         options.unexamined(plan, log, expected, unexamined)

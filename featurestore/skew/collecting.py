@@ -1,4 +1,8 @@
-"""Rows that an audit keeps while it goes through a log: those that differ, to explain them, and some that do not."""
+"""Rows that an audit keeps while it goes through a log: those that differ, to explain them, and some that do not.
+
+Where too many differ those of fewer entities are kept, chosen by a hash of their key: what begins to go wrong late is
+then among them, too.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ import pyarrow as pa
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.requests import PREVIOUS
+from featurestore.skew.sampling import BUCKETS, key_buckets
 from featurestore.skew.unread import is_unread
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 MOST_EXPLAINED = 200_000
-"""Rows that differ and are kept for proof; more than these are counted but not examined."""
+"""Rows that differ and are kept for proof; where there are more, some entities' are counted but not examined."""
 
 MOST_VALUES = 10_000_000
 """Values in these rows: of services with many features fewer rows are kept."""
@@ -35,6 +40,8 @@ class Collected:
         plan: The plan that answered them.
         rows: The rows, piece by piece.
         differs: Per output which of them differ.
+        limit: Of rows that differ those are kept whose entity's bucket lies below it.
+        seen: Count of rows that differ, kept or not.
         suspects: Count of kept rows that differ.
         controls: Count of kept rows that do not.
         clean: Per output the count of all rows that do not differ, kept or not.
@@ -44,6 +51,8 @@ class Collected:
     plan: Plan
     rows: list[pa.Table] = field(default_factory=list)
     differs: dict[str, list[Flags]] = field(default_factory=dict)
+    limit: int = BUCKETS
+    seen: int = 0
     suspects: int = 0
     controls: int = 0
     clean: dict[str, int] = field(default_factory=dict)
@@ -64,8 +73,8 @@ class Collected:
             any_differs |= flags
             self.clean[name] = self.clean.get(name, 0) + int((~flags & ~is_unread(log, name)).sum())
             self.different += int(flags.sum())
-        most = min(MOST_EXPLAINED, MOST_VALUES // max(1, len(differs)))
-        suspects = np.flatnonzero(any_differs)[: max(0, most - self.suspects)]
+        self.seen += int(any_differs.sum())
+        suspects = np.flatnonzero(any_differs & (key_buckets(self.plan, log) < self.limit))
         chosen = np.union1d(suspects, self._controls(log, any_differs, suspects))
         any_differs[suspects] = False
         if len(chosen) == 0:
@@ -76,6 +85,35 @@ class Collected:
         for name, flags in differs.items():
             self.differs.setdefault(name, []).append(flags[chosen])
         return any_differs
+
+    def thin(self) -> tuple[pa.Table, dict[str, Flags]] | None:
+        """Leave entities out until few enough rows that differ are kept.
+
+        Returns:
+            Rows that are not kept any more, and per output which of them differ; ``None`` if there are none.
+        """
+        most = min(MOST_EXPLAINED, MOST_VALUES // max(1, len(self.differs)))
+        if self.suspects <= most:
+            return None
+        table, flags = self.table(), self.flags()
+        differs = np.any(list(flags.values()), axis=0)
+        buckets = key_buckets(self.plan, table)
+        ordered = np.sort(buckets[differs])
+        self.limit = int(max(ordered[most // 2], ordered[0] + 1))
+        is_kept = differs & (buckets < self.limit)
+        if int(is_kept.sum()) > most:  # they are one entity's
+            rows = np.flatnonzero(is_kept)
+            is_kept[np.setdiff1d(rows, _spread(rows, most // 2))] = False
+        is_left = differs & ~is_kept
+        self.rows = [table.filter(pa.array(~is_left))]
+        self.differs = {name: [own[~is_left]] for name, own in flags.items()}
+        self.suspects = int(is_kept.sum())
+        return table.filter(pa.array(is_left)), {name: own[is_left] for name, own in flags.items()}
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the rows that differ which are kept."""
+        return self.suspects / self.seen if self.seen else 1.0
 
     def _controls(self, log: pa.Table, differs: Flags, suspects: Ints) -> Ints:
         """Choose rows that do not differ: some of the same entities, some of all."""

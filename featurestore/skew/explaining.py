@@ -120,7 +120,7 @@ def _explained(
     """Explain one lot; its events are gone from memory when this returns."""
     own = {name: flags[rows] for name, flags in differs.items()}
     case = case_of(collected.plan, log.take(pa.array(rows)), own, facts, first_number=number * _NUMBERS_EACH)
-    share = len(rows) / log.num_rows
+    share = len(rows) / log.num_rows * collected.kept_share
     clean = {name: int(count * share) for name, count in collected.clean.items()}
     proof = prove(case, clean=clean, known=known, progress=progress)
     return Part.of(case, proof), proof.variants
