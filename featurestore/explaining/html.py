@@ -30,11 +30,30 @@ def render_html(explanation: Explanation) -> str:
         f"{title}: {entity_line(explanation)}",
         heading(title, verdict(explanation), entity_line(explanation), f"plan {explanation.fingerprint[:12]}"),
         bullets(explanation.notes) if explanation.notes else None,
+        _summary(explanation),
         section("What could be seen", (panel(view.alias, bullets(view_lines(view))) for view in explanation.views))
         if explanation.views
         else None,
         (_value(explanation, value) for value in explanation.values),
     )
+
+
+def _summary(explanation: Explanation) -> Markup | None:
+    """Put the answers of all roads side by side, those that differ marked."""
+    if not explanation.values:
+        return None
+    roads = [{road: said for road, said, _ in road_lines(explanation, value)} for value in explanation.values]
+    names = list(dict.fromkeys(name for one in roads for name in one))
+    rows = [
+        (value.name, *(one.get(name, "") for name in names))
+        for value, one in zip(explanation.values, roads, strict=True)
+    ]
+    bad = [
+        place
+        for place, value in enumerate(explanation.values)
+        if any(agrees is False for *_, agrees in road_lines(explanation, value))
+    ]
+    return section("What each road answers", table(("value", *names), rows, values=range(1, len(names) + 1), bad=bad))
 
 
 def _value(explanation: Explanation, value: Value) -> Markup:
@@ -100,4 +119,4 @@ def _events(value: Value) -> Markup | None:
     rows = [
         [element("b", cell) if event.fate == USED else cell for cell in event_cells(event)] for event in value.events
     ]
-    return table(head, rows, shorts=(1, 2), values=range(3, len(head) - 1))
+    return table(head, rows, numbers=(0,), shorts=(1, 2), values=range(3, len(head) - 1))

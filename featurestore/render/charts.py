@@ -1,14 +1,17 @@
-"""Charts as inline SVG: a few shapes, colours from the page's variables, a title and text for every one.
+"""Charts: a few shapes, colours from the page's variables, a title and text for every one.
 
-Colours are ``var(--…)`` of the page, so a chart is light or dark as the page is. Every chart says in its title what it
-shows, for those who cannot see it, and every bar and point its numbers when pointed at.
+What has an axis is inline SVG, what has a name per bar a table with bars in it. Both are as wide as the room they get:
+places along the axis are percentages and everything else is pixels, so letters are as large on a phone as on a wide
+screen. Colours are ``var(--…)`` of the page, so a chart is light or dark as the page is. Every chart says in its title
+what it shows, for those who cannot see it, and every bar and point its numbers when pointed at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from featurestore.render.markup import Markup, element
 
@@ -16,14 +19,17 @@ REFERENCE = "var(--reference)"
 CURRENT = "var(--current)"
 BAD = "var(--bad)"
 GOOD = "var(--good)"
-COLORS = (*(f"var(--series-{i})" for i in range(1, 7)), "var(--muted)")
-"""Colours of parts of a whole; the last one is for the rest."""
+REST = "var(--muted)"
+COLORS = tuple(f"var(--series-{i})" for i in range(1, 7))
+"""Colours of parts of a whole; what they do not suffice for has that of the rest."""
 
-_WIDTH, _HEIGHT = 640, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
-_LANE = 170
+_HEIGHT, _TOP, _BOTTOM = 176, 10, 24
+_LANE = 34
+_NARROW, _NARROW_PAGE = 270, 350
+"""Pixels that a chart in a box, and one on the page itself, have at least: on a phone."""
+
 _TICKS = 4
-_LETTER = 7.2
+_LETTER = 7.3
 _ROUND = (1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0)
 
 
@@ -73,130 +79,168 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def line(title: str, labels: Sequence[str], series: Sequence[Series], *, percent: bool = False) -> Markup:
+def percent(share: float) -> str:
+    """Return a share in few characters; what is not nothing or all is never written as if it were.
+
+    Example:
+        >>> percent(0.1657), percent(1.0), percent(0.99999), percent(0.000001)
+        ('16.6%', '100%', '>99.9%', '<0.01%')
+    """
+    if share == 0:
+        return "0%"
+    if abs(share) < 1e-4:
+        return "<0.01%" if share > 0 else ">-0.01%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return f"{100 * share:,.0f}%" if abs(share) >= 9.995 else f"{100 * share:.3g}%"
+
+
+def line(
+    title: str, labels: Sequence[str], series: Sequence[Series], *, x: str, y: str, is_share: bool = False
+) -> Markup:
     """Return lines over a common axis.
 
     Args:
         title: What the chart shows.
-        labels: What each place of the axis is; first and last are written.
+        labels: What each place of the axis is; as many are written as have room, first and last among them.
         series: The lines.
-        percent: Whether the numbers are shares.
+        x: What the labels are, with their unit.
+        y: What the numbers are, with their unit.
+        is_share: Whether the numbers are shares.
     """
     most = _most(series)
+    places = [100 * i / (len(labels) - 1) if len(labels) > 1 else 50.0 for i in range(len(labels))]
     shapes: list[Markup] = []
     for one in series:
-        points = [(_x(i, len(labels)), _y(value, most)) for i, value in enumerate(one.values) if value is not None]
-        if len(points) > 1:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            shapes.append(element("polyline", points=path, fill="none", stroke=one.color, stroke_width=2))
+        points = [
+            None if value is None else (at, _y(value, most)) for at, value in zip(places, one.values, strict=True)
+        ]
+        for left, right in pairwise(points):
+            if left is not None and right is not None:
+                shapes.append(_stroke(left, right, one.color))
         for i, value in enumerate(one.values):
             if value is not None:
-                told = f"{labels[i]}: {one.name} {_told(value, percent=percent)}"
-                dot = element("title", told)
+                told = element("title", f"{labels[i]}: {one.name} {_told(value, is_share=is_share)}")
                 shapes.append(
-                    element(
-                        "circle", dot, cx=f"{_x(i, len(labels)):.1f}", cy=f"{_y(value, most):.1f}", r=3, fill=one.color
-                    )
+                    element("circle", told, cx=_share(places[i]), cy=f"{_y(value, most):.1f}", r=3, fill=one.color)
                 )
-    ends = [labels[0], labels[-1]] if len(labels) > 1 else list(labels)
-    return _chart(title, [*_axis(most, percent=percent), *shapes, *_ends(ends)], series)
+    return _chart(title, [*_axis(most, is_share=is_share), *shapes, *_labels(labels, places)], series, x=x, y=y)
 
 
 def bars(
-    title: str, labels: Sequence[str], series: Sequence[Series], *, percent: bool = False, all_labels: bool = False
+    title: str, labels: Sequence[str], series: Sequence[Series], *, x: str, y: str, is_share: bool = False
 ) -> Markup:
     """Return bars side by side: a histogram of several samples, or counts over time.
 
     Args:
         title: What the chart shows.
-        labels: What each group of bars is.
+        labels: What each group of bars is; as many are written as have room, first and last among them.
         series: One bar of each per group.
-        percent: Whether the numbers are shares.
-        all_labels: Whether to write every label, cut where it does not fit; else first and last.
+        x: What the labels are, with their unit.
+        y: What the numbers are, with their unit.
+        is_share: Whether the numbers are shares.
     """
     most = _most(series)
-    step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(labels))
+    step = 100 / max(1, len(labels))
     width = step * 0.84 / max(1, len(series))
     shapes: list[Markup] = []
     for number, one in enumerate(series):
         for i, value in enumerate(one.values):
             if not value:
                 continue
-            top = _y(value, most)
-            told = element("title", f"{labels[i]}: {one.name} {_told(value, percent=percent)}")
-            x = _LEFT + i * step + step * 0.08 + number * width
-            height = _HEIGHT - _BOTTOM - top
+            height = max(1.0, _HEIGHT - _BOTTOM - _y(value, most))
             shapes.append(
                 element(
                     "rect",
-                    told,
-                    x=f"{x:.1f}",
-                    y=f"{top:.1f}",
-                    width=f"{width:.1f}",
+                    element("title", f"{labels[i]}: {one.name} {_told(value, is_share=is_share)}"),
+                    x=_share(i * step + step * 0.08 + number * width),
+                    y=f"{_HEIGHT - _BOTTOM - height:.1f}",
+                    width=_share(width),
                     height=f"{height:.1f}",
                     fill=one.color,
                 )
             )
-    if all_labels:
-        written = [
-            _label(_cut(text, step), x=_LEFT + (i + 0.5) * step, y=_HEIGHT - 8, anchor="middle")
-            for i, text in enumerate(labels)
-        ]
-    else:
-        written = _ends([labels[0], labels[-1]] if len(labels) > 1 else list(labels))
-    return _chart(title, [*_axis(most, percent=percent), *shapes, *written], series)
+    written = _labels(labels, [(i + 0.5) * step for i in range(len(labels))])
+    return _chart(title, [*_axis(most, is_share=is_share), *shapes, *written], series, x=x, y=y)
 
 
 def ranked(
-    title: str, rows: Sequence[tuple[str, float]], *, percent: bool = False, colors: Sequence[str] = ()
+    title: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    *,
+    is_share: bool = False,
+    unit: str = "",
+    most: float | None = None,
+    colors: Sequence[str] = (),
 ) -> Markup:
-    """Return horizontal bars, one under the other, each with its label and number.
+    """Return horizontal bars, one under the other, each with its number, and a name per group of them.
 
     Args:
-        title: What the chart shows.
-        rows: Label and number of each.
-        percent: Whether the numbers are shares.
-        colors: Colour of each bar, if they are not all the same.
+        title: What the chart shows; it is written above.
+        labels: Name of each group.
+        series: One bar of each per group; ``None`` is none.
+        is_share: Whether the numbers are shares.
+        unit: What the numbers count, to be written behind them.
+        most: Number of a bar of full length; ``None`` for the largest number.
+        colors: Colour of each group, if they are not those of the series.
     """
-    most = max((value for _, value in rows), default=0.0) or 1.0
-    height, label_width = 24, 220
-    shapes: list[Markup] = []
-    for i, (label, value) in enumerate(rows):
-        y = 6 + i * height
-        room = _WIDTH - label_width - 70
-        told = element("title", f"{label}: {_told(value, percent=percent)}")
-        color = colors[i] if colors else BAD
-        width = max(1.0, room * value / most)
-        shapes += [
-            _label(_cut(label, label_width), x=label_width - 8, y=y + 13, anchor="end", color="var(--text)"),
-            element("rect", told, x=label_width, y=y, width=f"{width:.1f}", height=height - 7, rx=2, fill=color),
-            _label(_told(value, percent=percent), x=label_width + width + 6, y=y + 13, color="var(--text)"),
-        ]
-    return _svg(title, shapes, _WIDTH, 12 + height * len(rows))
+    largest = max((value for one in series for value in one.values if value is not None), default=0.0)
+    whole = most or largest or 1.0
+
+    def drawn(one: Series, place: int) -> Markup | None:
+        value = one.values[place]
+        if value is None:
+            return None
+        told = _told(value, is_share=is_share) + (f" {unit}" if unit else "")
+        share = min(max(value / whole, 0.0), 1.0)
+        style = f"width:calc((100% - 6em)*{share:.4f});background:{colors[place] if colors else one.color}"
+        return element("div", element("i", style=style), told, title=f"{labels[place]}: {one.name} {told}")
+
+    width = f"width:min({max(map(len, labels), default=0) + 2}ch,42cqw)"
+    rows = (
+        element(
+            "tr",
+            element("th", label, scope="row", style=width),
+            element("td", [drawn(one, place) for one in series], class_="bars"),
+        )
+        for place, label in enumerate(labels)
+    )
+    body = element("table", element("caption", title), element("tbody", rows), class_="ranked")
+    return element("figure", body, _legend_of(series), class_="chart")
 
 
-def stacked(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
+def colors_of(names: Iterable[str], rest: str) -> dict[str, str]:
+    """Return the colours of parts of a whole; the rest, and what comes when all are used, are grey.
+
+    Args:
+        names: The parts, in their order.
+        rest: Name of the part that is what remains.
+    """
+    known = iter(COLORS)
+    return {name: REST if name == rest else next(known, REST) for name in names}
+
+
+def stacked(title: str, parts: Sequence[tuple[str, float, str]]) -> Markup:
     """Return one bar of parts of a whole, with a legend.
 
     Args:
         title: What the chart shows.
-        parts: Label and size of each; beyond six they share the last colour.
+        parts: Label, size and colour of each.
     """
-    whole = sum(size for _, size in parts) or 1.0
+    whole = sum(size for _, size, _ in parts) or 1.0
     shapes: list[Markup] = []
-    legend = []
     x = 0.0
-    for i, (label, size) in enumerate(parts):
-        width = _WIDTH * size / whole
-        color = COLORS[min(i, len(COLORS) - 1)]
-        told = element("title", f"{label}: {_told(size / whole, percent=True)}")
-        shapes.append(element("rect", told, x=f"{x:.1f}", y=2, width=f"{width:.1f}", height=24, fill=color))
-        if width > 50:
-            share = _told(size / whole, percent=True)
-            shapes.append(_label(share, x=x + width / 2, y=18, anchor="middle", color="var(--on-color)"))
-        legend.append((f"{label} {_told(size / whole, percent=True)}", color))
-        x += width
-    return element("figure", _svg(title, shapes, _WIDTH, 28), _legend(legend), class_="chart")
+    for label, size, color in parts:
+        share = size / whole
+        told = element("title", f"{label}: {percent(share)}")
+        shapes.append(element("rect", told, x=_share(100 * x), y=0, width=_share(100 * share), height=26, fill=color))
+        if share * _NARROW > 45:
+            place = _share(100 * (x + share / 2))
+            shapes.append(_label(percent(share), x=place, y=18, anchor="middle", color="var(--on-color)"))
+        x += share
+    legend = _legend([(f"{label} {percent(size / whole)}", color) for label, size, color in parts])
+    return element("figure", _svg(title, shapes, 26), legend, class_="chart")
 
 
 def timeline(
@@ -205,7 +249,7 @@ def timeline(
     """Return marks on a common axis of time, a lane under the other.
 
     Args:
-        title: What the chart shows.
+        title: What the chart shows; it is written above.
         lanes: The marks; numbers on the axis, of any unit.
         labels: What the first and the last place of the axis are.
         band: A stretch of the axis that is shaded, and what it is; it may begin or end beyond the marks.
@@ -213,65 +257,52 @@ def timeline(
     places = [place for lane in lanes for place, _ in lane.marks]
     places += [edge for edge in (band[:2] if band else ()) if math.isfinite(edge)]
     low, high = min(places, default=0.0), max(places, default=0.0)
-    height, bottom = 26, 6 + 26 * len(lanes)
+    bottom = 4 + _LANE * len(lanes)
 
     def x(place: float) -> float:
         share = (min(max(place, low), high) - low) / (high - low) if high > low else 0.5
-        return _LANE + (_WIDTH - _LANE - _RIGHT) * share
+        return 1 + 98 * share
 
     shapes: list[Markup] = []
     if band is not None:
         left, right = x(band[0]), x(band[1])
         told = element("title", band[2])
         shapes.append(
-            element(
-                "rect", told, x=f"{left:.1f}", y=2, width=f"{right - left:.1f}", height=bottom - 2, fill="var(--grid)"
-            )
+            element("rect", told, x=_share(left), y=0, width=_share(right - left), height=bottom, fill="var(--grid)")
         )
     for number, lane in enumerate(lanes):
-        y = 6 + height * number + height / 2
-        shapes.append(_label(_cut(lane.name, _LANE), x=_LANE - 10, y=y + 4, anchor="end", color="var(--text)"))
+        y = 4 + _LANE * number
+        shapes.append(_label(lane.name, x="4", y=y + 12, color="var(--text)"))
         shapes += [
-            element("circle", element("title", told), cx=f"{x(place):.1f}", cy=f"{y:.1f}", r=4, fill=lane.color)
+            element("circle", element("title", told), cx=_share(x(place)), cy=y + 23, r=4, fill=lane.color)
             for place, told in lane.marks
         ]
-    ends = ((labels[0], _LANE, "start"), (labels[1], _WIDTH - _RIGHT, "end"))
-    shapes += [_label(text, x=at, y=bottom + 15, anchor=anchor) for text, at, anchor in ends]
-    return element("figure", _svg(title, shapes, _WIDTH, bottom + 22), class_="chart")
+    shapes += _labels(labels, [0.0, 100.0], y=bottom + 15, room=_NARROW_PAGE)
+    said = element("p", title, class_="axis")
+    return element("figure", said, _svg(title, shapes, bottom + 22), class_="chart")
 
 
-def sparkline(title: str, values: Sequence[float], *, color: str = CURRENT) -> Markup:
-    """Return a line of the size of a word.
-
-    Args:
-        title: What it shows.
-        values: Its numbers.
-        color: Its colour.
-    """
-    most = max(values, default=0.0) or 1.0
-    step = 96 / max(1, len(values) - 1)
-    points = " ".join(f"{2 + i * step:.1f},{20 - 17 * value / most:.1f}" for i, value in enumerate(values))
-    shape = element("polyline", points=points, fill="none", stroke=color, stroke_width=1.5)
-    return _svg(title, [shape], 100, 22, class_="spark")
+def _chart(title: str, shapes: Sequence[Markup], series: Sequence[Series], *, x: str, y: str) -> Markup:
+    plot = _svg(title, shapes, _HEIGHT, class_="plot")
+    above, below = element("p", f"↑ {y}", class_="axis"), element("p", f"{x} →", class_="axis along")
+    return element("figure", above, plot, below, _legend_of(series), class_="chart")
 
 
-def _chart(title: str, shapes: Sequence[Markup], series: Sequence[Series]) -> Markup:
-    legend = _legend([(one.name, one.color) for one in series]) if len(series) > 1 else None
-    return element("figure", _svg(title, shapes, _WIDTH, _HEIGHT), legend, class_="chart")
-
-
-def _svg(title: str, shapes: Sequence[Markup], width: int, height: int, class_: str | None = None) -> Markup:
+def _svg(title: str, shapes: Sequence[Markup], height: int, class_: str | None = None) -> Markup:
     return element(
         "svg",
         element("title", title),
         shapes,
-        viewBox=f"0 0 {width} {height}",
         role="img",
         aria_label=title,
         class_=class_,
-        width=width,
+        width="100%",
         height=height,
     )
+
+
+def _legend_of(series: Sequence[Series]) -> Markup | None:
+    return _legend([(one.name, one.color) for one in series]) if len(series) > 1 else None
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
@@ -281,26 +312,50 @@ def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
     return element("figcaption", items)
 
 
-def _axis(most: float, *, percent: bool) -> list[Markup]:
+def _axis(most: float, *, is_share: bool) -> list[Markup]:
     shapes = []
     for i in range(_TICKS + 1):
         value = most * i / _TICKS
         y = _y(value, most)
-        shapes.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", stroke="var(--grid)"))
-        shapes.append(_label(_told(value, percent=percent), x=_LEFT - 6, y=y + 4, anchor="end"))
+        shapes.append(element("line", x1="0", x2="100%", y1=f"{y:.1f}", y2=f"{y:.1f}", stroke="var(--grid)"))
+        shapes.append(_label(_told(value, is_share=is_share), x="-7", y=y + 4, anchor="end"))
     return shapes
 
 
-def _ends(labels: Sequence[str]) -> list[Markup]:
-    places = [(_LEFT, "start"), (_WIDTH - _RIGHT, "end")]
-    return [
-        _label(_cut(text, 280), x=x, y=_HEIGHT - 8, anchor=anchor)
-        for text, (x, anchor) in zip(labels, places, strict=False)
-    ]
+def _stroke(left: tuple[float, float], right: tuple[float, float], color: str) -> Markup:
+    return element(
+        "line",
+        x1=_share(left[0]),
+        y1=f"{left[1]:.1f}",
+        x2=_share(right[0]),
+        y2=f"{right[1]:.1f}",
+        stroke=color,
+        stroke_width=2,
+        stroke_linecap="round",
+    )
 
 
-def _label(text: str, *, x: float, y: float, anchor: str = "start", color: str = "var(--muted)") -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, fill=color, font_size=12.5)
+def _labels(
+    labels: Sequence[str], places: Sequence[float], *, y: float = _HEIGHT - 7, room: int = _NARROW
+) -> list[Markup]:
+    """Write the first label, the last and as many evenly between them as have room on a narrow screen."""
+    if not labels:
+        return []
+    fitting = int(room / (max(map(len, labels)) * _LETTER + 8))
+    gaps = min(len(labels) - 1, max(1, fitting - 1))
+    chosen = sorted({round(i * (len(labels) - 1) / gaps) for i in range(gaps + 1)}) if gaps else [0]
+    widest = room / len(chosen)
+    written = []
+    for i in chosen:
+        is_first, is_last = i == 0 and len(labels) > 1, i == len(labels) - 1 and len(labels) > 1
+        anchor = "start" if is_first else "end" if is_last else "middle"
+        x = 0.0 if is_first else 100.0 if is_last else places[i]
+        written.append(_label(_cut(labels[i], widest), x=_share(x), y=y, anchor=anchor))
+    return written
+
+
+def _label(text: str, *, x: str, y: float, anchor: str = "start", color: str = "var(--muted)") -> Markup:
+    return element("text", text, x=x, y=f"{y:.1f}", text_anchor=anchor, fill=color, font_size=12.5)
 
 
 def _cut(text: str, width: float) -> str:
@@ -317,14 +372,13 @@ def _most(series: Sequence[Series]) -> float:
     return next(unit * times for times in _ROUND if unit * times >= most * (1 - 1e-9))
 
 
-def _x(place: int, count: int) -> float:
-    room = _WIDTH - _LEFT - _RIGHT
-    return _LEFT + room * place / (count - 1) if count > 1 else _LEFT + room / 2
+def _share(hundredths: float) -> str:
+    return f"{hundredths:.2f}%"
 
 
 def _y(value: float, most: float) -> float:
     return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value / most
 
 
-def _told(value: float, *, percent: bool) -> str:
-    return f"{100 * value:.3g}%" if percent else short(value)
+def _told(value: float, *, is_share: bool) -> str:
+    return percent(value) if is_share else short(value)

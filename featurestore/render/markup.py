@@ -18,13 +18,17 @@ class Markup(str):
 
 Child = str | int | float | None | Iterable["Child"]
 
-_EMPTY = frozenset({"meta", "br", "line", "rect", "circle", "polyline", "path"})
+_EMPTY = frozenset({"meta", "br", "line", "rect", "circle"})
+_CONTROL = (*range(0x20), *range(0x7F, 0xA0))
+_TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SHOWN_INSTEAD = {code: "\ufffd" for code in (*_CONTROL, *_TURNING) if chr(code) not in "\t\n"}
 
 
 def escape(value: object) -> Markup:
     """Return a value as markup: unchanged if it is markup, else its text with everything special escaped.
 
-    Control characters, which have no place in a page, are shown as the replacement character.
+    Control characters, which have no place in a page, are shown as the replacement character; so are those that turn
+    the direction of text around, which would let a value rewrite what stands after it.
 
     Example:
         >>> escape("<b>")
@@ -32,7 +36,7 @@ def escape(value: object) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    text = "".join(c if c >= " " or c in "\t\n" else "\ufffd" for c in str(value))
+    text = str(value).translate(_SHOWN_INSTEAD)
     # A lone surrogate has no encoding.
     text = text.encode("utf-8", "replace").decode("utf-8")
     return Markup(html.escape(text, quote=True))

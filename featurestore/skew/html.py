@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from featurestore.render.charts import BAD, REFERENCE, Series, bars, line, ranked, short, stacked
+from featurestore.render.charts import BAD, REFERENCE, Series, bars, colors_of, line, percent, ranked, short, stacked
 from featurestore.render.markup import Child, Markup, element
-from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
+from featurestore.render.page import bullets, facts, folded, heading, page, pairs, panel, section, table, tiles
+from featurestore.skew.causes.catalogue import UNEXPLAINED
 from featurestore.skew.commands import explain_command
 from featurestore.skew.compare import FeatureCounts
 from featurestore.skew.difference import NumberDifferences
@@ -14,7 +15,8 @@ from featurestore.skew.findings import Example, Finding
 from featurestore.skew.report import AuditReport, Mismatch
 
 _SHOWN_FEATURES = 500
-_SHOWN_REASONS = 20
+_SHOWN_NAMES = 3
+_SHOWN_OF_FINDING = 10
 _SHOWN_CHARTS = 6
 _SHOWN_EXAMPLES = 3
 _SHOWN_EVENTS = 5
@@ -41,10 +43,11 @@ def render_html(report: AuditReport) -> str:
             f"a sample of {report.sample:.3%} of the entities" if report.sample < 1 else None,
             f"policy: {report.policy}" if report.policy else None,
         ),
+        _lead(report) if report.different else None,
+        element("p", element("b", report.telling)) if report.telling else None,
         _numbers(report),
         bullets(report.notes) if report.notes else None,
-        bullets(_reasons(report.reasons)),
-        element("p", element("b", report.telling)) if report.telling else None,
+        folded(report.reasons, "reasons"),
         _causes(report),
         _over_time(report),
         _slices(report),
@@ -55,23 +58,36 @@ def render_html(report: AuditReport) -> str:
     )
 
 
-def _reasons(reasons: Sequence[str]) -> list[str]:
-    shown = list(reasons[:_SHOWN_REASONS])
-    if len(reasons) > len(shown):
-        shown.append(f"and {len(reasons) - len(shown)} more")
-    return shown
+def _lead(report: AuditReport) -> list[Markup]:
+    """Say how much differs, where most, and why: what a reader in a hurry takes away."""
+    different = sorted((one for one in report.features if one.different), key=lambda one: (-one.share, one.name))
+    named = [f"{one.name} ({percent(one.share)})" for one in different]
+    where = f"in {len(different):,} of {len(report.features):,} features: {_first(named)}"
+    causes = [f"{cause} ({percent(count / report.examined)})" for cause, count in report.causes.items()]
+    what = f"{report.different:,} of {_values(report):,} values differ, {where}"
+    why = element("p", element("b", "Why: "), _first(causes), class_="lead") if causes else None
+    return [element("p", element("b", what), class_="lead"), *([why] if why else [])]
+
+
+def _first(names: Sequence[str], shown: int = _SHOWN_NAMES) -> str:
+    """Name the first of some, and count the others."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _values(report: AuditReport) -> int:
+    return sum(feature.compared for feature in report.features)
 
 
 def _numbers(report: AuditReport) -> Markup:
-    values = sum(feature.compared for feature in report.features)
-    share = report.different / values if values else 0.0
+    values = _values(report)
     return tiles(
         [
-            ("rows served", f"{report.served:,}"),
-            ("rows compared", f"{report.compared:,}"),
-            ("values compared", f"{values:,}"),
             ("values that differ", f"{report.different:,}"),
-            ("share that differs", _percent(share)),
+            ("share that differs", percent(report.different / values if values else 0.0)),
+            ("values compared", f"{values:,}"),
+            ("rows compared", f"{report.compared:,}"),
+            ("rows served", f"{report.served:,}"),
             ("rows of stale views", f"{report.stale:,}"),
         ]
     )
@@ -80,22 +96,32 @@ def _numbers(report: AuditReport) -> Markup:
 def _causes(report: AuditReport) -> Markup | None:
     if not report.findings:
         return None
-    parts = sorted(report.causes.items(), key=lambda item: -item[1])
-    chart = stacked(f"Causes of {report.examined} values that differ", parts)
-    return section("Why values differ", chart, (_finding(finding) for finding in report.findings))
+    colors = colors_of(report.causes, UNEXPLAINED)
+    parts = [(cause, count, colors[cause]) for cause, count in report.causes.items()]
+    chart = stacked(f"Causes of {report.examined:,} values that differ", parts)
+    return section(
+        "Why values differ", chart, (_finding(finding, colors[finding.cause]) for finding in report.findings)
+    )
 
 
-def _finding(finding: Finding) -> Markup:
-    proven = "proven by recomputation" if finding.is_proven else "not proven"
-    features = ", ".join(f"{name} ({count:,})" for name, count in finding.features.items())
+def _finding(finding: Finding, color: str) -> Markup:
+    features = _first([f"{name} ({count:,})" for name, count in finding.features.items()], _SHOWN_OF_FINDING)
     return panel(
-        f"{finding.cause}: {finding.values:,} values, {finding.share:.1%} of those examined",
-        element("p", finding.said, element("span", f" · {proven}", class_="muted")),
+        f"{finding.cause}: {finding.values:,} values, {percent(finding.share)} of those examined",
+        element("p", finding.said, _proof(finding)),
         bullets(finding.evidence) if finding.evidence else None,
         element("p", element("b", "Fix: "), finding.fix) if finding.fix else None,
         element("p", f"Features: {features}", class_="muted"),
         _examples(finding.examples[:_SHOWN_EXAMPLES]),
+        color=color,
     )
+
+
+def _proof(finding: Finding) -> Markup | None:
+    """Say whether a cause is proven; there is nothing to prove where none was found."""
+    if finding.is_proven:
+        return element("span", " · proven by recomputation", class_="good")
+    return None if finding.cause == UNEXPLAINED else element("span", " · not proven: it only fits", class_="doubt")
 
 
 def _examples(examples: Sequence[Example]) -> Markup | None:
@@ -116,7 +142,7 @@ def _examples(examples: Sequence[Example]) -> Markup | None:
         for found in examples
     ]
     head = ("feature", "entity", "as of", "reference", "served", "events that make the difference")
-    return element("details", element("summary", "examples"), table(head, rows, values=(1, 3, 4, 5)))
+    return element("details", element("summary", "examples"), table(head, rows, values=(1, 3, 4, 5), shorts=(2,)))
 
 
 def _event(event_time: str, ingest_time: str, values: dict[str, str | None]) -> str:
@@ -128,43 +154,59 @@ def _over_time(report: AuditReport) -> Markup | None:
     buckets = report.over_time
     if not buckets:
         return None
-    labels = [bucket.since for bucket in buckets]
+    labels = [_minute(bucket.since) for bucket in buckets]
     shares = [bucket.different / bucket.rows if bucket.rows else None for bucket in buckets]
     return section(
         "Over time",
-        element(
-            "div",
-            panel(
-                "Share of rows in which a value differs",
-                line("Share of rows that differ, over time", labels, [Series("differ", shares, BAD)], percent=True),
-            ),
-            panel(
-                "Rows compared",
-                bars("Rows compared, over time", labels, [Series("rows", [b.rows for b in buckets], REFERENCE)]),
-            ),
-            class_="pair",
+        pairs(
+            (
+                panel(
+                    "Share of rows in which a value differs",
+                    line(
+                        "Share of rows that differ, over time",
+                        labels,
+                        [Series("differ", shares, BAD)],
+                        x="as of, UTC",
+                        y="of the rows compared",
+                        is_share=True,
+                    ),
+                ),
+                panel(
+                    "Rows compared",
+                    bars(
+                        "Rows compared, over time",
+                        labels,
+                        [Series("rows", [bucket.rows for bucket in buckets], REFERENCE)],
+                        x="as of, UTC",
+                        y="rows",
+                    ),
+                ),
+            )
         ),
     )
+
+
+def _minute(instant: str) -> str:
+    """Write an instant without seconds that are none."""
+    return f"{instant[:10]} {instant[11:16]}" if len(instant) == 20 and instant.endswith(":00Z") else instant
 
 
 def _slices(report: AuditReport) -> Markup | None:
     if not report.slices:
         return None
-    rows = [(f"{one.by} {one.value}", one.of_different) for one in report.slices]
+    names = [f"{one.by} {one.value}" for one in report.slices]
     lines = [
-        (
-            f"{one.by} {one.value}",
-            f"{one.rows:,}",
-            f"{one.different:,}",
-            _percent(one.of_different),
-            _percent(one.of_rows),
-        )
-        for one in report.slices
+        (name, f"{one.rows:,}", f"{one.different:,}", percent(one.of_different), percent(one.of_rows))
+        for name, one in zip(names, report.slices, strict=True)
+    ]
+    shares = [
+        Series("of the rows that differ", [one.of_different for one in report.slices], BAD),
+        Series("of all rows", [one.of_rows for one in report.slices], REFERENCE),
     ]
     head = ("rows with", "compared", "differ", "of all that differ", "of all rows")
     return section(
         "What rows that differ have in common",
-        ranked("Share of all rows that differ, by slice", rows, percent=True),
+        ranked("How many of the rows that differ have it, beside all rows", names, shares, is_share=True),
         table(head, lines, numbers=(1, 2, 3, 4)),
     )
 
@@ -178,7 +220,7 @@ def _differences(features: Sequence[FeatureCounts]) -> Markup | None:
     more = f"and {len(known) - len(shown)} more features" if len(known) > len(shown) else None
     return section(
         "How far values differ",
-        element("div", (panel(feature.name, _difference(feature)) for feature in shown), class_="pair"),
+        pairs(panel(feature.name, _difference(feature)) for feature in shown),
         element("p", more, class_="muted") if more else None,
     )
 
@@ -186,18 +228,15 @@ def _differences(features: Sequence[FeatureCounts]) -> Markup | None:
 def _difference(feature: FeatureCounts) -> Child:
     parts: list[Markup] = []
     if (numbers := feature.numbers) is not None:
-        places = [
-            ("median", numbers.median),
-            ("90th percentile", numbers.p90),
-            ("99th percentile", numbers.p99),
-            ("largest", numbers.largest_absolute),
-        ]
+        places = ["median", "90th percentile", "99th percentile", "largest"]
+        sizes = [numbers.median, numbers.p90, numbers.p99, numbers.largest_absolute]
         said = f"{numbers.count:,} pairs; on average served {short(numbers.mean_signed)} above the reference"
         if numbers.mean_signed < 0:
             said = f"{numbers.count:,} pairs; on average served {short(-numbers.mean_signed)} below the reference"
         if numbers.mean_relative is not None:
-            said += f", {_percent(numbers.mean_relative)} off"
-        parts += [_histogram(feature.name, numbers), ranked(f"Quantiles of {feature.name}", places)]
+            said += f", {percent(numbers.mean_relative)} off"
+        parts.append(_histogram(feature.name, numbers))
+        parts.append(ranked("Absolute difference", places, [Series("absolute difference", sizes, BAD)]))
         parts.append(element("p", said, class_="muted"))
     if feature.confusion:
         rows = [(one.reference, one.current, f"{one.rows:,}") for one in feature.confusion]
@@ -211,7 +250,13 @@ def _difference(feature: FeatureCounts) -> Child:
 def _histogram(name: str, numbers: NumberDifferences) -> Markup:
     labels = [f"≤ {short(part.up_to)}" for part in numbers.histogram]
     counts = [part.pairs for part in numbers.histogram]
-    return bars(f"Pairs of {name} by absolute difference", labels, [Series("pairs", counts, BAD)])
+    return bars(
+        f"Pairs of {name} by absolute difference",
+        labels,
+        [Series("pairs", counts, BAD)],
+        x="absolute difference, logarithmic",
+        y="pairs of values",
+    )
 
 
 def _features(features: Sequence[FeatureCounts]) -> Markup:
@@ -228,7 +273,7 @@ def _features(features: Sequence[FeatureCounts]) -> Markup:
             f"{one.only_in_reference:,}",
             f"{one.only_in_current:,}",
             f"{one.of_stale_views:,}",
-            _percent(one.share),
+            percent(one.share),
             _interval(one),
             "" if one.largest_difference is None else short(one.largest_difference),
         )
@@ -246,7 +291,7 @@ def _features(features: Sequence[FeatureCounts]) -> Markup:
             "only served",
             "of stale views",
         ),
-        *("share", "95 %", "largest"),
+        *("share", "95 % interval", "largest"),
     )
     bad = [i for i, one in enumerate(shown) if one.different]
     more = f"and {len(ordered) - len(shown)} more, all of them in the JSON form" if len(ordered) > len(shown) else None
@@ -260,7 +305,7 @@ def _features(features: Sequence[FeatureCounts]) -> Markup:
 
 def _interval(feature: FeatureCounts) -> str:
     low, high = feature.interval
-    return "" if low == high else f"{_percent(low)} to {_percent(high)}"
+    return "" if low == high else f"{percent(low)} to {percent(high)}"
 
 
 def _statuses(features: Sequence[FeatureCounts]) -> Markup | None:
@@ -328,7 +373,7 @@ def _facts(report: AuditReport) -> Markup:
     if report.sums:
         rows.append(("what adds up", report.sums))
     rows.append(("form", report.schema))
-    return section("What was compared", table(("", ""), rows))
+    return section("What was compared", facts(rows))
 
 
 def _keys(keys: dict[str, str | None]) -> str:
@@ -337,7 +382,3 @@ def _keys(keys: dict[str, str | None]) -> str:
 
 def _value(value: str | None, status: str) -> Child:
     return ["null" if value is None else value, element("div", status, class_="muted") if status != "PRESENT" else None]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from featurestore.render.charts import BAD, CURRENT, Series, bars
+from featurestore.render.charts import BAD, CURRENT, Series, ranked
 from featurestore.render.markup import Markup, element
-from featurestore.render.page import bullets, page, panel, section, table
+from featurestore.render.page import bullets, folded, heading, page, pairs, panel, section, table
 from featurestore.skew.leakage import HINDSIGHT, LABEL_TIME, SHIFTS, FeaturePower, LeakageReport, SourceDelay
 from featurestore.temporal import format_duration
 
@@ -34,23 +34,39 @@ def render(report: LeakageReport) -> RenderableType:
 
 def render_html(report: LeakageReport) -> str:
     """Return the report as one HTML file that needs nothing else."""
+    titles = _head(report)
+    drawn = report.features[:_DRAWN]
+    rest = [f"{feature.name}: {line}" for feature in report.features[_DRAWN:] for line in _said(feature)]
     return page(
-        f"Leakage in {report.service}",
-        element("header", element("h1", f"Leakage in {report.service}"), element("p", _title(report))),
-        bullets(f"{feature.name}: {line}" for feature in report.flagged for line in feature.flags),
-        bullets(f"{feature.name}: {line}" for feature in report.doubted for line in _doubted(feature)),
-        section("Asked earlier", *(_chart(feature, report) for feature in report.features[:_DRAWN])),
+        f"Leakage in {report.service}: {_verdict(report)}",
+        heading(f"Leakage in {report.service}", _verdict(report)),
+        element("p", element("b", _title(report)), class_="lead"),
+        folded([f"{feature.name}: {line}" for feature in report.flagged for line in feature.flags], "reasons"),
+        folded([f"{feature.name}: {line}" for feature in report.doubted for line in feature.doubts], "doubts"),
+        section(
+            "What features tell when they are asked earlier",
+            pairs(_chart(feature, report) for feature in drawn),
+            folded(rest, "remarks"),
+        ),
         section(
             "All features",
             table(
-                _head(report),
+                titles,
                 [_cells(feature, report) for feature in report.features],
-                numbers=range(1, len(_head(report))),
+                numbers=range(1, len(titles)),
+                bad=[i for i, feature in enumerate(report.features) if feature.flags],
+                doubtful=[i for i, feature in enumerate(report.features) if feature.doubts],
             ),
         ),
-        bullets(f"{feature.name}: {line}" for feature in report.features for line in _notes(feature)),
-        section("How late events became known", table(_DELAYS, [_delay(one) for one in report.sources])),
+        section(
+            "How late events became known",
+            table(_DELAYS, [_delay(one) for one in report.sources], numbers=range(2, len(_DELAYS))),
+        ),
     )
+
+
+def _verdict(report: LeakageReport) -> str:
+    return "fail" if report.flagged else "doubtful" if report.doubted else "pass"
 
 
 def _title(report: LeakageReport) -> str:
@@ -95,6 +111,12 @@ def _notes(feature: FeaturePower) -> Iterator[str]:
         yield f"{feature.changed:,} values are other ones now: its sources were changed since"
 
 
+def _said(feature: FeaturePower) -> Iterator[str]:
+    yield from feature.flags
+    yield from _doubted(feature)
+    yield from _notes(feature)
+
+
 def _delay(delay: SourceDelay) -> list[str]:
     ages = [format_duration(round(seconds * 1e6)) for seconds in (delay.median_s, delay.p95_s, delay.longest_s)]
     return [delay.view, delay.source, *ages, f"{delay.beyond_lag:.1%}"]
@@ -103,10 +125,12 @@ def _delay(delay: SourceDelay) -> list[str]:
 def _chart(feature: FeaturePower, report: LeakageReport) -> Markup:
     moves = _moves(report)
     values = [feature.share, *(feature.earlier[move] for move in moves)]
-    color = BAD if feature.flags else CURRENT
-    series = [Series("share of the label's entropy", values, color)]
+    series = [Series("share", values, BAD if feature.flags else CURRENT)]
+    said = list(_said(feature))
     return panel(
-        feature.name, bars(feature.name, ["as trained", *moves.values()], series, percent=True, all_labels=True)
+        feature.name,
+        ranked("Share of the label's entropy it tells", ["as trained", *moves.values()], series, is_share=True, most=1),
+        bullets(said) if said else None,
     )
 
 

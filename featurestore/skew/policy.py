@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from featurestore.definitions.services import ANY_FEATURE
@@ -44,24 +44,25 @@ class Policy:
         return self.tolerances.get(feature, self.tolerances.get(ANY_FEATURE))
 
     def judge(self, report: AuditReport) -> AuditReport:
-        """Return the report with a verdict and its reasons.
+        """Return the report with a verdict and its reasons, of features those first that differ most.
 
         A difference that is not allowed fails. Without one, too few rows, or rows that could not be compared, mean that
         the audit cannot tell.
         """
         report = replace(report, policy=str(self))
         excused = self._excused(report)
+        worst_first = sorted(report.features, key=lambda feature: (-feature.share, feature.name))
         broken = [
             f"{feature.name}: {feature.different} of {feature.compared} values differ"
             + (f", {excused[feature.name]} of them as is allowed" if excused[feature.name] else "")
-            for feature in report.features
+            for feature in worst_first
             if feature.different - excused[feature.name] > self.allowed_share * feature.compared
         ]
         if broken:
             return replace(report, verdict=FAIL, reasons=tuple(broken))
         if doubts := tuple(self._doubts(report)):
             return replace(report, verdict=CANNOT_TELL, reasons=doubts)
-        if warnings := tuple(self._warnings(report.features)):
+        if warnings := tuple(self._warnings(worst_first)):
             return replace(report, verdict=WARN, reasons=warnings)
         values = sum(feature.compared for feature in report.features)
         said = f"{report.different} of {values} values differ, which is allowed"
@@ -94,7 +95,7 @@ class Policy:
             for skipped in report.skipped:
                 yield f"{skipped.rows} rows were not compared: {skipped.reason}"
 
-    def _warnings(self, features: tuple[FeatureCounts, ...]) -> Iterator[str]:
+    def _warnings(self, features: Sequence[FeatureCounts]) -> Iterator[str]:
         for feature in features:
             if self.warn_share is not None and feature.different > self.warn_share * feature.compared:
                 yield f"{feature.name}: {feature.different} of {feature.compared} values differ, as is allowed"

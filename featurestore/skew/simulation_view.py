@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from featurestore.render.charts import CURRENT, ranked, short
+from featurestore.render.charts import BAD, CURRENT, Series, ranked, short
 from featurestore.render.markup import element
-from featurestore.render.page import page, panel, table
+from featurestore.render.page import page, pairs, panel, section, table
 from featurestore.skew.compare import FeatureCounts
 from featurestore.skew.simulation import PolicyOutcome, Simulation
 from featurestore.temporal import format_duration
@@ -34,18 +34,32 @@ def render(simulation: Simulation) -> Table:
 
 def render_html(simulation: Simulation) -> str:
     """Return the simulation as one HTML file that needs nothing else."""
-    shares = [(outcome.refresh, outcome.share) for outcome in simulation.policies]
-    ages = [(outcome.refresh, outcome.staleness_s[1] / 60) for outcome in simulation.policies]
+    names = [outcome.refresh for outcome in simulation.policies]
+    shares = Series("share", [outcome.share for outcome in simulation.policies], BAD)
+    ages = Series("staleness", [outcome.staleness_s[1] / 60 for outcome in simulation.policies], CURRENT)
     return page(
         f"Refresh policies of {simulation.view}",
         element("header", element("h1", f"Refresh policies of {simulation.view}"), element("p", _title(simulation))),
-        panel("Values that differ from fresh ones", ranked("share of values", shares, percent=True)),
-        panel("Staleness", ranked("minutes, 95th percentile", ages, colors=[CURRENT] * len(ages))),
-        table(_HEAD, [_cells(outcome) for outcome in simulation.policies], numbers=_NUMBERS),
-        *(
-            panel(outcome.refresh, table(_FEATURES, list(_features(outcome)), numbers=(1, 2, 3)))
-            for outcome in simulation.policies
-            if outcome.share
+        section(
+            "What each refresh costs in truth",
+            pairs(
+                (
+                    panel(
+                        "Values that differ from fresh ones",
+                        ranked("Share of the values", names, [shares], is_share=True, most=1.0),
+                    ),
+                    panel("Staleness", ranked("95th percentile, in minutes", names, [ages], unit="min")),
+                )
+            ),
+            table(_HEAD, [_cells(outcome) for outcome in simulation.policies], numbers=_NUMBERS),
+        ),
+        section(
+            "Features under each refresh",
+            pairs(
+                panel(outcome.refresh, table(_FEATURES, list(_features(outcome)), numbers=(1, 2, 3)))
+                for outcome in simulation.policies
+                if outcome.share
+            ),
         ),
     )
 

@@ -229,7 +229,7 @@ def test_drift_says_by_its_exit_code_what_it_found(served, run):
     assert code == 2
     assert "cannot tell" in out
     assert json.loads((served / "drift.json").read_text())["schema"] == "featurestore-drift-2"
-    assert "<h1>Drift of model</h1>" in (served / "drift.html").read_text()
+    assert "<h1><span>Drift of model</span>" in (served / "drift.html").read_text()
     assert json.loads(run(*given, "--json", "-", "--recompute")[1])["features"][0]["split"]
     period = "..".join(SPAN[1::2])
     assert json.loads(run("drift", "model", "--reference", period, *SPAN, "--json", "-")[1])["reference_rows"] == 1
@@ -251,7 +251,7 @@ def test_drift_reports_are_listed_and_shown_again(served, run):
     code, out, _ = run("drifts", "show", "1", "--html", "again.html")
     assert code == 2
     assert "significance 0.02" in out
-    assert "<h1>Drift of model</h1>" in (served / "again.html").read_text()
+    assert "<h1><span>Drift of model</span>" in (served / "again.html").read_text()
     assert run("drifts", "show", "1", "--json", "-")[1] == printed
     code, _, err = run("drifts", "show", "7")
     assert (code, "no drift 7" in err) == (2, True)

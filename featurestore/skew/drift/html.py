@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from featurestore.render.charts import BAD, CURRENT, GOOD, REFERENCE, Series, bars, ranked, short
+from featurestore.render.charts import BAD, CURRENT, GOOD, REFERENCE, Series, bars, percent, ranked, short
 from featurestore.render.markup import Child, Markup, element
-from featurestore.render.page import bullets, heading, page, panel, section, table, tiles
+from featurestore.render.page import bullets, facts, folded, heading, page, pairs, panel, section, table, tiles
 from featurestore.skew.drift.distribution import AGED
 from featurestore.skew.drift.render import largest_difference, moved_most
 from featurestore.skew.drift.report import Category, DriftReport, FeatureDrift, Measured, Split
@@ -14,6 +14,7 @@ from featurestore.temporal import duration_us
 
 _SHOWN_CHARTS = 24
 _SHOWN_RANKED = 20
+_SHOWN_SPLITS = 8
 _SHOWN_CATEGORIES = 12
 _DAY_US = duration_us("1d")
 _NAMES = {
@@ -47,14 +48,14 @@ def render_html(report: DriftReport) -> str:
         ),
         tiles(
             [
+                ("features that drifted", f"{len(report.drifted):,}"),
+                ("features compared", f"{len(report.features):,}"),
                 ("rows of the reference", f"{report.reference_rows:,}"),
                 ("current rows", f"{report.current_rows:,}"),
-                ("what they are worth", " and ".join(f"{count:,}" for count in report.effective_rows)),
-                ("features compared", f"{len(report.features):,}"),
-                ("features that drifted", f"{len(report.drifted):,}"),
+                ("effective rows of both", " and ".join(f"{count:,}" for count in report.effective_rows)),
             ]
         ),
-        bullets(report.reasons),
+        folded(report.reasons, "reasons"),
         _overview(ordered),
         _splits(ordered, report),
         _distributions(ordered),
@@ -69,15 +70,18 @@ def _overview(features: Sequence[FeatureDrift]) -> Markup | None:
         return None
     said = "The largest difference of distribution functions (numbers) or of shares (categories, nulls), from 0 to 1."
     colors = [BAD if feature.is_drift else GOOD for feature in shown]
-    chart = ranked(
-        "Distance by feature", [(feature.name, largest_difference(feature)) for feature in shown], colors=colors
-    )
+    names = [feature.name for feature in shown]
+    distances = Series("distance", [largest_difference(feature) for feature in shown])
+    chart = ranked("Distance by feature; red where it drifted", names, [distances], colors=colors)
     return section("What moved most", element("p", said, class_="muted"), chart)
 
 
 def _splits(features: Sequence[FeatureDrift], report: DriftReport) -> Markup | None:
-    rows = [_split_row(feature.name, part) for feature in features for part in feature.split if part.total]
-    if not rows:
+    first, rest = (
+        [_split_row(feature.name, part) for feature in some for part in feature.split if part.total]
+        for some in (features[:_SHOWN_SPLITS], features[_SHOWN_SPLITS:])
+    )
+    if not first and not rest:
         return None
     said = (
         "Reference to served, in three steps that add up: to what the reference's definition has for the rows that were"
@@ -86,60 +90,66 @@ def _splits(features: Sequence[FeatureDrift], report: DriftReport) -> Markup | N
     )
     left_out = [f"{rows:,} rows are left out: {reason}" for reason, rows in report.not_recomputed.items()]
     head = ("feature", "measure", "total", "population", "definition", "skew", "share of skew")
-    shown = table(head, rows, numbers=(2, 3, 4, 5, 6))
+    more = element("summary", f"{len(features) - _SHOWN_SPLITS:,} more features")
     return section(
-        "Skew or population", element("p", said, class_="muted"), bullets(left_out) if left_out else None, shown
+        "Skew or population",
+        element("p", said, class_="muted"),
+        bullets(left_out) if left_out else None,
+        table(head, first, numbers=(2, 3, 4, 5, 6)),
+        element("details", more, table(head, rest, numbers=(2, 3, 4, 5, 6))) if rest else None,
     )
 
 
 def _split_row(name: str, part: Split) -> tuple[Child, ...]:
     numbers = (f"{number:.4g}" for number in (part.total, part.population, part.definition, part.skew))
-    return name, _NAMES.get(part.measure, part.measure), *numbers, f"{part.skew / part.total:.0%}"
+    return name, _NAMES.get(part.measure, part.measure), *numbers, percent(part.skew / part.total)
 
 
 def _distributions(features: Sequence[FeatureDrift]) -> Markup | None:
     shown = [feature for feature in features if feature.bins or feature.categories][:_SHOWN_CHARTS]
     if not shown:
         return None
-    panels = (panel(feature.name, _distribution(feature), _measures(feature)) for feature in shown)
-    return section("Distributions", element("div", panels, class_="pair"))
+    left = sum(bool(feature.bins or feature.categories) for feature in features) - len(shown)
+    return section(
+        "Distributions",
+        pairs(panel(feature.name, _distribution(feature), _measures(feature)) for feature in shown),
+        element("p", f"and {left:,} more features", class_="muted") if left else None,
+    )
 
 
 def _distribution(feature: FeatureDrift) -> Child:
     if feature.bins is not None:
         bins = feature.bins
         labels = [_bound(feature.dtype, edge) for edge in bins.lower_edges]
-        return [
-            _both(f"Distribution of {feature.name}, in bins by lower edge", labels, bins.reference, bins.current),
-            element("p", _ranges(feature), class_="muted"),
-        ]
+        chart = bars(
+            f"Distribution of {feature.name}, in bins by lower edge",
+            labels,
+            _both(bins.reference, bins.current, (sum(bins.reference), sum(bins.current))),
+            x="value, in bins by lower edge",
+            y="share of the rows with a value",
+            is_share=True,
+        )
+        return [chart, element("p", _ranges(feature), class_="muted")]
     known = feature.categories[:_SHOWN_CATEGORIES]
-    chart = _both(
-        f"Categories of {feature.name}",
+    chart = ranked(
+        "Share of the rows with a value, by category",
         [one.value for one in known],
-        [one.reference for one in known],
-        [one.current for one in known],
-        wholes=(feature.reference_rows - feature.reference_nulls, feature.current_rows - feature.current_nulls),
-        all_labels=True,
+        _both(
+            [one.reference for one in known],
+            [one.current for one in known],
+            (feature.reference_rows - feature.reference_nulls, feature.current_rows - feature.current_nulls),
+        ),
+        is_share=True,
     )
     return [chart, _listed("new", feature.new_categories), _listed("vanished", feature.vanished_categories)]
 
 
-def _both(
-    title: str,
-    labels: Sequence[str],
-    reference: Sequence[int],
-    current: Sequence[int],
-    *,
-    wholes: tuple[int, int] | None = None,
-    all_labels: bool = False,
-) -> Markup:
-    left, right = wholes or (sum(reference), sum(current))
-    series = [
+def _both(reference: Sequence[int], current: Sequence[int], wholes: tuple[int, int]) -> list[Series]:
+    left, right = wholes
+    return [
         Series("reference", [count / (left or 1) for count in reference], REFERENCE),
         Series("current", [count / (right or 1) for count in current], CURRENT),
     ]
-    return bars(title, labels, series, percent=True, all_labels=all_labels)
 
 
 def _listed(what: str, categories: Sequence[Category]) -> Markup | None:
@@ -206,4 +216,4 @@ def _all(features: Sequence[FeatureDrift]) -> Markup:
 def _not_compared(report: DriftReport) -> Markup | None:
     if not report.not_compared:
         return None
-    return section("Not compared", table(("feature", "reason"), list(report.not_compared.items())))
+    return section("Not compared", facts(report.not_compared.items()))

@@ -39,6 +39,15 @@ def test_a_person_finds_everything():
         assert text in shown, text
 
 
+def test_steps_of_features_that_moved_less_are_folded_away():
+    report = given("x")
+    several = [replace(feature, name=f"{feature.name}{turn}") for turn in range(3) for feature in report.features]
+    few, many = (read(render_html(replace(report, features=some))) for some in (report.features, tuple(several)))
+    assert "7 more features" in many.text
+    assert "7 more features" not in few.text
+    assert all(many.text.count(feature.name) >= 2 for feature in several), "folded away, not left out"
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_reports_of_little_are_pages(rows):
     side = pa.table({"number": pa.array([1.0] * rows, pa.float64())})

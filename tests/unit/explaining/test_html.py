@@ -64,6 +64,14 @@ def test_hostile_names_stay_text():
     assert reader.tags == read(render_html(rich("plain"))).tags
 
 
+def test_what_each_road_answers_comes_first_and_what_differs_is_marked():
+    page = render_html(rich("name"))
+    shown = [text for text in read(page).text if text.strip()]
+    assert shown.index("What each road answers") < shown.index("What could be seen")
+    table = page[page.index("What each road answers") : page.index("What could be seen")]
+    assert table.count('<tr class="bad">') == 1, "one of the two values was served otherwise"
+
+
 def test_a_person_finds_everything():
     """Verdict, roads, counts, the check that failed, and a picture of the window."""
     shown = "".join(read(render_html(rich("name"))).text)

@@ -107,15 +107,45 @@ def test_reports_of_little_are_pages(given):
     assert "Features" in shown
 
 
+def test_a_cause_that_only_fits_says_so_and_what_is_unexplained_has_nothing_to_prove():
+    found = rich("name")
+    shown = {}
+    for cause in ("event_lost", "unexplained"):
+        finding = replace(found.findings[0], cause=cause, is_proven=False)
+        shown[cause] = "".join(read(render_html(replace(found, findings=(finding,)))).text)
+    assert "not proven: it only fits" in shown["event_lost"]
+    assert "proven" not in shown["unexplained"]
+
+
+def test_what_differs_and_why_comes_before_everything_that_is_long():
+    """However many features differ, the causes follow after a few lines."""
+    found = rich("name")
+    features = tuple(replace(found.features[0], name=f"f{number:03d}") for number in range(200))
+    judged = Policy().judge(replace(found, features=features, telling="", notes=()))
+    shown = [text for text in read(render_html(judged)).text if text.strip()]
+    seen = shown[: shown.index("Why values differ")]
+    assert any(text.startswith("8,000 of 20,000 values differ, in 200 of 200 features: f000") for text in seen)
+    assert "197 more reasons" in seen
+    assert judged.reasons[3] in seen, "folded away, not left out"
+
+
+def test_instants_on_the_axis_are_written_whole():
+    found = replace(rich("name"), over_time=tuple(Bucket(f"2026-01-0{day}T00:00:00Z", "", 5, 1) for day in (1, 2)))
+    shown = read(render_html(found)).text
+    assert {"2026-01-01 00:00", "2026-01-02 00:00", "as of, UTC →"} <= set(shown)
+
+
 def test_a_person_finds_everything():
     shown = "".join(read(render_html(replace(rich("name"), verdict="fail"))).text)
     for text in (
         "fail",
         "Why values differ",
-        "30 values, 75.0%",
+        "40 of 100 values differ, in 1 of 1 features: name (40%)",
+        "Why: name (75%), other (25%)",
+        "30 values, 75%",
         "proven by recomputation",
         "Over time",
-        "97 %",
+        "97%",
         "9.5",
     ):
         assert text in shown, text

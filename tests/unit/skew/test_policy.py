@@ -37,6 +37,16 @@ def finding(cause, features, *, is_proven=True):
     return Finding(cause, "said", values, 1.0, values, features, is_proven, (), "", (), {})
 
 
+def test_reasons_name_first_what_differs_most():
+    features = [
+        FeatureCounts(name, "float64", equal=equal, mismatch=10) for name, equal in (("a", 90), ("b", 10), ("c", 10))
+    ]
+    broken = Policy().judge(report(*features)).reasons
+    warned = Policy(allowed_share=1.0, warn_share=0.0).judge(report(*features)).reasons
+    for reasons in (broken, warned):
+        assert [reason.partition(":")[0] for reason in reasons] == ["b", "c", "a"]
+
+
 @pytest.mark.parametrize(
     ("tolerance", "dtype", "expected"),
     [

@@ -1,6 +1,7 @@
 """Leaks that are planted are found, honest features are not, whatever they lose over time."""
 
 import random
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -233,6 +234,18 @@ def test_a_report_can_be_read_by_people_and_programs(built):
     shown = "".join(read(render_html(report)).text)
     assert "leaking__last" in shown
     assert "1 of 6 features are leaks" in shown
+    assert "Leakage in returns: fail" in shown
+
+
+def test_bars_of_noise_are_short_and_every_remark_is_on_the_page(cards, built):
+    noise = render_html(built[0].leakage(built[1], "returned"))
+    bar = re.search(r"honest__noise</h3>.*?\*([\d.]+)\)", noise)
+    assert bar is not None
+    assert float(bar[1]) < 0.01
+    report = cards[0].leakage(cards[1], "fraud")
+    shown = read(render_html(report)).text
+    assert "Leakage in frauds: doubtful" in shown
+    assert all(line in shown for feature in report.features for line in (*feature.evidence, *feature.notes))
 
 
 @pytest.mark.parametrize(("label", "problem"), [("retured", "no label 'retured'"), ("always", "one value only")])
