@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from featurestore.forgetting import Forgotten
     from featurestore.gating import Gate
     from featurestore.live import LivePlans, Removed, ServiceState
+    from featurestore.locking import Hold
     from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
-    from featurestore.online.store import Hold, OnlineStore
+    from featurestore.online.store import OnlineStore
     from featurestore.online.vitals import Vitals
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress

@@ -20,7 +20,7 @@ from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us, to_datetime
 
 if TYPE_CHECKING:
-    from featurestore.online.store import Hold
+    from featurestore.locking import Hold
 
 _LOGGER = logging.getLogger("featurestore.scheduling")
 _LOCK = "schedule"

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from featurestore.errors import StateError, StorageError
-from featurestore.online.lease import Holder
+from featurestore.locking import Holder
 
 
 class Leases:
@@ -29,7 +29,7 @@ class Leases:
 
 
 def hold_while_the_store_is_away(leases):
-    with Holder(leases, 0.6).hold("view") as hold:
+    with Holder(leases, 0.6, "store").hold("view") as hold:
         begun = time.monotonic()
         leases.is_away = True
         held = []
@@ -50,7 +50,7 @@ def test_a_lease_lasts_for_as_long_as_it_was_given_while_the_store_is_away():
 
 def test_a_store_that_is_away_for_a_moment_costs_no_lease():
     leases = Leases()
-    with Holder(leases, 0.6).hold("view") as hold:
+    with Holder(leases, 0.6, "store").hold("view") as hold:
         for _ in range(4):
             leases.is_away = True
             time.sleep(0.3)
@@ -83,13 +83,13 @@ class Unheard(Leases):
 
 def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_process():
     leases = Unheard()
-    holder = Holder(leases, 60)
+    holder = Holder(leases, 60, "store")
     leases.is_away = True
     for _ in range(2):
         with pytest.raises(StorageError), holder.hold("view"):
             pass
     leases.is_away = False
-    with pytest.raises(StateError), Holder(leases, 60).hold("view"):
+    with pytest.raises(StateError), Holder(leases, 60, "store").hold("view"):
         pass
     with holder.hold("view") as hold:
         assert hold.is_held()
@@ -98,7 +98,7 @@ def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_proces
 
 def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_process():
     leases = Unheard()
-    holder = Holder(leases, 60)
+    holder = Holder(leases, 60, "store")
     with holder.hold("view"):
         leases.is_away = True
     leases.is_away = False
@@ -110,7 +110,7 @@ def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_p
 
 def test_a_name_that_somebody_uses_is_never_given_back_for_another_attempt():
     leases = Unheard()
-    holder = Holder(leases, 60)
+    holder = Holder(leases, 60, "store")
     leases.is_away = True
     with pytest.raises(StorageError), holder.hold("view"):
         pass
