@@ -222,12 +222,14 @@ class FeatureStore:
         return bool(self._catalog.streams())
 
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
-        """Hold a name alone among all processes that share the online store; the hold tells whether it still does.
+        """Hold a name alone among all processes that share the registry; the hold tells whether it still does.
 
         Raises:
-            StateError: Another process holds it (``code`` is ``"busy"``).
+            StateError: Another process holds it (``code`` is ``"busy"``); or, when it is given back, it was lost
+                meanwhile (``"lease-lost"``).
+            RegistryError: The registry cannot be asked.
         """
-        return self._online.exclusive(name)
+        return self._registry.exclusive(name)
 
     def services(self) -> tuple[Plan, ...]:
         """Return the plans of all applied services, sorted by name."""
