@@ -94,6 +94,17 @@ def for_writing(connection: sa.Connection) -> sa.Connection:
     return connection.execution_options(featurestore_writes=True)
 
 
+def for_statement(connection: sa.Connection) -> sa.Connection:
+    """Mark a connection whose next transaction is one statement that writes.
+
+    Where the database can, it ends the transaction with the statement, so that a process that is stopped meanwhile
+    keeps nothing locked.
+    """
+    if connection.dialect.name == "sqlite":
+        return for_writing(connection)
+    return connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def what_is_left(engine: sa.Engine) -> str:
     """Overwrite what was deleted as far as the database can be told to; say where it may still be.
 

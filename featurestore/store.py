@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from featurestore.forgetting import Forgotten
     from featurestore.gating import Gate
     from featurestore.live import LivePlans, Removed, ServiceState
+    from featurestore.locking import Hold
     from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
-    from featurestore.online.store import Hold, OnlineStore
+    from featurestore.online.store import OnlineStore
     from featurestore.online.vitals import Vitals
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
@@ -221,12 +222,14 @@ class FeatureStore:
         return bool(self._catalog.streams())
 
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
-        """Hold a name alone among all processes that share the online store; the hold tells whether it still does.
+        """Hold a name alone among all processes that share the registry; the hold tells whether it still does.
 
         Raises:
-            StateError: Another process holds it (``code`` is ``"busy"``).
+            StateError: Another process holds it (``code`` is ``"busy"``); or, when it is given back, it was lost
+                meanwhile (``"lease-lost"``).
+            RegistryError: The registry cannot be asked.
         """
-        return self._online.exclusive(name)
+        return self._registry.exclusive(name)
 
     def services(self) -> tuple[Plan, ...]:
         """Return the plans of all applied services, sorted by name."""

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from featurestore.online.refusals import busy, conflict
-from featurestore.online.store import Hold
+from featurestore.locking import Hold, busy
+from featurestore.online.refusals import WHERE, conflict
 
 
 class MemoryOnlineStore:
@@ -52,7 +52,7 @@ class MemoryOnlineStore:
         """Hold a name alone among the threads of this process."""
         with self._lock:
             if name in self._held:
-                raise busy(name)
+                raise busy(name, WHERE)
             self._held.add(name)
         try:
             yield _Hold()

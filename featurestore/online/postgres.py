@@ -32,11 +32,12 @@ from sqlalchemy.schema import CreateTable
 
 from featurestore.database import LEFT_IN_POSTGRES
 from featurestore.errors import ConfigError
+from featurestore.locking import Hold, busy, lost
 from featurestore.online.options import count, identifier, read_url, seconds
 from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
 from featurestore.online.postgres_pool import Pool, PostgresConnection
-from featurestore.online.refusals import WHERE, busy, conflict, failed, lost, unavailable
-from featurestore.online.store import Hold, after
+from featurestore.online.refusals import WHERE, conflict, failed, unavailable
+from featurestore.online.store import after
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
 _ATTEMPTS = 5
@@ -179,7 +180,7 @@ class PostgresOnlineStore:
             with self._failures("lock"):
                 session = lending.enter_context(self._sessions.lent())
                 if session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
-                    raise busy(name)
+                    raise busy(name, WHERE)
             try:
                 yield _SessionHold(session)
                 is_done = True
@@ -187,7 +188,7 @@ class PostgresOnlineStore:
                 with suppress(psycopg.Error):
                     is_held = session.execute("SELECT pg_advisory_unlock(%s)", (number,)).fetchone() == (True,)
         if is_done and not is_held:
-            raise lost(name)
+            raise lost(name, WHERE)
 
     def close(self) -> None:
         """Close all connections that are not in use."""

@@ -26,11 +26,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from featurestore.errors import ConfigError, StorageError
-from featurestore.online.lease import Holder
+from featurestore.locking import Hold, Holder
 from featurestore.online.options import choice, count, existing_file, existing_folder, read_url, seconds, switch
 from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
-from featurestore.online.store import Hold, is_state_key
+from featurestore.online.store import is_state_key
 
 _WRITE = """
 local absent, present, kept, expiring, lifetime =
@@ -153,7 +153,7 @@ class RedisOnlineStore:
         )
         self._client = redis.Redis(connection_pool=self._pool)
         self._write = self._client.register_script(_WRITE)
-        self._holder = Holder(_Leases(self._client, prefix + b"l", self._place), options.get("lease", 15.0))
+        self._holder = Holder(_Leases(self._client, prefix + b"l", self._place), options.get("lease", 15.0), WHERE)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""

@@ -20,21 +20,6 @@ def conflict() -> StateError:
     )
 
 
-def busy(name: str) -> StateError:
-    """Return the error for a name that somebody else holds."""
-    return StateError(f"somebody else holds '{name}'", where=WHERE, hint="Wait until it has ended.", code="busy")
-
-
-def lost(name: str) -> StateError:
-    """Return the error for a name that was held and is not any more."""
-    return StateError(
-        f"'{name}' was no longer held when the work ended: the store was away for too long",
-        where=WHERE,
-        hint="Somebody else may have held it meanwhile; conditional writes were still safe. Run it again.",
-        code="lease-lost",
-    )
-
-
 SERVER_HINT = "See that the server runs and can be reached; asking again later may succeed."
 
 

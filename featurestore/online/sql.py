@@ -28,8 +28,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.database import CHECKPOINT_PAGES, what_is_left
 from featurestore.errors import ConfigError, StorageError
-from featurestore.online.refusals import WHERE, busy, conflict, lost, unavailable
-from featurestore.online.store import Hold, after
+from featurestore.locking import Hold, busy, lost
+from featurestore.online.refusals import WHERE, conflict, unavailable
+from featurestore.online.store import after
 
 _MOST_KEYS = 16_000
 """Keys of one statement; SQLite takes 32,766 variables."""
@@ -195,11 +196,11 @@ class SqlOnlineStore:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise busy(name) from None
+                raise busy(name, WHERE) from None
             hold = _FileHold(path, file.fileno())
             yield hold
             if not hold.is_held():
-                raise lost(name)
+                raise lost(name, WHERE)
 
     def close(self) -> None:
         """Close all connections; one that is being read from or written to, when that has ended."""

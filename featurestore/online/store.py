@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from featurestore.errors import StateError
+from featurestore.locking import Hold
 from featurestore.temporal import NOTHING_YET, duration_us
 
 
@@ -23,19 +24,6 @@ class StateReads(Protocol):
 
     def read(self, keys: Sequence[bytes], /) -> Mapping[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
-        ...
-
-
-class Hold(Protocol):
-    """A name while it is held."""
-
-    def is_held(self) -> bool:
-        """Ask whether the name is still held; may be called from several threads, until it is given back.
-
-        Once ``False``, always ``False``: somebody else holds the name, or may from now on. A store that cannot be asked
-        raises nothing: the name is held for as long as nobody else can have got it. ``True`` is true when it is said;
-        who works for long asks again and again.
-        """
         ...
 
 

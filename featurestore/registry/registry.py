@@ -1,4 +1,4 @@
-"""The registry: applied objects with their history, materialize runs, audits, drift. One database.
+"""The registry: applied objects with their history, materialize runs, audits, drift, leases. One database.
 
 Tables are made when they are absent, and a version says what shape they have; those of versions before are brought
 up to it when they are opened. Objects are JSON text here: the registry
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,8 @@ import sqlalchemy as sa
 
 from featurestore.database import failures, for_writing, open_database
 from featurestore.errors import RegistryError
+from featurestore.locking import Hold, Holder
+from featurestore.registry.leases import LEASE_SECONDS, RegistryLeases
 from featurestore.registry.records import (
     DONE,
     INTERRUPTED,
@@ -81,6 +83,7 @@ class Registry:
             RegistryError: The database cannot be used, or its tables are of another version.
         """
         self._engine = open_database(url, where=_WHERE)
+        self._holder = Holder(RegistryLeases(self._engine, _WHERE), LEASE_SECONDS, _WHERE)
         try:
             self._create()
         except RegistryError:
@@ -89,6 +92,7 @@ class Registry:
 
     def close(self) -> None:
         """Close all connections."""
+        self._holder.close()
         self._engine.dispose()
 
     def __enter__(self) -> Registry:
@@ -98,6 +102,17 @@ class Registry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def exclusive(self, name: str) -> AbstractContextManager[Hold]:
+        """Hold a name alone among all processes that share the registry, by a lease that a thread renews.
+
+        It is free again when it is given back, and ``LEASE_SECONDS`` after its holder has died.
+
+        Raises:
+            StateError: Somebody else holds it; or, when it is given back, it was lost meanwhile.
+            RegistryError: The database cannot be asked.
+        """
+        return self._holder.hold(name)
 
     @property
     def revision(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raise it when a table changes its shape."""
 
 METADATA = sa.MetaData()
@@ -130,6 +130,13 @@ CERTIFICATES = sa.Table(
     sa.Column("verdict", sa.String(50), nullable=False),
     sa.Column("document", sa.Text, nullable=False),
     sa.Index("registry_certificates_by_service", "service", "id"),
+)
+LEASES = sa.Table(
+    "registry_leases",
+    METADATA,
+    sa.Column("name", sa.String(500), primary_key=True),
+    sa.Column("token", sa.String(32), nullable=False),
+    sa.Column("until", sa.DateTime(timezone=True), nullable=False),
 )
 REVISION = "revision"
 VERSION = "schema_version"

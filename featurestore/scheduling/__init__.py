@@ -1,8 +1,8 @@
 """Keeping declared refreshes and audits going, in one process, or job by job.
 
 What is due follows from the registry's records of what ran, so nothing is lost when the process ends: started again, it
-first does what fell due meanwhile, once. Of several processes one leads, by a lock in the online store; the others
-stand by and take over when it ends, dies, or loses the lock.
+first does what fell due meanwhile, once. Of several processes one leads, by a lock in the registry; the others stand by
+and take over when it ends, some seconds after it dies, or when it loses the lock.
 """
 
 from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED

@@ -13,14 +13,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from featurestore.alerting import Alerts, news_of_job
 from featurestore.errors import ConfigError, FeatureStoreError, RegistryError
-from featurestore.online.refusals import UNAVAILABLE
 from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, JobRecord
 from featurestore.scheduling.jobs import Job, jobs_of
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us, to_datetime
 
 if TYPE_CHECKING:
-    from featurestore.online.store import Hold
+    from featurestore.locking import Hold
 
 _LOGGER = logging.getLogger("featurestore.scheduling")
 _LOCK = "schedule"
@@ -29,7 +28,7 @@ _SCHEDULE = "schedule"
 
 _STAND_BY_SECONDS = 2.0
 _CHECK_SECONDS = 2.0
-_PASSING = ("busy", "lease-lost", UNAVAILABLE, "registry-unavailable")
+_PASSING = ("busy", "lease-lost", "registry-unavailable")
 """Codes of what keeps a process from leading and passes by itself."""
 
 _MOST_MISSED = 1_000
@@ -91,7 +90,7 @@ class Runner:
     ) -> None:
         """Lead or stand by until told to stop; a job that is under way then is done to its end.
 
-        Who loses the lock, or cannot reach the store or the registry, stands by until it can lead again.
+        Who loses the lock, or cannot reach the registry, stands by until it can lead again.
 
         Args:
             stop: Set from another thread or a signal to end.

@@ -149,7 +149,7 @@ def test_tables_of_another_version_are_refused(url, tmp_path):
     with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
         connection.execute("UPDATE registry_meta SET value = 99 WHERE name = 'schema_version'")
     connection.close()
-    with pytest.raises(RegistryError, match="version 99, this library reads 5"):
+    with pytest.raises(RegistryError, match="version 99, this library reads 6"):
         Registry(url)
 
 
@@ -244,6 +244,18 @@ def test_tables_of_version_4_get_the_one_of_drift(url, tmp_path):
         assert registry.add_drift(record) == 1
     with Registry(url) as registry:
         assert registry.drifts("s") == (record,)
+
+
+def test_tables_of_version_5_get_the_one_of_leases(url, tmp_path):
+    with Registry(url) as registry:
+        registry.set_live(Live("s", "f", "", 1))
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("DROP TABLE registry_leases")
+        connection.execute("UPDATE registry_meta SET value = 5 WHERE name = 'schema_version'")
+    connection.close()
+    with Registry(url) as registry, registry.exclusive("schedule") as hold:
+        assert hold.is_held()
+        assert registry.live() == {"s": Live("s", "f", "", 1)}
 
 
 def test_drift_is_kept_newest_first_under_its_number(registry):

@@ -3,18 +3,20 @@
 import signal
 import threading
 import time
-import uuid
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-import redis
+import sqlalchemy as sa
 
 from featurestore import FeatureService, FeatureView
 from featurestore.errors import StateError
+from featurestore.registry.leases import LEASE_SECONDS
+from featurestore.registry.tables import LEASES
 from featurestore.scheduling import Runner
 from featurestore.temporal import duration_us
-from tests.servers import postgres_folders, running_postgres
+from tests.servers import postgres_folders, redis_programs, running_postgres, running_redis
 
 MINUTE = duration_us("1m")
 FRESH, HOURLY = "refresh every 1m", "refresh every 1h lag 10m"
@@ -138,18 +140,73 @@ def test_what_fell_due_while_nothing_ran_is_taken_down_when_somebody_leads_again
     assert process.error is None
 
 
-def test_a_lease_that_somebody_took_away_ends_leading(opened, redis_url):
-    prefix = uuid.uuid4().hex
-    online = f"{redis_url}?prefix={prefix}&lease=1s"
-    with running(opened(online=online), opened(online=online)) as (first, second):
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry(request, tmp_path):
+    """Settings that name a registry."""
+    if request.param == "sqlite":
+        return {"registry": f"sqlite:///{tmp_path}/registry.db"}
+    return {"registry": request.getfixturevalue("postgres_database")}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr("featurestore.registry.registry.LEASE_SECONDS", 1.0)
+
+
+def change(url, statement):
+    """Do as somebody would who works on the registry's tables by hand."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        assert connection.execute(statement).rowcount == 1
+    engine.dispose()
+
+
+def test_another_takes_over_at_once_from_one_that_is_stopped(opened, registry):
+    """Its lease need not run out."""
+    with running(opened(**registry), opened(**registry)) as (first, second):
         first.thread.start()
         until(lambda: first.is_leading)
         second.thread.start()
         until(lambda: second.said)
-        with redis.Redis.from_url(redis_url) as client:
-            assert client.delete(f"{prefix}|lschedule") == 1
+        assert second.said == ["standing by: somebody else holds 'schedule'"]
+        first.stop.set()
+        first.thread.join(PATIENCE_SECONDS)
+        begun = time.monotonic()
+        until(lambda: second.is_leading)
+        assert time.monotonic() - begun < LEASE_SECONDS / 3
+    assert (first.error, second.error) == (None, None)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_lease_that_somebody_deleted_ends_leading(opened, registry):
+    with running(opened(**registry), opened(**registry)) as (first, second):
+        first.thread.start()
+        until(lambda: first.is_leading)
+        second.thread.start()
+        until(lambda: second.said)
+        change(registry["registry"], LEASES.delete().where(LEASES.c.name == "schedule"))
+        # It may be quick enough to find out, and to take it again, before the other has asked.
         until(lambda: len(first.said) > 1)
         assert "no longer held" in first.said[1]
+        until(lambda: first.is_leading != second.is_leading)
+    assert (first.error, second.error) == (None, None)
+
+
+@pytest.mark.usefixtures("short")
+def test_nobody_leads_beside_whoever_stole_the_lease(opened, registry):
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with running(opened(**registry), opened(**registry)) as (first, second):
+        first.thread.start()
+        until(lambda: first.is_leading)
+        second.thread.start()
+        until(lambda: second.said)
+        change(registry["registry"], LEASES.update().values(token="somebody", until=later))
+        until(lambda: not first.is_leading)
+        assert "no longer held" in first.said[1]
+        time.sleep(1.5)
+        assert not first.is_leading
+        assert not second.is_leading
+        change(registry["registry"], LEASES.delete().where(LEASES.c.token == "somebody"))
         until(lambda: first.is_leading != second.is_leading)
     assert (first.error, second.error) == (None, None)
 
@@ -162,33 +219,50 @@ def server():
         yield started
 
 
-def locked(server):
+def end_sessions(server):
     with psycopg.connect(server.url, autocommit=True) as admin:
-        return admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()[0]
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
 
 
-def test_who_loses_the_lock_stops_leading_and_outages_end_nobody(opened, server):
-    """A leader whose session was ended led on beside the next one; a stopped server ended those that stood by."""
-    online = f"{server.url}?table=online_{uuid.uuid4().hex[:8]}&connect_timeout=2s"
-    with running(opened(online=online), opened(online=online)) as (first, second):
+@pytest.mark.usefixtures("short")
+def test_outages_of_the_registry_end_nobody(opened, server):
+    """A session that is ended costs nothing; who cannot renew its lease stops leading when that has run out."""
+    with running(opened(registry=server.url), opened(registry=server.url)) as (first, second):
         first.thread.start()
         until(lambda: first.is_leading)
         second.thread.start()
         until(lambda: second.said)
-        with psycopg.connect(server.url, autocommit=True) as admin:
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
-        until(lambda: len(first.said) > 1)
-        assert "no longer held" in first.said[1]
-        until(lambda: first.is_leading != second.is_leading)
+        end_sessions(server)
+        time.sleep(1.5)
+        assert (first.is_leading, second.is_leading) == (True, False)
         server.stop(signal.SIGINT)
-        until(lambda: not first.is_leading and not second.is_leading)
+        until(lambda: not first.is_leading)
+        assert "no longer held" in first.said[1]
         time.sleep(0.5)
+        assert not second.is_leading
         assert first.thread.is_alive()
         assert second.thread.is_alive()
         server.start_again()
         until(lambda: first.is_leading != second.is_leading)
-        assert locked(server) == 1
+        with psycopg.connect(server.url) as admin:
+            assert admin.execute("SELECT name FROM registry_leases").fetchall() == [("schedule",)]
     assert (first.error, second.error) == (None, None)
+
+
+@pytest.mark.usefixtures("short")
+def test_an_online_store_that_goes_away_costs_nobody_the_lead(opened):
+    with running_redis(next(iter(redis_programs().values()))) as online:
+        store = opened(online=f"{online.url}?timeout=200ms&connect_timeout=200ms")
+        with running(store) as (process,):
+            process.thread.start()
+            until(lambda: process.has(FRESH) and process.has(HOURLY))
+            online.stop()
+            time.sleep(1.5)
+            assert process.said == ["leading"]
+        assert process.error is None
 
 
 def test_what_does_not_pass_by_itself_ends_it(opened, monkeypatch):

@@ -4,19 +4,20 @@ import time
 
 import pytest
 
-from featurestore.errors import StateError, StorageError
-from featurestore.online.lease import Holder
+from featurestore.errors import RegistryError, StateError, StorageError
+from featurestore.locking import Holder
 
 
 class Leases:
     """Leases of a store that can be away."""
 
-    def __init__(self):
+    def __init__(self, error=StorageError):
+        self.error = error
         self.is_away = False
 
     def _answer(self):
         if self.is_away:
-            raise StorageError("it is away")
+            raise self.error("it is away")
         return True
 
     def take(self, name, token, seconds):
@@ -29,7 +30,7 @@ class Leases:
 
 
 def hold_while_the_store_is_away(leases):
-    with Holder(leases, 0.6).hold("view") as hold:
+    with Holder(leases, 0.6, "store").hold("view") as hold:
         begun = time.monotonic()
         leases.is_away = True
         held = []
@@ -42,15 +43,17 @@ def hold_while_the_store_is_away(leases):
         assert not hold.is_held(), "somebody else may have had it meanwhile"
 
 
-def test_a_lease_lasts_for_as_long_as_it_was_given_while_the_store_is_away():
+@pytest.mark.parametrize("error", [StorageError, RegistryError])
+def test_a_lease_lasts_for_as_long_as_it_was_given_while_the_store_is_away(error):
     with pytest.raises(StateError) as caught:
-        hold_while_the_store_is_away(Leases())
+        hold_while_the_store_is_away(Leases(error))
     assert caught.value.code == "lease-lost"
 
 
-def test_a_store_that_is_away_for_a_moment_costs_no_lease():
-    leases = Leases()
-    with Holder(leases, 0.6).hold("view") as hold:
+@pytest.mark.parametrize("error", [StorageError, RegistryError])
+def test_a_store_that_is_away_for_a_moment_costs_no_lease(error):
+    leases = Leases(error)
+    with Holder(leases, 0.6, "store").hold("view") as hold:
         for _ in range(4):
             leases.is_away = True
             time.sleep(0.3)
@@ -60,11 +63,20 @@ def test_a_store_that_is_away_for_a_moment_costs_no_lease():
     assert not hold.is_held(), "it was given back"
 
 
+@pytest.mark.parametrize("error", [StorageError, RegistryError])
+def test_a_store_that_is_away_when_a_name_is_given_back_lets_the_lease_run_out(error):
+    leases = Leases(error)
+    with Holder(leases, 60, "store").hold("view"):
+        leases.is_away = True
+    with pytest.raises(error), Holder(leases, 60, "store").hold("view"):
+        pass
+
+
 class Unheard(Leases):
     """Leases of a store that does what it is told, and of which the answers are lost while it is away."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, error=StorageError):
+        super().__init__(error)
         self.holder = None
 
     def take(self, name, token, seconds):
@@ -81,24 +93,26 @@ class Unheard(Leases):
         return released
 
 
-def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_process():
-    leases = Unheard()
-    holder = Holder(leases, 60)
+@pytest.mark.parametrize("error", [StorageError, RegistryError])
+def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_process(error):
+    leases = Unheard(error)
+    holder = Holder(leases, 60, "store")
     leases.is_away = True
     for _ in range(2):
-        with pytest.raises(StorageError), holder.hold("view"):
+        with pytest.raises(error), holder.hold("view"):
             pass
     leases.is_away = False
-    with pytest.raises(StateError), Holder(leases, 60).hold("view"):
+    with pytest.raises(StateError), Holder(leases, 60, "store").hold("view"):
         pass
     with holder.hold("view") as hold:
         assert hold.is_held()
     assert leases.holder is None
 
 
-def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_process():
-    leases = Unheard()
-    holder = Holder(leases, 60)
+@pytest.mark.parametrize("error", [StorageError, RegistryError])
+def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_process(error):
+    leases = Unheard(error)
+    holder = Holder(leases, 60, "store")
     with holder.hold("view"):
         leases.is_away = True
     leases.is_away = False
@@ -110,7 +124,7 @@ def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_p
 
 def test_a_name_that_somebody_uses_is_never_given_back_for_another_attempt():
     leases = Unheard()
-    holder = Holder(leases, 60)
+    holder = Holder(leases, 60, "store")
     leases.is_away = True
     with pytest.raises(StorageError), holder.hold("view"):
         pass

@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from featurestore.errors import StorageError
-from featurestore.online.refusals import busy, lost
-from featurestore.online.store import Hold
+from featurestore.locking.names import UNANSWERED, Hold, busy, lost
 
 _MOST_DOUBTFUL = 16
 """Tokens of one name that are remembered, the latest."""
 
 
 class Leases(Protocol):
-    """Where leases are kept; each operation is atomic."""
+    """Where leases are kept; each operation is atomic.
+
+    Where they cannot be asked, a ``StorageError`` or ``RegistryError`` says so.
+    """
 
     def take(self, name: str, token: bytes, seconds: float) -> bool:
         """Make a token the holder of a name that nobody holds; tell whether it is now."""
@@ -43,15 +44,17 @@ class Leases(Protocol):
 class Holder:
     """Holds names for a process. One thread renews all of them, and ends when there are none."""
 
-    def __init__(self, leases: Leases, seconds: float) -> None:
+    def __init__(self, leases: Leases, seconds: float, where: str) -> None:
         """Hold nothing yet.
 
         Args:
             leases: Where leases are kept.
             seconds: How long a name stays held after the process has died.
+            where: The store, for messages and as the name of the thread.
         """
         self._leases = leases
         self._seconds = seconds
+        self._where = where
         self._held: dict[bytes, str] = {}
         self._until: dict[bytes, float] = {}
         self._lost: set[bytes] = set()
@@ -66,11 +69,11 @@ class Holder:
 
         Raises:
             StateError: Somebody else holds it, or it was lost while it was held.
-            StorageError: The store cannot be asked.
+            StorageError, RegistryError: The store cannot be asked.
         """
         token, asked = uuid.uuid4().bytes, time.monotonic()
         if not self._take(name, token) and not (self._give_back(name) and self._take(name, token)):
-            raise busy(name)
+            raise busy(name, self._where)
         self._begin(name, token, asked)
         try:
             yield _Lease(self, token)
@@ -78,7 +81,7 @@ class Holder:
             self._end(name, token)
             raise
         if not self._end(name, token):
-            raise lost(name)
+            raise lost(name, self._where)
 
     def close(self) -> None:
         """Let the thread end now if nothing is held."""
@@ -100,7 +103,7 @@ class Holder:
         """Take a name; tell whether it is held now."""
         try:
             return self._leases.take(name, token, self._seconds)
-        except StorageError:
+        except UNANSWERED:
             self._doubt(name, token)
             raise
 
@@ -125,7 +128,7 @@ class Holder:
             self._until[token] = asked + self._seconds
             if self._renewer is None:
                 self._is_closed.clear()
-                self._renewer = threading.Thread(target=self._renew, name="online store leases", daemon=True)
+                self._renewer = threading.Thread(target=self._renew, name=f"{self._where} leases", daemon=True)
                 self._renewer.start()
 
     def _end(self, name: str, token: bytes) -> bool:
@@ -136,7 +139,7 @@ class Holder:
             self._lost.discard(token)
         try:
             return self._leases.release(name, token) and not is_lost
-        except StorageError:  # a store that does not answer lets the lease run out
+        except UNANSWERED:  # a store that does not answer lets the lease run out
             self._doubt(name, token)
             return not is_lost
 
@@ -157,7 +160,7 @@ class Holder:
     def _renew_one(self, token: bytes, name: str) -> None:
         """Renew a lease; one that is lost stays lost, and what was given back meanwhile is not."""
         asked = time.monotonic()
-        with suppress(StorageError):  # the next time may succeed
+        with suppress(*UNANSWERED):  # the next time may succeed
             is_renewed = self._leases.renew(name, token, self._seconds)
             with self._lock:
                 if token in self._held and is_renewed:
