@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.data import Sizes
+from benchmarks.measure import yardstick
 from benchmarks.sections import SECTIONS
 
 RESULTS = Path(__file__).parent / "results.md"
@@ -22,20 +23,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="featurestore-bench-", dir=options.folder) as folder:
         sizes = Sizes().divided(50) if options.quick else Sizes()
         bench = Bench(Path(folder), sizes, repeats=1 if options.quick else 3, is_quick=options.quick)
-        parts = [_head(options.quick)]
+        parts, before = [], yardstick()
         for name in options.only or SECTIONS:
             print(f"measuring: {name}", flush=True)
             lines = SECTIONS[name](bench)
             print("\n".join(lines), flush=True)
             parts.append("\n".join(lines))
-    text = "\n\n".join(parts) + "\n"
+    text = "\n\n".join([_head(options.quick, before, yardstick()), *parts]) + "\n"
     if options.quick or options.only:
         print(f"{RESULTS.name} is written by a whole run only")
     else:
         RESULTS.write_text(text)
 
 
-def _head(is_quick: bool) -> str:
+def _head(is_quick: bool, before: tuple[float, float], after: tuple[float, float]) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     note = " A quick run: the numbers mean nothing." if is_quick else ""
@@ -44,7 +45,8 @@ def _head(is_quick: bool) -> str:
         "Written by `make bench` in one run, on data generated from a seed; ratios mean more than seconds. The "
         f"quickest of three runs counts (of one for DuckDB's windows).{note}\n\n"
         f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, Python {platform.python_version()}; "
-        f"{versions}."
+        f"{versions}. How fast the machine was, before and after: adding up ten million integers in Python took "
+        f"{before[0]:.2f} and {after[0]:.2f} s, sorting ten million floats {before[1]:.2f} and {after[1]:.2f} s."
     )
 
 

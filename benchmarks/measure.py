@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,17 @@ def best_of(count: int, module: str, *arguments: object) -> Measured:
     runs = [run(module, *arguments) for _ in range(count)]
     quickest = min(runs, key=lambda found: found.seconds)
     return Measured(quickest.seconds, max(found.peak_bytes for found in runs), quickest.more)
+
+
+def yardstick() -> tuple[float, float]:
+    """Return how long this machine takes to add up ten million integers in Python, and to sort ten million floats.
+
+    What differs between two records beyond these is not the machine's doing.
+    """
+    begun = time.perf_counter()
+    total = 0
+    for number in range(10_000_000):
+        total += number
+    added = time.perf_counter()
+    np.sort(np.random.default_rng(1).random(10_000_000))
+    return added - begun, time.perf_counter() - added

@@ -420,17 +420,8 @@ class Registry:
 
     def _create(self) -> None:
         """Make or complete the tables if need be; reading comes first, so that a full registry needs no write."""
-        with self._reading() as connection:
-            version = _version(connection) if sa.inspect(connection).has_table(META.name) else None
-        if version is None:
-            with self._writing() as connection:
-                METADATA.create_all(connection)
-                version = _version(connection)
-                if version is None:
-                    version = SCHEMA_VERSION
-                    starting = [{"name": VERSION, "value": version}, {"name": REVISION, "value": 0}]
-                    connection.execute(META.insert(), starting)
-        elif version < SCHEMA_VERSION:
+        version = self._known_version() or self._made()
+        if version < SCHEMA_VERSION:
             with self._writing() as connection:
                 version = _brought_up(connection)
         if version != SCHEMA_VERSION:
@@ -440,6 +431,31 @@ class Registry:
                 hint="Use the version of the library that wrote them, or another registry URL.",
                 code="registry-version",
             )
+
+    def _known_version(self) -> int | None:
+        """Return the version of the tables, ``None`` if there are none."""
+        with self._reading() as connection:
+            return _version(connection) if sa.inspect(connection).has_table(META.name) else None
+
+    def _made(self) -> int:
+        """Make the tables, unless another process does at the same time; return their version.
+
+        Raises:
+            RegistryError: They cannot be made.
+        """
+        try:
+            with self._writing() as connection:
+                METADATA.create_all(connection)
+                version = _version(connection)
+                if version is None:
+                    version = SCHEMA_VERSION
+                    starting = [{"name": VERSION, "value": version}, {"name": REVISION, "value": 0}]
+                    connection.execute(META.insert(), starting)
+        except RegistryError:  # where the other was faster its tables are there now
+            version = self._known_version()
+            if version is None:
+                raise
+        return version
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -10,7 +10,7 @@ from featurestore.alerting import UNDELIVERED, Alerts, news_of_audit, news_of_dr
 from featurestore.config import AuditJobConfig, DriftJobConfig
 from featurestore.drifting import read_reference
 from featurestore.errors import ConfigError, listing
-from featurestore.plan.model import Plan
+from featurestore.plan.model import Plan, ViewPlan
 from featurestore.policies import check_policies
 from featurestore.scheduling.triggers import GridTrigger, LaterTrigger, Trigger, read_crontab
 from featurestore.store import FeatureStore
@@ -59,22 +59,20 @@ def jobs_of(store: FeatureStore) -> tuple[Job, ...]:
 
 def _refreshes(store: FeatureStore) -> Iterator[Job]:
     """Views that are refreshed alike are one job."""
-    groups: dict[tuple[int, int], list[str]] = {}
+    groups: dict[tuple[int, int], list[ViewPlan]] = {}
     continuous = (duration_us(store.config.schedule.refresh), 0)
     for view in store.live_views():
         refresh = view.refresh
-        groups.setdefault((refresh.period_us, refresh.lag_us) if refresh.period_us else continuous, []).append(
-            view.name
-        )
-    for (period_us, lag_us), names in sorted(groups.items()):
+        groups.setdefault((refresh.period_us, refresh.lag_us) if refresh.period_us else continuous, []).append(view)
+    for (period_us, lag_us), views in sorted(groups.items()):
         trigger = GridTrigger(period_us, lag_us)
-        name = f"refresh {trigger}"
+        name, names = f"refresh {trigger}", sorted(view.name for view in views)
         yield Job(
             name,
             _spread(store, name, trigger),
             _refreshing(store, names),
-            about=", ".join(sorted(names)),
-            is_wanted=_has_new(store, names),
+            about=", ".join(names),
+            is_wanted=_has_new(store, views),
         )
 
 
@@ -86,12 +84,16 @@ def _refreshing(store: FeatureStore, names: list[str]) -> Callable[[], str]:
     return work
 
 
-def _has_new(store: FeatureStore, names: list[str]) -> Callable[[], bool]:
-    """Return what tells whether a view was never materialized as it is applied."""
+def _has_new(store: FeatureStore, views: Sequence[ViewPlan]) -> Callable[[], bool]:
+    """Return what tells whether a view was never materialized as it answers, or as it is applied.
+
+    Which it is that answers may be known later than what is applied, or sooner.
+    """
+    names = {view.name for view in views}
 
     def is_wanted() -> bool:
-        views = (view for view in store.views() if view.name in names)
-        return any(store.registry.last_run(view.fingerprint) is None for view in views)
+        known = (*views, *(view for view in store.views() if view.name in names))
+        return any(store.registry.last_run(view.fingerprint) is None for view in known)
 
     return is_wanted
 

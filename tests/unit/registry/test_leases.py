@@ -337,3 +337,16 @@ def test_a_database_that_cannot_be_asked_is_an_error_of_the_registry(engines, as
     with pytest.raises(RegistryError) as caught:
         asked("name", FIRST, *([] if ask == "release" else [60]))
     assert caught.value.code == "registry-unavailable"
+
+
+def test_processes_that_open_an_empty_registry_at_once_all_find_it_made(url):
+    """On PostgreSQL a table that somebody else is making is not there yet, and its name is taken."""
+    begin = threading.Barrier(6)
+
+    def opened(_):
+        begin.wait()
+        with Registry(url) as registry:
+            return registry.revision
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(opened, range(6))) == [0] * 6
