@@ -69,6 +69,7 @@ class Auditor:
         sample: float = 1.0,
         by: Sequence[str] = (),
         causes: bool = True,
+        explain_rows: int | None = None,
         mismatches: Path | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
@@ -82,6 +83,7 @@ class Auditor:
             sample: Share of the entities to look at, by hash of their key.
             by: Columns of the log to look for slices in.
             causes: Whether to prove why values differ.
+            explain_rows: Of how many rows that differ; ``None`` for as many as fit into some memory and some minutes.
             mismatches: Folder that receives all values that differ as Parquet; ``None`` writes none.
             progress: Is told how far the audit is.
 
@@ -100,7 +102,13 @@ class Auditor:
             until_us=until_us,
             policy=policy,
             options=lambda explainer: Options(
-                sample=sample, by=by, explain=explainer, progress=progress, lost=lost, rows=rows
+                sample=sample,
+                by=by,
+                explain=explainer,
+                explain_rows=explain_rows,
+                progress=progress,
+                lost=lost,
+                rows=rows,
             ),
             causes=causes,
             mismatches=mismatches,
@@ -168,6 +176,7 @@ class Auditor:
         sample: float = 1.0,
         by: Sequence[str] = (),
         causes: bool = True,
+        explain_rows: int | None = None,
         mismatches: Path | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
@@ -188,7 +197,13 @@ class Auditor:
             until_us=end_us,
             policy=policy,
             options=lambda explainer: Options(
-                sample=sample, by=by, explain=explainer, progress=progress, kind="foreign", remarks=log.remarks
+                sample=sample,
+                by=by,
+                explain=explainer,
+                explain_rows=explain_rows,
+                progress=progress,
+                kind="foreign",
+                remarks=log.remarks,
             ),
             causes=causes,
             mismatches=mismatches,

@@ -583,6 +583,7 @@ class FeatureStore:
         policy: Policy | None = None,
         by: Sequence[str] = (),
         causes: bool = True,
+        explain_rows: int | None = None,
         mismatches: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
@@ -596,6 +597,8 @@ class FeatureStore:
             policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
+            explain_rows: Of how many rows that differ causes are proven; their rows are kept in memory. ``None`` for
+                200,000 (less with more than 50 features), if they do not have very many events.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
             progress: Is told what is being done, how far it is, and how far it will go.
 
@@ -605,11 +608,11 @@ class FeatureStore:
         Raises:
             UnknownServiceError: No service of that name is applied.
             InstantError: A bound is no instant, or the last is not after the first.
-            ConfigError: The sample is no share.
+            ConfigError: The sample is no share, or ``explain_rows`` no count.
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.skew.sampling import check_share
+        from featurestore.skew.sampling import check_rows, check_share
 
         since_us, until_us = _period(since, until, now_us=self._clock.now_us(), where="audit")
         return self._auditor.audit(
@@ -620,6 +623,7 @@ class FeatureStore:
             sample=check_share(sample),
             by=by,
             causes=causes,
+            explain_rows=check_rows(explain_rows),
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,
         )
@@ -820,6 +824,7 @@ class FeatureStore:
         policy: Policy | None = None,
         by: Sequence[str] = (),
         causes: bool = True,
+        explain_rows: int | None = None,
         mismatches: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
@@ -836,6 +841,7 @@ class FeatureStore:
             policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Keys or request inputs to look for slices in.
             causes: Whether to prove why values differ.
+            explain_rows: Of how many rows that differ, as in ``audit``.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
             progress: Is told what is being done, how far it is, and how far it will go if that is known.
 
@@ -848,7 +854,7 @@ class FeatureStore:
             SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
         """
         from featurestore.skew.foreign import ForeignMapping, read_mapping
-        from featurestore.skew.sampling import check_share
+        from featurestore.skew.sampling import check_rows, check_share
 
         now_us = self._clock.now_us()
         return self._auditor.audit_foreign(
@@ -861,6 +867,7 @@ class FeatureStore:
             sample=check_share(sample),
             by=by,
             causes=causes,
+            explain_rows=check_rows(explain_rows),
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,
         )

@@ -45,6 +45,9 @@ def audit(
         list[str] | None, typer.Option(help="Column of the log to look for slices in; may be repeated.")
     ] = None,
     causes: Annotated[bool, typer.Option(help="Prove why values differ; without it an audit only counts.")] = True,
+    explain_rows: Annotated[
+        int | None, typer.Option(help="Of how many rows that differ; 200,000 if left out.", min=1)
+    ] = None,
     alert: Annotated[
         bool | None,
         typer.Option(
@@ -57,8 +60,17 @@ def audit(
         raise typer.BadParameter("--map is about the log of another system: name it with --foreign")
     if foreign is not None and mapping is None:
         raise typer.BadParameter("say with --map which column holds what")
+    if explain_rows is not None and not causes:
+        raise typer.BadParameter("--no-causes explains nothing: leave --explain-rows out")
     if live is not None:
-        given = {"--foreign": foreign, "--since": since, "--until": until, "--sample": sample, "--by": by}
+        given = {
+            "--foreign": foreign,
+            "--since": since,
+            "--until": until,
+            "--sample": sample,
+            "--by": by,
+            "--explain-rows": explain_rows,
+        }
         if named := [name for name, value in given.items() if value is not None and value != []]:
             raise typer.BadParameter(f"--live asks now, not a log: leave {', '.join(named)} out")
     with listening(None, opening="opening the serving log") as told, store_of(context) as store:
@@ -73,6 +85,7 @@ def audit(
                 sample=sample,
                 by=tuple(by or ()),
                 causes=causes,
+                explain_rows=explain_rows,
                 mismatches=parquet,
                 progress=told,
             )
@@ -86,6 +99,7 @@ def audit(
                 sample=sample,
                 by=tuple(by or ()),
                 causes=causes,
+                explain_rows=explain_rows,
                 mismatches=parquet,
                 progress=told,
             )

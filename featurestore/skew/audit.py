@@ -89,6 +89,7 @@ class Options:
         sample: Share of the entities to look at, by hash of their key.
         by: Columns of the log to look for slices in, beside the usual properties.
         explain: Proves causes of the rows that differ; ``None`` leaves causes out.
+        explain_rows: Of how many rows that differ; ``None`` for as many as fit into some memory and some minutes.
         progress: Is told how far the audit is.
         kind: What the rows are: ``"log"``, ``"live"``, ``"replay"`` or ``"foreign"``.
         batch_values: Values recomputed at a time.
@@ -102,6 +103,7 @@ class Options:
     sample: float = 1.0
     by: Sequence[str] = ()
     explain: ExplainRows | None = None
+    explain_rows: int | None = None
     progress: Progress | None = None
     kind: str = "log"
     batch_values: int = BATCH_VALUES
@@ -315,7 +317,7 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
     if options.explain is not None:
         # What is no value cannot be reproduced.
         examined = {name: flags & ~unread[name] for name, flags in differs.items()}
-        collected = found.collected.setdefault(plan.fingerprint, Collected(plan))
+        collected = found.collected.setdefault(plan.fingerprint, Collected(plan, options.explain_rows))
         left = collected.add(log, examined)
         dropped = collected.thin()
         if dropped is not None and options.unexamined is not None:

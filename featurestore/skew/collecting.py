@@ -38,6 +38,7 @@ class Collected:
 
     Attributes:
         plan: The plan that answered them.
+        most: Rows that differ and are kept; ``None`` for as many as ``MOST_EXPLAINED`` and ``MOST_VALUES`` say.
         rows: The rows, piece by piece.
         differs: Per output which of them differ.
         limit: Of rows that differ those are kept whose entity's bucket lies below it.
@@ -49,6 +50,7 @@ class Collected:
     """
 
     plan: Plan
+    most: int | None = None
     rows: list[pa.Table] = field(default_factory=list)
     differs: dict[str, list[Flags]] = field(default_factory=dict)
     limit: int = BUCKETS
@@ -92,7 +94,7 @@ class Collected:
         Returns:
             Rows that are not kept any more, and per output which of them differ; ``None`` if there are none.
         """
-        most = min(MOST_EXPLAINED, MOST_VALUES // max(1, len(self.differs)))
+        most = self.most or min(MOST_EXPLAINED, MOST_VALUES // max(1, len(self.differs)))
         if self.suspects <= most:
             return None
         table, flags = self.table(), self.flags()

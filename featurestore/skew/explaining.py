@@ -74,7 +74,8 @@ def explain(collected: Collected, facts: Facts, progress: Callable[[str, int, in
     """Prove why kept rows differ.
 
     Rows are taken lot by lot, so that the events of few entities lie in memory at a time. What explains one lot is
-    tried first on the next. There is an end to the lots: with very many events some rows are not examined.
+    tried first on the next. There is an end to the lots, unless somebody said how many rows are to be explained: with
+    very many events some rows are not examined.
 
     Args:
         collected: The rows.
@@ -82,7 +83,7 @@ def explain(collected: Collected, facts: Facts, progress: Callable[[str, int, in
         progress: Is told how far the proof is.
     """
     log, differs = collected.table(), collected.flags()
-    lots = lots_of(collected.plan, log, facts)
+    lots = lots_of(collected.plan, log, facts, is_bounded=collected.most is None)
     total = sum(int(flags[rows].sum()) for rows in lots for flags in differs.values())
     variants: tuple[Variant, ...] = ()
     parts: list[Part] = []

@@ -36,6 +36,21 @@ def check_share(share: float | None) -> float:
     return float(share)
 
 
+def check_rows(count: int | None) -> int | None:
+    """Return how many rows are to be explained, ``None`` for the usual bounds.
+
+    Raises:
+        ConfigError: It is no count.
+    """
+    if count is not None and count < 1:
+        raise ConfigError(
+            f"{count} rows cannot be explained",
+            where="audit, explain_rows",
+            hint="Say at least 1, or causes=False to explain none.",
+        )
+    return count
+
+
 def key_buckets(plan: Plan, log: pa.Table) -> Ints:
     """Return for each row of a log a number from 0 to a million that follows from its entity's key alone."""
     keys = ((log.column(f"key__{column.name}"), column.dtype) for column in plan.join_keys)

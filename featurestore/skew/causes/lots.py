@@ -28,7 +28,9 @@ MOST_EVENTS = 2_000_000
 MOST_LOTS = 16
 
 
-def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_EVENTS) -> list[Ints]:
+def lots_of(
+    plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_EVENTS, is_bounded: bool = True
+) -> list[Ints]:
     """Share rows out by entity, in an order that follows from keys alone.
 
     Args:
@@ -36,9 +38,10 @@ def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_
         log: The rows.
         facts: Counts events.
         most_events: Events that a lot may have.
+        is_bounded: Whether there are ``MOST_LOTS`` lots at most.
 
     Returns:
-        The rows of each lot, ascending; rows that would need more than ``MOST_LOTS`` of them are in none.
+        The rows of each lot, ascending; rows that would need more lots than there may be are in none.
     """
     index, codes = KeyIndex.build([loose(log.column(f"key__{key.name}").combine_chunks()) for key in plan.join_keys])
     place = np.zeros(len(index), dtype=np.int64)
@@ -55,7 +58,8 @@ def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_
     lot = np.empty(len(index), dtype=np.int64)
     lot[order] = _filled(entities, weights, most_events)
     of_row = lot[codes]
-    count = min(MOST_LOTS, int(of_row.max(initial=-1)) + 1)
+    needed = int(of_row.max(initial=-1)) + 1
+    count = min(MOST_LOTS, needed) if is_bounded else needed
     return [np.flatnonzero(of_row == number) for number in range(count)]
 
 

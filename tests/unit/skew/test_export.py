@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.errors import StorageError
+from featurestore.errors import ConfigError, StorageError
 from featurestore.skew import collecting
 from featurestore.skew.causes import lots
 from featurestore.temporal import to_datetime
@@ -40,8 +40,10 @@ def test_values_that_are_too_many_to_be_explained_are_there_without_one(
     monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(
         "featurestore.skew.explaining.lots_of",
-        lambda *given: lots.lots_of(*given, most_events=100 if module is lots else 10**9),
+        lambda *given, **bound: lots.lots_of(*given, most_events=100 if module is lots else 10**9, **bound),
     )
+    whole, _ = written(store, tmp_path / "whole", explain_rows=100)
+    assert whole.examined == whole.different == 10, "who says of how many rows has all of them explained"
     report, rows = written(store, tmp_path / "all")
     assert report.different == len(rows) == 10
     assert 0 < report.examined < 10
@@ -60,3 +62,8 @@ def test_a_folder_that_cannot_be_is_named(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"mismatches\.parquet"):
         store.audit("model", **SPAN, mismatches=tmp_path / "file")
+
+
+def test_no_rows_cannot_be_explained(store):
+    with pytest.raises(ConfigError, match="causes=False"):
+        store.audit("model", **SPAN, explain_rows=0)

@@ -94,6 +94,8 @@ def test_there_is_an_end_to_the_lots(store, monkeypatch):
     plan, log = log_of(store, list(range(6)))
     found = lots_of(plan, log, facts([10] * 6), most_events=10)
     assert [len(rows) for rows in found] == [1, 1]
+    unbounded = lots_of(plan, log, facts([10] * 6), most_events=10, is_bounded=False)
+    assert [len(rows) for rows in unbounded] == [1] * 6
 
 
 def served_wrong(store):
@@ -114,7 +116,7 @@ def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "featurestore.skew.explaining.lots_of",
-        lambda *given: asked.append(lots_of(*given, most_events=200)) or asked[-1],
+        lambda *given, **bound: asked.append(lots_of(*given, most_events=200, **bound)) or asked[-1],
     )
     apart = store.audit("model", **span)
     assert len(asked[0]) == 2
