@@ -53,7 +53,7 @@ Progress = Callable[[str, int, int], None]
 Unexamined = Callable[[Plan, pa.Table, Features, Mapping[str, Flags]], None]
 """Is given the plan, rows of its log, what the training set has for them, and per output the rows that are meant."""
 
-BATCH_VALUES = 17_000_000
+BATCH_VALUES = 13_000_000
 """Values recomputed at a time; each time the sources are read once."""
 
 _WORST_OF_FEATURE = 4
