@@ -18,11 +18,11 @@ from featurestore.online.serving_log import ServingLog, log_schema
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
-from featurestore.skew.audit import Options, Progress, Reference, Unexamined, audit, spine_of
+from featurestore.skew.audit import Options, Progress, Reference, audit
 from featurestore.skew.causes.model import Facts
 from featurestore.skew.changed_sources import source_comparer
 from featurestore.skew.collecting import Collected
-from featurestore.skew.explaining import Explained, explain
+from featurestore.skew.explaining import Explained, ExplainRows, Place, explain
 from featurestore.skew.export import MismatchFile
 from featurestore.skew.facts import event_counter, event_reader, state_reader
 from featurestore.skew.foreign import ForeignLog, ForeignMapping
@@ -83,7 +83,7 @@ class Auditor:
             sample: Share of the entities to look at, by hash of their key.
             by: Columns of the log to look for slices in.
             causes: Whether to prove why values differ.
-            explain_rows: Of how many rows that differ; ``None`` for as many as fit into some memory and some minutes.
+            explain_rows: Of how many rows that differ; ``None`` for all.
             mismatches: Folder that receives all values that differ as Parquet; ``None`` writes none.
             progress: Is told how far the audit is.
 
@@ -234,7 +234,7 @@ class Auditor:
         since_us: int,
         until_us: int,
         policy: Policy,
-        options: Callable[[Callable[[Collected, Progress | None], Explained] | None], Options],
+        options: Callable[[ExplainRows | None], Options],
         causes: bool,
         mismatches: Path | None,
         foreign: Plan | None = None,
@@ -246,26 +246,25 @@ class Auditor:
         known = (*self.catalog.past_plans(service), foreign or self.catalog.plan(service))
         plans = {plan.fingerprint: plan for plan in known}
         facts = self._facts if foreign is None else self._foreign_facts
-        explained: list[Explained] = []
-
-        def explainer(collected: Collected, progress: Progress | None) -> Explained:
-            explained.append(explain(collected, facts(collected.plan, plans), progress))
-            return explained[-1]
-
         ran_at_us = self.clock.now_us()
-        reference = self._reference()
 
-        def run(unexamined: Unexamined | None) -> AuditReport:
+        def run(file: MismatchFile | None) -> AuditReport:
+            def explainer(collected: Collected, asked: Sequence[Place], progress: Progress | None) -> Explained:
+                each = None if file is None else file.add
+                return explain(collected, facts(collected.plan, plans), asked=asked, each=each, progress=progress)
+
             return audit(
                 service,
                 tables,
                 plans=plans,
-                reference=reference,
+                reference=self._reference(),
                 since_us=since_us,
                 until_us=until_us,
                 ran_at_us=ran_at_us,
                 options=replace(
-                    options(explainer if causes else None), unexamined=unexamined, tolerance=policy.tolerance_of
+                    options(explainer if causes else None),
+                    unexamined=None if file is None else file.add_unexamined,
+                    tolerance=policy.tolerance_of,
                 ),
             )
 
@@ -273,13 +272,7 @@ class Auditor:
             report = policy.judge(run(None))
         else:
             with MismatchFile(mismatches) as file:
-                report = policy.judge(run(file.add_unexamined))
-                for one in explained:
-                    file.add(one)
-                    if one.left.num_rows:
-                        plan = one.case.world.plan
-                        expected, _ = reference(plan, spine_of(plan, one.left))
-                        file.add_unexamined(plan, one.left, expected, one.left_differs)
+                report = policy.judge(run(file))
         number = self.registry.add_audit(
             AuditRecord(service, since_us, until_us, ran_at_us, report.verdict, report.to_json(), kind=report.kind)
         )

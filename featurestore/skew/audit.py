@@ -89,13 +89,13 @@ class Options:
         sample: Share of the entities to look at, by hash of their key.
         by: Columns of the log to look for slices in, beside the usual properties.
         explain: Proves causes of the rows that differ; ``None`` leaves causes out.
-        explain_rows: Of how many rows that differ; ``None`` for as many as fit into some memory and some minutes.
+        explain_rows: Of how many rows that differ; ``None`` for all.
         progress: Is told how far the audit is.
         kind: What the rows are: ``"log"``, ``"live"``, ``"replay"`` or ``"foreign"``.
         batch_values: Values recomputed at a time.
         lost: Count of rows that were served and are not in the log.
         rows: Count of rows that will come, for those who are told how far the audit is.
-        unexamined: Is given values that differ and are too many to be explained, or cannot be.
+        unexamined: Is given values that differ and are not to be explained, or cannot be.
         remarks: What those who bring the rows say of them, once all were taken.
         tolerance: Gives by feature how far numbers may lie apart to be near enough; ``None`` for not at all.
     """
@@ -142,18 +142,35 @@ def audit(
     """
     options = options or Options()
     found = _Found(SliceTally(width_of(since_us, until_us)))
-    _take_all(tables, plans, reference, found, options)
+    try:
+        _take_all(tables, plans, reference, found, options)
+        explained = _explained(found, reference, options)
+    finally:
+        for collected in found.collected.values():
+            collected.close()
     for name in found.features:
         found.served_by_feature[name] += options.remarks.skipped.total()
     left_out = options.remarks.skipped + Counter({_LOST: options.lost})
     found.served += left_out.total()
     found.skipped += left_out
-    explained = [
-        options.explain(collected, options.progress)
-        for _, collected in sorted(found.collected.items())
-        if options.explain is not None and collected.suspects
-    ]
     return _report(service, found, explained, since_us, until_us, ran_at_us, options)
+
+
+def _explained(found: _Found, reference: Reference, options: Options) -> list[Explained]:
+    """Explain what differs, plan by plan; of what is not to be explained others are told."""
+    if options.explain is None:
+        return []
+    asked = [(mismatch.feature, mismatch.request_id, mismatch.row) for _, mismatch in found.worst]
+    explained = []
+    for _, collected in sorted(found.collected.items()):
+        if collected.seen:
+            explained.append(options.explain(collected, asked, options.progress))
+            if options.unexamined is not None:
+                for rows, flags in collected.rest():
+                    options.unexamined(
+                        collected.plan, rows, reference(collected.plan, spine_of(collected.plan, rows))[0], flags
+                    )
+    return explained
 
 
 def _take_all(
@@ -247,8 +264,8 @@ def _unread_notes(features: Sequence[FeatureCounts], found: _Found) -> Iterator[
 
 
 def _with_cause(mismatch: Mismatch, explained: Sequence[Explained]) -> Mismatch:
-    told = (one.about(mismatch.feature, mismatch.request_id, mismatch.row) for one in explained)
-    cause, events = next((found for found in told if found is not None), ("", ()))
+    place = mismatch.feature, mismatch.request_id, mismatch.row
+    cause, events = next((one.told[place] for one in explained if place in one.told), ("", ()))
     return replace(mismatch, cause=cause, events=events)
 
 
@@ -313,19 +330,13 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
         _keep_worst(plan, name, log, expected, compared, stale, found)
     any_differs = np.any(list(differs.values()), axis=0) if differs else np.zeros(log.num_rows, dtype=np.bool_)
     found.slices.add(as_of, any_differs, _properties(plan, log, expected, stale, options.by))
-    left = any_differs
+    # What is no value cannot be reproduced.
+    examined = {name: flags & ~unread[name] for name, flags in differs.items()}
     if options.explain is not None:
-        # What is no value cannot be reproduced.
-        examined = {name: flags & ~unread[name] for name, flags in differs.items()}
-        collected = found.collected.setdefault(plan.fingerprint, Collected(plan, options.explain_rows))
-        left = collected.add(log, examined)
-        dropped = collected.thin()
-        if dropped is not None and options.unexamined is not None:
-            rows, flags = dropped
-            options.unexamined(plan, rows, reference(plan, spine_of(plan, rows))[0], flags)
+        found.collected.setdefault(plan.fingerprint, Collected(plan, options.explain_rows)).add(log, examined)
+        differs = {name: flags & unread[name] for name, flags in differs.items()}
     if options.unexamined is not None:
-        unexamined = {name: flags & (left | unread[name]) for name, flags in differs.items()}
-        options.unexamined(plan, log, expected, unexamined)
+        options.unexamined(plan, log, expected, differs)
 
 
 def _take_unread(log: pa.Table, name: str, found: _Found) -> Flags:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.plan.model import Plan
+from featurestore.skew.causes.choosing import count_of
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.lags import Counted
 from featurestore.skew.causes.lots import Part, joined, lots_of
-from featurestore.skew.causes.model import Case, Facts, Variant
-from featurestore.skew.causes.prove import Proof, prove
-from featurestore.skew.causes.telling import cause_of, findings
+from featurestore.skew.causes.model import Case, Facts
+from featurestore.skew.causes.prove import Known, Proof, prove
+from featurestore.skew.causes.telling import Findings, cause_of
 from featurestore.skew.causes.world import Values, ViewWorld, World, answer
-from featurestore.skew.collecting import Collected
+from featurestore.skew.collecting import Collected, Round
 from featurestore.skew.findings import Event, Finding
 from featurestore.skew.unread import is_unread
 
@@ -30,101 +31,129 @@ _NUMBERS_EACH = 1 << 40
 """Numbers kept for the events of a lot: no event of one has the number of an event of another."""
 
 
+Place = tuple[str, str, int]
+"""Names a value: the feature, the request it was served in, and the place of its entity in that request."""
+
+Told = tuple[str, tuple[Event, ...]]
+"""The cause of a value, and the events that make the difference."""
+
+Progress = Callable[[str, int, int], None]
+
+_NAMED = "values explained"
+
+
 @dataclass(frozen=True)
 class Explained:
     """What explains the rows of one plan.
 
     Attributes:
-        case: The rows.
-        proof: What explains each value.
-        findings: The same in words, counts and examples.
+        findings: Why values differ, most values first.
         examined: Values that were to be explained.
-        left: Rows of the log that were not examined, because they have too many events.
-        left_differs: Per output which of them differ.
+        told: What is said of the values that were asked about and examined.
     """
 
-    case: Case
-    proof: Proof
     findings: tuple[Finding, ...]
     examined: int
-    left: pa.Table
-    left_differs: Mapping[str, Flags]
-
-    def about(self, feature: str, request_id: str, row: int) -> tuple[str, tuple[Event, ...]] | None:
-        """Return the cause of one value and the events that make the difference; ``None`` if it was not examined.
-
-        Args:
-            feature: Column of the answer.
-            request_id: The request it was served in.
-            row: Place of the entity in that request.
-        """
-        if feature not in self.case.differs:
-            return None
-        log = self.case.world.log
-        is_it = pc.and_(pc.equal(log.column("request_id"), request_id), pc.equal(log.column("row"), row))
-        places = np.flatnonzero(is_it.to_numpy() & self.case.differs[feature])
-        return cause_of(self.case, self.proof, feature, int(places[0])) if len(places) else None
+    told: Mapping[Place, Told]
 
 
-ExplainRows = Callable[[Collected, Callable[[str, int, int], None] | None], Explained]
-"""Explains kept rows; is given what to tell progress to."""
+ExplainRows = Callable[[Collected, Sequence[Place], Progress | None], Explained]
+"""Explains kept rows; is given the values to tell of, and what to tell progress to."""
 
 
-def explain(collected: Collected, facts: Facts, progress: Callable[[str, int, int], None] | None = None) -> Explained:
+def explain(
+    collected: Collected,
+    facts: Facts,
+    *,
+    asked: Sequence[Place] = (),
+    each: Callable[[Case, Proof], None] | None = None,
+    progress: Progress | None = None,
+) -> Explained:
     """Prove why kept rows differ.
 
-    Rows are taken lot by lot, so that the events of few entities lie in memory at a time. What explains one lot is
-    tried first on the next. There is an end to the lots, unless somebody said how many rows are to be explained: with
-    very many events some rows are not examined.
+    Rows are taken round by round, so that few lie in memory at a time, and each round lot by lot, for the events of
+    few entities do. The first round is of entities chosen by a hash of their key. What explains one round is tried
+    first on the next.
 
     Args:
         collected: The rows.
         facts: What else is known.
+        asked: Values to tell of.
+        each: Is given every round, with its proof.
         progress: Is told how far the proof is.
     """
-    log, differs = collected.table(), collected.flags()
-    lots = lots_of(collected.plan, log, facts, is_bounded=collected.most is None)
-    total = sum(int(flags[rows].sum()) for rows in lots for flags in differs.values())
-    variants: tuple[Variant, ...] = ()
-    parts: list[Part] = []
-    done = 0
-    for number, rows in enumerate(lots):
-
-        def tell(explained: int, _: int, done: int = done) -> None:
-            if progress is not None:
-                progress("values explained", done + explained, total)
-
-        part, variants = _explained(collected, log, differs, rows, facts, variants, number, tell)
-        parts.append(part)
-        done += sum(int(flags[rows].sum()) for flags in differs.values())
-        # What assumptions remember of a lot refers to itself: without this several lots are in memory at a time.
-        gc.collect()
-        pa.default_memory_pool().release_unused()
-    case, owner = joined(parts)
-    proof = Proof(variants, owner)
-    found = findings(case, proof, Counted(collected.clean, collected.different))
-    left = np.setdiff1d(np.arange(log.num_rows), np.concatenate(lots))
-    left_differs = {name: flags[left] for name, flags in differs.items()}
-    return Explained(case, proof, tuple(found), total, log.take(pa.array(left)), left_differs)
+    counted = Counted(collected.clean, collected.different)
+    explainer = _Explainer(collected, facts, progress)
+    found = Findings()
+    told: dict[Place, Told] = {}
+    examined = 0
+    for one in collected.rounds():
+        case, proof = explainer.explained(one)
+        found.add(case, proof, counted)
+        told |= _told_of(case, proof, asked)
+        examined += count_of(one.differs.values())
+        if each is not None:
+            each(case, proof)
+        del case, proof, one
+        _forget()
+    return Explained(found.all(), examined, told)
 
 
-def _explained(
-    collected: Collected,
-    log: pa.Table,
-    differs: Mapping[str, Flags],
-    rows: Ints,
-    facts: Facts,
-    known: tuple[Variant, ...],
-    number: int,
-    progress: Callable[[int, int], None],
-) -> tuple[Part, tuple[Variant, ...]]:
-    """Explain one lot; its events are gone from memory when this returns."""
-    own = {name: flags[rows] for name, flags in differs.items()}
-    case = case_of(collected.plan, log.take(pa.array(rows)), own, facts, first_number=number * _NUMBERS_EACH)
-    share = len(rows) / log.num_rows * collected.kept_share
-    clean = {name: int(count * share) for name, count in collected.clean.items()}
-    proof = prove(case, clean=clean, known=known, progress=progress)
-    return Part.of(case, proof), proof.variants
+class _Explainer:
+    """Explains round after round, and keeps what is known from those before."""
+
+    def __init__(self, collected: Collected, facts: Facts, progress: Progress | None) -> None:
+        self._collected = collected
+        self._facts = facts
+        self._progress = progress
+        self._known = Known()
+        self._lots = self._done = 0
+
+    def explained(self, one: Round) -> tuple[Case, Proof]:
+        """Return a round as a case, and its proof."""
+        self._known = self._known.for_other_entities()
+        parts: list[Part] = []
+        for rows in lots_of(self._collected.plan, one.log, self._facts):
+            parts.append(self._of_lot(one, rows))
+            _forget()
+        case, owner = joined(parts)
+        return case, Proof(self._known.variants, owner)
+
+    def _of_lot(self, one: Round, rows: Ints) -> Part:
+        """Explain one lot; its events are gone from memory when this returns."""
+        differs = {name: flags[rows] for name, flags in one.differs.items()}
+        log = one.log.take(pa.array(rows))
+        case = case_of(self._collected.plan, log, differs, self._facts, first_number=self._lots * _NUMBERS_EACH)
+        share = len(rows) / one.log.num_rows * one.share
+        clean = {name: int(count * share) for name, count in self._collected.clean.items()}
+        proof = prove(case, clean=clean, known=self._known, progress=self._tell)
+        self._known = self._known.after(case, proof)
+        self._lots += 1
+        self._done += count_of(differs.values())
+        return Part.of(case, proof)
+
+    def _tell(self, explained: int, _: int) -> None:
+        if self._progress is not None:
+            self._progress(_NAMED, self._done + explained, self._collected.to_explain)
+
+
+def _forget() -> None:
+    """Give memory back: what assumptions remember of a lot refers to itself, so that it would stay for a while."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+
+
+def _told_of(case: Case, proof: Proof, asked: Sequence[Place]) -> dict[Place, Told]:
+    """Return what is said of those values among the rows of a case."""
+    found = {}
+    log = case.world.log
+    for feature, request_id, row in asked:
+        if feature in case.differs:
+            is_it = pc.and_(pc.equal(log.column("request_id"), request_id), pc.equal(log.column("row"), row))
+            places = np.flatnonzero(is_it.to_numpy() & case.differs[feature])
+            if len(places):
+                found[feature, request_id, row] = cause_of(case, proof, feature, int(places[0]))
+    return found
 
 
 def case_of(plan: Plan, log: pa.Table, differs: Mapping[str, Flags], facts: Facts, *, first_number: int = 0) -> Case:

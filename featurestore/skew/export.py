@@ -16,9 +16,10 @@ from featurestore.errors import StorageError
 from featurestore.offline.build import Features
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.catalogue import UNEXPLAINED
+from featurestore.skew.causes.model import Case
+from featurestore.skew.causes.prove import Proof
 from featurestore.skew.causes.world import Values
 from featurestore.skew.compare import status_names
-from featurestore.skew.explaining import Explained
 from featurestore.skew.slices import as_text
 from featurestore.skew.unread import unread_texts
 
@@ -45,8 +46,7 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between;
-``cause`` is empty where values that differ were too many to look at all of them, and where what was served is no value
-of the feature at all."""
+``cause`` is empty where it was not to be looked for, and where what was served is no value of the feature at all."""
 
 
 class MismatchFile:
@@ -101,9 +101,8 @@ class MismatchFile:
                 blank = pa.array([""] * len(rows))
                 self._add(_table(plan, name, log, rows, reference, Values(served, codes), blank, blank))
 
-    def add(self, explained: Explained) -> None:
-        """Write the values that were examined, with their causes."""
-        case, proof = explained.case, explained.proof
+    def add(self, case: Case, proof: Proof) -> None:
+        """Write values that were examined, with their causes."""
         causes = pa.array([*(variant.cause for variant in proof.variants), UNEXPLAINED])
         said = pa.array([*(variant.said for variant in proof.variants), ""])
         for name, differs in case.differs.items():

@@ -25,12 +25,8 @@ Ints = npt.NDArray[np.int64]
 MOST_EVENTS = 2_000_000
 """Events that a lot may have, all views together; an entity with more of them is a lot by itself."""
 
-MOST_LOTS = 16
 
-
-def lots_of(
-    plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_EVENTS, is_bounded: bool = True
-) -> list[Ints]:
+def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_EVENTS) -> list[Ints]:
     """Share rows out by entity, in an order that follows from keys alone.
 
     Args:
@@ -38,10 +34,9 @@ def lots_of(
         log: The rows.
         facts: Counts events.
         most_events: Events that a lot may have.
-        is_bounded: Whether there are ``MOST_LOTS`` lots at most.
 
     Returns:
-        The rows of each lot, ascending; rows that would need more lots than there may be are in none.
+        The rows of each lot, ascending; every row is in one.
     """
     index, codes = KeyIndex.build([loose(log.column(f"key__{key.name}").combine_chunks()) for key in plan.join_keys])
     place = np.zeros(len(index), dtype=np.int64)
@@ -58,9 +53,7 @@ def lots_of(
     lot = np.empty(len(index), dtype=np.int64)
     lot[order] = _filled(entities, weights, most_events)
     of_row = lot[codes]
-    needed = int(of_row.max(initial=-1)) + 1
-    count = min(MOST_LOTS, needed) if is_bounded else needed
-    return [np.flatnonzero(of_row == number) for number in range(count)]
+    return [np.flatnonzero(of_row == number) for number in range(int(of_row.max(initial=-1)) + 1)]
 
 
 def _filled(entities: Sequence[Sequence[int]], weights: Sequence[Sequence[int]], most: int) -> list[int]:

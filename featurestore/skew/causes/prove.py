@@ -57,6 +57,7 @@ _WORTH_SHARE = 0.01
 """Share of what is left that a round must explain to be worth another one."""
 
 _STRANGE_SHARE = 0.2
+_THOROUGH_CASES = 3
 
 _PROBED_PER_OUTPUT = 3
 _PROBED_ROWS = 24
@@ -85,17 +86,62 @@ class Proof:
     Attributes:
         variants: The assumptions that explain any, those named first first.
         owner: Per output and row the assumption that explains the value; -1 for none.
+        is_thorough: Whether everything was tried, not only what explains other rows.
     """
 
     variants: tuple[Variant, ...]
     owner: Mapping[str, Ints]
+    is_thorough: bool = True
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known from rows of the same log that were explained before.
+
+    Attributes:
+        variants: Assumptions that explain any of them.
+        cases: How often everything was tried.
+        values: Values that everything was tried on.
+        left: Those of them that nothing explained.
+    """
+
+    variants: tuple[Variant, ...] = ()
+    cases: int = 0
+    values: int = 0
+    left: int = 0
+
+    def after(self, case: Case, proof: Proof) -> Known:
+        """Return what is known once more rows are explained."""
+        if not proof.is_thorough:
+            return replace(self, variants=proof.variants)
+        left = count_of(flags & (proof.owner[name] < 0) for name, flags in case.differs.items())
+        values = self.values + count_of(case.differs.values())
+        return Known(proof.variants, self.cases + 1, values, self.left + left)
+
+    def for_other_entities(self) -> Known:
+        """Return the same with one assumption for all single events of a view, the last: it says what others do."""
+        last = {
+            (variant.cause, str(variant.parameters.get("view")) if variant.is_searched else number): variant
+            for number, variant in enumerate(self.variants)
+        }
+        return replace(self, variants=tuple(last.values()))
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether everything was tried so often that what explained nothing is not worth another trial."""
+        return self.cases >= _THOROUGH_CASES
+
+    @property
+    def strange_share(self) -> float:
+        """Share of the values that must be left for everything to be tried again."""
+        return _STRANGE_SHARE + (self.left / self.values if self.is_enough and self.values else 0.0)
 
 
 def prove(
     case: Case,
     *,
     clean: Mapping[str, int],
-    known: Sequence[Variant] = (),
+    known: Known | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
     """Name the assumptions that reproduce what was served.
@@ -103,13 +149,13 @@ def prove(
     Args:
         case: The rows that differ, and some that do not.
         clean: Per output the count of rows that do not differ, of which the case holds a sample.
-        known: Assumptions that explain other rows of the same log: they are tried first.
+        known: What is known from other rows of the same log: what explains them is tried first.
         progress: Is told how many values are explained, of how many.
 
     Returns:
         The proof, whose assumptions begin with those known. Values that nothing reproduces have no owner.
     """
-    return _Prover(case, clean, known, progress).run()
+    return _Prover(case, clean, known or Known(), progress).run()
 
 
 class _Bar:
@@ -163,7 +209,7 @@ class _Prover:
         self,
         case: Case,
         clean: Mapping[str, int],
-        known: Sequence[Variant],
+        known: Known,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         differs = {name: flags.copy() for name, flags in case.differs.items()}
@@ -171,7 +217,8 @@ class _Prover:
         self._clean = clean
         self._progress = progress
         self._groups = _groups(case)
-        self._variants = list(known)
+        self._known = known
+        self._variants = list(known.variants)
         self._owner = {name: np.full(len(case.world), -1, dtype=np.int64) for name in case.differs}
         self._total = count_of(case.differs.values())
         self._differing = {
@@ -180,8 +227,8 @@ class _Prover:
         self._initial = {name: int(flags.sum()) for name, flags in case.differs.items()}
 
     def run(self) -> Proof:
-        is_first = not self._variants
         chosen = self._begun()
+        is_thorough = chosen is HYPOTHESES
         for _ in range(_MOST_ROUNDS):
             left = count_of(self._case.differs.values())
             if left == 0:
@@ -191,24 +238,24 @@ class _Prover:
             # What was searched row by row goes on with the next rows; everything else is tried again only if it ends.
             if is_worth and searched:
                 chosen = searched
-            elif is_worth or (chosen is not HYPOTHESES and (is_first or self._is_strange())):
-                chosen = HYPOTHESES
+            elif is_worth or (chosen is not HYPOTHESES and (is_thorough or self._is_strange())):
+                chosen, is_thorough = HYPOTHESES, True
             else:
                 break
         self._search_on_top()
-        if is_first and count_of(self._case.differs.values()):
+        if is_thorough and not self._known.is_enough and count_of(self._case.differs.values()):
             self._pairs()
         if count_of(self._case.differs.values()):
             self._fit()
-        return Proof(tuple(self._variants), self._owner)
+        return Proof(tuple(self._variants), self._owner, is_thorough)
 
     def _is_strange(self) -> bool:
         """Tell whether so much is left that what explains other rows cannot be all there is."""
-        return count_of(self._case.differs.values()) > _STRANGE_SHARE * self._total
+        return count_of(self._case.differs.values()) > self._known.strange_share * self._total
 
     def _begun(self) -> Sequence[Hypothesis]:
         """Try what is known from other rows on all rows, and return the hypotheses to begin with."""
-        if not self._variants:
+        if self._known.cases == 0:
             return HYPOTHESES
         for variant in tuple(self._variants):
             rows = np.flatnonzero(self._case.suspects())

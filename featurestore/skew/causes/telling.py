@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -34,22 +35,50 @@ _UNEXPLAINED_FIX = (
 )
 
 
-def findings(case: Case, proof: Proof, counted: Counted) -> list[Finding]:
-    """Return what explains a case, most values first; what nothing explains comes last.
+class Findings:
+    """What explains rows, told as one though they were explained round by round."""
 
-    Args:
-        case: The rows, with everything that was to be explained.
-        proof: What explains it.
-        counted: How many values the log has, of which the case holds some.
-    """
-    total = sum(int(flags.sum()) for flags in case.differs.values())
-    grouped: dict[tuple[str, bool, str], list[int]] = defaultdict(list)
-    for number, variant in enumerate(proof.variants):
-        grouped[variant.cause, variant.is_proven, _merged_by(variant)].append(number)
-    found = [_finding(case, proof, numbers, total, counted) for numbers in grouped.values()]
-    found = sorted((one for one in found if one.values), key=lambda one: (-one.values, one.cause, one.said))
-    left = _unexplained(case, proof, total)
-    return [*found, left] if left is not None else found
+    def __init__(self) -> None:
+        """Begin with nothing found."""
+        self._found: dict[tuple[str, bool, str], Finding] = {}
+
+    def add(self, case: Case, proof: Proof, counted: Counted) -> None:
+        """Add what explains some more rows of the same plan.
+
+        Args:
+            case: The rows, with everything that was to be explained.
+            proof: What explains it; what it says of single events it says of those of earlier rounds, too.
+            counted: How many values the log has, of which the case holds some.
+        """
+        grouped: dict[tuple[str, bool, str], list[int]] = defaultdict(list)
+        for number, variant in enumerate(proof.variants):
+            grouped[variant.cause, variant.is_proven, _merged_by(variant)].append(number)
+        for key, numbers in grouped.items():
+            self._put(key, _finding(case, proof, numbers, None if key in self._found else counted))
+        self._put((UNEXPLAINED, False, ""), _unexplained(case, proof))
+
+    def all(self) -> tuple[Finding, ...]:
+        """Return the findings, most values first; what nothing explains comes last."""
+        total = sum(one.values for one in self._found.values())
+        ordered = sorted(
+            self._found.values(), key=lambda one: (one.cause == UNEXPLAINED, -one.values, one.cause, one.said)
+        )
+        return tuple(replace(one, share=one.values / total) for one in ordered)
+
+    def _put(self, key: tuple[str, bool, str], found: Finding | None) -> None:
+        """Add values to what was found before; evidence and examples are those of the first round that has any."""
+        if found is None:
+            return
+        known = self._found.get(key, replace(found, values=0, rows=0, features={}))
+        counts = Counter(known.features) + Counter(found.features)
+        self._found[key] = replace(
+            known,
+            said=found.said,
+            parameters=found.parameters,
+            values=known.values + found.values,
+            rows=known.rows + found.rows,
+            features=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        )
 
 
 def cause_of(case: Case, proof: Proof, name: str, row: int) -> tuple[str, tuple[Event, ...]]:
@@ -73,27 +102,28 @@ def _merged_by(variant: Variant) -> str:
     return str(variant.parameters.get("view")) if variant.is_searched else variant.said
 
 
-def _finding(case: Case, proof: Proof, numbers: Sequence[int], total: int, counted: Counted) -> Finding:
+def _finding(case: Case, proof: Proof, numbers: Sequence[int], counted: Counted | None) -> Finding | None:
+    """Return what some assumptions explain together; without counts nothing is said of late refreshes."""
     first = proof.variants[numbers[0]]
     owned = {name: np.isin(owner, numbers) & case.differs[name] for name, owner in proof.owner.items()}
+    if not any(bool(flags.any()) for flags in owned.values()):
+        return None
     events: dict[str, Ints] = {}
     for number in numbers:
         for alias, rows in proof.variants[number].events.items():
             events[alias] = np.union1d(events.get(alias, np.zeros(0, dtype=np.int64)), rows)
     evidence = list(dict.fromkeys(first.evidence))
     fix = first.fix
-    if "missed_refresh" in first.cause.split(" + "):
+    if counted is not None and "missed_refresh" in first.cause.split(" + "):
         told = lag_evidence(case, owned, counted)
         evidence += told.evidence
         fix = fix.replace(ON_TIME, told.fix or ON_TIME)
     # What was searched step by step names in its last step all that was found.
     said = proof.variants[numbers[-1]].said
-    return _counted(
-        case, owned, total, cause=first.cause, said=said, evidence=evidence, fix=fix, events=events, variant=first
-    )
+    return _counted(case, owned, cause=first.cause, said=said, evidence=evidence, fix=fix, events=events, variant=first)
 
 
-def _unexplained(case: Case, proof: Proof, total: int) -> Finding | None:
+def _unexplained(case: Case, proof: Proof) -> Finding | None:
     owned = {name: (owner < 0) & case.differs[name] for name, owner in proof.owner.items()}
     if not any(bool(flags.any()) for flags in owned.values()):
         return None
@@ -103,7 +133,6 @@ def _unexplained(case: Case, proof: Proof, total: int) -> Finding | None:
     return _counted(
         case,
         owned,
-        total,
         cause=UNEXPLAINED,
         said=_UNEXPLAINED_SAID,
         evidence=list(dict.fromkeys(line for change in rewritten for line in _rewritten_said(change))),
@@ -122,7 +151,6 @@ def _rewritten_said(change: SourceChange) -> Iterator[str]:
 def _counted(
     case: Case,
     owned: dict[str, npt.NDArray[np.bool_]],
-    total: int,
     *,
     cause: str,
     said: str,
@@ -132,13 +160,12 @@ def _counted(
     variant: Variant | None,
 ) -> Finding:
     counts = {name: int(flags.sum()) for name, flags in owned.items() if bool(flags.any())}
-    values = sum(counts.values())
     rows = np.any(list(owned.values()), axis=0)
     return Finding(
         cause=cause,
         said=said,
-        values=values,
-        share=values / total if total else 0.0,
+        values=sum(counts.values()),
+        share=0.0,
         rows=int(rows.sum()),
         features=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         is_proven=variant is not None and variant.is_proven,

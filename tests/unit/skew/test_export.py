@@ -5,7 +5,6 @@ import pytest
 
 from featurestore.errors import ConfigError, StorageError
 from featurestore.skew import collecting
-from featurestore.skew.causes import lots
 from featurestore.temporal import to_datetime
 from tests.strategies import START_US
 from tests.unit.skew.test_lots import HOUR, served_wrong
@@ -29,24 +28,24 @@ def test_every_value_is_there_with_its_cause(store, tmp_path):
     assert {(row["reference_status"], row["current_status"]) for row in rows} == {("PRESENT", "PRESENT")}
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "value"),
-    [(collecting, "MOST_EXPLAINED", 4), (collecting, "MOST_VALUES", 8), (lots, "MOST_LOTS", 1)],
-)
-def test_values_that_are_too_many_to_be_explained_are_there_without_one(
-    store, tmp_path, monkeypatch, module, name, value
-):
+@pytest.mark.parametrize(("name", "value"), [("MOST_ROWS", 4), ("MOST_VALUES", 8)])
+def test_what_does_not_fit_into_memory_is_explained_too(store, tmp_path, monkeypatch, name, value):
     served_wrong(store)
-    monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(
-        "featurestore.skew.explaining.lots_of",
-        lambda *given, **bound: lots.lots_of(*given, most_events=100 if module is lots else 10**9, **bound),
-    )
-    whole, _ = written(store, tmp_path / "whole", explain_rows=100)
-    assert whole.examined == whole.different == 10, "who says of how many rows has all of them explained"
+    whole, _ = written(store, tmp_path / "whole")
+    monkeypatch.setattr(collecting, name, value)
     report, rows = written(store, tmp_path / "all")
+    assert report.different == report.examined == len(rows) == 10
+    assert len({row["entity"] for row in rows}) == 10
+    assert {row["cause"] for row in rows} == {"event_lost"}
+    assert report.causes == whole.causes
+    assert [mismatch.cause for mismatch in report.worst] == [mismatch.cause for mismatch in whole.worst]
+
+
+def test_who_wants_fewer_explained_finds_the_others_without_a_cause(store, tmp_path):
+    served_wrong(store)
+    report, rows = written(store, tmp_path / "all", explain_rows=4)
     assert report.different == len(rows) == 10
-    assert 0 < report.examined < 10
+    assert 0 < report.examined <= 4
     assert sum(row["cause"] != "" for row in rows) == report.examined
     assert len({row["entity"] for row in rows}) == 10
 

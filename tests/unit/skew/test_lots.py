@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.skew.causes import lots
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.lots import lots_of
 from featurestore.skew.causes.model import Facts
@@ -89,15 +88,6 @@ def test_an_entity_that_several_keys_name_weighs_once(store, tmp_path):
     assert [len(rows) for rows in lots_of(store.plan("both"), log, weighing, most_events=1000)] == [100, 100]
 
 
-def test_there_is_an_end_to_the_lots(store, monkeypatch):
-    monkeypatch.setattr(lots, "MOST_LOTS", 2)
-    plan, log = log_of(store, list(range(6)))
-    found = lots_of(plan, log, facts([10] * 6), most_events=10)
-    assert [len(rows) for rows in found] == [1, 1]
-    unbounded = lots_of(plan, log, facts([10] * 6), most_events=10, is_bounded=False)
-    assert [len(rows) for rows in unbounded] == [1] * 6
-
-
 def served_wrong(store):
     """Log what would have been served had one event of every third user been lost, and the rest as it is."""
     as_of = to_datetime(START_US + 49 * HOUR)
@@ -116,7 +106,7 @@ def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "featurestore.skew.explaining.lots_of",
-        lambda *given, **bound: asked.append(lots_of(*given, most_events=200, **bound)) or asked[-1],
+        lambda *given: asked.append(lots_of(*given, most_events=200)) or asked[-1],
     )
     apart = store.audit("model", **span)
     assert len(asked[0]) == 2
