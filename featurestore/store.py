@@ -597,8 +597,7 @@ class FeatureStore:
             policy: What is allowed; by default what configuration and definition say, else nothing but equality.
             by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
-            explain_rows: Of how many rows that differ causes are proven; their rows are kept in memory. ``None`` for
-                200,000 (less with more than 50 features), if they do not have very many events.
+            explain_rows: Of how many rows that differ causes are proven; ``None`` for all.
             mismatches: Folder that receives every value that differs as Parquet, with its cause.
             progress: Is told what is being done, how far it is, and how far it will go.
 
@@ -610,7 +609,7 @@ class FeatureStore:
             InstantError: A bound is no instant, or the last is not after the first.
             ConfigError: The sample is no share, or ``explain_rows`` no count.
             SourceError: A source cannot give its rows.
-            StorageError: The serving log cannot be written or read.
+            StorageError: The serving log cannot be written or read, or the disk refuses rows that are to be explained.
         """
         from featurestore.skew.sampling import check_rows, check_share
 

@@ -46,7 +46,7 @@ def audit(
     ] = None,
     causes: Annotated[bool, typer.Option(help="Prove why values differ; without it an audit only counts.")] = True,
     explain_rows: Annotated[
-        int | None, typer.Option(help="Of how many rows that differ; 200,000 if left out.", min=1)
+        int | None, typer.Option(help="Of how many rows that differ; all if left out.", min=1)
     ] = None,
     alert: Annotated[
         bool | None,

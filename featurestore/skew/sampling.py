@@ -37,7 +37,7 @@ def check_share(share: float | None) -> float:
 
 
 def check_rows(count: int | None) -> int | None:
-    """Return how many rows are to be explained, ``None`` for the usual bounds.
+    """Return how many rows are to be explained, ``None`` for all.
 
     Raises:
         ConfigError: It is no count.

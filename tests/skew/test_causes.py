@@ -35,6 +35,11 @@ def test_every_cause_can_be_planted():
     assert {fault.cause for fault in FAULTS} == set(CAUSES)
 
 
+@pytest.mark.parametrize("share", SIZES)
+def test_every_cause_is_required_at_every_size(share):
+    assert {fault_of(name).cause for name, own in PLANTED if own == share} == set(CAUSES)
+
+
 def test_clean_answers_have_no_cause():
     found = audit_planted(true_shop(), [(None, answer) for answer in answers(true_shop())])
     assert (found.report.verdict, found.report.different, found.report.findings) == ("pass", 0, ())

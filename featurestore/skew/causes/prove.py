@@ -27,6 +27,7 @@ import numpy.typing as npt
 from featurestore.errors import FeatureStoreError
 from featurestore.skew.causes.catalogue import HYPOTHESES
 from featurestore.skew.causes.choosing import count_of, light_rows, spread_rows
+from featurestore.skew.causes.events import loose
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.surprise import MOST_BITS, surprises
 from featurestore.skew.causes.trials import Tried, covered_by, covers_all, same_as_served, try_on
@@ -55,6 +56,9 @@ _SAMPLED_FOR_PAIRS = 60
 _SAMPLED_EVENTS = 100_000
 _WORTH_SHARE = 0.01
 """Share of what is left that a round must explain to be worth another one."""
+
+_SEARCHED_SHARE = 0.1
+"""Share of a sample that a search for single events must explain to be worth another one."""
 
 _STRANGE_SHARE = 0.2
 _THOROUGH_CASES = 3
@@ -229,12 +233,15 @@ class _Prover:
     def run(self) -> Proof:
         chosen = self._begun()
         is_thorough = chosen is HYPOTHESES
-        for _ in range(_MOST_ROUNDS):
-            left = count_of(self._case.differs.values())
-            if left == 0:
-                break
-            gained, searched = self._round(chosen)
-            is_worth = gained > _WORTH_SHARE * left
+        rounds = 0
+        while rounds < _MOST_ROUNDS and (left := count_of(self._case.differs.values())):
+            is_search = all(hypothesis.row_bits >= _SEARCHED_BITS for hypothesis in chosen)
+            rounds += not is_search
+            sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
+            gained, searched = self._round(chosen, sample)
+            # A search finds what concerns the entities of its sample, however many others there are.
+            enough = _SEARCHED_SHARE * count_of(sample.differs.values()) if is_search else _WORTH_SHARE * left
+            is_worth = gained > enough
             # What was searched row by row goes on with the next rows; everything else is tried again only if it ends.
             if is_worth and searched:
                 chosen = searched
@@ -264,9 +271,8 @@ class _Prover:
         named = {name for variant in self._variants for name in variant.cause.split(" + ")}
         return tuple(found for found in HYPOTHESES if found.name in named)
 
-    def _round(self, hypotheses: Sequence[Hypothesis]) -> tuple[int, Sequence[Hypothesis]]:
+    def _round(self, hypotheses: Sequence[Hypothesis], sample: Case) -> tuple[int, Sequence[Hypothesis]]:
         """Try hypotheses on a sample and accept the best; return values gained, and hypotheses with more to find."""
-        sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
         sample.accepted = tuple(self._variants)
         tried = self._tried(hypotheses, sample)
         tried += self._of_one_view(sample, self._accepted(sample, tried))
@@ -380,9 +386,25 @@ class _Prover:
         for result, outputs in accepted:
             wanted = [name for name in outputs if name in result.covered and bool(self._case.differs[name].any())]
             if wanted:
-                rows = np.flatnonzero(np.any([self._case.differs[name] for name in wanted], axis=0))
-                gained += self._take(result.variant, rows, covered_by(result.variant, self._case.take(rows), wanted))
+                rows = self._concerned(result.variant, np.any([self._case.differs[name] for name in wanted], axis=0))
+                part = self._case.take(rows)
+                part = part.narrowed() if result.variant.is_searched else part
+                gained += self._take(result.variant, rows, covered_by(result.variant, part, wanted))
         return gained
+
+    def _concerned(self, variant: Variant, differs: Flags) -> Ints:
+        """Return those of some rows that an assumption may explain: of single events those of their entities."""
+        if not variant.is_searched:
+            return np.flatnonzero(differs)
+        is_concerned = np.zeros(len(differs), dtype=np.bool_)
+        for alias, numbers in variant.events.items():
+            view = self._case.world.views[alias]
+            index, codes = view.events.loose_index
+            has_any = np.zeros(len(index) + 1, dtype=np.bool_)
+            has_any[codes[view.events.rows_of(numbers)]] = True
+            has_any[-1] = False
+            is_concerned |= has_any[index.codes([loose(key) for key in view.keys])]
+        return np.flatnonzero(differs & is_concerned)
 
     def _take(self, variant: Variant, rows: Ints, covered: Mapping[str, Flags]) -> int:
         count = count_of(covered.values())
@@ -403,19 +425,20 @@ class _Prover:
         causes = {hypothesis.name for hypothesis in VALUES}
         for partner in [one for one in self._partners() if one.cause in causes]:
             found: tuple[Variant, ...] = ()
-            for _ in range(_MOST_ROUNDS):
-                left = count_of(self._case.differs.values())
-                more = self._searched_on_top(partner, found) if left else ()
-                if not more or left - count_of(self._case.differs.values()) <= _WORTH_SHARE * left:
-                    break
+            is_worth = True
+            while is_worth and count_of(self._case.differs.values()):
+                sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
+                gained, more = self._searched_on_top(partner, found, sample)
+                is_worth = gained > _SEARCHED_SHARE * count_of(sample.differs.values())
                 found += more
 
-    def _searched_on_top(self, partner: Variant, known: tuple[Variant, ...]) -> tuple[Variant, ...]:
-        """Search once, on top of what is known; return which events make a difference."""
-        sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
+    def _searched_on_top(
+        self, partner: Variant, known: tuple[Variant, ...], sample: Case
+    ) -> tuple[int, tuple[Variant, ...]]:
+        """Search once, on top of what is known; return values gained, and which events make a difference."""
         world = partner.apply(sample.world)
         if world is None:
-            return ()
+            return 0, ()
         # Rows that are whole entities would not have been changed yet: what is searched in is the sample alone.
         under = replace(sample, world=world, whole=None, accepted=known)
         searched, tried = {}, []
@@ -426,8 +449,7 @@ class _Prover:
                     searched[id(both)] = variant
                     tried += [found for found in [try_on(hypothesis, both, sample)] if found is not None]
         accepted = self._accepted(sample, tried)
-        self._confirm(accepted)
-        return tuple(searched[id(result.variant)] for result, _ in accepted)
+        return self._confirm(accepted), tuple(searched[id(result.variant)] for result, _ in accepted)
 
     def _partners(self) -> list[Variant]:
         """Return the assumptions that explain most."""
