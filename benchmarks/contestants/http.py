@@ -1,95 +1,80 @@
-"""A small load generator: so many connections, each asking again as soon as it is answered.
+"""Asks over HTTP with libcurl: so many connections, each asking again as soon as it is answered.
 
-Usage: python -m benchmarks.contestants.http HOST PORT CONNECTIONS SECONDS ENTITIES
+Usage: python -m benchmarks.contestants.http URL CONNECTIONS SECONDS BODIES, the last a file with a body in each line.
 """
 
-import asyncio
-import json
-import statistics
+from __future__ import annotations
+
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
 
-import uvloop
+import numpy as np
+import pycurl
 
 from benchmarks.contestants.clock import timed
-from benchmarks.contestants.online_store import NOW, SERVICE, USERS
+
+_TIMEOUT_MS = 2_000
+"""Longer than this no answer may take; wrk says the same."""
 
 
-class Asker(asyncio.Protocol):
-    """One connection: writes a request, reads the whole answer, takes the time, and begins again."""
+class Connection:
+    """One connection, asked over in a thread of its own; until an answer is whole, libcurl waits without Python's lock.
 
-    def __init__(self, requests: list[bytes], until: float, done: asyncio.Future[None], took: list[float]) -> None:
-        self.requests, self.until, self.done, self.took = requests, until, done, took
-        self.number, self.waiting, self.received = 0, 0, b""
+    Attributes:
+        took: Seconds of each answer, whatever its status, by libcurl's clock: from asking to its last byte.
+        errors: Answers other than 200, and how often the connection was lost or could not be opened.
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.ask()
+    def __init__(self, url: str) -> None:
+        self.took: list[float] = []
+        self.errors = 0
+        self._is_open = False
+        self._curl = pycurl.Curl()
+        self._curl.setopt(pycurl.URL, url)
+        self._curl.setopt(pycurl.HTTPHEADER, ["Content-Type: application/json", "Expect:"])
+        self._curl.setopt(pycurl.WRITEFUNCTION, len)
+        self._curl.setopt(pycurl.TIMEOUT_MS, _TIMEOUT_MS)
+        self._curl.setopt(pycurl.NOSIGNAL, 1)
 
-    def ask(self) -> None:
-        self.begun = time.perf_counter()
-        self.transport.write(self.requests[self.number % len(self.requests)])
-        self.number += 1
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        if self.waiting == 0:
-            head, found, _ = self.received.partition(b"\r\n\r\n")
-            if not found:
-                return
-            assert head.startswith(b"HTTP/1.1 200"), self.received
-            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-            self.waiting = len(head) + 4 + int(length.partition(b":")[2])
-        if len(self.received) < self.waiting:
-            return
-        self.took.append(time.perf_counter() - self.begun)
-        self.waiting, self.received = 0, b""
-        if self.begun < self.until:
-            self.ask()
-        else:
-            self.transport.close()
-
-    def connection_lost(self, _: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+    def ask(self, bodies: Iterator[bytes], until: float) -> None:
+        """Ask until it is so late, and wait for the last answer."""
+        while time.perf_counter() < until:
+            self._curl.setopt(pycurl.POSTFIELDS, next(bodies))
+            was_open = self._is_open
+            try:
+                self._curl.perform()
+            except pycurl.error:
+                self._is_open = False
+                self.errors += 1
+            else:
+                self._is_open = True
+                self.took.append(self._curl.getinfo(pycurl.TOTAL_TIME))
+                self.errors += self._curl.getinfo(pycurl.RESPONSE_CODE) != 200
+            if was_open:  # and ended instead of answering: libcurl opens another and asks again by itself
+                self.errors += self._curl.getinfo(pycurl.NUM_CONNECTS)
 
 
-def body_of(first: int, entities: int) -> str:
-    """Return one question."""
-    asked = [{"user_id": (first + i) % USERS} for i in range(entities)]
-    return json.dumps({"service": SERVICE, "entities": asked, "as_of": NOW.isoformat()})
-
-
-def request(first: int, entities: int) -> bytes:
-    """Return the bytes of one question."""
-    body = body_of(first, entities).encode()
-    head = f"POST /v1/features HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
-
-
-async def load(host: str, port: int, connections: int, seconds: float, entities: int) -> dict[str, float]:
-    loop = asyncio.get_running_loop()
-    requests = [request(number * 37, entities) for number in range(200)]
-    took: list[float] = []
-    waiting = []
+def load(url: str, connections: int, seconds: float, bodies: list[bytes]) -> dict[str, float]:
+    """Return answers per second, the median and 99th percentile of their times (0 without answers), and errors."""
+    turns, all_connections = cycle(bodies), [Connection(url) for _ in range(connections)]
     begun = time.perf_counter()
-    for _ in range(connections):
-        done = loop.create_future()
-        await loop.create_connection(lambda done=done: Asker(requests, begun + seconds, done, took), host, port)
-        waiting.append(done)
-    await asyncio.gather(*waiting)
+    with ThreadPoolExecutor(connections) as threads:
+        for done in [threads.submit(one.ask, turns, begun + seconds) for one in all_connections]:
+            done.result()
     passed = time.perf_counter() - begun
-    percentiles = statistics.quantiles(took, n=100)
-    return {
-        "requests_per_second": len(took) / passed,
-        "median_ms": percentiles[49] * 1e3,
-        "p99_ms": percentiles[98] * 1e3,
-    }
+    took = [seconds for one in all_connections for seconds in one.took]
+    median, p99 = np.percentile(took or [0.0], [50, 99]) * 1e3
+    errors = sum(one.errors for one in all_connections)
+    return {"requests_per_second": len(took) / passed, "median_ms": median, "p99_ms": p99, "errors": errors}
 
 
-def main(host: str, port: str, connections: str, seconds: str, entities: str) -> None:
-    job = (host, int(port), int(connections), float(seconds), int(entities))
-    timed(lambda: uvloop.run(load(*job)))
+def main(url: str, connections: str, seconds: str, bodies: str) -> None:
+    lines = Path(bodies).read_bytes().splitlines()
+    timed(lambda: load(url, int(connections), float(seconds), lines))
 
 
 if __name__ == "__main__":
