@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ _STATE = sa.Table(
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
-_WRITE = "INSERT INTO online_state (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-"""Changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again."""
+_MOST_ROWS = 1_000
+"""Rows of one statement that writes."""
 
 
 class _FileHold:
@@ -153,8 +154,9 @@ class SqlOnlineStore:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     _compare(connection, expected or {})
-                    if items:
-                        connection.exec_driver_sql(_WRITE, list(items))
+                    for start in range(0, len(items), _MOST_ROWS):
+                        some = items[start : start + _MOST_ROWS]
+                        connection.exec_driver_sql(_written(len(some)), tuple(chain.from_iterable(some)))
                     connection.commit()
                 except BaseException:
                     connection.rollback()
@@ -235,6 +237,17 @@ def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
 def _search(count: int) -> str:
     rows = ",".join(["(?)"] * count)
     return f"SELECT key, value FROM (VALUES {rows}) AS wanted CROSS JOIN online_state ON key = wanted.column1"
+
+
+@lru_cache(maxsize=_MOST_ROWS)
+def _written(count: int) -> str:
+    """Return a statement that sets so many rows.
+
+    It changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again.
+    A statement for each row would have to get Python's lock back after each, which others take meanwhile.
+    """
+    rows = ",".join(["(?,?)"] * count)
+    return f"INSERT INTO online_state (key, value) VALUES {rows} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
 def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:
