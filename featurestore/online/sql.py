@@ -46,8 +46,10 @@ _STATE = sa.Table(
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
-_MOST_ROWS = 1_000
-"""Rows of one statement that writes."""
+_WRITE = "INSERT INTO online_state (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+"""Changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again."""
+
+_WRITE_MANY = {size: _WRITE.format(", ".join(["(?, ?)"] * size)) for size in (1_000, 100)}
 
 
 class _FileHold:
@@ -154,9 +156,7 @@ class SqlOnlineStore:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     _compare(connection, expected or {})
-                    for start in range(0, len(items), _MOST_ROWS):
-                        some = items[start : start + _MOST_ROWS]
-                        connection.exec_driver_sql(_written(len(some)), tuple(chain.from_iterable(some)))
+                    _write(connection, items)
                     connection.commit()
                 except BaseException:
                     connection.rollback()
@@ -239,15 +239,16 @@ def _search(count: int) -> str:
     return f"SELECT key, value FROM (VALUES {rows}) AS wanted CROSS JOIN online_state ON key = wanted.column1"
 
 
-@lru_cache(maxsize=_MOST_ROWS)
-def _written(count: int) -> str:
-    """Return a statement that sets so many rows.
-
-    It changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again.
-    A statement for each row would have to get Python's lock back after each, which others take meanwhile.
-    """
-    rows = ",".join(["(?,?)"] * count)
-    return f"INSERT INTO online_state (key, value) VALUES {rows} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+def _write(connection: sa.Connection, items: Sequence[tuple[bytes, bytes]]) -> None:
+    """Set rows, as many at a time as may be: after every statement Python's lock must be won back from others."""
+    start = 0
+    for size, statement in _WRITE_MANY.items():
+        while len(items) - start >= size:
+            some = items[start : start + size]
+            connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+            start += size
+    if start < len(items):
+        connection.exec_driver_sql(_WRITE.format("(?, ?)"), list(items[start:]))
 
 
 def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:
