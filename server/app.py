@@ -128,7 +128,8 @@ class Application:
             limits = self.limits
             if limits.auth == "keys":
                 await self._door.check(call)
-            most = limits.max_push if events.takes(call.path) else limits.max_body
+            is_push = call.path != PATH and events.takes(call.path)
+            most = limits.max_push if is_push else limits.max_body
             body = await read_body(call, receive, most=most, seconds=limits.deadline_seconds)
             if body is not None:
                 await self._answer(call, body, scope, receive, sending, limits)

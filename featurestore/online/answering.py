@@ -68,6 +68,8 @@ class BoundService:
         """
         self._bound = [bind(view) for view in views]
         self._codecs = [StateCodec(view) for view in views]
+        self._has_dictionaries = any(codec.has_dictionaries for codec in self._codecs)
+        self._no_dictionaries: list[Callable[[int, int], Sequence[Any]]] = [_no_dictionary] * len(views)
         programs = [bound.program for bound in self._bound]
         self._windows = _stacked([program.windows for program in programs], 2)
         self._groups = _stacked([program.groups for program in programs], 7)
@@ -92,7 +94,7 @@ class BoundService:
         self._reader = RowReader(every if picks is None else [every[place] for place in picks])
 
     def answer(
-        self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, watermarks: Ints
+        self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, bounds_us: Ints
     ) -> Answers:
         """Evaluate stored states.
 
@@ -100,7 +102,7 @@ class BoundService:
             stored: Per view the state of each entity, ``None`` where it has none.
             count: Count of entities.
             as_of_us: Instant asked about.
-            watermarks: Per view the exclusive bound of the ingest times that may be used.
+            bounds_us: Per view the exclusive bound of the ingest times that may be used.
 
         Raises:
             StateError: A state is damaged or foreign.
@@ -119,7 +121,7 @@ class BoundService:
             self._groups,
             self._features,
             as_of_us,
-            watermarks,
+            bounds_us,
             words,
             statuses,
             newest,
@@ -133,6 +135,8 @@ class BoundService:
 
     def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
         """Return per view what gives the values that codes stand for."""
+        if not self._has_dictionaries:
+            return self._no_dictionaries
         found = []
         for number, codec in enumerate(self._codecs):
             own: list[Dictionaries] = []

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,28 @@ _OF_ONE_VIEW = (StateError, OutOfReachError)
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
 
 
+class _Reach(NamedTuple):
+    """How far a view's state reaches; for many views of a service it is the same.
+
+    Attributes:
+        policy: Refresh period, refresh lag, inclusive.
+        bound_us: Exclusive bound of the ingest times an answer may use.
+        watermark_us: The view's watermark.
+    """
+
+    policy: tuple[int, int, int]
+    bound_us: int
+    watermark_us: int
+
+    def state(self, as_of_us: int) -> ViewState:
+        """Describe how complete an answer is."""
+        period_us, _, inclusive = self.policy
+        horizon, _ = horizons(as_of_us, self.bound_us, *self.policy)
+        is_behind = is_stale(as_of_us, self.bound_us, *self.policy)
+        complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, self.watermark_us - inclusive)
+        return ViewState(self.bound_us, complete, is_behind, horizon)
+
+
 class _BoundUse:
     """One view of a service, ready to be asked."""
 
@@ -86,13 +108,9 @@ class _BoundUse:
             self._known = (stored, record)
         return record
 
-    def state(self, as_of_us: int, bound_us: int, watermark_us: int) -> ViewState:
-        """Describe how complete an answer is that used what became known before a bound."""
-        period_us, _, inclusive = self.policy
-        horizon, _ = horizons(as_of_us, bound_us, *self.policy)
-        is_behind = is_stale(as_of_us, bound_us, *self.policy)
-        complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, watermark_us - inclusive)
-        return ViewState(bound_us, complete, is_behind, horizon)
+    def reach(self, record: ViewRecord) -> _Reach:
+        """Return how far the view's state reaches that a record tells of."""
+        return _Reach(self.policy, record.bound_us(self.policy[0]), record.watermark_us)
 
 
 _Lists = list[list[Any]]
@@ -106,8 +124,9 @@ class _Told:
         stored: The records as they were stored; ``None`` if a view could not answer, so that it is told again.
         records: The records.
         prefixes: Per view what the keys of its valid states begin with.
+        reaches: How far the views' states reach, each only once.
+        reach_of: Per view which of these is its.
         bounds_us: Per view the exclusive bound of the ingest times an answer may use.
-        watermarks: The same for the kernels.
         reach_us: Earliest instant that all views can be asked about.
         has_pushes: Whether a push may be under way.
     """
@@ -115,8 +134,9 @@ class _Told:
     stored: list[bytes | None] | None
     records: list[ViewRecord]
     prefixes: list[bytes]
-    bounds_us: list[int]
-    watermarks: Ints
+    reaches: list[_Reach]
+    reach_of: list[int]
+    bounds_us: Ints
     reach_us: int
     has_pushes: bool
 
@@ -227,7 +247,7 @@ class OnlineReader:
             )
         if as_of_us < told.reach_us:
             _check_reach(told.records, as_of_us, failures)
-        answers = self._answer(stored, len(asked), as_of_us, told.watermarks, failures)
+        answers = self._answer(stored, len(asked), as_of_us, told.bounds_us, failures)
         rows, codes = self._outputs(answers, inputs, as_of_us)
         errors = {self._uses[place].alias: error_of(failure) for place, failure in failures.found.items()}
         failed = frozenset(errors)
@@ -235,6 +255,7 @@ class OnlineReader:
             self._take_out(missing_columns(self.plan, failed), range(len(asked)), rows, codes)
         if answers.overflows:
             self._take_overflows_out(answers.overflows, rows, codes, errors, is_partial=partial)
+        states = [reach.state(as_of_us) for reach in told.reaches]
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
@@ -249,8 +270,8 @@ class OnlineReader:
                 for use, newest in zip(self._uses, answers.newest, strict=True)
             },
             views={
-                use.alias: use.state(as_of_us, bound_us, record.watermark_us)
-                for use, bound_us, record in zip(self._uses, told.bounds_us, told.records, strict=True)
+                use.alias: states[reach]
+                for use, reach in zip(self._uses, told.reach_of, strict=True)
                 if use.alias not in failed
             },
             entities=asked,
@@ -262,7 +283,8 @@ class OnlineReader:
         )
 
     def _read_entities(self, entities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        if isinstance(entities, str | bytes | Mapping) or not isinstance(entities, Sequence):
+        is_list = isinstance(entities, list)  # mostly; what it is else takes longer to tell
+        if not is_list and (isinstance(entities, str | bytes | Mapping) or not isinstance(entities, Sequence)):
             raise RequestError(
                 f"got {type(entities).__name__}, expected a list", field="/entities", hint=_ENTITIES_AT_ONCE_HINT
             )
@@ -347,13 +369,18 @@ class OnlineReader:
 
     def _tell(self, stored: list[bytes | None] | None, records: list[ViewRecord], prefixes: list[bytes]) -> _Told:
         """Return what records say."""
-        bounds_us = [record.bound_us(use.policy[0]) for use, record in zip(self._uses, records, strict=True)]
+        reaches: dict[_Reach, int] = {}
+        reach_of = [
+            reaches.setdefault(use.reach(record), len(reaches)) for use, record in zip(self._uses, records, strict=True)
+        ]
+        distinct = list(reaches)
         return _Told(
             stored=stored,
             records=records,
             prefixes=prefixes,
-            bounds_us=bounds_us,
-            watermarks=np.array(bounds_us, dtype=np.int64),
+            reaches=distinct,
+            reach_of=reach_of,
+            bounds_us=np.array([distinct[reach].bound_us for reach in reach_of], dtype=np.int64),
             reach_us=max((record.reach_us for record in records), default=NOTHING_YET),
             has_pushes=any(record.push_us is not None for record in records),
         )
@@ -363,26 +390,26 @@ class OnlineReader:
         stored: list[list[bytes | None]],
         count: int,
         as_of_us: int,
-        watermarks: Ints,
+        bounds_us: Ints,
         failures: _Failures,
     ) -> Answers:
         """Evaluate states; for a partial answer those of views that fail are left out."""
         try:
             for place in failures.found:
                 stored[place] = [None] * count
-            return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks=watermarks)
+            return self._bound.answer(stored, count, as_of_us=as_of_us, bounds_us=bounds_us)
         except _OF_ONE_VIEW:
             if not failures.are_kept:
                 raise
         for place, use in enumerate(self._uses):
             alone = BoundService([use.view])
             try:
-                alone.answer([stored[place]], count, as_of_us=as_of_us, watermarks=watermarks[place : place + 1])
+                alone.answer([stored[place]], count, as_of_us=as_of_us, bounds_us=bounds_us[place : place + 1])
             except _OF_ONE_VIEW as error:
                 failures.keep(place, error)
         for place in failures.found:
             stored[place] = [None] * count
-        return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks=watermarks)
+        return self._bound.answer(stored, count, as_of_us=as_of_us, bounds_us=bounds_us)
 
     def _take_out(
         self, missing: Collection[str], entities: Sequence[int], rows: _Lists, codes: npt.NDArray[np.uint8]
