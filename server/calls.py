@@ -24,6 +24,7 @@ RETRY_AFTER = b"1"
 WHOLE_BODY = "featurestore.whole_body"
 """Extension of a scope by which our protocol says that the body has come: it need not be waited for."""
 
+_UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE.value
 _SCOPE_KEY = "featurestore.call"
 
 
@@ -94,7 +95,7 @@ class Call:
                 headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
                 if self.mismatch:
                     headers.append((b"x-fingerprint-mismatch", self.mismatch.encode()))
-                if self.status == HTTPStatus.SERVICE_UNAVAILABLE and all(name != b"retry-after" for name, _ in headers):
+                if self.status == _UNAVAILABLE and all(name != b"retry-after" for name, _ in headers):
                     headers.append((b"retry-after", RETRY_AFTER))
                 message["headers"] = headers
             else:

@@ -162,7 +162,8 @@ class RowReader:
         self._picked = picked
         self._words = np.array([one.first_row + one.reader.row for one in picked], dtype=np.int64)
         self._features = np.array([one.feature for one in picked], dtype=np.int64)
-        self._can_lack = np.array([[not one.reader.has_always] for one in picked], dtype=np.bool_).reshape(-1, 1)
+        self._can_lack = tuple(not one.reader.has_always for one in picked)
+        self._lacking = lru_cache(maxsize=512)(self._find_lacking)
         # All numbers of a row are read in one go; the words of other dtypes are read again, one by one.
         self._row = Struct("=" + "".join("d" if one.reader.is_float else "q" for one in picked))
         self._others = [(i, one) for i, one in enumerate(picked) if one.reader.value is not None]
@@ -181,13 +182,18 @@ class RowReader:
             rows: list[list[Any]] = [list(row) for row in self._row.iter_unpack(chosen.T.tobytes())]
         else:
             rows = [[] for _ in range(words.shape[1])]
-        if codes.tobytes().count(PRESENT) < codes.size:  # for few codes much quicker than codes.any()
-            lacking, queries = ((codes != PRESENT) & self._can_lack).nonzero()
-            for place, query in zip(lacking.tolist(), queries.tolist(), strict=True):
-                rows[query][place] = None
+        width, all_codes = len(self._picked), codes.T.tobytes()
+        for query, row in enumerate(rows):
+            for place in self._lacking(all_codes[query * width : (query + 1) * width]):
+                row[place] = None
         if self._others:
             self._read_others(rows, words.tolist(), codes.tolist(), dictionaries)
         return rows, codes
+
+    def _find_lacking(self, codes: bytes) -> tuple[int, ...]:
+        """Return the places of a row that have no value. Rows have few combinations of statuses, and are kept."""
+        found = zip(codes, self._can_lack, strict=True)
+        return tuple(place for place, (code, can_lack) in enumerate(found) if code != PRESENT and can_lack)
 
     def _read_others(
         self,
