@@ -162,7 +162,7 @@ class RowReader:
         self._picked = picked
         self._words = np.array([one.first_row + one.reader.row for one in picked], dtype=np.int64)
         self._features = np.array([one.feature for one in picked], dtype=np.int64)
-        self._can_lack = tuple(not one.reader.has_always for one in picked)
+        self._can_lack = [place for place, one in enumerate(picked) if not one.reader.has_always]
         self._lacking = lru_cache(maxsize=512)(self._find_lacking)
         # All numbers of a row are read in one go; the words of other dtypes are read again, one by one.
         self._row = Struct("=" + "".join("d" if one.reader.is_float else "q" for one in picked))
@@ -192,8 +192,7 @@ class RowReader:
 
     def _find_lacking(self, codes: bytes) -> tuple[int, ...]:
         """Return the places of a row that have no value. Rows have few combinations of statuses, and are kept."""
-        found = zip(codes, self._can_lack, strict=True)
-        return tuple(place for place, (code, can_lack) in enumerate(found) if code != PRESENT and can_lack)
+        return tuple([place for place in self._can_lack if codes[place] != PRESENT])
 
     def _read_others(
         self,
