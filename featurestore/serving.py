@@ -24,7 +24,7 @@ from featurestore.online.guarded import Guarded
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.patience import seconds_left
 from featurestore.online.result import OnlineFeatures
-from featurestore.online.serving_log import NOBODY, Caller, ServingLog
+from featurestore.online.serving_log import Caller, ServingLog
 from featurestore.online.store import OnlineStore, records_of
 from featurestore.online.vitals import Vitals, view_vitals
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
@@ -98,7 +98,8 @@ class Serving:
         expected_fingerprint: str | None,
         request_id: str | None = None,
         partial: bool = False,
-        caller: Caller = NOBODY,
+        model: str | None = None,
+        model_version: str | None = None,
     ) -> OnlineFeatures:
         """Answer for some entities; see ``FeatureStore.get_online_features``.
 
@@ -114,7 +115,7 @@ class Serving:
             partial=partial,
         )
         if self._log is not None and not answer.errors:
-            self._log.append(reader.plan, answer, caller)
+            self._log.append(reader.plan, answer, Caller(model, model_version))
         return answer
 
     def answer_views(

@@ -530,8 +530,6 @@ class FeatureStore:
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
-        from featurestore.online.serving_log import Caller
-
         return self._serving.answer(
             service,
             entities,
@@ -540,7 +538,8 @@ class FeatureStore:
             expected_fingerprint=expected_fingerprint,
             request_id=request_id,
             partial=partial,
-            caller=Caller(model, model_version),
+            model=model,
+            model_version=model_version,
         )
 
     def get_online_views(

@@ -125,10 +125,14 @@ class Application:
         call = Call(scope)
         sending = call.sending(send)
         try:
-            await self._let_in(call)
-            body = await self._read(call, receive)
+            limits = self.limits
+            if limits.auth == "keys":
+                await self._door.check(call)
+            is_push = call.path != PATH and events.takes(call.path)
+            most = limits.max_push if is_push else limits.max_body
+            body = await read_body(call, receive, most=most, seconds=limits.deadline_seconds)
             if body is not None:
-                await self._answer(call, body, scope, receive, sending)
+                await self._answer(call, body, scope, receive, sending, limits)
         except (FeatureStoreError, problems.RefusedError) as error:
             if call.status:
                 raise
@@ -138,28 +142,14 @@ class Application:
             if self._watch is not None:
                 self._watch.note(call)
 
-    async def _let_in(self, call: Call) -> None:
-        """Let a request in, or raise.
-
-        Raises:
-            RefusedError: It has no key for what it asks.
-        """
-        if self.limits.auth == "keys":
-            await self._door.check(call)
-
-    async def _read(self, call: Call, receive: Receive) -> bytes | None:
-        """Read the body; ``None`` if the caller went away."""
-        limits = self.limits
-        most = limits.max_push if events.takes(call.path) else limits.max_body
-        return await read_body(call, receive, most=most, seconds=limits.deadline_seconds)
-
-    async def _answer(self, call: Call, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, call: Call, body: bytes, scope: Scope, receive: Receive, send: Send, limits: ServerConfig
+    ) -> None:
         """Answer a request that has come as a whole: one that is still on its way keeps nobody out.
 
         Raises:
             RefusedError: Too many are under way (503).
         """
-        limits = self.limits
         if self._under_way >= limits.max_requests and call.path not in _ALWAYS:
             detail = f"There are {limits.max_requests} requests under way. Ask again in a moment."
             raise problems.RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "too-many-requests")

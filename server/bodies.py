@@ -39,6 +39,8 @@ async def read_body(call: Call, receive: Receive, *, most: int, seconds: float) 
     length = call.headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > most:
         raise _too_long(most)
+    if call.has_body:
+        return await _read(receive, most)
     try:
         async with asyncio.timeout(max(0.0, seconds - call.elapsed_seconds())):
             return await _read(receive, most)

@@ -21,6 +21,10 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 RETRY_AFTER = b"1"
 """Seconds after which a request answered 503 may be repeated, if the refusal does not say."""
 
+WHOLE_BODY = "featurestore.whole_body"
+"""Extension of a scope by which our protocol says that the body has come: it need not be waited for."""
+
+_UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE.value
 _SCOPE_KEY = "featurestore.call"
 
 
@@ -32,6 +36,7 @@ class Call:
         headers: The request's headers, the last of each name.
         request_id: The caller's ``X-Request-Id`` if it is a plain word, else made up.
         method: HTTP method.
+        has_body: Whether it is known that its body has come as a whole.
         path: The path asked for, below the one that the server is mounted under.
         route: The route's path as it is declared; ``"other"`` for paths that are none.
         status: HTTP status of the answer; 0 before there is one, and if the caller went away.
@@ -46,6 +51,7 @@ class Call:
         "answer",
         "began",
         "code",
+        "has_body",
         "headers",
         "method",
         "mismatch",
@@ -61,8 +67,9 @@ class Call:
         self.began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
-        name = "" if given is None else given.decode("latin-1")
-        self.request_id = name if is_request_id(name) else new_request_id()
+        name = given.decode("latin-1") if given else ""
+        self.request_id = name if name and is_request_id(name) else new_request_id()
+        self.has_body = WHOLE_BODY in scope.get("extensions", ())
         self.method: str = scope["method"]
         self.path = get_route_path(scope)
         self.route = "other"
@@ -88,7 +95,7 @@ class Call:
                 headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
                 if self.mismatch:
                     headers.append((b"x-fingerprint-mismatch", self.mismatch.encode()))
-                if self.status == HTTPStatus.SERVICE_UNAVAILABLE and all(name != b"retry-after" for name, _ in headers):
+                if self.status == _UNAVAILABLE and all(name != b"retry-after" for name, _ in headers):
                     headers.append((b"retry-after", RETRY_AFTER))
                 message["headers"] = headers
             else:

@@ -87,25 +87,25 @@ class FeaturesRoute:
         asked = asked_seconds(call.headers, question.timeout_ms)
         is_slow = time.perf_counter() < self._slow_until
         if asked is None and count <= ENTITIES_IN_LOOP and not is_slow and self._store().keeps_time:
-            body = self._answer_at_once(call, form, question)
+            body = self._answer_at_once(call, form, question, limits)
             if body is not None:
                 return body
             is_slow = True
         threads = self._slow_threads if is_slow else self._threads
         seconds = allowed_seconds(call.headers, limits.deadline_seconds, question.timeout_ms)
         try:
-            return await threads.do(call, lambda: self._look_up(call, form, question), seconds=seconds)
+            return await threads.do(call, lambda: self._look_up(call, form, question, limits), seconds=seconds)
         except RefusedError as error:
             if error.status == HTTPStatus.GATEWAY_TIMEOUT and seconds > SLOW_SECONDS:
                 self._is_slow()
             raise
 
-    def _answer_at_once(self, call: Call, form: Form, question: Question) -> _Body | None:
+    def _answer_at_once(self, call: Call, form: Form, question: Question, limits: ServerConfig) -> _Body | None:
         """Answer in the event loop; ``None`` if the store takes too long for that."""
         began = time.perf_counter()
         try:
             with Patience(SLOW_SECONDS):
-                body = self._look_up(call, form, question)
+                body = self._look_up(call, form, question, limits)
         except StorageError as error:
             if error.code != OUT_OF_TIME:
                 raise
@@ -117,8 +117,8 @@ class FeaturesRoute:
     def _is_slow(self) -> None:
         self._slow_until = time.perf_counter() + SLOW_FOR_SECONDS
 
-    def _look_up(self, call: Call, form: Form, question: Question) -> _Body:
-        is_strict = self._limits().on_fingerprint_mismatch == "refuse"
+    def _look_up(self, call: Call, form: Form, question: Question, limits: ServerConfig) -> _Body:
+        is_strict = limits.on_fingerprint_mismatch == "refuse"
         result = self._store().get_online_features(
             question.service,
             question.entities,
@@ -134,7 +134,7 @@ class FeaturesRoute:
         if question.expected_fingerprint not in (None, result.fingerprint):
             call.mismatch = result.fingerprint
         content = body_of(result, form, describe=question.describe, event_times=question.event_times)
-        if not form.coding or len(content) < self._limits().compress_from:
+        if not form.coding or len(content) < limits.compress_from:
             return _Body(content, form.media_type, "")
         return _Body(compressed(content, form.coding), form.media_type, form.coding)
 

@@ -7,6 +7,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from server.calls import WHOLE_BODY
+
+_WITH_BODY: dict[str, dict[object, object]] = {WHOLE_BODY: {}}
+
 LINGER_SECONDS = 0.3
 """A server that ends keeps idle connections for so long: requests that were sent to it already are answered."""
 
@@ -31,6 +35,11 @@ class GatheringProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_ending and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request's body: mostly that is before its answering begins."""
+        super().on_message_complete()
+        self.scope["extensions"] = _WITH_BODY
 
     def shutdown(self) -> None:
         """End the connection once what is on its way is answered."""
@@ -58,6 +67,9 @@ class _Gathering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
         if not self._kept:

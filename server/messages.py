@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, to_datetime
 
 if TYPE_CHECKING:
     from featurestore.online.result import OnlineFeatures
+    from featurestore.online.result import ViewState as State
 
 _SERVICE = "delay_model"
 _FINGERPRINT = "5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e"
@@ -78,7 +79,7 @@ class Row(Struct, frozen=True):
         ),
     ]
     statuses: Annotated[
-        list[str],
+        Sequence[str],
         Meta(
             description="PRESENT; NULL: known entity, no value; NOT_FOUND: no event of this entity; EXPIRED: too old; "
             "ERROR: the view cannot answer.",
@@ -125,7 +126,7 @@ class Reply(Struct, frozen=True, omit_defaults=True):
     fingerprint: Annotated[str, Meta(description="The plan that answered.", examples=[_FINGERPRINT])]
     request_id: Annotated[str, Meta(description="Names this answer in the serving log.")]
     as_of: Annotated[datetime, Meta(examples=["2013-12-01T12:00:00Z"])]
-    columns: Annotated[list[str], Meta(examples=[["carrier_delays__flights_1d", "carrier_delays__mean_delay_7d"]])]
+    columns: Annotated[Sequence[str], Meta(examples=[["carrier_delays__flights_1d", "carrier_delays__mean_delay_7d"]])]
     rows: Annotated[list[Row], Meta(description="One per entity, in the order of the question.")]
     views: Annotated[dict[str, ViewState], Meta(description="Per view, by its name or alias.")]
     dtypes: Annotated[Dtypes | None, Meta(description="Only if the question asked to describe the answer.")] = None
@@ -161,26 +162,17 @@ def reply(result: OnlineFeatures, *, describe: bool = False, event_times: bool =
     """
     times = result.event_times if event_times else {}
     rows = [
-        Row(values, statuses, {alias: _instant(times[alias][i]) for alias in times})
-        for i, (values, statuses) in enumerate(zip(result.rows, result.statuses, strict=True))
+        Row(values, result.statuses_of(i), {alias: _instant(own[i]) for alias, own in times.items()})
+        for i, values in enumerate(result.rows)
     ]
-    views = {
-        alias: ViewState(
-            horizon=_instant(view.horizon_us),
-            watermark=_instant(view.watermark_us),
-            complete_until=_instant(view.complete_until_us),
-            is_stale=view.is_stale,
-        )
-        for alias, view in result.views.items()
-    }
     return Reply(
         service=result.service,
         fingerprint=result.fingerprint,
         request_id=result.request_id,
         as_of=to_datetime(result.as_of_us),
-        columns=list(result.columns),
+        columns=result.columns,
         rows=rows,
-        views=views,
+        views={alias: _view_state(view) for alias, view in result.views.items()},
         dtypes=_dtypes(result) if describe else None,
         errors={alias: ViewProblem(error.code, error.problem) for alias, error in result.errors.items()} or None,
     )
@@ -203,6 +195,17 @@ def _instant(instant_us: int | None) -> datetime | None:
     if instant_us is None or not MIN_INSTANT_US <= instant_us <= MAX_INSTANT_US:
         return None
     return to_datetime(instant_us)
+
+
+@lru_cache(maxsize=256)
+def _view_state(view: State) -> ViewState:
+    """Return how complete a view's state was, as it is written: many views of one answer are in the same."""
+    return ViewState(
+        horizon=_instant(view.horizon_us),
+        watermark=_instant(view.watermark_us),
+        complete_until=_instant(view.complete_until_us),
+        is_stale=view.is_stale,
+    )
 
 
 def schemas() -> dict[str, Any]:

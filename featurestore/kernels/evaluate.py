@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from functools import lru_cache
+from struct import Struct
 from typing import Any, NoReturn
 
 import numpy as np
@@ -161,8 +162,10 @@ class RowReader:
         self._picked = picked
         self._words = np.array([one.first_row + one.reader.row for one in picked], dtype=np.int64)
         self._features = np.array([one.feature for one in picked], dtype=np.int64)
-        self._can_lack = np.array([[not one.reader.has_always] for one in picked], dtype=np.bool_).reshape(-1, 1)
-        self._whole = [i for i, one in enumerate(picked) if one.reader.value is None and not one.reader.is_float]
+        self._can_lack = [place for place, one in enumerate(picked) if not one.reader.has_always]
+        self._lacking = lru_cache(maxsize=512)(self._find_lacking)
+        # All numbers of a row are read in one go; the words of other dtypes are read again, one by one.
+        self._row = Struct("=" + "".join("d" if one.reader.is_float else "q" for one in picked))
         self._others = [(i, one) for i, one in enumerate(picked) if one.reader.value is not None]
 
     def read(self, words: Ints, statuses: Bytes, dictionaries: Sequence[Dictionaries]) -> tuple[list[list[Any]], Bytes]:
@@ -175,18 +178,21 @@ class RowReader:
         """
         codes = statuses.take(self._features, axis=0)
         chosen = words.take(self._words, axis=0)
-        rows: list[list[Any]] = chosen.view(np.float64).T.tolist()
-        if self._whole:
-            for row, whole in zip(rows, chosen.take(self._whole, axis=0).T.tolist(), strict=True):
-                for place, value in zip(self._whole, whole, strict=True):
-                    row[place] = value
-        if codes.tobytes().count(PRESENT) < codes.size:  # for few codes much quicker than codes.any()
-            lacking, queries = ((codes != PRESENT) & self._can_lack).nonzero()
-            for place, query in zip(lacking.tolist(), queries.tolist(), strict=True):
-                rows[query][place] = None
+        if self._picked:
+            rows: list[list[Any]] = [list(row) for row in self._row.iter_unpack(chosen.T.tobytes())]
+        else:
+            rows = [[] for _ in range(words.shape[1])]
+        width, all_codes = len(self._picked), codes.T.tobytes()
+        for query, row in enumerate(rows):
+            for place in self._lacking(all_codes[query * width : (query + 1) * width]):
+                row[place] = None
         if self._others:
             self._read_others(rows, words.tolist(), codes.tolist(), dictionaries)
         return rows, codes
+
+    def _find_lacking(self, codes: bytes) -> tuple[int, ...]:
+        """Return the places of a row that have no value. Rows have few combinations of statuses, and are kept."""
+        return tuple([place for place in self._can_lack if codes[place] != PRESENT])
 
     def _read_others(
         self,

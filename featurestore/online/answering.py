@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.kernels.evaluate import Picked, RowReader, bind
-from featurestore.kernels.events import NO_EVENT, NOT_FOUND, OVERFLOWED
+from featurestore.kernels.events import OVERFLOWED
 from featurestore.online.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.online.state import Dictionaries, StateCodec, joined_states
 from featurestore.plan.model import ViewPlan
@@ -39,8 +39,7 @@ class Overflow:
     entities: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """Answers of all views of a service.
 
     Attributes:
@@ -69,6 +68,8 @@ class BoundService:
         """
         self._bound = [bind(view) for view in views]
         self._codecs = [StateCodec(view) for view in views]
+        self._has_dictionaries = any(codec.has_dictionaries for codec in self._codecs)
+        self._no_dictionaries: list[Callable[[int, int], Sequence[Any]]] = [_no_dictionary] * len(views)
         programs = [bound.program for bound in self._bound]
         self._windows = _stacked([program.windows for program in programs], 2)
         self._groups = _stacked([program.groups for program in programs], 7)
@@ -93,7 +94,7 @@ class BoundService:
         self._reader = RowReader(every if picks is None else [every[place] for place in picks])
 
     def answer(
-        self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, watermarks_us: Sequence[int]
+        self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, bounds_us: Ints
     ) -> Answers:
         """Evaluate stored states.
 
@@ -101,16 +102,14 @@ class BoundService:
             stored: Per view the state of each entity, ``None`` where it has none.
             count: Count of entities.
             as_of_us: Instant asked about.
-            watermarks_us: One per view.
+            bounds_us: Per view the exclusive bound of the ingest times that may be used.
 
         Raises:
             StateError: A state is damaged or foreign.
         """
         words = np.zeros((self._row_count, count), dtype=np.int64)
         statuses = np.empty((self._feature_count, count), dtype=np.uint8)
-        statuses.fill(NOT_FOUND)
         newest = np.empty((len(self._bound), count), dtype=np.int64)
-        newest.fill(NO_EVENT)
         given = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
         joined, starts = joined_states([state for states in given for state in states])
         places = np.empty((len(self._bound) * count, 2), dtype=np.int64)
@@ -122,7 +121,7 @@ class BoundService:
             self._groups,
             self._features,
             as_of_us,
-            np.array(watermarks_us, dtype=np.int64),
+            bounds_us,
             words,
             statuses,
             newest,
@@ -136,6 +135,8 @@ class BoundService:
 
     def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
         """Return per view what gives the values that codes stand for."""
+        if not self._has_dictionaries:
+            return self._no_dictionaries
         found = []
         for number, codec in enumerate(self._codecs):
             own: list[Dictionaries] = []

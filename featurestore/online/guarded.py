@@ -28,7 +28,11 @@ FAIR_SECONDS = 0.5
 
 
 class Guarded:
-    """Reads through a circuit breaker. May be used from several threads."""
+    """Reads through a circuit breaker. May be used from several threads.
+
+    Attributes:
+        keeps_time: Whether reads end within ``patience``.
+    """
 
     def __init__(self, store: StateReads, elapsed_seconds: Callable[[], float] = time.perf_counter) -> None:
         """Take the parts.
@@ -37,6 +41,7 @@ class Guarded:
             store: What is read.
             elapsed_seconds: A clock that never goes back; where it begins does not matter.
         """
+        self.keeps_time: bool = getattr(store, "keeps_time", False)
         self._store = store
         self._elapsed = elapsed_seconds
         self._lock = Lock()
@@ -44,11 +49,6 @@ class Guarded:
         self._closed_until = 0.0
         self._is_probing = False
         self._why = ""
-
-    @property
-    def keeps_time(self) -> bool:
-        """Whether reads end within ``patience``."""
-        return getattr(self._store, "keeps_time", False)
 
     @property
     def is_open(self) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ from featurestore.statuses import ERROR_CODE
 from featurestore.temporal import (
     MAX_INSTANT_US,
     MIN_INSTANT_US,
+    NOTHING_YET,
     Clock,
     SystemClock,
     format_instant,
@@ -57,10 +58,34 @@ from featurestore.temporal import (
     to_datetime,
 )
 
+Ints = npt.NDArray[np.int64]
+
 _OF_ONE_VIEW = (StateError, OutOfReachError)
 """Failures that are one view's; the others can be answered."""
 
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
+
+
+class _Reach(NamedTuple):
+    """How far a view's state reaches; for many views of a service it is the same.
+
+    Attributes:
+        policy: Refresh period, refresh lag, inclusive.
+        bound_us: Exclusive bound of the ingest times an answer may use.
+        watermark_us: The view's watermark.
+    """
+
+    policy: tuple[int, int, int]
+    bound_us: int
+    watermark_us: int
+
+    def state(self, as_of_us: int) -> ViewState:
+        """Describe how complete an answer is."""
+        period_us, _, inclusive = self.policy
+        horizon, _ = horizons(as_of_us, self.bound_us, *self.policy)
+        is_behind = is_stale(as_of_us, self.bound_us, *self.policy)
+        complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, self.watermark_us - inclusive)
+        return ViewState(self.bound_us, complete, is_behind, horizon)
 
 
 class _BoundUse:
@@ -71,7 +96,6 @@ class _BoundUse:
         self.view = view
         self.alias = use.alias
         self.record_key = record_key(view)
-        self.valid = (0, state_prefix(view, 0))
         self.names = tuple(f"{use.alias}__{feature.name}" for feature in view.features)
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
         self._known: tuple[bytes | None, ViewRecord] = (None, decode_record(view, None))
@@ -84,16 +108,37 @@ class _BoundUse:
             self._known = (stored, record)
         return record
 
-    def state(self, as_of_us: int, bound_us: int, watermark_us: int) -> ViewState:
-        """Describe how complete an answer is that used what became known before a bound."""
-        period_us, _, inclusive = self.policy
-        horizon, _ = horizons(as_of_us, bound_us, *self.policy)
-        is_behind = is_stale(as_of_us, bound_us, *self.policy)
-        complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, watermark_us - inclusive)
-        return ViewState(bound_us, complete, is_behind, horizon)
+    def reach(self, record: ViewRecord) -> _Reach:
+        """Return how far the view's state reaches that a record tells of."""
+        return _Reach(self.policy, record.bound_us(self.policy[0]), record.watermark_us)
 
 
 _Lists = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the records of all views said at one moment: they change seldom, so most questions find them told already.
+
+    Attributes:
+        stored: The records as they were stored; ``None`` if a view could not answer, so that it is told again.
+        records: The records.
+        prefixes: Per view what the keys of its valid states begin with.
+        reaches: How far the views' states reach, each only once.
+        reach_of: Per view which of these is its.
+        bounds_us: Per view the exclusive bound of the ingest times an answer may use.
+        reach_us: Earliest instant that all views can be asked about.
+        has_pushes: Whether a push may be under way.
+    """
+
+    stored: list[bytes | None] | None
+    records: list[ViewRecord]
+    prefixes: list[bytes]
+    reaches: list[_Reach]
+    reach_of: list[int]
+    bounds_us: Ints
+    reach_us: int
+    has_pushes: bool
 
 
 @dataclass(frozen=True)
@@ -141,6 +186,9 @@ class OnlineReader:
         self._store = store
         self._clock = clock or SystemClock()
         self._uses = [_BoundUse(use) for use in plan.uses]
+        self._record_keys = [use.record_key for use in self._uses]
+        nothing = [ViewRecord(use.view.name, use.view.fingerprint) for use in self._uses]
+        self._told = self._tell(None, nothing, [state_prefix(use.view, 0) for use in self._uses])
         self._roles = _roles(plan.uses)
         self._keys: dict[str, DType] = {column.name: column.dtype for column in plan.join_keys}
         self._inputs: dict[str, DType] = {column.name: column.dtype for column in plan.request}
@@ -191,20 +239,15 @@ class OnlineReader:
         as_of_us = self._clock.now_us() if as_of is None else _read_instant(as_of)
         failures = _Failures(len(self._uses) if partial else 0)
         began = time.perf_counter()
-        records, stored = self._read_states(asked, failures)
+        told, stored = self._read_states(asked, failures)
         was_read = time.perf_counter()
-        if as_of is None:
+        if as_of is None and told.has_pushes:
             as_of_us = min(
-                (record.settled_us(as_of_us, use.policy[0]) for use, record in zip(self._uses, records, strict=True)),
-                default=as_of_us,
+                record.settled_us(as_of_us, use.policy[0]) for use, record in zip(self._uses, told.records, strict=True)
             )
-        for place, record in enumerate(records):
-            try:
-                _check_reach(record, as_of_us)
-            except OutOfReachError as error:
-                failures.keep(place, error)
-        bounds_us = [record.bound_us(use.policy[0]) for use, record in zip(self._uses, records, strict=True)]
-        answers = self._answer(stored, len(asked), as_of_us, bounds_us, failures)
+        if as_of_us < told.reach_us:
+            _check_reach(told.records, as_of_us, failures)
+        answers = self._answer(stored, len(asked), as_of_us, told.bounds_us, failures)
         rows, codes = self._outputs(answers, inputs, as_of_us)
         errors = {self._uses[place].alias: error_of(failure) for place, failure in failures.found.items()}
         failed = frozenset(errors)
@@ -212,6 +255,7 @@ class OnlineReader:
             self._take_out(missing_columns(self.plan, failed), range(len(asked)), rows, codes)
         if answers.overflows:
             self._take_overflows_out(answers.overflows, rows, codes, errors, is_partial=partial)
+        states = [reach.state(as_of_us) for reach in told.reaches]
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
@@ -226,8 +270,8 @@ class OnlineReader:
                 for use, newest in zip(self._uses, answers.newest, strict=True)
             },
             views={
-                use.alias: use.state(as_of_us, bound_us, record.watermark_us)
-                for use, bound_us, record in zip(self._uses, bounds_us, records, strict=True)
+                use.alias: states[reach]
+                for use, reach in zip(self._uses, told.reach_of, strict=True)
                 if use.alias not in failed
             },
             entities=asked,
@@ -239,7 +283,8 @@ class OnlineReader:
         )
 
     def _read_entities(self, entities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        if isinstance(entities, str | bytes | Mapping) or not isinstance(entities, Sequence):
+        is_list = isinstance(entities, list)  # mostly; what it is else takes longer to tell
+        if not is_list and (isinstance(entities, str | bytes | Mapping) or not isinstance(entities, Sequence)):
             raise RequestError(
                 f"got {type(entities).__name__}, expected a list", field="/entities", hint=_ENTITIES_AT_ONCE_HINT
             )
@@ -279,74 +324,92 @@ class OnlineReader:
 
     def _read_states(
         self, asked: Sequence[Mapping[str, Any]], failures: _Failures
-    ) -> tuple[list[ViewRecord], list[list[bytes | None]]]:
+    ) -> tuple[_Told, list[list[bytes | None]]]:
         """Read the records and states of all views in one snapshot; once more if a view was switched meanwhile."""
         own_keys = [(role.uses, role.keys(asked)) for role in self._roles]
         while True:
-            valid = [use.valid for use in self._uses]
-            keys: list[list[bytes | None]] = [[]] * len(valid)
+            told = self._told
+            keys: list[list[bytes | None]] = [[]] * len(self._uses)
             for places, encoded in own_keys:
                 for place in places:
-                    prefix = valid[place][1]
+                    prefix = told.prefixes[place]
                     keys[place] = [None if key is None else prefix + key for key in encoded]
-            wanted = dict.fromkeys(key for column in keys for key in column if key is not None)
-            found = self._store.read([*(use.record_key for use in self._uses), *wanted])
-            records = self._records(found, failures)
-            if self._are_valid(records, valid, failures):
-                return records, [[None if key is None else found.get(key) for key in column] for column in keys]
+            wanted = dict.fromkeys([key for column in keys for key in column if key is not None])
+            found = self._store.read([*self._record_keys, *wanted])
+            prefixes = told.prefixes
+            stored = [found.get(key) for key in self._record_keys]
+            if stored != told.stored:
+                told = self._told = self._read_records(stored, prefixes, failures)
+            if told.prefixes == prefixes:
+                return told, [[None if key is None else found.get(key) for key in column] for column in keys]
 
-    def _records(self, found: Mapping[bytes, bytes], failures: _Failures) -> list[ViewRecord]:
-        """Read the records of all views; of one that is damaged none is left."""
-        records = []
-        for place, use in enumerate(self._uses):
-            try:
-                records.append(use.record(found.get(use.record_key)))
-            except StateError as error:
-                failures.keep(place, error)
-                records.append(ViewRecord(use.view.name, use.view.fingerprint))
-        return records
+    def _read_records(self, stored: list[bytes | None], prefixes: Sequence[bytes], failures: _Failures) -> _Told:
+        """Read the records of all views; of one that is damaged none is left.
 
-    def _are_valid(
-        self, records: Sequence[ViewRecord], valid: Sequence[tuple[int, bytes]], failures: _Failures
-    ) -> bool:
-        """Tell whether the states that were read are those that the records name; if not, remember which are."""
-        is_valid = True
-        for place, (use, record, (generation, _)) in enumerate(zip(self._uses, records, valid, strict=True)):
+        Args:
+            stored: The records as they are stored.
+            prefixes: Per view what the keys of its states began with; it stays for views that cannot answer.
+            failures: Takes what views cannot do.
+        """
+        records, valid = [], []
+        is_sound = True
+        for place, (use, own, prefix) in enumerate(zip(self._uses, stored, prefixes, strict=True)):
+            record = ViewRecord(use.view.name, use.view.fingerprint)
             try:
+                record = use.record(own)
                 check_materialized(record)
             except StateError as error:
                 failures.keep(place, error)
-                continue
-            if record.generation != generation:
-                use.valid = (record.generation, state_prefix(use.view, record.generation))
-                is_valid = False
-        return is_valid
+                is_sound = False
+                valid.append(prefix)
+            else:
+                valid.append(state_prefix(use.view, record.generation))
+            records.append(record)
+        return self._tell(stored if is_sound else None, records, valid)
+
+    def _tell(self, stored: list[bytes | None] | None, records: list[ViewRecord], prefixes: list[bytes]) -> _Told:
+        """Return what records say."""
+        reaches: dict[_Reach, int] = {}
+        reach_of = [
+            reaches.setdefault(use.reach(record), len(reaches)) for use, record in zip(self._uses, records, strict=True)
+        ]
+        distinct = list(reaches)
+        return _Told(
+            stored=stored,
+            records=records,
+            prefixes=prefixes,
+            reaches=distinct,
+            reach_of=reach_of,
+            bounds_us=np.array([distinct[reach].bound_us for reach in reach_of], dtype=np.int64),
+            reach_us=max((record.reach_us for record in records), default=NOTHING_YET),
+            has_pushes=any(record.push_us is not None for record in records),
+        )
 
     def _answer(
         self,
         stored: list[list[bytes | None]],
         count: int,
         as_of_us: int,
-        bounds_us: Sequence[int],
+        bounds_us: Ints,
         failures: _Failures,
     ) -> Answers:
         """Evaluate states; for a partial answer those of views that fail are left out."""
         try:
             for place in failures.found:
                 stored[place] = [None] * count
-            return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks_us=bounds_us)
+            return self._bound.answer(stored, count, as_of_us=as_of_us, bounds_us=bounds_us)
         except _OF_ONE_VIEW:
             if not failures.are_kept:
                 raise
         for place, use in enumerate(self._uses):
             alone = BoundService([use.view])
             try:
-                alone.answer([stored[place]], count, as_of_us=as_of_us, watermarks_us=[bounds_us[place]])
+                alone.answer([stored[place]], count, as_of_us=as_of_us, bounds_us=bounds_us[place : place + 1])
             except _OF_ONE_VIEW as error:
                 failures.keep(place, error)
         for place in failures.found:
             stored[place] = [None] * count
-        return self._bound.answer(stored, count, as_of_us=as_of_us, watermarks_us=bounds_us)
+        return self._bound.answer(stored, count, as_of_us=as_of_us, bounds_us=bounds_us)
 
     def _take_out(
         self, missing: Collection[str], entities: Sequence[int], rows: _Lists, codes: npt.NDArray[np.uint8]
@@ -433,13 +496,15 @@ class _Failures:
             raise failure
 
 
-def _check_reach(record: ViewRecord, as_of_us: int) -> None:
-    if as_of_us < record.reach_us:
-        raise OutOfReachError(
-            f"{format_instant(as_of_us)} is earlier than the online state of feature view '{record.view}' reaches",
-            field="/as_of",
-            hint=f"It reaches back to {format_instant(record.reach_us)}; for earlier instants build a training set.",
-        )
+def _check_reach(records: Sequence[ViewRecord], as_of_us: int, failures: _Failures) -> None:
+    """Take down the views whose state does not reach back to an instant."""
+    for place, record in enumerate(records):
+        if as_of_us < record.reach_us:
+            problem = (
+                f"{format_instant(as_of_us)} is earlier than the online state of feature view '{record.view}' reaches"
+            )
+            hint = f"It reaches back to {format_instant(record.reach_us)}; for earlier instants build a training set."
+            failures.keep(place, OutOfReachError(problem, field="/as_of", hint=hint))
 
 
 def _mismatch(plan: Plan, expected: str) -> FingerprintMismatchError:

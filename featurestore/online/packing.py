@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.kernels.core import evaluate_entities
+from featurestore.kernels.events import NO_EVENT, NOT_FOUND
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.temporal import NOTHING_YET
@@ -290,6 +291,8 @@ def answer_views(
     query_offsets = np.arange(entities + 1)
     as_of = np.full(entities, as_of_us)
     overflowed = False
+    statuses[:] = NOT_FOUND
+    newest[:] = NO_EVENT
     for v in range(views.shape[0] - 1):
         view, following = views[v], views[v + 1]
         problem, offsets, _, times, ingests, values, flags, places = unpack(

@@ -14,10 +14,11 @@ Commands are never sent twice: after a timeout nobody knows whether the server h
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from queue import Empty
 from typing import Any
 
@@ -159,12 +160,11 @@ class RedisOnlineStore:
         """Return the values of those keys that exist, all from one moment."""
         if not keys:
             return {}
-        prefix = self._states
-        with _failures("read", self._place):
-            found = self._command("MGET", *[prefix + key for key in keys], seconds=seconds_left())
+        with _Failures("read", self._place):
+            found = self._command(_get_many(self._states, keys), seconds=seconds_left())
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
-    def _command(self, *parts: Any, seconds: float) -> Any:
+    def _command(self, command: bytes, *, seconds: float) -> Any:
         """Send one command and return its answer: what the client does, without what it does around that.
 
         The client's own way takes twice the time; nothing is tried again here either.
@@ -172,21 +172,36 @@ class RedisOnlineStore:
         is_hasty = seconds < self._wait_seconds
         if seconds < SHORT_SECONDS and not self._has_idle():
             raise out_of_time(self._place)
-        pool = self._client.connection_pool
-        connection = pool.get_connection()
+        connection = self._lent()
         try:
-            connection.send_command(*parts)  # type: ignore[no-untyped-call]  # untyped in the client
+            connection.send_packed_command((command,), check_health=False)
             return connection.read_response(timeout=seconds) if is_hasty else connection.read_response()
         except redis.exceptions.TimeoutError:
-            connection.disconnect()  # type: ignore[no-untyped-call]  # untyped in the client
+            connection.disconnect()
             if is_hasty:
                 raise out_of_time(self._place) from None
             raise
         except BaseException:
-            connection.disconnect()  # type: ignore[no-untyped-call]  # untyped in the client
+            connection.disconnect()
             raise
         finally:
-            pool.release(connection)
+            self._give_back(connection)
+
+    def _lent(self) -> Any:
+        """Take a connection that lies ready; if none does, the client's pool sees to it."""
+        places: Any = self._pool.pool
+        with suppress(Empty):
+            connection = places.get_nowait()
+            if _is_ready(connection):
+                return connection
+            places.put_nowait(connection)
+        return self._pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in the client
+
+    def _give_back(self, connection: Any) -> None:
+        if connection.should_reconnect():
+            self._pool.release(connection)  # type: ignore[no-untyped-call]  # untyped in the client
+        else:
+            self._pool.pool.put_nowait(connection)
 
     def _has_idle(self) -> bool:
         """Tell whether a connection is open that nobody uses."""
@@ -209,7 +224,7 @@ class RedisOnlineStore:
             self._check_eviction()
         keys = [*absent, *[key for key, _ in compared]]
         counts = [len(absent), len(present), len(kept), len(expiring), self._lifetime_ms]
-        with _failures("write", self._place):
+        with _Failures("write", self._place):
             is_written = self._write(
                 keys=[self._states + key for key in keys], args=[*counts, *[value for _, value in compared]]
             )
@@ -222,7 +237,7 @@ class RedisOnlineStore:
         Raises:
             StorageError: It does.
         """
-        with _failures("ask", self._place):
+        with _Failures("ask", self._place):
             try:
                 memory: Any = self._client.info("memory")
             except redis.exceptions.NoPermissionError:
@@ -245,7 +260,7 @@ class RedisOnlineStore:
         """
         pattern = _escaped(self._states + prefix) + b"*"
         deleted = cursor = 0
-        with _failures("delete from", self._place):
+        with _Failures("delete from", self._place):
             while True:
                 answer: Any = self._client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
                 cursor, found = answer
@@ -270,6 +285,24 @@ class RedisOnlineStore:
         """Close the connections that are idle."""
         self._holder.close()
         _disconnect_idle(self._pool)
+
+
+def _get_many(prefix: bytes, keys: Sequence[bytes]) -> bytes:
+    """Return the command that reads some keys, as it is sent."""
+    parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
+    width = len(prefix)
+    parts += [b"$%d\r\n%b%b\r\n" % (width + len(key), prefix, key) for key in keys]
+    return b"".join(parts)
+
+
+def _is_ready(connection: Any) -> bool:
+    """Tell whether a connection is open, this process's, and has nothing to say: not even that it was closed."""
+    if connection is None or not connection.is_connected or connection.pid != os.getpid():
+        return False
+    try:
+        return not (connection.should_reconnect() or connection.can_read())
+    except redis.exceptions.ConnectionError:
+        return False
 
 
 def _disconnect_idle(pool: redis.BlockingConnectionPool) -> None:
@@ -305,30 +338,44 @@ class _Leases:
 
     def take(self, name: str, token: bytes, seconds: float) -> bool:
         """Make a token the holder of a name that nobody holds; tell whether it is now."""
-        with _failures("lock", self._place):
+        with _Failures("lock", self._place):
             return bool(self._client.set(self._prefix + name.encode(), token, nx=True, px=round(1000 * seconds)))
 
     def renew(self, name: str, token: bytes, seconds: float) -> bool:
         """Let a token hold a name for so long from now; tell whether it held it still."""
-        with _failures("lock", self._place):
+        with _Failures("lock", self._place):
             return bool(self._renew(keys=[self._prefix + name.encode()], args=[token, round(1000 * seconds)]))
 
     def release(self, name: str, token: bytes) -> bool:
         """Let nobody hold a name that a token holds; tell whether it held it still."""
-        with _failures("unlock", self._place):
+        with _Failures("unlock", self._place):
             return bool(self._release(keys=[self._prefix + name.encode()], args=[token]))
 
 
-@contextmanager
-def _failures(verb: str, place: str) -> Iterator[None]:
-    """Turn the client's errors into the library's."""
-    try:
-        yield
-    except redis.RedisError as error:
+class _Failures:
+    """Turns the client's errors into the library's, as a context manager."""
+
+    __slots__ = ("_place", "_verb")
+
+    def __init__(self, verb: str, place: str) -> None:
+        self._verb = verb
+        self._place = place
+
+    def __enter__(self) -> None:
+        """Begin what may fail."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise what the library says of a failure.
+
+        Raises:
+            StorageError: The client failed.
+        """
+        if not isinstance(error, redis.RedisError):
+            return
         if _is_distrust(error):
-            raise failed(verb, place, error, hint=_TLS_HINT) from error
+            raise failed(self._verb, self._place, error, hint=_TLS_HINT) from error
         is_away = isinstance(error, _AWAY) and not isinstance(error, _LOCKED_OUT)
-        raise (unavailable if is_away else failed)(verb, place, error) from error
+        raise (unavailable if is_away else failed)(self._verb, self._place, error) from error
 
 
 def _is_distrust(error: redis.RedisError) -> bool:

@@ -108,8 +108,12 @@ class OnlineFeatures:
     @cached_property
     def statuses(self) -> list[list[str]]:
         """Per entity one ``Status`` name per column; ``ERROR`` where a view could not answer."""
+        return [list(self.statuses_of(row)) for row in range(len(self.rows))]
+
+    def statuses_of(self, row: int) -> tuple[str, ...]:
+        """Return one ``Status`` name per column for one entity."""
         width = len(self.columns)
-        return [list(names_of(self.codes[i * width : (i + 1) * width])) for i in range(len(self.rows))]
+        return names_of(self.codes[row * width : (row + 1) * width])
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return per entity its keys and features by name."""

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -82,8 +82,7 @@ class Losses(msgspec.Struct, frozen=True):
     last_us: int
 
 
-@dataclass(frozen=True)
-class _Taken:
+class _Taken(NamedTuple):
     """An answer that waits to be written: encoded at once, so that the writer has nothing to do but to write."""
 
     plan: int

@@ -7,8 +7,7 @@ or sealed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -24,8 +23,7 @@ _INSTANT = TIMESTAMP.arrow
 _SHARES = 1 << 32
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asked, if it says so.
 
     Attributes:

@@ -51,6 +51,20 @@ def test_a_sound_answer_is_the_same_whether_a_part_would_do_or_not():
     assert whole.errors == {}
 
 
+def test_a_view_that_could_not_answer_answers_as_soon_as_it_can():
+    """What the records said while it could not is not kept."""
+    reader, store = reader_without_other(SOUND, OTHER)
+    assert list(reader.get(ASKED["entities"], partial=True).errors) == ["other"]
+    assert list(reader.get(ASKED["entities"], partial=True).errors) == ["other"]
+    fold(OTHER, store, 4)
+    answer = reader.get(ASKED["entities"])
+    assert answer.errors == {}
+    assert {name: view.watermark_us - T0 for name, view in answer.views.items()} == {
+        "view": 5_000_000,
+        "other": 4_000_000,
+    }
+
+
 def test_a_damaged_state_is_the_failure_of_its_view_alone():
     reader, store = reader_without_other(SOUND, OTHER)
     fold(OTHER, store, 5)

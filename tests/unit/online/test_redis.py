@@ -1,5 +1,6 @@
 """What is Redis' own: prefixes, expiry, leases, eviction, and a server that comes and goes."""
 
+import os
 import threading
 import time
 import uuid
@@ -254,6 +255,37 @@ def test_more_threads_than_connections_wait_for_one(opened):
     for thread in threads:
         thread.join()
     assert results == [{b"a": b"1"}] * 400
+
+
+def test_reads_one_after_the_other_share_a_connection(opened, client):
+    store = opened()
+    before = len(client.client_list())
+    for _ in range(5):
+        store.read([b"a"])
+    assert len(client.client_list()) == before + 1
+
+
+def test_a_connection_that_the_server_closed_is_noticed_before_it_is_lent(opened, client):
+    store = opened()
+    store.write([(b"a", b"1")])
+    assert store.read([b"a"]) == {b"a": b"1"}
+    client.client_kill_filter(_type="normal", skipme=True)
+    assert store.read([b"a"]) == {b"a": b"1"}
+
+
+def test_a_process_that_was_forked_opens_connections_of_its_own(opened):
+    """Two that wrote to one connection would read each other's answers."""
+    store = opened()
+    store.write([(b"a", b"1")])
+    store.read([b"a"])
+    (kept,) = [one for one in store._pool.pool.queue if one is not None]
+    child = os.fork()
+    if child == 0:
+        found = store.read([b"a"])
+        mine = [one for one in store._pool.pool.queue if one is not None]
+        os._exit(0 if found == {b"a": b"1"} and kept not in mine else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.read([b"a"]) == {b"a": b"1"}
 
 
 def test_nothing_listens(opened):
