@@ -74,6 +74,7 @@ class Collected:
     _rows: list[pa.Table] = field(default_factory=list)
     _differs: dict[str, list[Flags]] = field(default_factory=dict)
     _spilled: Spilled | None = None
+    _width: int = 0
     _done: int = 0
 
     def add(self, log: pa.Table, differs: Mapping[str, Flags]) -> None:
@@ -90,12 +91,23 @@ class Collected:
             self.clean[name] = self.clean.get(name, 0) + int((~flags & ~is_unread(log, name)).sum())
             self.different += int(flags.sum())
         any_differs = _any(differs, log.num_rows)
-        suspects = np.flatnonzero(any_differs)
-        self.seen += len(suspects)
-        chosen = np.union1d(suspects, self._chosen_controls(log, any_differs))
-        if len(chosen) == 0:
-            return
-        self._keep(with_previous(self.plan, log, chosen), {name: flags[chosen] for name, flags in differs.items()})
+        chosen = np.union1d(np.flatnonzero(any_differs), self._chosen_controls(log, any_differs))
+        if len(chosen):
+            self.put(with_previous(self.plan, log, chosen), {name: flags[chosen] for name, flags in differs.items()})
+
+    def put(self, rows: pa.Table, differs: Mapping[str, Flags]) -> None:
+        """Keep rows that were chosen already.
+
+        Args:
+            rows: The rows, with the request inputs before theirs.
+            differs: Per output which of them differ.
+
+        Raises:
+            StorageError: They do not fit into memory, and not on the disk.
+        """
+        self._width = len(differs)
+        self.seen += int(_any(differs, rows.num_rows).sum())
+        self._keep(rows, differs)
         if self.suspects > self._most_kept:
             self._thin()
 
@@ -123,6 +135,11 @@ class Collected:
             self._spilled = None
 
     @property
+    def has_controls(self) -> bool:
+        """Whether there are as many rows that do not differ as are wanted."""
+        return self.controls >= _CONTROLS + _RELATED
+
+    @property
     def to_explain(self) -> int:
         """Count of the values that are to be explained; an estimate where not all are."""
         share = 1.0 if self.most is None else min(1.0, self.most / max(1, self.seen))
@@ -130,7 +147,7 @@ class Collected:
 
     @property
     def _most_kept(self) -> int:
-        fitting = min(MOST_ROWS, MOST_VALUES // max(1, len(self.clean)))
+        fitting = min(MOST_ROWS, MOST_VALUES // max(1, self._width))
         return fitting if self.most is None else min(fitting, self.most)
 
     def _room(self) -> int:

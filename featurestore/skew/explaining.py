@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +75,8 @@ def explain(
 
     Rows are taken round by round, so that few lie in memory at a time, and each round lot by lot, for the events of
     few entities do. The first round is of entities chosen by a hash of their key. What explains one round is tried
-    first on the next.
+    first on the next. Rows with values that nothing explains are put aside: what is too rare in every round to be told
+    from chance may be frequent among them, so in the end they are taken together.
 
     Args:
         collected: The rows.
@@ -81,21 +84,24 @@ def explain(
         asked: Values to tell of.
         each: Is given every round, with its proof.
         progress: Is told how far the proof is.
+
+    Raises:
+        StorageError: Rows that are put aside do not fit into memory, and not on the disk.
     """
     counted = Counted(collected.clean, collected.different)
     explainer = _Explainer(collected, facts, progress)
     found = Findings()
     told: dict[Place, Told] = {}
     examined = 0
-    for one in collected.rounds():
-        case, proof = explainer.explained(one)
-        found.add(case, proof, counted)
-        told |= _told_of(case, proof, asked)
-        examined += count_of(one.differs.values())
-        if each is not None:
-            each(case, proof)
-        del case, proof, one
-        _forget()
+    with closing(Collected(collected.plan)) as aside:
+        for case, proof in chain(explainer.begun(collected, aside), explainer.ended(aside)):
+            found.add(case, proof, counted)
+            told |= _told_of(case, proof, asked)
+            examined += count_of(case.differs.values())
+            if each is not None:
+                each(case, proof)
+            del case, proof
+            _forget()
     return Explained(found.all(), examined, told)
 
 
@@ -109,24 +115,42 @@ class _Explainer:
         self._known = Known()
         self._lots = self._done = 0
 
-    def explained(self, one: Round) -> tuple[Case, Proof]:
-        """Return a round as a case, and its proof."""
+    def begun(self, collected: Collected, aside: Collected) -> Iterator[tuple[Case, Proof]]:
+        """Yield rounds as cases, each with its proof, without rows that have values which nothing explains.
+
+        Args:
+            collected: The rows.
+            aside: Takes those rows, unless there is but one lot.
+        """
+        for one in collected.rounds():
+            lots = lots_of(collected.plan, one.log, self._facts)
+            is_all = one.share == 1.0 and len(lots) == 1
+            case, proof = self._explained(one, lots, is_last=is_all)
+            yield (case, proof) if is_all else _settled(case, proof, aside)
+
+    def ended(self, aside: Collected) -> Iterator[tuple[Case, Proof]]:
+        """Yield the rows that were put aside, as cases, each with its proof."""
+        self._known = Known(self._known.variants)
+        for one in aside.rounds():
+            yield self._explained(one, lots_of(aside.plan, one.log, self._facts), is_last=True)
+
+    def _explained(self, one: Round, lots: Sequence[Ints], *, is_last: bool) -> tuple[Case, Proof]:
         self._known = self._known.for_other_entities()
         parts: list[Part] = []
-        for rows in lots_of(self._collected.plan, one.log, self._facts):
-            parts.append(self._of_lot(one, rows))
+        for rows in lots:
+            parts.append(self._of_lot(one, rows, is_last=is_last))
             _forget()
         case, owner = joined(parts)
         return case, Proof(self._known.variants, owner)
 
-    def _of_lot(self, one: Round, rows: Ints) -> Part:
+    def _of_lot(self, one: Round, rows: Ints, *, is_last: bool) -> Part:
         """Explain one lot; its events are gone from memory when this returns."""
         differs = {name: flags[rows] for name, flags in one.differs.items()}
         log = one.log.take(pa.array(rows))
         case = case_of(self._collected.plan, log, differs, self._facts, first_number=self._lots * _NUMBERS_EACH)
         share = len(rows) / one.log.num_rows * one.share
         clean = {name: int(count * share) for name, count in self._collected.clean.items()}
-        proof = prove(case, clean=clean, known=self._known, progress=self._tell)
+        proof = prove(case, clean=clean, known=self._known, is_last=is_last, progress=self._tell)
         self._known = self._known.after(case, proof)
         self._lots += 1
         self._done += count_of(differs.values())
@@ -134,7 +158,21 @@ class _Explainer:
 
     def _tell(self, explained: int, _: int) -> None:
         if self._progress is not None:
-            self._progress(_NAMED, self._done + explained, self._collected.to_explain)
+            total = self._collected.to_explain
+            self._progress(_NAMED, min(self._done + explained, total), total)
+
+
+def _settled(case: Case, proof: Proof, aside: Collected) -> tuple[Case, Proof]:
+    """Put rows aside that have values which nothing explains; return the others."""
+    is_open = np.zeros(len(case.world), dtype=np.bool_)
+    for name, flags in case.differs.items():
+        is_open |= flags & (proof.owner[name] < 0)
+    if not bool(is_open.any()):
+        return case, proof
+    is_taken = is_open if aside.has_controls else is_open | ~case.suspects()
+    aside.put(case.world.log.filter(pa.array(is_taken)), {name: own[is_taken] for name, own in case.differs.items()})
+    rows = np.flatnonzero(~is_open)
+    return case.take(rows), Proof(proof.variants, {name: owner[rows] for name, owner in proof.owner.items()})
 
 
 def _forget() -> None:

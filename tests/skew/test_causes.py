@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from featurestore.skew import collecting
 from featurestore.skew.causes.catalogue import CAUSES
 from tests.skew.faults import FAULTS, as_float32, shop_of, true_shop
 from tests.skew.measuring import SIZES, confusion, fault_of, measured, page
@@ -72,6 +73,16 @@ def test_several_causes_at_once_are_told_apart(names):
     found = audit_planted(true_shop(), in_some(faults, 1 / len(faults)))
     for fault in faults:
         assert found.share(fault) >= LEAST, (fault.name, found.named)
+
+
+def test_what_is_rare_in_every_round_is_named_in_the_end(monkeypatch):
+    """Two values of a kind in each of many rounds are chance; all of them together are not."""
+    monkeypatch.setattr(collecting, "MOST_ROWS", 25)
+    faults = [fault_of(name) for name in ("state older than promised", "float32", "0 for null")]
+    found = audit_planted(true_shop(), in_some(faults, 1 / len(faults)))
+    for fault in faults:
+        assert found.share(fault) >= LEAST, (fault.name, found.named)
+    assert found.report.examined == found.report.different
 
 
 def test_lost_events_are_found_in_values_that_were_cast_as_well():

@@ -146,6 +146,7 @@ def prove(
     *,
     clean: Mapping[str, int],
     known: Known | None = None,
+    is_last: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
     """Name the assumptions that reproduce what was served.
@@ -154,12 +155,13 @@ def prove(
         case: The rows that differ, and some that do not.
         clean: Per output the count of rows that do not differ, of which the case holds a sample.
         known: What is known from other rows of the same log: what explains them is tried first.
+        is_last: Whether what nothing explains is named if it fits, though it be chance.
         progress: Is told how many values are explained, of how many.
 
     Returns:
         The proof, whose assumptions begin with those known. Values that nothing reproduces have no owner.
     """
-    return _Prover(case, clean, known or Known(), progress).run()
+    return _Prover(case, clean, known or Known(), progress).run(is_last=is_last)
 
 
 class _Bar:
@@ -230,7 +232,7 @@ class _Prover:
         }
         self._initial = {name: int(flags.sum()) for name, flags in case.differs.items()}
 
-    def run(self) -> Proof:
+    def run(self, *, is_last: bool) -> Proof:
         chosen = self._begun()
         is_thorough = chosen is HYPOTHESES
         rounds = 0
@@ -252,7 +254,7 @@ class _Prover:
         self._search_on_top()
         if is_thorough and not self._known.is_enough and count_of(self._case.differs.values()):
             self._pairs()
-        if count_of(self._case.differs.values()):
+        if is_last and count_of(self._case.differs.values()):
             self._fit()
         return Proof(tuple(self._variants), self._owner, is_thorough)
 
@@ -262,12 +264,12 @@ class _Prover:
 
     def _begun(self) -> Sequence[Hypothesis]:
         """Try what is known from other rows on all rows, and return the hypotheses to begin with."""
-        if self._known.cases == 0:
-            return HYPOTHESES
         for variant in tuple(self._variants):
             rows = np.flatnonzero(self._case.suspects())
             if len(rows) and variant.is_proven and not variant.is_searched:
                 self._take(variant, rows, covered_by(variant, self._case.take(rows), self._case.outputs))
+        if self._known.cases == 0:
+            return HYPOTHESES
         named = {name for variant in self._variants for name in variant.cause.split(" + ")}
         return tuple(found for found in HYPOTHESES if found.name in named)
 
