@@ -94,7 +94,7 @@ def explain(
     told: dict[Place, Told] = {}
     examined = 0
     with closing(Collected(collected.plan)) as aside:
-        for case, proof in chain(explainer.begun(collected, aside), explainer.ended(aside)):
+        for case, proof in chain(explainer.begun(aside), explainer.ended(aside)):
             found.add(case, proof, counted)
             told |= _told_of(case, proof, asked)
             examined += count_of(case.differs.values())
@@ -115,15 +115,14 @@ class _Explainer:
         self._known = Known()
         self._lots = self._done = 0
 
-    def begun(self, collected: Collected, aside: Collected) -> Iterator[tuple[Case, Proof]]:
+    def begun(self, aside: Collected) -> Iterator[tuple[Case, Proof]]:
         """Yield rounds as cases, each with its proof, without rows that have values which nothing explains.
 
         Args:
-            collected: The rows.
             aside: Takes those rows, unless there is but one lot.
         """
-        for one in collected.rounds():
-            lots = lots_of(collected.plan, one.log, self._facts)
+        for one in self._collected.rounds():
+            lots = lots_of(self._collected.plan, one.log, self._facts)
             is_all = one.share == 1.0 and len(lots) == 1
             case, proof = self._explained(one, lots, is_last=is_all)
             yield (case, proof) if is_all else _settled(case, proof, aside)
