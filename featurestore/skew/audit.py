@@ -330,13 +330,14 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
         _keep_worst(plan, name, log, expected, compared, stale, found)
     any_differs = np.any(list(differs.values()), axis=0) if differs else np.zeros(log.num_rows, dtype=np.bool_)
     found.slices.add(as_of, any_differs, _properties(plan, log, expected, stale, options.by))
-    # What is no value cannot be reproduced.
-    examined = {name: flags & ~unread[name] for name, flags in differs.items()}
+    left = differs
     if options.explain is not None:
+        # What is no value cannot be reproduced.
+        examined = {name: flags & ~unread[name] for name, flags in differs.items()}
         found.collected.setdefault(plan.fingerprint, Collected(plan, options.explain_rows)).add(log, examined)
-        differs = {name: flags & unread[name] for name, flags in differs.items()}
+        left = {name: flags & unread[name] for name, flags in differs.items()}
     if options.unexamined is not None:
-        options.unexamined(plan, log, expected, differs)
+        options.unexamined(plan, log, expected, left)
 
 
 def _take_unread(log: pa.Table, name: str, found: _Found) -> Flags:

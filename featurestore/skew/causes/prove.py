@@ -241,13 +241,11 @@ class _Prover:
             rounds += not is_search
             sample = self._sample(_SAMPLED_PER_OUTPUT, _SAMPLED_ROWS)
             gained, searched = self._round(chosen, sample)
-            # A search finds what concerns the entities of its sample, however many others there are.
-            enough = _SEARCHED_SHARE * count_of(sample.differs.values()) if is_search else _WORTH_SHARE * left
-            is_worth = gained > enough
-            # What was searched row by row goes on with the next rows; everything else is tried again only if it ends.
-            if is_worth and searched:
+            # What was searched row by row goes on with the next rows: a search finds what concerns the entities of its
+            # sample, however many others there are. Everything else is tried again only if it ends.
+            if searched and gained > _SEARCHED_SHARE * count_of(sample.differs.values()):
                 chosen = searched
-            elif is_worth or (chosen is not HYPOTHESES and (is_thorough or self._is_strange())):
+            elif gained > _WORTH_SHARE * left or (chosen is not HYPOTHESES and (is_thorough or self._is_strange())):
                 chosen, is_thorough = HYPOTHESES, True
             else:
                 break

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.skew.causes import prove
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.lots import lots_of
 from featurestore.skew.causes.model import Facts
@@ -114,6 +115,37 @@ def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
     assert apart.examined == whole.examined == 10
     assert apart.causes == whole.causes
     assert {finding.rows for finding in apart.findings} == {finding.rows for finding in whole.findings}
+
+
+def test_single_events_are_searched_for_every_entity_however_few_a_sample_holds(tmp_path, monkeypatch):
+    """A search finds the events of its sample alone: here less than a hundredth of all that is to be explained."""
+    monkeypatch.setattr(prove, "_SAMPLED_PER_OUTPUT", 4)
+    users, each = 700, 6
+    chance = np.random.default_rng(3)
+    table = pa.table(
+        {
+            "user": np.arange(users * each) % users,
+            "at": pa.array(START_US + chance.integers(0, 40, users * each) * HOUR + 1, pa.int64()).cast(INSTANT),
+            "amount": chance.integers(1, 1 << 30, users * each) / 64,
+        }
+    )
+    pq.write_table(table, tmp_path / "events.parquet")
+    view = FeatureView(
+        "spending",
+        entity=Entity("user", key="user", dtype="int64"),
+        source=FileSource("events", path=tmp_path / "events.parquet", event_time="at"),
+        features={"total": agg.sum(col("amount")).lifetime()},
+    )
+    lost = dict(zip(table.column("user").to_pylist(), table.column("amount").to_pylist(), strict=True))
+    as_of = to_datetime(START_US + 49 * HOUR)
+    with FeatureStore.local(tmp_path / "store") as store:
+        store.apply(FeatureService("model", features=[view]))
+        store.materialize(until=to_datetime(START_US + 50 * HOUR))
+        answer = store.get_online_features("model", [{"user": user} for user in range(users)], as_of=as_of)
+        rows = [[total - lost[user]] for user, (total,) in enumerate(answer.rows)]
+        store._serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
+        report = store.audit("model", since=to_datetime(START_US), until=to_datetime(START_US + 99 * HOUR))
+    assert report.causes == {"event_lost": users}
 
 
 def test_narrowed_events_keep_their_numbers():
