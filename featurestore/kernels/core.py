@@ -34,7 +34,7 @@ from featurestore.kernels.exact import (
     whole_sum,
 )
 from featurestore.kernels.holistic import fold_holistic
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import borrowed, jit, keep
 from featurestore.kernels.ordering import as_word, order_key, search
 from featurestore.kernels.program import (
     ADDITIVE,
@@ -243,7 +243,7 @@ def _fold_additive(
     base, value_limbs, square_limbs = _limbs(values, flags, is_float, group[GROUP_LEVEL])
     width = 1 + value_limbs + square_limbs
     work = np.zeros(2 * width + 8, dtype=np.int64)
-    total, digits = work[:width], work[width:]
+    total, digits = borrowed(work[:width]), borrowed(work[width:])
     upper = edge.shape[0] - 1
     if how == _SWEPT:
         prefix = np.zeros((values.size + 1) * width, dtype=np.int64)
@@ -304,6 +304,7 @@ def _fold_additive(
                 if features[g, FEATURE_FINISH] == SUM_WIDE:
                     words[row + 1, target[q]] = second
                 statuses[features[g, FEATURE_INDEX], target[q]] = status
+    keep(work)
 
 
 @jit
@@ -671,7 +672,11 @@ def evaluate_entities(
         Whether a sum did not fit its dtype; its status is ``OVERFLOWED``.
     """
     overflowed = False
-    nothing = np.empty(0, dtype=np.int64)
+    times, ingests, values, flags = borrowed(times), borrowed(ingests), borrowed(values), borrowed(flags)
+    as_of, target, policy, windows = borrowed(as_of), borrowed(target), borrowed(policy), borrowed(windows)
+    groups, features, words, statuses = borrowed(groups), borrowed(features), borrowed(words), borrowed(statuses)
+    offsets, query_offsets = borrowed(offsets), borrowed(query_offsets)
+    watermark, newest = borrowed(watermark), borrowed(newest)
     for entity in range(first, stop):
         low, high = query_offsets[entity], query_offsets[entity + 1]
         if low == high:
@@ -679,12 +684,13 @@ def evaluate_entities(
         begin, end = offsets[entity], offsets[entity + 1]
         own_times, own_ingests = times[begin:end], ingests[begin:end]
         own_as_of, own_target = as_of[low:high], target[low:high]
-        edge = np.empty((windows.shape[0] + 1, high - low), dtype=np.int64)
-        known = np.empty(high - low, dtype=np.int64)
+        edges = np.empty((windows.shape[0] + 1, high - low), dtype=np.int64)
+        bounds = np.empty(high - low, dtype=np.int64)
+        edge, known = borrowed(edges), borrowed(bounds)
         is_late = _frame(own_times, own_ingests, own_as_of, watermark[low:high], policy, windows, edge, known)
         upper = edge[windows.shape[0]]
-        turn = np.empty(end - begin, dtype=np.int64) if is_late else nothing
-        order = np.empty(end - begin, dtype=np.int64) if is_late else nothing
+        turns = np.empty((2, end - begin if is_late else 0), dtype=np.int64)
+        turn, order = borrowed(turns[0]), borrowed(turns[1])
         if is_late:
             _turns(own_ingests, upper, known, turn, order)
         _newest(own_times, upper, turn, order, is_late, own_target, newest)
@@ -766,4 +772,7 @@ def evaluate_entities(
                 overflowed = overflowed or statuses[f, own_target[q]] == OVERFLOWED
                 if newest[own_target[q]] == NO_EVENT:
                     statuses[f, own_target[q]] = NOT_FOUND
+        keep(edges)
+        keep(bounds)
+        keep(turns)
     return overflowed

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from featurestore.kernels.core import evaluate_entities
 from featurestore.kernels.events import NO_EVENT, NOT_FOUND
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import borrowed, jit
 from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.temporal import NOTHING_YET
 
@@ -108,6 +108,7 @@ def unpack(
         ``NOTHING_YET`` where there is no state; event times; ingest times, none unless ``has_ingest``; words and flags,
         one row per input; and per entity where its dictionaries begin and end, in bytes.
     """
+    words, starts = borrowed(words), borrowed(starts)
     entities = starts.size - 1
     columns = 1 + int(has_ingest) + inputs
     offsets = np.zeros(entities + 1, dtype=np.int64)
@@ -129,6 +130,7 @@ def unpack(
     values = np.empty((inputs, events), dtype=np.int64)
     flags = np.empty((inputs, events), dtype=np.uint8)
     raw = words.view(np.uint8)
+    to_times, to_ingests, to_values, to_flags = borrowed(times), borrowed(ingests), borrowed(values), borrowed(flags)
     for entity in range(entities if problem == SOUND else 0):
         first, stop = offsets[entity], offsets[entity + 1]
         begin, end = starts[entity], starts[entity + 1]
@@ -136,16 +138,16 @@ def unpack(
             continue
         count = stop - first
         at = begin + HEADER_WORDS
-        times[first:stop] = words[at : at + count]
+        to_times[first:stop] = words[at : at + count]
         at += count
         if has_ingest:
-            ingests[first:stop] = words[at : at + count]
+            to_ingests[first:stop] = words[at : at + count]
             at += count
         for i in range(inputs):
-            values[i, first:stop] = words[at : at + count]
+            to_values[i, first:stop] = words[at : at + count]
             at += count
         for i in range(inputs):
-            flags[i, first:stop] = raw[8 * at + i * count : 8 * at + (i + 1) * count]
+            to_flags[i, first:stop] = raw[8 * at + i * count : 8 * at + (i + 1) * count]
         at += (count * inputs + 7) // 8
         dictionaries[entity, 0] = 8 * at
         dictionaries[entity, 1] = 8 * at + (words[end - 1] & 0xFFFFFFFF)
