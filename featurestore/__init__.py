@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from featurestore.definitions.udf import udf
     from featurestore.definitions.views import FeatureView, OnDemandFeatureView
     from featurestore.errors import DefinitionError, FeatureStoreError
+    from featurestore.online.question import OnlineQuestion
     from featurestore.store import FeatureStore
     from featurestore.temporal import continuous, every
 
@@ -31,6 +32,7 @@ _HOMES = {
     "FileSource": "definitions.sources",
     "FrameSource": "definitions.sources",
     "OnDemandFeatureView": "definitions.views",
+    "OnlineQuestion": "online.question",
     "SqlSource": "definitions.sources",
     "agg": "definitions.aggregations",
     "as_of": "definitions.expr",
@@ -58,6 +60,7 @@ __all__ = [
     "FileSource",
     "FrameSource",
     "OnDemandFeatureView",
+    "OnlineQuestion",
     "SqlSource",
     "agg",
     "as_of",

@@ -23,6 +23,7 @@ from featurestore.live import LivePlans
 from featurestore.online.guarded import Guarded
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.patience import seconds_left
+from featurestore.online.question import OnlineQuestion
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import Caller, ServingLog
 from featurestore.online.store import OnlineStore, records_of
@@ -88,35 +89,36 @@ class Serving:
         self._views: _LiveViews | None = None
         self._lock = Lock()
 
-    def answer(
-        self,
-        service: str,
-        entities: Sequence[Mapping[str, Any]],
-        *,
-        request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None,
-        as_of: datetime | str | None,
-        expected_fingerprint: str | None,
-        request_id: str | None = None,
-        partial: bool = False,
-        model: str | None = None,
-        model_version: str | None = None,
-    ) -> OnlineFeatures:
-        """Answer for some entities; see ``FeatureStore.get_online_features``.
+    def answer(self, question: OnlineQuestion) -> OnlineFeatures:
+        """Answer a question; see ``FeatureStore.get_online_features``."""
+        (found,) = self.answer_together([question])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def answer_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
+        """Answer several questions; see ``FeatureStore.get_online_features_together``.
 
         What is only a part of the plan's answer goes to no log: an audit would have nothing to compare it with.
         """
-        reader = self._reader(service)
-        answer = reader.get(
-            entities,
-            request=request,
-            as_of=as_of,
-            expected_fingerprint=expected_fingerprint,
-            request_id=request_id,
-            partial=partial,
-        )
-        if self._log is not None and not answer.errors:
-            self._log.append(reader.plan, answer, Caller(model, model_version))
-        return answer
+        alike: dict[tuple[str, datetime | str | None, bool], list[int]] = {}
+        for place, question in enumerate(questions):
+            alike.setdefault((question.service, question.as_of, question.partial), []).append(place)
+        found: dict[int, OnlineFeatures | Exception] = {}
+        for (service, _, _), places in alike.items():
+            own = [questions[place] for place in places]
+            try:
+                reader = self._reader(service)
+                answers = reader.get_together(own)
+            except Exception as error:  # it is the askers'
+                found |= dict.fromkeys(places, error)
+                continue
+            found |= zip(places, answers, strict=True)
+            if self._log is not None:
+                for question, answer in zip(own, answers, strict=True):
+                    if isinstance(answer, OnlineFeatures) and not answer.errors:
+                        self._log.append(reader.plan, answer, Caller(question.model, question.model_version))
+        return [found[place] for place in range(len(questions))]
 
     def answer_views(
         self,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config, PolicyConfig
 from featurestore.errors import RegistryError, listing
+from featurestore.online.question import OnlineQuestion
 from featurestore.temporal import (
     Clock,
     Refresh,
@@ -530,17 +531,25 @@ class FeatureStore:
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
-        return self._serving.answer(
-            service,
-            entities,
-            request=request,
-            as_of=as_of,
-            expected_fingerprint=expected_fingerprint,
-            request_id=request_id,
-            partial=partial,
-            model=model,
-            model_version=model_version,
+        question = OnlineQuestion(
+            service, entities, request, as_of, expected_fingerprint, request_id, partial, model, model_version
         )
+        return self._serving.answer(question)
+
+    def get_online_features_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
+        """Answer several questions, each as if it had been asked by itself.
+
+        Questions to one service about the same instant, or about the present one, are read and computed together, which
+        costs little more than one of them: for servers that answer many callers.
+
+        Args:
+            questions: The questions, in any order.
+
+        Returns:
+            Per question its answer, or the error that ``get_online_features`` raises for it: what is wrong with one
+            keeps no other from its answer.
+        """
+        return self._serving.answer_together(questions)
 
     def get_online_views(
         self,

@@ -9,7 +9,7 @@ so that others need not wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from starlette.types import Send
 from featurestore.config import ServerConfig
 from featurestore.errors import StorageError
 from featurestore.online.patience import OUT_OF_TIME, Patience
+from featurestore.online.question import OnlineQuestion
+from featurestore.online.result import OnlineFeatures
 from featurestore.store import FeatureStore
 from server.bodies import decode
 from server.calls import Call
@@ -25,12 +27,16 @@ from server.deadlines import allowed_seconds, asked_seconds
 from server.forms import Coding, Form, body_of, compressed, form_of
 from server.messages import Question, read_question
 from server.problems import RefusedError, refuse, too_large
+from server.turns import Turns
 from server.work import Threads
 
 PATH = "/v1/features"
 
 ENTITIES_IN_LOOP = 10
 """Questions with up to so many entities are answered in the event loop."""
+
+ENTITIES_AT_ONCE = 32
+"""Questions that come at once are answered together, up to so many entities: the event loop does nothing else then."""
 
 SLOW_SECONDS = 0.05
 """A store may keep the event loop so long; that sends this question and the next ones to threads."""
@@ -67,6 +73,9 @@ class FeaturesRoute:
         self._threads = Threads(_THREADS, "features")
         self._slow_threads = Threads(_THREADS_WHEN_SLOW, "features-slow")
         self._slow_until = 0.0
+        self._turns: Turns[OnlineQuestion, OnlineFeatures | None] = Turns(
+            self._answer_at_once, size=lambda question: len(question.entities), most=ENTITIES_AT_ONCE
+        )
 
     async def __call__(self, call: Call, content: bytes, send: Send) -> None:
         """Answer one request that has come as a whole; every failure becomes a problem document."""
@@ -84,59 +93,68 @@ class FeaturesRoute:
         if count > most:
             detail = f"There are {count} entities; one request may have {most}. Send several requests."
             raise too_large(detail, field="/entities")
+        told = _asking(call, question, limits)
         asked = asked_seconds(call.headers, question.timeout_ms)
         is_slow = time.perf_counter() < self._slow_until
         if asked is None and count <= ENTITIES_IN_LOOP and not is_slow and self._store().keeps_time:
-            body = self._answer_at_once(call, form, question, limits)
-            if body is not None:
-                return body
+            result = await self._turns.ask(told)
+            if result is not None:
+                return _body(call, form, question, result, limits)
             is_slow = True
         threads = self._slow_threads if is_slow else self._threads
         seconds = allowed_seconds(call.headers, limits.deadline_seconds, question.timeout_ms)
+
+        def look_up() -> _Body:
+            (result,) = self._store().get_online_features_together([told])
+            if isinstance(result, Exception):
+                raise result
+            return _body(call, form, question, result, limits)
+
         try:
-            return await threads.do(call, lambda: self._look_up(call, form, question, limits), seconds=seconds)
+            return await threads.do(call, look_up, seconds=seconds)
         except RefusedError as error:
             if error.status == HTTPStatus.GATEWAY_TIMEOUT and seconds > SLOW_SECONDS:
                 self._is_slow()
             raise
 
-    def _answer_at_once(self, call: Call, form: Form, question: Question, limits: ServerConfig) -> _Body | None:
-        """Answer in the event loop; ``None`` if the store takes too long for that."""
+    def _answer_at_once(self, questions: Sequence[OnlineQuestion]) -> Sequence[OnlineFeatures | Exception | None]:
+        """Answer in the event loop; ``None`` for those for which the store takes too long for that."""
         began = time.perf_counter()
-        try:
-            with Patience(SLOW_SECONDS):
-                body = self._look_up(call, form, question, limits)
-        except StorageError as error:
-            if error.code != OUT_OF_TIME:
-                raise
-            body = None
+        with Patience(SLOW_SECONDS):
+            answers = self._store().get_online_features_together(questions)
         if time.perf_counter() - began > SLOW_SECONDS:
             self._is_slow()
-        return body
+        return [None if isinstance(found, StorageError) and found.code == OUT_OF_TIME else found for found in answers]
 
     def _is_slow(self) -> None:
         self._slow_until = time.perf_counter() + SLOW_FOR_SECONDS
 
-    def _look_up(self, call: Call, form: Form, question: Question, limits: ServerConfig) -> _Body:
-        is_strict = limits.on_fingerprint_mismatch == "refuse"
-        result = self._store().get_online_features(
-            question.service,
-            question.entities,
-            request=question.request,
-            as_of=question.as_of,
-            expected_fingerprint=question.expected_fingerprint if is_strict else None,
-            request_id=call.request_id,
-            partial=question.partial,
-            model=question.model,
-            model_version=question.model_version,
-        )
-        call.answer = result
-        if question.expected_fingerprint not in (None, result.fingerprint):
-            call.mismatch = result.fingerprint
-        content = body_of(result, form, describe=question.describe, event_times=question.event_times)
-        if not form.coding or len(content) < limits.compress_from:
-            return _Body(content, form.media_type, "")
-        return _Body(compressed(content, form.coding), form.media_type, form.coding)
+
+def _asking(call: Call, question: Question, limits: ServerConfig) -> OnlineQuestion:
+    """Return a question as the library is asked."""
+    is_strict = limits.on_fingerprint_mismatch == "refuse"
+    return OnlineQuestion(
+        question.service,
+        question.entities,
+        question.request,
+        question.as_of,
+        question.expected_fingerprint if is_strict else None,
+        call.request_id,
+        question.partial,
+        question.model,
+        question.model_version,
+    )
+
+
+def _body(call: Call, form: Form, question: Question, result: OnlineFeatures, limits: ServerConfig) -> _Body:
+    """Return an answer as bytes."""
+    call.answer = result
+    if question.expected_fingerprint not in (None, result.fingerprint):
+        call.mismatch = result.fingerprint
+    content = body_of(result, form, describe=question.describe, event_times=question.event_times)
+    if not form.coding or len(content) < limits.compress_from:
+        return _Body(content, form.media_type, "")
+    return _Body(compressed(content, form.coding), form.media_type, form.coding)
 
 
 def _check(call: Call) -> Form:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from featurestore.errors import (
     OutOfReachError,
     RequestError,
     StateError,
+    StorageError,
     did_you_mean,
     listing,
 )
@@ -33,6 +35,7 @@ from featurestore.kernels.on_demand import finish
 from featurestore.online.answering import Answers, BoundService, Overflow
 from featurestore.online.keys import key_encoder
 from featurestore.online.partial import error_of, missing_columns, needing
+from featurestore.online.question import OnlineQuestion
 from featurestore.online.request_ids import new_request_id
 from featurestore.online.result import Effort, OnlineFeatures, ViewError, ViewState
 from featurestore.online.store import (
@@ -113,6 +116,33 @@ class _BoundUse:
         return _Reach(self.policy, record.bound_us(self.policy[0]), record.watermark_us)
 
 
+class _Asked(NamedTuple):
+    """A question as it was read.
+
+    Attributes:
+        entities: Its entities.
+        inputs: The request inputs of each.
+        request_id: Its name.
+    """
+
+    entities: list[dict[str, Any]]
+    inputs: list[dict[str, Any]]
+    request_id: str
+
+
+class _Whole(NamedTuple):
+    """The answer for the entities of one or more questions; ``OnlineFeatures`` says what each part means."""
+
+    as_of_us: int
+    rows: list[list[Any]]
+    codes: bytes
+    event_times: list[list[int | None]]
+    views: dict[str, ViewState]
+    errors: dict[str, ViewError]
+    read_seconds: float
+    compute_seconds: float
+
+
 _Lists = list[list[Any]]
 
 
@@ -186,6 +216,7 @@ class OnlineReader:
         self._store = store
         self._clock = clock or SystemClock()
         self._uses = [_BoundUse(use) for use in plan.uses]
+        self._aliases = tuple(use.alias for use in plan.uses)
         self._record_keys = [use.record_key for use in self._uses]
         nothing = [ViewRecord(use.view.name, use.view.fingerprint) for use in self._uses]
         self._told = self._tell(None, nothing, [state_prefix(use.view, 0) for use in self._uses])
@@ -232,12 +263,70 @@ class OnlineReader:
             StateError: A view has no state, or a damaged one.
             StorageError: The store cannot be read.
         """
-        if expected_fingerprint is not None and expected_fingerprint != self.plan.fingerprint:
-            raise _mismatch(self.plan, expected_fingerprint)
-        asked = self._read_entities(entities)
-        inputs = self._read_request(request, len(asked))
+        question = OnlineQuestion(self.plan.name, entities, request, as_of, expected_fingerprint, request_id, partial)
+        (found,) = self.get_together([question])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def get_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
+        """Answer several questions, each as if it had been asked by itself; the store is read once for all.
+
+        Args:
+            questions: Questions to this service, all of the same ``as_of`` and ``partial``.
+
+        Returns:
+            Per question its answer, or what ``get`` raises for it.
+        """
+        asked = [self._asked(question) for question in questions]
+        sound = [one for one in asked if isinstance(one, _Asked)]
+        answers = iter(self._answers(sound, questions[0].as_of, is_partial=questions[0].partial) if sound else ())
+        return [next(answers) if isinstance(one, _Asked) else one for one in asked]
+
+    def _asked(self, question: OnlineQuestion) -> _Asked | Exception:
+        """Read a question; what is wrong with it is returned."""
+        expected = question.expected_fingerprint
+        if expected is not None and expected != self.plan.fingerprint:
+            return _mismatch(self.plan, expected)
+        try:
+            entities = self._read_entities(question.entities)
+            inputs = self._read_request(question.request, len(entities))
+        except Exception as error:  # it is the asker's, and nobody else's
+            return error
+        return _Asked(entities, inputs, question.request_id or new_request_id())
+
+    def _answers(
+        self, asked: Sequence[_Asked], as_of: datetime | str | None, *, is_partial: bool
+    ) -> list[OnlineFeatures | Exception]:
+        """Answer questions together; one by one if something is wrong with the data of one, to learn of which."""
+        entities = [entity for one in asked for entity in one.entities]
+        inputs = [row for one in asked for row in one.inputs]
+        try:
+            whole = self._whole(entities, inputs, as_of, is_partial=is_partial)
+        except StorageError as error:
+            return [error] * len(asked)
+        except Exception as error:  # it is the asker's
+            if len(asked) == 1:
+                return [error]
+            is_clean = False
+        else:
+            is_clean = len(asked) == 1 or not whole.errors
+        if not is_clean:
+            return [answer for one in asked for answer in self._answers([one], as_of, is_partial=is_partial)]
+        ends = accumulate(len(one.entities) for one in asked)
+        return [self._part(whole, one, end) for one, end in zip(asked, ends, strict=True)]
+
+    def _whole(
+        self,
+        asked: list[dict[str, Any]],
+        inputs: list[dict[str, Any]],
+        as_of: datetime | str | None,
+        *,
+        is_partial: bool,
+    ) -> _Whole:
+        """Answer for some entities."""
         as_of_us = self._clock.now_us() if as_of is None else _read_instant(as_of)
-        failures = _Failures(len(self._uses) if partial else 0)
+        failures = _Failures(len(self._uses) if is_partial else 0)
         began = time.perf_counter()
         told, stored = self._read_states(asked, failures)
         was_read = time.perf_counter()
@@ -254,32 +343,44 @@ class OnlineReader:
         if failed:
             self._take_out(missing_columns(self.plan, failed), range(len(asked)), rows, codes)
         if answers.overflows:
-            self._take_overflows_out(answers.overflows, rows, codes, errors, is_partial=partial)
+            self._take_overflows_out(answers.overflows, rows, codes, errors, is_partial=is_partial)
         states = [reach.state(as_of_us) for reach in told.reaches]
+        return _Whole(
+            as_of_us=as_of_us,
+            rows=rows,
+            codes=codes.T.tobytes(),
+            event_times=[[None if at == NO_EVENT else at for at in newest] for newest in answers.newest],
+            views={
+                alias: states[reach]
+                for alias, reach in zip(self._aliases, told.reach_of, strict=True)
+                if alias not in failed
+            },
+            errors=errors,
+            read_seconds=was_read - began,
+            compute_seconds=time.perf_counter() - was_read,
+        )
+
+    def _part(self, whole: _Whole, asked: _Asked, end: int) -> OnlineFeatures:
+        """Return one question's part of an answer; it ends where the next question's begins."""
+        count, width = len(asked.entities), len(self._columns)
+        begin = end - count
         return OnlineFeatures(
             service=self.plan.name,
             fingerprint=self.plan.fingerprint,
-            request_id=request_id or new_request_id(),
-            as_of_us=as_of_us,
+            request_id=asked.request_id,
+            as_of_us=whole.as_of_us,
             columns=self._columns,
             dtypes=self._dtypes,
-            rows=rows,
-            codes=codes.T.tobytes(),
-            event_times={
-                use.alias: [None if at == NO_EVENT else at for at in newest]
-                for use, newest in zip(self._uses, answers.newest, strict=True)
-            },
-            views={
-                use.alias: states[reach]
-                for use, reach in zip(self._uses, told.reach_of, strict=True)
-                if use.alias not in failed
-            },
-            entities=asked,
-            requests=inputs,
+            rows=whole.rows[begin:end],
+            codes=whole.codes[begin * width : end * width],
+            event_times=dict(zip(self._aliases, [times[begin:end] for times in whole.event_times], strict=True)),
+            views=whole.views.copy(),
+            entities=asked.entities,
+            requests=asked.inputs,
             keys=self._keys,
             inputs=self._inputs,
-            errors=errors,
-            effort=Effort(was_read - began, time.perf_counter() - was_read, len(stored) * len(asked)),
+            errors=whole.errors,
+            effort=Effort(whole.read_seconds, whole.compute_seconds, len(self._uses) * count),
         )
 
     def _read_entities(self, entities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

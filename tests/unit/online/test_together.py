@@ -1,0 +1,169 @@
+"""Questions that are answered together get what each would get by itself, whatever is wrong with the others."""
+
+import sqlite3
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from featurestore import FeatureService, FeatureStore, FeatureView, FrameSource, OnlineQuestion, agg, col
+from featurestore.errors import FeatureStoreError, StateError, StorageError, ValueOverflowError
+from featurestore.temporal import FixedClock, instant_us
+from tests.server.conftest import NOW, SERVICES, USER, hour
+
+LARGE = FeatureService(
+    "large",
+    features=[
+        FeatureView(
+            "large",
+            entity=USER,
+            source=FrameSource(
+                "amounts",
+                frame=pa.table(
+                    {
+                        "user": [1, 2, 2],
+                        "amount": pa.array([5, 2**62, 2**62], pa.int64()),
+                        "at": pa.array([hour(1), hour(2), hour(3)], pa.timestamp("us", "UTC")),
+                    }
+                ),
+                event_time="at",
+            ),
+            features={"total": agg.sum(col("amount")).over("1d")},
+        )
+    ],
+)
+"""Its sum does not fit for user 2."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    with FeatureStore.local(folder / "store", clock=FixedClock(instant_us(NOW))) as opened:
+        opened.apply(*SERVICES, LARGE)
+        opened.materialize()
+        yield opened
+
+
+def alone(store, question):
+    """Return what a question gets by itself."""
+    service, entities, request, as_of, *others = question
+    names = ("expected_fingerprint", "request_id", "partial", "model", "model_version")
+    try:
+        return store.get_online_features(service, entities, request, as_of, **dict(zip(names, others, strict=True)))
+    except FeatureStoreError as error:
+        return error
+
+
+def told(found):
+    """Return what is told of an answer or an error."""
+    return (type(found), str(found)) if isinstance(found, Exception) else found
+
+
+USERS = st.integers(0, 3).map(lambda user: {"user": user})
+WRONG = st.sampled_from([{"user": "one"}, {"usr": 1}, {}, {"user": 1, "more": 2}, 7])
+ENTITIES = st.lists(USERS, max_size=4) | st.lists(USERS | WRONG, max_size=3)
+QUESTIONS = st.builds(
+    OnlineQuestion,
+    service=st.sampled_from(["plain", "all_of_it", "large", "unknown"]),
+    entities=ENTITIES,
+    request=st.sampled_from([None, {"budget": 10.0}, {"budget": "ten"}, []]),
+    as_of=st.sampled_from([None, None, None, "2024-05-01T12:00:00Z", "yesterday"]),
+    expected_fingerprint=st.sampled_from([None, None, None, "0" * 64]),
+    request_id=st.just("named"),
+    partial=st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(questions=st.lists(QUESTIONS, max_size=8))
+def test_each_gets_what_it_would_get_by_itself(store, questions):
+    found = store.get_online_features_together(questions)
+    assert [told(one) for one in found] == [told(alone(store, question)) for question in questions]
+
+
+class Counting:
+    """Counts the reads of a store."""
+
+    def __init__(self, store):
+        self._store = store
+        self.reads = 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def read(self, keys):
+        self.reads += 1
+        return self._store.read(keys)
+
+
+def test_the_store_is_read_once_for_all_about_one_instant(store, monkeypatch):
+    asked = [OnlineQuestion("plain", [{"user": user}]) for user in (1, 2, 1, 3)]
+    store.get_online_features_together(asked)
+    guarded = store._serving.store
+    counting = Counting(guarded._store)
+    monkeypatch.setattr(guarded, "_store", counting)
+    answers = store.get_online_features_together([*asked, OnlineQuestion("plain", [{"user": "x"}])])
+    assert counting.reads == 1
+    assert [len(answer.rows) for answer in answers[:4]] == [1, 1, 1, 1]
+    assert answers[0].rows == answers[2].rows
+    assert len({answer.request_id for answer in answers[:4]}) == 4
+
+
+def test_a_store_that_is_down_is_asked_once_for_all(store, monkeypatch):
+    class Down:
+        reads = 0
+
+        def read(self, _):
+            self.reads += 1
+            raise StorageError("it is down", where="online store")
+
+    guarded = store._serving.store
+    store.get_online_features("plain", [])
+    down = Down()
+    with monkeypatch.context() as patch:
+        patch.setattr(guarded, "_store", down)
+        answers = store.get_online_features_together([OnlineQuestion("plain", [{"user": 1}])] * 5)
+    guarded._pause = 0.0
+    assert [type(answer) for answer in answers] == [StorageError] * 5
+    assert down.reads == 1
+
+
+def test_a_sum_that_does_not_fit_and_damaged_state_are_told_to_their_askers_alone(tmp_path):
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as store:
+        store.apply(LARGE)
+        store.materialize()
+        asked = [OnlineQuestion("large", [{"user": user}]) for user in (1, 2, 3)]
+        small, overflowed, unknown = store.get_online_features_together(asked)
+        assert small.rows == [[5]]
+        assert isinstance(overflowed, ValueOverflowError)
+        assert unknown.statuses == [["NOT_FOUND"]]
+        with sqlite3.connect(store.config.folder / "online.db") as connection:
+            rows = connection.execute("SELECT key, value FROM online_state ORDER BY length(value)").fetchall()
+            key, value = [row for row in rows if row[1].startswith(b"FSSTATE")][-1]  # of user 2, who has two events
+            connection.execute("UPDATE online_state SET value = ? WHERE key = ?", (value[:-1] + b"\x5a", key))
+        connection.close()
+        small, damaged, unknown = store.get_online_features_together(asked)
+        assert small.rows == [[5]]
+        assert isinstance(damaged, StateError)
+        assert unknown.statuses == [["NOT_FOUND"]]
+
+
+def test_every_answer_goes_to_the_serving_log(tmp_path):
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as store:
+        store.apply(*SERVICES)
+        store.materialize()
+        asked = [
+            OnlineQuestion("plain", [{"user": 1}, {"user": 2}], request_id="first", model="a", model_version="1"),
+            OnlineQuestion("plain", [{"user": "x"}], request_id="wrong"),
+            OnlineQuestion("plain", [{"user": 3}], request_id="second", model="b"),
+        ]
+        store.get_online_features_together(asked)
+        store._serving_log.flush()
+        log = pa.concat_tables(store._serving_log.read("plain", since_us=0, until_us=2**60))
+        rows = log.select(["request_id", "row", "key__user", "model", "model_version"]).to_pylist()
+    assert sorted(tuple(row.values()) for row in rows) == [
+        ("first", 0, 1, "a", "1"),
+        ("first", 1, 2, "a", "1"),
+        ("second", 0, 3, "b", None),
+    ]
