@@ -20,11 +20,11 @@ from featurestore.store import FeatureStore
 from server.app import Application, create_app
 from server.gathering import GatheringProtocol
 from server.logs import CONFIG
+from server.settling import settle
 from server.workers import FACTORY, Workers
 
 _CANNOT_START = 2
 _MOST_PORT = 65_535
-_SWITCH_SECONDS = 0.0005
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,12 +79,10 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
         ConfigError: The address cannot be listened on.
     """
     listening = _listen(store.config, host, port)
-    config = _uvicorn(create_app(store), store.config)
+    config = _uvicorn(create_app(store, on_ready=settle), store.config)
     # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    # Requests wait no longer than this for the thread that writes the serving log.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     server = _Server(config, lambda: _announce(listening, store.config))
     server.run(sockets=[listening])
     if not server.started:

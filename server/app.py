@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from http import HTTPStatus
@@ -79,13 +79,15 @@ class Health(BaseModel):
 class Application:
     """The server: an ASGI application."""
 
-    def __init__(self, store: FeatureStore | None = None) -> None:
+    def __init__(self, store: FeatureStore | None = None, on_ready: Callable[[], None] = lambda: None) -> None:
         """Take the parts.
 
         Args:
             store: What answers. It stays the caller's to close. If there is none, it is opened from the configuration
                 when the server starts, and closed when it stops.
+            on_ready: Called when all is loaded that answering needs.
         """
+        self._on_ready = on_ready
         self._given = store
         self._opened = store
         self._watch = Watch(store) if store is not None else None
@@ -172,6 +174,7 @@ class Application:
             self.store.start_following()
             watch = self._watch = self._watch or Watch(self.store)
             noting = asyncio.create_task(watch.run())
+            self._on_ready()
             try:
                 yield
             finally:
@@ -190,14 +193,15 @@ class Application:
             _LOGGER.warning("not ready yet: %s", error)
 
 
-def create_app(store: FeatureStore | None = None) -> Application:
+def create_app(store: FeatureStore | None = None, *, on_ready: Callable[[], None] = lambda: None) -> Application:
     """Return the server's application.
 
     Args:
         store: What answers; if there is none it is opened from the file that ``FEATURESTORE_CONFIG`` names, or
             ``featurestore.toml``, when the server starts.
+        on_ready: Called when all is loaded that answering needs.
     """
-    return Application(store)
+    return Application(store, on_ready)
 
 
 def _behind(application: Application) -> FastAPI:

@@ -19,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from server import metrics
 from server.app import Application, create_app
+from server.settling import settle
 
 FACTORY = "server.workers:create_worker"
 """Where uvicorn finds what a worker serves."""
@@ -69,7 +70,7 @@ def create_worker() -> Application:
         os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=follow, name="supervisor", daemon=True).start()
-    return create_app()
+    return create_app(on_ready=settle)
 
 
 @contextmanager
