@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,7 +25,7 @@ from featurestore.store import FeatureStore
 from server import events, feast, metrics, problems
 from server.auth import Doorkeeper, needed_scope
 from server.bodies import giving, read_body
-from server.calls import Call, call_of
+from server.calls import REQUEST_ID, Call, Header, call_of
 from server.deadlines import HEADER as DEADLINE_HEADER
 from server.desk import Desk
 from server.features import PATH, FeaturesRoute
@@ -76,6 +76,18 @@ class Health(BaseModel):
     status: str
 
 
+class DirectReply(Protocol):
+    """Takes the answer to one request that ASGI was not asked about."""
+
+    def send(self, headers: Sequence[Header], content: bytes) -> bool:
+        """Send an answer with status 200; ``False`` if that cannot be done at once, and was not."""
+        ...
+
+    def give_up(self) -> None:
+        """Have ASGI answer."""
+        ...
+
+
 class Application:
     """The server: an ASGI application."""
 
@@ -124,7 +136,8 @@ class Application:
         if scope["type"] != "http":
             await self._behind(scope, receive, send)
             return
-        call = Call(scope)
+        call = call_of(scope)
+        REQUEST_ID.set(call.request_id)
         sending = call.sending(send)
         try:
             limits = self.limits
@@ -143,6 +156,48 @@ class Application:
             call.end(scope)
             if self._watch is not None:
                 self._watch.note(call)
+
+    def answer_directly(self, scope: Scope, body: bytes, reply: DirectReply) -> bool:
+        """Answer a request that has come as a whole, without being called as ASGI, if it is as most are.
+
+        That is a question for features that can be answered in the event loop. All others, those that are to be
+        refused, and those that come to nothing are left to ASGI.
+
+        Args:
+            scope: The request, as ASGI describes it.
+            body: Its body.
+            reply: Takes the answer.
+
+        Returns:
+            Whether the reply will be told. If not, nothing has been done, and ASGI is to be asked.
+        """
+        if self._opened is None:
+            return False
+        limits, call = self.limits, call_of(scope)
+        if call.path != PATH or len(body) > limits.max_body or b"content-encoding" in call.headers:
+            return False
+        if self._under_way >= limits.max_requests or (limits.auth == "keys" and not self._door.knows(call)):
+            return False
+
+        def tell(headers: Sequence[Header], content: bytes) -> None:
+            self._under_way -= 1
+            if not reply.send(call.named(headers), content):
+                reply.give_up()
+                return
+            call.status, call.sent = HTTPStatus.OK.value, len(content)
+            call.end(scope)
+            if self._watch is not None:
+                self._watch.note(call)
+
+        def give_up() -> None:
+            self._under_way -= 1
+            reply.give_up()
+
+        self._under_way += 1
+        is_taken = self._features.answer_directly(call, body, tell, give_up)
+        if not is_taken:
+            self._under_way -= 1
+        return is_taken
 
     async def _answer(
         self, call: Call, body: bytes, scope: Scope, receive: Receive, send: Send, limits: ServerConfig

@@ -115,6 +115,14 @@ class Doorkeeper:
         self._reading: Future[None] | None = None
         self._began = 0.0
 
+    def knows(self, call: Call) -> bool:
+        """Tell whether a request has a key for what it asks, if that is known without looking it up."""
+        needed, known = needed_scope(call.path), self._fresh()
+        if needed is None or known is None:
+            return needed is None
+        key = known.opened.get(call.headers.get(b"authorization", b""))
+        return key is not None and key.allows(needed)
+
     async def check(self, call: Call) -> None:
         """Let a request in, or raise.
 
@@ -127,14 +135,19 @@ class Doorkeeper:
         given = call.headers.get(b"authorization")
         if given is None:
             raise RefusedError(HTTPStatus.UNAUTHORIZED, f"There is no key. {_HINT}", "no-key", headers=_CHALLENGE)
-        known = self._known
-        if known is None or not 0 <= self._clock().now_us() - known.at_us < _RECHECK_US:
+        known = self._fresh()
+        if known is None:
             known = await self._read_anew()
         key = known.open(given)
         if not key.allows(needed):
             detail = f"The key '{key.name}' has no scope '{needed}', which this needs."
             challenge = {"www-authenticate": f'{_CHALLENGE["www-authenticate"]}, error="insufficient_scope"'}
             raise RefusedError(HTTPStatus.FORBIDDEN, detail, "forbidden", headers=challenge)
+
+    def _fresh(self) -> _Known | None:
+        """Return the keys if they were read a moment ago."""
+        known = self._known
+        return known if known is not None and 0 <= self._clock().now_us() - known.at_us < _RECHECK_US else None
 
     async def _read_anew(self) -> _Known:
         """Return the keys, read anew in a thread; those known last if that takes more than a moment.

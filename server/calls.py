@@ -6,8 +6,10 @@ Whoever answers fills the fields in; metrics, logs and traces read them when the
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextvars import ContextVar
 from http import HTTPStatus
+from typing import TypeAlias
 
 from starlette._utils import get_route_path  # what the router itself goes by: both must agree who may do what
 from starlette.types import Message, Scope, Send
@@ -26,6 +28,10 @@ WHOLE_BODY = "featurestore.whole_body"
 
 _UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE.value
 _SCOPE_KEY = "featurestore.call"
+
+
+Header: TypeAlias = tuple[bytes, bytes]
+"""Name and value."""
 
 
 class Call:
@@ -80,7 +86,6 @@ class Call:
         self.code = ""
         self.mismatch = ""
         scope[_SCOPE_KEY] = self
-        REQUEST_ID.set(self.request_id)
 
     def elapsed_seconds(self) -> float:
         """Return how long ago the request came."""
@@ -92,9 +97,7 @@ class Call:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.status = int(message["status"])
-                headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
-                if self.mismatch:
-                    headers.append((b"x-fingerprint-mismatch", self.mismatch.encode()))
+                headers = self.named(message.get("headers", ()))
                 if self.status == _UNAVAILABLE and all(name != b"retry-after" for name, _ in headers):
                     headers.append((b"retry-after", RETRY_AFTER))
                 message["headers"] = headers
@@ -103,6 +106,13 @@ class Call:
             await send(message)
 
         return noting
+
+    def named(self, headers: Iterable[Header]) -> list[Header]:
+        """Return the headers of the answer with those that say which request and which plan it was."""
+        found = [*headers, (b"x-request-id", self.request_id.encode())]
+        if self.mismatch:
+            found.append((b"x-fingerprint-mismatch", self.mismatch.encode()))
+        return found
 
     def end(self, scope: Scope) -> None:
         """Note how long it took, and which route it was."""
@@ -113,6 +123,6 @@ class Call:
 
 
 def call_of(scope: Scope) -> Call:
-    """Return what is known of the request of a scope."""
-    call: Call = scope[_SCOPE_KEY]
-    return call
+    """Return what is known of the request of a scope; its first call begins it."""
+    call: Call | None = scope.get(_SCOPE_KEY)
+    return Call(scope) if call is None else call

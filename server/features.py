@@ -1,9 +1,12 @@
 """The hot route, ``POST /v1/features``: plain ASGI, because here the cost of a framework is most of the cost.
 
-A question with few entities is answered in the event loop, where it takes less time than handing it to a thread, if the
-store keeps to the time it is given: should it not answer in a moment, the question is asked again in a thread. One with
-many entities, one with a deadline of its own, and all of them while the store is slow, are answered in threads at once,
-so that others need not wait.
+A question with few entities is answered in the event loop, together with others that have just come: that takes less
+time than handing it to a thread, if the store keeps to the time it is given. Should it not answer in a moment, the
+question is asked again in a thread. One with many entities, one with a deadline of its own, and all of them while the
+store is slow, are answered in threads at once, so that others need not wait.
+
+Of what is answered in the event loop most needs no task of its own either: where our own protocol serves
+(``server.gathering``), it is answered directly, and only what is refused, or comes to nothing, is left to ASGI.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from featurestore.online.question import OnlineQuestion
 from featurestore.online.result import OnlineFeatures
 from featurestore.store import FeatureStore
 from server.bodies import decode
-from server.calls import Call
+from server.calls import Call, Header
 from server.deadlines import allowed_seconds, asked_seconds
 from server.forms import Coding, Form, body_of, compressed, form_of
 from server.messages import Question, read_question
@@ -87,16 +90,11 @@ class FeaturesRoute:
             call.code = await refuse(send, error)
 
     async def _answer(self, call: Call, form: Form, content: bytes) -> _Body:
-        question = decode(read_question, content)
         limits = self._limits()
-        count, most = len(question.entities), limits.max_entities
-        if count > most:
-            detail = f"There are {count} entities; one request may have {most}. Send several requests."
-            raise too_large(detail, field="/entities")
+        question = _read(content, limits)
         told = _asking(call, question, limits)
-        asked = asked_seconds(call.headers, question.timeout_ms)
         is_slow = time.perf_counter() < self._slow_until
-        if asked is None and count <= ENTITIES_IN_LOOP and not is_slow and self._store().keeps_time:
+        if not is_slow and self._is_quick(call, question):
             result = await self._turns.ask(told)
             if result is not None:
                 return _body(call, form, question, result, limits)
@@ -117,6 +115,50 @@ class FeaturesRoute:
                 self._is_slow()
             raise
 
+    def answer_directly(
+        self, call: Call, content: bytes, tell: Callable[[Sequence[Header], bytes], None], give_up: Callable[[], None]
+    ) -> bool:
+        """Answer a request without being called as ASGI, if it is one of those that are answered in the event loop.
+
+        Whatever it is besides an answer is left to ASGI: then this has changed nothing.
+
+        Args:
+            call: The request.
+            content: Its body.
+            tell: Is told headers and body of the answer.
+            give_up: Is called instead if there is no answer.
+
+        Returns:
+            Whether one of them will be called.
+        """
+        limits = self._limits()
+        try:
+            form, question = _check(call), _read(content, limits)
+            if time.perf_counter() < self._slow_until or not self._is_quick(call, question):
+                return False
+        except Exception:  # whoever asks again is told
+            return False
+        call.route = PATH
+
+        def answered(result: OnlineFeatures | Exception | None) -> None:
+            if not isinstance(result, OnlineFeatures):
+                give_up()
+                return
+            try:
+                body = _body(call, form, question, result, limits)
+            except Exception:  # whoever asks again is told
+                give_up()
+            else:
+                tell(_headers(body), body.content)
+
+        self._turns.put(_asking(call, question, limits), answered)
+        return True
+
+    def _is_quick(self, call: Call, question: Question) -> bool:
+        """Tell whether a question may be answered in the event loop."""
+        is_small = len(question.entities) <= ENTITIES_IN_LOOP
+        return is_small and self._store().keeps_time and asked_seconds(call.headers, question.timeout_ms) is None
+
     def _answer_at_once(self, questions: Sequence[OnlineQuestion]) -> Sequence[OnlineFeatures | Exception | None]:
         """Answer in the event loop; ``None`` for those for which the store takes too long for that."""
         began = time.perf_counter()
@@ -128,6 +170,16 @@ class FeaturesRoute:
 
     def _is_slow(self) -> None:
         self._slow_until = time.perf_counter() + SLOW_FOR_SECONDS
+
+
+def _read(content: bytes, limits: ServerConfig) -> Question:
+    """Read a question."""
+    question = decode(read_question, content)
+    count, most = len(question.entities), limits.max_entities
+    if count > most:
+        detail = f"There are {count} entities; one request may have {most}. Send several requests."
+        raise too_large(detail, field="/entities")
+    return question
 
 
 def _asking(call: Call, question: Question, limits: ServerConfig) -> OnlineQuestion:
@@ -170,6 +222,11 @@ def _check(call: Call) -> Form:
 
 
 async def _send(send: Send, body: _Body) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _headers(body)})
+    await send({"type": "http.response.body", "body": body.content})
+
+
+def _headers(body: _Body) -> list[Header]:
     headers = [
         (b"content-type", body.media_type.encode()),
         (b"content-length", str(len(body.content)).encode()),
@@ -177,5 +234,4 @@ async def _send(send: Send, body: _Body) -> None:
     ]
     if body.coding:
         headers.append((b"content-encoding", body.coding.encode()))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body.content})
+    return headers

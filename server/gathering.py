@@ -1,13 +1,21 @@
-"""Writing an answer's head and body to the socket at once; and ending without breaking off what is on its way."""
+"""Our protocol on top of uvicorn's: what it does beside that.
+
+An answer's head and body are written to the socket at once; ordinary questions are answered without a task of ASGI; and
+what is on its way is not broken off when the server ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from server.calls import WHOLE_BODY
+from server.calls import WHOLE_BODY, Header
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 _WITH_BODY: dict[str, dict[object, object]] = {WHOLE_BODY: {}}
 
@@ -25,6 +33,29 @@ class GatheringProtocol(HttpToolsProtocol):
     """
 
     _is_ending = False
+    _is_feeding = False
+    _held: tuple[RequestResponseCycle, ASGI3Application] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come. A request that comes as a whole may be answered without a task of its own."""
+        self._is_feeding = True
+        try:
+            super().data_received(data)
+        finally:
+            self._is_feeding = False
+        held, self._held = self._held, None
+        if held is not None:
+            cycle, app = held
+            answer_directly = getattr(app, "answer_directly", None)
+            reply = _Reply(self, cycle, app)
+            if answer_directly is None or cycle.more_body or not answer_directly(cycle.scope, bytes(cycle.body), reply):
+                super()._start_asgi_task(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self._is_feeding:  # the body may come yet, with the same data
+            self._held = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -55,6 +86,39 @@ class GatheringProtocol(HttpToolsProtocol):
     def _end_if_idle(self) -> None:
         if self._is_idle():
             self.transport.close()
+
+
+class _Reply:
+    """Takes the answer to one request that ASGI was not asked about."""
+
+    def __init__(self, protocol: GatheringProtocol, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._app = app
+
+    def send(self, headers: Sequence[Header], content: bytes) -> bool:
+        """Send an answer, as uvicorn would; nobody may wait here until the caller takes more."""
+        cycle = self._cycle
+        if cycle.disconnected:
+            return True
+        if cycle.flow.write_paused or cycle.access_log:
+            return False
+        head = [STATUS_LINE[200]]
+        for name, value in (*cycle.default_headers, *headers):
+            head += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        cycle.response_started = cycle.response_complete = True
+        cycle.transport.write(b"".join([*head, b"\r\n", content]))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
+
+    def give_up(self) -> None:
+        """Have ASGI answer."""
+        self._protocol._start_asgi_task(self._cycle, self._app)
 
 
 class _Gathering:

@@ -36,7 +36,7 @@ class Turns(Generic[Q, A]):
         self._answer = answer
         self._size = size
         self._most = most
-        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._waiting: deque[tuple[Q, Callable[[A | Exception], None]]] = deque()
         self._waiting_size = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -46,15 +46,33 @@ class Turns(Generic[Q, A]):
         Raises:
             Exception: What was answered, if that is one; or what kept all these questions from being answered.
         """
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+
+        def tell(answer: A | Exception) -> None:
+            if future.done():  # its asker has gone away
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self.put(question, tell)
+        return await future
+
+    def put(self, question: Q, tell: Callable[[A | Exception], None]) -> None:
+        """Have a question answered likewise.
+
+        Args:
+            question: The question.
+            tell: Is told the answer, or the exception.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[A] = loop.create_future()
         if loop is not self._loop:
             self._begin_anew(loop)
         if not self._waiting:
             loop.call_soon(self._look, loop, 0, context=Context())
-        self._waiting.append((question, future))
+        self._waiting.append((question, tell))
         self._waiting_size += self._size(question)
-        return await future
 
     def _begin_anew(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take questions in another event loop; who still waits in the one before has gone with it."""
@@ -68,27 +86,25 @@ class Turns(Generic[Q, A]):
         if waiting > before and self._waiting_size < self._most:
             loop.call_soon(self._look, loop, waiting, context=Context())
             return
-        self._answer_some()
+        self._answer_some(loop)
         if self._waiting:
             loop.call_soon(self._look, loop, 0, context=Context())
 
-    def _answer_some(self) -> None:
+    def _answer_some(self, loop: asyncio.AbstractEventLoop) -> None:
         taken = self._take()
         try:
             answers = self._answer([question for question, _ in taken])
         except Exception as error:  # it is the askers'
             answers = [error] * len(taken)
-        for (_, future), answer in zip(taken, answers, strict=True):
-            if future.done():  # its asker has gone away
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        for (_, tell), answer in zip(taken, answers, strict=True):
+            try:
+                tell(answer)
+            except Exception as error:  # nobody else shall go without
+                loop.call_exception_handler({"message": "an answer was not taken", "exception": error})
 
-    def _take(self) -> list[tuple[Q, asyncio.Future[A]]]:
+    def _take(self) -> list[tuple[Q, Callable[[A | Exception], None]]]:
         """Take those who have waited longest."""
-        taken: list[tuple[Q, asyncio.Future[A]]] = []
+        taken: list[tuple[Q, Callable[[A | Exception], None]]] = []
         size = 0
         while self._waiting:
             own = self._size(self._waiting[0][0])

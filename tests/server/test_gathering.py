@@ -39,7 +39,9 @@ class Transport(asyncio.Transport):
 
 def connected(app):
     """Return a connection to an application, and its transport."""
-    config = uvicorn.Config(app, http=GatheringProtocol, ws="none", access_log=False, log_config=None)
+    config = uvicorn.Config(
+        app, http=GatheringProtocol, ws="none", access_log=False, log_config=None, proxy_headers=False
+    )
     config.load()
     protocol, transport = GatheringProtocol(config=config, server_state=ServerState(), app_state={}), Transport()
     protocol.connection_made(transport)
