@@ -61,16 +61,25 @@ def canonical(array: pa.Array, dtype: DType) -> pa.Array:
 
 def _finite(array: pa.Array) -> tuple[pa.Array, int]:
     """Return floats with NaN and infinities as null and one zero, and how many became null."""
-    values = array.to_numpy(zero_copy_only=False) if array.null_count == 0 else None
-    if values is not None:
-        is_finite = np.isfinite(values)
-        if bool(is_finite.all()):
-            has_signed_zero = bool((values.view(np.int64) == _NEGATIVE_ZERO).any())
-            return (pa.array(values + 0.0) if has_signed_zero else array), 0
+    if _is_plain(array):
+        return array, 0
     finite = pc.is_finite(array)
     broken = pc.sum(pc.invert(finite)).as_py() or 0
     kept = array if broken == 0 else pc.if_else(finite, array, pa.scalar(None, type=pa.float64()))
     return pc.add(kept, 0.0), int(broken)
+
+
+def _is_plain(array: pa.Array) -> bool:
+    """Tell whether floats are finite for sure and no zero has a sign; what lies under nulls counts too.
+
+    A sum is finite only if all its addends are, and of all words that of negative zero is the least. Both are told in
+    one pass each that makes nothing.
+    """
+    if len(array) == 0:
+        return True
+    values = np.frombuffer(array.buffers()[1], dtype=np.float64)[array.offset : array.offset + len(array)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()) and values.view(np.int64).min() != _NEGATIVE_ZERO)
 
 
 _NEGATIVE_ZERO = -(2**63)

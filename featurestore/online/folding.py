@@ -5,6 +5,7 @@ Nothing is written here: who folds decides what else is written with the states.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +64,14 @@ class Folder:
         return Fresh(keys, block, replace(prepared, rows=nothing, event_time=nothing, ingest_time=nothing))
 
     def folded(
-        self, fresh: Fresh, begin: int, end: int, bound_us: int | None, reach_us: int, *, is_empty: bool = False
+        self,
+        fresh: Fresh,
+        begin: int,
+        end: int,
+        bound_us: int | None,
+        reach_us: int,
+        *,
+        read: Callable[[Sequence[bytes]], Mapping[bytes, bytes]] | None = None,
     ) -> list[tuple[bytes, bytes]]:
         """Merge new events of some entities with their stored ones.
 
@@ -75,13 +83,13 @@ class Folder:
                 are left out. ``None`` for pushed events: how far these are folded is in the view's record, and all
                 that are given are new.
             reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
-            is_empty: Whether none of the entities has a state yet, so that none is looked for.
+            read: Gives the stored states of some keys; ``None`` reads them from the store.
 
         Returns:
             Keys and states, to be written.
         """
         keys, block = fresh.keys[begin:end], fresh.block(begin, end)
-        found = {} if is_empty else self._store.read(keys)
+        found = (read or self._store.read)(keys)
         if not found:
             bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
             return list(zip(keys, self._codec.encode(block, bounds), strict=True))

@@ -19,7 +19,7 @@ died goes on after the last step it had finished.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,6 +52,9 @@ DEFAULT_HISTORY_US = duration_us("2d")
 
 EVENTS_AT_ONCE = 2_000_000
 """About how many events of the source a run holds in memory."""
+
+REMEMBERED_BYTES = 64_000_000
+"""So many bytes of states a run that fills a view keeps, so that it need not read them back."""
 
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
@@ -307,7 +310,7 @@ class _Run:
         filling = self._record.filling
         if filling is None or not can_go_on:
             filling = self._begun(generation, self._reach_us(until_us))
-        is_empty = filling.pending_us == NOTHING_YET
+        filled = _Filled(self._store, self._record.forgets, is_empty=filling.pending_us == NOTHING_YET)
         events = entities = 0
         for step, piece in self._pieces(filling.done_us, until_us, generation, filling.reach_us):
             filling = msgspec.structs.replace(
@@ -318,9 +321,9 @@ class _Run:
             )
             with self._alone():
                 self._put(msgspec.structs.replace(self._record, filling=filling))
-            counts = self._fold(piece, step.end, filling.reach_us, is_empty=is_empty)
+            counts = self._fold(piece, step.end, filling.reach_us, filled)
             filling = msgspec.structs.replace(filling, done_us=step.end, done_content=filling.pending_content)
-            events, entities, is_empty = events + counts[0], entities + counts[1], False
+            events, entities = events + counts[0], entities + counts[1]
         events += self._fold_pushed(generation, NOTHING_YET, until_us, filling.reach_us)
         self._source.check_unchanged()
         old = self._record.generation
@@ -439,16 +442,16 @@ class _Run:
         if self._progress is not None:
             self._progress(self._folded, max(self._folded, self._expected))
 
-    def _fold(self, piece: Piece, bound_us: int, reach_us: int, *, is_empty: bool = False) -> tuple[int, int]:
+    def _fold(self, piece: Piece, bound_us: int, reach_us: int, filled: _Filled | None = None) -> tuple[int, int]:
         """Fold one step into the states of its entities; return counts of events and entities."""
         events = entities = 0
         for count, fresh in piece.tables:
             events += count
-            entities += self._fold_fresh(fresh, bound_us, reach_us, is_empty=is_empty)
+            entities += self._fold_fresh(fresh, bound_us, reach_us, filled)
             self._told(count)
         return events, entities
 
-    def _fold_fresh(self, fresh: Fresh, bound_us: int | None, reach_us: int, *, is_empty: bool = False) -> int:
+    def _fold_fresh(self, fresh: Fresh, bound_us: int | None, reach_us: int, filled: _Filled | None = None) -> int:
         """Fold all events that some entities have in a step; return the count of entities.
 
         While states are written, the next ones are made; beside pushes, which write the same states, they are not.
@@ -459,7 +462,10 @@ class _Run:
             while at < len(fresh.keys):
                 stop = min(at + size, len(fresh.keys))
                 with self._alone():
-                    items = self._folder.folded(fresh, at, stop, bound_us, reach_us, is_empty=is_empty)
+                    read = None if filled is None else filled.reader(self._record.forgets)
+                    items = self._folder.folded(fresh, at, stop, bound_us, reach_us, read=read)
+                    if filled is not None:
+                        filled.keep(items)
                     if written is not None:
                         written.result()
                     written = writer.submit(self._store.write, items, expected={self._key: self._stored})
@@ -472,6 +478,45 @@ class _Run:
             if written is not None:
                 written.result()
         return len(fresh.keys)
+
+
+class _Filled:
+    """The states of a generation that this run fills: it knows what it wrote, and need not read that again.
+
+    Nobody else changes them but who forgets an entity; from then on they are read from the store.
+    """
+
+    def __init__(self, store: OnlineStore, forgets: int, *, is_empty: bool) -> None:
+        """Take the parts.
+
+        Args:
+            store: Where they are kept.
+            forgets: How often states of the view were removed, by its record.
+            is_empty: Whether the store has no state of the generation yet; otherwise nothing is known.
+        """
+        self._store = store
+        self._forgets = forgets
+        self._known: dict[bytes, bytes] | None = {} if is_empty else None
+        self._bytes = 0
+
+    def reader(self, forgets: int) -> Callable[[Sequence[bytes]], Mapping[bytes, bytes]]:
+        """Return what gives the states of those keys that have one, while the view's record says so many removals."""
+        if forgets != self._forgets:
+            self._known = None
+        known = self._known
+        if known is None:
+            return self._store.read
+        return lambda keys: {key: known[key] for key in keys if key in known}
+
+    def keep(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Know states that are written now. Once they are too large together, all are read from the store again."""
+        if self._known is None:
+            return
+        for key, state in items:
+            self._bytes += len(state) - len(self._known.get(key, b""))
+            self._known[key] = state
+        if self._bytes > REMEMBERED_BYTES:
+            self._known = None
 
 
 def _distrusted(filling: Filling) -> Filling:

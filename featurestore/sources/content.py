@@ -75,11 +75,11 @@ def _add_column(rows: Words, name: str, column: Any) -> None:
 
 
 def _words(array: pa.Array) -> Words | None:
-    """Return the values as 64-bit words, ``None`` for types of other widths."""
+    """Return the values as 64-bit words, any for nulls; ``None`` for types of other widths."""
     kind = array.type
     if pa.types.is_float64(kind):
-        values = array.fill_null(0.0).to_numpy(zero_copy_only=False)
-    elif pa.types.is_boolean(kind):
+        return np.frombuffer(array.buffers()[1], dtype=np.uint64)[array.offset : array.offset + len(array)]
+    if pa.types.is_boolean(kind):
         values = array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.int64)
     elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
         values = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)

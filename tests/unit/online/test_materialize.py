@@ -6,13 +6,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace as replace_record
 
 from featurestore import Entity, FeatureView, FileSource, FrameSource, agg, col
 from featurestore.errors import OutOfReachError, SourceDataError, StateError, StorageError
 from featurestore.online import materialize as module
 from featurestore.online import reading
 from featurestore.online.folding import Folder
-from featurestore.online.store import records_of
+from featurestore.online.store import decode_record, encode_record, is_state_key, record_key, records_of
 from featurestore.sources import open_scan
 from featurestore.temporal import NOTHING_YET
 from tests.unit.online.stores import SETTINGS, T0, DyingStore, MemoryStore, ask, fold, instants, plan_of, view_of
@@ -307,6 +308,65 @@ def test_a_rebuild_that_died_goes_on_after_its_last_step(monkeypatch):
     assert record(store, view).generation == 1
     assert record(store, view).filling is None
     assert answers(view, store, 30) == answers(view, fresh(view, 30), 30)
+
+
+class Reading(MemoryStore):
+    """Counts the states that are read, and does something after some writes."""
+
+    def __init__(self, after_write=lambda _: None):
+        super().__init__()
+        self.states_read = 0
+        self.writes = 0
+        self._after_write = after_write
+
+    def read(self, keys):
+        self.states_read += sum(is_state_key(key) for key in keys)
+        return super().read(keys)
+
+    def write(self, items, *, expected=None):
+        super().write(items, expected=expected)
+        self.writes += 1
+        self._after_write(self)
+
+
+@pytest.mark.parametrize("remembered_bytes", [0, 500, 1_000_000])
+def test_a_fill_reads_nothing_back_that_it_can_remember(remembered_bytes, monkeypatch):
+    monkeypatch.setattr(reading, "_SAMPLED", 1)
+    monkeypatch.setattr(module, "REMEMBERED_BYTES", remembered_bytes)
+    view, store = view_of(many_rows()), Reading()
+    fold(view, store, 30, events_at_once=10)
+    assert (store.states_read == 0) == (remembered_bytes == 1_000_000)
+    assert answers(view, store, 30) == answers(view, fresh(view, 30), 30)
+
+
+def test_a_fill_does_not_bring_back_what_is_forgotten_meanwhile(monkeypatch):
+    """States of a source with a log are filled beside whoever forgets, who notes it in the view's record."""
+    monkeypatch.setattr(reading, "_SAMPLED", 1)
+    view = view_of(many_rows())
+    plan = plan_of(view)
+    forgotten = []
+
+    def forget(store):
+        key = record_key(plan)
+        known = store.values[key]
+        states = [key for key in store.values if is_state_key(key)]
+        if len(states) == 3 and not forgotten:
+            forgotten.append(min(states))
+            del store.values[forgotten[0]]
+            marked = decode_record(plan, known)
+            store.values[key] = encode_record(replace_record(marked, forgets=marked.forgets + 1))
+
+    store = Reading(forget)
+    with pytest.raises(StateError) as caught:
+        fold(view, store, 30, events_at_once=10)
+    assert caught.value.code == "conflict"
+    assert forgotten[0] not in store.values
+
+    filled = module._Filled(store, 0, is_empty=True)
+    filled.keep([(forgotten[0], b"remembered")])
+    assert filled.reader(0)(forgotten) == {forgotten[0]: b"remembered"}
+    assert filled.reader(1)(forgotten) == {}
+    assert filled.reader(0)(forgotten) == {}, "it is forgotten for good"
 
 
 def test_a_rebuild_uses_nothing_of_one_that_died():
