@@ -9,7 +9,7 @@ Which plan is live is asked once a second, in a thread: who has little time is a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -101,24 +101,33 @@ class Serving:
 
         What is only a part of the plan's answer goes to no log: an audit would have nothing to compare it with.
         """
-        alike: dict[tuple[str, datetime | str | None, bool], list[int]] = {}
+        alike: dict[Hashable, list[int]] = {}
         for place, question in enumerate(questions):
-            alike.setdefault((question.service, question.as_of, question.partial), []).append(place)
+            as_of = question.as_of if isinstance(question.as_of, Hashable) else object()  # no instant, like no other
+            alike.setdefault((question.service, as_of, question.partial), []).append(place)
         found: dict[int, OnlineFeatures | Exception] = {}
-        for (service, _, _), places in alike.items():
+        for places in alike.values():
             own = [questions[place] for place in places]
             try:
-                reader = self._reader(service)
+                reader = self._reader(own[0].service)
                 answers = reader.get_together(own)
             except Exception as error:  # it is the askers'
                 found |= dict.fromkeys(places, error)
                 continue
-            found |= zip(places, answers, strict=True)
-            if self._log is not None:
-                for question, answer in zip(own, answers, strict=True):
-                    if isinstance(answer, OnlineFeatures) and not answer.errors:
-                        self._log.append(reader.plan, answer, Caller(question.model, question.model_version))
+            for place, question, answer in zip(places, own, answers, strict=True):
+                found[place] = self._logged(reader.plan, question, answer)
         return [found[place] for place in range(len(questions))]
+
+    def _logged(
+        self, plan: Plan, question: OnlineQuestion, answer: OnlineFeatures | Exception
+    ) -> OnlineFeatures | Exception:
+        """Put an answer into the serving log and return it; what cannot be logged is not given either."""
+        if self._log is not None and isinstance(answer, OnlineFeatures) and not answer.errors:
+            try:
+                self._log.append(plan, answer, Caller(question.model, question.model_version))
+            except Exception as error:  # it is the asker's
+                return error
+        return answer
 
     def answer_views(
         self,
