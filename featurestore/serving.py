@@ -29,7 +29,7 @@ from featurestore.online.serving_log import Caller, ServingLog
 from featurestore.online.store import OnlineStore, records_of
 from featurestore.online.vitals import Vitals, view_vitals
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
-from featurestore.temporal import Clock, duration_us
+from featurestore.temporal import Clock, duration_us, instant_us
 
 _LOGGER = logging.getLogger("featurestore.serving")
 
@@ -103,8 +103,7 @@ class Serving:
         """
         alike: dict[Hashable, list[int]] = {}
         for place, question in enumerate(questions):
-            as_of = question.as_of if isinstance(question.as_of, Hashable) else object()  # no instant, like no other
-            alike.setdefault((question.service, as_of, question.partial), []).append(place)
+            alike.setdefault((question.service, _instant_of(question), question.partial), []).append(place)
         found: dict[int, OnlineFeatures | Exception] = {}
         for places in alike.values():
             own = [questions[place] for place in places]
@@ -247,6 +246,19 @@ class Serving:
         if len(combinations) >= COMBINATIONS:
             for asked in combinations:
                 del self._live[asked]
+
+
+def _instant_of(question: OnlineQuestion) -> Hashable:
+    """Return the instant a question is about, ``None`` for the present one; what is no instant is like no other.
+
+    The instant itself, because two instants an hour apart are equal to Python where clocks are put back.
+    """
+    if question.as_of is None:
+        return None
+    try:
+        return instant_us(question.as_of, where="as_of")
+    except FeatureStoreError:
+        return object()
 
 
 def plan_of_views(views: Iterable[ViewPlan]) -> Plan:

@@ -20,7 +20,7 @@ from featurestore.store import FeatureStore
 from server.app import Application, create_app
 from server.gathering import GatheringProtocol
 from server.logs import CONFIG
-from server.settling import settle
+from server.settling import settle, unsettle
 from server.workers import FACTORY, Workers
 
 _CANNOT_START = 2
@@ -84,7 +84,10 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     server = _Server(config, lambda: _announce(listening, store.config))
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    finally:
+        unsettle()
     if not server.started:
         raise SystemExit(_CANNOT_START)
 

@@ -80,7 +80,7 @@ class DirectReply(Protocol):
     """Takes the answer to one request that ASGI was not asked about."""
 
     def send(self, headers: Sequence[Header], content: bytes) -> bool:
-        """Send an answer with status 200; ``False`` if that cannot be done at once, and was not."""
+        """Send an answer with status 200; ``False`` if the caller has gone away."""
         ...
 
     def give_up(self) -> None:
@@ -157,7 +157,7 @@ class Application:
             if self._watch is not None:
                 self._watch.note(call)
 
-    def answer_directly(self, scope: Scope, body: bytes, reply: DirectReply) -> bool:
+    def answer_directly(self, scope: Scope, body: bytes | bytearray, reply: DirectReply) -> bool:
         """Answer a request that has come as a whole, without being called as ASGI, if it is as most are.
 
         That is a question for features that can be answered in the event loop. All others, those that are to be
@@ -181,10 +181,8 @@ class Application:
 
         def tell(headers: Sequence[Header], content: bytes) -> None:
             self._under_way -= 1
-            if not reply.send(call.named(headers), content):
-                reply.give_up()
-                return
-            call.status, call.sent = HTTPStatus.OK.value, len(content)
+            if reply.send(call.named(headers), content):
+                call.status, call.sent = HTTPStatus.OK.value, len(content)
             call.end(scope)
             if self._watch is not None:
                 self._watch.note(call)
@@ -194,7 +192,7 @@ class Application:
             reply.give_up()
 
         self._under_way += 1
-        is_taken = self._features.answer_directly(call, body, tell, give_up)
+        is_taken = self._features.answer_directly(call, bytes(body), tell, give_up)
         if not is_taken:
             self._under_way -= 1
         return is_taken

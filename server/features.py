@@ -26,6 +26,7 @@ from featurestore.online.result import OnlineFeatures
 from featurestore.store import FeatureStore
 from server.bodies import decode
 from server.calls import Call, Header
+from server.deadlines import HEADER as DEADLINE_HEADER
 from server.deadlines import allowed_seconds, asked_seconds
 from server.forms import Coding, Form, body_of, compressed, form_of
 from server.messages import Question, read_question
@@ -48,6 +49,7 @@ SLOW_FOR_SECONDS = 2.0
 """For how long; then one is answered in the loop again."""
 
 _JSON = b"application/json"
+_DEADLINE = DEADLINE_HEADER.encode()
 _VARY = (b"vary", b"accept, accept-encoding")
 _THREADS = 2
 _THREADS_WHEN_SLOW = 16
@@ -77,7 +79,7 @@ class FeaturesRoute:
         self._slow_threads = Threads(_THREADS_WHEN_SLOW, "features-slow")
         self._slow_until = 0.0
         self._turns: Turns[OnlineQuestion, OnlineFeatures | None] = Turns(
-            self._answer_at_once, size=lambda question: len(question.entities), most=ENTITIES_AT_ONCE
+            self._answer_at_once, size=_size, most=ENTITIES_AT_ONCE
         )
 
     async def __call__(self, call: Call, content: bytes, send: Send) -> None:
@@ -92,6 +94,8 @@ class FeaturesRoute:
     async def _answer(self, call: Call, form: Form, content: bytes) -> _Body:
         limits = self._limits()
         question = _read(content, limits)
+        if isinstance(call.found, Exception):
+            raise call.found
         told = _asking(call, question, limits)
         is_slow = time.perf_counter() < self._slow_until
         if not is_slow and self._is_quick(call, question):
@@ -120,7 +124,7 @@ class FeaturesRoute:
     ) -> bool:
         """Answer a request without being called as ASGI, if it is one of those that are answered in the event loop.
 
-        Whatever it is besides an answer is left to ASGI: then this has changed nothing.
+        Whatever it is besides an answer is left to ASGI, which is told by the call what was found instead of one.
 
         Args:
             call: The request.
@@ -131,25 +135,29 @@ class FeaturesRoute:
         Returns:
             Whether one of them will be called.
         """
+        if _DEADLINE in call.headers or time.perf_counter() < self._slow_until:
+            return False
         limits = self._limits()
         try:
             form, question = _check(call), _read(content, limits)
-            if time.perf_counter() < self._slow_until or not self._is_quick(call, question):
+            if not self._is_quick(call, question):
                 return False
         except Exception:  # whoever asks again is told
             return False
         call.route = PATH
 
         def answered(result: OnlineFeatures | Exception | None) -> None:
-            if not isinstance(result, OnlineFeatures):
-                give_up()
-                return
-            try:
-                body = _body(call, form, question, result, limits)
-            except Exception:  # whoever asks again is told
-                give_up()
+            if isinstance(result, OnlineFeatures):
+                try:
+                    body = _body(call, form, question, result, limits)
+                except Exception as error:  # ASGI tells the caller
+                    call.found = error
+                else:
+                    tell(_headers(body), body.content)
+                    return
             else:
-                tell(_headers(body), body.content)
+                call.found = result
+            give_up()
 
         self._turns.put(_asking(call, question, limits), answered)
         return True
@@ -161,12 +169,11 @@ class FeaturesRoute:
 
     def _answer_at_once(self, questions: Sequence[OnlineQuestion]) -> Sequence[OnlineFeatures | Exception | None]:
         """Answer in the event loop; ``None`` for those for which the store takes too long for that."""
-        began = time.perf_counter()
         with Patience(SLOW_SECONDS):
             answers = self._store().get_online_features_together(questions)
-        if time.perf_counter() - began > SLOW_SECONDS:
+        if any(_took_long(found) for found in answers):
             self._is_slow()
-        return [None if isinstance(found, StorageError) and found.code == OUT_OF_TIME else found for found in answers]
+        return [None if _is_out_of_time(found) else found for found in answers]
 
     def _is_slow(self) -> None:
         self._slow_until = time.perf_counter() + SLOW_FOR_SECONDS
@@ -180,6 +187,20 @@ def _read(content: bytes, limits: ServerConfig) -> Question:
         detail = f"There are {count} entities; one request may have {most}. Send several requests."
         raise too_large(detail, field="/entities")
     return question
+
+
+def _size(question: OnlineQuestion) -> int:
+    """Return how much of what is answered at once a question is: all of it if it is about an instant of its own."""
+    return max(1, len(question.entities)) if question.as_of is None else ENTITIES_AT_ONCE
+
+
+def _is_out_of_time(found: OnlineFeatures | Exception) -> bool:
+    return isinstance(found, StorageError) and found.code == OUT_OF_TIME
+
+
+def _took_long(found: OnlineFeatures | Exception) -> bool:
+    """Tell whether the store kept the event loop longer than it may."""
+    return found.effort.read_seconds > SLOW_SECONDS if isinstance(found, OnlineFeatures) else _is_out_of_time(found)
 
 
 def _asking(call: Call, question: Question, limits: ServerConfig) -> OnlineQuestion:

@@ -44,12 +44,15 @@ class GatheringProtocol(HttpToolsProtocol):
         finally:
             self._is_feeding = False
         held, self._held = self._held, None
-        if held is not None:
-            cycle, app = held
-            answer_directly = getattr(app, "answer_directly", None)
-            reply = _Reply(self, cycle, app)
-            if answer_directly is None or cycle.more_body or not answer_directly(cycle.scope, bytes(cycle.body), reply):
-                super()._start_asgi_task(cycle, app)
+        if held is not None and not self._answers_directly(*held):
+            super()._start_asgi_task(*held)
+
+    def _answers_directly(self, cycle: RequestResponseCycle, app: ASGI3Application) -> bool:
+        """Have a request answered without ASGI, if it has come as a whole, and its caller takes what he is sent."""
+        answer_directly = getattr(app, "answer_directly", None)
+        if answer_directly is None or cycle.more_body or cycle.access_log or self.flow.write_paused:
+            return False
+        return bool(answer_directly(cycle.scope, cycle.body, _Reply(self, cycle, app)))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         if self._is_feeding:  # the body may come yet, with the same data
@@ -97,11 +100,9 @@ class _Reply:
         self._app = app
 
     def send(self, headers: Sequence[Header], content: bytes) -> bool:
-        """Send an answer, as uvicorn would; nobody may wait here until the caller takes more."""
+        """Send an answer, as uvicorn would; ``False`` if the caller has gone away."""
         cycle = self._cycle
-        if cycle.disconnected:
-            return True
-        if cycle.flow.write_paused or cycle.access_log:
+        if cycle.disconnected or cycle.transport.is_closing():
             return False
         head = [STATUS_LINE[200]]
         for name, value in (*cycle.default_headers, *headers):
@@ -113,12 +114,17 @@ class _Reply:
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()
-        cycle.on_response()
+        on_response, cycle.on_response = cycle.on_response, _do_nothing  # as uvicorn does: it leads back to the cycle
+        on_response()
         return True
 
     def give_up(self) -> None:
         """Have ASGI answer."""
         self._protocol._start_asgi_task(self._cycle, self._app)
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 class _Gathering:

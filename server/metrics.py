@@ -92,8 +92,12 @@ class Metrics:
         self._seconds = histogram("request_seconds", "From request to answer.", "route", "service")
         self._entities = counter("entities", "Rows answered.", "service")
         self._states = counter("store_keys", "States read from the online store.", "service")
-        self._reading = histogram("store_read_seconds", "Reading the online store, per question.", "service")
-        self._computing = histogram("compute_seconds", "Evaluating states in the kernels, per question.", "service")
+        self._reading = histogram(
+            "store_read_seconds",
+            "Reading the online store, per question and whole for each of those answered together.",
+            "service",
+        )
+        self._computing = histogram("compute_seconds", "Evaluating states in the kernels, likewise.", "service")
         self._partial = counter("partial_answers", "Answers in which a view is missing.", "service")
         self._mismatched = counter("fingerprint_mismatches", "Answers of another plan than was expected.", "service")
         self._lost = counter("serving_log_lost_rows", "Served rows that no log has, because too many waited.")

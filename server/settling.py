@@ -18,3 +18,8 @@ def settle() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
+
+
+def unsettle() -> None:
+    """Let the garbage collector look at everything again: the process goes on with something else."""
+    gc.unfreeze()

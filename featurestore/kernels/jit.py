@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
+from importlib.resources import files
 from typing import Any, TypeVar, cast
 
 import numba
@@ -23,7 +23,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _numba_caching: Any = caching  # which has no types, as what makes code has none
 _code: Any = cgutils
-_HERE = Path(__file__).parent
 
 
 def jit(function: _Function) -> _Function:
@@ -43,9 +42,11 @@ def _keep_no_longer_than_sources(compiled: Any) -> None:
 
 @cache
 def _stamp_of_kernels() -> bytes:
-    """Return what changes with any file whose functions are called by compiled ones of other files."""
-    files = [*sorted(_HERE.glob("*.py")), _HERE.parent / "temporal.py"]
-    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).digest()
+    """Return what changes with any file whose functions or numbers are part of machine code made for other files."""
+    package = files("featurestore")
+    kernels = (file for file in package.joinpath("kernels").iterdir() if file.name.endswith(".py"))
+    sources = [*sorted(kernels, key=lambda file: file.name), *map(package.joinpath, ("temporal.py", "statuses.py"))]
+    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in sources)).digest()
 
 
 def borrowed(array: Any) -> Any:
@@ -84,7 +85,7 @@ def _in_compiled_code(function: Callable[..., Any], built_in: Any) -> None:
     def chosen(array):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
         return lambda array: built_in(array)  # noqa: PLW0108
 
-    overload(function, inline="always")(chosen)
+    overload(function)(chosen)
 
 
 _in_compiled_code(borrowed, _uncounted)

@@ -26,6 +26,7 @@ from featurestore.errors import (
     RequestError,
     StateError,
     StorageError,
+    ValueOverflowError,
     did_you_mean,
     listing,
 )
@@ -65,6 +66,9 @@ Ints = npt.NDArray[np.int64]
 
 _OF_ONE_VIEW = (StateError, OutOfReachError)
 """Failures that are one view's; the others can be answered."""
+
+_OF_AN_ENTITY = frozenset({"corrupt-state", "foreign-state", ValueOverflowError.default_code})
+"""Codes of what a view may have failed by for one entity alone: questions for others have none of it."""
 
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
 
@@ -298,21 +302,24 @@ class OnlineReader:
     def _answers(
         self, asked: Sequence[_Asked], as_of: datetime | str | None, *, is_partial: bool
     ) -> list[OnlineFeatures | Exception]:
-        """Answer questions together; one by one if something is wrong with the data of one, to learn of which."""
+        """Answer questions together; in halves if something is wrong with an entity, to learn of whose it is."""
         entities = [entity for one in asked for entity in one.entities]
         inputs = [row for one in asked for row in one.inputs]
         try:
             whole = self._whole(entities, inputs, as_of, is_partial=is_partial)
-        except StorageError as error:
-            return [error] * len(asked)
-        except Exception as error:  # it is the asker's
-            if len(asked) == 1:
-                return [error]
+        except Exception as error:  # it is the askers'
+            if len(asked) == 1 or not _is_of_an_entity(error):
+                return [error] * len(asked)
             is_clean = False
         else:
-            is_clean = len(asked) == 1 or not whole.errors
+            is_clean = len(asked) == 1 or _OF_AN_ENTITY.isdisjoint(error.code for error in whole.errors.values())
         if not is_clean:
-            return [answer for one in asked for answer in self._answers([one], as_of, is_partial=is_partial)]
+            half = len(asked) // 2
+            return [
+                answer
+                for some in (asked[:half], asked[half:])
+                for answer in self._answers(some, as_of, is_partial=is_partial)
+            ]
         ends = accumulate(len(one.entities) for one in asked)
         return [self._part(whole, one, end) for one, end in zip(asked, ends, strict=True)]
 
@@ -379,7 +386,7 @@ class OnlineReader:
             requests=asked.inputs,
             keys=self._keys,
             inputs=self._inputs,
-            errors=whole.errors,
+            errors=whole.errors.copy(),
             effort=Effort(whole.read_seconds, whole.compute_seconds, len(self._uses) * count),
         )
 
@@ -606,6 +613,13 @@ def _check_reach(records: Sequence[ViewRecord], as_of_us: int, failures: _Failur
             )
             hint = f"It reaches back to {format_instant(record.reach_us)}; for earlier instants build a training set."
             failures.keep(place, OutOfReachError(problem, field="/as_of", hint=hint))
+
+
+def _is_of_an_entity(error: Exception) -> bool:
+    """Tell whether a failure may be that of one entity, and not one of the store or of a view."""
+    if isinstance(error, StateError):
+        return error.code in _OF_AN_ENTITY
+    return not isinstance(error, StorageError | OutOfReachError)
 
 
 def _mismatch(plan: Plan, expected: str) -> FingerprintMismatchError:

@@ -54,7 +54,10 @@ EVENTS_AT_ONCE = 2_000_000
 """About how many events of the source a run holds in memory."""
 
 REMEMBERED_BYTES = 64_000_000
-"""So many bytes of states a run that fills a view keeps, so that it need not read them back."""
+"""So many bytes a run that fills a view may take to keep the states it wrote, and need not read them back."""
+
+_ENTRY_BYTES = 200
+"""What a key and a state take beside themselves."""
 
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
@@ -513,7 +516,8 @@ class _Filled:
         if self._known is None:
             return
         for key, state in items:
-            self._bytes += len(state) - len(self._known.get(key, b""))
+            known = self._known.get(key)
+            self._bytes += len(state) + (len(key) + _ENTRY_BYTES if known is None else -len(known))
             self._known[key] = state
         if self._bytes > REMEMBERED_BYTES:
             self._known = None

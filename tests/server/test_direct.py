@@ -188,9 +188,50 @@ def test_nothing_is_sent_to_a_caller_who_has_gone_away(app):
 
     assert asyncio.run(run()) == []
     assert app.calls == 0
+    page, _ = app.watch.page()
+    assert b'featurestore_requests_total{route="/v1/features",status="0"} 1.0' in page
 
 
-def test_a_caller_who_takes_nothing_is_waited_for_by_asgi(app):
+def logged(store) -> list[str]:
+    """Return the names of the requests in the serving log."""
+    store._serving_log.flush()
+    tables = store._serving_log.read("plain", since_us=0, until_us=2**60)
+    return [name for table in tables for name in table["request_id"].to_pylist()]
+
+
+def test_an_answer_that_cannot_be_written_down_is_an_error_and_asked_for_once(store, app, monkeypatch):
+    asked = []
+    answer_together = store._serving.answer_together
+
+    def counting(questions):
+        asked.extend(questions)
+        return answer_together(questions)
+
+    def broken(*_, **__):
+        raise ValueError("no such form")
+
+    monkeypatch.setattr(store._serving, "answer_together", counting)
+    monkeypatch.setattr("server.features.body_of", broken)
+    written = exchanged(app, request(ORDINARY))
+    assert written.startswith(b"HTTP/1.1 500")
+    assert answer_of(written)["code"] == "internal-error"
+    assert len(asked) == 1
+
+
+def test_what_fails_directly_is_not_asked_again(store, app, monkeypatch):
+    asked = []
+    answer_together = store._serving.answer_together
+
+    def counting(questions):
+        asked.extend(questions)
+        return answer_together(questions)
+
+    monkeypatch.setattr(store._serving, "answer_together", counting)
+    assert exchanged(app, request(ORDINARY | {"service": "plan"})).startswith(b"HTTP/1.1 404")
+    assert len(asked) == 1
+
+
+def test_a_caller_who_takes_nothing_is_waited_for_by_asgi(store, app):
     async def run():
         protocol, transport = connected(app)
         protocol.pause_writing()
@@ -205,6 +246,7 @@ def test_a_caller_who_takes_nothing_is_waited_for_by_asgi(app):
     (written,) = asyncio.run(run())
     assert written.startswith(b"HTTP/1.1 200")
     assert app._under_way == 0
+    assert logged(store) == ["named"] * len(ORDINARY["entities"]), "each row once"
 
 
 def test_it_is_left_to_asgi_until_the_server_has_started(monkeypatch, tmp_path):

@@ -68,3 +68,25 @@ def test_what_is_borrowed_reads_and_writes_as_what_it_is_borrowed_from():
         np.testing.assert_array_equal(_sums(numbers, size), numbers.sum(axis=1))
     np.testing.assert_array_equal(_sums(numbers[::3, ::2], 3), numbers[::3, ::2].sum(axis=1))
     assert sys.getrefcount(numbers) == before
+
+
+@jit
+def _written(out, place):
+    seen = borrowed(out)
+    seen[place] = 5
+
+
+def test_what_is_written_to_what_is_borrowed_is_written():
+    out = np.zeros(3, dtype=np.int64)
+    _written(out, 1)
+    assert out.tolist() == [0, 5, 0]
+
+
+def test_the_package_can_be_imported_from_an_archive(tmp_path):
+    archive = shutil.make_archive(
+        str(tmp_path / "package"), "zip", Path(featurestore.__file__).parent.parent, "featurestore"
+    )
+    command = [sys.executable, "-c", "import featurestore.kernels.core as core; print(core.__file__)"]
+    environment = os.environ | {"PYTHONPATH": archive}
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith(archive)

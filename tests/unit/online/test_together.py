@@ -1,6 +1,8 @@
 """Questions that are answered together get what each would get by itself, whatever is wrong with the others."""
 
 import sqlite3
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FrameSource, OnlineQuestion, agg, col
 from featurestore.errors import FeatureStoreError, StateError, StorageError, ValueOverflowError
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.temporal import FixedClock, duration_us, instant_us
 from tests.server.conftest import NOW, SERVICES, USER, hour
 
 LARGE = FeatureService(
@@ -108,6 +110,39 @@ def test_the_store_is_read_once_for_all_about_one_instant(store, monkeypatch):
     assert [len(answer.rows) for answer in answers[:4]] == [1, 1, 1, 1]
     assert answers[0].rows == answers[2].rows
     assert len({answer.request_id for answer in answers[:4]}) == 4
+
+
+def test_instants_that_are_equal_to_python_and_an_hour_apart_are_told_apart(store):
+    before = datetime(2024, 11, 3, 1, 30, tzinfo=ZoneInfo("America/New_York"))
+    after = before.replace(fold=1)
+    assert before == after
+    asked = [OnlineQuestion("plain", [{"user": 1}], as_of=at) for at in (before, after)]
+    first, second = store.get_online_features_together(asked)
+    assert second.as_of_us - first.as_of_us == duration_us("1h")
+
+
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_what_a_view_fails_by_is_told_to_all_after_one_read(tmp_path, is_partial):
+    with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as store:
+        store.apply(LARGE)
+        asked = [OnlineQuestion("large", [{"user": 1}], partial=is_partial)] * 16
+        store.get_online_features_together(asked)
+        guarded = store._serving.store
+        guarded._store = counting = Counting(guarded._store)
+        answers = store.get_online_features_together(asked)
+        assert [answer.code for answer in answers] == ["not-materialized"] * 16
+        assert counting.reads == 1
+
+
+def test_one_bad_entity_among_many_costs_few_reads(store, monkeypatch):
+    asked = [OnlineQuestion("large", [{"user": 2 if place == 13 else 1}]) for place in range(32)]
+    store.get_online_features_together(asked)
+    guarded = store._serving.store
+    counting = Counting(guarded._store)
+    monkeypatch.setattr(guarded, "_store", counting)
+    answers = store.get_online_features_together(asked)
+    assert [isinstance(answer, ValueOverflowError) for answer in answers] == [place == 13 for place in range(32)]
+    assert counting.reads <= 1 + 2 * 5, "halves of halves"
 
 
 def test_a_store_that_is_down_is_asked_once_for_all(store, monkeypatch):
