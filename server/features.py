@@ -12,7 +12,7 @@ Of what is answered in the event loop most needs no task of its own either: wher
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -79,7 +79,7 @@ class FeaturesRoute:
         self._slow_threads = Threads(_THREADS_WHEN_SLOW, "features-slow")
         self._slow_until = 0.0
         self._turns: Turns[OnlineQuestion, OnlineFeatures | None] = Turns(
-            self._answer_at_once, size=_size, most=ENTITIES_AT_ONCE
+            self._answer_at_once, kind=_kind, size=_size, most=ENTITIES_AT_ONCE
         )
 
     async def __call__(self, call: Call, content: bytes, send: Send) -> None:
@@ -189,9 +189,13 @@ def _read(content: bytes, limits: ServerConfig) -> Question:
     return question
 
 
+def _kind(question: OnlineQuestion) -> Hashable:
+    """Return what questions have in common that one read of the store and one call of the kernels can answer."""
+    return question.service, question.as_of, question.partial
+
+
 def _size(question: OnlineQuestion) -> int:
-    """Return how much of what is answered at once a question is: all of it if it is about an instant of its own."""
-    return max(1, len(question.entities)) if question.as_of is None else ENTITIES_AT_ONCE
+    return max(1, len(question.entities))
 
 
 def _is_out_of_time(found: OnlineFeatures | Exception) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
@@ -24,16 +24,23 @@ class Turns(Generic[Q, A]):
     """
 
     def __init__(
-        self, answer: Callable[[Sequence[Q]], Sequence[A | Exception]], *, size: Callable[[Q], int], most: int
+        self,
+        answer: Callable[[Sequence[Q]], Sequence[A | Exception]],
+        *,
+        kind: Callable[[Q], Hashable],
+        size: Callable[[Q], int],
+        most: int,
     ) -> None:
         """Take the parts.
 
         Args:
             answer: Answers some questions: per question the answer, or what its asker is to be told.
+            kind: What questions have in common that are answered together.
             size: How large a question is.
             most: Questions are answered together as long as they are not larger than this; one always is.
         """
         self._answer = answer
+        self._kind = kind
         self._size = size
         self._most = most
         self._waiting: deque[tuple[Q, Callable[[A | Exception], None]]] = deque()
@@ -103,14 +110,17 @@ class Turns(Generic[Q, A]):
                 loop.call_exception_handler({"message": "an answer was not taken", "exception": error})
 
     def _take(self) -> list[tuple[Q, Callable[[A | Exception], None]]]:
-        """Take those who have waited longest."""
+        """Take who has waited longest, and those who ask likewise."""
         taken: list[tuple[Q, Callable[[A | Exception], None]]] = []
-        size = 0
-        while self._waiting:
-            own = self._size(self._waiting[0][0])
-            if taken and size + own > self._most:
-                break
-            taken.append(self._waiting.popleft())
-            size += own
+        left: deque[tuple[Q, Callable[[A | Exception], None]]] = deque()
+        kind, size = self._kind(self._waiting[0][0]), 0
+        for waiting in self._waiting:
+            own = self._size(waiting[0])
+            if self._kind(waiting[0]) == kind and (not taken or size + own <= self._most):
+                taken.append(waiting)
+                size += own
+            else:
+                left.append(waiting)
+        self._waiting = left
         self._waiting_size -= size
         return taken

@@ -199,18 +199,24 @@ def logged(store) -> list[str]:
     return [name for table in tables for name in table["request_id"].to_pylist()]
 
 
-def test_an_answer_that_cannot_be_written_down_is_an_error_and_asked_for_once(store, app, monkeypatch):
+@pytest.fixture
+def asked(store, monkeypatch):
+    """The questions that the library is asked."""
     asked = []
     answer_together = store._serving.answer_together
 
-    def counting(questions):
+    def keeping(questions):
         asked.extend(questions)
         return answer_together(questions)
 
+    monkeypatch.setattr(store._serving, "answer_together", keeping)
+    return asked
+
+
+def test_an_answer_that_cannot_be_written_down_is_an_error_and_asked_for_once(app, asked, monkeypatch):
     def broken(*_, **__):
         raise ValueError("no such form")
 
-    monkeypatch.setattr(store._serving, "answer_together", counting)
     monkeypatch.setattr("server.features.body_of", broken)
     written = exchanged(app, request(ORDINARY))
     assert written.startswith(b"HTTP/1.1 500")
@@ -218,15 +224,7 @@ def test_an_answer_that_cannot_be_written_down_is_an_error_and_asked_for_once(st
     assert len(asked) == 1
 
 
-def test_what_fails_directly_is_not_asked_again(store, app, monkeypatch):
-    asked = []
-    answer_together = store._serving.answer_together
-
-    def counting(questions):
-        asked.extend(questions)
-        return answer_together(questions)
-
-    monkeypatch.setattr(store._serving, "answer_together", counting)
+def test_what_fails_directly_is_not_asked_again(app, asked):
     assert exchanged(app, request(ORDINARY | {"service": "plan"})).startswith(b"HTTP/1.1 404")
     assert len(asked) == 1
 

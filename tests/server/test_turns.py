@@ -16,7 +16,7 @@ class Answering:
 
     def __init__(self):
         self.together = []
-        self.turns = Turns(self.answer, size=lambda number: number, most=MOST)
+        self.turns = Turns(self.answer, kind=type, size=int, most=MOST)
 
     def answer(self, numbers):
         self.together.append(list(numbers))
@@ -54,7 +54,15 @@ def test_no_more_are_answered_together_than_may_be_and_one_always_is(answering):
         return await asyncio.gather(*map(answering.turns.ask, (4, 4, 4, MOST + 5, 1, 1)))
 
     assert asyncio.run(run()) == [8, 8, 8, 2 * (MOST + 5), 2, 2]
-    assert answering.together == [[4, 4], [4], [MOST + 5], [1, 1]]
+    assert answering.together == [[4, 4, 1, 1], [4], [MOST + 5]]
+
+
+def test_only_those_who_ask_likewise_are_answered_together(answering):
+    async def run():
+        return await asyncio.gather(*map(answering.turns.ask, (1, 2.0, 3, 1.0, 2)))
+
+    assert asyncio.run(run()) == [2, 4.0, 6, 2.0, 4]
+    assert answering.together == [[1, 3, 2], [2.0, 1.0]]
 
 
 def test_nobody_waits_for_more_once_there_are_enough(answering):
@@ -72,7 +80,7 @@ def test_an_error_is_its_askers_alone():
     def answer(numbers):
         return [ValueError(number) if number == 2 else number for number in numbers]
 
-    turns = Turns(answer, size=lambda _: 1, most=MOST)
+    turns = Turns(answer, kind=type, size=lambda _: 1, most=MOST)
 
     async def run():
         return await asyncio.gather(*map(turns.ask, (1, 2, 3)), return_exceptions=True)
@@ -86,7 +94,7 @@ def test_what_keeps_all_from_an_answer_is_told_to_all():
     def answer(_):
         raise RuntimeError("down")
 
-    turns = Turns(answer, size=lambda _: 1, most=MOST)
+    turns = Turns(answer, kind=type, size=lambda _: 1, most=MOST)
 
     async def run():
         return await asyncio.gather(*map(turns.ask, (1, 2)), return_exceptions=True)
@@ -113,7 +121,7 @@ def test_what_is_done_for_all_is_done_in_nobodys_name():
         said.append(NAME.get())
         return numbers
 
-    turns = Turns(answer, size=lambda _: 1, most=MOST)
+    turns = Turns(answer, kind=type, size=lambda _: 1, most=MOST)
 
     async def ask():
         NAME.set("somebody")
