@@ -49,7 +49,7 @@ class Call:
         sent: Bytes of the answer's body.
         seconds: How long it took, known once it has ended.
         answer: What the library answered, if it did.
-        found: What the library answered, or failed by, before ASGI was called; ``None`` if it was not asked.
+        failure: What answering failed by before ASGI was called, which is to tell it; ``None`` if it has not.
         code: Code of the problem, if the answer is one.
         mismatch: Fingerprint of the plan that answered, if the caller expected another one; else empty.
     """
@@ -58,7 +58,7 @@ class Call:
         "answer",
         "began",
         "code",
-        "found",
+        "failure",
         "has_body",
         "headers",
         "method",
@@ -85,7 +85,7 @@ class Call:
         self.sent = 0
         self.seconds = 0.0
         self.answer: OnlineFeatures | None = None
-        self.found: OnlineFeatures | Exception | None = None
+        self.failure: Exception | None = None
         self.code = ""
         self.mismatch = ""
         scope[_SCOPE_KEY] = self

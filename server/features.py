@@ -94,8 +94,8 @@ class FeaturesRoute:
     async def _answer(self, call: Call, form: Form, content: bytes) -> _Body:
         limits = self._limits()
         question = _read(content, limits)
-        if isinstance(call.found, Exception):
-            raise call.found
+        if call.failure is not None:
+            raise call.failure
         told = _asking(call, question, limits)
         is_slow = time.perf_counter() < self._slow_until
         if not is_slow and self._is_quick(call, question):
@@ -124,7 +124,7 @@ class FeaturesRoute:
     ) -> bool:
         """Answer a request without being called as ASGI, if it is one of those that are answered in the event loop.
 
-        Whatever it is besides an answer is left to ASGI, which is told by the call what was found instead of one.
+        Whatever it is besides an answer is left to ASGI, which is told by the call what it failed by.
 
         Args:
             call: The request.
@@ -151,12 +151,12 @@ class FeaturesRoute:
                 try:
                     body = _body(call, form, question, result, limits)
                 except Exception as error:  # ASGI tells the caller
-                    call.found = error
+                    call.failure = error
                 else:
                     tell(_headers(body), body.content)
                     return
             else:
-                call.found = result
+                call.failure = result
             give_up()
 
         self._turns.put(_asking(call, question, limits), answered)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from featurestore import FeatureService, FeatureStore, FeatureView, FrameSource, OnlineQuestion, agg, col
 from featurestore.errors import FeatureStoreError, StateError, StorageError, ValueOverflowError
 from featurestore.temporal import FixedClock, duration_us, instant_us
-from tests.server.conftest import NOW, SERVICES, USER, hour
+from tests.server.conftest import NOW, SERVICES, SPENDING, USER, hour
 
 LARGE = FeatureService(
     "large",
@@ -123,15 +123,18 @@ def test_instants_that_are_equal_to_python_and_an_hour_apart_are_told_apart(stor
 
 @pytest.mark.parametrize("is_partial", [False, True])
 def test_what_a_view_fails_by_is_told_to_all_after_one_read(tmp_path, is_partial):
+    both = FeatureService("both", features=[*LARGE.features, SPENDING])
     with FeatureStore.local(tmp_path / "store", clock=FixedClock(instant_us(NOW))) as store:
-        store.apply(LARGE)
-        asked = [OnlineQuestion("large", [{"user": 1}], partial=is_partial)] * 16
+        store.apply(both)
+        store.materialize(views=["large"])
+        asked = [OnlineQuestion("both", [{"user": 1}], partial=is_partial)] * 16
         store.get_online_features_together(asked)
         guarded = store._serving.store
         guarded._store = counting = Counting(guarded._store)
         answers = store.get_online_features_together(asked)
-        assert [answer.code for answer in answers] == ["not-materialized"] * 16
         assert counting.reads == 1
+        told = [answer.errors["spending"] if is_partial else answer for answer in answers]
+        assert [error.code for error in told] == ["not-materialized"] * 16
 
 
 def test_one_bad_entity_among_many_costs_few_reads(store, monkeypatch):
