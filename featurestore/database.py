@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from featurestore.errors import FeatureStoreError, RegistryError
 
 _BUSY_MS = 20_000
+_ASK_AGAIN_SECONDS = 0.01
+_PRIMARY_CODE = 0xFF
+"""The bits of SQLite's error codes that say which kind of failure it is; those above say how it came about."""
 
 CHECKPOINT_PAGES = 4_000
 """How long SQLite's write-ahead log may grow: a page that many commits change is copied once for all of them."""
@@ -132,12 +136,32 @@ LEFT_IN_POSTGRES = (
 )
 
 
+def use_wal(connection: sqlite3.Connection, *, wait_seconds: float) -> None:
+    """Give a SQLite file a write-ahead log, which it keeps.
+
+    For the lock of this change alone SQLite does not wait, whatever ``busy_timeout`` says: processes that open a new
+    file at once find it locked by each other. So it is asked again until the time is over.
+
+    Raises:
+        sqlite3.Error: The file is still locked when the time is over, cannot be written, or is no database.
+    """
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     # The driver's own transaction handling commits behind our back; BEGIN is ours (below).
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    use_wal(connection, wait_seconds=_BUSY_MS / 1000)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     cursor.execute("PRAGMA secure_delete = ON")

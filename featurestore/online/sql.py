@@ -27,7 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from featurestore.database import CHECKPOINT_PAGES, what_is_left
+from featurestore.database import CHECKPOINT_PAGES, use_wal, what_is_left
 from featurestore.errors import ConfigError, StorageError
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
@@ -265,7 +265,7 @@ def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) 
 def _prepare(connection: Any, _: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA page_size=8192")
-    connection.execute("PRAGMA journal_mode=WAL")
+    use_wal(connection, wait_seconds=_WAIT_SECONDS)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     connection.execute("PRAGMA secure_delete=ON")
