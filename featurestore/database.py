@@ -27,6 +27,10 @@ _PRIMARY_CODE = 0xFF
 CHECKPOINT_PAGES = 4_000
 """How long SQLite's write-ahead log may grow: a page that many commits change is copied once for all of them."""
 
+CACHE_KIB = 16_000
+"""Pages that SQLite keeps for one connection. What a transaction changes beyond them is written more than once: with
+SQLite's own 2,000 KiB a push of 3,000 events into as many states takes half as long again."""
+
 
 def open_database(
     url: str, *, where: str, error: type[FeatureStoreError] = RegistryError, kind: str = "registry"
@@ -164,6 +168,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     use_wal(connection, wait_seconds=_BUSY_MS / 1000)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 

@@ -244,6 +244,8 @@ def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
     """
     import pyarrow as pa
 
+    if (alike := _read_alike(dtype, values)) is not None:
+        return alike
     read = _read_instant if dtype.kind == "timestamp" else _READERS[dtype.kind]
     try:
         found = [None if value is None else read(dtype, value) for value in values]
@@ -259,6 +261,30 @@ def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
     return pa.array(found, dtype.arrow)
 
 
+def _read_alike(dtype: DType, values: Sequence[Any]) -> pa.Array | None:
+    """Read a column at once if all values are of the very type that the dtype has in Python, and finite or in UTC.
+
+    Returns:
+        What ``read_values`` would return; ``None`` if the values must be looked at one by one.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = [value for value in values if value is not None]
+    if {type(value) for value in known} != {_PLAIN_TYPES.get(dtype.kind)}:
+        return None
+    if dtype.kind == "timestamp" and not all(value.tzinfo is UTC for value in known):
+        return None
+    try:
+        found = pa.array(values, dtype.arrow)
+    except (OverflowError, ValueError):
+        return None
+    if dtype.kind != "float64":
+        return found
+    return pc.add(found, 0.0) if pc.all(pc.is_finite(found)).as_py() else None
+
+
+_PLAIN_TYPES = {"bool": bool, "int64": int, "float64": float, "string": str, "timestamp": datetime}
 _WRONG = object()
 
 

@@ -5,7 +5,7 @@ and however many processes append: an append locks the source's head until it is
 head has seen every event before it.
 
 What is acknowledged is committed: SQLite syncs every commit to the disk, PostgreSQL as it is configured. An event id is
-taken once; the log remembers ids for ever, as 16 bytes of a hash.
+taken once; the log remembers ids for ever: numbers as they are, others as 16 bytes of a hash.
 
 Compaction moves old events to files. An event is where the database says it is, and the database says so in one
 transaction, so a crash loses and doubles nothing; a file that nobody names is left from a crash and is deleted by a

@@ -13,6 +13,8 @@ from featurestore.temporal import NOTHING_YET
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)  # a batch is too small to share out
 
+_LARGEST = 1 << 63
+
 
 @dataclass(frozen=True)
 class Head:
@@ -62,5 +64,17 @@ def unpacked(stored: bytes) -> pa.Table:
 
 
 def identities(ids: Iterable[Any]) -> list[bytes | None]:
-    """Return 16 bytes that stand for each event id, ``None`` for events without one."""
-    return [None if value is None else hashlib.blake2b(repr(value).encode(), digest_size=16).digest() for value in ids]
+    """Return bytes that stand for each event id, ``None`` for events without one.
+
+    A number of 64 bits is itself, in 8 bytes that sort as numbers do: ids that are counted up lie side by side, and an
+    append changes a page or two of their index. Anything else is 16 bytes of a hash, each on a page of its own.
+    """
+    return [None if value is None else _number(value) if type(value) is int else _hash(value) for value in ids]
+
+
+def _number(value: int) -> bytes:
+    return (value + _LARGEST).to_bytes(8, "big")
+
+
+def _hash(value: Any) -> bytes:
+    return hashlib.blake2b(repr(value).encode(), digest_size=16).digest()

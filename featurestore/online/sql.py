@@ -27,7 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from featurestore.database import CHECKPOINT_PAGES, use_wal, what_is_left
+from featurestore.database import CACHE_KIB, CHECKPOINT_PAGES, use_wal, what_is_left
 from featurestore.errors import ConfigError, StorageError
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
@@ -268,5 +268,6 @@ def _prepare(connection: Any, _: Any) -> None:
     use_wal(connection, wait_seconds=_WAIT_SECONDS)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     connection.execute("PRAGMA secure_delete=ON")
     connection.execute(f"PRAGMA busy_timeout={1000 * _WAIT_SECONDS}")

@@ -4,11 +4,14 @@ import json
 import math
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore.dtypes import (
     BINARY,
@@ -128,6 +131,32 @@ def test_a_value_of_the_dtype_is_read(dtype, given, read):
     assert (found, type(found)) == (read, type(read))
     column = read_values(dtype, [None, given])
     assert (column.type, column.to_pylist()) == (dtype.arrow, [None, read])
+
+
+PLAIN = {
+    BOOL: st.booleans(),
+    INT64: st.integers(),
+    FLOAT64: st.floats(),
+    STRING: st.text(st.characters(exclude_categories=())),
+    TIMESTAMP: st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-3)), ZoneInfo("Europe/Berlin")])),
+}
+
+
+@pytest.mark.parametrize("dtype", PLAIN, ids=str)
+@given(data=st.data(), is_mixed=st.booleans())
+def test_a_column_is_read_as_each_of_its_values_is(dtype, data, is_mixed):
+    """Also where it is read at once."""
+    kinds = st.one_of(*PLAIN.values()) if is_mixed else PLAIN[dtype]
+    values = data.draw(st.lists(st.none() | kinds, max_size=4))
+    try:
+        read = [read_value(dtype, value) for value in values]
+    except ValueError:
+        with pytest.raises(ValueError, match="expected"):
+            read_values(dtype, values)
+    else:
+        column = read_values(dtype, values)
+        assert column.type == dtype.arrow
+        assert repr(column.to_pylist()) == repr(pa.array(read, dtype.arrow).to_pylist())
 
 
 @pytest.mark.parametrize("dtype", ALL, ids=str)

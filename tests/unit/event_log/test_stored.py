@@ -1,0 +1,24 @@
+"""What stands for an event id in the log."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.event_log.stored import identities
+
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.lists(NUMBERS, unique=True))
+def test_numbers_sort_as_what_stands_for_them(numbers):
+    """So an index puts ids that are counted up side by side."""
+    found = identities(numbers)
+    assert [number for _, number in sorted(zip(found, numbers, strict=True))] == sorted(numbers)
+
+
+@given(st.lists(NUMBERS | st.text() | st.binary() | st.booleans(), unique_by=repr))
+def test_different_ids_are_told_apart(ids):
+    assert len(set(identities(ids))) == len(ids)
+
+
+def test_no_id_is_none():
+    assert identities([None, 1, None]) == [None, (2**63 + 1).to_bytes(8, "big"), None]
