@@ -268,20 +268,20 @@ def _read_alike(dtype: DType, values: Sequence[Any]) -> pa.Array | None:
         What ``read_values`` would return; ``None`` if the values must be looked at one by one.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     known = [value for value in values if value is not None]
     if {type(value) for value in known} != {_PLAIN_TYPES.get(dtype.kind)}:
         return None
     if dtype.kind == "timestamp" and not all(value.tzinfo is UTC for value in known):
         return None
+    if dtype.kind == "float64":
+        if not all(map(math.isfinite, known)):
+            return None
+        values = [None if value is None else value + 0.0 for value in values]
     try:
-        found = pa.array(values, dtype.arrow)
+        return pa.array(values, dtype.arrow)
     except (OverflowError, ValueError):
         return None
-    if dtype.kind != "float64":
-        return found
-    return pc.add(found, 0.0) if pc.all(pc.is_finite(found)).as_py() else None
 
 
 _PLAIN_TYPES = {"bool": bool, "int64": int, "float64": float, "string": str, "timestamp": datetime}
