@@ -45,6 +45,7 @@ from featurestore.kernels.program import (
     Slot,
     compile_program,
 )
+from featurestore.kernels.values import one_chunk
 from featurestore.kernels.words import from_wide_words, from_words, reader_of, to_words, validity
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 from featurestore.temporal import NO_WATERMARK
@@ -378,7 +379,7 @@ class BoundView:
         Returns:
             The events without their words; and the words, input by input.
         """
-        columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
+        columns = {name: one_chunk(table.column(name)) for name in table.column_names}
         rows = np.arange(table.num_rows, dtype=np.int64)
         if self.view.where is not None:
             kept = is_true(self.view.where, columns, table.num_rows)
@@ -526,12 +527,14 @@ def input_array(source: InputPlan, columns: Mapping[str, pa.Array], length: int)
         The values, ``None`` if events themselves are counted; and per event ``NOT_MEMBER``, ``MEMBER_NULL`` or
         ``MEMBER_VALUE``.
     """
-    member = np.ones(length, dtype=np.bool_) if source.where is None else is_true(source.where, columns, length)
-    if source.value is None:
-        return None, np.where(member, MEMBER_VALUE, NOT_MEMBER).astype(np.uint8)
-    array = evaluate_expression(source.value, Environment(columns=columns, length=length))
-    flags = np.where(validity(array), np.uint8(MEMBER_VALUE), np.uint8(MEMBER_NULL))
-    flags[~member] = NOT_MEMBER
+    array = None
+    flags = np.full(length, MEMBER_VALUE, dtype=np.uint8)
+    if source.value is not None:
+        array = evaluate_expression(source.value, Environment(columns=columns, length=length))
+        if array.null_count:
+            flags[~validity(array)] = MEMBER_NULL
+    if source.where is not None:
+        flags[~is_true(source.where, columns, length)] = NOT_MEMBER
     return array, flags
 
 
@@ -554,11 +557,6 @@ def input_words(source: InputPlan, columns: Mapping[str, pa.Array], length: int)
 def is_float_input(source: InputPlan) -> bool:
     """Tell whether an input's words are the bits of floats."""
     return source.value is not None and source.value.dtype.kind == "float64"
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _dtype_of(view: ViewPlan, name: str) -> DType:

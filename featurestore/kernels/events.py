@@ -335,13 +335,36 @@ def arrange_kept(
     Returns:
         The block of those.
     """
-    rows, offsets = _ordered(prepared, inputs, codes, entity_count, 1)
-    seen = _gathered(prepared, (), offsets, rows)
-    kept = choose(seen)
+    rows, offsets, seen, kept = _chosen(prepared, inputs, codes, entity_count, choose)
     if kept.all():
         return replace(seen, values=_taken(inputs, rows))
     offsets = np.concatenate([[0], np.cumsum(kept)])[offsets]
     return _gathered(prepared, inputs, offsets, rows[kept])
+
+
+def kept_places(
+    prepared: PreparedEvents,
+    inputs: Sequence[Ints],
+    codes: Ints,
+    entity_count: int,
+    choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
+) -> Ints:
+    """Return the places of the events that ``arrange_kept`` keeps, ascending."""
+    rows, _, _, kept = _chosen(prepared, inputs, codes, entity_count, choose)
+    return np.sort(rows[kept])
+
+
+def _chosen(
+    prepared: PreparedEvents,
+    inputs: Sequence[Ints],
+    codes: Ints,
+    entity_count: int,
+    choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
+) -> tuple[Ints, Ints, EventBlock, npt.NDArray[np.bool_]]:
+    """Return the places in kernel order, offsets per entity, what the choice was made by, and the choice."""
+    rows, offsets = _ordered(prepared, inputs, codes, entity_count, 1)
+    seen = _gathered(prepared, (), offsets, rows)
+    return rows, offsets, seen, choose(seen)
 
 
 def _taken(inputs: Sequence[Ints] | Ints, rows: Ints) -> Ints:
@@ -359,9 +382,20 @@ def _gathered(prepared: PreparedEvents, inputs: Sequence[Ints] | Ints, offsets: 
         event_time=event_time,
         ingest_time=event_time if is_same else prepared.ingest_time[rows],
         values=_taken(inputs, rows),
-        flags=take_columns(prepared.flags, rows),
+        flags=_taken_flags(prepared.flags, rows),
         dictionaries=prepared.dictionaries,
     )
+
+
+def _taken_flags(flags: Bytes, rows: Ints) -> Bytes:
+    """Pick columns of flags; most inputs have the same flag everywhere, which needs no picking."""
+    picked = np.empty((len(flags), len(rows)), dtype=np.uint8)
+    for own, target in zip(flags, picked, strict=True):
+        if len(own) and own.min() == own.max():
+            target[:] = own[0]
+        else:
+            np.take(own, rows, out=target, mode="clip")
+    return picked
 
 
 def _ordered(

@@ -39,6 +39,20 @@ def keeps_everything(view: ViewPlan) -> bool:
     return any(f.window_us is None and f.aggregation not in _NEWEST | _OLDEST for f in view.features)
 
 
+def all_matter(view: ViewPlan, event_time: Ints, reach_us: int) -> bool:
+    """Tell whether a lookup at ``reach_us`` or later could depend on every one of some events, by their times alone.
+
+    Args:
+        view: The plan.
+        event_time: Times of the events.
+        reach_us: Earliest instant, and earliest watermark, that will still be asked about.
+    """
+    if reach_us <= NOTHING_YET or keeps_everything(view):
+        return True
+    start, _, _ = _earliest(view, reach_us)
+    return bool((event_time >= start).all())
+
+
 def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
     """Tell for each event whether a lookup at ``reach_us`` or later could depend on it.
 
@@ -50,7 +64,7 @@ def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
     Returns:
         One claim per event.
     """
-    if reach_us <= NOTHING_YET or keeps_everything(view):
+    if all_matter(view, block.event_time, reach_us):
         return np.ones(len(block), dtype=np.bool_)
     start, event_bound, ingest_bound = _earliest(view, reach_us)
     kept = block.event_time >= start

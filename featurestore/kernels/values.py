@@ -85,6 +85,13 @@ def _is_plain(array: pa.Array) -> bool:
 _NEGATIVE_ZERO = -(2**63)
 
 
+def one_chunk(column: pa.Array | pa.ChunkedArray) -> Any:
+    """Return a column as one array, without a copy if it is one already; more than 2 GB of text stay several."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def read_column(
     column: pa.Array | pa.ChunkedArray, dtype: DType, timezone: str | None, where: str
 ) -> tuple[pa.Array, ColumnCounts]:
@@ -104,7 +111,7 @@ def read_column(
         SourceDataError: A naive timestamp without ``timezone``, one that does not exist or is ambiguous there, an
             integer beyond int64, an instant or date that no calendar has, or a type that is not read as the dtype.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_chunk(column)
     if isinstance(array, pa.ChunkedArray):
         raise SourceDataError("more than 2 GB of text in one piece", where=where, hint="Read it in smaller pieces.")
     if kinds.is_dictionary(array.type):

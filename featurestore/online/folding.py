@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.dtypes import TIMESTAMP
 from featurestore.kernels.evaluate import bind
-from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, arrange_kept, take_columns
+from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, arrange_kept, kept_places, take_columns
 from featurestore.kernels.keys import KeyIndex
 from featurestore.kernels.program import MEMBER_VALUE
-from featurestore.kernels.retention import still_matter
+from featurestore.kernels.retention import all_matter, still_matter
+from featurestore.kernels.values import one_chunk
 from featurestore.kernels.words import to_words
 from featurestore.online.keys import ordered_keys
 from featurestore.online.state import StateCodec, States
@@ -36,10 +38,29 @@ class Folder:
         self._store = store
         self._codec = StateCodec(view)
 
-    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> Fresh:
-        """Prepare events, entity by entity in the order of their states' keys, in which stores write fastest.
+    def of_use(self, table: pa.Table, reach_us: int) -> pa.Table:
+        """Leave out events that cannot matter beside the others: they cannot beside more of them either.
 
-        What cannot matter beside other events of the table is dropped at once: it cannot beside more of them either.
+        Args:
+            table: Columns of the view's source, in contract dtypes.
+            reach_us: Earliest instant that can be asked about.
+
+        Returns:
+            The other events, in their order.
+        """
+        times, _ = to_words(one_chunk(table.column(self._view.source.event_time)), TIMESTAMP)
+        if all_matter(self._view, times, reach_us):
+            return table
+        prepared, inputs = bind(self._view).prepare_inputs(table)
+        index, codes = KeyIndex.build(self._keys_of(_rows_of(table, prepared)))
+        kept = kept_places(prepared, inputs, codes, len(index), lambda seen: still_matter(self._view, seen, reach_us))
+        return table.take(pa.array(prepared.rows[kept]))
+
+    def _keys_of(self, table: pa.Table) -> list[pa.Array]:
+        return [one_chunk(table.column(key.name)) for key in self._view.entity.keys]
+
+    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> Fresh:
+        """Prepare the events of use, entity by entity in the order of their states' keys: so stores write fastest.
 
         Args:
             table: Columns of the view's source, in contract dtypes.
@@ -47,8 +68,7 @@ class Folder:
             reach_us: Earliest instant that can be asked about.
         """
         prepared, inputs = bind(self._view).prepare_inputs(table)
-        kept = table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
-        columns = [kept.column(key.name).combine_chunks() for key in self._view.entity.keys]
+        columns = self._keys_of(_rows_of(table, prepared))
         index, codes = KeyIndex.build(columns)
         first_rows = np.empty(len(index), dtype=np.int64)
         first_rows[codes[::-1]] = np.arange(len(codes))[::-1]
@@ -83,7 +103,7 @@ class Folder:
                 are left out. ``None`` for pushed events: how far these are folded is in the view's record, and all
                 that are given are new.
             reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
-            read: Gives the stored states of some keys; ``None`` reads them from the store.
+            read: Gives the stored states of some keys, and perhaps of others; ``None`` reads them from the store.
 
         Returns:
             Keys and states, to be written.
@@ -147,6 +167,11 @@ class Fresh:
             values=block.values,
             flags=block.flags,
         )
+
+
+def _rows_of(table: pa.Table, prepared: PreparedEvents) -> pa.Table:
+    """Return the rows of a table that were prepared."""
+    return table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
 
 
 def taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:

@@ -438,7 +438,11 @@ class _Run:
         steps = self._reader.steps(begin, end)
         self._expected = sum(step.events for step in steps)
         self._told(0)
-        return self._reader.pieces(steps, lambda table: self._folder.arranged(table, generation, reach_us))
+        return self._reader.pieces(
+            steps,
+            lambda table: self._folder.of_use(table, reach_us),
+            lambda table: self._folder.arranged(table, generation, reach_us),
+        )
 
     def _told(self, events: int) -> None:
         self._folded += events
@@ -500,26 +504,21 @@ class _Filled:
         self._store = store
         self._forgets = forgets
         self._known: dict[bytes, bytes] | None = {} if is_empty else None
-        self._bytes = 0
 
     def reader(self, forgets: int) -> Callable[[Sequence[bytes]], Mapping[bytes, bytes]]:
-        """Return what gives the states of those keys that have one, while the view's record says so many removals."""
+        """Return what gives the states of some keys, if they have one, while the view's record says so many removals."""
         if forgets != self._forgets:
             self._known = None
         known = self._known
-        if known is None:
-            return self._store.read
-        return lambda keys: {key: known[key] for key in keys if key in known}
+        return self._store.read if known is None else lambda _: known
 
     def keep(self, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Know states that are written now. Once they are too large together, all are read from the store again."""
+        """Know states that are written now. Once all are too large, by the size of these, they are read again."""
         if self._known is None:
             return
-        for key, state in items:
-            known = self._known.get(key)
-            self._bytes += len(state) + (len(key) + _ENTRY_BYTES if known is None else -len(known))
-            self._known[key] = state
-        if self._bytes > REMEMBERED_BYTES:
+        self._known.update(items)
+        mean_bytes = sum(len(key) + len(state) for key, state in items) / len(items)
+        if len(self._known) * (mean_bytes + _ENTRY_BYTES) > REMEMBERED_BYTES:
             self._known = None
 
 

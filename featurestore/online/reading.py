@@ -14,17 +14,21 @@ import pyarrow as pa
 
 from featurestore.dtypes import INT64
 from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.kernels.values import one_chunk
 from featurestore.online.folding import Fresh
 from featurestore.plan.model import Column, TypedExpr, ViewPlan
-from featurestore.sources.content import content_of
+from featurestore.sources.content import content_of, joined
 from featurestore.sources.rows import SourceFile
 from featurestore.temporal import NOTHING_YET
 
 Ints = npt.NDArray[np.int64]
+Reduce = Callable[[pa.Table], pa.Table]
 Arrange = Callable[[pa.Table], Fresh]
 _T = TypeVar("_T")
 
 _SAMPLED = 64
+_NEAR = 0.25
+"""How far a cut may be moved, as a share of a step."""
 
 
 class Events(Protocol):
@@ -40,8 +44,13 @@ class Events(Protocol):
         """The files they lie in; none for what lies elsewhere."""
         ...
 
-    def read(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> pa.Table:
-        """Return some columns of the events that became known in a range."""
+    def each(
+        self, columns: Sequence[str], work: Callable[[pa.Table], _T], *, ingest: tuple[int, int] | None = None
+    ) -> list[_T]:
+        """Hand some columns of the events that became known in a range to some work, table by table.
+
+        The work is done in several threads. Its results are returned in the order of the events as they lie.
+        """
         ...
 
     def batches(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> Iterator[pa.RecordBatch]:
@@ -124,39 +133,46 @@ class Reader:
         self._columns = [column.name for column in view.source.columns]
 
     def steps(self, begin: int, end: int) -> list[Step]:
-        """Cut a range of ingest times into pieces of about as many events as memory may hold."""
-        sampled = [np.zeros(0, dtype=np.int64)]
-        count = 0
-        for batch in self._source.batches([self._source.ingest_column], ingest=(begin, end)):
-            count += batch.num_rows
-            sampled.append(batch.column(0).cast(pa.int64()).to_numpy()[::_SAMPLED])
-        times = np.sort(np.concatenate(sampled))
-        pieces = -(-count // self._events_at_once)
-        cuts = sorted({int(times[len(times) * i // pieces]) for i in range(1, pieces)} - {begin})
-        steps = []
-        for low, high in pairwise([begin, *cuts, end]):
-            share = np.diff(np.searchsorted(times, [low, high]))[0] / max(1, len(times))
-            steps.append(Step(low, high, int(count * share)))
-        return steps
+        """Cut a range of ingest times into pieces of about as many events as memory may hold.
 
-    def pieces(self, steps: Sequence[Step], arrange: Arrange) -> Iterator[tuple[Step, Piece]]:
+        A cut is moved to where the source has one itself, if there is one near: else the table it goes through would be
+        read for both steps.
+        """
+        ingest_column = self._source.ingest_column
+        parts = [part for part in self._source.each([ingest_column], _Times.of, ingest=(begin, end)) if part.count]
+        times = np.sort(np.concatenate([part.sampled for part in parts] or [np.zeros(0, dtype=np.int64)]))
+        count = sum(part.count for part in parts)
+        wanted = -(-count // self._events_at_once)
+        seams = _seams(parts)
+        cuts = {_cut(times, i, wanted, seams) for i in range(1, wanted)}
+        found = []
+        for low, high in pairwise([begin, *sorted(cuts - {begin}), end]):
+            share = np.diff(np.searchsorted(times, [low, high]))[0] / max(1, len(times))
+            found.append(Step(low, high, int(count * share)))
+        return found
+
+    def pieces(self, steps: Sequence[Step], reduce: Reduce, arrange: Arrange) -> Iterator[tuple[Step, Piece]]:
         """Read the events of steps, each while the one before is worked on.
 
         Args:
             steps: The steps.
+            reduce: Leaves out of a table what is of no use; done on several tables at once.
             arrange: Puts the events of a table in order.
         """
-        return ahead((step, self._piece(step, arrange)) for step in steps)
+        return ahead((step, self._piece(step, reduce, arrange)) for step in steps)
 
-    def _piece(self, step: Step, arrange: Arrange) -> Piece:
+    def _piece(self, step: Step, reduce: Reduce, arrange: Arrange) -> Piece:
         """Read the events of a step; by entity, in several goes, if too many became known at one instant."""
         ingest = (step.begin, step.end)
         buckets = step.events // (2 * self._events_at_once) + 1
         hashed = [key for key in self._view.entity.keys if key.dtype.kind != "decimal"]
         if buckets == 1 or not hashed:
-            table = self._source.read(self._columns, ingest=ingest)
-            count = table.num_rows
-            return Piece(content_of([table]), count, [(count, arrange(table))] if count else [])
+            parts = self._source.each(self._columns, lambda table: _Part.of(table, reduce), ingest=ingest)
+            count = sum(part.row_count for part in parts)
+            content = joined(*(part.content for part in parts))
+            if not count:
+                return Piece(content, count, [])
+            return Piece(content, count, [(count, arrange(pa.concat_tables([part.events for part in parts])))])
         content = content_of(self._source.batches(self._columns, ingest=ingest))
         tables = self._buckets(ingest, hashed, buckets)
         return Piece(content, step.events, ((table.num_rows, arrange(table)) for table in tables if table.num_rows))
@@ -177,6 +193,76 @@ class Reader:
             first = next(kept, None)
             if first is not None:
                 yield pa.Table.from_batches(chain([first], kept))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A table of events.
+
+    Attributes:
+        row_count: How many there are.
+        content: What they say.
+        events: Those of use.
+    """
+
+    row_count: int
+    content: int
+    events: pa.Table
+
+    @classmethod
+    def of(cls, table: pa.Table, reduce: Reduce) -> _Part:
+        """Look at a table, and keep what is of use."""
+        return cls(table.num_rows, content_of([table]), reduce(table) if table.num_rows else table)
+
+
+@dataclass(frozen=True)
+class _Times:
+    """When the events of a table became known.
+
+    Attributes:
+        count: How many events there are.
+        first: The earliest instant.
+        last: The latest.
+        sampled: The instants of some of them.
+    """
+
+    count: int
+    first: int
+    last: int
+    sampled: Ints
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _Times:
+        """Look at a table's only column."""
+        times = one_chunk(table.column(0)).cast(pa.int64()).to_numpy()
+        if not len(times):
+            return cls(0, 0, 0, times)
+        return cls(len(times), int(times.min()), int(times.max()), times[::_SAMPLED].copy())
+
+
+def _seams(parts: Sequence[_Times]) -> Ints:
+    """Return the instants, ascending, at which tables begin and across which none lies."""
+    ordered = sorted(parts, key=lambda part: part.first)
+    firsts = np.array([part.first for part in ordered], dtype=np.int64)
+    lasts = np.maximum.accumulate(np.array([part.last for part in ordered], dtype=np.int64))
+    return firsts[1:][firsts[1:] > lasts[:-1]]
+
+
+def _cut(times: Ints, number: int, steps: int, seams: Ints) -> int:
+    """Return where one of several steps of about as many events begins: at a seam if one is near.
+
+    Args:
+        times: Sampled instants, ascending.
+        number: Number of the step, from 0 on.
+        steps: How many there are.
+        seams: The seams, ascending.
+    """
+    size = len(times) / steps
+    place = number * size
+    away = np.abs(np.searchsorted(times, seams) - place)
+    if len(seams) and away.min() <= size * _NEAR:
+        return int(seams[away.argmin()])
+    return int(times[int(place)])
 
 
 def _bucket_of(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:

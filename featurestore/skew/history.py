@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from featurestore.temporal import NOTHING_YET
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Ingest = tuple[int, int] | None
+_T = TypeVar("_T")
 
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 _TOP_BIT = np.uint64(63)
@@ -66,6 +67,10 @@ class Part:
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Return some columns of the events of one piece."""
         return self._kept(self.scan.read_piece(number, self._with_ingest(columns)), columns)
+
+    def each(self, columns: Sequence[str], work: Callable[[pa.Table], _T], *, ingest: Ingest = None) -> list[_T]:
+        """Hand the same to some work, table by table; return its results."""
+        return self.scan.each(self._with_ingest(columns), lambda table: work(self._kept(table, columns)), ingest=ingest)
 
     def batches(self, columns: Sequence[str], *, ingest: Ingest = None) -> Iterator[pa.RecordBatch]:
         """Return the same as ``read`` in batches."""

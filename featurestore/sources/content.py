@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernels.jit import jit
+from featurestore.kernels.values import one_chunk
 
 _MASK = (1 << 64) - 1
 _NULL = np.uint64(0x9AE16A3B2F90404F)
@@ -47,9 +48,9 @@ def row_hashes(batch: pa.Table | pa.RecordBatch) -> Words:
     return rows
 
 
-def joined(first: int, second: int) -> int:
-    """Return the content of two sets of events together."""
-    return (first + second) & _MASK
+def joined(*contents: int) -> int:
+    """Return the content of several sets of events together."""
+    return sum(contents) & _MASK
 
 
 def content_text(content: int) -> str:
@@ -58,7 +59,7 @@ def content_text(content: int) -> str:
 
 
 def _add_column(rows: Words, name: str, column: Any) -> None:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_chunk(column)
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else np.zeros(0, dtype=np.bool_)

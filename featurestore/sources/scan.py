@@ -34,7 +34,11 @@ IngestRange = tuple[int, int]
 """Microseconds: rows with ``from <= ingest_time < until``."""
 
 BATCH_ROWS = 1 << 17
+PART_ROWS = 1 << 19
+"""Pieces are worked on together up to so many rows."""
+
 _INSTANT = pa.timestamp("us", tz="UTC")
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -159,6 +163,40 @@ class Scan:
         parts = self._each_piece(lambda number: self._events(number, columns, ingest))
         return _joined(parts, columns, self.schema, self._settings.threads)
 
+    def each(
+        self, columns: Sequence[str], work: Callable[[pa.Table], _T], *, ingest: IngestRange | None = None
+    ) -> list[_T]:
+        """Hand the rows that ``read`` gives to some work, a few pieces at a time, and keep what it makes of them only.
+
+        Args:
+            columns: Names of plan columns.
+            work: Is given tables, which may be empty, from several threads at once.
+            ingest: Only events that became known in this range; ``None`` reads all.
+
+        Returns:
+            What the work returned, in the order of the rows. A part that was given is one piece (row group), or
+            several that are small.
+        """
+        self._selection()
+
+        def done(numbers: Sequence[int]) -> _T:
+            parts = [self._events(number, columns, ingest) for number in numbers]
+            return work(_joined(parts, columns, self.schema, 1))
+
+        return self._in_threads(done, self._parts())
+
+    def _parts(self) -> list[list[int]]:
+        """Return the numbers of all pieces, small ones that follow each other together."""
+        parts: list[list[int]] = []
+        rows = PART_ROWS
+        for number in self._numbers:
+            if rows + self._rows.piece_rows[number] > PART_ROWS:
+                parts.append([])
+                rows = 0
+            parts[-1].append(number)
+            rows += self._rows.piece_rows[number]
+        return parts
+
     @property
     def piece_count(self) -> int:
         """Count of the pieces in which the rows lie."""
@@ -268,10 +306,14 @@ class Scan:
         self.close()
 
     def _each_piece(self, work: Callable[[int], _T]) -> list[_T]:
-        if len(self._numbers) <= 1 or self._settings.threads == 1:
-            return [work(number) for number in self._numbers]
+        return self._in_threads(work, self._numbers)
+
+    def _in_threads(self, work: Callable[[_S], _T], items: Sequence[_S]) -> list[_T]:
+        """Do work on items, at once on as many as the settings allow."""
+        if len(items) <= 1 or self._settings.threads == 1:
+            return [work(item) for item in items]
         with ThreadPoolExecutor(self._settings.threads) as pool:
-            return list(pool.map(work, self._numbers))
+            return list(pool.map(work, items))
 
     def _converted(self, number: int, columns: Sequence[str]) -> dict[str, pa.Array]:
         """Read columns of one piece in contract dtypes, all its rows."""
@@ -424,8 +466,11 @@ def _joined(
         arrays = [part[i] for part in parts if len(part[i])]
         return arrays[0] if len(arrays) == 1 else pa.concat_arrays([pa.array([], kind), *arrays])
 
-    with ThreadPoolExecutor(threads) as pool:
-        arrays = list(pool.map(join, range(len(columns))))
+    if threads == 1:
+        arrays = [join(i) for i in range(len(columns))]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            arrays = list(pool.map(join, range(len(columns))))
     return pa.table(arrays, names=list(columns))
 
 
