@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,14 @@ def for_statement(connection: sa.Connection) -> sa.Connection:
     if connection.dialect.name == "sqlite":
         return for_writing(connection)
     return connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def blobs(values: Iterable[bytes]) -> tuple[bytearray, ...]:
+    """Return values as Python's driver of SQLite binds them fastest.
+
+    For ``bytes`` it looks for an adapter first, which takes a microsecond each, several times what the copy takes.
+    """
+    return tuple(map(bytearray, values))
 
 
 def what_is_left(engine: sa.Engine) -> str:

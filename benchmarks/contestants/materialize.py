@@ -19,6 +19,7 @@ from featurestore import FeatureStore
 from featurestore.temporal import to_datetime
 
 JOB = "as_of"
+MINUTE_US = 60_000_000
 
 
 def main(folder: Path, events: str, url: str = "") -> None:
@@ -56,6 +57,7 @@ def warm_up(folder: Path, events: str) -> None:
     shutil.rmtree(small / "materialized", ignore_errors=True)
     with FeatureStore.local(small / "materialized") as store:
         store.apply(service(JOB, small / "few.parquet"))
+        store.materialize(until=to_datetime(START_US + MINUTE_US))
         store.materialize()
         store.materialize(full=True)
 

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from featurestore.database import failures, for_writing, one_snapshot, open_database, what_is_left
+from featurestore.database import blobs, failures, for_writing, one_snapshot, open_database, what_is_left
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.event_log.stored import Head, Stretch, identities, packed, unpacked
@@ -490,13 +490,13 @@ def _fresh(connection: sa.Connection, source: str, ids: Sequence[bytes | None]) 
         some = given[start : start + _IDS_AT_ONCE]
         wanted = ",".join([mark] * len(some))
         statement = f"SELECT id FROM {_IDS.name} WHERE source = {mark} AND id IN ({wanted})"
-        known.update(bytes(one) for (one,) in connection.exec_driver_sql(statement, (source, *some)))
+        known.update(bytes(one) for (one,) in connection.exec_driver_sql(statement, (source, *blobs(some))))
     return [place for place, one in enumerate(ids) if one is None or one not in known]
 
 
 def _remember(connection: sa.Connection, source: str, ids: Iterable[bytes | None]) -> None:
     """Keep ids for ever."""
-    if new := [(source, one) for one in ids if one is not None]:
+    if new := [(source, one) for one in blobs(one for one in ids if one is not None)]:
         mark = _mark(connection)
         connection.exec_driver_sql(f"INSERT INTO {_IDS.name} (source, id) VALUES ({mark}, {mark})", new)
 

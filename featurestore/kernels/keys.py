@@ -78,7 +78,7 @@ class KeyIndex:
 
 _LARGEST_TABLE = 1 << 22
 _ROOM = 8
-"""A table of integers may have this many times as many places as there are values."""
+"""A table of integers may have this many times as many places as the column has rows."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,17 @@ class _Values:
 
     @classmethod
     def of(cls, column: pa.Array) -> _Values:
-        values = pc.unique(column).drop_null()
-        if not pa.types.is_int64(values.type) or len(values) == 0:
-            return cls(values)
-        numbers = values.to_numpy()
+        """Find the distinct values of a column, in the order in which they first stand there."""
+        if not pa.types.is_int64(column.type) or column.null_count or not len(column):
+            return cls(pc.unique(column).drop_null())
+        numbers = column.to_numpy()
         lowest, width = int(numbers.min()), int(numbers.max()) - int(numbers.min()) + 1
-        if width > min(_LARGEST_TABLE, _ROOM * len(values)):
-            return cls(values)
+        if width > min(_LARGEST_TABLE, _ROOM * len(numbers)):
+            return cls(pc.unique(column))
         table = np.full(width, UNKNOWN, dtype=np.int64)
-        table[numbers - lowest] = np.arange(len(numbers))
-        return cls(values, table, lowest)
+        found = np.empty(min(width, len(numbers)), dtype=np.int64)
+        count = _number(numbers, lowest, table, found)
+        return cls(pa.array(found[:count]), table, lowest)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -122,6 +123,19 @@ class _Values:
         places = np.empty(len(column), dtype=np.int64)
         _look_up(column.to_numpy(), self.lowest, self.table, places)
         return places
+
+
+@jit
+def _number(numbers: Ints, lowest: int, table: Ints, found: Ints) -> int:
+    """Give each number that is new the next place; return how many are."""
+    count = 0
+    for i in range(numbers.size):
+        at = numbers[i] - lowest
+        if table[at] < 0:
+            table[at] = count
+            found[count] = numbers[i]
+            count += 1
+    return count
 
 
 @jit

@@ -5,8 +5,9 @@ Nothing is written here: who folds decides what else is written with the states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,7 @@ class Folder:
         reach_us: int,
         *,
         read: Callable[[Sequence[bytes]], Mapping[bytes, bytes]] | None = None,
-    ) -> list[tuple[bytes, bytes]]:
+    ) -> Items:
         """Merge new events of some entities with their stored ones.
 
         Args:
@@ -112,7 +113,7 @@ class Folder:
         found = (read or self._store.read)(keys)
         if not found:
             bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
-            return list(zip(keys, self._codec.encode(block, bounds), strict=True))
+            return Items(keys, self._codec.encode(block, bounds))
         old = self._codec.decode([found.get(key) for key in keys])
         codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
         events = fresh.events(block)
@@ -124,8 +125,33 @@ class Folder:
         merged, merged_codes = _merge(self._codec, old, events, codes)
         arranged = arrange(merged, merged_codes, len(keys))
         arranged = _filtered(arranged, still_matter(self._view, arranged, reach_us))
-        states = self._codec.encode(arranged, bounds)
-        return list(zip(keys, states, strict=True))
+        return Items(keys, self._codec.encode(arranged, bounds))
+
+
+class Items(Sequence[tuple[bytes, bytes]]):
+    """Keys with their values, paired when they are looked at: that many pairs would keep the garbage collector busy."""
+
+    def __init__(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Take as many values as keys."""
+        self._keys = keys
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return zip(self._keys, self._values, strict=True)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[bytes, bytes]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Items: ...
+
+    def __getitem__(self, at: int | slice) -> tuple[bytes, bytes] | Items:
+        if isinstance(at, slice):
+            return Items(self._keys[at], self._values[at])
+        return self._keys[at], self._values[at]
 
 
 @dataclass(frozen=True)

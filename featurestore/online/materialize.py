@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 
 import msgspec
 
 from featurestore.errors import SourceError, StateError
 from featurestore.kernels.retention import keeps_everything
-from featurestore.online.folding import Folder, Fresh
+from featurestore.online.folding import Folder, Fresh, Items
 from featurestore.online.locks import held
 from featurestore.online.reading import Events, Piece, ReadBefore, Reader, Step
 from featurestore.online.store import (
@@ -57,7 +58,7 @@ REMEMBERED_BYTES = 64_000_000
 """So many bytes a run that fills a view may take to keep the states it wrote, and need not read them back."""
 
 _ENTRY_BYTES = 200
-"""What a key and a state take beside themselves."""
+"""What a key and its state take beside the state's own bytes."""
 
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
@@ -504,21 +505,23 @@ class _Filled:
         self._store = store
         self._forgets = forgets
         self._known: dict[bytes, bytes] | None = {} if is_empty else None
+        self._bytes = 0
 
     def reader(self, forgets: int) -> Callable[[Sequence[bytes]], Mapping[bytes, bytes]]:
-        """Return what gives the states of some keys, if they have one, while the view's record says so many removals."""
+        """Return what gives those states that some keys have, while the view's record says so many removals."""
         if forgets != self._forgets:
             self._known = None
         known = self._known
         return self._store.read if known is None else lambda _: known
 
-    def keep(self, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Know states that are written now. Once all are too large, by the size of these, they are read again."""
+    def keep(self, items: Items) -> None:
+        """Know states that are written now. Once they are too large together, all are read from the store again."""
         if self._known is None:
             return
+        keys, states = zip(*items, strict=True)
+        self._bytes += sum(map(len, states)) - sum(map(len, map(self._known.get, keys, repeat(b""))))
         self._known.update(items)
-        mean_bytes = sum(len(key) + len(state) for key, state in items) / len(items)
-        if len(self._known) * (mean_bytes + _ENTRY_BYTES) > REMEMBERED_BYTES:
+        if self._bytes + len(self._known) * _ENTRY_BYTES > REMEMBERED_BYTES:
             self._known = None
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from featurestore.database import CACHE_KIB, CHECKPOINT_PAGES, use_wal, what_is_left
+from featurestore.database import CACHE_KIB, CHECKPOINT_PAGES, blobs, use_wal, what_is_left
 from featurestore.errors import ConfigError, StorageError
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
@@ -230,7 +230,7 @@ _URL_HINT = "Write it as sqlite:///path/to/online.db."
 
 def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """Read some values: every key is searched as it comes, where IN would first sort and gather them."""
-    return dict(connection.execute(_search(len(keys)), keys)) if keys else {}
+    return dict(connection.execute(_search(len(keys)), blobs(keys))) if keys else {}
 
 
 @lru_cache(maxsize=128)
@@ -245,10 +245,10 @@ def _write(connection: sa.Connection, items: Sequence[tuple[bytes, bytes]]) -> N
     for size, statement in _WRITE_MANY.items():
         while len(items) - start >= size:
             some = items[start : start + size]
-            connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+            connection.exec_driver_sql(statement, blobs(chain.from_iterable(some)))
             start += size
     if start < len(items):
-        connection.exec_driver_sql(_WRITE.format("(?, ?)"), list(items[start:]))
+        connection.exec_driver_sql(_WRITE.format("(?, ?)"), [blobs(item) for item in items[start:]])
 
 
 def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from featurestore.errors import StateError, StorageError
 from featurestore.kernels.retention import keeps_everything
-from featurestore.online.folding import Folder
+from featurestore.online.folding import Folder, Items
 from featurestore.online.locks import held
 from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, decode_record, encode_record, record_key
 from featurestore.plan.model import ViewPlan
@@ -212,12 +212,10 @@ def _follow(
     return events
 
 
-def pushed_items(folder: Folder, table: pa.Table, generation: int, reach_us: int) -> list[tuple[bytes, bytes]]:
+def pushed_items(folder: Folder, table: pa.Table, generation: int, reach_us: int) -> Items:
     """Merge pushed events into the states of their entities; nothing is written."""
-    if not table.num_rows:
-        return []
-    fresh = folder.arranged(table, generation, reach_us)
-    return folder.folded(fresh, 0, len(fresh.keys), None, reach_us) if fresh.keys else []
+    fresh = folder.arranged(table, generation, reach_us) if table.num_rows else None
+    return folder.folded(fresh, 0, len(fresh.keys), None, reach_us) if fresh and fresh.keys else Items((), ())
 
 
 def _followed(record: ViewRecord, log_us: int, outside: str, history_us: int, *, keeps_all: bool) -> ViewRecord:
