@@ -316,7 +316,7 @@ class _Run:
             filling = self._begun(generation, self._reach_us(until_us))
         filled = _Filled(self._store, self._record.forgets, is_empty=filling.pending_us == NOTHING_YET)
         events = entities = 0
-        for step, piece in self._pieces(filling.done_us, until_us, generation, filling.reach_us):
+        for step, piece in self._pieces(filling.done_us, until_us, filling.reach_us):
             filling = msgspec.structs.replace(
                 filling,
                 pending_us=step.end,
@@ -325,7 +325,8 @@ class _Run:
             )
             with self._alone():
                 self._put(msgspec.structs.replace(self._record, filling=filling))
-            counts = self._fold(piece, step.end, filling.reach_us, filled)
+            filled.is_last = step.end == until_us
+            counts = self._fold(piece, generation, step.end, filling.reach_us, filled)
             filling = msgspec.structs.replace(filling, done_us=step.end, done_content=filling.pending_content)
             events, entities = events + counts[0], entities + counts[1]
         events += self._fold_pushed(generation, NOTHING_YET, until_us, filling.reach_us)
@@ -379,13 +380,13 @@ class _Run:
         if until_us <= self._record.watermark_us:
             return events, entities
         told = self._record
-        for step, piece in self._pieces(told.watermark_us, until_us, told.generation, told.reach_us):
+        for step, piece in self._pieces(told.watermark_us, until_us, told.reach_us):
             content_after = None if self._record.content is None else joined(self._record.content, piece.content)
             if piece.row_count:
                 with self._alone():
                     self._put(self._announcing(step.end, content_after))
             record = self._record
-            counts = self._fold(piece, step.end, record.reach_us)
+            counts = self._fold(piece, record.generation, step.end, record.reach_us)
             self._source.check_unchanged()
             with self._alone():
                 watermark_us = max(step.end, self._record.watermark_us)
@@ -434,27 +435,26 @@ class _Run:
         self._store.write([(self._key, stored)], expected={self._key: self._stored})
         self._stored, self._record = stored, record
 
-    def _pieces(self, begin: int, end: int, generation: int, reach_us: int) -> Iterator[tuple[Step, Piece]]:
+    def _pieces(self, begin: int, end: int, reach_us: int) -> Iterator[tuple[Step, Piece]]:
         """Read a range of ingest times in steps, without what matters only before a reach."""
         steps = self._reader.steps(begin, end)
         self._expected = sum(step.events for step in steps)
         self._told(0)
-        return self._reader.pieces(
-            steps,
-            lambda table: self._folder.of_use(table, reach_us),
-            lambda table: self._folder.arranged(table, generation, reach_us),
-        )
+        return self._reader.pieces(steps, lambda table: self._folder.of_use(table, reach_us))
 
     def _told(self, events: int) -> None:
         self._folded += events
         if self._progress is not None:
             self._progress(self._folded, max(self._folded, self._expected))
 
-    def _fold(self, piece: Piece, bound_us: int, reach_us: int, filled: _Filled | None = None) -> tuple[int, int]:
+    def _fold(
+        self, piece: Piece, generation: int, bound_us: int, reach_us: int, filled: _Filled | None = None
+    ) -> tuple[int, int]:
         """Fold one step into the states of its entities; return counts of events and entities."""
         events = entities = 0
-        for count, fresh in piece.tables:
+        for count, table in piece.tables:
             events += count
+            fresh = self._folder.arranged(table, generation, reach_us)
             entities += self._fold_fresh(fresh, bound_us, reach_us, filled)
             self._told(count)
         return events, entities
@@ -492,6 +492,9 @@ class _Filled:
     """The states of a generation that this run fills: it knows what it wrote, and need not read that again.
 
     Nobody else changes them but who forgets an entity; from then on they are read from the store.
+
+    Attributes:
+        is_last: Whether what is written now is not read again.
     """
 
     def __init__(self, store: OnlineStore, forgets: int, *, is_empty: bool) -> None:
@@ -506,6 +509,7 @@ class _Filled:
         self._forgets = forgets
         self._known: dict[bytes, bytes] | None = {} if is_empty else None
         self._bytes = 0
+        self.is_last = False
 
     def reader(self, forgets: int) -> Callable[[Sequence[bytes]], Mapping[bytes, bytes]]:
         """Return what gives those states that some keys have, while the view's record says so many removals."""
@@ -516,7 +520,7 @@ class _Filled:
 
     def keep(self, items: Items) -> None:
         """Know states that are written now. Once they are too large together, all are read from the store again."""
-        if self._known is None:
+        if self._known is None or self.is_last:
             return
         keys, states = zip(*items, strict=True)
         self._bytes += sum(map(len, states)) - sum(map(len, map(self._known.get, keys, repeat(b""))))

@@ -15,7 +15,6 @@ import pyarrow as pa
 from featurestore.dtypes import INT64
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.kernels.values import one_chunk
-from featurestore.online.folding import Fresh
 from featurestore.plan.model import Column, TypedExpr, ViewPlan
 from featurestore.sources.content import content_of, joined
 from featurestore.sources.rows import SourceFile
@@ -23,7 +22,6 @@ from featurestore.temporal import NOTHING_YET
 
 Ints = npt.NDArray[np.int64]
 Reduce = Callable[[pa.Table], pa.Table]
-Arrange = Callable[[pa.Table], Fresh]
 _T = TypeVar("_T")
 
 _SAMPLED = 64
@@ -97,12 +95,12 @@ class Piece:
     Attributes:
         content: What they say together.
         row_count: How many there are.
-        tables: The events, with how many each table has, put in order; all of an entity are in one table.
+        tables: Those of use, with how many each table was made of; all of an entity are in one table.
     """
 
     content: int
     row_count: int
-    tables: Iterable[tuple[int, Fresh]]
+    tables: Iterable[tuple[int, pa.Table]]
 
 
 def ahead(items: Iterable[_T]) -> Iterator[_T]:
@@ -151,17 +149,16 @@ class Reader:
             found.append(Step(low, high, int(count * share)))
         return found
 
-    def pieces(self, steps: Sequence[Step], reduce: Reduce, arrange: Arrange) -> Iterator[tuple[Step, Piece]]:
+    def pieces(self, steps: Sequence[Step], reduce: Reduce) -> Iterator[tuple[Step, Piece]]:
         """Read the events of steps, each while the one before is worked on.
 
         Args:
             steps: The steps.
             reduce: Leaves out of a table what is of no use; done on several tables at once.
-            arrange: Puts the events of a table in order.
         """
-        return ahead((step, self._piece(step, reduce, arrange)) for step in steps)
+        return ahead((step, self._piece(step, reduce)) for step in steps)
 
-    def _piece(self, step: Step, reduce: Reduce, arrange: Arrange) -> Piece:
+    def _piece(self, step: Step, reduce: Reduce) -> Piece:
         """Read the events of a step; by entity, in several goes, if too many became known at one instant."""
         ingest = (step.begin, step.end)
         buckets = step.events // (2 * self._events_at_once) + 1
@@ -170,12 +167,11 @@ class Reader:
             parts = self._source.each(self._columns, lambda table: _Part.of(table, reduce), ingest=ingest)
             count = sum(part.row_count for part in parts)
             content = joined(*(part.content for part in parts))
-            if not count:
-                return Piece(content, count, [])
-            return Piece(content, count, [(count, arrange(pa.concat_tables([part.events for part in parts])))])
+            tables = [(count, pa.concat_tables([part.events for part in parts]))] if count else []
+            return Piece(content, count, tables)
         content = content_of(self._source.batches(self._columns, ingest=ingest))
-        tables = self._buckets(ingest, hashed, buckets)
-        return Piece(content, step.events, ((table.num_rows, arrange(table)) for table in tables if table.num_rows))
+        found = self._buckets(ingest, hashed, buckets)
+        return Piece(content, step.events, ((table.num_rows, table) for table in found if table.num_rows))
 
     def content_below(self, ingest_us: int) -> int:
         """Return the content of all events that became known before an instant; they are read for it."""

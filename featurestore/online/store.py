@@ -125,7 +125,7 @@ class Filling(msgspec.Struct, frozen=True):
 
 def items_at_once(store: OnlineStore) -> int:
     """Return how many items are good to read or write at once."""
-    return int(getattr(store, "items_at_once", 20_000))
+    return int(getattr(store, "items_at_once", 8_000))
 
 
 def what_is_left(store: OnlineStore) -> str:

@@ -25,6 +25,9 @@ from featurestore.sources.rows import SourceFile, naive_columns
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises when a file is not sound; the last one if names of columns are not."""
 
+_BUFFER_BYTES = 1 << 16
+"""What is read of a column at a time: a buffer that stays in the processor's cache, where a whole chunk would not."""
+
 _MICROSECONDS = {"milliseconds": (1_000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1_000)}
 """For each unit of time of the format: microseconds are its number times the one and over the other."""
 
@@ -146,7 +149,9 @@ class ParquetRows:
     def _read(self, group: _Group, columns: Sequence[str]) -> pa.Table:
         path = group.opened.file.path
         try:
-            with pq.ParquetFile(path, metadata=group.opened.metadata, pre_buffer=False) as file:
+            with pq.ParquetFile(
+                path, metadata=group.opened.metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False
+            ) as file:
                 return file.read_row_group(group.number, columns=list(columns), use_threads=self._use_threads)
         except FileNotFoundError:
             raise _vanished(str(path), self._where) from None
