@@ -1,8 +1,10 @@
 """What is dropped could not have mattered: asked from the reach on, nobody can tell the difference."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
@@ -11,10 +13,11 @@ from featurestore import agg, col, continuous, every
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import arrange
 from featurestore.kernels.retention import keeps_everything, still_matter
+from featurestore.online.folding import Folder
 from featurestore.temporal import NO_WATERMARK, NOTHING_YET
 from tests.assertions import assert_same_answer
 from tests.budget import examples
-from tests.unit.online.stores import T0, plan_of, table_of, view_of
+from tests.unit.online.stores import T0, MemoryStore, plan_of, table_of, view_of
 
 SECOND = 1_000_000
 
@@ -91,6 +94,24 @@ def test_answers_from_the_reach_on_are_the_same_after_pruning(data, world):
     reference = bind(plan).evaluate(whole, entity, as_of, watermark=watermark)
     current = bind(plan).evaluate(pruned, entity, as_of, watermark=watermark)
     assert_same_answer(reference=reference, current=current)
+
+
+@given(st.data(), worlds())
+@examples(250)
+def test_parts_reduced_by_themselves_fold_into_the_same_states(data, world):
+    """In whatever parts events come: what one of them drops, all of them together would have dropped too."""
+    plan, table = world
+    reach_us = data.draw(st.sampled_from((NOTHING_YET, *(T0 + second * SECOND for second in range(3, 17)))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, table.num_rows), max_size=4)))
+    folder = Folder(plan, MemoryStore())
+    parts = [table.slice(low, high - low) for low, high in pairwise([0, *cuts, table.num_rows])]
+    reduced = pa.concat_tables([folder.of_use(part, reach_us) for part in parts])
+    event("dropped some" if reduced.num_rows < table.num_rows else "kept all")
+    states = []
+    for events in (table, reduced):
+        fresh = folder.arranged(events, 0, reach_us)
+        states.append(list(folder.folded(fresh, 0, len(fresh.keys), None, reach_us)))
+    assert states[0] == states[1]
 
 
 def kept(rows, features, reach, **options):

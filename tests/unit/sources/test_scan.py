@@ -17,6 +17,7 @@ from featurestore.dtypes import STRING
 from featurestore.errors import SourceDataError, SourceMissingError
 from featurestore.plan.model import Column, EntityPlan, ViewPlan
 from featurestore.sources import ReadSettings, open_scan, open_scans, read_schema
+from featurestore.sources import scan as scan_module
 from featurestore.temporal import continuous
 from tests.unit.sources.scans import SETTINGS, plan_of, scan_of
 
@@ -264,6 +265,23 @@ def test_ingest_ranges_partition_the_events(rows, low, high):
         assert scan.count_below(high) == int((times < high).sum())
         parts = [scan.read(["key"], ingest=bounds).num_rows for bounds in ((-9, low), (low, high), (high, 99))]
         assert sum(parts) == scan.row_count
+
+
+@pytest.mark.parametrize("part_rows", [1, 5, 1_000])
+@pytest.mark.parametrize("ingest", [None, (7, 23), (40, 50)])
+def test_work_on_parts_sees_every_event_once_and_in_order(part_rows, ingest, tmp_path, monkeypatch):
+    """Row groups are parts, small ones together; null rows and other instants are left out of them as of all."""
+    monkeypatch.setattr(scan_module, "PART_ROWS", part_rows)
+    known = [(7 * i) % 40 for i in range(40)]
+    table = frame([None if i % 9 == 4 else f"k{i}" for i in range(40)], [0] * 40, known=pa.array(known, UTC_US))
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    definition = FileSource("clicks", path=str(tmp_path), event_time="at", ingest_time="known", on_null="drop")
+    with scan_of(definition) as scan:
+        parts = scan.each(["key", "known"], lambda part: part, ingest=ingest)
+        whole = scan.read(["key", "known"], ingest=ingest)
+        assert scan.each(["key"], lambda part: part.num_rows, ingest=ingest) == [part.num_rows for part in parts]
+    assert len(parts) == {1: 14, 5: 13, 1_000: 1}[part_rows]
+    assert pa.concat_tables(parts).to_pylist() == whole.to_pylist()
 
 
 def test_instants_are_cut_to_microseconds_before_ranges_are_asked():
