@@ -98,9 +98,10 @@ class _Values:
 
     @classmethod
     def of(cls, column: pa.Array) -> _Values:
-        """Find the distinct values of a column, in the order in which they first stand there."""
-        if not pa.types.is_int64(column.type) or column.null_count or not len(column):
-            return cls(pc.unique(column).drop_null())
+        """Find the distinct values of a column but null, in the order in which they first stand there."""
+        column = column.drop_null() if column.null_count else column
+        if not pa.types.is_int64(column.type) or not len(column):
+            return cls(pc.unique(column))
         numbers = column.to_numpy()
         lowest, width = int(numbers.min()), int(numbers.max()) - int(numbers.min()) + 1
         if width > min(_LARGEST_TABLE, _ROOM * len(numbers)):

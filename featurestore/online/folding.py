@@ -111,10 +111,11 @@ class Folder:
         """
         keys, block = fresh.keys[begin:end], fresh.block(begin, end)
         found = (read or self._store.read)(keys)
-        if not found:
+        stored = [found.get(key) for key in keys]
+        if all(state is None for state in stored):
             bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
             return Items(keys, self._codec.encode(block, bounds))
-        old = self._codec.decode([found.get(key) for key in keys])
+        old = self._codec.decode(stored)
         codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
         events = fresh.events(block)
         bounds = old.bounds

@@ -188,13 +188,13 @@ class Scan:
     def _parts(self) -> list[list[int]]:
         """Return the numbers of all pieces, small ones that follow each other together."""
         parts: list[list[int]] = []
-        rows = PART_ROWS
+        rows = 0
         for number in self._numbers:
-            if rows + self._rows.piece_rows[number] > PART_ROWS:
-                parts.append([])
-                rows = 0
-            parts[-1].append(number)
             rows += self._rows.piece_rows[number]
+            if not parts or rows > PART_ROWS:
+                parts.append([])
+                rows = self._rows.piece_rows[number]
+            parts[-1].append(number)
         return parts
 
     @property

@@ -472,14 +472,16 @@ def test_a_view_that_keeps_everything_reaches_back_for_ever():
     assert ask(view, store, ["a"], 2).rows == [[0.5]]
 
 
-def test_a_damaged_state_stops_the_run_and_a_full_one_mends_it():
+@pytest.mark.parametrize(("damaged", "code"), [(b"?", "corrupt-state"), (None, "foreign-state")])
+def test_a_damaged_state_stops_the_run_and_a_full_one_mends_it(damaged, code):
+    """Also one of which nothing is left."""
     store, view = MemoryStore(), view_of(ROWS)
     fold(view, store, 10)
     key = next(key for key in store.values if key.endswith(b"a"))
-    store.values[key] = store.values[key][:-1] + b"?"
+    store.values[key] = store.values[key][:-1] + damaged if damaged else b""
     with pytest.raises(StateError, match="full=True") as caught:
         fold(view, store, 20)
-    assert caught.value.code == "corrupt-state"
+    assert caught.value.code == code
     fold(view, store, 20, full=True)
     assert answers(view, store, 20) == answers(view, fresh(view, 20), 20)
 

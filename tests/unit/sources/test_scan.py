@@ -267,6 +267,12 @@ def test_ingest_ranges_partition_the_events(rows, low, high):
         assert sum(parts) == scan.row_count
 
 
+@pytest.mark.parametrize("row_count", [0, 1])
+def test_work_on_parts_sees_a_source_that_has_one_piece_or_only_empty_ones(row_count):
+    with scan_of(source(frame(["a"] * row_count, [1] * row_count))) as scan:
+        assert sum(scan.each(["key"], lambda part: part.num_rows)) == row_count
+
+
 @pytest.mark.parametrize("part_rows", [1, 5, 1_000])
 @pytest.mark.parametrize("ingest", [None, (7, 23), (40, 50)])
 def test_work_on_parts_sees_every_event_once_and_in_order(part_rows, ingest, tmp_path, monkeypatch):
