@@ -262,7 +262,7 @@ def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
 
 
 def _read_alike(dtype: DType, values: Sequence[Any]) -> pa.Array | None:
-    """Read a column at once if all values are of the very type that the dtype has in Python, and finite or in UTC.
+    """Read a column at once if all values are of the very type that the dtype has in Python, instants in UTC.
 
     Returns:
         What ``read_values`` would return; ``None`` if the values must be looked at one by one.
@@ -275,9 +275,7 @@ def _read_alike(dtype: DType, values: Sequence[Any]) -> pa.Array | None:
     if dtype.kind == "timestamp" and not all(value.tzinfo is UTC for value in known):
         return None
     if dtype.kind == "float64":
-        if not all(map(math.isfinite, known)):
-            return None
-        values = [None if value is None else value + 0.0 for value in values]
+        values = [None if value is None else _finite(value) for value in values]
     try:
         return pa.array(values, dtype.arrow)
     except (OverflowError, ValueError):
@@ -303,6 +301,11 @@ def _read_float(_: DType, value: Any) -> Any:
         number = float(value)
     except OverflowError:
         return _WRONG
+    return _finite(number)
+
+
+def _finite(number: float) -> float | None:
+    """Return a float as the contract has it: zero has no sign, and what is not finite is null."""
     return number + 0.0 if math.isfinite(number) else None
 
 
