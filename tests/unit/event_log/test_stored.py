@@ -20,5 +20,9 @@ def test_different_ids_are_told_apart(ids):
     assert len(set(identities(ids))) == len(ids)
 
 
+def test_what_is_equal_to_python_is_told_apart():
+    assert len(set(identities([True, 1, 1.0, "1", b"1"]))) == 5
+
+
 def test_no_id_is_none():
     assert identities([None, 1, None]) == [None, (2**63 + 1).to_bytes(8, "big"), None]
