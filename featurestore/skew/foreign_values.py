@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from featurestore.dtypes import DType, from_arrow, read_value
 from featurestore.errors import SourceDataError
+from featurestore.kernels.values import one_chunk
 from featurestore.sources.convert import to_contract
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
@@ -110,7 +111,7 @@ def texts_of(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def plain_column(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return one array: of no extension type, dictionaries decoded, views of text and bytes as these."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_chunk(column)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if pa.types.is_dictionary(array.type):

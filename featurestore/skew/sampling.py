@@ -11,6 +11,7 @@ import pyarrow as pa
 from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType
 from featurestore.errors import ConfigError
 from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.kernels.values import one_chunk
 from featurestore.plan.model import Column, Plan, TypedExpr
 
 Ints = npt.NDArray[np.int64]
@@ -73,7 +74,7 @@ def buckets(keys: Iterable[tuple[pa.ChunkedArray | pa.Array, DType]], *, rows: i
     total = np.zeros(rows, dtype=np.int64)
     for column, dtype in keys:
         is_decimal = dtype.kind == "decimal"
-        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        array = one_chunk(column)
         array = array.cast(pa.string()) if is_decimal else array
         operand = TypedExpr("column", STRING if is_decimal else dtype, params=(("name", "key"),))
         hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", BUCKETS),))
