@@ -53,10 +53,20 @@ def duckdb_connection(settings: ReadSettings) -> Iterator[duckdb.DuckDBPyConnect
         connection = duckdb.connect(config={"threads": settings.threads, "temp_directory": folder})
         try:
             connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET enable_progress_bar = false")
+            _switch_progress_bar_off(connection)
             if settings.memory_bytes is not None:
                 megabytes = max(64, (settings.memory_bytes >> 20) // _DUCKDB_SHARE)
                 connection.execute(f"SET memory_limit = '{megabytes}MiB'")
             yield connection
         finally:
             connection.close()
+
+
+def _switch_progress_bar_off(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keep DuckDB from drawing a progress bar of its own.
+
+    In a notebook without ipywidgets the bar is off and DuckDB refuses every change of the setting, so it is only
+    changed where it is on.
+    """
+    if connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() != [(False,)]:
+        connection.execute("SET enable_progress_bar = false")
