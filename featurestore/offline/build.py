@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernels.on_demand import finish
-from featurestore.offline.engine import evaluate_view
+from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.progress import Share, silent
@@ -48,6 +48,7 @@ def compute_features(
     resources: Resources,
     hindsight: bool = False,
     told: Callable[[ViewUse], Share] = lambda _: silent,
+    observe: Callable[[ViewUse, ViewColumns], None] = lambda *_: None,
 ) -> Features:
     """Compute a service's features at each row's ``as_of``.
 
@@ -58,6 +59,7 @@ def compute_features(
         resources: Threads and memory.
         hindsight: Whether to treat every event as known from its event time on.
         told: Gives, for each use of a view, who is told how far it is.
+        observe: Is called with the features of each use of a view.
 
     Returns:
         Exactly one value per output and spine row.
@@ -76,6 +78,7 @@ def compute_features(
             hindsight=hindsight,
             told=told(use),
         )
+        observe(use, answer)
         for name, column, status in zip(_names(use), answer.columns, answer.statuses, strict=True):
             columns[name], statuses[name] = column, status
     requests = {column.name: _one(spine, column.name) for column in plan.request}

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from featurestore.errors import TrainingSetError
+from featurestore.offline.coverage import RowsWithoutValues
 from featurestore.offline.profile import FeatureProfile
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.sources.scan import Scan
@@ -87,6 +88,7 @@ class Manifest:
         files: The Parquet files, in row order.
         libraries: Versions of what computed it.
         created_at: ISO 8601. The only field that differs when the same is built again from the same files.
+        rows_without_values: For each view that found nothing in more than half of the rows: why, in counts.
         format_version: Version of this form.
     """
 
@@ -106,6 +108,7 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     libraries: dict[str, str]
     created_at: str
+    rows_without_values: tuple[RowsWithoutValues, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:

@@ -6,6 +6,7 @@ nothing of the result depends on how it was cut.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from featurestore.definitions.sources import Source
 from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces
-from featurestore.offline.coverage import count_beyond_newest
+from featurestore.offline.coverage import EmptyRows, RowsWithoutValues, count_beyond_newest, warning_of
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.digest import content_digest
 from featurestore.offline.manifest import Manifest, library_versions, plan_document, source_entry
@@ -33,6 +34,8 @@ STATUS_SUFFIX = "__status"
 
 _WRITTEN = 0.8
 """Which share of writing is done when the last rows were handed over; files and profile come after."""
+
+_LOGGER = logging.getLogger("featurestore.offline")
 
 _NAMES = pa.array([status.name for status in Status])
 
@@ -75,6 +78,7 @@ def build_training_set(
     table = read_spine(spine, plan, reserved=reserved)
     resources = _resources(settings)
     steps = Steps(progress)
+    empty = EmptyRows()
     with open_scans([use.view for use in plan.uses], sources, settings) as scans:
         written = steps.step("rows written", table.num_rows)
 
@@ -87,14 +91,18 @@ def build_training_set(
                     return steps.step(f"view {use.alias}", rows, number=number, rounds=len(ranges))
 
                 part = table.slice(offset, length)
-                features = compute_features(plan, part, scans, resources=resources, hindsight=hindsight, told=told)
+                features = compute_features(
+                    plan, part, scans, resources=resources, hindsight=hindsight, told=told, observe=empty.add
+                )
                 yield _piece(part, features, statuses=statuses)
                 written((offset + length) / max(1, table.num_rows) * _WRITTEN)
 
         def describe(written: Written) -> Manifest:
+            without_values = empty.count(plan, table, scans, resources)
             for scan in scans.values():
                 scan.check_unchanged()
-            return _manifest(plan, table, scans, written, clock, hindsight=hindsight, statuses=statuses)
+            _warn(plan, without_values, table.num_rows)
+            return _manifest(plan, table, scans, written, clock, without_values, hindsight=hindsight, statuses=statuses)
 
         features = {output.name: output.dtype for output in plan.outputs}
         built = write_training_set(path, pieces(), features=features, describe=describe, threads=settings.threads)
@@ -156,12 +164,20 @@ def _piece(spine: pa.Table, features: Features, *, statuses: bool) -> Piece:
     return Piece(pa.table(columns), features.statuses)
 
 
+def _warn(plan: Plan, without_values: tuple[RowsWithoutValues, ...], row_count: int) -> None:
+    ingest_times = {use.alias: use.view.source.ingest_time for use in plan.uses}
+    for found in without_values:
+        if (warning := warning_of(found, row_count, ingest_times[found.view])) is not None:
+            _LOGGER.warning("service '%s', %s", plan.name, warning)
+
+
 def _manifest(
     plan: Plan,
     spine: pa.Table,
     scans: Mapping[str, Scan],
     written: Written,
     clock: Clock,
+    without_values: tuple[RowsWithoutValues, ...],
     *,
     hindsight: bool,
     statuses: bool,
@@ -178,6 +194,7 @@ def _manifest(
         spine_columns=tuple(spine.column_names),
         row_count=written.row_count,
         rows_beyond_newest_event=count_beyond_newest(plan, as_of, newest),
+        rows_without_values=without_values,
         sources=tuple(entries[name] for name in sorted(entries)),
         features=written.features,
         has_statuses=statuses,
