@@ -236,7 +236,7 @@ def _trained(service: str, given: str | os.PathLike[str] | TrainingSet) -> tuple
     layout = Layout.of(definition.plan)
 
     def rows() -> Iterator[pa.Table]:
-        return map(layout.of_training_set, built.scan([*layout.dtypes, *layout.keys, AS_OF]))
+        return map(layout.of_training_set, built.scan_questions([*layout.dtypes, *layout.keys]))
 
     return replace(known, rows=rows, entities=layout.entities), definition
 

@@ -113,19 +113,19 @@ def _known_columns(built: TrainingSet, plan: Plan, label: str, label_time: str |
             hint = listing("Columns of the spine", known, wrong=name)
             problem = f"the training set has no {field.replace('_', ' ')} '{name}'"
             raise RequestError(problem, field=f"/{field}", hint=hint, code="unknown-label")
-    asked = [AS_OF, *(column.name for column in (*plan.join_keys, *plan.request))]
+    asked = [column.name for column in (*plan.join_keys, *plan.request)]
     return list(dict.fromkeys([*asked, label, *([label_time] if label_time else []), *features]))
 
 
 def _sampled(built: TrainingSet, plan: Plan, columns: list[str], rows: int) -> pa.Table:
     """Read some rows, chosen by a hash of what they ask: the same ones whatever the set's order."""
     if built.manifest.row_count <= rows:
-        return built.to_arrow(columns)
-    asked = [AS_OF, *(column.name for column in plan.join_keys)]
-    buckets = np.concatenate([row_buckets(plan, pa.table(batch)) for batch in built.scan(asked)])
+        return built.read_questions(columns)
+    asked = [column.name for column in plan.join_keys]
+    buckets = np.concatenate([row_buckets(plan, pa.table(batch)) for batch in built.scan_questions(asked)])
     places = np.sort(np.argsort(buckets, kind="stable")[:rows])
     kept, begin = [], 0
-    for batch in built.scan(columns):
+    for batch in built.scan_questions(columns):
         own = places[np.searchsorted(places, begin) : np.searchsorted(places, begin + batch.num_rows)]
         kept.append(batch.take(pa.array(own - begin)))
         begin += batch.num_rows

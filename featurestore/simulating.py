@@ -18,7 +18,7 @@ from featurestore.definitions.sources import Source
 from featurestore.errors import SourceError
 from featurestore.kernels.events import NOT_FOUND
 from featurestore.kernels.keys import KeyIndex
-from featurestore.offline.build import AS_OF, Features
+from featurestore.offline.build import AS_OF, Features, questions_of
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import compute_reference
 from featurestore.plan.model import Plan, ViewPlan
@@ -52,6 +52,7 @@ def simulate(
     sources: Mapping[str, Source],
     settings: ReadSettings,
     spine: Any = None,
+    as_of: str = AS_OF,
     served: Iterable[pa.Table] = (),
     rows: int,
     now_us: int,
@@ -65,6 +66,7 @@ def simulate(
         settings: What reading may use.
         spine: The questions, in any form that training sets take: keys and ``as_of``. Chosen if ``None``: of what was
             served, if that is enough, else at and after the entities' own events.
+        as_of: Column of the spine that holds the instants.
         served: What was asked of the view lately: its keys and ``as_of``.
         rows: How many questions to choose.
         now_us: The present instant.
@@ -77,10 +79,10 @@ def simulate(
     if spine is None:
         questions, asked = _chosen(plan, sources, settings, served, rows, now_us)
     else:
-        questions, asked = "given", read_spine(spine, plan)
+        questions, asked = "given", questions_of(read_spine(spine, plan, as_of=as_of), plan, as_of)
     asked = asked.select([AS_OF, *(column.name for column in plan.join_keys)])
-    as_of = np.asarray(asked.column(AS_OF).cast(pa.int64()).to_numpy(), dtype=np.int64)
-    if len(as_of) == 0:
+    instants = np.asarray(asked.column(AS_OF).cast(pa.int64()).to_numpy(), dtype=np.int64)
+    if len(instants) == 0:
         raise SourceError("there is nothing to ask about", where=f"feature view '{view.name}'", hint="Give a spine.")
 
     def answers(policy: Refresh) -> Features:
@@ -91,9 +93,9 @@ def simulate(
     return Simulation(
         view=view.name,
         declared=str(view.refresh),
-        since=format_instant(int(as_of.min())),
-        until=format_instant(int(as_of.max())),
-        rows=len(as_of),
+        since=format_instant(int(instants.min())),
+        until=format_instant(int(instants.max())),
+        rows=len(instants),
         questions=questions,
         not_found=float(np.mean(fresh.statuses[plan.outputs[0].name] == NOT_FOUND)),
         events_per_day=events_per_day,
@@ -102,7 +104,7 @@ def simulate(
                 refresh=str(policy),
                 runs_per_day=MICROSECONDS["d"] / policy.period_us if policy.period_us else None,
                 states_per_day=states,
-                staleness_s=_staleness(replace(view, refresh=policy), as_of),
+                staleness_s=_staleness(replace(view, refresh=policy), instants),
                 features=_differences(plan, fresh, answers(policy)),
             )
             for policy, states in zip(policies, states_per_day, strict=True)

@@ -265,6 +265,7 @@ class FeatureStore:
         *,
         hindsight: bool = False,
         statuses: bool = False,
+        as_of: str = "as_of",
         progress: bool | StepProgress | None = None,
     ) -> TrainingSet:
         """Build a training set: a service's features for each row of a spine, at the row's own instant.
@@ -273,10 +274,11 @@ class FeatureStore:
             service: Name of the service.
             spine: Rows to fill: a pandas or Polars frame, a pyarrow table, a DuckDB relation, whatever has
                 ``__arrow_c_stream__``, the path of a Parquet file, or a ``SqlSpine``. It has the key columns, the
-                column ``as_of`` of instants, and the request inputs; other columns pass through.
+                column of instants that ``as_of`` names, and the request inputs; other columns pass through.
             path: The folder it will be. What is there must be empty or a training set, which is replaced.
             hindsight: Whether to treat every event as known from its event time on, for analysis only.
             statuses: Whether to add a column of statuses for each feature.
+            as_of: Column of the spine that holds the instants asked about. It keeps its name.
             progress: Whether to show on standard error how far the work is; ``None`` does so if that is a terminal. A
                 function is told instead: the step, rows done, rows to do.
 
@@ -304,6 +306,7 @@ class FeatureStore:
                 clock=self._clock,
                 hindsight=hindsight,
                 statuses=statuses,
+                as_of=as_of,
                 progress=told,
             )
 
@@ -675,7 +678,13 @@ class FeatureStore:
         )
 
     def simulate(
-        self, view: str, policies: Sequence[Refresh | str], *, spine: Any = None, rows: int = 20_000
+        self,
+        view: str,
+        policies: Sequence[Refresh | str],
+        *,
+        spine: Any = None,
+        as_of: str = "as_of",
+        rows: int = 20_000,
     ) -> Simulation:
         """Tell how far a view's values would lie from fresh ones under several refresh policies, on real history.
 
@@ -684,6 +693,7 @@ class FeatureStore:
             policies: ``every(…)``, ``continuous()``, or text: ``"every 1h lag 10m"``.
             spine: What to ask, in any form that training sets take. If ``None``, what was served in the last week is
                 asked again; if that is little, questions are chosen at and soon after the entities' own events.
+            as_of: Column of the spine that holds the instants asked about.
             rows: How many questions to choose.
 
         Returns:
@@ -709,6 +719,7 @@ class FeatureStore:
             sources=self._catalog.sources([views[view].source.name]),
             settings=self._settings,
             spine=spine,
+            as_of=as_of,
             served=served_questions(views[view], self._catalog.services().values(), self._auditor.recent),
             rows=rows,
             now_us=self._clock.now_us(),

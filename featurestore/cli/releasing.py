@@ -102,6 +102,7 @@ def simulate(
     spine: Annotated[
         Path | None, typer.Option(help="Questions: a Parquet file with keys and as_of.", show_default=False)
     ] = None,
+    as_of: Annotated[str, typer.Option(help="Column of the spine that holds the instants.")] = "as_of",
     rows: Annotated[int, typer.Option(help="How many questions to choose.", min=1)] = 20_000,
     json: Annotated[Path | None, typer.Option(help="Write what was found to this file.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.", show_default=False)] = None,
@@ -110,7 +111,7 @@ def simulate(
     from featurestore.skew.simulation_view import render, render_html
 
     with working("answering under each policy"), store_of(context) as store:
-        found = store.simulate(view, refresh, spine=spine, rows=rows)
+        found = store.simulate(view, refresh, spine=spine, as_of=as_of, rows=rows)
     if html is not None:
         write_page(html, render_html(found))
     show_report(lambda: render(found), found.to_json, json)

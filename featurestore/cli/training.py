@@ -18,8 +18,9 @@ def training_set(
     path: Annotated[Path, typer.Argument(help="Folder that the training set will be.", show_default=False)],
     hindsight: Annotated[bool, typer.Option(help="Ignore when events became known.")] = False,
     statuses: Annotated[bool, typer.Option(help="Add a status column for each feature.")] = False,
+    as_of: Annotated[str, typer.Option(help="Column of the spine that holds the instants.")] = "as_of",
 ) -> None:
     """Build a training set: the features of a service at each row's own instant."""
     with store_of(context) as store:
-        built = store.training_set(service, spine, path=path, hindsight=hindsight, statuses=statuses)
+        built = store.training_set(service, spine, path=path, hindsight=hindsight, statuses=statuses, as_of=as_of)
     typer.echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")

@@ -86,6 +86,21 @@ def compute_features(
     return Features(values, found)
 
 
+def questions_of(spine: pa.Table, plan: Plan, as_of: str) -> pa.Table:
+    """Return what ``compute_features`` needs of a spine whose instants stand in a column of any name.
+
+    Args:
+        spine: Key columns, instants and request inputs in contract dtypes, among other columns.
+        plan: The service.
+        as_of: Column of the instants.
+
+    Returns:
+        The instants as ``as_of``, the key columns and the request inputs; the spine's rows in the spine's order.
+    """
+    names = [column.name for column in (*plan.join_keys, *plan.request)]
+    return pa.table({AS_OF: spine.column(as_of)} | {name: spine.column(name) for name in names if name != AS_OF})
+
+
 def in_pieces(plan: Plan, row_count: int, resources: Resources) -> Iterator[tuple[int, int]]:
     """Return the ranges of spine rows that are to be answered at a time, so that answers fit into memory.
 

@@ -119,6 +119,28 @@ class TrainingSet:
         for file in self.manifest.files:
             yield from self._batches(file.path, columns, rows)
 
+    def scan_questions(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Read the instants asked about, as column ``as_of``, and some other columns, in batches, in row order.
+
+        Args:
+            columns: Names of the other columns.
+
+        Raises:
+            TrainingSetError: A file is missing or damaged, or there is no such column.
+        """
+        names = self._question_columns(columns)
+        for batch in self.scan(list(names)):
+            yield batch.rename_columns(list(names.values()))
+
+    def read_questions(self, columns: Sequence[str]) -> pa.Table:
+        """Read what ``scan_questions`` reads as one table."""
+        names = self._question_columns(columns)
+        return self.to_arrow(list(names)).rename_columns(list(names.values()))
+
+    def _question_columns(self, columns: Sequence[str]) -> dict[str, str]:
+        """Return the names under which columns are given, by the names they have in the files."""
+        return {name: name for name in columns} | {self.manifest.as_of: "as_of"}
+
     def verify(self) -> None:
         """Read everything again and compare it with the manifest.
 

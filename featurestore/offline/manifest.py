@@ -89,6 +89,7 @@ class Manifest:
         libraries: Versions of what computed it.
         created_at: ISO 8601. The only field that differs when the same is built again from the same files.
         rows_without_values: For each view that found nothing in more than half of the rows: why, in counts.
+        as_of: Column that holds the instants asked about.
         format_version: Version of this form.
     """
 
@@ -109,6 +110,7 @@ class Manifest:
     libraries: dict[str, str]
     created_at: str
     rows_without_values: tuple[RowsWithoutValues, ...] = ()
+    as_of: str = "as_of"
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:

@@ -26,6 +26,9 @@ AS_OF = "as_of"
 
 WHERE = "spine"
 
+_USUAL_NAMES = ("event_timestamp", "timestamp", "datetime", "date", "ts", "time")
+"""Names of the column of instants in other systems, the most usual first."""
+
 _SQL_HINT = "Give SQL as SqlSpine(url='postgresql://…', query='SELECT …')."
 _KINDS = "Give a pandas or Polars frame, a pyarrow table, a DuckDB relation, the path of a Parquet file, or a SqlSpine."
 
@@ -53,7 +56,7 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
         spine: pandas or Polars frame (a lazy one is collected), pyarrow table or reader, DuckDB relation, anything with
             ``__arrow_c_stream__``, the path of a Parquet file or folder, or a ``SqlSpine``.
         plan: The service; it says which columns are keys and request inputs, and which names its outputs take.
-        as_of: Column of the instants asked about.
+        as_of: Column of the instants asked about. It keeps its name.
         reserved: Further names that the training set will have.
 
     Returns:
@@ -69,7 +72,7 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
     table = _load(spine)
     _check_names(table, [*(output.name for output in plan.outputs), *reserved])
     if as_of not in table.column_names:
-        raise _missing(as_of, "the instants asked about", table)
+        raise _without_instants(as_of, table)
     typed = {as_of: _instants(table.column(as_of), as_of)}
     for column in plan.join_keys:
         typed[column.name] = _typed(table, column, "an entity key")
@@ -137,13 +140,22 @@ def _check_names(table: pa.Table, outputs: Sequence[str]) -> None:
         )
 
 
-def _missing(name: str, role: str, table: pa.Table) -> SpineError:
+def _missing(name: str, role: str, table: pa.Table, *, advice: str = "") -> SpineError:
     return SpineError(
         f"there is no column '{name}' ({role})",
         where=WHERE,
-        hint=listing("Columns", table.column_names, wrong=name),
+        hint=advice + listing("Columns", table.column_names, wrong=name),
         code="spine-column",
     )
+
+
+def _without_instants(as_of: str, table: pa.Table) -> SpineError:
+    instants = [field.name for field in table.schema if from_arrow(field.type) == TIMESTAMP]
+    if not instants:
+        return _missing(as_of, "the instants asked about", table)
+    name = next((name for name in _USUAL_NAMES if name in instants), instants[0])
+    advice = f"If '{name}' holds them, say as_of='{name}' (on the command line --as-of {name}). "
+    return _missing(as_of, "the instants asked about", table, advice=advice)
 
 
 def _instants(column: pa.ChunkedArray, name: str) -> pa.Array:

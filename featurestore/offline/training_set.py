@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.definitions.sources import Source
-from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces
+from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces, questions_of
 from featurestore.offline.coverage import EmptyRows, RowsWithoutValues, count_beyond_newest, warning_of
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.digest import content_digest
@@ -50,6 +50,7 @@ def build_training_set(
     clock: Clock,
     hindsight: bool = False,
     statuses: bool = False,
+    as_of: str = AS_OF,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """Build a training set and put it in its place.
@@ -63,6 +64,7 @@ def build_training_set(
         clock: Tells when it was built.
         hindsight: Whether to treat every event as known from its event time on.
         statuses: Whether to write, for each feature, a column of its statuses.
+        as_of: Column of the spine that holds the instants asked about.
         progress: Is told how many rows each view has read, and how many rows are written.
 
     Returns:
@@ -75,7 +77,8 @@ def build_training_set(
     """
     check_target(path)
     reserved = [_status_column(output.name) for output in plan.outputs] if statuses else []
-    table = read_spine(spine, plan, reserved=reserved)
+    table = read_spine(spine, plan, as_of=as_of, reserved=reserved)
+    questions = questions_of(table, plan, as_of)
     resources = _resources(settings)
     steps = Steps(progress)
     empty = EmptyRows()
@@ -92,17 +95,25 @@ def build_training_set(
 
                 part = table.slice(offset, length)
                 features = compute_features(
-                    plan, part, scans, resources=resources, hindsight=hindsight, told=told, observe=empty.add
+                    plan,
+                    questions.slice(offset, length),
+                    scans,
+                    resources=resources,
+                    hindsight=hindsight,
+                    told=told,
+                    observe=empty.add,
                 )
                 yield _piece(part, features, statuses=statuses)
                 written((offset + length) / max(1, table.num_rows) * _WRITTEN)
 
         def describe(written: Written) -> Manifest:
-            without_values = empty.count(plan, table, scans, resources)
+            without_values = empty.count(plan, questions, scans, resources)
             for scan in scans.values():
                 scan.check_unchanged()
             _warn(plan, without_values, table.num_rows)
-            return _manifest(plan, table, scans, written, clock, without_values, hindsight=hindsight, statuses=statuses)
+            return _manifest(
+                plan, table, as_of, scans, written, clock, without_values, hindsight=hindsight, statuses=statuses
+            )
 
         features = {output.name: output.dtype for output in plan.outputs}
         built = write_training_set(path, pieces(), features=features, describe=describe, threads=settings.threads)
@@ -174,6 +185,7 @@ def _warn(plan: Plan, without_values: tuple[RowsWithoutValues, ...], row_count: 
 def _manifest(
     plan: Plan,
     spine: pa.Table,
+    as_of: str,
     scans: Mapping[str, Scan],
     written: Written,
     clock: Clock,
@@ -184,7 +196,7 @@ def _manifest(
 ) -> Manifest:
     entries = {use.view.name: source_entry(use.view, scans[use.view.name]) for use in plan.uses}
     newest = {name: scan.stats().newest_event_time_us for name, scan in scans.items()}
-    as_of = spine.column(AS_OF).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
+    instants = spine.column(as_of).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
     return Manifest(
         service=plan.name,
         plan=plan_document(plan),
@@ -193,12 +205,13 @@ def _manifest(
         spine_digest=content_digest(spine),
         spine_columns=tuple(spine.column_names),
         row_count=written.row_count,
-        rows_beyond_newest_event=count_beyond_newest(plan, as_of, newest),
+        rows_beyond_newest_event=count_beyond_newest(plan, instants, newest),
         rows_without_values=without_values,
         sources=tuple(entries[name] for name in sorted(entries)),
         features=written.features,
         has_statuses=statuses,
         hindsight=hindsight,
+        as_of=as_of,
         content_digest=written.content_digest,
         files=written.files,
         libraries=library_versions(),

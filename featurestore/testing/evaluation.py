@@ -16,7 +16,7 @@ from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import TIMESTAMP, parse_dtype
 from featurestore.errors import SourceMissingError, SpineError, listing
-from featurestore.offline.build import AS_OF, Features, compute_features
+from featurestore.offline.build import AS_OF, Features, compute_features, questions_of
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import STATUS_SUFFIX
@@ -32,7 +32,9 @@ _SETTINGS = ReadSettings(threads=1)
 _RESOURCES = Resources(threads=1)
 
 
-def evaluate(definition: Listed | FeatureService, *, events: Any, at: Any, statuses: bool = False) -> pa.Table:
+def evaluate(
+    definition: Listed | FeatureService, *, events: Any, at: Any, statuses: bool = False, as_of: str = AS_OF
+) -> pa.Table:
     """Compute what a training set would hold, from events in memory.
 
     The definition is used as it is, sources included: their times, ``event_id``, ``inclusive``, ``on_null`` and
@@ -45,6 +47,7 @@ def evaluate(definition: Listed | FeatureService, *, events: Any, at: Any, statu
         at: One instant, an aware ``datetime`` or ISO 8601 text, asks about every key that occurs in the events, in the
             order of the keys. Or a spine: a frame with the key columns, ``as_of``, request inputs, and any others.
         statuses: Whether to add a column ``<feature>__status`` for each feature.
+        as_of: Column of the spine that holds the instants.
 
     Returns:
         The key columns and ``as_of``, or the spine's columns and rows as they are; then the features, named
@@ -79,8 +82,11 @@ def evaluate(definition: Listed | FeatureService, *, events: Any, at: Any, statu
     plan = compile_definitions(definitions, schemas).services[service.name]
     with open_scans([use.view for use in plan.uses], sources, _SETTINGS) as scans:
         reserved = [f"{output.name}{STATUS_SUFFIX}" for output in plan.outputs] if statuses else []
-        spine = read_spine(_spine(at, plan, scans), plan, reserved=reserved)
-        return _table(spine, compute_features(plan, spine, scans, resources=_RESOURCES), statuses=statuses)
+        asked = _spine(at, plan, scans)
+        column = as_of if asked is at else AS_OF
+        spine = read_spine(asked, plan, as_of=column, reserved=reserved)
+        questions = questions_of(spine, plan, column)
+        return _table(spine, compute_features(plan, questions, scans, resources=_RESOURCES), statuses=statuses)
 
 
 def _in_memory(sources: tuple[Source, ...], events: Any) -> dict[str, Source]:
