@@ -5,7 +5,6 @@ The catalog compiles and remembers; it evaluates nothing and knows neither road.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,18 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-from featurestore.definitions.collection import Definitions, collect
+from featurestore.definitions.collection import Definitions, collect, import_definitions
 from featurestore.definitions.sources import Source
-from featurestore.errors import ConfigError, RegistryError, UnknownServiceError, listing
-from featurestore.plan.checks import readable_sources
+from featurestore.errors import (
+    ConfigError,
+    DefinitionError,
+    Mistake,
+    RegistryError,
+    SourceError,
+    UnknownServiceError,
+    listing,
+)
+from featurestore.plan.checks import Schema, readable_sources
 from featurestore.plan.codec import from_json, to_json
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewPlan
@@ -96,13 +103,18 @@ class Catalog:
                 lets changed services answer by their new plans once they are filled.
 
         Raises:
-            DefinitionError: The definitions hold mistakes; nothing was changed.
-            SourceError: A source's columns cannot be found out.
+            DefinitionError: The definitions hold mistakes, sources that cannot be read among them; nothing was changed.
+            SourceError: The only mistake is that one source cannot be read.
             RegistryError: The registry failed; nothing was changed.
         """
         definitions = collect(*given)
-        schemas = {source.name: read_schema(source, self._settings) for source in readable_sources(definitions)}
-        plans = compile_definitions(definitions, schemas)
+        schemas, unreadable = self._schemas(definitions)
+        try:
+            plans = compile_definitions(definitions, schemas, unreadable=_mistakes(unreadable))
+        except DefinitionError as error:
+            if len(error.mistakes) == len(unreadable) == 1:
+                raise next(iter(unreadable.values())) from None
+            raise
         drafts = [
             *(source_draft(source) for source in definitions.sources),
             *(_draft(Kind.VIEW, name, view) for name, view in plans.views.items()),
@@ -120,11 +132,23 @@ class Catalog:
             self._known = None
         return Changes(changes)
 
+    def _schemas(self, definitions: Definitions) -> tuple[dict[str, Schema], dict[str, SourceError]]:
+        """Return the columns of the sources by name, and the errors of those that cannot be read."""
+        schemas: dict[str, Schema] = {}
+        unreadable: dict[str, SourceError] = {}
+        for source in readable_sources(definitions):
+            try:
+                schemas[source.name] = read_schema(source, self._settings)
+            except SourceError as error:
+                unreadable[source.name] = error
+        return schemas, unreadable
+
     def import_definitions(self) -> ModuleType:
         """Import the configured definitions' module.
 
         Raises:
             ConfigError: None is configured, or it is not there.
+            DefinitionError: It cannot be imported; file and line are named.
         """
         if not self._module:
             raise ConfigError(
@@ -137,10 +161,8 @@ class Catalog:
         if folder not in sys.path:
             sys.path.insert(0, folder)
         try:
-            return importlib.import_module(self._module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{self._module}.".startswith(f"{error.name}."):
-                raise
+            return import_definitions(self._module)
+        except ModuleNotFoundError:
             raise ConfigError(
                 f"the module '{self._module}' is not there",
                 where="configuration, key 'definitions'",
@@ -259,6 +281,10 @@ class Catalog:
             {item.name: from_json(Plan, item.document) for item in services},
             {item.name: from_json(ViewPlan, item.document) for item in views},
         )
+
+
+def _mistakes(unreadable: Mapping[str, SourceError]) -> dict[str, Mistake]:
+    return {name: Mistake(error.where, error.problem, error.hint, error.code) for name, error in unreadable.items()}
 
 
 def _draft(kind: Kind, name: str, plan: Plan | ViewPlan) -> Draft:

@@ -69,6 +69,18 @@ Instant = datetime | str
 """An aware ``datetime``, or ISO 8601 text with a time zone."""
 
 
+_VERBS_OF_FEAST = {
+    "get_historical_features": "Write training_set(service, spine, path).",
+    "materialize_incremental": "Write materialize(); it is incremental.",
+    "write_to_online_store": "Write push(source, events).",
+    "write_to_offline_store": "Write push(source, events).",
+    "list_feature_views": "Write views().",
+    "list_feature_services": "Write services().",
+    "get_feature_service": "Write plan(service).",
+    "teardown": "Write gc() for unused online state, or delete the store's folder.",
+}
+
+
 class FeatureStore:
     """A feature store.
 
@@ -113,6 +125,14 @@ class FeatureStore:
             ConfigError: An override in the environment is wrong.
         """
         return cls(Config.local(folder), clock=clock)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what the store calls the verbs of Feast."""
+            if name in _VERBS_OF_FEAST:
+                raise AttributeError(f"FeatureStore has no attribute '{name}'. {_VERBS_OF_FEAST[name]}")
+            return object.__getattribute__(self, name)
 
     @property
     def clock(self) -> Clock:

@@ -7,9 +7,13 @@ nothing.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +22,14 @@ from featurestore.definitions.expr import Expr
 from featurestore.definitions.services import FeatureService
 from featurestore.definitions.sources import Source
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable, Selection
+from featurestore.errors import DefinitionError, FeatureStoreError, Mistake
+
+_FOREIGN = (
+    f"{Path(__file__).resolve().parent.parent}{os.sep}",
+    *(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib")),
+    "<frozen",
+)
+"""Where the files of this library, of others and of Python lie: a user's mistake is in none of them."""
 
 Definition = Entity | Source | FeatureView | OnDemandFeatureView | FeatureService
 """What has a name of its own and can be applied."""
@@ -50,6 +62,7 @@ def collect(*given: Any) -> Definitions:
 
     Raises:
         TypeError: Something given directly is none of these.
+        DefinitionError: A module inside a package cannot be imported.
     """
     found: dict[int, Definition] = {}
     for item in given:
@@ -95,7 +108,49 @@ def _modules(module: ModuleType) -> Iterator[ModuleType]:
     yield module
     for found in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
         if not found.name.rpartition(".")[2].startswith("__"):
-            yield importlib.import_module(found.name)
+            yield import_definitions(found.name)
+
+
+def import_definitions(name: str) -> ModuleType:
+    """Import a module of definitions.
+
+    Args:
+        name: Its full name.
+
+    Raises:
+        ModuleNotFoundError: There is no module of this name.
+        DefinitionError: It cannot be imported: a mistake of Python, named with its file and line.
+    """
+    try:
+        return importlib.import_module(name)
+    except DefinitionError:
+        raise
+    except Exception as error:  # a module of definitions may fail with anything
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise DefinitionError([_import_mistake(error, name)]) from error
+
+
+def _import_mistake(error: Exception, module: str) -> Mistake:
+    """Return what went wrong while a module was imported, and where in the user's files."""
+    where = _place_in_files(error, module)
+    if isinstance(error, FeatureStoreError):
+        inner = f"{where}, {error.where}" if error.where else where
+        return Mistake(inner, error.problem, error.hint, error.code)
+    if isinstance(error, SyntaxError):
+        line = f" '{error.text.strip()}'" if error.text else ""
+        return Mistake(where, f"Python cannot read the line{line}: {error.msg}", "", "python-mistake")
+    first_line = (str(error).splitlines() or [""])[0]
+    return Mistake(where, f"{type(error).__name__}: {first_line}".rstrip(": "), "", "python-mistake")
+
+
+def _place_in_files(error: Exception, module: str) -> str:
+    """Return file and line of the innermost frame that is not in Python or in an installed library."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"file '{error.filename}', line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in frames if not frame.filename.startswith(_FOREIGN)]
+    return f"file '{users[-1].filename}', line {users[-1].lineno}" if users else f"module '{module}'"
 
 
 def _follow(item: Any, found: dict[int, Definition]) -> None:

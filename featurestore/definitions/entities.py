@@ -9,12 +9,20 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import zip_longest
 
+from featurestore.definitions.arguments import explain_arguments
 from featurestore.dtypes import DType
 
 DTypeLike = str | DType
 """A dtype or its name: ``"string"``, ``"decimal(10,2)"``."""
 
 
+@explain_arguments(
+    {
+        "join_key": "Write key='driver_id'.",
+        "join_keys": "Write key='driver_id', or key=('buyer', 'seller') for several columns.",
+        "value_type": "Write dtype='int64'.",
+    }
+)
 @dataclass(frozen=True, eq=False)
 class Entity:
     """Something that features describe: a carrier, a user, a pair of airports.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selection
 
 Listed = FeatureView | OnDemandFeatureView | Selection | FeatureReference
@@ -15,6 +16,7 @@ ANY_FEATURE = "*"
 """Stands in the tolerances of a policy for every feature that has none of its own."""
 
 
+@explain_arguments({"views": "Write features=[view, other['a', 'b']]."})
 @dataclass(frozen=True, eq=False)
 class FeatureService:
     """The features a model is trained on and asks for.

@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike, fspath
 from typing import Any, Literal
 
+from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.entities import DTypeLike
 
 Format = Literal["parquet", "csv"]
@@ -19,6 +20,17 @@ OnNull = Literal["error", "drop"]
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zst", ".csv.zip")
 """File names that are read as CSV unless the source names a format."""
+
+
+_SOURCE_HINTS = {
+    "timestamp_field": "Write event_time='…', the column of the instant at which a fact happened.",
+    "event_timestamp_column": "Write event_time='…', the column of the instant at which a fact happened.",
+    "created_timestamp_column": "Leave it out if it is the time of a load. If it is the instant at which the row became"
+    " known to those who serve, write ingest_time='…'.",
+    "file_format": "Write format='parquet' or format='csv'.",
+    "field_mapping": "Use the source's own names: col('name').",
+    "timestamp_column": "Write event_time='…', the column of the instant at which a fact happened.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +91,7 @@ class CsvOptions:
         object.__setattr__(self, "columns", tuple(self.columns))
 
 
+@explain_arguments(_SOURCE_HINTS)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileSource(Source):
     """Events in Parquet or CSV files.
@@ -108,6 +121,7 @@ class FileSource(Source):
         return "csv" if str(self.path).lower().endswith(CSV_SUFFIXES) else "parquet"
 
 
+@explain_arguments(_SOURCE_HINTS)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SqlSource(Source):
     """Events in a database that SQLAlchemy reaches.
@@ -131,6 +145,7 @@ class SqlSource(Source):
         return self.query if self.query is not None else self.table
 
 
+@explain_arguments(_SOURCE_HINTS)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FrameSource(Source):
     """Events in memory: whatever speaks Arrow (``__arrow_c_stream__``), or a pandas frame.

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
+from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.entities import DTypeLike, Entity
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.sources import Source
@@ -64,6 +65,26 @@ class Selectable(ABC):
         return replace(self.select(), renames=names)
 
 
+_AGGREGATE = "Say how events become a value: features={'name': agg.last(col('name'))}."
+_VIEW_HINTS = {
+    "entities": "A view has one entity: entity=driver. Several key columns are one entity: key=('buyer', 'seller').",
+    "schema": _AGGREGATE,
+    "ttl": "A time to live belongs to a feature: agg.last(col('name')).ttl('1d').",
+    "online": "Leave it out: every view can be materialized.",
+    "offline": "Leave it out: every view can be in a training set.",
+    "batch_source": "Write source=….",
+    "stream_source": "Write source=…, and stream=True on the source.",
+    "aggregations": _AGGREGATE,
+}
+_ON_DEMAND_HINTS = {
+    "sources": "Leave it out: refer to features by view['feature'], and to request inputs by request('input').",
+    "schema": "Write features={'name': expression}; dtypes follow from the expressions.",
+    "mode": "Write expressions, or a function with @udf(returns='float64').",
+    "entities": "Leave it out: the entities are those of the views it refers to.",
+}
+
+
+@explain_arguments(_VIEW_HINTS)
 @dataclass(frozen=True, eq=False)
 class FeatureView(Selectable):
     """Features of one entity, folded from the events of one source.
@@ -109,6 +130,7 @@ class FeatureView(Selectable):
         return Selection(self, alias=alias, keys={} if keys is None else keys)
 
 
+@explain_arguments(_ON_DEMAND_HINTS)
 @dataclass(frozen=True, eq=False)
 class OnDemandFeatureView(Selectable):
     """Features computed when asked for: from other features, request inputs and ``as_of()``.

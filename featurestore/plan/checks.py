@@ -122,7 +122,8 @@ def _source_shape(source: Source) -> Iterator[Mistake | None]:
         for option in options:
             value = getattr(source, option, _ABSENT)
             if value is not _ABSENT and not isinstance(value, kind) and not (value is None and is_optional):
-                yield wrong_kind(where_is(source), option, value, expected)
+                hint = "Write dtypes={'amount': 'float64'}." if option == "dtypes" else ""
+                yield wrong_kind(where_is(source), option, value, expected, hint)
 
 
 _ABSENT = object()
@@ -141,20 +142,24 @@ def _view_shape(view: FeatureView) -> Iterator[Mistake | None]:
     where = where_is(view)
     yield from _name_shape(view)
     if not isinstance(view.entity, Entity):
-        yield wrong_kind(where, "entity", view.entity, "an Entity")
+        hint = "A view has one entity; several key columns are one entity: key=('buyer', 'seller')."
+        yield wrong_kind(
+            where, "entity", view.entity, "an Entity", hint if isinstance(view.entity, list | tuple) else ""
+        )
     if not isinstance(view.source, Source):
         yield wrong_kind(where, "source", view.source, "a FileSource, SqlSource or FrameSource")
     if not isinstance(view.refresh, Refresh):
         yield wrong_kind(where, "refresh", view.refresh, "continuous() or every(…)")
-    yield from _features_shape(where, view.features)
+    yield from _features_shape(where, view.features, "Write features={'spent_7d': agg.sum(col('amount')).over('7d')}.")
 
 
 def _on_demand_shape(view: OnDemandFeatureView) -> Iterator[Mistake | None]:
     where = where_is(view)
     yield from _name_shape(view)
-    yield from _features_shape(where, view.features)
+    yield from _features_shape(where, view.features, "Write features={'doubled': view['spent_7d'] * 2}.")
     if not isinstance(view.request, Mapping):
-        yield wrong_kind(where, "request", view.request, "a mapping from input to dtype")
+        hint = "Write request={'amount': 'float64'}."
+        yield wrong_kind(where, "request", view.request, "a mapping from input to dtype", hint)
 
 
 def _service_shape(service: FeatureService) -> Iterator[Mistake | None]:
@@ -169,9 +174,9 @@ def _service_shape(service: FeatureService) -> Iterator[Mistake | None]:
         yield wrong_kind(where, "policy", service.policy, "a mapping", "It has the keys of [policies.NAME].")
 
 
-def _features_shape(where: str, features: object) -> Iterator[Mistake]:
+def _features_shape(where: str, features: object, example: str) -> Iterator[Mistake]:
     if not isinstance(features, Mapping):
-        yield wrong_kind(where, "features", features, "a mapping from name to feature")
+        yield wrong_kind(where, "features", features, "a mapping from name to feature", example)
     elif not features:
         yield mistakes.nothing_in_it(where, "Add one to its features, or take it out.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from featurestore.definitions.collection import Definitions
 from featurestore.definitions.sources import Source
@@ -33,6 +34,9 @@ Schemas = Mapping[str, Schema]
 """For each source by name, its columns with their dtypes; ``None`` for types that have no dtype."""
 
 
+_NOTHING: Mapping[str, Mistake] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Plans:
     """What definitions compile to.
@@ -46,7 +50,9 @@ class Plans:
     services: Mapping[str, Plan]
 
 
-def compile_definitions(definitions: Definitions, schemas: Schemas) -> Plans:
+def compile_definitions(
+    definitions: Definitions, schemas: Schemas, *, unreadable: Mapping[str, Mistake] = _NOTHING
+) -> Plans:
     """Compile definitions.
 
     The order of definitions, of features and of dicts changes nothing in the plans; only a service's columns come in
@@ -56,6 +62,7 @@ def compile_definitions(definitions: Definitions, schemas: Schemas) -> Plans:
         definitions: What ``collect`` found.
         schemas: The columns of every source, by the source's name. Those that ``readable_sources`` leaves out may be
             missing: they have mistakes anyhow.
+        unreadable: Why the columns of other sources are not known, by the source's name.
 
     Returns:
         The plans of all views and services.
@@ -64,17 +71,17 @@ def compile_definitions(definitions: Definitions, schemas: Schemas) -> Plans:
         DefinitionError: There are mistakes; it holds all of them, sorted by place.
     """
     found: set[Mistake] = set()
-    plans = _compile(definitions, schemas, found.add)
+    plans = _compile(definitions, schemas, unreadable, found.add)
     if found:
         raise DefinitionError(sorted(found))
     return plans
 
 
-def _compile(definitions: Definitions, schemas: Schemas, report: Report) -> Plans:
+def _compile(definitions: Definitions, schemas: Schemas, unreadable: Mapping[str, Mistake], report: Report) -> Plans:
     check_names(definitions, report)
     sound = check_shapes(definitions, report)
     entities = {id(entity): compile_entity(entity, report) for entity in sound.entities}
-    right = _check_sources(sound.sources, schemas, report)
+    right = _check_sources(sound.sources, schemas, unreadable, report)
     compiled = Compiled(sound, _compile_views(sound, entities, right, schemas, report))
     compile_on_demand(compiled, report)
     services = {service.name: compile_service(service, compiled, report) for service in sound.services}
@@ -84,7 +91,9 @@ def _compile(definitions: Definitions, schemas: Schemas, report: Report) -> Plan
     )
 
 
-def _check_sources(sources: tuple[Source, ...], schemas: Schemas, report: Report) -> dict[int, bool]:
+def _check_sources(
+    sources: tuple[Source, ...], schemas: Schemas, unreadable: Mapping[str, Mistake], report: Report
+) -> dict[int, bool]:
     """Return, by ``id``, whether each source of which the columns are known is right."""
     right = {}
     for source in sources:
@@ -94,7 +103,7 @@ def _check_sources(sources: tuple[Source, ...], schemas: Schemas, report: Report
             check_columns(source, schemas[source.name], found.append)
             right[id(source)] = not found
         elif not found:
-            found.append(mistakes.unread_source(where_is(source)))
+            found.append(unreadable.get(source.name) or mistakes.unread_source(where_is(source)))
         for mistake in found:
             report(mistake)
     return right
