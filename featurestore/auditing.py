@@ -222,9 +222,9 @@ class Auditor:
                 raise RequestError(problem, field="/by", hint=hint, code="unknown-column")
 
     def recent(self, service: str) -> Iterator[pa.Table]:
-        """Return what was served of a service lately."""
+        """Return what was served of a service lately, the newest tables first."""
         now_us = self.clock.now_us()
-        return self.log.read(service, since_us=now_us - _RECENT_US, until_us=now_us + 1)
+        return self.log.read(service, since_us=now_us - _RECENT_US, until_us=now_us + 1, newest_first=True)
 
     def _run(
         self,

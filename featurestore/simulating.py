@@ -176,7 +176,7 @@ def _as_instants(instants: Ints) -> pa.Array:
 
 
 def _served(plan: Plan, served: Iterable[pa.Table]) -> pa.Table:
-    """Return what was served, as questions; of very much the first part."""
+    """Return what was served, as questions; of very much the newest part, which comes first."""
     dtypes = {AS_OF: pa.timestamp("us", "UTC")} | {column.name: column.dtype.arrow for column in plan.join_keys}
     kept, count = [pa.schema(dtypes).empty_table()], 0
     for table in served:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,25 @@ _CODES = {status.name: int(status) for status in Status}
 
 
 def logged_questions(plan: Plan, recent: Iterable[pa.Table]) -> pa.Table | None:
-    """Return keys and request inputs that were asked about, newest rows last; ``None`` if there are none."""
+    """Return keys and request inputs that were asked about, newest rows last; ``None`` if there are none.
+
+    Args:
+        plan: The service's plan.
+        recent: Rows of the serving log, the newest tables first. No more are read than are kept.
+    """
     names = [f"key__{column.name}" for column in plan.join_keys]
     names += [f"request__{column.name}" for column in plan.request]
-    kept = [table.select(names) for table in islice(recent, 10_000) if set(names) <= set(table.column_names)]
+    kept: list[pa.Table] = []
+    count = 0
+    for table in recent:
+        if set(names) <= set(table.column_names):
+            kept.append(table.select(names))
+            count += table.num_rows
+        if count >= _MOST_LOGGED:
+            break
     if not kept:
         return None
-    found = pa.concat_tables(kept, promote_options="permissive")
+    found = pa.concat_tables(reversed(kept), promote_options="permissive")
     return found.slice(max(0, found.num_rows - _MOST_LOGGED))
 
 

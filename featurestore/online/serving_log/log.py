@@ -11,6 +11,7 @@ is counted, here and in ``losses.jsonl``.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -33,8 +34,9 @@ from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log.asking import SealRequests
+from featurestore.online.serving_log.merging import DAY, current_files, day_of, has_work, maintenance
 from featurestore.online.serving_log.rows import NOBODY, Caller, matching, record_of, table_of
-from featurestore.online.serving_log.sealing import SEGMENTS, seal, segment_of, write_file
+from featurestore.online.serving_log.sealing import SEGMENTS, is_ahead, seal, segment_of, write_file
 from featurestore.online.serving_log.segments import (
     SUFFIX,
     Logged,
@@ -47,15 +49,15 @@ from featurestore.online.serving_log.segments import (
     write_all,
 )
 from featurestore.plan.model import Plan
-from featurestore.temporal import Clock, SystemClock, duration_us, to_datetime
+from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, Clock, SystemClock, duration_us, to_datetime
 
 _INSTANT = TIMESTAMP.arrow
 _LOSSES = "losses.jsonl"
 _ANY = ""
 """Stands for the service of losses of which it is not known."""
 
-_DAY = "day="
 _TRIES = 5
+_LOGGER = logging.getLogger("featurestore.serving_log")
 
 MOST_WAITING_ROWS = 200_000
 """How many rows may wait to be written, if nothing else is said."""
@@ -136,6 +138,7 @@ class ServingLog:
         self._failure: StorageError | None = None
         self._segment: SegmentWriter | None = None
         self._sealing: _Sealing | None = None
+        self._merging: subprocess.Popen[bytes] | None = None
         self._began_us = 0
         self._requests = SealRequests(folder / SEGMENTS)
         self._lock = threading.Lock()
@@ -213,36 +216,40 @@ class ServingLog:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        if self._merging is not None:
+            self._merging.terminate()
+            self._merging.communicate()
         self.seal()
 
-    def read(self, service: str, *, since_us: int, until_us: int) -> Iterator[pa.Table]:
+    def read(self, service: str, *, since_us: int, until_us: int, newest_first: bool = False) -> Iterator[pa.Table]:
         """Read what was served of a service, asked about in a range of ``as_of``.
 
         Args:
             service: Name of the service.
             since_us: First instant.
             until_us: One past the last instant.
+            newest_first: Whether the table of the newest rows comes first.
 
         Yields:
-            Tables with matching rows, oldest first; rows in the order they were served. Tables of different plans have
-            different columns.
+            Tables with matching rows, oldest first unless asked otherwise; rows of a table in the order they were
+            served. Tables of different plans have different columns. Days before ``since_us`` are not opened.
 
         Raises:
             StorageError: A file is damaged or cannot be read.
         """
         wanted = _within(since_us, until_us)
-        sealed, unsealed = self._listed(service)
-        for path in sealed:
-            try:
-                table = ds.dataset(path, format="parquet").to_table(filter=wanted)
-            except (OSError, pa.ArrowException) as error:
-                raise self._storage_error("read", path, error) from error
+        sealed, unsealed = self._listed(service, since_us)
+        pieces: list[Path | Logged] = [*sealed, *unsealed]
+        for piece in reversed(pieces) if newest_first else pieces:
+            table = self._table(piece, wanted) if isinstance(piece, Path) else _rows_of(piece).filter(wanted)
             if table.num_rows:
                 yield table
-        for logged in unsealed:
-            table = _rows_of(logged).filter(wanted)
-            if table.num_rows:
-                yield table
+
+    def _table(self, path: Path, wanted: ds.Expression) -> pa.Table:
+        try:
+            return ds.dataset(path, format="parquet").to_table(filter=wanted)
+        except (OSError, pa.ArrowException) as error:
+            raise self._storage_error("read", path, error) from error
 
     def count(self, service: str, *, since_us: int, until_us: int) -> int:
         """Count the rows that ``read`` would yield.
@@ -251,7 +258,7 @@ class ServingLog:
             StorageError: A file is damaged or cannot be read.
         """
         wanted = _within(since_us, until_us)
-        sealed, unsealed = self._listed(service)
+        sealed, unsealed = self._listed(service, since_us)
         found = sum(int(_rows_of(logged).filter(wanted).num_rows) for logged in unsealed)
         for path in sealed:
             try:
@@ -300,13 +307,13 @@ class ServingLog:
                 removed is removed, forget again.
         """
         self._seal_everywhere()
-        with self._writing:
+        with self._writing, self._told(), maintenance(self._folder, wait=True):
             removed = {service: self._forget_in(service, keys) for service, keys in wanted.items()}
         return {service: rows for service, rows in removed.items() if rows}
 
     def _forget_in(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
         removed = 0
-        for path in sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet")):
+        for path in sorted((self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")):
             try:
                 table = pq.read_table(path, partitioning=None)
                 kept = table.filter(pc.invert(matching(table, wanted)))
@@ -338,9 +345,9 @@ class ServingLog:
         if self._retention_days is None:
             return
         oldest = to_datetime(self._clock.now_us() - self._retention_days * duration_us("1d")).date()
-        with self._writing, self._told():
-            for day in self._folder.glob(f"service=*/{_DAY}*"):
-                if date.fromisoformat(day.name.removeprefix(_DAY)) < oldest:
+        with self._writing, self._told(), maintenance(self._folder, wait=False) as is_held:
+            for day in self._folder.glob(f"service=*/{DAY}*") if is_held else ():
+                if (found := day_of(day)) is not None and found < oldest:
                     for path in day.iterdir():
                         path.unlink(missing_ok=True)
                     day.rmdir()
@@ -364,6 +371,7 @@ class ServingLog:
                         self._seal_aside()
                 if now_us - pruned_us >= duration_us("1h"):
                     self.prune()
+                    self._merge_aside(now_us)
                     pruned_us = now_us
 
     def _is_due(self, now_us: int) -> bool:
@@ -375,11 +383,21 @@ class ServingLog:
         segment, self._segment = self._segment, None
         if segment is None:
             return
-        command = [sys.executable, "-P", "-m", "featurestore.online.serving_log.sealing"]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command += [str(self._folder), str(segment.path)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = _program("sealing", self._folder, segment.path)
         self._sealing = _Sealing(segment, process)
+
+    def _merge_aside(self, now_us: int) -> None:
+        """Have a process of its own merge the small files of past days, if there are any and none is at it."""
+        if self._merging is not None and self._merging.poll() is None:
+            return
+        if self._merging is not None:
+            _, said = self._merging.communicate()
+            if self._merging.returncode != 0:
+                reason = said.decode(errors="replace").strip().splitlines()[-1:]
+                _LOGGER.warning("the serving log's files of past days were not merged: %s", " ".join(reason))
+            self._merging = None
+        if has_work(self._folder, now_us):
+            self._merging = _program("merging", self._folder)
 
     def _end_sealing(self, *, wait: bool) -> str:
         """Give up the segment that was sealed aside, if that has ended.
@@ -464,13 +482,17 @@ class ServingLog:
             self._segment.close()
             self._segment = None
 
-    def _listed(self, service: str) -> tuple[list[Path], list[Logged]]:
-        """Return the sealed files of a service, and the records that are not sealed, each row once."""
+    def _listed(self, service: str, since_us: int) -> tuple[list[Path], list[Logged]]:
+        """Return the sealed files of a service, and the records that are not sealed, each row once.
+
+        Files that cannot hold rows that were asked about an instant from ``since_us`` on are left out.
+        """
+        first = to_datetime(min(max(since_us, MIN_INSTANT_US), MAX_INSTANT_US)).date()
         for _ in range(_TRIES):
             segments = sorted((self._folder / SEGMENTS).glob(f"*{SUFFIX}"))
             names = {path.name for path in segments}
-            files = sorted((self._folder / f"service={service}").glob(f"{_DAY}*/*.parquet"))
             try:
+                files = _files_since(self._folder / f"service={service}", first)
                 read = [logged for path in segments for logged in read_segment(path)[0]]
             except FileNotFoundError:
                 continue  # it was sealed meanwhile: its files are there now
@@ -485,6 +507,8 @@ class ServingLog:
         """Turn failures of the disk into errors of the library, and remember the last one."""
         try:
             yield
+        except StorageError:
+            raise
         except OSError as error:
             self._failure = self._storage_error("write to", self._folder, error)
             raise self._failure from error
@@ -494,6 +518,16 @@ class ServingLog:
         return StorageError(
             f"cannot {verb} {path}: {error}", where="serving log", hint="Check the path, its rights and the disk."
         )
+
+
+def _files_since(folder: Path, first: date) -> list[Path]:
+    """Return the files of a service that may hold rows that were asked about a day or later ones, oldest first."""
+    files: list[Path] = []
+    for day in sorted(folder.glob(f"{DAY}*")):
+        found = day_of(day)
+        if found is not None:
+            files += [path for path in current_files(day) if found >= first or is_ahead(path)]
+    return files
 
 
 def _losses_in(lines: Sequence[bytes], now_us: int) -> list[Losses]:
@@ -514,6 +548,13 @@ def _losses_in(lines: Sequence[bytes], now_us: int) -> list[Losses]:
         for place in torn
     ]
     return found + unknown
+
+
+def _program(name: str, *arguments: Path) -> subprocess.Popen[bytes]:
+    """Start one of the log's own programs."""
+    command = [sys.executable, "-P", "-m", f"featurestore.online.serving_log.{name}", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def _within(since_us: int, until_us: int) -> ds.Expression:

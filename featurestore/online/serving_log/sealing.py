@@ -10,10 +10,14 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from featurestore.dtypes import TIMESTAMP
 from featurestore.files import write_parquet
 from featurestore.online.serving_log.rows import Record, table_of
 from featurestore.online.serving_log.segments import SUFFIX, read_segment
@@ -21,6 +25,11 @@ from featurestore.temporal import to_datetime
 
 SEGMENTS = "segments"
 """Folder of the segments, inside that of the log."""
+
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["service", "fingerprint"]}
+"""How files of the log are written."""
+
+_AHEAD = "ahead"
 
 
 def seal(folder: Path, segment: Path) -> int:
@@ -44,9 +53,33 @@ def seal(folder: Path, segment: Path) -> int:
         for day, records in by_day.items():
             table = table_of(logged.schema, logged.service, logged.fingerprint, records)
             place = folder / f"service={logged.service}" / f"day={day}"
-            write_file(table, place / f"{segment.name.removesuffix(SUFFIX)}-{number}.parquet")
+            later = pc.greater_equal(table.column("as_of"), pa.scalar(_end_of(day), TIMESTAMP.arrow))
+            for ahead, rows in ((False, table.filter(pc.invert(later))), (True, table.filter(later))):
+                if rows.num_rows:
+                    write_file(rows, place / sealed_name(segment.name.removesuffix(SUFFIX), number, ahead=ahead))
     segment.unlink()
     return torn
+
+
+def _end_of(day: str) -> datetime:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
+
+
+def sealed_name(name: str, number: int, *, ahead: bool) -> str:
+    """Return the name of a sealed file.
+
+    Args:
+        name: Of its segment.
+        number: Of its plan within the segment.
+        ahead: Whether its rows were asked about later days than the one on which they were logged. All other files
+            hold no row that was asked about a later day, so readers of later days need not open them.
+    """
+    return f"{name}-{number}{_AHEAD if ahead else ''}.parquet"
+
+
+def is_ahead(path: Path) -> bool:
+    """Tell whether a sealed file holds rows that were asked about later days than the one on which they were logged."""
+    return path.stem.endswith(_AHEAD)
 
 
 def segment_of(path: Path) -> str:
@@ -60,7 +93,7 @@ def write_file(table: pa.Table, path: Path) -> None:
     Raises:
         OSError: The disk refuses.
     """
-    write_parquet(table, path, compression="zstd", use_dictionary=["service", "fingerprint"])
+    write_parquet(table, path, **COMPRESSION)
 
 
 def main(arguments: Sequence[str]) -> int:
