@@ -68,6 +68,9 @@ _PROBED_ROWS = 24
 _MOST_ROUNDS = 40
 _MOST_PARTNERS = 3
 _MOST_PAIRS = 2_000
+_FEWEST_PAIRS = 200
+_EVENTS_FOR_PAIRS = 4_000_000
+"""Events that all pairs together may be evaluated on: where entities have many, fewer pairs are tried."""
 
 _FEW_ROWS = 10
 """Rows that differ in a group of outputs up to which what fits them is named without a proof."""
@@ -464,7 +467,7 @@ class _Prover:
         few = sample.take(spread_rows(np.flatnonzero(sample.suspects()), _PROBED_ROWS))
         tried = [
             found
-            for hypothesis, variant in islice(self._proposed(sample), _MOST_PAIRS)
+            for hypothesis, variant in islice(self._proposed(sample), _pair_count(sample.world))
             if self._may_be_named(variant, few)
             for found in [try_on(hypothesis, variant, sample)]
             if found is not None
@@ -539,6 +542,12 @@ class _Prover:
 
     def _owned(self, number: int) -> int:
         return sum(int((owner == number).sum()) for owner in self._owner.values())
+
+
+def _pair_count(world: World) -> int:
+    """Return how many pairs of assumptions are tried on a world: one hot entity must not make an audit slow."""
+    event_count = sum(view.events.table.num_rows for view in world.views.values())
+    return max(_FEWEST_PAIRS, min(_MOST_PAIRS, _EVENTS_FOR_PAIRS // max(1, event_count)))
 
 
 def _after(variant: Variant, sample: Case) -> Iterator[Variant]:
