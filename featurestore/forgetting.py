@@ -40,7 +40,7 @@ from featurestore.plan.model import Column, ViewPlan
 from featurestore.registry import Registry
 from featurestore.sources import ReadSettings
 from featurestore.sources.convert import to_contract
-from featurestore.sources.pushed import has_nothing_outside
+from featurestore.sources.opening import has_nothing_outside
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from featurestore.plan.model import ViewPlan
 from featurestore.registry import FAILED, RUNNING, FileRead, Registry, RunRecord
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.sources.content import content_text
+from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
 from featurestore.temporal import Clock
@@ -73,12 +74,14 @@ def materialize(
     failures: list[FeatureStoreError] = []
     with ExitStack() as stack:
         scans: dict[str, Scan] = {}
-        for name, group in _by_source(views).items():
+        for group in _opened_together(views, catalog):
+            # Under their fingerprints as names: several plans may have one name.
+            named = [replace(view, name=view.fingerprint) for view in group]
             try:
-                scans |= stack.enter_context(open_scans(group, sources, settings))
+                scans |= stack.enter_context(open_scans(named, sources, settings))
             except FeatureStoreError as error:
                 now_us = clock.now_us()
-                registry.add_runs([_failed(view, error, now_us, context) for view in views if view.source.name == name])
+                registry.add_runs([_failed(view, error, now_us, context) for view in group])
                 failures.append(error)
         with ThreadPoolExecutor(workers) as pool:
             tasks = [
@@ -91,12 +94,16 @@ def materialize(
     return tuple(task.result() for task in tasks)
 
 
-def _by_source(views: Sequence[ViewPlan]) -> dict[str, list[ViewPlan]]:
-    """Group views by source, under their fingerprints as names: several plans may have one name."""
+def _opened_together(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[ViewPlan]]:
+    """Group views whose sources are opened together: the applied ones of each source, and every other plan alone.
+
+    A plan that was applied earlier may not be able to read what its source has become. That is its own failure.
+    """
+    applied = {view.fingerprint for view in catalog.views().values()}
     groups: dict[str, list[ViewPlan]] = {}
     for view in views:
-        groups.setdefault(view.source.name, []).append(replace(view, name=view.fingerprint))
-    return groups
+        groups.setdefault(view.source.name if view.fingerprint in applied else view.fingerprint, []).append(view)
+    return list(groups.values())
 
 
 def stream_of(
@@ -115,7 +122,7 @@ def stream_of(
 
 
 def _stream(source: Source, view: ViewPlan, settings: ReadSettings) -> Stream | None:
-    if not source.stream or settings.event_log is None:
+    if not reads_log(source, view.source) or settings.event_log is None:
         return None
     return stream_of(source, view, settings, OutsideIds(source, settings))
 

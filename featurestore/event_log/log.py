@@ -4,8 +4,16 @@ Every event gets an ingest time and a number when it is taken. Both only grow wi
 and however many processes append: an append locks the source's head until it is committed. So whoever has seen the
 head has seen every event before it.
 
-What is acknowledged is committed: SQLite syncs every commit to the disk, PostgreSQL as it is configured. An event id is
-taken once; the log remembers ids for ever: numbers as they are, others as 16 bytes of a hash.
+What is acknowledged is committed: SQLite syncs every commit to the disk, PostgreSQL as it is configured.
+
+Events are stored under names and types of the log's own: the ingest time has one name, whatever the source calls it,
+and an event keeps the types it was pushed with. Plans convert what they read.
+
+A source's ``event_id`` may be declared, changed or taken away at any time. So the log keeps the ids of every column
+that was ever declared, each under the column's name and dtype. For each it knows the instant from which no event
+repeats an id of an earlier one. Every append keeps the ids of all these columns, whatever definition the appending
+process knows. It refuses an event as a duplicate only by the column that this definition declares. Ids are remembered
+for ever: numbers as they are, others as 16 bytes of a hash.
 
 Compaction moves old events to files. An event is where the database says it is, and the database says so in one
 transaction, so a crash loses and doubles nothing; a file that nobody names is left from a crash and is deleted by a
@@ -15,7 +23,7 @@ later compaction.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +38,20 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from featurestore.database import blobs, failures, for_writing, one_snapshot, open_database, what_is_left
-from featurestore.dtypes import TIMESTAMP
-from featurestore.errors import StorageError
-from featurestore.event_log.stored import Head, Stretch, identities, packed, unpacked
+from featurestore.dtypes import TIMESTAMP, DType, from_arrow, parse_dtype
+from featurestore.errors import SourceDataError, StorageError
+from featurestore.event_log.stored import (
+    Head,
+    IdColumn,
+    Stretch,
+    identities,
+    ingest_name,
+    packed,
+    under_log_names,
+    unpacked,
+)
 from featurestore.files import write_parquet
-from featurestore.plan.model import SEQUENCE_COLUMN
+from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.temporal import NO_WATERMARK, NOTHING_YET
 
 _WHERE = "event log"
@@ -77,6 +94,15 @@ _IDS = sa.Table(
     sa.Column("id", sa.LargeBinary(16), primary_key=True),
     sqlite_with_rowid=False,
 )
+_ID_COLUMNS = sa.Table(
+    "event_log_id_columns",
+    _METADATA,
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("dtype", sa.String(200), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("unique_from_us", sa.BigInteger, nullable=False),
+)
 
 MOST_ROWS = 5_000
 """Most events of one batch: what the online state folds in one transaction. Larger appends are cut."""
@@ -87,10 +113,15 @@ _READ_AGAIN = 5
 _FILE_ROWS = 1_000_000
 _ROW_GROUP_ROWS = 250_000
 _IDS_AT_ONCE = 10_000
+_ENTERED_AT_ONCE = 50_000
+"""How many events of the log have their ids entered in one transaction; pushes wait for it."""
 
 
 Wanted: TypeAlias = Callable[[pa.Table], pa.Array]
 """Gives for a table of events a boolean array without nulls."""
+
+Convert: TypeAlias = Callable[[pa.ChunkedArray, DType], pa.Array]
+"""Gives a column in a dtype; raises ``SourceDataError`` if a value is not one of it."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +134,33 @@ class Appended:
         before: The log's head when the append began: every event of others has become known before it, or after
             ``head``.
         head: The log's head after it; ``next_sequence - 1`` is the number of its last event.
+        unique_by: The id columns by which none of the events repeats another event of the log.
     """
 
     events: pa.Table
     places: Sequence[int]
     before: Head
     head: Head
+    unique_by: frozenset[IdColumn] = frozenset()
+
+
+@dataclass(frozen=True)
+class _EnteredIds:
+    """Ids of one column that the log keeps.
+
+    Attributes:
+        kept_as: What they are kept under.
+        unique_from_us: No event that became known from this instant on repeats an id of an earlier one;
+            ``NO_WATERMARK`` if not all ids of the column are entered.
+    """
+
+    kept_as: str
+    unique_from_us: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every id of the column in the log is entered."""
+        return self.unique_from_us < NO_WATERMARK
 
 
 class EventLog:
@@ -172,7 +224,7 @@ class EventLog:
             return sealed
 
     def append(
-        self, source: str, events: pa.Table, *, event_id: str | None, ingest_time: str, now_us: Callable[[], int]
+        self, source: str, events: pa.Table, *, event_id: str | None, convert: Convert, now_us: Callable[[], int]
     ) -> Appended:
         """Commit events; when it returns, no crash loses them.
 
@@ -180,28 +232,64 @@ class EventLog:
             source: Name of the source.
             events: The events in contract dtypes, without an ingest time. Of events with one id only one is given.
             event_id: Column of the id; ``None`` if every row is its own event.
-            ingest_time: Name the column of ingest times gets.
+            convert: Converts ids to the dtypes in which the log keeps them.
             now_us: Gives the present instant, once nobody else appends: the events' ingest time, unless the log is
                 there already.
 
         Raises:
+            SourceDataError: Ids that the log holds in the column are not of the dtype; nothing was appended.
             StorageError: The database cannot be written; nothing was appended.
         """
-        ids = identities(events.column(event_id).to_pylist()) if event_id is not None else []
-        with self._writing() as connection:
-            before = self._lock(connection, source)
-            fresh = _fresh(connection, source, ids) if ids else range(events.num_rows)
-            kept = events if len(fresh) == events.num_rows else events.take(pa.array(fresh, pa.int64()))
-            _remember(connection, source, [ids[place] for place in fresh] if ids else [])
-            head = Head(before.next_sequence, max(before.next_ingest_us, now_us()))
-            tables = []
-            for start in range(0, kept.num_rows, MOST_ROWS):
-                table = _dated(kept.slice(start, MOST_ROWS), head, ingest_time)
-                tables.append(table)
-                head = _add(connection, source, table, head)
-            _move(connection, source, head)
-        whole = pa.concat_tables(tables) if tables else _dated(kept, head, ingest_time)
-        return Appended(whole, fresh, before, head)
+        declared = None if event_id is None else IdColumn(event_id, _dtype_of(events, event_id))
+        while True:
+            with self._writing() as connection:
+                before = self._lock(connection, source)
+                entered = _entered(connection, source)
+                if declared is None or (declared in entered and entered[declared].is_complete):
+                    return _append(connection, source, events, before, declared, entered, convert, now_us)
+            self.enter_ids(source, declared, convert=convert)
+
+    def enter_ids(self, source: str, column: IdColumn, *, convert: Convert) -> None:
+        """Keep the ids of a column from now on: enter those of the log, unless that was done before.
+
+        Pushes go on between one transaction and the next.
+
+        Args:
+            source: Name of the source.
+            column: The column, and the dtype in which its values are ids.
+            convert: Converts the events' values to it.
+
+        Raises:
+            SourceDataError: A value in the log is not of the dtype.
+            StorageError: The log cannot be read or written.
+        """
+        first, has_repeated = 0, False
+        while True:
+            with self._writing() as connection:
+                head = self._lock(connection, source)
+                known = _entered(connection, source).get(column) or _begin_entering(connection, source, column)
+                if known.is_complete:
+                    return
+                if first >= head.next_sequence:
+                    unique_from_us = head.next_ingest_us if has_repeated else NOTHING_YET
+                    _note_unique_from(connection, source, column, unique_from_us)
+                    return
+                for table in self._read(connection, source, first, first + _ENTERED_AT_ONCE - 1, [column.name]):
+                    ids = _ids_of(table, column, convert)
+                    has_repeated |= len(_enter(connection, known.kept_as, ids)) < len(ids)
+                first += _ENTERED_AT_ONCE
+
+    def unique_from_us(self, source: str, column: IdColumn) -> int:
+        """Return the instant from which no event repeats an id of an earlier one in a column.
+
+        It is about all events that are in the log now. ``NO_WATERMARK`` if it is not known.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        with self._reading() as connection:
+            known = _entered(connection, source).get(column)
+        return NO_WATERMARK if known is None else known.unique_from_us
 
     def stretches(self, source: str, *, ingest: tuple[int, int] | None = None) -> list[Stretch]:
         """Return where the events of a source lie, in the order of their numbers.
@@ -238,44 +326,47 @@ class EventLog:
             source: Name of the source.
             first: Number of the first event.
             last: Number of the last event.
-            columns: Columns to read, the ingest time's among them; those that events do not have are left out.
+            columns: Columns to read; those that events do not have are left out.
 
         Returns:
-            Tables in the order of the numbers. Tables of different times may have different columns.
+            Tables in the order of the numbers, each with the ingest time (``INGEST_COLUMN``) beside these columns.
+            Tables of different times may have different columns, and different types of a column.
 
         Raises:
             StorageError: The database or a file cannot be read.
         """
         for _ in range(_READ_AGAIN):
-            with suppress(FileNotFoundError):
-                return self._read(source, first, last, columns)
-        with _file_failures():
-            return self._read(source, first, last, columns)
+            with suppress(FileNotFoundError), self._reading() as connection:
+                return self._read(connection, source, first, last, columns)
+        with _file_failures(), self._reading() as connection:
+            return self._read(connection, source, first, last, columns)
 
-    def _read(self, source: str, first: int, last: int, columns: Sequence[str]) -> list[pa.Table]:
+    def _read(
+        self, connection: sa.Connection, source: str, first: int, last: int, columns: Sequence[str]
+    ) -> list[pa.Table]:
         """Read events once.
 
         Raises:
             FileNotFoundError: A file was replaced after the database had named it.
         """
-        with self._reading() as connection:
-            batches = connection.execute(
-                sa.select(_BATCHES.c.first, _BATCHES.c.events).where(*_within(_BATCHES, source, first, last))
-            ).all()
-            files = connection.execute(
-                sa.select(_FILES.c.first, _FILES.c.path).where(*_within(_FILES, source, first, last))
-            ).all()
-        tables = {row.first: unpacked(row.events) for row in batches}
+        batches = connection.execute(
+            sa.select(_BATCHES.c.first, _BATCHES.c.events).where(*_within(_BATCHES, source, first, last))
+        ).all()
+        files = connection.execute(
+            sa.select(_FILES.c.first, _FILES.c.path).where(*_within(_FILES, source, first, last))
+        ).all()
+        names = list(dict.fromkeys([*columns, INGEST_COLUMN]))
+        tables = {row.first: under_log_names(unpacked(row.events)) for row in batches}
         for row in files:
             path = self._place(row.path)
             try:
-                tables[row.first] = _read_file(path, columns)
+                tables[row.first] = _read_file(path, names)
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
                 raise _unusable(error) from error
         found = [_numbered(table, first, last) for _, table in sorted(tables.items())]
-        return [_chosen(table, columns) for table in found if table.num_rows]
+        return [_chosen(table, names) for table in found if table.num_rows]
 
     def compact(self, source: str, *, before_us: int) -> int:
         """Move the events that became known before an instant from the database to Parquet files.
@@ -350,7 +441,7 @@ class EventLog:
                 return None
             events = sa.select(_BATCHES.c.events).where(*_within(_BATCHES, source, chosen[0].first, chosen[-1].last))
             stored = connection.execute(events.order_by(_BATCHES.c.first)).scalars()
-            tables = _of_like_types([unpacked(one) for one in stored])
+            tables = _of_like_types([under_log_names(unpacked(one)) for one in stored])
             chosen = chosen[: len(tables)]
             whole = Stretch(
                 first=chosen[0].first,
@@ -388,12 +479,12 @@ class EventLog:
             if path is None or self._place(path) != stretch.path:
                 return None
             with _file_failures():
-                table = pq.read_table(stretch.path, partitioning=None)
+                table = under_log_names(pq.read_table(stretch.path, partitioning=None))
         else:
             stored = connection.execute(sa.select(here.c.events).where(*at)).scalar()
             if stored is None:
                 return None
-            table = unpacked(stored)
+            table = under_log_names(unpacked(stored))
         kept = table.filter(pc.invert(is_wanted(table)))
         if kept.num_rows == table.num_rows:
             return 0
@@ -458,11 +549,50 @@ def _move(connection: sa.Connection, source: str, head: Head) -> None:
     connection.execute(change.values(next_sequence=head.next_sequence, next_ingest_us=head.next_ingest_us))
 
 
-def _dated(events: pa.Table, head: Head, ingest_time: str) -> pa.Table:
+def _append(
+    connection: sa.Connection,
+    source: str,
+    events: pa.Table,
+    before: Head,
+    declared: IdColumn | None,
+    entered: Mapping[IdColumn, _EnteredIds],
+    convert: Convert,
+    now_us: Callable[[], int],
+) -> Appended:
+    """Put events into the log while its head is locked."""
+    fresh: Sequence[int] = range(events.num_rows)
+    if declared is not None:
+        ids = identities(events.column(declared.name).to_pylist())
+        fresh = _enter(connection, entered[declared].kept_as, ids)
+    kept = events if len(fresh) == events.num_rows else events.take(pa.array(fresh, pa.int64()))
+    head = Head(before.next_sequence, max(before.next_ingest_us, now_us()))
+    tables = []
+    for start in range(0, kept.num_rows, MOST_ROWS):
+        table = _dated(kept.slice(start, MOST_ROWS), head)
+        tables.append(table)
+        head = _add(connection, source, table, head)
+    unique_by = set() if declared is None else {declared}
+    for column, known in entered.items():
+        if column != declared and known.is_complete:
+            try:
+                others = _ids_of(kept, column, convert)
+            except SourceDataError:
+                _note_unique_from(connection, source, column, NO_WATERMARK)
+                continue
+            if len(_enter(connection, known.kept_as, others)) == len(others):
+                unique_by.add(column)
+            else:
+                _note_unique_from(connection, source, column, head.next_ingest_us)
+    _move(connection, source, head)
+    whole = pa.concat_tables(tables) if tables else _dated(kept, head)
+    return Appended(whole, fresh, before, head, frozenset(unique_by))
+
+
+def _dated(events: pa.Table, head: Head) -> pa.Table:
     """Give events the ingest time that the head says, and numbers from there on."""
     ingested = pa.repeat(pa.scalar(head.next_ingest_us, pa.int64()), events.num_rows).cast(TIMESTAMP.arrow)
     numbers = pa.array(range(head.next_sequence, head.next_sequence + events.num_rows), pa.int64())
-    return events.append_column(ingest_time, ingested).append_column(SEQUENCE_COLUMN, numbers)
+    return events.append_column(INGEST_COLUMN, ingested).append_column(SEQUENCE_COLUMN, numbers)
 
 
 def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head) -> Head:
@@ -481,8 +611,43 @@ def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head) -
     return after
 
 
-def _fresh(connection: sa.Connection, source: str, ids: Sequence[bytes | None]) -> list[int]:
-    """Return the places of the ids that the log does not have."""
+def _entered(connection: sa.Connection, source: str) -> dict[IdColumn, _EnteredIds]:
+    """Return the columns of which the log keeps ids, or begins to."""
+    mark = _mark(connection)
+    statement = f"SELECT name, dtype, number, unique_from_us FROM {_ID_COLUMNS.name} WHERE source = {mark}"
+    return {
+        IdColumn(name, parse_dtype(dtype)): _EnteredIds(_kept_as(source, number), unique_from_us)
+        for name, dtype, number, unique_from_us in connection.exec_driver_sql(statement, (source,))
+    }
+
+
+def _kept_as(source: str, number: int) -> str:
+    """Return what the ids of a column are kept under; the first logs kept ids under the source's name alone."""
+    return f"{source}\x1f{number}"
+
+
+def _begin_entering(connection: sa.Connection, source: str, column: IdColumn) -> _EnteredIds:
+    number = len(_entered(connection, source))
+    values = {"name": column.name, "dtype": str(column.dtype), "number": number, "unique_from_us": NO_WATERMARK}
+    connection.execute(sa.insert(_ID_COLUMNS).values(source=source, **values))
+    return _EnteredIds(_kept_as(source, number), NO_WATERMARK)
+
+
+def _note_unique_from(connection: sa.Connection, source: str, column: IdColumn, unique_from_us: int) -> None:
+    of_column = (_ID_COLUMNS.c.name == column.name, _ID_COLUMNS.c.dtype == str(column.dtype))
+    change = sa.update(_ID_COLUMNS).where(_ID_COLUMNS.c.source == source, *of_column)
+    connection.execute(change.values(unique_from_us=unique_from_us))
+
+
+def _ids_of(events: pa.Table, column: IdColumn, convert: Convert) -> list[bytes | None]:
+    """Return the ids of events in a column; they have none if they have no such column."""
+    if column.name not in events.column_names:
+        return []
+    return identities(convert(events.column(column.name), column.dtype).to_pylist())
+
+
+def _enter(connection: sa.Connection, kept_as: str, ids: Sequence[bytes | None]) -> list[int]:
+    """Keep ids; return the places of those that are new, and of events without an id."""
     known: set[bytes] = set()
     given = [one for one in ids if one is not None]
     mark = _mark(connection)
@@ -490,15 +655,20 @@ def _fresh(connection: sa.Connection, source: str, ids: Sequence[bytes | None]) 
         some = given[start : start + _IDS_AT_ONCE]
         wanted = ",".join([mark] * len(some))
         statement = f"SELECT id FROM {_IDS.name} WHERE source = {mark} AND id IN ({wanted})"
-        known.update(bytes(one) for (one,) in connection.exec_driver_sql(statement, (source, *blobs(some))))
-    return [place for place, one in enumerate(ids) if one is None or one not in known]
-
-
-def _remember(connection: sa.Connection, source: str, ids: Iterable[bytes | None]) -> None:
-    """Keep ids for ever."""
-    if new := [(source, one) for one in blobs(one for one in ids if one is not None)]:
-        mark = _mark(connection)
-        connection.exec_driver_sql(f"INSERT INTO {_IDS.name} (source, id) VALUES ({mark}, {mark})", new)
+        known.update(bytes(one) for (one,) in connection.exec_driver_sql(statement, (kept_as, *blobs(some))))
+    fresh = []
+    new: list[bytes] = []
+    for place, one in enumerate(ids):
+        if one is not None:
+            if one in known:
+                continue
+            known.add(one)
+            new.append(one)
+        fresh.append(place)
+    if new:
+        rows = [(kept_as, one) for one in blobs(new)]
+        connection.exec_driver_sql(f"INSERT INTO {_IDS.name} (source, id) VALUES ({mark}, {mark})", rows)
+    return fresh
 
 
 def _mark(connection: sa.Connection) -> str:
@@ -516,10 +686,18 @@ def _chosen(table: pa.Table, columns: Iterable[str]) -> pa.Table:
     return table.select([name for name in columns if name in table.column_names])
 
 
-def _read_file(path: str, columns: Iterable[str]) -> pa.Table:
+def _dtype_of(events: pa.Table, column: str) -> DType:
+    dtype = from_arrow(events.schema.field(column).type)
+    assert dtype is not None
+    return dtype
+
+
+def _read_file(path: str, columns: Sequence[str]) -> pa.Table:
     with pq.ParquetFile(path) as file:
         known = file.schema_arrow.names
-        return file.read([SEQUENCE_COLUMN, *(name for name in columns if name in known)])
+        # In the order of the file: it tells the ingest time's column in files of the first logs.
+        wanted = {*columns, ingest_name(known), SEQUENCE_COLUMN}
+        return under_log_names(file.read([name for name in known if name in wanted]))
 
 
 def _up_to(most_rows: int, batches: Iterable[Any]) -> list[Any]:

@@ -29,9 +29,11 @@ from featurestore.online.streaming import Announcement, Stream, follow
 from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake
 from featurestore.pushing.together import Together
-from featurestore.sources import ReadSettings, ingest_column, open_scans, read_schema
+from featurestore.sources import ReadSettings, open_scans, read_schema
 from featurestore.sources.deliveries import one_delivery_each
-from featurestore.sources.pushed import OutsideIds, Recent, has_nothing_outside
+from featurestore.sources.logged import reads_log
+from featurestore.sources.opening import has_nothing_outside
+from featurestore.sources.pushed import OutsideIds, Recent, id_values
 from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 RECHECK_US = duration_us("1s")
@@ -140,10 +142,10 @@ class Streams:
                 definition.name,
                 table,
                 event_id=definition.event_id,
-                ingest_time=ingest_column(definition),
+                convert=partial(id_values, source=definition.name),
                 now_us=self._clock.now_us,
             )
-            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(bound, appended))
+            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(appended))
         is_followed = is_followed and announced.is_made
         accepted = np.bincount(owner[np.asarray(appended.places, dtype=np.int64)], minlength=len(pushes))
         return [_Committed(count, appended.head, is_followed) for count in accepted.tolist()]
@@ -283,7 +285,11 @@ class Streams:
 
     def _bind(self, source: Source) -> _Bound:
         applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
-        ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
+        ever = {
+            view.fingerprint: view
+            for view in self._catalog.views_ever()
+            if view.source.name == source.name and reads_log(source, view.source)
+        }
         intake = Intake.of(source, read_schema(source, self._settings), applied)
         prints = frozenset(view.fingerprint for view in applied)
         pushes: Together[pa.Table, _Committed] = Together(
@@ -298,13 +304,10 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, FeatureStoreError)
 
 
-def _recent(bound: _Bound, appended: Appended) -> Recent | None:
-    """Return what was appended if online state can take it as it is: one batch, no row that reading would drop."""
+def _recent(appended: Appended) -> Recent | None:
+    """Return what was appended if online state can take it without reading it back: one batch."""
     if appended.events.num_rows > MOST_ROWS:
         return None
-    keys = {key.name for view in bound.views for key in view.entity.keys}
-    needed = {column.name for view in bound.views for column in view.source.columns}
-    names = set(appended.events.column_names)
-    if not needed <= names or any(appended.events.column(name).null_count for name in keys):
-        return None
-    return Recent(appended.before.next_ingest_us, appended.head.next_ingest_us, appended.events)
+    return Recent(
+        appended.before.next_ingest_us, appended.head.next_ingest_us, appended.events, unique_by=appended.unique_by
+    )

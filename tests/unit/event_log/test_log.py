@@ -13,9 +13,11 @@ from featurestore.errors import StorageError
 from featurestore.event_log import EventLog, Head
 from featurestore.event_log.log import _BATCHES, _FILES, MOST_ROWS
 from featurestore.event_log.stored import packed
+from featurestore.plan.model import INGEST_COLUMN
+from featurestore.sources.convert import to_contract
 
 NOW_US = 1_700_000_000_000_000
-INGEST = "known"
+INGEST = INGEST_COLUMN
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -37,7 +39,11 @@ def events(*ids, user="a"):
 
 
 def append(log, table, *, source="orders", now_us=NOW_US):
-    return log.append(source, table, event_id="id", ingest_time=INGEST, now_us=lambda: now_us)
+    return log.append(source, table, event_id="id", convert=convert, now_us=lambda: now_us)
+
+
+def convert(column, dtype):
+    return to_contract(column, dtype, timezone=None, where="the log")[0]
 
 
 def of_gone(table):
