@@ -163,6 +163,19 @@ class _EnteredIds:
         return self.unique_from_us < NO_WATERMARK
 
 
+@dataclass(frozen=True)
+class _Located:
+    """Where events lie.
+
+    Attributes:
+        batches: Stored batches, by the number of their first event.
+        paths: Files as the database names them, by the number of their first event.
+    """
+
+    batches: Mapping[int, bytes]
+    paths: Mapping[int, str]
+
+
 class EventLog:
     """The log of all pushed sources of one store. May be used from several threads and processes."""
 
@@ -274,10 +287,12 @@ class EventLog:
                     unique_from_us = head.next_ingest_us if has_repeated else NOTHING_YET
                     _note_unique_from(connection, source, column, unique_from_us)
                     return
-                for table in self._read(connection, source, first, first + _ENTERED_AT_ONCE - 1, [column.name]):
+                last = first + _ENTERED_AT_ONCE - 1
+                located = _locate(connection, source, first, last)
+                for table in self._opened_events(located, first, last, [column.name]):
                     ids = _ids_of(table, column, convert)
                     has_repeated |= len(_enter(connection, known.kept_as, ids)) < len(ids)
-                first += _ENTERED_AT_ONCE
+                first = last + 1
 
     def unique_from_us(self, source: str, column: IdColumn) -> int:
         """Return the instant from which no event repeats an id of an earlier one in a column.
@@ -336,31 +351,26 @@ class EventLog:
             StorageError: The database or a file cannot be read.
         """
         for _ in range(_READ_AGAIN):
-            with suppress(FileNotFoundError), self._reading() as connection:
-                return self._read(connection, source, first, last, columns)
-        with _file_failures(), self._reading() as connection:
-            return self._read(connection, source, first, last, columns)
+            with suppress(FileNotFoundError):
+                return self._opened_events(self._located(source, first, last), first, last, columns)
+        with _file_failures():
+            return self._opened_events(self._located(source, first, last), first, last, columns)
 
-    def _read(
-        self, connection: sa.Connection, source: str, first: int, last: int, columns: Sequence[str]
-    ) -> list[pa.Table]:
-        """Read events once.
+    def _located(self, source: str, first: int, last: int) -> _Located:
+        with self._reading() as connection:
+            return _locate(connection, source, first, last)
+
+    def _opened_events(self, located: _Located, first: int, last: int, columns: Sequence[str]) -> list[pa.Table]:
+        """Return some columns of events, and their ingest time, from where they lie.
 
         Raises:
             FileNotFoundError: A file was replaced after the database had named it.
         """
-        batches = connection.execute(
-            sa.select(_BATCHES.c.first, _BATCHES.c.events).where(*_within(_BATCHES, source, first, last))
-        ).all()
-        files = connection.execute(
-            sa.select(_FILES.c.first, _FILES.c.path).where(*_within(_FILES, source, first, last))
-        ).all()
         names = list(dict.fromkeys([*columns, INGEST_COLUMN]))
-        tables = {row.first: under_log_names(unpacked(row.events)) for row in batches}
-        for row in files:
-            path = self._place(row.path)
+        tables = {start: under_log_names(unpacked(stored)) for start, stored in located.batches.items()}
+        for start, path in located.paths.items():
             try:
-                tables[row.first] = _read_file(path, names)
+                tables[start] = _read_file(self._place(path), names)
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
@@ -698,6 +708,16 @@ def _read_file(path: str, columns: Sequence[str]) -> pa.Table:
         # In the order of the file: it tells the ingest time's column in files of the first logs.
         wanted = {*columns, ingest_name(known), SEQUENCE_COLUMN}
         return under_log_names(file.read([name for name in known if name in wanted]))
+
+
+def _locate(connection: sa.Connection, source: str, first: int, last: int) -> _Located:
+    """Return where the events of a range of numbers lie."""
+    batches = sa.select(_BATCHES.c.first, _BATCHES.c.events).where(*_within(_BATCHES, source, first, last))
+    files = sa.select(_FILES.c.first, _FILES.c.path).where(*_within(_FILES, source, first, last))
+    return _Located(
+        {row.first: row.events for row in connection.execute(batches)},
+        {row.first: row.path for row in connection.execute(files)},
+    )
 
 
 def _up_to(most_rows: int, batches: Iterable[Any]) -> list[Any]:
