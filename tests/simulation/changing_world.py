@@ -34,7 +34,7 @@ CHOICES = {
     "event_id": (None, "eid", "eid", "gid"),
     "eid": ("int64", "int64", "string"),
     "gid": ("string", "string", "int64"),
-    "x": ("int64", "float64", "decimal(18,2)", "decimal(18,4)", "string"),
+    "x": ("int64", "float64", "decimal(18,2)", "decimal(18,4)", "decimal(18,2)", "decimal(18,4)", "string"),
     "ingest_time": (None, None, "known", "known2"),
     "event_time": ("at", "at", "at2"),
     "keys": (("user",), ("user",), ("user", "group")),
@@ -66,8 +66,8 @@ class Options:
 
     def changed(self, chance: random.Random) -> Options:
         """Return others, of which one to three options may differ."""
-        names = chance.sample(sorted(CHOICES), chance.randrange(1, 4))
-        return replace(self, **{name: chance.choice(CHOICES[name]) for name in names})
+        names = set(chance.choices([*CHOICES, "event_id", "x", "x"], k=chance.randrange(1, 4)))
+        return replace(self, **{name: chance.choice(CHOICES[name]) for name in sorted(names)})
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -310,7 +310,7 @@ class ChangingWorld:
 
     def change(self) -> None:
         """Apply other options, or those of an earlier apply again."""
-        again = self.plans and self.chance.random() < 0.3
+        again = self.plans and self.chance.random() < 0.4
         self.apply(self.chance.choice([*self.plans.values()]) if again else self.options.changed(self.chance))
 
     def apply(self, options: Options) -> None:
@@ -389,7 +389,7 @@ class ChangingWorld:
             "gid": chance.choice((None, "q", *map(str, range(8))))
             if chance.random() < 0.1
             else str(chance.randrange(8)),
-            "x": chance.choice((None, 0, 1, 2, 3)) if chance.random() < 0.9 else chance.choice((2.5, "q")),
+            "x": chance.choice((None, 0, 1, 2, 3)) if chance.random() < 0.88 else chance.choice((2.5, 2.5, "q")),
             "flag": chance.choice((None, True, True, False)),
             "at": to_datetime(at),
             "at2": chance.choice((None, to_datetime(at), to_datetime(at - duration_us("5m")))),
