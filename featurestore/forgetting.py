@@ -41,6 +41,8 @@ from featurestore.registry import Registry
 from featurestore.sources import ReadSettings
 from featurestore.sources.convert import to_contract
 from featurestore.sources.opening import has_nothing_outside
+from featurestore.sources.pushed import id_column
+from featurestore.temporal import NOTHING_YET
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ForgottenState:
     Attributes:
         view: Name of the view.
         fingerprint: Of its plan.
-        is_rebuilt: Whether the next run rebuilds the view, because its source may still hold events of the entity.
+        is_rebuilt: Whether the next run rebuilds the view, because its source may still hold events of the entity, or
+            other deliveries of its events.
     """
 
     view: str
@@ -354,8 +357,16 @@ class _Remover:
         source = self.source
         is_outside = source is None or not source.stream or not has_nothing_outside(source, self.settings)
         for view in self.views:
-            if self._remove_of(view, is_outside=is_outside):
-                yield ForgottenState(view.name, view.fingerprint, is_outside)
+            is_rebuilt = is_outside or self._repeats_ids(view)
+            if self._remove_of(view, is_outside=is_rebuilt):
+                yield ForgottenState(view.name, view.fingerprint, is_rebuilt)
+
+    def _repeats_ids(self, view: ViewPlan) -> bool:
+        """Tell whether the log may hold another delivery of an event that was removed: it may count now."""
+        column = id_column(view.source)
+        if column is None or self.source is None or self.settings.event_log is None:
+            return False
+        return self.settings.event_log.unique_from_us(self.source.name, column) > NOTHING_YET
 
     def _remove_of(self, view: ViewPlan, *, is_outside: bool) -> bool:
         """Remove the states in all generations of a view; tell whether there was one.

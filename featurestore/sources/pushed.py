@@ -161,6 +161,13 @@ class _OutsideColumn:
             yield hashes[is_known]
 
 
+def id_column(plan: SourcePlan) -> IdColumn | None:
+    """Return the column by which a plan tells deliveries of one event apart from other events, if it does."""
+    if plan.event_id is None:
+        return None
+    return next(IdColumn(column.name, column.dtype) for column in plan.columns if column.name == plan.event_id)
+
+
 def enter_ids(source: Source, dtype: DType, log: EventLog) -> None:
     """Let the log keep the ids of a source's ``event_id``, those of the events it has among them.
 
@@ -276,10 +283,7 @@ class PushedEvents:
 
     @cached_property
     def _id_column(self) -> IdColumn | None:
-        plan = self.view.source
-        if plan.event_id is None:
-            return None
-        return next(IdColumn(column.name, column.dtype) for column in plan.columns if column.name == plan.event_id)
+        return id_column(self.view.source)
 
     def _unique_from_us(self) -> int:
         """Return the instant from which no event of the log repeats an id of the plan."""
