@@ -16,7 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
 from featurestore.errors import FeatureStoreError
@@ -104,10 +105,10 @@ class Application:
         self._opened = store
         self._watch = Watch(store) if store is not None else None
         self._features = FeaturesRoute(lambda: self.store, lambda: self.limits)
-        self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock)
+        self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock, self._is_route)
         self._desk = Desk(lambda: self.store)
         self._under_way = 0
-        self._behind: ASGIApp = _behind(self)
+        self._behind = _behind(self)
 
     @property
     def store(self) -> FeatureStore:
@@ -130,6 +131,10 @@ class Application:
     def limits(self) -> ServerConfig:
         """What the server takes."""
         return self.store.config.server
+
+    def drain(self) -> None:
+        """Be not ready from now on: the server is about to end."""
+        self._desk.is_draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's life."""
@@ -156,6 +161,11 @@ class Application:
             call.end(scope)
             if self._watch is not None:
                 self._watch.note(call)
+
+    def _is_route(self, path: str) -> bool:
+        """Tell whether there is something at a path."""
+        asked = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+        return path == PATH or any(route.matches(asked)[0] is not Match.NONE for route in self._behind.routes)
 
     def answer_directly(self, scope: Scope, body: bytes | bytearray, reply: DirectReply) -> bool:
         """Answer a request that has come as a whole, without being called as ASGI, if it is as most are.
@@ -280,7 +290,7 @@ def _behind(application: Application) -> FastAPI:
     @app.get("/readyz", summary="Tell whether the server can answer", response_model=Health, responses=_PROBLEMS)
     async def readyz(request: Request) -> Response:
         def checked(_: Call) -> Response:
-            desk.store.check()
+            desk.check()
             return _document(Health(status="ready"))
 
         return await desk.answer(request, checked)

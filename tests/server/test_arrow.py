@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from server.arrow import read_stream
 from server.problems import RefusedError
 
-MOST_ROWS, MOST_BYTES = 1_000, 100_000
+MOST_ROWS, MOST_BYTES, MOST_COLUMNS = 1_000, 100_000, 50
 
 
 def stream(*tables, compression=None) -> bytes:
@@ -25,7 +25,7 @@ def stream(*tables, compression=None) -> bytes:
 
 
 def read(body):
-    return read_stream(body, most_rows=MOST_ROWS, most_bytes=MOST_BYTES)
+    return read_stream(body, most_rows=MOST_ROWS, most_bytes=MOST_BYTES, most_columns=MOST_COLUMNS)
 
 
 def refusal(body) -> tuple[int, str]:
