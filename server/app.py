@@ -23,7 +23,7 @@ from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
-from server import events, feast, metrics, problems
+from server import docs, events, feast, metrics, problems
 from server.auth import Doorkeeper, needed_scope
 from server.bodies import giving, read_body
 from server.calls import REQUEST_ID, Call, Header, call_of
@@ -269,7 +269,14 @@ def create_app(store: FeatureStore | None = None, *, on_ready: Callable[[], None
 
 def _behind(application: Application) -> FastAPI:
     """Return everything but the hot route."""
-    app = FastAPI(title="featurestore", version="1", description=_DESCRIPTION, lifespan=application.life)
+    app = FastAPI(
+        title="featurestore",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=application.life,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+    )
     desk = application.desk
     for kind in (Exception, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _problem)
@@ -318,6 +325,11 @@ def _behind(application: Application) -> FastAPI:
         if app.openapi_schema is None:
             app.openapi_schema = _documented(app)
         return app.openapi_schema
+
+    @app.get(docs.PATH, include_in_schema=False)
+    async def described(request: Request) -> Response:
+        page = docs.docs_page(openapi(), str(request.base_url).rstrip("/"))
+        return Response(page, media_type="text/html")
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
     return app

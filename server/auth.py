@@ -26,7 +26,7 @@ from server.work import Threads
 
 _LOGGER = logging.getLogger("featurestore.server")
 _RECHECK_US = duration_us("1s")
-_OPEN = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs", "/redoc", "/docs/oauth2-redirect"})
+_OPEN = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs"})
 _SCOPES: Mapping[str, Scope] = {
     "/v1/features": Scope.READ,
     "/v1/services": Scope.READ,
