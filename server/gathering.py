@@ -60,6 +60,7 @@ class GatheringProtocol(HttpToolsProtocol):
         self._keeps_alive = False
         self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
         self._answering: RequestResponseCycle | None = None
+        self._last_word: RefusedError | None = None
         self._plain_head: bytes | None = None
         self._piece_bytes = 0
         self._head_bytes = 0
@@ -172,6 +173,8 @@ class GatheringProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_word is not None:
+            self._say_last(self._last_word)
         self._note_phase()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -250,26 +253,30 @@ class GatheringProtocol(HttpToolsProtocol):
     def _refuse(self, reason: RefusedError) -> None:
         """Refuse what is no request, or none that is taken, and listen to this connection no longer.
 
-        Requests that came before it are answered first; after them the connection is closed.
+        Requests that came before it are answered first, and it is refused in its turn.
         """
         _LOGGER.warning("a request was refused: %s [%s]", reason.detail, reason.code)
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.more_body and self.pipeline:
-            self.pipeline.popleft()  # the request itself, which came last
-            cycle = self.pipeline[0][0] if self.pipeline else self._answering
-        elif cycle is not None and cycle.more_body and not cycle.response_started:
-            self._abandon(cycle)
-            cycle = None
-        if cycle is not None and not cycle.response_complete:
-            cycle.keep_alive = False
-            self._is_deaf = True
-            return
+        self._is_deaf = True
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body:
+            if self.pipeline:
+                self.pipeline.popleft()  # the request itself, which came last
+            elif cycle.response_started:
+                return
+            else:
+                self._abandon(cycle)
+        if self._answering is not None and not self._answering.response_complete:
+            self._last_word = reason
+        else:
+            self._say_last(reason)
+
+    def _say_last(self, reason: RefusedError) -> None:
         self.transport.write(self._refusal(reason))
         self.linger()
 
     def _abandon(self, cycle: RequestResponseCycle) -> None:
         """Let nobody answer a request any more, or wait for its body."""
-        self._held = None
+        self._held = self._answering = None
         cycle.on_response = _do_nothing  # as uvicorn does once a request is answered: it leads back to us
         cycle.disconnected = True
         cycle.message_event.set()

@@ -4,7 +4,6 @@ import asyncio
 import re
 
 import httpx
-import pytest
 
 from featurestore.config import CONFIG_VARIABLE
 from featurestore.store import FeatureStore
