@@ -184,10 +184,10 @@ class Doorkeeper:
         now_us = self._clock().now_us()
         try:
             keys: Mapping[str, ApiKey] = {key.id: key for key in self._keys().all()}
-        except RegistryError:
+        except RegistryError as error:
             if self._known is None:
                 raise
-            _LOGGER.warning("the API keys cannot be read; those known last hold on", exc_info=True)
+            _LOGGER.warning("the API keys cannot be read; those known last hold on: %s", error)
             keys = self._known.keys
         is_same = self._known is not None and keys == self._known.keys
         self._known = _Known(keys, now_us, self._known.opened if is_same and self._known is not None else {})

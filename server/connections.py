@@ -31,7 +31,7 @@ DISCARD_SECONDS = 2.0
 _OFFERED_FILES = 1_048_576
 """No more open files than this are asked for."""
 
-_SETTLED_SECONDS = 1.0
+_SLOW_SECONDS = 1.0
 """A body that has taken longer than this is closed in favour of new callers before idle connections are."""
 
 _MOST_BACKLOG = 2_048
@@ -43,18 +43,17 @@ _STORE_FILES = 2_500
 class Phase(IntEnum):
     """What a connection waits for.
 
-    ``OPENED``: the first head. ``HEAD``: the rest of a later head. ``BODY``: the rest of a body. ``BUSY``: an answer.
-    ``IDLE``: the next request. ``CLOSING``: that the caller takes the last answer. ``DISCARDING``: that the caller
-    stops sending a request that is answered already.
+    ``OPENED``: the first head. ``HEAD``: the rest of a later head. ``BODY``: the rest of a body. ``SERVED``: an answer,
+    or the next request. ``CLOSING``: that the caller takes the last answer. ``DISCARDING``: that the caller stops
+    sending a request that is answered already.
     """
 
     OPENED = 0
     HEAD = 1
     BODY = 2
-    BUSY = 3
-    IDLE = 4
-    CLOSING = 5
-    DISCARDING = 6
+    SERVED = 3
+    CLOSING = 4
+    DISCARDING = 5
 
 
 class Connections:
@@ -76,8 +75,7 @@ class Connections:
         self._seconds = {
             Phase.OPENED: head,
             Phase.HEAD: head,
-            Phase.BUSY: limits.deadline_seconds,
-            Phase.IDLE: limits.keep_alive_seconds,
+            Phase.SERVED: limits.keep_alive_seconds,
             Phase.CLOSING: limits.deadline_seconds,
             Phase.DISCARDING: DISCARD_SECONDS,
         }
@@ -111,6 +109,13 @@ class Connections:
             connection.phase = phase
             self._phases[phase][connection] = connection.loop.time()
 
+    def served(self, connection: GatheringProtocol) -> None:
+        """Note that another answer was given on a connection; from now on the next request is waited for."""
+        waiting = self._phases[Phase.SERVED]
+        if connection in waiting:
+            waiting[connection] = connection.loop.time()
+            waiting.move_to_end(connection)
+
     def drain(self) -> None:
         """Let every answer from now on close its connection."""
         self.is_draining = True
@@ -123,12 +128,14 @@ class Connections:
 
     def _victim(self, newcomer: GatheringProtocol) -> GatheringProtocol:
         """Return the connection that is closed for a new one: nothing is lost with one that has asked nothing yet."""
-        settled = newcomer.loop.time() - _SETTLED_SECONDS
-        for phase in (Phase.DISCARDING, Phase.CLOSING, Phase.OPENED, Phase.HEAD, Phase.BODY, Phase.IDLE):
-            first, since = next(iter(self._phases[phase].items()), (newcomer, 0.0))
-            if first is not newcomer and (phase != Phase.BODY or since < settled):
+        for phase in (Phase.DISCARDING, Phase.CLOSING, Phase.OPENED, Phase.HEAD):
+            first = next(iter(self._phases[phase]), newcomer)
+            if first is not newcomer:
                 return first
-        return next(iter(self._phases[Phase.BODY]), newcomer)
+        slowest, since = next(iter(self._phases[Phase.BODY].items()), (newcomer, 0.0))
+        if slowest is not newcomer and since < newcomer.loop.time() - _SLOW_SECONDS:
+            return slowest
+        return next((one for one in self._phases[Phase.SERVED] if one.is_idle()), slowest)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close connections that have waited too long, and look again later while there are any."""

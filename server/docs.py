@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from featurestore.render.markup import Child, Markup, element
@@ -73,7 +73,7 @@ def _operation(method: str, path: str, operation: _Json, schemas: _Json, address
     )
 
 
-def _parameters(parameters: list[_Json] | tuple[()]) -> Markup | None:
+def _parameters(parameters: Sequence[_Json]) -> Markup | None:
     rows = [
         (one["name"], one["in"], _type(one["schema"]), one.get("description") or one["schema"].get("description", ""))
         for one in parameters
@@ -166,7 +166,7 @@ def _referred(schema: _Json) -> str:
     return str(schema["$ref"]).rpartition("/")[2]
 
 
-def _table(names: tuple[str, ...], rows: list[tuple[Child, ...]]) -> Markup:
+def _table(names: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
     head = element("tr", *(element("th", name) for name in names))
     lines = [element("tr", *(element("td", cell) for cell in row)) for row in rows]
     table = element("table", element("thead", head), element("tbody", *lines))

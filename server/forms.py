@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from featurestore.dtypes import TIMESTAMP
+from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.online.result import OnlineFeatures
 from server.messages import reply, to_bytes
 from server.problems import RefusedError
@@ -21,6 +21,8 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 METADATA_KEY = "featurestore"
 """Where the schema of an Arrow answer holds, as JSON, what is not of a row: all of a reply but its rows."""
 
+_MOST_KNOWN = 256
+_known_places: dict[int, tuple[tuple[DType, ...], list[int]]] = {}
 _UNBOUNDED = frozenset({"string", "binary", "list"})
 _LEAST_VALUE_BYTES = 4
 """A value takes no less in any form, its status included."""
@@ -107,7 +109,7 @@ def check_size(result: OnlineFeatures, most: int) -> None:
     Raises:
         RefusedError: They take more than ``most`` bytes (413).
     """
-    places = [place for place, dtype in enumerate(result.dtypes) if dtype.kind in _UNBOUNDED]
+    places = _unbounded(result.dtypes)
     left = most - _LEAST_VALUE_BYTES * len(result.rows) * len(result.columns)
     for row in result.rows if places else ():
         for place in places:
@@ -116,6 +118,21 @@ def check_size(result: OnlineFeatures, most: int) -> None:
             break
     if left < 0:
         raise _answer_too_large(most)
+
+
+def _unbounded(dtypes: tuple[DType, ...]) -> list[int]:
+    """Return the places of columns whose values may be of any size.
+
+    All answers of a service share one tuple of dtypes: it is known by being the same object, which costs less than to
+    compare it.
+    """
+    known = _known_places.get(id(dtypes))
+    if known is None or known[0] is not dtypes:
+        if len(_known_places) >= _MOST_KNOWN:
+            _known_places.clear()
+        known = dtypes, [place for place, dtype in enumerate(dtypes) if dtype.kind in _UNBOUNDED]
+        _known_places[id(dtypes)] = known
+    return known[1]
 
 
 def _size(value: Any) -> int:

@@ -86,30 +86,28 @@ class GatheringProtocol(HttpToolsProtocol):
             self._discard(len(data))
             return
         self._is_feeding = True
+        rest: bytes | None = data
         try:
-            self._feed(data)
+            while rest is not None:
+                rest = self._fed(rest)
         finally:
             self._is_feeding = False
         held, self._held = self._held, None
         if held is not None and not self._answers_directly(*held):
             super()._start_asgi_task(*held)
-        self._note_phase()
-
-    def _feed(self, data: bytes) -> None:
-        """Parse what has come; an offer to go on in another protocol is ignored, as RFC 9110 has it (7.8)."""
-        rest: bytes | None = data
-        while rest is not None:
-            self._piece_bytes = len(rest)
-            self._idle_bytes += len(rest)
-            self._head_bytes += len(rest)
-            rest = self._fed(rest)
+        if self._is_in_head or self.phase is not Phase.SERVED or self.cycle.more_body:
+            self._note_phase()
 
     def _fed(self, data: bytes) -> bytes | None:
-        """Parse some bytes; return what is to be parsed in their place, if the parser takes them for another protocol.
+        """Parse some bytes; return what is to be parsed yet.
 
-        It takes what follows such a head for that protocol, body and all. So the head is given to a new parser once
-        more, without its offer.
+        An offer to go on in another protocol is ignored, as RFC 9110 has it (7.8). The parser takes what follows such a
+        head for that protocol, body and all; so the head is given to a new parser once more, without its offer.
         """
+        size = len(data)
+        self._piece_bytes = size
+        self._idle_bytes += size
+        self._head_bytes += size
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -175,7 +173,10 @@ class GatheringProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._last_word is not None:
             self._say_last(self._last_word)
-        self._note_phase()
+        elif self._is_in_head or self.phase is not Phase.SERVED:
+            self._note_phase()
+        else:
+            self._connections.served(self)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
@@ -214,14 +215,13 @@ class GatheringProtocol(HttpToolsProtocol):
             self._connections.enter(self, phase)
 
     def _phase(self) -> Phase:
-        cycle = self.cycle
-        if self._is_deaf or self.transport.is_closing():
+        if self._is_deaf or self.phase is Phase.CLOSING:
             return self.phase
-        if cycle is not None and not cycle.response_complete:
-            return Phase.BODY if cycle.more_body and not self.pipeline else Phase.BUSY
-        if cycle is None:
+        if self.cycle is None:
             return Phase.OPENED
-        return Phase.HEAD if self._is_in_head else Phase.IDLE
+        if self.is_idle():
+            return Phase.HEAD if self._is_in_head else Phase.SERVED
+        return Phase.BODY if self.cycle.more_body and not self.pipeline else Phase.SERVED
 
     def expire(self) -> None:
         """End the wait that took too long."""
@@ -230,13 +230,13 @@ class GatheringProtocol(HttpToolsProtocol):
                 self._refuse(_head_too_slow())
             case Phase.OPENED | Phase.HEAD:
                 self.transport.close()
-            case Phase.IDLE if self.transport.get_write_buffer_size() == 0:
+            case Phase.SERVED if self.is_idle() and self.transport.get_write_buffer_size() == 0:
                 self.transport.close()
-            case Phase.IDLE | Phase.CLOSING | Phase.DISCARDING:
+            case Phase.SERVED if self.is_idle() or self.flow.write_paused:  # the caller does not take what he is sent
                 self.transport.abort()
-            case Phase.BUSY if self.flow.write_paused:  # the caller does not take what he is sent
+            case Phase.CLOSING | Phase.DISCARDING:
                 self.transport.abort()
-            case Phase.BUSY | Phase.BODY:
+            case Phase.SERVED | Phase.BODY:
                 pass
 
     def give_way(self) -> None:
@@ -245,7 +245,7 @@ class GatheringProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         is_started = self.phase is Phase.BODY and self.cycle.response_started
-        if self.phase is not Phase.IDLE and not is_started:
+        if self.phase is not Phase.SERVED and not is_started:
             self.transport.write(self._refusal(_too_many_connections()))
         self._is_deaf = True
         self.transport.close_now()
@@ -321,14 +321,15 @@ class GatheringProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End the connection once what is on its way is answered."""
         self.close_after_answer()
-        if self._is_idle():
+        if self.is_idle():
             self.loop.call_later(LINGER_SECONDS, self._end_if_idle)
 
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
+        """Tell whether nothing is to be answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _end_if_idle(self) -> None:
-        if self._is_idle():
+        if self.is_idle():
             self.transport.close()
 
 
@@ -439,6 +440,7 @@ class _Gathering:
     def release(self) -> None:
         """Forget the protocol, which is not called any more: each would keep the other in memory."""
         self._protocol = None
+        self._kept.clear()
 
     def _flush(self) -> None:
         kept, self._kept = self._kept, []

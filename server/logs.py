@@ -7,7 +7,6 @@ the configuration says otherwise. The hash spares eyes; who knows all keys can f
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
 import logging
 import time
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from io import FileIO
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread, Timer
 from typing import Any, Protocol
 
 from featurestore.render.cleaning import clean_json
@@ -43,6 +42,7 @@ ALIKE_SECONDS = 10.0
 MOST_ALIKE = 10
 """Of records that are alike so many are written in so long."""
 
+_RETRY_SECONDS = 0.05
 _MOST_KINDS = 1_000
 _HASH_BYTES = 8
 
@@ -119,7 +119,10 @@ class LineWriter:
 def _write_all(target: Target, lines: bytes) -> None:
     rest = memoryview(lines)
     while rest:
-        rest = rest[target.write(rest) or 0 :]
+        written = target.write(rest)
+        if written is None:  # whoever opened the stream does not let it wait
+            time.sleep(_RETRY_SECONDS)
+        rest = rest[written or 0 :]
 
 
 def _dropped(count: int) -> bytes:
@@ -130,9 +133,7 @@ def _dropped(count: int) -> bytes:
 @cache
 def _stream(descriptor: int) -> LineWriter:
     """Return the one writer of a stream of the process. It bypasses Python's own buffers and their locks."""
-    writer = LineWriter(lambda: FileIO(descriptor, "wb", closefd=False))
-    atexit.register(writer.flush)
-    return writer
+    return LineWriter(lambda: FileIO(descriptor, "wb", closefd=False))
 
 
 class JsonLines(logging.Formatter):
@@ -156,58 +157,88 @@ class JsonLines(logging.Formatter):
 class LinesHandler(logging.Handler):
     """Writes log records to the standard error, in a thread, and of those that are alike only some.
 
-    Alike are records of one logger and level with one text before its values are filled in, and, if they name one,
-    one code. Beyond ``MOST_ALIKE`` in ``ALIKE_SECONDS`` they are counted; the next of them says how many there were.
+    Alike are records of one logger and level with one text before its values are filled in, one kind of exception and,
+    if they name one, one code. Beyond ``most`` in ``seconds`` they are counted; at the end of that time a line says how
+    many there were.
     """
 
-    def __init__(self, writer: LineWriter | None = None, elapsed: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, writer: LineWriter | None = None, *, most: int = MOST_ALIKE, seconds: float = ALIKE_SECONDS
+    ) -> None:
         """Take the parts.
 
         Args:
             writer: Writes the lines; the one of the standard error if ``None``.
-            elapsed: Tells the time.
+            most: How many records that are alike are written.
+            seconds: In how long.
         """
         super().__init__()
         self._writer = _stream(2) if writer is None else writer
-        self._elapsed = elapsed
+        self._most = most
+        self._seconds = seconds
         self._alike: dict[Hashable, _Alike] = {}
+        self._counting = Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, unless too many were like it."""
         try:
-            text = self._limited(record)
-            if text is not None:
-                self._writer.put(text.encode("utf-8", "replace") + b"\n")
+            if self._may_be_written(record):
+                self._write(record)
         except Exception:
             self.handleError(record)
 
-    def _limited(self, record: logging.LogRecord) -> str | None:
-        """Return the line of a record; ``None`` if it is only counted."""
-        now = self._elapsed()
-        kind = (record.name, record.levelno, str(record.msg), getattr(record, "code", ""))
-        alike = self._alike.get(kind)
-        if alike is None or now - alike.since >= ALIKE_SECONDS:
-            suppressed = 0 if alike is None else alike.suppressed
-            if len(self._alike) >= _MOST_KINDS:
-                self._alike.clear()
-            alike = self._alike[kind] = _Alike(now)
-            if suppressed:
-                record = copy(record)
-                record.msg, record.args = f"{record.getMessage()} ({suppressed} more like this were not logged)", ()
-        alike.count += 1
-        if alike.count > MOST_ALIKE:
-            alike.suppressed += 1
-            return None
-        return self.format(record)
+    def flush(self) -> None:
+        """Say how many records were not written, and wait a moment for the reader."""
+        for alike in list(self._alike.values()):
+            self._report(alike)
+        self._writer.flush()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        self._writer.put(self.format(record).encode("utf-8", "replace") + b"\n")
+
+    def _may_be_written(self, record: logging.LogRecord) -> bool:
+        kind = (
+            record.name,
+            record.levelno,
+            str(record.msg),
+            record.exc_info[0] if record.exc_info else None,
+            getattr(record, "code", ""),
+        )
+        now = time.monotonic()
+        with self._counting:
+            alike = self._alike.get(kind)
+            if alike is None or now - alike.since >= self._seconds:
+                if len(self._alike) >= _MOST_KINDS:
+                    self._alike.clear()
+                alike = self._alike[kind] = _Alike(now)
+            alike.count += 1
+            if alike.count <= self._most:
+                return True
+            is_first, alike.last = alike.last is None, record
+        if is_first:
+            timer = Timer(self._seconds, self._report, (alike,))
+            timer.daemon = True
+            timer.start()
+        return False
+
+    def _report(self, alike: _Alike) -> None:
+        """Write a line that says how many records were not written."""
+        with self._counting:
+            last, alike.last = alike.last, None
+            count, alike.count = alike.count - self._most, min(alike.count, self._most)
+        if last is not None:
+            record = copy(last)
+            record.msg, record.args = f"{last.getMessage()} ({count} like this were not logged)", ()
+            self._write(record)
 
 
 @dataclass
 class _Alike:
-    """How many records were alike since an instant, and how many of them were not written."""
+    """How many records were alike since an instant, and the last one that was not written."""
 
     since: float
     count: int = 0
-    suppressed: int = 0
+    last: logging.LogRecord | None = None
 
 
 CONFIG: dict[str, Any] = {

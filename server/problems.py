@@ -152,10 +152,12 @@ def response_of(error: Exception, shape: type[Struct] = Question) -> tuple[Respo
 def _library(error: FeatureStoreError) -> Problem:
     status = _status(error)
     detail = f"{_cut(error.problem)}. {_cut(error.hint)}".strip()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _LOGGER.error("a request failed: %s", error, exc_info=error)
-        if error.where:
-            detail = f"{error.where}: {detail}"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:  # an outage, not a bug: in a storm of them a line each must do
+        _LOGGER.error("a request was refused: %s", error, extra={"code": error.code})
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _LOGGER.error("a request failed: %s", error, exc_info=error, extra={"code": error.code})
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.where:
+        detail = f"{error.where}: {detail}"
     field = "/as_of" if isinstance(error, InstantError) else getattr(error, "field", "")
     return _problem(status, detail, error.code, field, hint=error.hint, error=type(error).__name__)
 

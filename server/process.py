@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ class Server(uvicorn.Server):
             announce: Called once the server takes requests.
         """
         raise_file_limit()
+        logging.captureWarnings(capture=True)
         self._app = app
         self._limits = limits
         self._announce = announce

@@ -115,3 +115,44 @@ def test_whatever_bytes_come_they_are_read_or_refused(data):
         whole[place] = data.draw(st.integers(0, 255))
     with suppress(RefusedError):
         read(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+
+
+def nested(depth: int) -> pa.Array:
+    values = pa.array([1], pa.int64())
+    for _ in range(depth):
+        values = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), values)
+    return values
+
+
+def wide(count: int) -> pa.Table:
+    return pa.table({f"c{i}": pa.array([], pa.int8()) for i in range(count)})
+
+
+STRUCT = pa.struct([(f"f{i}", pa.int8()) for i in range(MOST_COLUMNS)])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        wide(MOST_COLUMNS + 1),
+        wide(20_000),
+        pa.Table.from_arrays([pa.array(["a"])] * 20_000, names=["x"] * 20_000),
+        pa.table({"x": pa.array([], STRUCT)}),
+        pa.table({"x": pa.array([], pa.list_(STRUCT)), "y": pa.array([], pa.int8())}),
+    ],
+    ids=["one too many", "very many", "one name", "inside one", "inside a list"],
+)
+def test_more_columns_than_there_may_be_are_refused_before_they_are_looked_at(table, monkeypatch):
+    """Found in a hunt: columns without rows kept threads at work for minutes after the answer."""
+    monkeypatch.setattr(pa.ipc, "open_stream", None)
+    assert refusal(stream(table)) == (413, "too-large")
+
+
+def test_as_many_columns_as_there_may_be_are_read():
+    assert read(stream(wide(MOST_COLUMNS))).num_columns == MOST_COLUMNS
+
+
+@pytest.mark.parametrize("depth", [9, 40, 60])
+def test_columns_nested_deeper_than_any_dtype_are_refused(depth, monkeypatch):
+    monkeypatch.setattr(pa.ipc, "open_stream", None)
+    assert refusal(stream(pa.table({"x": nested(depth)})))[0] in (400, 413, 422)
