@@ -186,7 +186,7 @@ _DESCRIPTION: dict[str, Any] = {
         "400": _refusal("The body is no JSON, or no Arrow IPC stream."),
         "404": _refusal("There is no such source, or it accepts no pushes."),
         "408": _refusal("The body did not come in time."),
-        "413": _refusal("The body is too large, or there are too many events."),
+        "413": _refusal("The body is too large, or there are too many events or columns."),
         "415": _refusal("The body is neither JSON nor an Arrow IPC stream, or it is compressed."),
         "422": _refusal("An event is wrong; none was taken."),
         "503": _refusal("The log or the registry cannot be used."),

@@ -104,7 +104,7 @@ def _description(message: str, reply: str) -> dict[str, Any]:
             "200": {"description": "Done.", "content": {_JSON: {"schema": success}}},
             "400": {"description": "The body is not JSON.", **problem},
             "404": {"description": "There is no such view, feature, service or source.", **problem},
-            "413": {"description": "The body or the list of entities is too large.", **problem},
+            "413": {"description": "The body, the list of entities or the answer is too large.", **problem},
             "422": {"description": "A field is missing, or of a wrong type.", **problem},
             "415": {"description": "The body is compressed.", **problem},
             "503": {"description": "The registry or the online store cannot answer.", **problem},
