@@ -92,7 +92,7 @@ def serve_with_workers(config: Config, options: argparse.Namespace) -> int:
     file = Path(options.config).absolute()
     os.environ[CONFIG_VARIABLE] = str(file)
     count = options.workers or config.server.workers
-    workers = Workers(file, count, listening, partial(_announce, listening, config))
+    workers = Workers(file, count, listening, config.data, partial(_announce, listening, config))
     workers.run()
     return _CANNOT_START if workers.have_failed else 0
 

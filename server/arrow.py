@@ -47,7 +47,7 @@ def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: i
             > most_bytes
         ):
             raise _too_much(most_bytes)
-    except (pa.ArrowException, OSError, struct.error, IndexError) as error:
+    except (pa.ArrowException, OSError, struct.error, IndexError, UnicodeDecodeError) as error:
         detail = f"The body is no Arrow IPC stream: {error}."
         raise RefusedError(HTTPStatus.BAD_REQUEST, detail, "malformed-arrow") from None
     return table

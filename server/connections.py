@@ -61,6 +61,7 @@ class Connections:
 
     Attributes:
         limits: What the server takes.
+        head_seconds: How long a head may take.
         is_draining: Whether the server is about to end: each answer closes its connection.
     """
 
@@ -71,10 +72,10 @@ class Connections:
         self._most = min(limits.max_connections, _most_by_files())
         self._count = 0
         self._phases: tuple[OrderedDict[GatheringProtocol, float], ...] = tuple(OrderedDict() for _ in Phase)
-        head = min(limits.head_seconds, limits.deadline_seconds)
+        self.head_seconds = min(limits.head_seconds, limits.deadline_seconds)
         self._seconds = {
-            Phase.OPENED: head,
-            Phase.HEAD: head,
+            Phase.OPENED: self.head_seconds,
+            Phase.HEAD: self.head_seconds,
             Phase.SERVED: limits.keep_alive_seconds,
             Phase.CLOSING: limits.deadline_seconds,
             Phase.DISCARDING: DISCARD_SECONDS,

@@ -66,6 +66,7 @@ class GatheringProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._idle_bytes = 0
         self._discarded_bytes = 0
+        self._heard_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -210,6 +211,8 @@ class GatheringProtocol(HttpToolsProtocol):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _note_phase(self) -> None:
+        if self._is_in_head:
+            self._heard_at = self.loop.time()
         phase = self._phase()
         if phase is not self.phase:
             self._connections.enter(self, phase)
@@ -226,7 +229,7 @@ class GatheringProtocol(HttpToolsProtocol):
     def expire(self) -> None:
         """End the wait that took too long."""
         match self.phase:
-            case Phase.OPENED | Phase.HEAD if self._is_in_head:
+            case Phase.OPENED | Phase.HEAD if self._is_in_head and self._still_sends():
                 self._refuse(_head_too_slow())
             case Phase.OPENED | Phase.HEAD:
                 self.transport.close()
@@ -238,6 +241,10 @@ class GatheringProtocol(HttpToolsProtocol):
                 self.transport.abort()
             case Phase.SERVED | Phase.BODY:
                 pass
+
+    def _still_sends(self) -> bool:
+        """Tell whether a part of the head has come lately: who has fallen silent in it waits for no answer."""
+        return self.loop.time() - self._heard_at < self._connections.head_seconds / 2
 
     def give_way(self) -> None:
         """Close the connection at once in favour of another caller, with a refusal if a request was on its way."""

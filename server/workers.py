@@ -20,7 +20,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from featurestore.config import Config
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import ConfigError, FeatureStoreError
 from server import metrics
 from server.app import create_app
 from server.process import Server
@@ -28,6 +28,7 @@ from server.settling import settle
 
 _LOGGER = logging.getLogger("featurestore.server")
 _SPAWN = get_context("spawn")
+_FOLDER_PREFIX = "featurestore-metrics-"
 _LOOK_SECONDS = 0.2
 _HUNG_SECONDS = 30.0
 """A worker in which no thread has answered for so long is ended, and another one started."""
@@ -42,18 +43,20 @@ class Workers:
         have_failed: Whether a worker could not start; then all are ended.
     """
 
-    def __init__(self, file: Path, count: int, listening: socket, announce: Callable[[], None]) -> None:
+    def __init__(self, file: Path, count: int, listening: socket, data: Path, announce: Callable[[], None]) -> None:
         """Take the parts.
 
         Args:
             file: The configuration.
             count: How many workers there are.
             listening: What they share.
+            data: The data folder, for files that they share, if no temporary folder can be written.
             announce: Called once, when the first of them is ready.
         """
         self.have_failed = False
         self._file = file
         self._listening = listening
+        self._data = data
         self._announce: Callable[[], None] | None = announce
         self._workers: list[_Worker] = []
         self._count = count
@@ -61,11 +64,15 @@ class Workers:
         self._is_to_renew = Event()
 
     def run(self) -> None:
-        """Serve until a signal says stop, or a worker cannot start. SIGHUP renews the workers one after the other."""
+        """Serve until a signal says stop, or a worker cannot start. SIGHUP renews the workers one after the other.
+
+        Raises:
+            ConfigError: There is no folder for the metrics that workers share.
+        """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, lambda *_: self._is_to_renew.set())
-        with _shared_metrics():
+        with _shared_metrics(self._data):
             self._workers = [self._started() for _ in range(self._count)]
             while not self._is_asked.wait(_LOOK_SECONDS):
                 self._look_after()
@@ -133,19 +140,23 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.is_ready = False
-        self._heard = monotonic()
+        self._has_answered = False
+        self._asked_at: float | None = None
 
     def look(self) -> None:
-        """Hear what the worker has to say, and ask again."""
+        """Hear what the worker has answered, and ask again if it has."""
         with suppress(OSError, EOFError):
             while self._pipe.poll():
                 self.is_ready = self._pipe.recv()
-                self._heard = monotonic()
-            self._pipe.send(None)
+                self._has_answered, self._asked_at = True, None
+            if self._asked_at is None:
+                self._asked_at = monotonic()
+                self._pipe.send(None)
 
     def is_alive(self) -> bool:
-        """Tell whether the process runs and does not hang."""
-        return self.process.is_alive() and monotonic() - self._heard < _HUNG_SECONDS
+        """Tell whether the process runs and does not hang. One that is starting may take its time."""
+        is_hung = self._has_answered and self._asked_at is not None and monotonic() - self._asked_at > _HUNG_SECONDS
+        return self.process.is_alive() and not is_hung
 
     def end(self) -> None:
         """Ask the worker to end."""
@@ -186,11 +197,32 @@ def _answer(pipe: Connection, is_ready: Event) -> None:
 
 
 @contextmanager
-def _shared_metrics() -> Iterator[None]:
+def _shared_metrics(data: Path) -> Iterator[None]:
     """Give workers a folder in which they keep their numbers for each other."""
     if metrics.FOLDER_VARIABLE in os.environ or not metrics.are_possible():
         yield
         return
-    with TemporaryDirectory(prefix="featurestore-metrics-") as folder:
+    with _temporary_folder(data) as folder:
         os.environ[metrics.FOLDER_VARIABLE] = folder
         yield
+
+
+def _temporary_folder(data: Path) -> TemporaryDirectory[str]:
+    """Make a folder where temporary files go, or else, as in a container whose file system is read-only, in ``data``.
+
+    Raises:
+        ConfigError: Neither can be written.
+    """
+    with suppress(OSError):
+        return TemporaryDirectory(prefix=_FOLDER_PREFIX)
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=data)
+    except OSError as error:
+        raise ConfigError(
+            f"several workers need a folder for their metrics, and neither a temporary folder nor '{data}' can be "
+            f"written: {error.strerror}",
+            where="server",
+            hint=f"Set TMPDIR or {metrics.FOLDER_VARIABLE} to a folder that can be written, or serve with one worker.",
+            code="no-temporary-folder",
+        ) from error

@@ -156,3 +156,14 @@ def test_as_many_columns_as_there_may_be_are_read():
 def test_columns_nested_deeper_than_any_dtype_are_refused(depth, monkeypatch):
     monkeypatch.setattr(pa.ipc, "open_stream", None)
     assert refusal(stream(pa.table({"x": nested(depth)})))[0] in (400, 413, 422)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.int64(), pa.string(), pa.struct([("xname", pa.int8())]), pa.list_(pa.field("xname", pa.int8()))],
+    ids=str,
+)
+def test_names_that_are_no_text_are_refused(kind):
+    """Found in a hunt: they were the server's failure (500)."""
+    sound = stream(pa.table({"xname": pa.array([], kind)}))
+    assert refusal(sound.replace(b"xname", b"\xff\xfeabc")) == (400, "malformed-arrow")
