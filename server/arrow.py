@@ -23,6 +23,7 @@ _UNPACKED_AS_IT_IS = -1
 _FIELDS_OF_SCHEMA = 1
 _CHILDREN_OF_FIELD = 5
 _DEEPEST = 8
+_MOST_BATCHES = 2_000
 
 
 def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: int) -> pa.Table:
@@ -42,12 +43,13 @@ def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: i
         _check_declared(body, most_rows=most_rows, most_bytes=most_bytes, most_columns=most_columns)
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
+        table = table.combine_chunks()  # a batch of one row costs as much as one of thousands
         if (
             sum(_size(column, name) for name, column in zip(table.column_names, table.columns, strict=True))
             > most_bytes
         ):
             raise _too_much(most_bytes)
-    except (pa.ArrowException, OSError, struct.error, IndexError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error, IndexError) as error:
         detail = f"The body is no Arrow IPC stream: {error}."
         raise RefusedError(HTTPStatus.BAD_REQUEST, detail, "malformed-arrow") from None
     return table
@@ -59,12 +61,15 @@ def _check_declared(body: bytes, *, most_rows: int, most_bytes: int, most_column
     Raises:
         RefusedError: It does.
     """
-    rows = size = 0
+    rows = size = batches = 0
     for message in _messages(body):
         if message.type == "schema":
             _check_columns(_Table.root(memoryview(message.metadata)).table(2), most_columns)
         if message.type not in ("record batch", "dictionary"):
             continue
+        batches += 1
+        if batches > _MOST_BATCHES:
+            raise too_large(f"The events come in more than {_MOST_BATCHES} batches. Put some into one.")
         batch = _Batch.of(message)
         rows += batch.rows if message.type == "record batch" else 0
         size += batch.unpacked_bytes(message.body)

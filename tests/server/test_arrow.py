@@ -167,3 +167,12 @@ def test_names_that_are_no_text_are_refused(kind):
     """Found in a hunt: they were the server's failure (500)."""
     sound = stream(pa.table({"xname": pa.array([], kind)}))
     assert refusal(sound.replace(b"xname", b"\xff\xfeabc")) == (400, "malformed-arrow")
+
+
+def test_more_batches_than_there_may_be_are_refused():
+    empty = pa.RecordBatch.from_pydict({"x": pa.array([], pa.int8())})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, empty.schema) as writer:
+        for _ in range(2_001):
+            writer.write_batch(empty)
+    assert refusal(sink.getvalue().to_pybytes()) == (413, "too-large")
