@@ -43,8 +43,8 @@ Instant = datetime | str
 TIMEOUT_SECONDS = 10.0
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=3.0)
-"""Idle connections are given up before servers give them up (uvicorn after five seconds): no request meets a closing
-one."""
+"""Idle connections are given up before servers give them up (plain uvicorn after five seconds): no request meets a
+closing one."""
 
 
 class FeatureStoreClient:
