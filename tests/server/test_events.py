@@ -169,3 +169,17 @@ def test_many_events_are_taken_in_their_order(call, store):
     rows[1_100]["amount"] = "x"
     found = problem(send(call, json.dumps({"events": rows}).encode(), "application/json"))
     assert found["field"] == "/events/1100/amount"
+
+
+def test_a_push_is_repeated_by_its_idempotency_key(call):
+    def push(events):
+        headers = {"idempotency-key": "one"}
+        return call("POST", "/v1/sources/orders/events", json={"events": events}, headers=headers)
+
+    first = push(EVENTS[:1])
+    assert first.status_code == 200
+    assert push(EVENTS[:1]).json() == first.json()
+    assert first.json()["accepted"] == 1
+    refused = push(EVENTS[1:2])
+    assert refused.status_code == 422
+    assert problem(refused)["code"] == "idempotency-key-reused"

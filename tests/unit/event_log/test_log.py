@@ -64,7 +64,7 @@ def test_an_event_gets_the_present_instant_and_the_next_number(log):
     appended = append(log, events(1, 2))
     assert held(log) == [(1, NOW_US), (2, NOW_US)]
     assert appended.before.next_sequence == 0
-    assert appended.head == Head(2, NOW_US + 1) == log.head("orders")
+    assert appended.head == Head(2, NOW_US + 1, appended.head.mark) == log.head("orders")
     assert log.head("others") == Head()
 
 
