@@ -38,7 +38,14 @@ DTYPES = {"id": "int64", "user": "string", "amount": "float64", "at": "timestamp
 SCHEMA = pa.schema(
     [("id", pa.int64()), ("user", pa.string()), ("amount", pa.float64()), ("at", pa.timestamp("us", "UTC"))]
 )
-TABLES = ("event_log_heads", "event_log_batches", "event_log_files", "event_log_ids", "event_log_keys")
+TABLES = (
+    "event_log_heads",
+    "event_log_batches",
+    "event_log_files",
+    "event_log_ids",
+    "event_log_id_columns",
+    "event_log_keys",
+)
 STEPS = 40
 
 

@@ -5,8 +5,9 @@ import sqlalchemy as sa
 
 from featurestore.errors import StorageError
 from featurestore.event_log import EventLog, Head, KnownKeysError, PushKey
+from featurestore.event_log import log as log_module
 from featurestore.event_log.log import KEYS_KEPT_US
-from tests.unit.event_log.test_log import INGEST, NOW_US, append, events, held, log, url
+from tests.unit.event_log.test_log import NOW_US, append, convert, events, held, log, url
 
 __all__ = ["log", "url"]
 
@@ -25,6 +26,7 @@ def truncate(log, head, first):
     with log._engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM event_log_batches WHERE first >= :first"), {"first": first})
         connection.execute(sa.text("DELETE FROM event_log_ids"))
+        connection.execute(sa.text("DELETE FROM event_log_id_columns"))
         connection.execute(
             sa.text("UPDATE event_log_heads SET next_sequence = :number, next_ingest_us = :at, mark = :mark"),
             {"number": head.next_sequence, "at": head.next_ingest_us, "mark": head.mark},
@@ -32,7 +34,7 @@ def truncate(log, head, first):
 
 
 def is_past(log, head):
-    return log.is_past("orders", head, ingest_time=INGEST)
+    return log.is_past("orders", head)
 
 
 def test_every_head_that_the_log_had_is_its_past(log):
@@ -51,8 +53,7 @@ def test_a_log_that_lost_its_end_and_grew_again_does_not_have_that_end_in_its_pa
     assert not is_past(log, gone)
     again = append(log, events(3)).head
     assert again.next_sequence == gone.next_sequence
-    if log._engine.dialect.name == "sqlite":
-        assert again.next_ingest_us == gone.next_ingest_us
+    assert again.next_ingest_us == gone.next_ingest_us
     append(log, events(4))
     assert is_past(log, kept)
     assert not is_past(log, gone)
@@ -97,7 +98,7 @@ def test_a_head_in_the_future_refuses_pushes_until_it_is_repaired(sqlite_log):
     with pytest.raises(StorageError, match=r"1d.*ahead of the present.*repair-log") as caught:
         append(log, events(3))
     assert caught.value.code == "log-head-ahead"
-    assert log.redate("orders", ingest_time=INGEST, machine_us=NOW_US + 10) == 1
+    assert log.redate("orders", machine_us=NOW_US + 10) == 1
     assert held(log) == [(1, NOW_US), (2, NOW_US + 10)]
     after = append(log, events(3), now_us=NOW_US + 20).head
     assert held(log)[-1] == (3, NOW_US + 20)
@@ -111,7 +112,7 @@ def test_a_promise_in_the_future_is_repaired_too(sqlite_log):
     log = sqlite_log
     head = append(log, events(1)).head
     log.seal("orders", NOW_US + DAY_US)
-    assert log.redate("orders", ingest_time=INGEST, machine_us=NOW_US + 10) == 0
+    assert log.redate("orders", machine_us=NOW_US + 10) == 0
     append(log, events(2), now_us=NOW_US + 20)
     assert held(log) == [(1, NOW_US), (2, NOW_US + 20)]
     assert not is_past(log, head)
@@ -126,23 +127,30 @@ def test_a_second_ahead_is_allowed(sqlite_log):
 def test_postgres_gives_ingest_times_by_its_own_clock(tmp_path, postgres_database):
     """A machine whose clock is a day ahead, or behind, makes no event visible late, or early."""
     log = EventLog(postgres_database, tmp_path / "files")
-    now_us = append(log, events(1), now_us=0).before and held(log)[0][1]
+
+    def append_at(machine_us, number):
+        log.append("orders", events(number), event_id="id", convert=convert, now_us=lambda: machine_us)
+
+    append_at(0, 1)
+    ((_, now_us),) = held(log)
     assert now_us > NOW_US
-    append(log, events(2), now_us=now_us + DAY_US)
+    append_at(now_us + DAY_US, 2)
     assert 0 < held(log)[1][1] - now_us < 60_000_000
     assert log.now_us(now_us + DAY_US) < now_us + 60_000_000
     sealed = log.seal("orders", now_us + DAY_US)
     assert sealed.next_ingest_us < now_us + 60_000_000
-    append(log, events(3), now_us=now_us + DAY_US)
+    append_at(now_us + DAY_US, 3)
     assert [number for number, _ in held(log)] == [1, 2, 3]
     log.close()
 
 
 def push(log, table, *keys, now_us=NOW_US):
+    log_module._PRESENT_US = f"{now_us}::bigint"
+
     def named(places, head):
         return [PushKey(key, b"content", len(places), head) for key in keys]
 
-    return log.append("orders", table, event_id=None, ingest_time=INGEST, now_us=lambda: now_us, keys=named)
+    return log.append("orders", table, event_id=None, convert=convert, now_us=lambda: now_us, keys=named)
 
 
 def test_a_known_key_appends_nothing(log):

@@ -12,7 +12,7 @@ from featurestore.errors import StorageError
 from featurestore.event_log import EventLog
 from featurestore.online.opening import open_online_store
 from tests.servers import redis_programs, running_redis
-from tests.unit.event_log.test_log import append, events
+from tests.unit.event_log.test_log import NOW_US, convert, events
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """The address keeps its sockets open until the process ends."""
@@ -91,6 +91,10 @@ def _wait(is_true):
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def append(log, table):
+    log.append("orders", table, event_id="id", convert=convert, now_us=lambda: NOW_US)
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def test_a_lost_record_does_not_bring_the_plan_before_back(store, tmp_path, onli
 def tables(folder):
     engine = sa.create_engine(f"sqlite:///{folder}/store/event_log.db")
     with closing(engine.raw_connection()) as connection:
-        names = ("event_log_heads", "event_log_batches", "event_log_ids")
+        names = ("event_log_heads", "event_log_batches", "event_log_ids", "event_log_id_columns")
         copy = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in names}
     engine.dispose()
     return copy
