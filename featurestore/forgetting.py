@@ -28,6 +28,7 @@ from featurestore.online.keys import key_encoder
 from featurestore.online.locks import held
 from featurestore.online.store import (
     ENTITY_FORGOTTEN,
+    UNCOUNTED,
     OnlineStore,
     decode_record,
     encode_record,
@@ -385,16 +386,19 @@ class _Remover:
         found = self.store.read([state_prefix(view, generation) + encoded for generation in generations])
         if not found:
             return False
-        stored = self._mark(view, stored, is_outside=is_outside)
+        count = decode_record(view, stored).states
+        stored = self._mark(view, stored, UNCOUNTED, is_outside=is_outside)
         for key in found:
             self.store.delete(key)
-        self._mark(view, stored, is_outside=is_outside)
+        removed = sum(key.startswith(state_prefix(view, generation)) for key in found)
+        count = count if count == UNCOUNTED else count - removed
+        self._mark(view, stored, count, is_outside=is_outside)
         return True
 
-    def _mark(self, view: ViewPlan, stored: bytes | None, *, is_outside: bool) -> bytes:
-        """Note in a view's record that states are removed; return its stored form."""
+    def _mark(self, view: ViewPlan, stored: bytes | None, states: int, *, is_outside: bool) -> bytes:
+        """Note in a view's record that states are removed, and how many are left; return its stored form."""
         record = decode_record(view, stored)
-        record = msgspec.structs.replace(record, forgets=record.forgets + 1)
+        record = msgspec.structs.replace(record, forgets=record.forgets + 1, states=states)
         if is_outside:
             record = msgspec.structs.replace(record, rows_below=ENTITY_FORGOTTEN, filling=None)
         marked = encode_record(record)

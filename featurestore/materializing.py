@@ -10,7 +10,8 @@ from functools import partial
 
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StorageError
+from featurestore.event_log import EventLog
 from featurestore.online.materialize import EVENTS_AT_ONCE, ViewRun, materialize_view
 from featurestore.online.reading import ReadBefore
 from featurestore.online.store import OnlineStore
@@ -22,7 +23,7 @@ from featurestore.sources.content import content_text
 from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
-from featurestore.temporal import Clock
+from featurestore.temporal import Clock, format_duration
 
 FoldProgress = Callable[[str, int, int], None]
 """Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""
@@ -66,7 +67,7 @@ def materialize(
     sources = catalog.sources(view.source.name for view in views)
     for source in sources.values():
         if source.stream and settings.event_log is not None:
-            settings.event_log.seal(source.name, until_us)
+            _seal(settings.event_log, source.name, until_us)
     workers = max(1, min(settings.threads, len(views)))
     context = _Context(
         registry, store, settings, clock, until_us, full, wait_seconds, progress, EVENTS_AT_ONCE // workers
@@ -92,6 +93,23 @@ def materialize(
     if failures:
         raise failures[0]
     return tuple(task.result() for task in tasks)
+
+
+def _seal(log: EventLog, source: str, until_us: int) -> None:
+    """Promise that no event to come has an ingest time before an instant.
+
+    Raises:
+        StorageError: The log cannot be written, or the instant lies in the future by the log's clock.
+    """
+    head = log.seal(source, until_us)
+    if head.next_ingest_us < until_us:
+        ahead = format_duration(until_us - head.next_ingest_us)
+        raise StorageError(
+            f"the clock of this machine is {ahead} or more ahead of the log's",
+            where=f"event log, source '{source}'",
+            hint="Set the clock. Nothing was folded.",
+            code="clock-ahead",
+        )
 
 
 def _opened_together(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[ViewPlan]]:

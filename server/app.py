@@ -75,6 +75,7 @@ class Health(BaseModel):
     """How the server is."""
 
     status: str
+    problems: list[str] = Field([], description="What is wrong, though every service can be answered.")
 
 
 class DirectReply(Protocol):
@@ -298,7 +299,7 @@ def _behind(application: Application) -> FastAPI:
     async def readyz(request: Request) -> Response:
         def checked(_: Call) -> Response:
             desk.check()
-            return _document(Health(status="ready"))
+            return _document(Health(status="ready", problems=[str(problem) for problem in desk.store.problems()]))
 
         return await desk.answer(request, checked)
 

@@ -24,6 +24,9 @@ from server.problems import MEDIA_TYPE, RefusedError, too_large
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
+IDEMPOTENCY_KEY = "idempotency-key"
+"""Header that names a push, so that it can be repeated."""
+
 UNPACKED_FACTOR = 4
 """Events may be so many times larger, once they are unpacked, than a request that brings them."""
 
@@ -88,9 +91,11 @@ def routes(desk: Desk) -> APIRouter:
     ) -> Response:
         body = await request.body()
         content_type = request.headers.get("content-type", JSON)
+        key = request.headers.get(IDEMPOTENCY_KEY)
 
         def pushed(_: Call) -> Response:
-            result = desk.store.push(source, _read(content_type, body, desk.limits), partial=partial)
+            events = _read(content_type, body, desk.limits)
+            result = desk.store.push(source, events, partial=partial, idempotency_key=key)
             return Response(to_bytes(message_of(result)), media_type=JSON)
 
         return await desk.answer(request, pushed, shape=Events)
@@ -171,6 +176,15 @@ def _refusal(description: str) -> dict[str, Any]:
 
 _DESCRIPTION: dict[str, Any] = {
     "operationId": "push_events",
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "Names the push. The same key with the same events is taken once, for a day at least; the"
+            " same key with other events is refused.",
+            "schema": {"type": "string", "maxLength": 255},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -188,8 +202,11 @@ _DESCRIPTION: dict[str, Any] = {
         "408": _refusal("The body did not come in time."),
         "413": _refusal("The body is too large, or there are too many events or columns."),
         "415": _refusal("The body is neither JSON nor an Arrow IPC stream, or it is compressed."),
-        "422": _refusal("An event is wrong; none was taken."),
+        "422": _refusal("An event is wrong, or the idempotency key was used for other events; none was taken."),
         "503": _refusal("The log or the registry cannot be used."),
-        "504": _refusal("There was no answer in time. The events may be committed or not."),
+        "504": _refusal(
+            "There was no answer in time, or the log did not say whether it committed (push-outcome-unknown). The"
+            " events may be committed or not: repeat the push with its idempotency key."
+        ),
     },
 }

@@ -28,6 +28,7 @@ from featurestore.errors import (
     ValueOverflowError,
     listing,
 )
+from featurestore.event_log import OUTCOME_UNKNOWN
 from server.messages import Problem, Question, to_bytes
 
 MEDIA_TYPE = "application/problem+json"
@@ -172,6 +173,8 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
             return HTTPStatus.NOT_FOUND
         case RequestError() | InstantError() | ValueOverflowError():
             return HTTPStatus.UNPROCESSABLE_ENTITY
+        case StorageError(code=code) if code == OUTCOME_UNKNOWN:
+            return HTTPStatus.GATEWAY_TIMEOUT
         case _ if isinstance(error, _UNAVAILABLE):
             return HTTPStatus.SERVICE_UNAVAILABLE
         case _:

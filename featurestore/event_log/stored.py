@@ -26,10 +26,17 @@ class Head:
     Attributes:
         next_sequence: Number of the next event.
         next_ingest_us: Least ingest time of the next event; every event before it is committed.
+        mark: Drawn by lot with the last event, so that a log which lost that event and took others since is told from
+            one that did not; empty if there is no event, or if it was appended before marks were kept.
     """
 
     next_sequence: int = 0
     next_ingest_us: int = NOTHING_YET
+    mark: str = ""
+
+    def is_behind_same_event(self, other: Head) -> bool:
+        """Tell whether the last event before both heads is the same."""
+        return (self.next_sequence, self.mark) == (other.next_sequence, other.mark)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from featurestore.definitions.sources import FileSource, Source, SqlSource
 from featurestore.dtypes import DType
 from featurestore.errors import SourceDataError, SourceError
-from featurestore.event_log import EventLog, IdColumn, Stretch
+from featurestore.event_log import EventLog, Head, IdColumn, Stretch
 from featurestore.plan.model import SourcePlan, ViewPlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.deliveries import id_hashes
@@ -202,14 +202,14 @@ class Recent:
     """Events that were just appended, so that they need not be read back.
 
     Attributes:
-        from_us: Nothing else became known from this instant on, and
-        until_us: before this one.
+        before: The log's head before: nothing else became known from its instant on, and
+        head: before the instant of this one.
         events: The events under the names and types of the log, at most of one instant.
         unique_by: The id columns by which none of them repeats another event of the log.
     """
 
-    from_us: int
-    until_us: int
+    before: Head
+    head: Head
     events: pa.Table
     unique_by: frozenset[IdColumn] = frozenset()
 
@@ -232,11 +232,22 @@ class PushedEvents:
     outside_ids: OutsideIds
     recent: Recent | None = None
 
-    def head_us(self) -> int:
-        """Return the instant before which all events became known that are to be followed."""
+    def head(self) -> Head:
+        """Return how far the log goes that is to be followed."""
         if self.recent is not None:
-            return self.recent.until_us
-        return self._log.head(self.source.name).next_ingest_us
+            return self.recent.head
+        return self._log.head(self.source.name)
+
+    def is_past(self, head: Head) -> bool:
+        """Tell whether the log once had this head, and still has all events before it."""
+        recent = self.recent
+        if recent is not None and any(map(head.is_behind_same_event, (recent.before, recent.head))):
+            return True
+        return self._log.is_past(self.source.name, head)
+
+    def seal(self, until_us: int) -> None:
+        """Promise that no event to come has an ingest time before an instant."""
+        self._log.seal(self.source.name, until_us)
 
     def read_back(self) -> PushedEvents:
         """Return the same without what was just appended, which is read from the log then."""
@@ -259,7 +270,7 @@ class PushedEvents:
         with ExitStack() as stack:
             whole = _Whole(self, stack)
             recent = self.recent
-            if recent is not None and recent.from_us <= from_us < until_us == recent.until_us:
+            if recent is not None and recent.before.next_ingest_us <= from_us < until_us == recent.head.next_ingest_us:
                 if self._id_column is None or self._id_column in recent.unique_by:
                     yield until_us, self._checked(self._recent(recent), from_us, until_us, whole)
                 else:

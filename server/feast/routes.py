@@ -55,12 +55,13 @@ def routes(desk: Desk) -> APIRouter:
         return reply
 
     add("/get-online-features", "Get features, as Feast does", FeastQuestion, answered, reply="FeastReply")
-    add(
-        "/push",
-        "Push events, as Feast does",
-        FeastPush,
-        lambda message, _: writes.push(desk.store, message, desk.limits),
-    )
+
+    def pushed(message: FeastPush, call: Call) -> None:
+        key = call.headers.get(b"idempotency-key")
+        name = None if key is None else key.decode("latin-1")
+        writes.push(desk.store, message, desk.limits, idempotency_key=name)
+
+    add("/push", "Push events, as Feast does", FeastPush, pushed)
     for path in ("/materialize", "/materialize-incremental"):
         add(
             path,

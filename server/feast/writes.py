@@ -21,13 +21,14 @@ from server.problems import RefusedError
 _BY_ROW = re.compile(r"/events/(\d+)/(.+)")
 
 
-def push(store: FeatureStore, message: FeastPush, limits: ServerConfig) -> None:
+def push(store: FeatureStore, message: FeastPush, limits: ServerConfig, *, idempotency_key: str | None = None) -> None:
     """Push events; all of them or none.
 
     Args:
         store: What takes them.
         message: The events.
         limits: How many events, and how many columns, there may be.
+        idempotency_key: Names the push, so that it can be repeated; see ``FeatureStore.push``.
 
     Raises:
         RequestError: An event is wrong, or the push is meant for one road only.
@@ -48,7 +49,7 @@ def push(store: FeatureStore, message: FeastPush, limits: ServerConfig) -> None:
     zoned = [[_in_utc(cell) for cell in cells] if name in instants else cells for name, cells in columns.items()]
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*zoned, strict=True)]
     try:
-        store.push(message.push_source_name, rows)
+        store.push(message.push_source_name, rows, idempotency_key=idempotency_key)
     except RequestError as error:
         field = _place(error.field, labels)
         raise type(error)(error.problem, field=field, hint=error.hint, code=error.code) from error

@@ -192,3 +192,17 @@ def test_a_push_of_very_many_columns_is_refused_at_once(call, store, how):
     found = problem(call("POST", path, **arguments))
     assert (found["status"], found["code"]) == (413, "too-large")
     assert "100 columns" in found["detail"]
+
+
+def test_a_push_is_repeated_by_its_idempotency_key(call):
+    def push(events):
+        headers = {"idempotency-key": "one"}
+        return call("POST", "/v1/sources/orders/events", json={"events": events}, headers=headers)
+
+    first = push(EVENTS[:1])
+    assert first.status_code == 200
+    assert push(EVENTS[:1]).json() == first.json()
+    assert first.json()["accepted"] == 1
+    refused = push(EVENTS[1:2])
+    assert refused.status_code == 422
+    assert problem(refused)["code"] == "idempotency-key-reused"

@@ -51,6 +51,7 @@ from featurestore.online.serving_log.segments import (
 from featurestore.plan.model import Plan
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, Clock, SystemClock, duration_us, to_datetime
 
+_LOGGER = logging.getLogger("featurestore.serving_log")
 _INSTANT = TIMESTAMP.arrow
 _LOSSES = "losses.jsonl"
 _ANY = ""
@@ -136,6 +137,8 @@ class ServingLog:
         self._lost_rows = 0
         self._unsaid: dict[str, Losses] = {}
         self._failure: StorageError | None = None
+        self._reported = ""
+        self._reported_lost_rows = 0
         self._segment: SegmentWriter | None = None
         self._sealing: _Sealing | None = None
         self._merging: subprocess.Popen[bytes] | None = None
@@ -511,8 +514,26 @@ class ServingLog:
             raise
         except OSError as error:
             self._failure = self._storage_error("write to", self._folder, error)
+            self._report()
             raise self._failure from error
         self._failure = None
+        self._report()
+
+    def _report(self) -> None:
+        """Log once when writing begins to fail, when rows begin to be lost, and when all is written again."""
+        is_losing = self._lost_rows > self._reported_lost_rows and self._waiting_rows > 0
+        state = "" if self._failure is None and not is_losing else "losing" if is_losing else "failing"
+        before, self._reported = self._reported, state
+        counts = f"{self._waiting_rows} rows wait, {self._lost_rows} were lost since this process began"
+        if state == before:
+            return
+        if not state:
+            self._reported_lost_rows = self._lost_rows
+            _LOGGER.warning("serving log: it is written again; %s", counts)
+        elif state == "losing":
+            _LOGGER.error("serving log: rows are being lost: %s. %s", self._failure or "too many wait", counts)
+        else:
+            _LOGGER.error("serving log: answers go on, their rows wait in memory: %s. %s", self._failure, counts)
 
     def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
         return StorageError(
