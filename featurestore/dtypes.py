@@ -129,12 +129,7 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
 
     if kinds.is_dictionary(arrow):
         return from_arrow(arrow.value_type)
-    if (
-        kinds.is_list(arrow)
-        or kinds.is_large_list(arrow)
-        or kinds.is_fixed_size_list(arrow)
-        or kinds.is_list_view(arrow)
-    ):
+    if is_list_layout(arrow):
         item = from_arrow(arrow.value_type)
         return None if item is None else list_of(item)
     if kinds.is_decimal(arrow) and arrow.precision <= 38 and 0 <= arrow.scale <= arrow.precision:
@@ -154,6 +149,41 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
         (kinds.is_fixed_size_binary, BINARY),
     )
     return next((dtype for matches, dtype in table if matches(arrow)), None)
+
+
+def is_list_layout(arrow: pa.DataType) -> bool:
+    """Tell whether an Arrow type is one of those that hold lists: plain, large, of a fixed size, or views."""
+    import pyarrow.types as kinds
+
+    return bool(
+        kinds.is_list(arrow)
+        or kinds.is_large_list(arrow)
+        or kinds.is_fixed_size_list(arrow)
+        or kinds.is_list_view(arrow)
+        or kinds.is_large_list_view(arrow)
+    )
+
+
+def is_read_as(arrow: pa.DataType, dtype: DType) -> bool:
+    """Tell whether columns of an Arrow type are read as a dtype; columns and lists of nulls alone are read as any."""
+    import pyarrow.types as kinds
+
+    if kinds.is_null(arrow):
+        return True
+    if kinds.is_dictionary(arrow):
+        return is_read_as(arrow.value_type, dtype)
+    if is_list_layout(arrow) and dtype.item is not None:
+        return is_read_as(arrow.value_type, dtype.item)
+    return from_arrow(arrow) == dtype
+
+
+def holds_nulls_alone(arrow: pa.DataType) -> bool:
+    """Tell whether an Arrow type says nothing about values: ``null``, or lists of it."""
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(arrow) or is_list_layout(arrow):
+        return holds_nulls_alone(arrow.value_type)
+    return bool(kinds.is_null(arrow))
 
 
 def read_value(dtype: DType, value: Any) -> Any:

@@ -12,9 +12,20 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, from_arrow
+from featurestore.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    from_arrow,
+    is_list_layout,
+    is_read_as,
+)
 from featurestore.errors import SourceDataError
-from featurestore.kernels.values import ColumnCounts, read_column
+from featurestore.kernels.values import ColumnCounts, list_array, list_items, plain_layout, read_column, too_much
 
 _ZONE_NAME = r"\s*(?:UTC|GMT)$"
 _SPACE_BEFORE_OFFSET = r"\s+([+-]\d\d(?::?\d\d)?)$"
@@ -45,12 +56,14 @@ def to_contract(
     Raises:
         SourceDataError: A value is not exactly one of the dtype.
     """
-    plain = _flat(array)
-    if pa.types.is_null(plain.type):
-        plain = pa.nulls(len(plain), dtype.arrow)
-    kind = from_arrow(plain.type)
-    if kind != dtype:
-        plain = _declared(plain, kind, dtype, where, first_row)
+    try:
+        plain = plain_layout(array)
+    except pa.ArrowInvalid as error:
+        raise too_much(where, str(error)) from None
+    if not is_read_as(plain.type, dtype):
+        if isinstance(plain, pa.ChunkedArray):
+            raise too_much(where, "more than 2 GB of text in one piece")
+        plain = _declared(plain, dtype, where, first_row)
     result: tuple[pa.Array, ColumnCounts] = read_column(plain, dtype, timezone, where)
     return result
 
@@ -80,28 +93,9 @@ def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
     return TIMESTAMP, parsed.type.tz is None
 
 
-def _flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return one array, dictionaries decoded."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    return _decoded(array) if pa.types.is_dictionary(array.type) else array
-
-
-def _decoded(array: pa.DictionaryArray) -> pa.Array:
-    values = array.dictionary
-    if pa.types.is_string_view(values.type):
-        values = values.cast(pa.string())
-    if pa.types.is_binary_view(values.type):
-        values = values.cast(pa.binary())
-    return values.take(array.indices)
-
-
-def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, first_row: int) -> pa.Array:
+def _declared(array: pa.Array, dtype: DType, where: str, first_row: int) -> pa.Array:
     """Convert exactly, or raise naming the first value that cannot be."""
-    source = "other" if kind is None else kind.kind
-    convert = _CONVERSIONS.get((source, dtype.kind))
+    convert = _conversion(array.type, dtype)
     if convert is None:
         raise SourceDataError(
             f"the column holds {array.type}, expected {dtype}",
@@ -119,6 +113,30 @@ def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, fir
             hint="Correct the row, or declare a dtype that all rows have.",
             code="wrong-dtype",
         ) from error
+
+
+def _conversion(kind: pa.DataType, dtype: DType) -> Callable[[pa.Array, DType], pa.Array] | None:
+    """Return what converts columns of an Arrow type; ``None`` if nothing does without loss."""
+    if is_read_as(kind, dtype):
+        return _as_it_is
+    if is_list_layout(kind):
+        return _list_to_list if dtype.item is not None and _conversion(kind.value_type, dtype.item) else None
+    source = from_arrow(kind)
+    return None if source is None else _CONVERSIONS.get((source.kind, dtype.kind))
+
+
+def _as_it_is(array: pa.Array, _: DType) -> pa.Array:
+    return array
+
+
+def _list_to_list(array: pa.Array, dtype: DType) -> pa.Array:
+    """Convert the items of lists."""
+    assert dtype.item is not None
+    convert = _conversion(array.type.value_type, dtype.item)
+    assert convert is not None
+    offsets, items = list_items(array)
+    items = convert(items, dtype.item)
+    return list_array(offsets, items, pa.list_(items.type), array.is_null() if array.null_count else None)
 
 
 def _first_refused(array: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
@@ -227,7 +245,6 @@ _CONVERSIONS: dict[tuple[str, str], Callable[[pa.Array, DType], pa.Array]] = {
     ("decimal", "decimal"): _cast,
     ("date", "timestamp"): _date_to_timestamp,
     ("binary", "string"): _cast,
-    ("list", "list"): _cast,
 }
 """Conversions to a declared dtype that lose nothing, by kind from and to. (Decimals become the nearest float.)"""
 
