@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -78,7 +79,13 @@ def _leaves(random: Random, dtype: DType, values: list[Any]) -> pa.Array:
 def _lists(random: Random, dtype: DType, values: list[Any]) -> pa.Array:
     assert dtype.item is not None
     lengths = {len(value) for value in values if value is not None}
-    layouts = ["list", "large_list", "list_view", "large_list_view", *["fixed"] * 3 * (len(lengths) == 1 and lengths != {0})]
+    layouts = [
+        "list",
+        "large_list",
+        "list_view",
+        "large_list_view",
+        *["fixed"] * 3 * (len(lengths) == 1 and lengths != {0}),
+    ]
     layout = random.choice(layouts)
     missing = pa.array([value is None for value in values], pa.bool_())
     if layout == "fixed":
@@ -118,5 +125,5 @@ def in_chunks(random: Random, dtype: DType, values: list[Any]) -> pa.ChunkedArra
     """Return values as one type in one or several chunks."""
     array = laid_out(random, dtype, values)
     cuts = sorted({0, len(array), *(random.randrange(len(array) + 1) for _ in range(random.randrange(3)))})
-    chunks = [array.slice(begin, end - begin) for begin, end in zip(cuts, cuts[1:], strict=False)]
+    chunks = [array.slice(begin, end - begin) for begin, end in pairwise(cuts)]
     return pa.chunked_array(chunks, type=array.type)

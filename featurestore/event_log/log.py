@@ -24,7 +24,6 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
@@ -33,7 +32,7 @@ from featurestore.database import blobs, failures, for_writing, one_snapshot, op
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
 from featurestore.event_log.stored import Head, Stretch, identities, packed, unpacked
-from featurestore.files import write_parquet
+from featurestore.files import open_parquet, write_parquet
 from featurestore.plan.model import SEQUENCE_COLUMN
 from featurestore.temporal import NO_WATERMARK, NOTHING_YET
 
@@ -272,8 +271,8 @@ class EventLog:
                 tables[row.first] = _read_file(path, columns)
             except FileNotFoundError:
                 raise
-            except (OSError, pa.ArrowException) as error:
-                raise _unusable(error) from error
+            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                raise _damaged(path, error) from error
         found = [_numbered(table, first, last) for _, table in sorted(tables.items())]
         return [_chosen(table, columns) for table in found if table.num_rows]
 
@@ -387,8 +386,8 @@ class EventLog:
             path = connection.execute(sa.select(here.c.path).where(*at)).scalar()
             if path is None or self._place(path) != stretch.path:
                 return None
-            with _file_failures():
-                table = pq.read_table(stretch.path, partitioning=None)
+            with _file_failures(), open_parquet(stretch.path) as file:
+                table = file.read()
         else:
             stored = connection.execute(sa.select(here.c.events).where(*at)).scalar()
             if stored is None:
@@ -517,7 +516,7 @@ def _chosen(table: pa.Table, columns: Iterable[str]) -> pa.Table:
 
 
 def _read_file(path: str, columns: Iterable[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         known = file.schema_arrow.names
         return file.read([SEQUENCE_COLUMN, *(name for name in columns if name in known)])
 
@@ -558,6 +557,12 @@ def _file_failures() -> Iterator[None]:
         if isinstance(error, StorageError):
             raise
         raise _unusable(error) from error
+
+
+def _damaged(path: str, error: Exception) -> StorageError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    hint = "Bring the file back from a backup; its events are nowhere else."
+    return StorageError(f"the file '{path}' cannot be read: {reason}", where=_WHERE, hint=hint, code="event-log-file")
 
 
 def _unusable(error: Exception) -> StorageError:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from featurestore.dtypes import DType, from_arrow
+from featurestore.dtypes import DType, Schema, from_arrow
 from featurestore.errors import SourceMissingError, listing
 
 PIECE_ROWS = 1 << 20
@@ -151,9 +151,11 @@ def rows_within(most_rows: int, most_bytes: int, row_count: int, size: int) -> i
     return max(1, min(most_rows, most_bytes * row_count // max(1, size)))
 
 
-def dtypes_of(schema: pa.Schema) -> dict[str, DType | None]:
+def dtypes_of(schema: pa.Schema) -> Schema:
     """Return the dtype of each column of an Arrow schema, ``None`` where the contract has none."""
-    return {field.name: from_arrow(field.type) for field in schema}
+    return Schema(
+        {field.name: from_arrow(field.type) for field in schema}, {field.name: str(field.type) for field in schema}
+    )
 
 
 def naive_columns(schema: pa.Schema) -> frozenset[str]:

@@ -115,3 +115,19 @@ def test_whatever_bytes_come_they_are_read_or_refused(data):
         whole[place] = data.draw(st.integers(0, 255))
     with suppress(RefusedError):
         read(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+
+
+def test_a_column_whose_name_is_not_utf_8_is_refused():
+    body = stream(pa.table({"amount": [1]}))
+    assert body.count(b"amount") == 1
+    assert refusal(body.replace(b"amount", b"am\xff\xfent")) == (400, "malformed-arrow")
+
+
+@pytest.mark.parametrize("item", [[[1], [2, 3]], [None, []]])
+def test_lists_in_views_of_lists_are_measured_and_read(item):
+    views = pa.array([item, None, []], pa.list_view(pa.list_(pa.int64())))
+    assert read(stream(pa.table({"x": views}))).column("x").to_pylist() == [item, None, []]
+    shared = pa.ListViewArray.from_arrays(
+        pa.array([0] * 900, pa.int32()), pa.array([1] * 900, pa.int32()), pa.array([list(range(100))])
+    )
+    assert refusal(stream(pa.table({"x": shared}))) == (413, "too-large")
