@@ -253,7 +253,11 @@ def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array
     try:
         return array.cast(dtype.arrow)
     except pa.ArrowInvalid as error:
-        raise SourceDataError(f"a value does not fit into {dtype}: {error}", where=where, code="out-of-range") from None
+        hint = ""
+        if kinds.is_uint64(array.type):
+            hint = "Declare the column in the source's dtypes={…} as 'decimal(20,0)' or 'string', which hold them all."
+        problem = f"a value does not fit into {dtype}: {error}"
+        raise SourceDataError(problem, where=where, hint=hint, code="out-of-range") from None
 
 
 def _read_instants(array: pa.Array, _: DType, timezone: str | None, where: str) -> pa.Array:
