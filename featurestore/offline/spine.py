@@ -84,7 +84,8 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
     for field in table.schema:
         if field.name not in typed:
             _check_storable(field)
-    return pa.table([typed.get(name, table.column(name)) for name in table.column_names], names=table.column_names)
+    columns = [typed[name] if name in typed else _storable(table.column(name)) for name in table.column_names]
+    return pa.table(columns, names=table.column_names)
 
 
 def _load(spine: Any) -> pa.Table:
@@ -225,11 +226,18 @@ def _first_null(column: pa.ChunkedArray) -> int:
     return int(column.is_null().index(True).as_py())
 
 
+def _storable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column that is only passed through as Parquet can hold it: no dictionary may hold a null."""
+    if not pa.types.is_dictionary(column.type) or not any(chunk.dictionary.null_count for chunk in column.chunks):
+        return column
+    return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks])
+
+
 def _check_storable(field: pa.Field) -> None:
     """Make sure, before any work, that Parquet has a type for a column that is only passed through."""
     try:
         pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise SpineError(
             f"Parquet has no type for {field.type}",
             where=f"{WHERE}, column '{field.name}'",

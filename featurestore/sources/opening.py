@@ -12,7 +12,7 @@ from typing import assert_never
 import pyarrow as pa
 
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType, Schema, from_arrow, parse_dtype
+from featurestore.dtypes import DATE, INT64, STRING, TIMESTAMP, DType, Schema, from_arrow, parse_dtype
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.kernels.values import ColumnCounts
 from featurestore.plan.mistakes import NOT_UTF8
@@ -55,7 +55,9 @@ def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
             raise missing_column(_place(source), name, list(found))
     schema = Schema({**found, **declared}, getattr(found, "types", {}))
     for time in (source.event_time, source.ingest_time):
-        if time in naive and schema[time] == TIMESTAMP and source.timezone is None:
+        # A day begins when its zone says.
+        says_no_zone = time in naive or found.get(str(time)) == DATE
+        if says_no_zone and schema[str(time)] == TIMESTAMP and source.timezone is None:
             raise SourceDataError(
                 f"the timestamps of column '{time}' have no time zone",
                 where=_place(source),

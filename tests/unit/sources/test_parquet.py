@@ -342,3 +342,13 @@ def test_unsigned_numbers_beyond_int64_are_read_as_what_is_declared(tmp_path):
     for dtype, read in (("string", str), ("decimal(20,0)", int)):
         with scan_of(source(tmp_path, dtypes={"id": dtype})) as scan:
             assert [read(value) for value in scan.read(["id"]).column("id").to_pylist()] == [*map(read, numbers)]
+
+
+def test_days_as_instants_need_a_zone_before_anything_is_read(tmp_path):
+    """Found in a review: apply passed without one, and the training set failed."""
+    table = pa.table({"key": ["a"], "at": [dt.date(2026, 1, 1)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceDataError, match="have no time zone"):
+        read_schema(source(tmp_path, dtypes={"at": "timestamp"}))
+    with scan_of(source(tmp_path, dtypes={"at": "timestamp"}, timezone="Europe/Berlin")) as scan:
+        assert scan.read(["at"]).column("at").to_pylist() == [dt.datetime(2025, 12, 31, 23, tzinfo=dt.UTC)]
