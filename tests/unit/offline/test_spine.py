@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from featurestore.errors import SpineError
-from featurestore.offline.spine import SqlSpine, read_spine, _storable
+from featurestore.offline.spine import SqlSpine, _storable, read_spine
 from tests.unit.offline.samples import INSTANT, plan_of, spine
 
 PLAN = plan_of()
