@@ -235,14 +235,16 @@ def _size_of(chunk: Any, name: str) -> int:
         return _total(_lengths(chunk))
     if _is_list(kind):
         return 8 * len(chunk) + _size_of(chunk.flatten(), name)
-    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+    if _is_view(kind):
         # Lists may share their items, and their count is all that is told without unpacking them.
         return 8 * len(chunk) + _total(pc.list_value_length(chunk)) * _widest(chunk.values, name)
     return len(chunk) * _width(kind, name)
 
 
 def _widest(values: Any, name: str) -> int:
-    """Return how many bytes the longest of some values takes."""
+    """Return how many bytes the longest of some values takes, or more."""
+    if _is_list(values.type) or _is_view(values.type):
+        return 8 + int(pc.max(pc.list_value_length(values)).as_py() or 0) * _widest(values.values, name)
     if not _is_text(values.type):
         return _width(values.type, name)
     return int(pc.max(_lengths(values)).as_py() or 0)
@@ -261,6 +263,10 @@ def _width(kind: pa.DataType, name: str) -> int:
 
 def _is_list(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

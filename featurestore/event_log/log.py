@@ -34,7 +34,6 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
@@ -53,7 +52,7 @@ from featurestore.event_log.stored import (
     under_log_names,
     unpacked,
 )
-from featurestore.files import write_parquet
+from featurestore.files import open_parquet, write_parquet
 from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.temporal import NO_WATERMARK, NOTHING_YET, duration_us, format_duration
 
@@ -625,8 +624,8 @@ class EventLog:
                 tables[start] = _read_file(self._place(path), names)
             except FileNotFoundError:
                 raise
-            except (OSError, pa.ArrowException) as error:
-                raise _unusable(error) from error
+            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                raise _damaged(path, error) from error
         found = [_numbered(table, first, last) for _, table in sorted(tables.items())]
         return [_chosen(table, names) for table in found if table.num_rows]
 
@@ -743,8 +742,8 @@ class EventLog:
             named = connection.execute(sa.select(here.c.path, here.c.mark).where(*at)).first()
             if named is None or self._place(named.path) != stretch.path:
                 return None
-            with _file_failures():
-                table = under_log_names(pq.read_table(stretch.path, partitioning=None))
+            with _file_failures(), open_parquet(stretch.path) as file:
+                table = under_log_names(file.read())
         else:
             stored = connection.execute(sa.select(here.c.events).where(*at)).scalar()
             if stored is None:
@@ -1037,7 +1036,7 @@ def _dtype_of(events: pa.Table, column: str) -> DType:
 
 
 def _read_file(path: str, columns: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         known = file.schema_arrow.names
         # In the order of the file: it tells the ingest time's column in files of the first logs.
         wanted = {*columns, ingest_name(known), SEQUENCE_COLUMN}
@@ -1090,6 +1089,12 @@ def _file_failures() -> Iterator[None]:
         if isinstance(error, StorageError):
             raise
         raise _unusable(error) from error
+
+
+def _damaged(path: str, error: Exception) -> StorageError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    hint = "Bring the file back from a backup; its events are nowhere else."
+    return StorageError(f"the file '{path}' cannot be read: {reason}", where=_WHERE, hint=hint, code="event-log-file")
 
 
 def _unusable(error: Exception) -> StorageError:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import DType
+from featurestore.errors import StorageError
 from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.temporal import NOTHING_YET
 
@@ -82,8 +83,20 @@ def packed(table: pa.Table) -> bytes:
 
 
 def unpacked(stored: bytes) -> pa.Table:
-    """Read what ``packed`` wrote."""
-    return pa.ipc.open_stream(stored).read_all()
+    """Read what ``packed`` wrote.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    try:
+        table = pa.ipc.open_stream(stored).read_all()
+        # A length or an offset that is wrong would make whoever reads the events read beside them.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        hint = "Bring the database back from a backup; its events are nowhere else."
+        problem = f"a batch of events in the database is damaged: {error}"
+        raise StorageError(problem, where="event log", hint=hint, code="event-log-damaged") from error
+    return table
 
 
 def under_log_names(table: pa.Table) -> pa.Table:

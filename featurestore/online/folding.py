@@ -55,7 +55,7 @@ class Folder:
         prepared, inputs = bind(self._view).prepare_inputs(table)
         index, codes = KeyIndex.build(self._keys_of(_rows_of(table, prepared)))
         kept = kept_places(prepared, inputs, codes, len(index), lambda seen: still_matter(self._view, seen, reach_us))
-        return table.take(pa.array(prepared.rows[kept]))
+        return table if len(kept) == table.num_rows else table.take(pa.array(prepared.rows[kept]))
 
     def _keys_of(self, table: pa.Table) -> list[pa.Array]:
         return [one_chunk(table.column(key.name)) for key in self._view.entity.keys]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
+from os import PathLike
 from typing import assert_never
 
 import pyarrow as pa
 
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType, from_arrow, parse_dtype
+from featurestore.dtypes import DATE, INT64, STRING, TIMESTAMP, DType, Schema, from_arrow, parse_dtype
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.event_log import Stretch
+from featurestore.kernels.values import ColumnCounts
+from featurestore.plan.mistakes import NOT_UTF8
 from featurestore.plan.model import INGEST_COLUMN, SourcePlan, ViewPlan
-from featurestore.sources.convert import guess_dtype, to_contract
+from featurestore.sources.convert import guess_dtype, text_to_contract, to_contract
 from featurestore.sources.files import FoundFile, find_files, is_remote
 from featurestore.sources.frames import frame_table, is_single_use, raw_columns, raw_names
 from featurestore.sources.logged import LoggedRows, LogRows, in_contract, reads_log
@@ -25,7 +28,6 @@ from featurestore.sources.scan import IngestRange, Scan
 from featurestore.sources.settings import ReadSettings
 from featurestore.sources.spool import Spool
 
-Schema = dict[str, DType | None]
 _DEFAULT = ReadSettings()
 
 
@@ -52,9 +54,11 @@ def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
     for name in declared:
         if name not in found:
             raise missing_column(_place(source), name, list(found))
-    schema: Schema = {**found, **declared}
+    schema = Schema({**found, **declared}, getattr(found, "types", {}))
     for time in (source.event_time, source.ingest_time):
-        if time in naive and schema[time] == TIMESTAMP and source.timezone is None:
+        # A day begins when its zone says.
+        says_no_zone = time in naive or found.get(str(time)) == DATE
+        if says_no_zone and schema[str(time)] == TIMESTAMP and source.timezone is None:
             raise SourceDataError(
                 f"the timestamps of column '{time}' have no time zone",
                 where=_place(source),
@@ -402,7 +406,7 @@ def _check_readable_twice(source: FrameSource) -> None:
 
 
 def _declared_dtypes(source: Source) -> dict[str, DType]:
-    if isinstance(source, FileSource | SqlSource):
+    if isinstance(source, FileSource | SqlSource | FrameSource):
         return {name: parse_dtype(dtype) for name, dtype in source.dtypes.items()}
     return {}
 
@@ -415,7 +419,7 @@ def _unknown_source(source: Source) -> SourceError:
     )
 
 
-def _described(source: Source, settings: ReadSettings) -> tuple[Schema, frozenset[str]]:
+def _described(source: Source, settings: ReadSettings) -> tuple[dict[str, DType | None], frozenset[str]]:
     """Return the columns as they are outside, and which timestamps say no zone."""
     match source:
         case FileSource():
@@ -426,10 +430,10 @@ def _described(source: Source, settings: ReadSettings) -> tuple[Schema, frozense
             if is_remote(str(source.path)):
                 return _remote_schema(source, settings)
             rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
-            return dict(rows.dtypes), rows.naive
+            return Schema(rows.dtypes), rows.naive
         case FrameSource():
             schema = _frame(source).schema
-            return dict(dtypes_of(schema)), naive_columns(schema)
+            return dtypes_of(schema), naive_columns(schema)
         case SqlSource():
             from featurestore.sources.sql import SqlRows
 
@@ -442,21 +446,34 @@ def _remote_schema(source: FileSource, settings: ReadSettings) -> tuple[Schema, 
     from featurestore.sources.text import read_remote_parquet
 
     schema = next(iter(read_remote_parquet(str(source.path), None, settings, where=_place(source), limit=0))).schema
-    return dict(dtypes_of(schema)), naive_columns(schema)
+    return dtypes_of(schema), naive_columns(schema)
 
 
 def _csv_schema(source: FileSource, settings: ReadSettings) -> tuple[Schema, frozenset[str]]:
-    from featurestore.sources.text import SAMPLE_ROWS
+    from featurestore.sources.text import SAMPLE_ROWS, local_text, sample_text
 
-    samples = [pa.concat_tables(tables) for _, tables in _csv_files(source, None, settings, limit=SAMPLE_ROWS)]
+    samples: list[pa.Table] = []
+    unread: set[str] = set()
+    for file in (None,) if is_remote(str(source.path)) else files_of(source, settings):
+        # What is remote is unpacked by DuckDB, if at all.
+        opened: AbstractContextManager[str | PathLike[str]] = (
+            nullcontext(source.path) if file is None else local_text(file.path, settings, where=_place(source))
+        )
+        with opened as path:
+            table, undecodable = sample_text(str(path), source.csv, settings, where=_place(source), limit=SAMPLE_ROWS)
+        samples.append(table if file is None else _with_partition(table, file, None))
+        unread.update(undecodable)
     sample = pa.concat_tables(samples, promote_options="default")
     guesses = {name: guess_dtype(sample.column(name).combine_chunks()) for name in sample.column_names}
     naive = frozenset(name for name, (_, is_naive) in guesses.items() if is_naive)
-    return {name: dtype for name, (dtype, _) in guesses.items()}, naive
+    dtypes = {name: dtype for name, (dtype, _) in guesses.items()} | dict.fromkeys(sorted(unread))
+    return Schema(dtypes, dict.fromkeys(unread, NOT_UTF8)), naive
 
 
 def _spooled(source: FileSource | SqlSource, wanted: Mapping[str, DType], settings: ReadSettings) -> RawRows:
     where = _place(source)
+    is_csv = isinstance(source, FileSource) and source.file_format == "csv"
+    guessed = wanted.keys() - _declared_dtypes(source).keys() if is_csv else None
     spool = Spool(pa.schema([(name, dtype.arrow) for name, dtype in wanted.items()]), settings, where=where)
     files: list[SourceFile] = []
     try:
@@ -464,7 +481,7 @@ def _spooled(source: FileSource | SqlSource, wanted: Mapping[str, DType], settin
             place = where if file is None else f"{where}, file '{file.path}'"
             row_count = 0
             for table in tables:
-                spool.add(*_contract_table(table, wanted, source.timezone, place, row_count))
+                spool.add(*_contract_table(table, wanted, source.timezone, place, row_count, guessed))
                 row_count += table.num_rows
             if file is not None:
                 files.append(stored_file(file.path, row_count))
@@ -527,15 +544,33 @@ def _with_partition(table: pa.Table, file: FoundFile, columns: list[str] | None)
 
 
 def _contract_table(
-    table: pa.Table, wanted: Mapping[str, DType], timezone: str | None, place: str, first_row: int
+    table: pa.Table,
+    wanted: Mapping[str, DType],
+    timezone: str | None,
+    place: str,
+    first_row: int,
+    guessed: Set[str] | None,
 ) -> tuple[pa.Table, dict[str, int]]:
-    """Return a table in contract dtypes, and the counts of floats in it that were not finite."""
-    found = {
-        name: to_contract(
-            table.column(name), dtype, timezone=timezone, where=f"{place}, column '{name}'", first_row=first_row
+    """Return a table in contract dtypes, and the counts of floats in it that were not finite.
+
+    Args:
+        table: The columns as they are outside.
+        wanted: The contract dtypes.
+        timezone: Zone of naive timestamps; ``None`` refuses them.
+        place: The place, for messages.
+        first_row: Number of the first row in that place.
+        guessed: For text of a CSV file, the columns whose dtypes nobody declared; ``None`` for other tables.
+    """
+
+    def read(name: str, dtype: DType) -> tuple[pa.Array, ColumnCounts]:
+        column, where = table.column(name), f"{place}, column '{name}'"
+        if guessed is None:
+            return to_contract(column, dtype, timezone=timezone, where=where, first_row=first_row)
+        return text_to_contract(
+            column, dtype, timezone=timezone, where=where, first_row=first_row, is_guessed=name in guessed
         )
-        for name, dtype in wanted.items()
-    }
+
+    found = {name: read(name, dtype) for name, dtype in wanted.items()}
     table = pa.table({name: array for name, (array, _) in found.items()})
     return table, {name: counts.not_finite for name, (_, counts) in found.items() if counts.not_finite}
 

@@ -176,3 +176,19 @@ def test_more_batches_than_there_may_be_are_refused():
         for _ in range(2_001):
             writer.write_batch(empty)
     assert refusal(sink.getvalue().to_pybytes()) == (413, "too-large")
+
+
+def test_a_column_whose_name_is_not_utf_8_is_refused():
+    body = stream(pa.table({"amount": [1]}))
+    assert body.count(b"amount") == 1
+    assert refusal(body.replace(b"amount", b"am\xff\xfent")) == (400, "malformed-arrow")
+
+
+@pytest.mark.parametrize("item", [[[1], [2, 3]], [None, []]])
+def test_lists_in_views_of_lists_are_measured_and_read(item):
+    views = pa.array([item, None, []], pa.list_view(pa.list_(pa.int64())))
+    assert read(stream(pa.table({"x": views}))).column("x").to_pylist() == [item, None, []]
+    shared = pa.ListViewArray.from_arrays(
+        pa.array([0] * 900, pa.int32()), pa.array([1] * 900, pa.int32()), pa.array([list(range(100))])
+    )
+    assert refusal(stream(pa.table({"x": shared}))) == (413, "too-large")

@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
+from featurestore.files import check_footer
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log.asking import SealRequests
 from featurestore.online.serving_log.merging import DAY, current_files, day_of, has_work, maintenance
@@ -49,6 +50,7 @@ from featurestore.online.serving_log.segments import (
     write_all,
 )
 from featurestore.plan.model import Plan
+from featurestore.sources.parquet import DAMAGE
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, Clock, SystemClock, duration_us, to_datetime
 
 _LOGGER = logging.getLogger("featurestore.serving_log")
@@ -250,8 +252,9 @@ class ServingLog:
 
     def _table(self, path: Path, wanted: ds.Expression) -> pa.Table:
         try:
+            check_footer(path)
             return ds.dataset(path, format="parquet").to_table(filter=wanted)
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise self._storage_error("read", path, error) from error
 
     def count(self, service: str, *, since_us: int, until_us: int) -> int:
@@ -265,8 +268,9 @@ class ServingLog:
         found = sum(int(_rows_of(logged).filter(wanted).num_rows) for logged in unsealed)
         for path in sealed:
             try:
+                check_footer(path)
                 found += int(ds.dataset(path, format="parquet").count_rows(filter=wanted))
-            except (OSError, pa.ArrowException) as error:
+            except DAMAGE as error:
                 raise self._storage_error("read", path, error) from error
         return found
 
@@ -324,7 +328,7 @@ class ServingLog:
                     path.unlink()
                 elif kept.num_rows < table.num_rows:
                     write_file(kept, path)
-            except (OSError, pa.ArrowException) as error:
+            except DAMAGE as error:
                 raise self._storage_error("forget rows of", path, error) from error
             removed += table.num_rows - kept.num_rows
         return removed
