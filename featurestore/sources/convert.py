@@ -7,7 +7,10 @@ refuse, and say which row they stumbled over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +18,14 @@ import pyarrow.compute as pc
 from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, from_arrow
 from featurestore.errors import SourceDataError
 from featurestore.kernels.values import ColumnCounts, read_column
+from featurestore.temporal import (
+    MAX_INSTANT_US,
+    MICROSECONDS,
+    MIN_INSTANT_US,
+    LocalClock,
+    epoch_us,
+    likely_unit,
+)
 
 _ZONE_NAME = r"\s*(?:UTC|GMT)$"
 _SPACE_BEFORE_OFFSET = r"\s+([+-]\d\d(?::?\d\d)?)$"
@@ -28,16 +39,23 @@ _LONGEST_SHOWN = 60
 
 
 def to_contract(
-    array: pa.Array | pa.ChunkedArray, dtype: DType, *, timezone: str | None, where: str, first_row: int = 0
+    array: pa.Array | pa.ChunkedArray,
+    dtype: DType,
+    *,
+    timezone: str | LocalClock | None,
+    where: str,
+    first_row: int = 0,
+    epoch: str | None = None,
 ) -> tuple[pa.Array, ColumnCounts]:
     """Return a column in a contract dtype.
 
     Args:
         array: The column as it is outside.
         dtype: What it should become: what its type is read as by default, or what the user declared.
-        timezone: Zone of naive timestamps; ``None`` refuses them.
+        timezone: Zone of naive timestamps, or how they are read there; ``None`` refuses them.
         where: The place, for messages.
         first_row: Number of the column's first row in that place, for messages.
+        epoch: What numbers in a column of instants count since 1970; ``None`` refuses them.
 
     Returns:
         The array, and the counts that ``kernels.values.read_column`` keeps.
@@ -50,9 +68,28 @@ def to_contract(
         plain = pa.nulls(len(plain), dtype.arrow)
     kind = from_arrow(plain.type)
     if kind != dtype:
-        plain = _declared(plain, kind, dtype, where, first_row)
-    result: tuple[pa.Array, ColumnCounts] = read_column(plain, dtype, timezone, where)
+        plain = (
+            _declared(plain, kind, dtype, where, first_row)
+            if epoch is None
+            else _counted(plain, kind, epoch, where, first_row)
+        )
+    result: tuple[pa.Array, ColumnCounts] = read_column(plain, dtype, timezone, where, first_row)
     return result
+
+
+def can_convert(kind: DType, dtype: DType, epoch: str | None) -> bool:
+    """Tell whether columns of a kind can be read as a declared dtype, if each of their values can.
+
+    Args:
+        kind: The dtype the columns are read as by default.
+        dtype: The declared dtype.
+        epoch: What numbers count since 1970, if the column is declared so.
+    """
+    if kind == dtype:
+        return True
+    if epoch is not None:
+        return kind.kind in _COUNTS
+    return (kind.kind, dtype.kind) in _CONVERSIONS
 
 
 def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
@@ -103,22 +140,122 @@ def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, fir
     source = "other" if kind is None else kind.kind
     convert = _CONVERSIONS.get((source, dtype.kind))
     if convert is None:
-        raise SourceDataError(
-            f"the column holds {array.type}, expected {dtype}",
-            where=where,
-            hint="Change the file or the query, or declare the dtype it has.",
-            code="wrong-dtype",
-        )
+        raise inconvertible(array.type, dtype, where, unit=_unit_of(array) if dtype == TIMESTAMP else None)
     try:
         return convert(array, dtype)
     except pa.ArrowInvalid as error:
         row = _first_refused(array, lambda part: convert(part, dtype))
         raise SourceDataError(
-            f"row {first_row + row} holds {_shown(array[row])}, which is not {_article(dtype)} {dtype}",
+            f"row {first_row + row} holds {_shown(array[row])}, which is not {article(dtype)} {dtype}",
             where=where,
             hint="Correct the row, or declare a dtype that all rows have.",
             code="wrong-dtype",
         ) from error
+
+
+def inconvertible(found: object, dtype: DType, where: str, *, unit: str | None = None) -> SourceDataError:
+    """Return the error for a column whose type is never read as its declared dtype.
+
+    Args:
+        found: The type the column has.
+        dtype: The declared dtype.
+        where: The column, for messages.
+        unit: What its numbers probably count since 1970, if they are known.
+    """
+    hint = "Change the file or the query, or declare the dtype it has."
+    if dtype == TIMESTAMP and unit is not None:
+        hint = f"If its numbers count {unit} since 1970, declare the column as 'timestamp[{unit}]'."
+    return SourceDataError(f"the column holds {found}, expected {dtype}", where=where, hint=hint, code="wrong-dtype")
+
+
+def _unit_of(array: pa.Array) -> str | None:
+    """Return the unit in which the largest of some numbers is an instant of our time; ``None`` if there are none."""
+    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)):
+        return None
+    bounds = pc.min_max(array)
+    known = [abs(value.as_py()) for value in (bounds["min"], bounds["max"]) if value.is_valid]
+    return likely_unit(max(known)) if known else "ms"
+
+
+def _counted(array: pa.Array, kind: DType | None, unit: str, where: str, first_row: int) -> pa.Array:
+    """Read numbers that count a unit of time since 1970, or raise naming the first value that is no instant."""
+    if kind is None or kind.kind not in _COUNTS:
+        raise SourceDataError(
+            f"the column holds {array.type}, expected numbers",
+            where=where,
+            hint=f"'timestamp[{unit}]' is for numbers that count since 1970. Declare the column as 'timestamp'.",
+            code="wrong-dtype",
+        )
+    count = _COUNTS[kind.kind]
+    try:
+        return count(array, unit)
+    except pa.ArrowInvalid:
+        row = _first_refused(array, lambda part: count(part, unit))
+        raise _no_instant(array[row], unit, where, first_row + row) from None
+
+
+def _no_instant(value: pa.Scalar, unit: str, where: str, row: int) -> SourceDataError:
+    number = _number(value.as_py())
+    likely = unit if number is None else likely_unit(number)
+    return SourceDataError(
+        f"row {row} holds {_shown(value)}, which is no instant between the years 1 and 9999 in {unit} since 1970",
+        where=where,
+        hint="Correct the row." if likely == unit else f"If it counts {likely}, declare 'timestamp[{likely}]'.",
+        code="wrong-dtype",
+    )
+
+
+def _number(value: Any) -> int | Decimal | None:
+    if isinstance(value, int):
+        return value
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else str(value).strip())
+    except InvalidOperation:
+        return None
+    if not number.is_finite():
+        return None
+    return int(number) if number == number.to_integral_value() else number
+
+
+def _count_whole(array: pa.Array, unit: str) -> pa.Array:
+    """Read whole numbers at once."""
+    numbers = array.cast(pa.int64())
+    if unit == "ns":
+        missing = numbers.is_null().to_numpy(zero_copy_only=False) if numbers.null_count else None
+        numbers = pa.array(numbers.fill_null(0).to_numpy(zero_copy_only=False) // 1_000, mask=missing)
+    elif unit != "us":
+        numbers = pc.multiply_checked(numbers, MICROSECONDS[unit])
+    bounds = pc.min_max(numbers)
+    least, most = bounds["min"].as_py(), bounds["max"].as_py()
+    if least is not None and not MIN_INSTANT_US <= least <= most <= MAX_INSTANT_US:
+        raise pa.ArrowInvalid("an instant that no calendar has")
+    return numbers.cast(_INSTANT)
+
+
+def _count_each(array: pa.Array, unit: str) -> pa.Array:
+    """Read numbers of any kind, each distinct one once; NaN and infinities are null, as in a column of numbers."""
+    encoded = array.dictionary_encode()
+    found = [_instant(value, unit) for value in encoded.dictionary.to_pylist()]
+    return pa.array(found, pa.int64()).take(encoded.indices).cast(_INSTANT)
+
+
+def _instant(value: Any, unit: str) -> int | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    number = _number(value)
+    instant = None if number is None else epoch_us(number, unit)
+    if instant is None:
+        raise pa.ArrowInvalid("no number, or an instant that no calendar has")
+    return instant
+
+
+_COUNTS: dict[str, Callable[[pa.Array, str], pa.Array]] = {
+    "int64": _count_whole,
+    "float64": _count_each,
+    "decimal": _count_each,
+    "string": _count_each,
+}
+"""How numbers of time since 1970 are read, by the kind of their column."""
 
 
 def _first_refused(array: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
@@ -139,7 +276,8 @@ def _shown(value: pa.Scalar) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
-def _article(dtype: DType) -> str:
+def article(dtype: DType) -> str:
+    """Return the indefinite article that stands before a dtype in a sentence."""
     return "an" if str(dtype)[0] in "aeiou" else "a"
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from featurestore.definitions.sources import CSV_SUFFIXES, CsvOptions, Source
 from featurestore.dtypes import DType
 from featurestore.errors import SourceDataError, SourceMissingError
+from featurestore.plan.checks import epoch_units
 from featurestore.sources.convert import to_contract
 from featurestore.sources.parquet import DAMAGE
 from featurestore.sources.settings import ReadSettings
@@ -90,7 +91,9 @@ def _typed(table: pa.Table, source: Source, schema: Mapping[str, DType | None], 
         dtype = schema.get(name)
         place = f"{where}, column '{name}'"
         columns[name] = (
-            column if dtype is None else to_contract(column, dtype, timezone=source.timezone, where=place)[0]
+            column
+            if dtype is None
+            else to_contract(column, dtype, timezone=source.clock, where=place, epoch=epoch_units(source).get(name))[0]
         )
     return pa.table(columns)
 
