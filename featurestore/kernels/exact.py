@@ -302,7 +302,7 @@ def _product(left: float, right: float) -> tuple[float, float]:
 @jit
 def _weighted(lower: int, upper: int, share: float, is_float: bool) -> float:
     """Return ``(lower * (2**bits - part) + upper * part) / 2**bits`` rounded once, where ``share = part / 2**bits``."""
-    word = np.float64(share).view(np.int64)
+    word: Any = np.float64(share).view(np.int64)
     part = _magnitude(word, True)
     bits = -(position_of(word, True) + _FLOAT_UNIT)
     while part & 1 == 0:
@@ -340,8 +340,10 @@ def _add_product(limbs: Ints, magnitude: int, factor: int, shift: int, sign: int
     low, high = factor & _MASK, factor >> 32
     for i in range(2):
         digit = np.uint64((magnitude >> (32 * i)) & _MASK)
-        _add_shifted(limbs, np.int64(digit * np.uint64(low)), shift + 32 * i, sign)
-        _add_shifted(limbs, np.int64(digit * np.uint64(high)), shift + 32 * i + 32, sign)
+        below: Any = np.int64(digit * np.uint64(low))
+        above: Any = np.int64(digit * np.uint64(high))
+        _add_shifted(limbs, below, shift + 32 * i, sign)
+        _add_shifted(limbs, above, shift + 32 * i + 32, sign)
 
 
 @jit
