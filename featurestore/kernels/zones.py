@@ -20,6 +20,9 @@ from featurestore.temporal import MAX_INSTANT_US, MICROSECONDS, MIN_INSTANT_US, 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
+# Views change the type of a column and nothing else; a cast takes ten times as long where there are few rows.
+_WORD, _NAIVE, _INSTANT = pa.int64(), pa.timestamp("us"), pa.timestamp("us", tz="UTC")
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = MICROSECONDS["d"]
 _SECOND_US = MICROSECONDS["s"]
@@ -58,9 +61,9 @@ def to_local(instants: pa.Array, zone: str) -> pa.Array:
         Timestamps without a zone, in microseconds.
     """
     if zone == "UTC":
-        return instants.cast(pa.timestamp("us"))
+        return instants.view(_NAIVE)
     times = _numbers(instants)
-    return _with_nulls(times + offsets_us(times, zone), instants).cast(pa.timestamp("us"))
+    return _with_nulls(times + offsets_us(times, zone), instants).view(_NAIVE)
 
 
 def from_local(local: pa.Array, clock: LocalClock) -> pa.Array:
@@ -76,10 +79,9 @@ def from_local(local: pa.Array, clock: LocalClock) -> pa.Array:
     Raises:
         LocalTimeError: A time is shown twice or never, and the clock's choice for it is ``"raise"``.
     """
-    instant = pa.timestamp("us", tz="UTC")
     if clock.zone == "UTC":
-        return local.cast(instant)
-    return _with_nulls(_instants(_numbers(local), local, clock), local).cast(instant)
+        return local.view(_INSTANT)
+    return _with_nulls(_instants(_numbers(local), local, clock), local).view(_INSTANT)
 
 
 def offsets_us(times: Ints, zone: str) -> Ints:
@@ -200,7 +202,7 @@ def _offset(info: ZoneInfo, instant: int) -> int:
 
 def _numbers(column: pa.Array) -> Ints:
     """Return timestamps as microseconds; those of null are those of the epoch."""
-    numbers = column.cast(pa.int64())
+    numbers = column.view(_WORD)
     if numbers.null_count:
         numbers = numbers.fill_null(0)
     return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
