@@ -345,8 +345,8 @@ def _instants_hint(column: str, dtype: DType) -> str:
     """Return how to declare a column of another dtype as one of instants, if that can be done."""
     if dtype == INT64 or dtype.kind in ("float64", "decimal"):
         return (
-            f"Say what its numbers count since 1970: dtypes={{'{column}': 'timestamp[ms]'}}, or with s, us or ns in "
-            "place of ms."
+            "Say what its numbers count since 1970, s, ms, us or ns: for milliseconds "
+            f"dtypes={{'{column}': 'timestamp[ms]'}}."
         )
     if dtype == DATE:
         return f"To read dates as their midnights, say dtypes={{'{column}': 'timestamp'}} and timezone='UTC'."

@@ -19,6 +19,7 @@ from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, D
 from featurestore.errors import SourceDataError
 from featurestore.kernels.values import ColumnCounts, read_column
 from featurestore.temporal import (
+    EPOCH_UNITS,
     MAX_INSTANT_US,
     MICROSECONDS,
     MIN_INSTANT_US,
@@ -160,11 +161,14 @@ def inconvertible(found: object, dtype: DType, where: str, *, unit: str | None =
         found: The type the column has.
         dtype: The declared dtype.
         where: The column, for messages.
-        unit: What its numbers probably count since 1970, if they are known.
+        unit: What its numbers probably count since 1970; empty if they are not known, ``None`` if it holds none.
     """
     hint = "Change the file or the query, or declare the dtype it has."
     if dtype == TIMESTAMP and unit is not None:
-        hint = f"If its numbers count {unit} since 1970, declare the column as 'timestamp[{unit}]'."
+        dtypes = [f"'timestamp[{known}]'" for known in EPOCH_UNITS]
+        hint = f"Declare the column as {', '.join(dtypes[:-1])} or {dtypes[-1]}, by what its numbers count since 1970."
+        if unit:
+            hint = f"If its numbers count {unit} since 1970, declare the column as 'timestamp[{unit}]'."
     return SourceDataError(f"the column holds {found}, expected {dtype}", where=where, hint=hint, code="wrong-dtype")
 
 
@@ -174,7 +178,7 @@ def _unit_of(array: pa.Array) -> str | None:
         return None
     bounds = pc.min_max(array)
     known = [abs(value.as_py()) for value in (bounds["min"], bounds["max"]) if value.is_valid]
-    return likely_unit(max(known)) if known else "ms"
+    return likely_unit(max(known)) if known else ""
 
 
 def _counted(array: pa.Array, kind: DType | None, unit: str, where: str, first_row: int) -> pa.Array:

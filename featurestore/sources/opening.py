@@ -55,7 +55,7 @@ def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
             raise missing_column(_place(source), name, list(found))
         found_dtype = found[name]
         if found_dtype is not None and not can_convert(found_dtype, dtype, epochs.get(name)):
-            unit = "ms" if found_dtype.is_numeric else None
+            unit = "" if found_dtype.is_numeric else None
             raise inconvertible(found_dtype, dtype, f"{_place(source)}, column '{name}'", unit=unit)
         if dtype == TIMESTAMP and found[name] == DATE:
             naive |= {name}

@@ -140,7 +140,7 @@ class SqlRows:
 
         Args:
             columns: Columns to read; ``None`` reads all.
-            dtypes: What columns will be read as; those left out are what the database describes.
+            dtypes: What columns will be read as; the values of others are given as the driver gives them.
 
         Yields:
             Tables in the types the driver gives; at least one, which may be empty. A type may differ from chunk to
@@ -157,11 +157,8 @@ class SqlRows:
             for name in columns or ():
                 if name not in known:
                     raise missing_column(self.where, name, list(known))
-            wanted = {name: column.dtype for name, column in known.items() if column.dtype is not None} | dict(
-                dtypes or {}
-            )
             try:
-                yield from self._chunks(connection, columns, wanted, limit=None)
+                yield from self._chunks(connection, columns, dtypes or {}, limit=None)
             except exc.DataError as error:
                 times = [name for name in columns or known if known[name].oid in (*_TIMES, *_TIME_ARRAYS)]
                 raise self._no_python_time(connection, times, error) from error
