@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SIMPLE = ("bool", "int64", "float64", "string", "timestamp", "date", "binary")
 _ALIASES = {"int": "int64", "float": "float64", "str": "string", "bytes": "binary", "datetime": "timestamp"}
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_EPOCH = re.compile(r"timestamp\[(s|ms|us|ns)\]")
 _LIST = re.compile(r"list<(.+)>")
 _INT64 = range(-(2**63), 2**63)
 
@@ -122,6 +123,28 @@ def parse_dtype(text: str | DType) -> DType:
     raise ValueError(f"'{text}' is not a dtype. {listing('Dtypes', known, wrong=text)}")
 
 
+def parse_declared(text: str | DType) -> tuple[DType, str | None]:
+    """Read a dtype that a source declares for a column, and the unit of time that its numbers count since 1970.
+
+    Args:
+        text: What ``parse_dtype`` reads; or ``"timestamp[s]"``, ``"timestamp[ms]"``, ``"timestamp[us]"`` or
+            ``"timestamp[ns]"`` for a column of numbers that stand for instants.
+
+    Returns:
+        The dtype, and the unit; ``None`` for a dtype without one.
+
+    Raises:
+        ValueError: The text names no dtype.
+
+    Example:
+        >>> parse_declared("timestamp[ms]")
+        (DType(kind='timestamp', precision=0, scale=0, item=None), 'ms')
+    """
+    if isinstance(text, str) and (match := _EPOCH.fullmatch(text)):
+        return DType("timestamp"), match[1]
+    return parse_dtype(text), None
+
+
 def from_arrow(arrow: pa.DataType) -> DType | None:
     """Return the dtype that columns of an Arrow type are read as, ``None`` if the contract has none for it.
 
@@ -208,8 +231,8 @@ def read_value(dtype: DType, value: Any) -> Any:
     """Read one outside value (from JSON or Python) as a dtype, strictly: ``"1"`` is not 1 and 1 is not True.
 
     Integers are taken as floats, ISO 8601 text as timestamps and dates, text or integers as decimals, base64 text as
-    binary. Floats that are not finite become ``None``, negative zero becomes zero, as at every boundary. Numbers of
-    NumPy and missing values of pandas are what ``plain`` makes of them.
+    binary. Floats that are not finite become ``None``, negative zero becomes zero, also of decimals, as at every
+    boundary. Numbers of NumPy and missing values of pandas are what ``plain`` makes of them.
 
     Args:
         dtype: What the value should be.
@@ -405,6 +428,7 @@ def _read_decimal(dtype: DType, value: Any) -> Any:
     if not number.is_finite():
         return None
     exact = number.quantize(Decimal(1).scaleb(-dtype.scale), context=_EXACT)
+    exact = exact.copy_abs() if exact.is_zero() else exact
     return exact if exact == number and len(exact.as_tuple().digits) <= dtype.precision else _WRONG
 
 

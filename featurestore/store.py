@@ -286,6 +286,7 @@ class FeatureStore:
         hindsight: bool = False,
         statuses: bool = False,
         as_of: str = "as_of",
+        as_of_unit: str | None = None,
         progress: bool | StepProgress | None = None,
     ) -> TrainingSet:
         """Build a training set: a service's features for each row of a spine, at the row's own instant.
@@ -299,6 +300,8 @@ class FeatureStore:
             hindsight: Whether to treat every event as known from its event time on, for analysis only.
             statuses: Whether to add a column of statuses for each feature.
             as_of: Column of the spine that holds the instants asked about. It keeps its name.
+            as_of_unit: What numbers in ``as_of`` count since 1970: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; ``None``
+                refuses numbers.
             progress: Whether to show on standard error how far the work is; ``None`` does so if that is a terminal. A
                 function is told instead: the step, rows done, rows to do.
 
@@ -327,6 +330,7 @@ class FeatureStore:
                 hindsight=hindsight,
                 statuses=statuses,
                 as_of=as_of,
+                as_of_unit=as_of_unit,
                 progress=told,
             )
 

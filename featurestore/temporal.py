@@ -13,7 +13,9 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Literal, Protocol
+from zoneinfo import ZoneInfo
 
 from featurestore.errors import InstantError
 
@@ -40,7 +42,12 @@ NO_WATERMARK = 2**62
 NOTHING_YET = -(2**62)
 """Watermark of a state into which nothing was folded."""
 
+Ambiguous = Literal["earlier", "later", "raise"]
+Nonexistent = Literal["forward", "raise"]
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MACHINE_ZONES = frozenset({"localtime", "posixrules"})
+_LEAP_SECOND_ZONES = "right/"
 _DURATION = re.compile(r"(\d+)\s*(us|ms|s|m|h|d|w)")
 
 
@@ -48,13 +55,14 @@ def duration_us(value: str | timedelta | int) -> int:
     """Read a duration.
 
     Args:
-        value: ``"90m"``, ``"1h30m"``, ``"7d"`` (units us, ms, s, m, h, d, w), a ``timedelta``, or whole microseconds.
+        value: ``"90m"``, ``"1h30m"``, ``"7d"`` (units us, ms, s, m, h, d, w) or a ``timedelta``. The only number that
+            is a duration is 0: any other one does not say its unit.
 
     Returns:
         Whole microseconds, zero or more.
 
     Raises:
-        InstantError: The text is no duration, or it is negative.
+        InstantError: The value is not a duration, has no unit, or is negative.
 
     Example:
         >>> duration_us("1h30m")
@@ -62,17 +70,27 @@ def duration_us(value: str | timedelta | int) -> int:
     """
     if isinstance(value, timedelta):
         length = value // timedelta(microseconds=1)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        length = value
+    elif type(value) is int and value == 0:
+        length = 0
     elif isinstance(value, str) and (parts := _DURATION.findall(value)) and not _DURATION.sub("", value).strip():
         length = sum(int(count) * MICROSECONDS[unit] for count, unit in parts)
     else:
-        raise InstantError(
-            f"{value!r} is not a duration", hint="Write a number and a unit: '90m', '1h30m', '7d'.", code="duration"
-        )
+        raise _not_a_duration(value)
     if length < 0 or length > MAX_INSTANT_US - MIN_INSTANT_US:
         raise InstantError(f"the duration {value!r} is out of range", hint="It must be zero or more.", code="duration")
     return length
+
+
+def _not_a_duration(value: object) -> InstantError:
+    text = str(value).strip().removeprefix("-")
+    if text.isdigit():
+        problem, hint = (
+            f"the duration {value!r} has no unit",
+            f"Say which one is meant: '{text}d', '{text}h', '{text}s'.",
+        )
+    else:
+        problem, hint = f"{value!r} is not a duration", "Write a number and a unit: '90m', '1h30m', '7d'."
+    return InstantError(problem, hint=hint, code="duration")
 
 
 def format_duration(length_us: int) -> str:
@@ -102,6 +120,78 @@ def format_age(length_us: int) -> str:
     largest = next((place for place, size in enumerate(units) if size <= length_us), len(units) - 1)
     smallest = units[min(largest + 1, len(units) - 1)]
     return format_duration(length_us // smallest * smallest)
+
+
+@dataclass(frozen=True)
+class LocalClock:
+    """How times without a zone are read as instants.
+
+    Attributes:
+        zone: Name of the zone in which they are meant.
+        ambiguous: What is done with a time that the zone's clocks show twice, when they are set back: it is read as the
+            ``"earlier"`` or the ``"later"`` of the two instants, or refused (``"raise"``).
+        nonexistent: What is done with a time that they never show, when they are set forward: it is read as the instant
+            at which the clocks are set (``"forward"``), or refused (``"raise"``).
+    """
+
+    zone: str
+    ambiguous: Ambiguous = "raise"
+    nonexistent: Nonexistent = "raise"
+
+
+def is_timezone(name: object) -> bool:
+    """Tell whether a value names a time zone that is the same on every machine.
+
+    The names by which a machine's own zone is known are not taken, nor zones that count leap seconds.
+    """
+    if not isinstance(name, str) or name.lower() in _MACHINE_ZONES or name.lower().startswith(_LEAP_SECOND_ZONES):
+        return False
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):
+        return False
+    return True
+
+
+EPOCH_UNITS = {"s": 10**11, "ms": 10**14, "us": 10**17, "ns": 10**20}
+"""Units in which numbers count the time since 1970, with the number that stands for some instant in the year 5138. A
+larger one counts something smaller."""
+
+_PER_UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+
+def likely_unit(number: float | Decimal) -> str:
+    """Return the unit in which a number of time since 1970 is an instant of our time.
+
+    Example:
+        >>> likely_unit(1_767_225_600_000)
+        'ms'
+    """
+    return next((unit for unit, largest in EPOCH_UNITS.items() if abs(Decimal(number)) < largest), "ns")
+
+
+def epoch_us(number: int | Decimal, unit: str) -> int | None:
+    """Return the instant that a number of time since 1970 stands for, ``None`` if no calendar has it.
+
+    Args:
+        number: The number, finite.
+        unit: What it counts: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
+
+    Returns:
+        Microseconds. Whole nanoseconds are cut down to microseconds; parts of a unit are rounded to microseconds.
+
+    Example:
+        >>> epoch_us(1_500, "ms")
+        1500000
+    """
+    limit = EPOCH_UNITS[unit] * 1_000
+    if not -limit < number < limit:
+        return None
+    if isinstance(number, int):
+        instant = number * _PER_UNIT_NS[unit] // 1_000
+    else:
+        instant = int((number * _PER_UNIT_NS[unit] / 1_000).to_integral_value(ROUND_HALF_EVEN))
+    return instant if MIN_INSTANT_US <= instant <= MAX_INSTANT_US else None
 
 
 def instant_us(value: datetime | str, *, where: str = "instant") -> int:
@@ -245,7 +335,7 @@ def continuous() -> Refresh:
     return Refresh()
 
 
-def every(period: str | timedelta | int, lag: str | timedelta | int = 0) -> Refresh:
+def every(period: str | timedelta, lag: str | timedelta | int = 0) -> Refresh:
     """Return the policy of a view that is refreshed on a grid.
 
     Args:
@@ -253,7 +343,7 @@ def every(period: str | timedelta | int, lag: str | timedelta | int = 0) -> Refr
         lag: How long after a grid instant its values are served.
 
     Raises:
-        InstantError: The period is zero, or a duration is unreadable.
+        InstantError: The period is zero, or a duration is unreadable or has no unit.
     """
     period_us = duration_us(period)
     if period_us == 0:

@@ -44,7 +44,7 @@ REFRESHES = (
     every("1h"),
     every("1h", lag="10m"),
     every("30m", lag="2h"),
-    every("7h", lag=1),
+    every("7h", lag="1us"),
 )
 
 DTYPES = {

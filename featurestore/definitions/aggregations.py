@@ -13,8 +13,8 @@ from typing import Any
 
 from featurestore.definitions.expr import Expr
 
-Duration = str | timedelta | int
-"""``"90m"``, ``"7d"``, a ``timedelta``, or whole microseconds."""
+Duration = str | timedelta
+"""``"90m"``, ``"7d"`` or a ``timedelta``. A bare number is refused: it does not say its unit."""
 
 
 @dataclass(frozen=True)

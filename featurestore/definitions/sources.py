@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.entities import DTypeLike
+from featurestore.temporal import Ambiguous, LocalClock, Nonexistent
 
 Format = Literal["parquet", "csv"]
 OnNull = Literal["error", "drop"]
@@ -44,6 +45,11 @@ class Source:
         event_id: Column that names one event across deliveries (the earliest ingest time wins); ``None`` means that
             every row is its own event.
         timezone: Zone in which naive timestamp columns are read, for instance ``"UTC"``; ``None`` refuses them.
+        ambiguous: What a naive time is that the zone's clocks show twice, in the night they are set back: the
+            ``"earlier"`` or the ``"later"`` of the two instants, or an error (``"raise"``). The default is later, so
+            that no event counts before it happened.
+        nonexistent: What a naive time is that the zone's clocks never show, in the night they are set forward: an error
+            (``"raise"``), or the instant at which the clocks are set (``"forward"``).
         inclusive: Whether an event counts at its own instant already, as in dimension tables where a row is valid
             from its instant on.
         stream: Whether events may be pushed to the source.
@@ -59,12 +65,19 @@ class Source:
     ingest_time: str | None = None
     event_id: str | None = None
     timezone: str | None = None
+    ambiguous: Ambiguous = "later"
+    nonexistent: Nonexistent = "raise"
     inclusive: bool = False
     stream: bool = False
     on_null: OnNull = "error"
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def clock(self) -> LocalClock | None:
+        """How naive timestamps are read; ``None`` refuses them."""
+        return None if self.timezone is None else LocalClock(self.timezone, self.ambiguous, self.nonexistent)
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,8 @@ class FileSource(Source):
             working directory, or from the folder of the configuration file if there is one.
         format: ``"parquet"`` or ``"csv"``; by default what the file name says.
         csv: How CSV text is cut into values.
-        dtypes: Declared dtypes of columns, by name; the others are as the file says, or guessed from CSV text.
+        dtypes: Declared dtypes of columns, by name; the others are as the file says, or guessed from CSV text. Numbers
+            that count the time since 1970 are declared with their unit: ``"timestamp[ms]"``.
     """
 
     path: str | PathLike[str]
@@ -137,7 +151,9 @@ class SqlSource(Source):
         table: Table or view, ``"schema.table"`` if need be. Give a table or a query.
         query: SQL text that gives the rows. It must give the same rows whenever it is asked about the same data: it
             may not say ``now()`` or ``random()``.
-        dtypes: Declared dtypes of columns, by name; the others are as the database says.
+        dtypes: Declared dtypes of columns, by name; the others are as the database says. ``NUMERIC`` of a precision
+            that no decimal has, or of none, is ``decimal(38,18)``. Numbers that count the time since 1970 are declared
+            with their unit: ``"timestamp[ms]"``.
     """
 
     url: str = field(repr=False)
@@ -158,7 +174,9 @@ class FrameSource(Source):
 
     Attributes:
         frame: The rows.
-        dtypes: Declared dtypes of columns, by name; the others are as the frame says.
+        dtypes: Declared dtypes of columns, by name; the others are as the frame says. A pandas column of ``Decimal``
+            objects says no precision and is ``decimal(38,18)``. Numbers that count the time since 1970 are declared
+            with their unit: ``"timestamp[ms]"``.
     """
 
     frame: Any = field(repr=False)

@@ -6,12 +6,15 @@ defines it. The module knows how to judge whether a function could give the same
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timezone
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -26,6 +29,7 @@ PURE_MODULES = frozenset(
         "calendar",
         "cmath",
         "collections",
+        "collections.abc",
         "datetime",
         "decimal",
         "fractions",
@@ -35,8 +39,18 @@ PURE_MODULES = frozenset(
         "json",
         "math",
         "numpy",
+        "numpy.char",
+        "numpy.fft",
+        "numpy.lib",
+        "numpy.lib.stride_tricks",
+        "numpy.linalg",
+        "numpy.ma",
+        "numpy.polynomial",
+        "numpy.strings",
         "operator",
         "pyarrow",
+        "pyarrow.compute",
+        "pyarrow.types",
         "re",
         "statistics",
         "string",
@@ -49,28 +63,139 @@ PURE_MODULES = frozenset(
 )
 """Modules a user-defined function may use."""
 
-IMPURE_ATTRIBUTES = frozenset({"default_rng", "environ", "now", "random", "today", "urandom", "utcnow"})
-"""Attributes of those modules that do not give the same answer twice."""
+_HOMES = frozenset(name.partition(".")[0] for name in PURE_MODULES)
+"""Packages in which what these modules offer is defined, some of it in modules of other names."""
+
+IMPURE_ATTRIBUTES = frozenset(
+    {
+        "cpu_count",
+        "default_memory_pool",
+        "default_rng",
+        "environ",
+        "getcontext",
+        "geterr",
+        "get_printoptions",
+        "io_thread_count",
+        "localtime",
+        "mktime",
+        "now",
+        "random",
+        "samples",
+        "setcontext",
+        "set_cpu_count",
+        "set_io_thread_count",
+        "set_memory_pool",
+        "set_printoptions",
+        "seterr",
+        "seterrcall",
+        "today",
+        "total_allocated_bytes",
+        "tzlocal",
+        "urandom",
+        "utcnow",
+    }
+)
+"""Attributes of those modules that do not give the same answer twice, or change what others give."""
 
 READING_ATTRIBUTES = frozenset(
-    {"OSFile", "fromfile", "input_stream", "load", "loadtxt", "memmap", "memory_map", "open"}
+    {
+        "BufferedInputStream",
+        "BufferedOutputStream",
+        "CompressedInputStream",
+        "CompressedOutputStream",
+        "DataSource",
+        "FileSystem",
+        "LocalFileSystem",
+        "OSFile",
+        "PythonFile",
+        "available_timezones",
+        "create_memory_map",
+        "csv",
+        "ctypeslib",
+        "cuda",
+        "dataset",
+        "dump",
+        "f2py",
+        "feather",
+        "file_digest",
+        "flight",
+        "from_file",
+        "fromfile",
+        "fromregex",
+        "fs",
+        "genfromtxt",
+        "gandiva",
+        "input_stream",
+        "ipc",
+        "load",
+        "loadtxt",
+        "memmap",
+        "memory_map",
+        "npyio",
+        "open",
+        "open_memmap",
+        "orc",
+        "output_stream",
+        "parquet",
+        "read_csv",
+        "read_feather",
+        "read_json",
+        "read_parquet",
+        "read_table",
+        "reset_tzpath",
+        "save",
+        "savetxt",
+        "savez",
+        "savez_compressed",
+        "substrait",
+        "tofile",
+        "tzfile",
+        "write_table",
+    }
 )
-"""Attributes of those modules that read other state."""
+"""Attributes of those modules that read or write other state."""
+
+_BACK_DOORS = frozenset(
+    {
+        "attrgetter",
+        "builtins",
+        "codecs",
+        "importlib",
+        "inspect",
+        "io",
+        "methodcaller",
+        "os",
+        "pathlib",
+        "shutil",
+        "socket",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+    }
+)
+"""Attributes of those modules that lead to anything."""
 
 IMPURE_BUILTINS = frozenset(
     {
         "__import__",
         "breakpoint",
         "compile",
+        "delattr",
         "eval",
         "exec",
+        "exit",
+        "getattr",
         "globals",
         "hash",
+        "help",
         "id",
         "input",
         "locals",
         "open",
         "print",
+        "quit",
+        "setattr",
         "vars",
     }
 )
@@ -104,18 +229,23 @@ class Udf:
         if not self.source:
             yield "its source text cannot be read"
             return
+        if not inspect.isfunction(self.function):
+            yield "it is not a plain function"
+            return
         code = self.function.__code__
         if code.co_freevars:
             yield f"it uses {_names(code.co_freevars)} of the function around it"
         if self.function.__defaults__ or self.function.__kwdefaults__:
             yield "it has default values"
         used = set(_used(code))
-        yield from sorted(problem for kind, name in used for problem in self._judge(kind, name))
+        found = {problem for kind, name in used for problem in self._judge(kind, name)}
+        yield from sorted(found | set(clock_problems(self.source)))
 
     def _judge(self, kind: str, name: str) -> Iterator[str]:
-        if kind == "attribute" and name in IMPURE_ATTRIBUTES | READING_ATTRIBUTES:
+        is_dunder = name.startswith("__") and name.endswith("__")
+        if kind == "attribute" and (is_dunder or name in IMPURE_ATTRIBUTES | READING_ATTRIBUTES | _BACK_DOORS):
             yield f"it asks for '{name}'"
-        elif kind == "import" and name.partition(".")[0] not in PURE_MODULES:
+        elif kind == "import" and name not in PURE_MODULES:
             yield f"it imports '{name}'"
         elif kind == "assignment":
             yield f"it assigns the global '{name}'"
@@ -129,9 +259,28 @@ class Udf:
             if name in IMPURE_BUILTINS or not hasattr(builtins, name):
                 yield f"it uses '{name}'"
             return
-        home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
-        if not isinstance(home, str) or home.partition(".")[0] not in PURE_MODULES:
+        is_module = isinstance(found, ModuleType)
+        if not (found.__name__ in PURE_MODULES if is_module else _is_library_code(name, found)):
             yield f"it uses the global '{name}', which its source text does not hold"
+
+
+def _is_library_code(global_name: str, found: Any) -> bool:
+    """Tell whether a global is a function, class or constant of the pure modules.
+
+    Other instances of their classes hold values of their own, which a function's source text does not show.
+    """
+    if isinstance(found, int | float | str | bytes | timezone):
+        return any(getattr(sys.modules.get(module), global_name, None) is found for module in PURE_MODULES)
+    home = getattr(found, "__module__", None)
+    if isinstance(found, type) or inspect.isroutine(found):
+        name = getattr(found, "__name__", "")
+        is_known = isinstance(home, str) and home.partition(".")[0] in _HOMES and not _is_reading(home)
+        return is_known and name not in IMPURE_ATTRIBUTES | READING_ATTRIBUTES | _BACK_DOORS
+    return type(found).__name__ == "ufunc" and type(found).__module__ == "numpy"
+
+
+def _is_reading(module: str) -> bool:
+    return bool(set(module.split(".")) & (IMPURE_ATTRIBUTES | READING_ATTRIBUTES))
 
 
 def _names(names: tuple[str, ...]) -> str:
@@ -160,6 +309,96 @@ def _used(code: CodeType) -> Iterator[tuple[str, str]]:
             yield from _used(constant)
 
 
+_NAIVE_MAKERS = frozenset(
+    {"combine", "datetime", "fromisocalendar", "fromisoformat", "fromordinal", "strptime", "utcfromtimestamp"}
+)
+"""Names of functions that make datetimes without a zone."""
+
+_LOCAL = "localtime"
+
+
+def clock_problems(source: str) -> Iterator[str]:
+    """Yield where a function's text reads the clock or the time zone of the machine it runs on.
+
+    A datetime without a zone is taken for the machine's local time by ``timestamp()`` and ``astimezone()``. Those of
+    operands have a zone; so these methods are refused only where the function makes datetimes itself, unless the call
+    shows that the datetime has a zone.
+
+    Args:
+        source: Source text of the function.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        return
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    texts = {
+        node.value.strip().lower() for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    zoned = {id(call) for call in calls if _has_zone(call)}
+    replaced = (call.func for call in calls if id(call) in zoned and _called(call) == "replace")
+    zoned |= {id(function.value) for function in replaced if isinstance(function, ast.Attribute)}
+    makes_naive = any(_called(call) in _NAIVE_MAKERS and id(call) not in zoned for call in calls) or _drops_zone(calls)
+    zoned_names = _zoned_names(nodes)
+    for call in calls:
+        name = _called(call)
+        receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
+        is_zoned = receiver is not None and (
+            _has_zone(receiver) or (isinstance(receiver, ast.Name) and receiver.id in zoned_names)
+        )
+        if name == "fromtimestamp" and len(call.args) < 2 and not _has_zone(call):
+            yield "fromtimestamp() without tz= reads the machine's time zone"
+        elif name == "astimezone" and not call.args and not call.keywords:
+            yield "astimezone() without a zone reads the machine's time zone"
+        elif name in ("timestamp", "astimezone") and makes_naive and receiver is not None and not is_zoned:
+            yield f"{name}() of a datetime without a zone reads the machine's; write .replace(tzinfo=UTC) first"
+        elif name == "strftime" and any("%s" in text for text in texts):
+            yield "strftime('%s') reads the machine's time zone"
+    if _LOCAL in texts:
+        yield "the zone 'localtime' is the machine's"
+    if {"now", "today"} & texts and ("datetime64" in source or "M8" in source):
+        yield "datetime64 reads the clock for 'now' and 'today'"
+
+
+def _drops_zone(calls: list[ast.Call]) -> bool:
+    """Tell whether some call takes a zone away: ``.replace(tzinfo=None)``."""
+    keywords = (keyword for call in calls for keyword in call.keywords)
+    return any(
+        keyword.arg == "tzinfo" and isinstance(keyword.value, ast.Constant) and keyword.value.value is None
+        for keyword in keywords
+    )
+
+
+def _zoned_names(nodes: list[ast.AST]) -> set[str]:
+    """Return the variables that are only ever given datetimes with a zone."""
+    given: dict[str, list[bool]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    given.setdefault(target.id, []).append(_has_zone(node.value))
+    return {name for name, values in given.items() if all(values)}
+
+
+def _called(call: ast.Call) -> str:
+    """Return the last part of the name of what is called."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def _has_zone(node: ast.expr) -> bool:
+    """Tell whether an expression shows that it is a datetime with a zone."""
+    if not isinstance(node, ast.Call):
+        return False
+    zones = [keyword for keyword in node.keywords if keyword.arg in ("tz", "tzinfo")]
+    if any(not (isinstance(keyword.value, ast.Constant) and keyword.value.value is None) for keyword in zones):
+        return True
+    # By place, the zone is the first argument of astimezone, the second of fromtimestamp, and the eighth of datetime.
+    return len(node.args) >= {"astimezone": 1, "fromtimestamp": 2, "datetime": 8}.get(_called(node), 1_000)
+
+
 _REGISTERED: dict[tuple[str, str], Udf] = {}
 
 
@@ -167,7 +406,9 @@ def udf(*, returns: DTypeLike) -> Callable[[Callable[..., Any]], Udf]:
     """Make a Python function over Arrow arrays usable in expressions.
 
     The function is called with one ``pyarrow.Array`` per operand and must give an array of the same length. It must be
-    a pure function of its operands, row by row; its source text is part of the fingerprint.
+    a pure function of its operands, row by row: its text is searched for what reads files, clocks, the machine's time
+    zone or chance, and it is tried on parts of blocks when it is compiled and when it meets its first rows. Its source
+    text is part of the fingerprint.
 
     Args:
         returns: Dtype of the result.

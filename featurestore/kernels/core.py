@@ -29,6 +29,7 @@ from featurestore.kernels.exact import (
     add_square,
     add_value,
     position_of,
+    round_mean,
     round_sum,
     round_variance,
     whole_sum,
@@ -185,7 +186,6 @@ def _add(total: Ints, at: int, word: int, is_float: bool, base: int, value_limbs
 @jit
 def _finish_sum(
     total: Ints,
-    rounded: float,
     is_float: bool,
     base: int,
     value_limbs: int,
@@ -193,7 +193,7 @@ def _finish_sum(
     feature: Ints,
     digits: Ints,
 ) -> Any:
-    """Make a feature of exact sums, of which ``rounded`` is the sum of values; return ``(word, second word, status)``.
+    """Make a feature of exact sums; return ``(word, second word, status)``.
 
     Count is 0 over no rows, all others are null. What is too large for a float64 is null, what is too large for an
     int64 is an overflow.
@@ -210,9 +210,9 @@ def _finish_sum(
         fits = high == low >> 63
         return low, high, PRESENT if fits or finish == SUM_WIDE else OVERFLOWED
     if finish == SUM_FLOAT:
-        value = rounded
+        value = round_sum(total, 1, value_limbs, is_float, base, digits)
     elif finish == MEAN:
-        value = rounded / rows
+        value = round_mean(total, 1, value_limbs, is_float, base, rows, digits)
     else:
         value = round_variance(
             total, 1, value_limbs, square_limbs, is_float, base, rows, ddof, finish == DEVIATION, digits
@@ -292,12 +292,9 @@ def _fold_additive(
                     value_limbs,
                     square_limbs,
                 )
-            rounded = 0.0
-            if value_limbs > 0 and total[0] > 0:
-                rounded = round_sum(total, 1, value_limbs, is_float, base, digits)
             for g in range(f, after):
                 word, second, status = _finish_sum(
-                    total, rounded, is_float, base, value_limbs, square_limbs, features[g], digits
+                    total, is_float, base, value_limbs, square_limbs, features[g], digits
                 )
                 row = features[g, FEATURE_ROW]
                 words[row, target[q]] = word

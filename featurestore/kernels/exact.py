@@ -26,6 +26,13 @@ _SHIFT_U = np.uint64(32)
 _FRACTION = (1 << 52) - 1
 _FLOAT_UNIT = -1074
 _ROOT_BITS = 116
+_QUOTIENT_BITS = 62
+_ROUNDABLE = 1 << 54
+"""From here on a quotient has more bits than a float64, and one more that says whether it lies at a half."""
+
+_SPLIT = 134217729.0
+_SMALLEST_SPLIT, _LARGEST_SPLIT = 1e-140, 1e140
+_SPLIT_ERROR = 2.0**-50
 
 VALUE_LIMBS = 3
 """Limbs that one value touches."""
@@ -175,6 +182,168 @@ def round_sum(limbs: Ints, at: int, count: int, is_float: bool, base: int, digit
     is_negative = _carry(limbs, at, count, digits)
     magnitude = _round(digits, count + 2, _unit(is_float, base), False)
     return -magnitude if is_negative and magnitude != 0.0 else magnitude
+
+
+@jit
+def round_mean(limbs: Ints, at: int, count: int, is_float: bool, base: int, rows: int, digits: Ints) -> float:
+    """Return the float64 nearest to a sum of limbs divided by a count of rows, half to even.
+
+    The 63 highest bits of the sum are divided, and as many of the following ones as it takes to have a quotient that
+    rounds right; of the rest it only matters whether there is any.
+
+    Args:
+        limbs: The exact sum.
+        at: Index of its first limb.
+        count: Count of its limbs.
+        is_float: Whether the values are floats (unit 2**-1074) or integers.
+        base: Limb of the unit at which the limbs begin.
+        rows: The divisor, 1 to 2**31 - 1.
+        digits: Scratch of at least ``count + 2`` words.
+
+    Returns:
+        The mean, finite even where the sum is too large for a float64.
+    """
+    is_negative = _carry(limbs, at, count, digits)
+    length = count + 2
+    top = _top_bit(digits, length)
+    if top < 0:
+        return 0.0
+    start = top - _QUOTIENT_BITS
+    divisor = np.uint64(rows)
+    whole = np.uint64(_bits(digits, length, start) if start >= 0 else _bits(digits, length, 0) << -start)
+    quotient = whole // divisor
+    rest = whole - quotient * divisor
+    if quotient < np.uint64(_ROUNDABLE):
+        more = 0
+        while quotient < np.uint64(_ROUNDABLE >> more):
+            more += 1
+        following = 0
+        if start > 0:
+            lower = max(start - more, 0)
+            following = (_bits(digits, length, lower) & ((1 << (start - lower)) - 1)) << (more - (start - lower))
+        dividend = (rest << np.uint64(more)) | np.uint64(following)
+        part = dividend // divisor
+        rest = dividend - part * divisor
+        quotient = (quotient << np.uint64(more)) | part
+        start -= more
+    is_inexact = rest != np.uint64(0) or (start > 0 and _any_below(digits, length, start))
+    digits[0] = np.int64(quotient & _MASK_U)
+    digits[1] = np.int64(quotient >> _SHIFT_U)
+    magnitude = _round(digits, 2, _unit(is_float, base) + start, is_inexact)
+    return -magnitude if is_negative and magnitude != 0.0 else magnitude
+
+
+@jit
+def round_between(lower: int, upper: int, share: float, is_float: bool) -> float:
+    """Return the float64 nearest to a number between two others, half to even.
+
+    Args:
+        lower: Word of the smaller number.
+        upper: Word of the larger one.
+        share: How far the result lies from the smaller towards the larger one, 0 to below 1.
+        is_float: Whether the words are floats or integers.
+
+    Returns:
+        ``lower + (upper - lower) * share`` as of unlimited precision, rounded once. So it is never outside the two, and
+        between equal numbers it is that number.
+    """
+    low = np.int64(lower).view(np.float64) if is_float else float(lower)
+    if lower == upper or share == 0.0:
+        return low
+    if is_float and share == 0.5:
+        total = low + np.int64(upper).view(np.float64)
+        # A sum that is not normal is exact; halving one that is loses nothing. A sum that is too large has large terms.
+        return total * 0.5 if np.isfinite(total) else low * 0.5 + np.int64(upper).view(np.float64) * 0.5
+    high = np.int64(upper).view(np.float64) if is_float else float(upper)
+    quick = _nearly_weighted(low, high, share)
+    if np.isfinite(quick) and (is_float or (abs(lower) <= 1 << 53 and abs(upper) <= 1 << 53)):
+        return quick
+    return _weighted(lower, upper, share, is_float)
+
+
+@jit
+def _nearly_weighted(low: float, high: float, share: float) -> float:
+    """Return ``low * (1 - share) + high * share`` rounded once where two floats hold it well enough, else NaN.
+
+    Source:
+        Dekker 1971, for products and sums of two floats without loss. Ziv 1991, for rounding an approximation if all
+        numbers within its error round alike.
+    """
+    other = 1.0 - share
+    if 1.0 - other != share or not _is_splittable(low) or not _is_splittable(high) or share < _SMALLEST_SPLIT:
+        return np.nan
+    left, left_rest = _product(low, other)
+    right, right_rest = _product(high, share)
+    total = left + right
+    shifted = total - left
+    total_rest = (left - (total - shifted)) + (right - shifted)
+    rest = total_rest + (left_rest + right_rest)
+    error = (abs(total_rest) + abs(left_rest) + abs(right_rest)) * _SPLIT_ERROR
+    found = total + (rest - error)
+    return found if found == total + (rest + error) else np.nan
+
+
+@jit
+def _is_splittable(value: float) -> bool:
+    return value == 0.0 or _SMALLEST_SPLIT < abs(value) < _LARGEST_SPLIT
+
+
+@jit
+def _product(left: float, right: float) -> tuple[float, float]:
+    """Return a product of two floats as the float nearest to it, and what is left."""
+    product = left * right
+    left_high = left * _SPLIT - (left * _SPLIT - left)
+    right_high = right * _SPLIT - (right * _SPLIT - right)
+    left_low, right_low = left - left_high, right - right_high
+    rest = left_low * right_low - (((product - left_high * right_high) - left_low * right_high) - left_high * right_low)
+    return product, rest
+
+
+@jit
+def _weighted(lower: int, upper: int, share: float, is_float: bool) -> float:
+    """Return ``(lower * (2**bits - part) + upper * part) / 2**bits`` rounded once, where ``share = part / 2**bits``."""
+    word: Any = np.float64(share).view(np.int64)
+    part = _magnitude(word, True)
+    bits = -(position_of(word, True) + _FLOAT_UNIT)
+    while part & 1 == 0:
+        part >>= 1
+        bits -= 1
+    first, second = position_of(lower, is_float), position_of(upper, is_float)
+    base = min(first, second)
+    # Words of 32 bits: the products, and shifted by ``bits`` the smaller number as a whole.
+    count = ((max(first, second) - base + bits + 64) >> 5) + 4
+    limbs = np.zeros(count, dtype=np.int64)
+    digits = np.empty(count + 2, dtype=np.int64)
+    sign = -1 if lower < 0 else 1
+    _add_shifted(limbs, _magnitude(lower, is_float), first - base + bits, sign)
+    _add_product(limbs, _magnitude(lower, is_float), part, first - base, -sign)
+    _add_product(limbs, _magnitude(upper, is_float), part, second - base, -1 if upper < 0 else 1)
+    is_negative = _carry(limbs, 0, count, digits)
+    magnitude = _round(digits, count + 2, base + (_FLOAT_UNIT if is_float else 0) - bits, False)
+    return -magnitude if is_negative and magnitude != 0.0 else magnitude
+
+
+@jit
+def _add_shifted(limbs: Ints, magnitude: int, shift: int, sign: int) -> None:
+    """Add ``sign * magnitude * 2**shift`` to limbs; the magnitude is an int64 read as a pattern of 64 bits."""
+    limb = shift >> 5
+    low = (magnitude & _MASK) << (shift & 31)
+    high = ((magnitude >> 32) & _MASK) << (shift & 31)
+    limbs[limb] += sign * (low & _MASK)
+    limbs[limb + 1] += sign * ((low >> 32) + (high & _MASK))
+    limbs[limb + 2] += sign * (high >> 32)
+
+
+@jit
+def _add_product(limbs: Ints, magnitude: int, factor: int, shift: int, sign: int) -> None:
+    """Add ``sign * magnitude * factor * 2**shift`` to limbs; the factor is below 2**53."""
+    low, high = factor & _MASK, factor >> 32
+    for i in range(2):
+        digit = np.uint64((magnitude >> (32 * i)) & _MASK)
+        below: Any = np.int64(digit * np.uint64(low))
+        above: Any = np.int64(digit * np.uint64(high))
+        _add_shifted(limbs, below, shift + 32 * i, sign)
+        _add_shifted(limbs, above, shift + 32 * i + 32, sign)
 
 
 @jit

@@ -23,9 +23,12 @@ from featurestore.dtypes import FLOAT64, INT64, STRING, DType
 from featurestore.errors import FeatureStoreError, InstantError
 from featurestore.kernels.jit import jit
 from featurestore.kernels.values import canonical
+from featurestore.kernels.zones import from_local, to_local
 from featurestore.plan.model import TypedExpr
 from featurestore.plan.operations import as_decimal, common
-from featurestore.temporal import MICROSECONDS, instant_us
+from featurestore.plan.typing import literal_scalar
+from featurestore.plan.udf_trials import rowwise_problem
+from featurestore.temporal import MICROSECONDS, LocalClock, instant_us
 
 Column = Any
 """An Arrow array, or an Arrow scalar that stands for a column of equal values."""
@@ -98,7 +101,7 @@ def _evaluate(node: TypedExpr, environment: Environment) -> Column:
             assert environment.as_of is not None, "as_of() was typed where there is no question"
             return environment.as_of
         case "literal":
-            return _literal(node)
+            return literal_scalar(node)
     args = [_evaluate(arg, environment) for arg in node.args]
     if all(isinstance(arg, pa.Scalar) for arg in args):
         args = [_spread(arg, environment.length) for arg in args]
@@ -107,22 +110,34 @@ def _evaluate(node: TypedExpr, environment: Environment) -> Column:
     return canonical(FUNCTIONS[node.op](node, args), node.dtype)
 
 
-def _literal(node: TypedExpr) -> pa.Scalar:
-    value = node.param("value")
-    if node.dtype.kind == "timestamp":
-        return pa.scalar(value, type=pa.int64()).cast(_INSTANT)
-    if node.dtype.kind == "date":
-        return pa.scalar(value, type=pa.int32()).cast(pa.date32())
-    if node.dtype.kind == "decimal":
-        return pa.scalar(Decimal(str(value)), type=node.dtype.arrow)
-    if node.dtype.kind == "binary":
-        return pa.scalar(bytes.fromhex(str(value)), type=pa.binary())
-    if isinstance(value, float):
-        value += 0.0
-    return pa.scalar(value, type=node.dtype.arrow)
-
-
 def _call_udf(node: TypedExpr, args: list[pa.Array]) -> pa.Array:
+    """Apply a user-defined function, and try it on parts of the first blocks that it meets."""
+    name, source = str(node.param("name")), str(node.param("source"))
+    found = _applied(node, args)
+    rows = len(found)
+    # A function may look at its neighbours only where there are many: larger blocks are tried again.
+    if args and rows > 1 and rows >= _TRY_AGAIN * _TRIED.get((name, source), 0):
+        _TRIED[name, source] = rows
+        places = pa.array(np.unique(np.linspace(0, rows - 1, min(rows, _TRIED_ROWS)).astype(np.int64)))
+        some, chosen = [arg.take(places) for arg in args], found.take(places)
+        if problem := rowwise_problem(lambda part: _applied(node, part), some, chosen):
+            raise UdfError(
+                f"the value of a row depends on other rows: {problem}",
+                where=f"udf '{name}'",
+                hint="Let the value of a row depend on that row's operands only.",
+                code="impure-udf",
+            )
+    return found
+
+
+_TRIED: dict[tuple[str, str], int] = {}
+"""For each function, by name and text, the rows of the largest block that it was tried on in this process."""
+
+_TRIED_ROWS = 32
+_TRY_AGAIN = 8
+
+
+def _applied(node: TypedExpr, args: list[pa.Array]) -> pa.Array:
     name, source = str(node.param("name")), str(node.param("source"))
     where = f"udf '{name}'"
     try:
@@ -478,10 +493,10 @@ def _concat(_: TypedExpr, args: Sequence[Column]) -> Column:
 
 
 def _local(node: TypedExpr, args: Sequence[Column]) -> pa.Array:
-    """Return an instant on the clock of the node's zone; a date as it is."""
+    """Return what the clocks of the node's zone show at an instant; a date as it is."""
     if node.args[0].dtype.kind == "date":
         return args[0]
-    return args[0].cast(pa.timestamp("us", tz=str(node.param("zone"))))
+    return to_local(args[0], str(node.param("zone")))
 
 
 def _part(name: str) -> Callable[[TypedExpr, Sequence[Column]], Column]:
@@ -499,7 +514,7 @@ def _is_weekend(node: TypedExpr, args: Sequence[Column]) -> Column:
 
 def _date(node: TypedExpr, args: Sequence[Column]) -> Column:
     at = _local(node, args)
-    return at if node.args[0].dtype.kind == "date" else pc.local_timestamp(at).cast(pa.date32(), safe=False)
+    return at if node.args[0].dtype.kind == "date" else at.cast(pa.date32(), safe=False)
 
 
 def _truncate(node: TypedExpr, args: Sequence[Column]) -> Column:
@@ -509,12 +524,12 @@ def _truncate(node: TypedExpr, args: Sequence[Column]) -> Column:
     has two midnights begins at the first, one that has none when its clock goes on.
     """
     unit, zone = str(node.param("unit")), str(node.param("zone"))
-    local = pc.local_timestamp(_local(node, args))
+    local = _local(node, args)
     cut = pc.floor_temporal(local, unit=unit, week_starts_monday=True)
     if unit in ("second", "minute", "hour"):
         past = pc.subtract(local.cast(pa.int64()), cut.cast(pa.int64()))
         return pc.subtract(args[0].cast(pa.int64()), past).cast(_INSTANT)
-    return pc.assume_timezone(cut, zone, ambiguous="earliest", nonexistent="latest").cast(_INSTANT)
+    return from_local(cut, LocalClock(zone, ambiguous="earlier", nonexistent="forward"))
 
 
 def _microseconds(column: Column, dtype: DType) -> Column:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.kernels.events import NULL, PRESENT
+from featurestore.kernels.exact import round_between
 from featurestore.kernels.jit import jit
 from featurestore.kernels.ordering import as_float, as_word, order_key, search
 from featurestore.kernels.program import (
@@ -232,12 +233,9 @@ def _place(feature: Ints, count: int) -> tuple[int, float]:
 
 @jit
 def _interpolated(lower_key: int, upper_key: int, share: float, is_float: bool) -> int:
-    """Return the word of a quantile between two neighbours, by linear interpolation."""
+    """Return the word of a quantile between two neighbours, by linear interpolation that is rounded once."""
     lower, upper = order_key(lower_key, is_float), order_key(upper_key, is_float)
-    value = as_float(lower) if is_float else float(lower)
-    if share > 0.0:
-        value = value * (1.0 - share) + (as_float(upper) if is_float else float(upper)) * share
-    return as_word(value + 0.0)
+    return as_word(round_between(lower, upper, share, is_float) + 0.0)
 
 
 @jit

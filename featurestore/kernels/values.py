@@ -18,7 +18,8 @@ import pyarrow.types as kinds
 
 from featurestore.dtypes import DType, is_list_layout, is_read_as
 from featurestore.errors import SourceDataError
-from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, duration_us
+from featurestore.kernels.zones import LocalTimeError, from_local
+from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, LocalClock, duration_us
 
 _NANOSECONDS = 1_000
 _INSTANT = pa.timestamp("us", tz="UTC")
@@ -206,7 +207,11 @@ def list_items(array: pa.ListArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
 
 
 def read_column(
-    column: pa.Array | pa.ChunkedArray, dtype: DType, timezone: str | None, where: str
+    column: pa.Array | pa.ChunkedArray,
+    dtype: DType,
+    timezone: str | LocalClock | None,
+    where: str,
+    first_row: int | None = 0,
 ) -> tuple[pa.Array, ColumnCounts]:
     """Read a column from outside.
 
@@ -214,14 +219,16 @@ def read_column(
         column: Arrow data of any type that is read as the dtype: integers of any width, floats, text and binary of any
             layout, dictionaries of these, timestamps of any unit and zone, dates, decimals, lists of any layout.
         dtype: What it is read as.
-        timezone: The zone in which timestamps without one are meant; ``None`` refuses them.
+        timezone: The zone in which timestamps without one are meant, or how they are read there; the name alone refuses
+            times that its clocks show twice or never, ``None`` refuses all.
         where: The place, for messages.
+        first_row: Number of the column's first row in that place, for messages; ``None`` if its items are not rows.
 
     Returns:
         The column in contract form, and what was found.
 
     Raises:
-        SourceDataError: A naive timestamp without ``timezone``, one that does not exist or is ambiguous there, an
+        SourceDataError: A naive timestamp without ``timezone``, one that the zone's clocks show twice or never, an
             integer beyond int64, an instant or date that no calendar has, or a type that is not read as the dtype.
     """
     try:
@@ -238,7 +245,10 @@ def read_column(
     if dtype.kind == "float64":
         array, broken = _finite(array if array.type == pa.float64() else array.cast(pa.float64()))
         return array, ColumnCounts(len(array), nulls, broken)
-    return _READERS.get(dtype.kind, _plain)(array, dtype, timezone, where), ColumnCounts(len(array), nulls)
+    counts = ColumnCounts(len(array), nulls)
+    if dtype.kind == "timestamp":
+        return _read_instants(array, timezone, where, first_row), counts
+    return _READERS.get(dtype.kind, _plain)(array, dtype, timezone, where), counts
 
 
 def too_much(where: str, problem: str) -> SourceDataError:
@@ -247,7 +257,7 @@ def too_much(where: str, problem: str) -> SourceDataError:
     return SourceDataError(problem, where=where, hint=hint, code="out-of-range")
 
 
-def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array:
+def _plain(array: pa.Array, dtype: DType, _: str | LocalClock | None, where: str) -> pa.Array:
     if array.type == dtype.arrow:
         return array
     try:
@@ -260,11 +270,11 @@ def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array
         raise SourceDataError(problem, where=where, hint=hint, code="out-of-range") from None
 
 
-def _read_instants(array: pa.Array, _: DType, timezone: str | None, where: str) -> pa.Array:
-    return _within_years(_to_instants(array, timezone, where), _YEARS_US, pa.int64(), where)
+def _read_instants(array: pa.Array, timezone: str | LocalClock | None, where: str, first_row: int | None) -> pa.Array:
+    return _within_years(_to_instants(array, timezone, where, first_row), _YEARS_US, pa.int64(), where)
 
 
-def _read_dates(array: pa.Array, dtype: DType, timezone: str | None, where: str) -> pa.Array:
+def _read_dates(array: pa.Array, dtype: DType, timezone: str | LocalClock | None, where: str) -> pa.Array:
     return _within_years(_plain(array, dtype, timezone, where), _YEARS_DAYS, pa.int32(), where)
 
 
@@ -277,50 +287,65 @@ def _within_years(array: pa.Array, years: tuple[int, int], words: pa.DataType, w
     return array
 
 
-def _to_instants(array: pa.Array, timezone: str | None, where: str) -> pa.Array:
-    if array.type.tz is None:
-        if timezone is None:
-            raise SourceDataError(
-                "the timestamps have no time zone",
-                where=where,
-                hint="Say which one they are in: timezone='UTC' on the source.",
-                code="naive-timestamps",
-            )
-        array = _localized(array, timezone, where)
+def _to_instants(array: pa.Array, timezone: str | LocalClock | None, where: str, first_row: int | None) -> pa.Array:
+    zone = array.type.tz
+    if zone is None and timezone is None:
+        raise SourceDataError(
+            "the timestamps have no time zone",
+            where=where,
+            hint="Say which one they are in: timezone='UTC' on the source.",
+            code="naive-timestamps",
+        )
+    array = _whole_microseconds(array, where)
+    if zone is not None:
+        return array if array.type == _INSTANT else array.cast(_INSTANT)
+    assert timezone is not None
+    clock = LocalClock(timezone) if isinstance(timezone, str) else timezone
+    try:
+        return from_local(array, clock)
+    except LocalTimeError as error:
+        raise _no_instant(array, error, clock, where, first_row) from None
+
+
+def _whole_microseconds(array: pa.Array, where: str) -> pa.Array:
+    """Return timestamps of any unit in microseconds, cut down, with the zone they have."""
+    wanted = pa.timestamp("us", tz=array.type.tz)
     if array.type.unit == "ns":
         whole = np.floor_divide(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), _NANOSECONDS)
         missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-        return pa.array(whole, type=pa.int64(), mask=missing).cast(_INSTANT)
+        return pa.array(whole, type=pa.int64(), mask=missing).cast(wanted)
     try:
-        return array if array.type == _INSTANT else array.cast(_INSTANT)
+        return array.cast(wanted)
     except pa.ArrowInvalid as error:
         raise SourceDataError(f"an instant is out of range: {error}", where=where, code="out-of-range") from None
 
 
-def _localized(array: pa.Array, timezone: str, where: str) -> pa.Array:
-    if timezone == "UTC":
-        return array.cast(pa.timestamp(array.type.unit, tz="UTC"))
-    try:
-        return pc.assume_timezone(array, timezone)
-    except pa.ArrowInvalid as error:
-        raise SourceDataError(
-            f"a local time in {timezone} is ambiguous or does not exist: {error}",
-            where=where,
-            hint="Write instants in UTC where the rows are made.",
-            code="ambiguous-local-time",
-        ) from None
+def _no_instant(
+    array: pa.Array, error: LocalTimeError, clock: LocalClock, where: str, first_row: int | None
+) -> SourceDataError:
+    place = "a row" if first_row is None else f"row {first_row + error.row}"
+    shown = np.datetime64(array[error.row].value, "us")
+    if error.is_ambiguous:
+        often, hint = "twice", "Say which of the two is meant: ambiguous='later', or ambiguous='earlier'."
+    else:
+        often = "never"
+        hint = (
+            "Check that the times are in this zone. To read such a time as the instant at which the clocks are set "
+            "forward, say nonexistent='forward'."
+        )
+    problem = f"{place} holds {shown}, which clocks in {clock.zone} show {often}"
+    return SourceDataError(problem, where=where, hint=hint, code="ambiguous-local-time")
 
 
-def _read_list(array: pa.Array, dtype: DType, timezone: str | None, where: str) -> pa.Array:
+def _read_list(array: pa.Array, dtype: DType, timezone: str | LocalClock | None, where: str) -> pa.Array:
     """Read the items of lists as columns of their own, so that all rules hold inside lists too."""
     assert dtype.item is not None
     offsets, items = list_items(array)
-    items, _ = read_column(items, dtype.item, timezone, where)
+    items, _ = read_column(items, dtype.item, timezone, where, first_row=None)
     return list_array(offsets, items, dtype.arrow, array.is_null() if array.null_count else None)
 
 
-_READERS: dict[str, Callable[[pa.Array, DType, str | None, str], Any]] = {
+_READERS: dict[str, Callable[[pa.Array, DType, str | LocalClock | None, str], Any]] = {
     "date": _read_dates,
-    "timestamp": _read_instants,
     "list": _read_list,
 }

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import INT64, TIMESTAMP, DType, from_arrow, is_read_as
+from featurestore.dtypes import STRING, TIMESTAMP, DType, from_arrow, is_read_as
 from featurestore.errors import SourceDataError, SpineError, listing, repeated
 from featurestore.files import INT96_UNIT
 from featurestore.plan.model import Column, Plan
-from featurestore.sources.convert import to_contract
+from featurestore.sources.convert import guess_dtype, to_contract
 from featurestore.sources.files import refuse_table
 from featurestore.sources.frames import frame_table
 from featurestore.sources.parquet import DAMAGE
+from featurestore.temporal import EPOCH_UNITS, likely_unit
 
 AS_OF = "as_of"
 """Column of the instants asked about, unless another one is named."""
@@ -52,7 +54,9 @@ class SqlSpine:
         return f"SqlSpine(query={self.query!r})"
 
 
-def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable[str] = ()) -> pa.Table:
+def read_spine(
+    spine: Any, plan: Plan, *, as_of: str = AS_OF, as_of_unit: str | None = None, reserved: Iterable[str] = ()
+) -> pa.Table:
     """Read a spine for a service.
 
     Args:
@@ -60,6 +64,8 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
             ``__arrow_c_stream__``, the path of a Parquet file or folder, or a ``SqlSpine``.
         plan: The service; it says which columns are keys and request inputs, and which names its outputs take.
         as_of: Column of the instants asked about. It keeps its name.
+        as_of_unit: What that column's numbers count since 1970, ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; ``None``
+            refuses numbers.
         reserved: Further names that the training set will have.
 
     Returns:
@@ -76,7 +82,7 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
     _check_names(table, [*(output.name for output in plan.outputs), *reserved])
     if as_of not in table.column_names:
         raise _without_instants(as_of, table)
-    typed = {as_of: _instants(table.column(as_of), as_of)}
+    typed = {as_of: _instants(table.column(as_of), as_of, as_of_unit)}
     for column in plan.join_keys:
         typed[column.name] = _typed(table, column, "an entity key")
     for column in plan.request:
@@ -166,14 +172,18 @@ def _without_instants(as_of: str, table: pa.Table) -> SpineError:
     return _missing(as_of, "the instants asked about", table, advice=advice)
 
 
-def _instants(column: pa.ChunkedArray, name: str) -> pa.Array:
+def _instants(column: pa.ChunkedArray, name: str, unit: str | None) -> pa.Array:
     where = f"{WHERE}, column '{name}'"
     kind = column.type
-    if from_arrow(kind) != TIMESTAMP and not pa.types.is_null(kind):
+    if unit is not None and unit not in EPOCH_UNITS:
+        hint = f"Units: {', '.join(EPOCH_UNITS)}."
+        raise SpineError(f"as_of_unit is {unit!r}", where=where, hint=hint, code="bad-option")
+    dtype = from_arrow(kind)
+    if unit is None and dtype != TIMESTAMP and not pa.types.is_null(kind):
         raise SpineError(
             f"the column holds {kind}, expected instants",
             where=where,
-            hint=f"In pandas: spine['{name}'] = pd.to_datetime(spine['{name}'], utc=True).",
+            hint=_instants_hint(column, name, dtype),
             code="wrong-dtype",
         )
     if column.null_count:
@@ -190,7 +200,27 @@ def _instants(column: pa.ChunkedArray, name: str) -> pa.Array:
             hint=f"Say which one they are in; in pandas: spine['{name}'] = spine['{name}'].dt.tz_localize('UTC').",
             code="naive-instant",
         )
-    return _read(column, TIMESTAMP, where)
+    return _read(column, TIMESTAMP, where, epoch=unit)
+
+
+def _instants_hint(column: pa.ChunkedArray, name: str, dtype: DType | None) -> str:
+    """Return how to make instants of a column, in words that are right for what it holds."""
+    frame = f"spine['{name}']"
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if dtype is not None and dtype.is_numeric:
+        bounds = pc.min_max(column)
+        known = [abs(bound.as_py()) for bound in (bounds["min"], bounds["max"]) if bound.is_valid]
+        unit = likely_unit(max(known, default=0))
+        return (
+            f"If its numbers count {unit} since 1970, say as_of_unit='{unit}'. "
+            f"In pandas: {frame} = pd.to_datetime({frame}, unit='{unit}', utc=True)."
+        )
+    has_zone = dtype == STRING and guess_dtype(column.combine_chunks().cast(pa.string())) == (TIMESTAMP, False)
+    if has_zone:
+        return f"In pandas: {frame} = pd.to_datetime({frame}, utc=True)."
+    localized = f"{frame} = pd.to_datetime({frame}).dt.tz_localize('UTC')"
+    return f"In pandas, with the zone that its times are in: {localized}."
 
 
 def _typed(table: pa.Table, column: Column, role: str) -> pa.Array:
@@ -199,7 +229,7 @@ def _typed(table: pa.Table, column: Column, role: str) -> pa.Array:
     found = table.column(column.name)
     where = f"{WHERE}, column '{column.name}'"
     kind = from_arrow(found.type)
-    is_exact = kind == INT64 and column.dtype.kind == "decimal"
+    is_exact = kind is not None and column.dtype.kind == "decimal" and kind.kind in ("int64", "decimal")
     if not is_exact and not is_read_as(found.type, column.dtype):
         hint = f"Convert it; in pandas: spine['{column.name}'].astype('{_PANDAS.get(column.dtype.kind, 'object')}')."
         raise SpineError(
@@ -214,9 +244,9 @@ def _typed(table: pa.Table, column: Column, role: str) -> pa.Array:
 _PANDAS = {"int64": "Int64", "float64": "float64", "string": "str", "bool": "boolean"}
 
 
-def _read(column: pa.ChunkedArray, dtype: DType, where: str) -> pa.Array:
+def _read(column: pa.ChunkedArray, dtype: DType, where: str, epoch: str | None = None) -> pa.Array:
     try:
-        array, _ = to_contract(column, dtype, timezone=None, where=where)
+        array, _ = to_contract(column, dtype, timezone=None, where=where, epoch=epoch)
     except SourceDataError as error:
         raise SpineError(error.problem, where=where, hint=error.hint, code=error.code) from error
     return array

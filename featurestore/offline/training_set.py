@@ -51,6 +51,7 @@ def build_training_set(
     hindsight: bool = False,
     statuses: bool = False,
     as_of: str = AS_OF,
+    as_of_unit: str | None = None,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """Build a training set and put it in its place.
@@ -65,6 +66,7 @@ def build_training_set(
         hindsight: Whether to treat every event as known from its event time on.
         statuses: Whether to write, for each feature, a column of its statuses.
         as_of: Column of the spine that holds the instants asked about.
+        as_of_unit: What numbers in the spine's column of instants count since 1970; ``None`` refuses numbers.
         progress: Is told how many rows each view has read, and how many rows are written.
 
     Returns:
@@ -77,7 +79,7 @@ def build_training_set(
     """
     check_target(path)
     reserved = [_status_column(output.name) for output in plan.outputs] if statuses else []
-    table = read_spine(spine, plan, as_of=as_of, reserved=reserved)
+    table = read_spine(spine, plan, as_of=as_of, as_of_unit=as_of_unit, reserved=reserved)
     questions = questions_of(table, plan, as_of)
     resources = _resources(settings)
     steps = Steps(progress)

@@ -57,7 +57,8 @@ def _binary(value: bytes) -> bytes:
 
 
 def _decimal(value: Decimal) -> bytes:
-    data = format(value.normalize(_EXACT), "f").encode()
+    # Zero has one form: Python's decimals know a negative one, Arrow's do not.
+    data = format(value.normalize(_EXACT), "f").encode() if value else b"0"
     return _LENGTH.pack(b"n", len(data)) + data
 
 

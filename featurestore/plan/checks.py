@@ -8,8 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeGuard
-from zoneinfo import ZoneInfo
+from typing import TypeGuard, get_args
 
 from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import Definition, Definitions
@@ -18,12 +17,13 @@ from featurestore.definitions.expr import Expr
 from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import CsvOptions, FileSource, Source, SqlSource
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable
-from featurestore.dtypes import STRING, DType, parse_dtype
+from featurestore.dtypes import DATE, INT64, STRING, DType, parse_dtype
 from featurestore.errors import Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.mistakes import Report, place, wrong_kind
 from featurestore.plan.model import LOG_COLUMNS, Column, EntityPlan, Param
-from featurestore.temporal import Refresh
+from featurestore.plan.sql_text import dialect_of, impurity
+from featurestore.temporal import EPOCH_UNITS, Ambiguous, Nonexistent, Refresh, is_timezone
 
 Schema = Mapping[str, DType | None]
 """Columns of a source with their dtypes; ``None`` for types the contract has no dtype for."""
@@ -33,12 +33,6 @@ AS_OF = "as_of"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 _OUTPUT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_QUOTED = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_IMPURE_SQL = re.compile(
-    r"\b((?:now|random|rand|uuid|newid|gen_random_uuid|clock_timestamp|statement_timestamp|transaction_timestamp|"
-    r"getdate|sysdate|today)\s*\(|current_(?:timestamp|date|time)\b|localtime(?:stamp)?\b)",
-    re.IGNORECASE,
-)
 
 
 def kind_of(definition: Definition) -> str:
@@ -130,7 +124,7 @@ def _source_shape(source: Source) -> Iterator[Mistake | None]:
 _ABSENT = object()
 
 _OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str, bool], ...] = (
-    (("event_time", "on_null", "path", "url"), str, "text", False),
+    (("event_time", "on_null", "path", "url", "ambiguous", "nonexistent"), str, "text", False),
     (("ingest_time", "event_id", "timezone", "format", "table", "query"), str, "text", True),
     (("inclusive", "stream"), bool, "True or False", False),
     (("dtypes",), Mapping, "a mapping from column to dtype", False),
@@ -278,8 +272,29 @@ def check_options(source: Source, report: Report) -> None:
         _check_sql(source, where, report)
     if isinstance(source, FileSource):
         _check_csv(source.csv, where, report)
+    for option, value, allowed in (
+        ("ambiguous", source.ambiguous, get_args(Ambiguous)),
+        ("nonexistent", source.nonexistent, get_args(Nonexistent)),
+    ):
+        if value not in allowed:
+            report(mistakes.bad_option(where, option, value, " or ".join(map(repr, allowed))))
     for dtype in getattr(source, "dtypes", {}).values():
-        read_dtype(where, dtype, report)
+        if not is_epoch(dtype):
+            read_dtype(where, dtype, report)
+
+
+_EPOCH_DTYPES = frozenset(f"timestamp[{unit}]" for unit in EPOCH_UNITS)
+
+
+def is_epoch(dtype: object) -> bool:
+    """Tell whether a declared dtype is one of numbers that count the time since 1970."""
+    return isinstance(dtype, str) and dtype in _EPOCH_DTYPES
+
+
+def epoch_units(source: Source) -> dict[str, str]:
+    """Return the columns that a source declares as numbers of time since 1970, with their units."""
+    declared: Mapping[str, DTypeLike] = getattr(source, "dtypes", {})
+    return {name: str(dtype).removeprefix("timestamp[")[:-1] for name, dtype in declared.items() if is_epoch(dtype)}
 
 
 def check_columns(source: Source, schema: Schema, report: Report) -> None:
@@ -305,15 +320,6 @@ def readable_sources(definitions: Definitions) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def is_timezone(name: object) -> bool:
-    """Tell whether a value names a time zone."""
-    try:
-        ZoneInfo(name)  # type: ignore[arg-type]  # judged here, whatever was given
-    except (KeyError, OSError, TypeError, ValueError):
-        return False
-    return True
-
-
 def _check_csv(options: CsvOptions, where: str, report: Report) -> None:
     lengths = {
         "delimiter": (options.delimiter, 1, 4),
@@ -337,8 +343,8 @@ def _check_sql(source: SqlSource, where: str, report: Report) -> None:
     if (source.table is None) == (source.query is None):
         got = "neither" if source.table is None else "both"
         report(mistakes.bad_option(where, "table or query", got, "exactly one of them"))
-    elif source.query is not None and (found := _IMPURE_SQL.search(_QUOTED.sub("''", source.query))):
-        report(mistakes.impure_query(where, found[1].rstrip("( ").strip()))
+    elif source.query is not None and (found := impurity(source.query, dialect_of(source.url))) is not None:
+        report(mistakes.impure_query(where, found))
 
 
 def _check_times(source: Source, schema: Schema, where: str, report: Report) -> None:
@@ -348,13 +354,27 @@ def _check_times(source: Source, schema: Schema, where: str, report: Report) -> 
     for option, column in times.items():
         dtype = usable_dtype(source, schema, column, where, report) if column is not None else None
         if dtype is not None and dtype.kind != "timestamp":
-            hint = "Write instants where the rows are written, or declare the column in dtypes={…}."
+            hint = _instants_hint(str(column), dtype)
             report(mistakes.wrong_dtype(where, f"{option} column '{column}'", dtype, "timestamp", hint))
     if source.event_id is not None:
         dtype = usable_dtype(source, schema, source.event_id, where, report)
         if dtype is not None and dtype.kind in ("float64", "list"):
             what = f"event_id column '{source.event_id}'"
             report(mistakes.wrong_dtype(where, what, dtype, "a dtype that is compared for equality, such as int64"))
+
+
+def _instants_hint(column: str, dtype: DType) -> str:
+    """Return how to declare a column of another dtype as one of instants, if that can be done."""
+    if dtype == INT64 or dtype.kind in ("float64", "decimal"):
+        return (
+            "Say what its numbers count since 1970, s, ms, us or ns: for milliseconds "
+            f"dtypes={{'{column}': 'timestamp[ms]'}}."
+        )
+    if dtype == DATE:
+        return f"To read dates as their midnights, say dtypes={{'{column}': 'timestamp'}} and timezone='UTC'."
+    if dtype == STRING:
+        return f"If its text is ISO 8601, declare the column: dtypes={{'{column}': 'timestamp'}}."
+    return "Write instants where the rows are written."
 
 
 def usable_dtype(source: Source, schema: Schema, column: str, where: str, report: Report) -> DType | None:

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from featurestore.dtypes import DType
 from featurestore.plan.codec import COSMETIC, UNORDERED, fingerprint_of, from_json, to_json
-from featurestore.temporal import Refresh
+from featurestore.temporal import Ambiguous, LocalClock, Nonexistent, Refresh
 
 Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
 """A constant inside a plan: everything else is written as text in its canonical form."""
@@ -92,6 +92,9 @@ class SourcePlan:
         inclusive: Whether an event is visible at its own instant.
         rows: The query or table that picks the rows of a SQL source; ``None`` for others.
         parsing: What else decides how the source's text is read as values, sorted by name; empty for typed sources.
+        ambiguous: How naive timestamps are read that the zone's clocks show twice.
+        nonexistent: How naive timestamps are read that they never show.
+        epochs: Columns of numbers that stand for instants, sorted by name, each with what they count since 1970.
     """
 
     name: str
@@ -103,6 +106,18 @@ class SourcePlan:
     inclusive: bool = False
     rows: str | None = None
     parsing: tuple[tuple[str, Param], ...] = ()
+    ambiguous: Ambiguous = "later"
+    nonexistent: Nonexistent = "raise"
+    epochs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def clock(self) -> LocalClock | None:
+        """How naive timestamps are read; ``None`` refuses them."""
+        return None if self.timezone is None else LocalClock(self.timezone, self.ambiguous, self.nonexistent)
+
+    def epoch_unit(self, column: str) -> str | None:
+        """Return what a column's numbers count since 1970; ``None`` if it is not declared as such."""
+        return dict(self.epochs).get(column)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from featurestore.plan.checks import AS_OF, is_expression, is_name, read_dtype, 
 from featurestore.plan.mistakes import Report, place
 from featurestore.plan.references import Compiled, references_in
 from featurestore.plan.typing import Scope, infer
-from featurestore.plan.views import udf_mistakes
+from featurestore.plan.views import udf_mistakes, without_trial_mistakes
 
 
 def compile_on_demand(compiled: Compiled, report: Report) -> None:
@@ -71,7 +71,8 @@ def _type_feature(
         compiled.features[key] = None
         return
     scope = Scope(columns={}, requests=requests, features=known, allow_as_of=True)
-    compiled.features[key] = infer(view.features[name], scope, report, where)
+    typed = infer(view.features[name], scope, report, where)
+    compiled.features[key] = None if typed is None else without_trial_mistakes(typed, where, report)
 
 
 def _bad_nodes(view: OnDemandFeatureView, name: str, where: str) -> Iterator[Mistake]:

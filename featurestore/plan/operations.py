@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse_dtype
+from featurestore.temporal import is_timezone
 
 Dtypes = tuple[DType, ...]
 Constants = Mapping[str, Any]
@@ -247,11 +247,9 @@ def _substring(dtypes: Dtypes, constants: Constants) -> DType:
 
 
 def _check_zone(constants: Constants) -> None:
-    try:
-        ZoneInfo(str(constants["zone"]))
-    except (KeyError, ValueError, OSError):
+    if not is_timezone(constants["zone"]):
         hint = "Name it as the tz database does: 'America/New_York'."
-        raise OperandError(f"{constants['zone']!r} is no time zone", hint, "unknown-zone") from None
+        raise OperandError(f"{constants['zone']!r} is no time zone", hint, "unknown-zone")
 
 
 def _calendar(result: DType, *, with_dates: bool = True) -> Rule:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from featurestore.definitions.expr import Expr
 from featurestore.dtypes import TIMESTAMP, DType, parse_dtype
 from featurestore.errors import Mistake, listing
 from featurestore.plan.model import Param, TypedExpr
 from featurestore.plan.operations import OPERATIONS, OperandError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -83,6 +87,24 @@ def _dtype_of(expr: Expr, args: tuple[TypedExpr, ...], scope: Scope) -> DType:
     if not args or (count is not None and len(args) != count):
         raise OperandError(f"it has {len(args)} operands, expected {count or 'one or more'}")
     return rule(tuple(arg.dtype for arg in args), constants)
+
+
+def literal_scalar(node: TypedExpr) -> pa.Scalar:
+    """Return the Arrow scalar of a typed ``literal`` node."""
+    import pyarrow as pa
+
+    value = node.param("value")
+    if node.dtype.kind == "timestamp":
+        return pa.scalar(value, type=pa.int64()).cast(node.dtype.arrow)
+    if node.dtype.kind == "date":
+        return pa.scalar(value, type=pa.int32()).cast(pa.date32())
+    if node.dtype.kind == "decimal":
+        return pa.scalar(Decimal(str(value)), type=node.dtype.arrow)
+    if node.dtype.kind == "binary":
+        return pa.scalar(bytes.fromhex(str(value)), type=pa.binary())
+    if isinstance(value, float):
+        value += 0.0
+    return pa.scalar(value, type=node.dtype.arrow)
 
 
 def _lookup(what: str, name: Any, known: Mapping[str, DType], title: str, code: str) -> DType:

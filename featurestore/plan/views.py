@@ -19,6 +19,7 @@ from featurestore.plan import mistakes
 from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
 from featurestore.plan.checks import (
     Schema,
+    epoch_units,
     is_aggregation,
     is_expression,
     is_name,
@@ -39,6 +40,7 @@ from featurestore.plan.model import (
     ViewPlan,
 )
 from featurestore.plan.typing import Scope, infer
+from featurestore.plan.udf_trials import trial_mistakes
 from featurestore.temporal import duration_us, format_duration
 
 WINDOW = "{window}"
@@ -191,6 +193,10 @@ def _source_plan(
     if source.stream and ingest_time is None:
         ingest_time = INGEST_COLUMN
         columns[INGEST_COLUMN] = TIMESTAMP
+    epochs = epoch_units(source)
+    if INGEST_COLUMN in columns and source.event_time in epochs:
+        # Outside the log it is the event time.
+        epochs[INGEST_COLUMN] = epochs[source.event_time]
     return SourcePlan(
         name=source.name,
         columns=tuple(Column(name, dtype) for name, dtype in sorted(columns.items()) if dtype is not None),
@@ -201,7 +207,14 @@ def _source_plan(
         inclusive=source.inclusive,
         rows=source.rows if isinstance(source, SqlSource) else None,
         parsing=parsing_of(source),
+        **_clock_options(source),
+        epochs=tuple((name, unit) for name, unit in sorted(epochs.items()) if name in columns),
     )
+
+
+def _clock_options(source: Source) -> dict[str, Any]:
+    """Return how naive timestamps are read; without a zone there are none, so it changes no value."""
+    return {} if source.timezone is None else {"ambiguous": source.ambiguous, "nonexistent": source.nonexistent}
 
 
 def columns_of(expression: TypedExpr) -> Iterator[str]:
@@ -274,7 +287,16 @@ def _type_over_events(expression: Expr, events: _Events, where: str, what: str) 
         events.report(mistake)
     if found:
         return None
-    return infer(expression, events.scope, events.report, where)
+    typed = infer(expression, events.scope, events.report, where)
+    return None if typed is None else without_trial_mistakes(typed, where, events.report)
+
+
+def without_trial_mistakes(expression: TypedExpr, where: str, report: Report) -> TypedExpr | None:
+    """Return an expression if none of its functions fails its trial; report those that do."""
+    found = list(dict.fromkeys(trial_mistakes(expression, where)))
+    for mistake in found:
+        report(mistake)
+    return None if found else expression
 
 
 def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:

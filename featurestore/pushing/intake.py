@@ -6,8 +6,10 @@ field. Values are read as requests are (``dtypes.read_value``): strictly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +19,11 @@ from featurestore.dtypes import TIMESTAMP, DType, from_arrow, read_value, read_v
 from featurestore.errors import RequestError, SourceDataError, did_you_mean
 from featurestore.kernels.values import read_column
 from featurestore.online.result import RejectedRow
+from featurestore.plan.checks import epoch_units
 from featurestore.plan.model import ViewPlan
 from featurestore.sources import ingest_column
 from featurestore.sources.frames import frame_table
+from featurestore.temporal import epoch_us, to_datetime
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Intake:
     Attributes:
         source: The definition.
         dtypes: The columns that can be pushed.
+        epochs: Columns whose numbers count the time since 1970, with their units.
         unusable: Columns of the source of which the contract has no dtype.
         required: Columns that every event must have.
         not_null: Columns in which every event must have a value.
@@ -36,6 +41,7 @@ class Intake:
 
     source: Source
     dtypes: Mapping[str, DType]
+    epochs: Mapping[str, str]
     unusable: frozenset[str]
     required: frozenset[str]
     not_null: frozenset[str]
@@ -56,6 +62,7 @@ class Intake:
         return cls(
             source=source,
             dtypes={name: dtype for name, dtype in schema.items() if dtype is not None and name != ingest_time},
+            epochs=epoch_units(source),
             unusable=frozenset(name for name, dtype in schema.items() if dtype is None),
             required=frozenset((times | read) - {ingest_time}),
             not_null=frozenset({source.event_time} | (keys if source.on_null == "error" else set())),
@@ -147,6 +154,8 @@ class Intake:
                 return RejectedRow(number, str(name), self._why_not(name))
             if isinstance(value, _OutOfRange):
                 return RejectedRow(number, name, f"{value.said}, expected {dtype}")
+            if name in self.epochs and isinstance(value, int | float) and not isinstance(value, bool):
+                value = self._instant(name, value)  # noqa: PLW2901  # as the source declares it
             try:
                 read[name] = read_value(dtype, value)
             except (ValueError, OverflowError) as error:
@@ -156,6 +165,12 @@ class Intake:
         if empty := sorted(name for name in self.not_null if read[name] is None):
             return RejectedRow(number, empty[0], "it is null")
         return read
+
+    def _instant(self, name: str, value: int | float) -> Any:
+        """Return the instant that a number of time since 1970 stands for; what is none stays what it is."""
+        number = value if isinstance(value, int) else Decimal(repr(value))
+        instant = epoch_us(number, self.epochs[name]) if math.isfinite(number) else None
+        return value if instant is None else to_datetime(instant)
 
     def _why_not(self, name: Any) -> str:
         if name == ingest_column(self.source):

@@ -20,6 +20,9 @@ from featurestore.errors import ConfigError, RegistryError
 from featurestore.registry.records import Applied, Draft, Kind
 
 _COSMETIC = frozenset({"owner", "description", "tags"})
+_LEFT_OUT = {"ambiguous": "later", "nonexistent": "raise"}
+"""Options that are left out at their default, so that documents written before there were any stay what they are."""
+
 _VERSION = 1
 
 
@@ -64,6 +67,9 @@ def read_source(applied: Applied) -> Source:
 
 def _written(source: Source) -> dict[str, Any]:
     common = {part.name: getattr(source, part.name) for part in fields(Source) if part.name not in _COSMETIC}
+    for name, default in _LEFT_OUT.items():
+        if common[name] == default:
+            del common[name]
     return {"version": _VERSION, **common, **_own(source)}
 
 
@@ -84,7 +90,8 @@ def _own(source: Source) -> dict[str, Any]:
             url = sa.make_url(source.url).render_as_string(hide_password=True)
             return own | {"url": url, "unstored": "its URL holds a password"}
         case FrameSource():
-            return {"type": "frame", "unstored": "its rows lie in the memory of the program that applied it"}
+            dtypes = {"dtypes": _names(source.dtypes)} if source.dtypes else {}
+            return dtypes | {"type": "frame", "unstored": "its rows lie in the memory of the program that applied it"}
         case Source():
             return {"type": type(source).__name__, "unstored": "it is of a kind of its own"}
         case _:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from featurestore.skew.remarks import Remarks
 from featurestore.skew.slices import BY
 from featurestore.skew.unread import unread_column
 from featurestore.sources import ReadSettings, column_names, read_raw
+from featurestore.temporal import is_timezone
 
 Flags = npt.NDArray[np.bool_]
 
@@ -45,7 +45,8 @@ class ForeignMapping(BaseModel):
 
     Attributes:
         as_of: Column of the instant that was asked about.
-        as_of_unit: What its numbers count since 1970, if it holds numbers: ``"s"``, ``"ms"`` or ``"us"``.
+        as_of_unit: What its numbers count since 1970, if it holds numbers: ``"s"``, ``"ms"``, ``"us"`` or
+            ``"ns"``.
         timezone: Zone of timestamps that say none.
         keys: Column of each key column of the service.
         request: Column of each request input.
@@ -63,7 +64,7 @@ class ForeignMapping(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     as_of: str
-    as_of_unit: Literal["s", "ms", "us"] | None = None
+    as_of_unit: Literal["s", "ms", "us", "ns"] | None = None
     timezone: str | None = None
     keys: dict[str, str] = {}
     request: dict[str, str] = {}
@@ -341,11 +342,9 @@ def _mapping_error(problem: str, hint: str, *, part: str = "") -> ConfigError:
 
 
 def _check_zone(timezone: str | None) -> None:
-    try:
-        ZoneInfo(timezone or "UTC")
-    except (LookupError, OSError, ValueError):
+    if timezone is not None and not is_timezone(timezone):
         hint = 'Write timezone = "UTC", or a name such as "Europe/Berlin".'
-        raise _mapping_error(f"there is no time zone '{timezone}'", hint) from None
+        raise _mapping_error(f"there is no time zone '{timezone}'", hint)
 
 
 def _of_features(plan: Plan, names: Mapping[str, str]) -> Plan:

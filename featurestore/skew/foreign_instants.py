@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal, DecimalException
 from typing import Any
 
@@ -12,10 +11,7 @@ import pyarrow as pa
 from featurestore.dtypes import TIMESTAMP, from_arrow
 from featurestore.errors import SourceDataError
 from featurestore.skew.foreign_values import read_foreign
-from featurestore.temporal import MAX_INSTANT_US, MICROSECONDS, MIN_INSTANT_US
-
-_LARGEST = {"s": 10**11, "ms": 10**14, "us": 10**17}
-"""By unit the number that stands for some instant in the year 5138: a larger one counts something smaller."""
+from featurestore.temporal import epoch_us, likely_unit
 
 
 def read_instants(
@@ -31,7 +27,8 @@ def read_instants(
         first_row: Number of its first row, for messages.
 
     Returns:
-        Instants, no nulls. Parts of numbers below a microsecond are rounded, those of timestamps cut off.
+        Instants, no nulls. Whole nanoseconds are cut down to microseconds, and so are timestamps; parts of a unit are
+        rounded.
 
     Raises:
         SourceDataError: A row holds no instant.
@@ -69,7 +66,7 @@ def _counted(column: pa.ChunkedArray, unit: str, where: str, first_row: int) -> 
         raise _error(f"the column holds {column.type}, and as_of_unit says numbers", where, hint, "wrong-dtype")
     encoded = column.combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
-    found = [_microseconds(value, MICROSECONDS[unit]) for value in values]
+    found = [_microseconds(value, unit) for value in values]
     if None in found:
         place = found.index(None)
         row = first_row + int(np.flatnonzero(encoded.indices.to_numpy() == place)[0])
@@ -77,12 +74,9 @@ def _counted(column: pa.ChunkedArray, unit: str, where: str, first_row: int) -> 
     return pa.array(found, pa.int64()).take(encoded.indices).cast(TIMESTAMP.arrow)
 
 
-def _microseconds(value: Any, size: int) -> int | None:
-    number = _number(value)
-    if number is None or abs(number) * size > MAX_INSTANT_US - MIN_INSTANT_US:
-        return None
-    instant = round(number * size)
-    return instant if MIN_INSTANT_US <= instant <= MAX_INSTANT_US else None
+def _microseconds(value: Any, unit: str) -> int | None:
+    number = value if isinstance(value, int) else _number(value)
+    return None if number is None else epoch_us(number, unit)
 
 
 def _number(value: Any) -> Decimal | None:
@@ -98,20 +92,15 @@ def _not_counted(value: Any, unit: str, where: str, row: int) -> SourceDataError
     if number is None:
         hint = "Name a column of numbers in as_of, or leave as_of_unit out of the mapping."
         return _error(f"row {row} holds {value!r}, which is no number", where, hint, "wrong-dtype")
-    hint = f'Say in the mapping what it counts: as_of_unit = "{_likely(number)}".'
+    likely = likely_unit(number)
+    hint = "Correct the row." if likely == unit else f'Say in the mapping what it counts: as_of_unit = "{likely}".'
     problem = f'row {row} holds {value}, which with as_of_unit = "{unit}" lies outside the years 1 to 9999'
     return _error(problem, where, hint, "out-of-range")
 
 
 def _unit_missing(value: Any, where: str, row: int) -> SourceDataError:
-    hint = f'Say in the mapping what it counts since 1970: as_of_unit = "{_likely(_number(value))}".'
+    hint = f'Say in the mapping what it counts since 1970: as_of_unit = "{likely_unit(_number(value) or 0)}".'
     return _error(f"row {row} holds the number {value}, which may count anything", where, hint, "no-unit")
-
-
-def _likely(number: Decimal | None) -> str:
-    """Return the unit in which a number is an instant of our time."""
-    size = math.inf if number is None else abs(number)
-    return next((unit for unit, largest in _LARGEST.items() if size < largest), "us")
 
 
 def _error(problem: str, where: str, hint: str, code: str) -> SourceDataError:

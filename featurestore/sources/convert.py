@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,15 @@ from featurestore.dtypes import (
 )
 from featurestore.errors import SourceDataError
 from featurestore.kernels.values import ColumnCounts, list_array, list_items, plain_layout, read_column, too_much
+from featurestore.temporal import (
+    EPOCH_UNITS,
+    MAX_INSTANT_US,
+    MICROSECONDS,
+    MIN_INSTANT_US,
+    LocalClock,
+    epoch_us,
+    likely_unit,
+)
 
 _ZONE_NAME = r"\s*(?:UTC|GMT)$"
 _SPACE_BEFORE_OFFSET = r"\s+([+-]\d\d(?::?\d\d)?)$"
@@ -51,16 +61,23 @@ _LONGEST_SHOWN = 60
 
 
 def to_contract(
-    array: pa.Array | pa.ChunkedArray, dtype: DType, *, timezone: str | None, where: str, first_row: int = 0
+    array: pa.Array | pa.ChunkedArray,
+    dtype: DType,
+    *,
+    timezone: str | LocalClock | None,
+    where: str,
+    first_row: int = 0,
+    epoch: str | None = None,
 ) -> tuple[pa.Array, ColumnCounts]:
     """Return a column in a contract dtype.
 
     Args:
         array: The column as it is outside.
         dtype: What it should become: what its type is read as by default, or what the user declared.
-        timezone: Zone of naive timestamps; ``None`` refuses them.
+        timezone: Zone of naive timestamps, or how they are read there; ``None`` refuses them.
         where: The place, for messages.
         first_row: Number of the column's first row in that place, for messages.
+        epoch: What numbers in a column of instants count since 1970; ``None`` refuses them.
 
     Returns:
         The array, and the counts that ``kernels.values.read_column`` keeps.
@@ -75,8 +92,11 @@ def to_contract(
     if not is_read_as(plain.type, dtype):
         if isinstance(plain, pa.ChunkedArray):
             raise too_much(where, "more than 2 GB of text in one piece")
-        plain = _declared(plain, dtype, where, first_row)
-    result: tuple[pa.Array, ColumnCounts] = read_column(plain, dtype, timezone, where)
+        if epoch is None:
+            plain = _declared(plain, dtype, where, first_row)
+        else:
+            plain = _counted(plain, from_arrow(plain.type), epoch, where, first_row)
+    result: tuple[pa.Array, ColumnCounts] = read_column(plain, dtype, timezone, where, first_row)
     return result
 
 
@@ -84,9 +104,10 @@ def text_to_contract(
     array: pa.Array | pa.ChunkedArray,
     dtype: DType,
     *,
-    timezone: str | None,
+    timezone: str | LocalClock | None,
     where: str,
     first_row: int = 0,
+    epoch: str | None = None,
     is_guessed: bool,
 ) -> tuple[pa.Array, ColumnCounts]:
     """Return a column of a CSV file in a contract dtype.
@@ -100,22 +121,23 @@ def text_to_contract(
         timezone: Zone of naive timestamps; ``None`` refuses them.
         where: The place, for messages.
         first_row: Number of the column's first row in that place, for messages.
+        epoch: What numbers count since 1970, if the column is declared so.
         is_guessed: Whether the dtype was guessed, and not declared.
 
     Raises:
         SourceDataError: A value is not exactly one of the dtype.
     """
     if dtype.kind in ("string", "binary", "list"):
-        return to_contract(array, dtype, timezone=timezone, where=where, first_row=first_row)
+        return to_contract(array, dtype, timezone=timezone, where=where, first_row=first_row, epoch=epoch)
     text = plain_layout(array)
     try:
-        found, counts = to_contract(text, dtype, timezone=timezone, where=where, first_row=first_row)
+        found, counts = to_contract(text, dtype, timezone=timezone, where=where, first_row=first_row, epoch=epoch)
     except SourceDataError:
         is_missing = pc.is_in(pc.utf8_trim_whitespace(text), value_set=_MISSING)
         if not pc.any(is_missing).as_py():
             raise
         text = pc.if_else(is_missing, None, text)
-        found, counts = to_contract(text, dtype, timezone=timezone, where=where, first_row=first_row)
+        found, counts = to_contract(text, dtype, timezone=timezone, where=where, first_row=first_row, epoch=epoch)
     if is_guessed and dtype in (INT64, FLOAT64):
         _check_guess(text, found, where, first_row)
     return found, counts
@@ -147,6 +169,23 @@ def _is_exact(number: str) -> bool:
     """Tell whether a float has room for the digits before the point of a number without an exponent."""
     value = float(number)
     return "e" in number.lower() or not math.isfinite(value) or int(value) == int(Decimal(number))
+
+
+def can_convert(kind: DType, dtype: DType, epoch: str | None) -> bool:
+    """Tell whether columns of a kind can be read as a declared dtype, if each of their values can.
+
+    Args:
+        kind: The dtype the columns are read as by default.
+        dtype: The declared dtype.
+        epoch: What numbers count since 1970, if the column is declared so.
+    """
+    if kind == dtype:
+        return True
+    if epoch is not None:
+        return kind.kind in _COUNTS
+    if kind.item is not None and dtype.item is not None:
+        return can_convert(kind.item, dtype.item, None)
+    return (kind.kind, dtype.kind) in _CONVERSIONS
 
 
 def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
@@ -183,26 +222,72 @@ def _declared(array: pa.Array, dtype: DType, where: str, first_row: int) -> pa.A
     """Convert exactly, or raise naming the first value that cannot be."""
     convert = _conversion(array.type, dtype)
     if convert is None:
-        raise _no_conversion(array, dtype, where)
+        raise inconvertible(array.type, dtype, where, unit=_unit_of(array) if dtype == TIMESTAMP else None)
     try:
         return convert(array, dtype)
     except pa.ArrowNotImplementedError:  # of the items of lists
-        raise _no_conversion(array, dtype, where) from None
+        raise inconvertible(array.type, dtype, where) from None
     except pa.ArrowInvalid as error:
         row = _first_refused(array, lambda part: convert(part, dtype))
         raise SourceDataError(
-            f"row {first_row + row} holds {_shown(array[row])}, which is not {_article(dtype)} {dtype}",
+            f"row {first_row + row} holds {_shown(array[row])}, which is not {article(dtype)} {dtype}",
             where=where,
             hint="Correct the row, or declare a dtype that all rows have.",
             code="wrong-dtype",
         ) from error
 
 
-def _no_conversion(array: pa.Array, dtype: DType, where: str) -> SourceDataError:
+def inconvertible(found: object, dtype: DType, where: str, *, unit: str | None = None) -> SourceDataError:
+    """Return the error for a column whose type is never read as its declared dtype.
+
+    Args:
+        found: The type the column has.
+        dtype: The declared dtype.
+        where: The column, for messages.
+        unit: What its numbers probably count since 1970; empty if they are not known, ``None`` if it holds none.
+    """
+    hint = "Change the file or the query, or declare the dtype it has."
+    if dtype == TIMESTAMP and unit is not None:
+        dtypes = [f"'timestamp[{known}]'" for known in EPOCH_UNITS]
+        hint = f"Declare the column as {', '.join(dtypes[:-1])} or {dtypes[-1]}, by what its numbers count since 1970."
+        if unit:
+            hint = f"If its numbers count {unit} since 1970, declare the column as 'timestamp[{unit}]'."
+    return SourceDataError(f"the column holds {found}, expected {dtype}", where=where, hint=hint, code="wrong-dtype")
+
+
+def _unit_of(array: pa.Array) -> str | None:
+    """Return the unit in which the largest of some numbers is an instant of our time; ``None`` if there are none."""
+    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)):
+        return None
+    bounds = pc.min_max(array)
+    known = [abs(value.as_py()) for value in (bounds["min"], bounds["max"]) if value.is_valid]
+    return likely_unit(max(known)) if known else ""
+
+
+def _counted(array: pa.Array, kind: DType | None, unit: str, where: str, first_row: int) -> pa.Array:
+    """Read numbers that count a unit of time since 1970, or raise naming the first value that is no instant."""
+    if kind is None or kind.kind not in _COUNTS:
+        raise SourceDataError(
+            f"the column holds {array.type}, expected numbers",
+            where=where,
+            hint=f"'timestamp[{unit}]' is for numbers that count since 1970. Declare the column as 'timestamp'.",
+            code="wrong-dtype",
+        )
+    count = _COUNTS[kind.kind]
+    try:
+        return count(array, unit)
+    except pa.ArrowInvalid:
+        row = _first_refused(array, lambda part: count(part, unit))
+        raise _no_instant(array[row], unit, where, first_row + row) from None
+
+
+def _no_instant(value: pa.Scalar, unit: str, where: str, row: int) -> SourceDataError:
+    number = _number(value.as_py())
+    likely = unit if number is None else likely_unit(number)
     return SourceDataError(
-        f"the column holds {array.type}, expected {dtype}",
+        f"row {row} holds {_shown(value)}, which is no instant between the years 1 and 9999 in {unit} since 1970",
         where=where,
-        hint="Change the file or the query, or declare the dtype it has.",
+        hint="Correct the row." if likely == unit else f"If it counts {likely}, declare 'timestamp[{likely}]'.",
         code="wrong-dtype",
     )
 
@@ -231,6 +316,59 @@ def _list_to_list(array: pa.Array, dtype: DType) -> pa.Array:
     return list_array(offsets, items, pa.list_(items.type), array.is_null() if array.null_count else None)
 
 
+def _number(value: Any) -> int | Decimal | None:
+    if isinstance(value, int):
+        return value
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else str(value).strip())
+    except InvalidOperation:
+        return None
+    if not number.is_finite():
+        return None
+    return int(number) if number == number.to_integral_value() else number
+
+
+def _count_whole(array: pa.Array, unit: str) -> pa.Array:
+    """Read whole numbers at once."""
+    numbers = array.cast(pa.int64())
+    if unit == "ns":
+        missing = numbers.is_null().to_numpy(zero_copy_only=False) if numbers.null_count else None
+        numbers = pa.array(numbers.fill_null(0).to_numpy(zero_copy_only=False) // 1_000, mask=missing)
+    elif unit != "us":
+        numbers = pc.multiply_checked(numbers, MICROSECONDS[unit])
+    bounds = pc.min_max(numbers)
+    least, most = bounds["min"].as_py(), bounds["max"].as_py()
+    if least is not None and not MIN_INSTANT_US <= least <= most <= MAX_INSTANT_US:
+        raise pa.ArrowInvalid("an instant that no calendar has")
+    return numbers.cast(_INSTANT)
+
+
+def _count_each(array: pa.Array, unit: str) -> pa.Array:
+    """Read numbers of any kind, each distinct one once; NaN and infinities are null, as in a column of numbers."""
+    encoded = array.dictionary_encode()
+    found = [_instant(value, unit) for value in encoded.dictionary.to_pylist()]
+    return pa.array(found, pa.int64()).take(encoded.indices).cast(_INSTANT)
+
+
+def _instant(value: Any, unit: str) -> int | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    number = _number(value)
+    instant = None if number is None else epoch_us(number, unit)
+    if instant is None:
+        raise pa.ArrowInvalid("no number, or an instant that no calendar has")
+    return instant
+
+
+_COUNTS: dict[str, Callable[[pa.Array, str], pa.Array]] = {
+    "int64": _count_whole,
+    "float64": _count_each,
+    "decimal": _count_each,
+    "string": _count_each,
+}
+"""How numbers of time since 1970 are read, by the kind of their column."""
+
+
 def _first_refused(array: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
     """Return the first row of a column that a conversion refuses, by halving."""
     low, high = 0, len(array)
@@ -249,7 +387,8 @@ def _shown(value: pa.Scalar) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
-def _article(dtype: DType) -> str:
+def article(dtype: DType) -> str:
+    """Return the indefinite article that stands before a dtype in a sentence."""
     return "an" if str(dtype)[0] in "aeiou" else "a"
 
 

@@ -14,6 +14,7 @@ from featurestore.definitions.sources import CSV_SUFFIXES, CsvOptions, Source
 from featurestore.dtypes import DType
 from featurestore.errors import SourceDataError, SourceMissingError
 from featurestore.files import open_parquet
+from featurestore.plan.checks import epoch_units
 from featurestore.sources.convert import text_to_contract
 from featurestore.sources.parquet import DAMAGE
 from featurestore.sources.settings import ReadSettings
@@ -94,7 +95,12 @@ def _typed(table: pa.Table, source: Source, schema: Mapping[str, DType | None], 
             column
             if dtype is None
             else text_to_contract(
-                column, dtype, timezone=source.timezone, where=place, is_guessed=name not in declared
+                column,
+                dtype,
+                timezone=source.clock,
+                where=place,
+                epoch=epoch_units(source).get(name),
+                is_guessed=name not in declared,
             )[0]
         )
     return pa.table(columns)

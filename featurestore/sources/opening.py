@@ -12,15 +12,16 @@ from typing import assert_never
 import pyarrow as pa
 
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import DATE, INT64, STRING, TIMESTAMP, DType, Schema, from_arrow, parse_dtype
+from featurestore.dtypes import DATE, INT64, STRING, TIMESTAMP, DType, Schema, from_arrow, parse_declared
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.event_log import Stretch
 from featurestore.kernels.values import ColumnCounts
+from featurestore.plan.checks import epoch_units
 from featurestore.plan.mistakes import NOT_UTF8
 from featurestore.plan.model import INGEST_COLUMN, SourcePlan, ViewPlan
-from featurestore.sources.convert import guess_dtype, text_to_contract, to_contract
+from featurestore.sources.convert import can_convert, guess_dtype, inconvertible, text_to_contract, to_contract
 from featurestore.sources.files import FoundFile, find_files, is_remote
-from featurestore.sources.frames import frame_table, is_single_use, raw_columns, raw_names
+from featurestore.sources.frames import is_single_use, raw_columns, raw_names, source_table
 from featurestore.sources.logged import LoggedRows, LogRows, in_contract, reads_log
 from featurestore.sources.parquet import ParquetRows, stored_file
 from featurestore.sources.rows import RawRows, SourceFile, TableRows, dtypes_of, missing_column, naive_columns
@@ -51,9 +52,14 @@ def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
     """
     found, naive = _described(source, settings)
     declared = _declared_dtypes(source)
-    for name in declared:
+    epochs = epoch_units(source)
+    for name, dtype in declared.items():
         if name not in found:
             raise missing_column(_place(source), name, list(found))
+        found_dtype = found[name]
+        if found_dtype is not None and not can_convert(found_dtype, dtype, epochs.get(name)):
+            unit = "" if found_dtype.is_numeric else None
+            raise inconvertible(found_dtype, dtype, f"{_place(source)}, column '{name}'", unit=unit)
     schema = Schema({**found, **declared}, getattr(found, "types", {}))
     for time in (source.event_time, source.ingest_time):
         # A day begins when its zone says.
@@ -120,7 +126,7 @@ def read_raw(
             rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
             yield from _numbered(_tables_of(rows, columns))
         case FileSource() | SqlSource():
-            for file, tables in _pieces(source, list(columns), settings):
+            for file, tables in _pieces(source, columns, settings):
                 place = "" if file is None else f"file '{file.path}'"
                 yield from _numbered((place, table) for table in tables)
         case _:
@@ -147,7 +153,7 @@ def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings
         case FileSource() if source.file_format == "parquet" and not is_remote(str(source.path)):
             rows: RawRows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
         case FrameSource():
-            rows = TableRows(_frame(source))
+            rows = TableRows(*_frame(source))
         case FileSource() | SqlSource():
             return _spooled(source, wanted, settings)
         case _:
@@ -174,7 +180,13 @@ def read_ids(source: Source, event_id: str, kind: pa.DataType, settings: ReadSet
     try:
         for number in range(len(rows.piece_rows)):
             column = rows.read_piece(number, [event_id]).column(event_id)
-            yield to_contract(column, dtype, timezone=source.timezone, where=_place(source))[0]
+            yield to_contract(
+                column,
+                dtype,
+                timezone=source.clock,
+                where=_place(source),
+                epoch=epoch_units(source).get(event_id),
+            )[0]
     finally:
         rows.close()
 
@@ -212,7 +224,7 @@ def has_nothing_outside(source: Source, settings: ReadSettings) -> bool:
         case FileSource():
             return is_yet_empty(source, settings)
         case FrameSource():
-            return source.stream and int(_frame(source).num_rows) == 0
+            return source.stream and int(_frame(source)[0].num_rows) == 0
         case _:
             return False
 
@@ -390,9 +402,9 @@ def files_of(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...
     return find_files(str(source.path), kind=source.file_format, base_folder=settings.base_folder, where=_place(source))
 
 
-def _frame(source: FrameSource) -> pa.Table:
+def _frame(source: FrameSource) -> tuple[pa.Table, dict[str, SourceDataError]]:
     _check_readable_twice(source)
-    return frame_table(source.frame, where=_place(source))
+    return source_table(source.frame, _declared_dtypes(source), where=_place(source))
 
 
 def _check_readable_twice(source: FrameSource) -> None:
@@ -407,7 +419,7 @@ def _check_readable_twice(source: FrameSource) -> None:
 
 def _declared_dtypes(source: Source) -> dict[str, DType]:
     if isinstance(source, FileSource | SqlSource | FrameSource):
-        return {name: parse_dtype(dtype) for name, dtype in source.dtypes.items()}
+        return {name: parse_declared(dtype)[0] for name, dtype in source.dtypes.items()}
     return {}
 
 
@@ -432,12 +444,13 @@ def _described(source: Source, settings: ReadSettings) -> tuple[dict[str, DType 
             rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
             return Schema(rows.dtypes), rows.naive
         case FrameSource():
-            schema = _frame(source).schema
+            schema = _frame(source)[0].schema
             return dtypes_of(schema), naive_columns(schema)
         case SqlSource():
             from featurestore.sources.sql import SqlRows
 
-            return SqlRows(source.url, source.table, source.query, _place(source)).schema()
+            times = [name for name in (source.event_time, source.ingest_time) if name is not None]
+            return SqlRows(source.url, source.table, source.query, _place(source)).schema(times)
         case _:
             raise _unknown_source(source)
 
@@ -477,11 +490,11 @@ def _spooled(source: FileSource | SqlSource, wanted: Mapping[str, DType], settin
     spool = Spool(pa.schema([(name, dtype.arrow) for name, dtype in wanted.items()]), settings, where=where)
     files: list[SourceFile] = []
     try:
-        for file, tables in _pieces(source, list(wanted), settings):
+        for file, tables in _pieces(source, wanted, settings):
             place = where if file is None else f"{where}, file '{file.path}'"
             row_count = 0
             for table in tables:
-                spool.add(*_contract_table(table, wanted, source.timezone, place, row_count, guessed))
+                spool.add(*_contract_table(table, wanted, source, place, row_count, guessed))
                 row_count += table.num_rows
             if file is not None:
                 files.append(stored_file(file.path, row_count))
@@ -492,14 +505,16 @@ def _spooled(source: FileSource | SqlSource, wanted: Mapping[str, DType], settin
 
 
 def _pieces(
-    source: FileSource | SqlSource, columns: list[str], settings: ReadSettings
+    source: FileSource | SqlSource, columns: Sequence[str] | Mapping[str, DType], settings: ReadSettings
 ) -> Iterator[tuple[FoundFile | None, Iterator[pa.Table]]]:
-    """Return the tables of a source, file by file."""
+    """Return the tables of a source, file by file; a mapping says what its columns will be read as."""
+    dtypes = columns if isinstance(columns, Mapping) else None
+    columns = list(columns)
     match source:
         case SqlSource():
             from featurestore.sources.sql import SqlRows
 
-            yield None, SqlRows(source.url, source.table, source.query, _place(source)).tables(columns)
+            yield None, SqlRows(source.url, source.table, source.query, _place(source)).tables(columns, dtypes)
         case FileSource():
             if source.file_format == "csv":
                 yield from _csv_files(source, columns, settings, limit=None)
@@ -546,7 +561,7 @@ def _with_partition(table: pa.Table, file: FoundFile, columns: list[str] | None)
 def _contract_table(
     table: pa.Table,
     wanted: Mapping[str, DType],
-    timezone: str | None,
+    source: Source,
     place: str,
     first_row: int,
     guessed: Set[str] | None,
@@ -556,18 +571,25 @@ def _contract_table(
     Args:
         table: The columns as they are outside.
         wanted: The contract dtypes.
-        timezone: Zone of naive timestamps; ``None`` refuses them.
+        source: Its source, which says how times are read.
         place: The place, for messages.
         first_row: Number of the first row in that place.
         guessed: For text of a CSV file, the columns whose dtypes nobody declared; ``None`` for other tables.
     """
+    epochs = epoch_units(source)
 
     def read(name: str, dtype: DType) -> tuple[pa.Array, ColumnCounts]:
-        column, where = table.column(name), f"{place}, column '{name}'"
+        column, where, epoch = table.column(name), f"{place}, column '{name}'", epochs.get(name)
         if guessed is None:
-            return to_contract(column, dtype, timezone=timezone, where=where, first_row=first_row)
+            return to_contract(column, dtype, timezone=source.clock, where=where, first_row=first_row, epoch=epoch)
         return text_to_contract(
-            column, dtype, timezone=timezone, where=where, first_row=first_row, is_guessed=name in guessed
+            column,
+            dtype,
+            timezone=source.clock,
+            where=where,
+            first_row=first_row,
+            epoch=epoch,
+            is_guessed=name in guessed,
         )
 
     found = {name: read(name, dtype) for name, dtype in wanted.items()}

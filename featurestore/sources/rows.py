@@ -12,7 +12,10 @@ from typing import Protocol
 import pyarrow as pa
 
 from featurestore.dtypes import DType, Schema, from_arrow
-from featurestore.errors import SourceMissingError, listing
+from featurestore.errors import SourceDataError, SourceMissingError, listing
+
+WIDE_DECIMAL = DType("decimal", precision=38, scale=18)
+"""The dtype of exact numbers that say no precision: of ``NUMERIC`` in databases, of Python's ``Decimal`` in frames."""
 
 PIECE_ROWS = 1 << 20
 """Most rows of a piece of a source that lies in memory."""
@@ -98,8 +101,15 @@ class RawRows(Protocol):
 class TableRows:
     """Rows that lie in memory."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, unreadable: Mapping[str, SourceDataError] | None = None) -> None:
+        """Take the rows.
+
+        Args:
+            table: The rows.
+            unreadable: Columns that are an error for whoever reads them, and the errors.
+        """
         self._table = table
+        self._unreadable = unreadable or {}
         self.dtypes: Mapping[str, DType | None] = dtypes_of(table.schema)
         self.naive = naive_columns(table.schema)
         self.files: tuple[SourceFile, ...] = ()
@@ -110,6 +120,9 @@ class TableRows:
 
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Return some columns of one piece."""
+        for name in columns:
+            if name in self._unreadable:
+                raise self._unreadable[name]
         return self._table.select(list(columns)).slice(number * self._rows, self.piece_rows[number])
 
     def place(self, _: int) -> str:

@@ -328,7 +328,12 @@ class Scan:
     def _column(self, number: int, name: str, column: pa.ChunkedArray, place: str, first_row: int) -> pa.Array:
         where = f"{self._where}, column '{name}'" + (f", {place}" if place else "")
         array, counts = to_contract(
-            column, self.schema[name], timezone=self._plan.timezone, where=where, first_row=first_row
+            column,
+            self.schema[name],
+            timezone=self._plan.clock,
+            where=where,
+            first_row=first_row,
+            epoch=self._plan.epoch_unit(name),
         )
         if counts.not_finite:
             with self._lock:

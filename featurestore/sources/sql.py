@@ -1,11 +1,16 @@
-"""Rows of a database that SQLAlchemy reaches, in chunks, as the driver gives them."""
+"""Rows of a database that SQLAlchemy reaches, in chunks, as the driver gives them.
+
+What a column is comes from the database's own description of it, never from the rows at hand: so an empty table and a
+full one are the same source. Only columns that are asked for are read.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +20,16 @@ from sqlalchemy import exc, types
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import quoted_name
 
-from featurestore.dtypes import BINARY, BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, from_arrow
+from featurestore.dtypes import BINARY, BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError, listing
-from featurestore.sources.convert import guess_dtype
-from featurestore.sources.rows import missing_column
+from featurestore.plan.sql_text import times_or_texts, without_end
+from featurestore.sources.convert import article, guess_dtype
+from featurestore.sources.rows import WIDE_DECIMAL, missing_column
 
 _CHUNK_ROWS = 50_000
 _SAMPLE_ROWS = 10_000
 _MOST_VALUES = 1_000
+_LARGEST_PRECISION = 38
 _KINDS: tuple[tuple[type[types.TypeEngine[Any]], DType], ...] = (
     (types.Boolean, BOOL),
     (types.Integer, INT64),
@@ -33,6 +40,45 @@ _KINDS: tuple[tuple[type[types.TypeEngine[Any]], DType], ...] = (
     (types.Uuid, STRING),
     (types.String, STRING),
 )
+_NUMERIC_OID, _NAIVE_OID, _NUMERIC_ARRAY_OID = 1700, 1114, 1231
+_OIDS: dict[int, DType] = {
+    16: BOOL,
+    17: BINARY,
+    **dict.fromkeys((20, 21, 23, 26), INT64),
+    **dict.fromkeys((700, 701), FLOAT64),
+    **dict.fromkeys((18, 19, 25, 1042, 1043), STRING),
+    **dict.fromkeys((142, 790, 1560, 1562), STRING),
+    2950: STRING,
+    1082: DATE,
+    **dict.fromkeys((_NAIVE_OID, 1184), TIMESTAMP),
+}
+"""PostgreSQL's types that have a dtype, by number; xml, money and bits come as text."""
+
+_TIMES = (1082, 1083, 1114, 1184, 1266)
+"""PostgreSQL's dates and times, of which some values are none of Python's."""
+
+_TIME_ARRAYS = (1182, 1183, 1115, 1185, 1270)
+_NO_PYTHON_TIME = r"(infinity| BC|(^|[^0-9.])[0-9]{5,}-|(^|[^0-9:. ])24:)"
+
+_AFFINITIES: dict[str, DType | None] = {"INT": INT64, "REAL": FLOAT64, "TEXT": STRING, "NUM": None}
+"""What SQLite says of expressions, and the dtypes of those that are cast to it."""
+
+Schema = dict[str, DType | None]
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A column as the database describes it.
+
+    Attributes:
+        dtype: Its dtype; ``None`` if the database says no type, or one that has none.
+        oid: PostgreSQL's number of its type.
+        is_naive: Whether its instants say no zone; ``None`` if only the values tell.
+    """
+
+    dtype: DType | None
+    oid: int | None = None
+    is_naive: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +97,29 @@ class SqlRows:
     query: str | None
     where: str
 
-    def schema(self) -> tuple[dict[str, DType | None], frozenset[str]]:
+    def schema(self, times: Sequence[str] = ()) -> tuple[Schema, frozenset[str]]:
         """Return the columns with their dtypes, and the names of those that hold instants without a zone.
 
-        A table's dtypes are what the database declares, a query's what its first rows hold. ``NUMERIC`` without a
-        precision is read as float64.
+        The dtypes are those that the database describes; ``None`` for a column of which it says no type, or one that
+        the contract has no dtype for. Only whether text of a time column says a zone is found out from rows.
+
+        Args:
+            times: Columns that hold times.
+
+        Raises:
+            SourceMissingError: The database or table is not there.
+            SourceDataError: The query holds a text that the database reads as the present time.
+            SourceError: The database refuses.
         """
         with self._connected() as connection:
-            declared = {} if self.table is None else self._reflected(connection)
-            sample = next(iter(self._chunks(connection, None, limit=_SAMPLE_ROWS)))
-        dtypes = {name: declared.get(name) or self._guessed(sample.column(name)) for name in sample.column_names}
-        return dtypes, frozenset(name for name in sample.column_names if _is_naive(sample.column(name)))
+            self._check_pure(connection)
+            described = self._described(connection)
+            naive = {name for name, column in described.items() if column.is_naive}
+            doubtful = [name for name in dict.fromkeys(times) if name in described and described[name].is_naive is None]
+            if doubtful:
+                sample = next(iter(self._chunks(connection, doubtful, {}, limit=_SAMPLE_ROWS)))
+                naive |= {name for name in doubtful if _is_naive(sample.column(name))}
+        return {name: column.dtype for name, column in described.items()}, frozenset(naive)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the columns.
@@ -77,11 +135,12 @@ class SqlRows:
         with connection.exec_driver_sql(f"{self._statement(connection, None)} WHERE 1 = 0") as nothing:
             return list(nothing.keys())
 
-    def tables(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    def tables(self, columns: Sequence[str] | None, dtypes: Mapping[str, DType] | None = None) -> Iterator[pa.Table]:
         """Read the rows in chunks.
 
         Args:
             columns: Columns to read; ``None`` reads all.
+            dtypes: What columns will be read as; the values of others are given as the driver gives them.
 
         Yields:
             Tables in the types the driver gives; at least one, which may be empty. A type may differ from chunk to
@@ -90,15 +149,19 @@ class SqlRows:
         Raises:
             SourceMissingError: The database, table or a column is not there.
             SourceError: The database refuses.
-            SourceDataError: A column holds values of several types.
+            SourceDataError: A column holds values of several types, or one that Python or its dtype has none for.
         """
         with self._connected() as connection:
             # SQLite takes a quoted name that no column has for a text constant.
-            known = self._names(connection)
+            known = self._described(connection)
             for name in columns or ():
                 if name not in known:
-                    raise missing_column(self.where, name, known)
-            yield from self._chunks(connection, columns, limit=None)
+                    raise missing_column(self.where, name, list(known))
+            try:
+                yield from self._chunks(connection, columns, dtypes or {}, limit=None)
+            except exc.DataError as error:
+                times = [name for name in columns or known if known[name].oid in (*_TIMES, *_TIME_ARRAYS)]
+                raise self._no_python_time(connection, times, error) from error
 
     def has_any(self, column: str, values: Sequence[Any]) -> bool:
         """Ask whether a column holds one of some values.
@@ -122,7 +185,7 @@ class SqlRows:
     def _rows(self) -> sqlalchemy.FromClause | sqlalchemy.TextClause:
         if self.query is not None:
             # A colon would begin the name of a parameter.
-            query = self.query.strip().rstrip(";").replace(":", "\\:")
+            query = without_end(self.query, self._dialect).replace(":", "\\:")
             return sqlalchemy.text(f"({query}\n) AS featurestore_rows")
         schema, name = self._name()
         return sqlalchemy.table(quoted_name(name, True), schema=None if schema is None else quoted_name(schema, True))
@@ -133,10 +196,8 @@ class SqlRows:
         try:
             with engine.connect() as connection:
                 yield connection.execution_options(stream_results=True, no_parameters=True)
-        except exc.NoSuchTableError as error:
-            raise self._no_table(engine) from error
         except exc.SQLAlchemyError as error:
-            raise self._refused(error) from error
+            raise (self._no_table(engine) if self._lacks_table(engine) else self._refused(error)) from error
         finally:
             engine.dispose()
 
@@ -161,13 +222,92 @@ class SqlRows:
         schema, _, name = self.table.rpartition(".")
         return schema or None, name
 
-    def _reflected(self, connection: sqlalchemy.Connection) -> dict[str, DType | None]:
-        schema, name = self._name()
+    @property
+    def _dialect(self) -> str:
+        return sqlalchemy.make_url(self.url).get_backend_name()
+
+    def _described(self, connection: sqlalchemy.Connection) -> dict[str, _Described]:
+        """Return the columns as the database describes them."""
+        if connection.dialect.name == "postgresql":
+            return self._described_by_cursor(connection)
+        names = self._names(connection)
+        if self.table is not None:
+            schema, name = self._name()
+            declared = self._reflected(connection, name, schema)
+        elif connection.dialect.name == "sqlite":
+            declared = self._described_by_view(connection)
+        else:
+            declared = {}
+        return {name: declared.get(name, _Described(None)) for name in names}
+
+    def _reflected(self, connection: sqlalchemy.Connection, name: str, schema: str | None) -> dict[str, _Described]:
         columns = sqlalchemy.inspect(connection).get_columns(name, schema=schema)
-        return {str(column["name"]): _declared(column["type"]) for column in columns}
+        return {str(column["name"]): _Described(_declared(column["type"])) for column in columns}
+
+    def _described_by_view(self, connection: sqlalchemy.Connection) -> dict[str, _Described]:
+        """Let SQLite describe a query: its columns have types if they are columns of tables, or casts.
+
+        A view over it knows the types of columns, in some versions also of expressions; a table made of it knows of
+        expressions what they are cast to, in all.
+        """
+        name = f"featurestore_{uuid.uuid4().hex}"
+        rows = self._statement(connection, None)
+        connection.exec_driver_sql(f"CREATE TEMP VIEW {name}_view AS {rows}")
+        connection.exec_driver_sql(f"CREATE TEMP TABLE {name}_table AS {rows} LIMIT 0")
+        try:
+            declared = self._reflected(connection, f"{name}_view", "temp")
+            for _, column, kind, *_ in connection.exec_driver_sql(f"PRAGMA temp.table_info({name}_view)").fetchall():
+                if kind in ("", *_AFFINITIES):
+                    declared[column] = _Described(None)
+            for _, column, kind, *_ in connection.exec_driver_sql(f"PRAGMA temp.table_info({name}_table)").fetchall():
+                if declared[column].dtype is None:
+                    declared[column] = _Described(_AFFINITIES.get(kind))
+            return declared
+        finally:
+            connection.exec_driver_sql(f"DROP VIEW temp.{name}_view")
+            connection.exec_driver_sql(f"DROP TABLE temp.{name}_table")
+
+    def _described_by_cursor(self, connection: sqlalchemy.Connection) -> dict[str, _Described]:
+        statement = f"{self._statement(connection, None)} WHERE 1 = 0"
+        options = {"stream_results": False}
+        with connection.exec_driver_sql(statement, execution_options=options) as nothing:
+            assert nothing.cursor is not None
+            description: Any = nothing.cursor.description
+            columns = [(str(found[0]), int(found[1]), found[4], found[5]) for found in description]
+        others = _other_dtypes(connection, {oid for _, oid, _, _ in columns} - _OIDS.keys() - {_NUMERIC_OID})
+        return {
+            name: _Described(
+                _numeric(precision, scale) if oid == _NUMERIC_OID else _OIDS.get(oid, others.get(oid)),
+                oid,
+                oid == _NAIVE_OID if oid in _TIMES else None,
+            )
+            for name, oid, precision, scale in columns
+        }
+
+    def _check_pure(self, connection: sqlalchemy.Connection) -> None:
+        """Raise if the database reads a text of the query, such as ``'now'``, as a time: then its plan lacks it."""
+        texts = times_or_texts(self.query or "", connection.dialect.name)
+        if not texts or connection.dialect.name != "postgresql":
+            return
+        statement = f"EXPLAIN (VERBOSE, COSTS OFF) {self._statement(connection, None)}"
+        with connection.exec_driver_sql(statement, execution_options={"stream_results": False}) as found:
+            plan = "\n".join(str(row[0]) for row in found)
+        for text in sorted(texts):
+            if f"'{text}'" not in plan and text not in _in_arrays(plan):
+                raise SourceDataError(
+                    f"the query says '{text}', which the database reads as a time, so it could give different rows "
+                    "when asked again",
+                    where=self.where,
+                    hint=f"Leave it out: features look at as_of, not at the clock. If it is text, say '{text}'::text.",
+                    code="impure-query",
+                )
 
     def _chunks(
-        self, connection: sqlalchemy.Connection, columns: Sequence[str] | None, limit: int | None
+        self,
+        connection: sqlalchemy.Connection,
+        columns: Sequence[str] | None,
+        dtypes: Mapping[str, DType],
+        limit: int | None,
     ) -> Iterator[pa.Table]:
         with connection.exec_driver_sql(self._statement(connection, columns)) as result:
             names = list(result.keys())
@@ -175,7 +315,7 @@ class SqlRows:
             found = result.fetchmany(rows_at_once)
             row = 0
             while True:
-                yield self._table(names, found, row)
+                yield self._table(names, found, dtypes, row)
                 row += len(found)
                 if limit is not None or not (found := result.fetchmany(rows_at_once)):
                     return
@@ -184,26 +324,84 @@ class SqlRows:
         quote = connection.dialect.identifier_preparer.quote_identifier
         names = "*" if columns is None else ", ".join(quote(name) for name in columns)
         if self.query is not None:
-            return f"SELECT {names} FROM ({self.query.strip().rstrip(';')}\n) AS featurestore_rows"
+            return f"SELECT {names} FROM ({without_end(self.query, self._dialect)}\n) AS featurestore_rows"
         schema, name = self._name()
         return f"SELECT {names} FROM {'' if schema is None else quote(schema) + '.'}{quote(name)}"
 
-    def _table(self, names: Sequence[str], rows: Sequence[Any], first_row: int) -> pa.Table:
+    def _table(
+        self, names: Sequence[str], rows: Sequence[Any], dtypes: Mapping[str, DType], first_row: int
+    ) -> pa.Table:
         columns = zip(*rows, strict=True) if rows else [()] * len(names)
-        arrays = [self._array(name, values, first_row) for name, values in zip(names, columns, strict=True)]
+        arrays = [
+            self._array(name, values, dtypes.get(name), first_row) for name, values in zip(names, columns, strict=True)
+        ]
         return pa.table(arrays, names=list(names))
 
-    def _array(self, name: str, values: Sequence[Any], first_row: int) -> pa.Array:
-        if any(isinstance(value, uuid.UUID) for value in values):
-            values = [None if value is None else str(value) for value in values]
+    def _array(self, name: str, values: Sequence[Any], dtype: DType | None, first_row: int) -> pa.Array:
+        prepare, is_exact = _PREPARATIONS.get("" if dtype is None else dtype.kind, (_plain, False))
+        wanted = dtype.arrow if dtype is not None and is_exact else None
         try:
-            array = pa.array(values)
-        except (pa.ArrowException, OverflowError) as error:
-            raise self._mixed(name, first_row, str(error)) from error
+            array = pa.array([prepare(value) for value in values], wanted)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError, InvalidOperation):
+            raise self._unreadable(name, values, dtype, prepare, wanted, first_row) from None
         zones = {value.tzinfo is None for value in values if value is not None} if _is_instants(array) else set()
         if len(zones) > 1:
             raise self._mixed(name, first_row, "instants with and without a time zone")
         return array
+
+    def _unreadable(
+        self,
+        name: str,
+        values: Sequence[Any],
+        dtype: DType | None,
+        prepare: Callable[[Any], Any],
+        wanted: pa.DataType | None,
+        first_row: int,
+    ) -> SourceDataError:
+        """Return the error for values of which not all fit into one column, naming the first that does not."""
+        expected = "a value that features can be made of" if dtype is None else f"{article(dtype)} {dtype}"
+        row, known = 0, wanted
+        for row, value in enumerate(values):  # noqa: B007  # the last one is named if none stands out
+            try:
+                one = pa.array([prepare(value)], known)
+            except (pa.ArrowException, OverflowError, TypeError, ValueError, InvalidOperation):
+                break
+            if known is None and not pa.types.is_null(one.type):
+                known = one.type
+        shown = repr(values[row]) if not isinstance(values[row], Decimal) else str(values[row])
+        hint = "Correct the row, leave it out in the query, or cast the column there."
+        if dtype is not None and dtype.kind == "decimal":
+            read = f"declare dtypes={{'{name}': 'float64'}}"
+            hint = f"In a query, say NULLIF(\"{name}\", '{shown}') or cast the column; or {read}."
+        return SourceDataError(
+            f"row {first_row + row} holds {shown}, which is not {expected}",
+            where=f"{self.where}, column '{name}'",
+            hint=hint,
+            code="wrong-dtype",
+        )
+
+    def _no_python_time(
+        self, connection: sqlalchemy.Connection, columns: Sequence[str], error: exc.SQLAlchemyError
+    ) -> SourceError:
+        """Return the error for a date or time of PostgreSQL's that Python has none for, naming the row."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        with connection.engine.connect() as other:
+            for name in columns:
+                text = (
+                    "SELECT row_of, shown FROM (SELECT row_number() OVER () - 1 AS row_of, "
+                    f"CAST({quote(name)} AS text) AS shown FROM ({self._statement(connection, [name])}\n) "
+                    "AS featurestore_values) AS featurestore_texts "
+                    f"WHERE shown ~ '{_NO_PYTHON_TIME}' ORDER BY row_of LIMIT 1"
+                )
+                found = other.exec_driver_sql(text).first()
+                if found is not None:
+                    return SourceDataError(
+                        f"row {found[0]} holds {found[1]}, which is no time between the years 1 and 9999",
+                        where=f"{self.where}, column '{name}'",
+                        hint=f"Correct the row, or read it as null in a query: NULLIF({quote(name)}, '{found[1]}').",
+                        code="out-of-range",
+                    )
+        return self._refused(error)
 
     def _mixed(self, name: str, first_row: int, reason: str) -> SourceDataError:
         return SourceDataError(
@@ -213,8 +411,15 @@ class SqlRows:
             code="wrong-dtype",
         )
 
-    def _guessed(self, column: pa.ChunkedArray) -> DType | None:
-        return None if pa.types.is_null(column.type) else from_arrow(column.type)
+    def _lacks_table(self, engine: sqlalchemy.Engine) -> bool:
+        """Tell whether the database can be reached and has no such table."""
+        if self.table is None:
+            return False
+        schema, name = self._name()
+        try:
+            return not sqlalchemy.inspect(engine).has_table(name, schema=schema)
+        except exc.SQLAlchemyError:
+            return False
 
     def _no_table(self, engine: sqlalchemy.Engine) -> SourceMissingError:
         schema, name = self._name()
@@ -250,10 +455,69 @@ def _is_naive(column: pa.ChunkedArray) -> bool:
 
 
 def _declared(kind: types.TypeEngine[Any]) -> DType | None:
-    """Return the dtype of a column that the database declares, ``None`` if the values must tell."""
+    """Return the dtype of a column that the database declares, ``None`` if it declares none."""
     if isinstance(kind, types.Numeric) and not isinstance(kind, types.Float):
-        precision, scale = kind.precision, kind.scale or 0
-        if precision is None or not 1 <= precision <= 38 or not 0 <= scale <= precision:
-            return FLOAT64
-        return DType("decimal", precision=precision, scale=scale)
+        return _numeric(kind.precision, kind.scale)
     return next((dtype for known, dtype in _KINDS if isinstance(kind, known)), None)
+
+
+def _numeric(precision: int | None, scale: int | None) -> DType:
+    """Return the dtype of ``NUMERIC``: as declared if a decimal has so many digits, else the widest one.
+
+    A negative scale rounds to tens; a scale beyond the precision leaves no digit before the point.
+    """
+    if precision is None:
+        return WIDE_DECIMAL
+    scale = scale or 0
+    if scale > 1_000:
+        scale -= 2_048  # PostgreSQL keeps it in eleven bits
+    digits, places = (precision - scale, 0) if scale < 0 else (max(precision, scale), scale)
+    if digits > _LARGEST_PRECISION:
+        return DType("decimal", precision=_LARGEST_PRECISION, scale=min(places, _LARGEST_PRECISION))
+    return DType("decimal", precision=digits, scale=places)
+
+
+def _other_dtypes(connection: sqlalchemy.Connection, oids: set[int]) -> dict[int, DType | None]:
+    """Return the dtypes of PostgreSQL's types that are not built in, or are lists of others."""
+    if not oids:
+        return {}
+    numbers = ", ".join(map(str, sorted(oids)))
+    text = f"SELECT oid, typtype, typcategory, typelem FROM pg_catalog.pg_type WHERE oid IN ({numbers})"
+    with connection.exec_driver_sql(text, execution_options={"stream_results": False}) as found:
+        rows = [(int(oid), kind, category, int(item)) for oid, kind, category, item in found]
+    items = {item for _, _, category, item in rows if category == "A"}
+    known = {**_OIDS, _NUMERIC_OID: WIDE_DECIMAL, **_other_dtypes(connection, items - _OIDS.keys() - {_NUMERIC_OID})}
+    return {oid: _dtype_of(kind, category, known.get(item)) for oid, kind, category, item in rows}
+
+
+def _dtype_of(kind: str, category: str, item: DType | None) -> DType | None:
+    if category == "A":
+        return None if item is None else list_of(item)
+    return STRING if kind == "e" or category == "S" else None
+
+
+def _in_arrays(plan: str) -> set[str]:
+    """Return the texts inside array constants of PostgreSQL's plans: ``'{now,later}'::text[]``."""
+    return {text.strip('"') for part in plan.split("'{")[1:] for text in part.split("}'")[0].split(",")}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, uuid.UUID) else value
+
+
+def _as_decimal(value: Any) -> Any:
+    """Return a number as the decimal it is written as."""
+    if value is None or isinstance(value, Decimal):
+        return value
+    return Decimal(repr(value) if isinstance(value, float) else str(value))
+
+
+def _as_number(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
+
+
+_PREPARATIONS: dict[str, tuple[Callable[[Any], Any], bool]] = {
+    "decimal": (_as_decimal, True),
+    "float64": (_as_number, False),
+}
+"""By the kind of a dtype: how values are made ready for Arrow, and whether it must make just that dtype of them."""

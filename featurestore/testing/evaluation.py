@@ -14,7 +14,7 @@ import pyarrow as pa
 from featurestore.definitions.collection import collect
 from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import TIMESTAMP, parse_dtype
+from featurestore.dtypes import TIMESTAMP, parse_declared
 from featurestore.errors import SourceMissingError, SpineError, listing
 from featurestore.offline.build import AS_OF, Features, compute_features, questions_of
 from featurestore.offline.parts import Resources
@@ -24,7 +24,7 @@ from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans, read_schema
 from featurestore.sources.convert import to_contract
-from featurestore.sources.frames import frame_table
+from featurestore.sources.frames import source_table
 from featurestore.statuses import Status
 from featurestore.temporal import instant_us
 
@@ -106,12 +106,19 @@ def _in_memory(sources: tuple[Source, ...], events: Any) -> dict[str, Source]:
 
 def _framed(source: Source, frame: Any) -> FrameSource:
     where = f"events of source '{source.name}'"
-    table = frame_table(frame, where=where)
     declared = source.dtypes if isinstance(source, FileSource | SqlSource | FrameSource) else {}
+    dtypes = {name: parse_declared(dtype)[0] for name, dtype in declared.items()}
+    table, unreadable = source_table(frame, dtypes, where=where)
+    for name, error in unreadable.items():
+        if name in declared:
+            raise error
+        # Without a type it is an error only for a definition that uses it.
+        table = table.set_column(table.column_names.index(name), name, pa.nulls(table.num_rows))
     for name, dtype in declared.items():
         if name in table.column_names:
+            kind, epoch = parse_declared(dtype)
             array, _ = to_contract(
-                table.column(name), parse_dtype(dtype), timezone=source.timezone, where=f"{where}, column '{name}'"
+                table.column(name), kind, timezone=source.clock, where=f"{where}, column '{name}'", epoch=epoch
             )
             table = table.set_column(table.column_names.index(name), name, array)
     return FrameSource(
@@ -121,6 +128,8 @@ def _framed(source: Source, frame: Any) -> FrameSource:
         ingest_time=source.ingest_time,
         event_id=source.event_id,
         timezone=source.timezone,
+        ambiguous=source.ambiguous,
+        nonexistent=source.nonexistent,
         inclusive=source.inclusive,
         on_null=source.on_null,
     )

@@ -5,6 +5,7 @@ import operator
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 
 from tests.oracle.expressions import evaluate
 from tests.oracle.rounding import root, total, variance
@@ -65,7 +66,7 @@ def fold(name, options, values, since):
         "count": lambda: len(values),
         "count_distinct": lambda: len(set(values)),
         "sum": lambda: total(values),
-        "mean": lambda: float(total(values)) / len(values) + 0.0,
+        "mean": lambda: float(sum(map(Fraction, values)) / len(values)) + 0.0,
         "var": lambda: float(variance(values, options["ddof"])),
         "std": lambda: root(variance(values, options["ddof"])),
         "min": lambda: min(values),
@@ -74,7 +75,7 @@ def fold(name, options, values, since):
         "last": lambda: values[-1],
         "first_n": lambda: values[: options["n"]],
         "last_n": lambda: values[-options["n"] :],
-        "quantile": lambda: quantile(sorted(map(float, values)), options["q"] * (len(values) - 1)),
+        "quantile": lambda: quantile(sorted(map(Fraction, values)), options["q"] * (len(values) - 1)),
         "mode": lambda: min(Counter(values).items(), key=lambda item: (-item[1], item[0]))[0],
         "time_since_last": lambda: since[-1] / options["unit_us"],
     }
@@ -83,4 +84,4 @@ def fold(name, options, values, since):
 
 def quantile(ordered, place):
     low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-    return low * (1 - place % 1) + high * (place % 1) + 0.0
+    return float(low + (high - low) * Fraction(place % 1)) + 0.0

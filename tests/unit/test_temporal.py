@@ -47,10 +47,10 @@ SIDES = st.integers(0, 1)
         ("5ms", 5_000),
         ("0s", 0),
         (timedelta(hours=2, microseconds=3), 2 * HOUR + 3),
-        (17, 17),
+        (0, 0),
     ],
 )
-def test_a_duration_is_read_from_text_timedelta_or_microseconds(written, length):
+def test_a_duration_is_read_from_text_timedelta_or_zero(written, length):
     assert duration_us(written) == length
 
 
@@ -58,6 +58,15 @@ def test_a_duration_is_read_from_text_timedelta_or_microseconds(written, length)
 def test_what_is_no_duration_is_refused_with_an_example(wrong):
     with pytest.raises(InstantError, match=r"\[duration\]"):
         duration_us(wrong)
+
+
+@pytest.mark.parametrize("number", [7, 86_400_000_000, "7"])
+def test_a_bare_number_has_no_unit(number):
+    """pandas' rolling(7) and "7 days" both look like this; neither is 7 microseconds."""
+    with pytest.raises(
+        InstantError, match=rf"the duration '?{number}'? has no unit. Say which one is meant: '{number}d'"
+    ):
+        duration_us(number)
 
 
 @given(st.integers(0, 10**15))

@@ -42,7 +42,18 @@ def _view_changes(alias: str, before: ViewPlan, after: ViewPlan) -> Iterator[str
         yield f"{alias}: refresh {before.refresh} → {after.refresh}"
     if before.where != after.where:
         yield f"{alias}: where {_optional(before.where)} → {_optional(after.where)}"
-    for name in ("name", "event_time", "ingest_time", "event_id", "timezone", "inclusive", "rows"):
+    for name in (
+        "name",
+        "event_time",
+        "ingest_time",
+        "event_id",
+        "timezone",
+        "ambiguous",
+        "nonexistent",
+        "epochs",
+        "inclusive",
+        "rows",
+    ):
         left, right = getattr(before.source, name), getattr(after.source, name)
         if left != right:
             yield f"{alias}: source {name} {left} → {right}"

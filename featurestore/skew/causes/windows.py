@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import TIMESTAMP
+from featurestore.kernels.zones import from_local, to_local
 from featurestore.plan.model import FeaturePlan, TypedExpr, ViewPlan
 from featurestore.skew.causes.altering import Change, changed, dtype_of
 from featurestore.skew.causes.events import Events
 from featurestore.skew.causes.model import Case, Hypothesis, Variant
 from featurestore.skew.causes.rules import changed_features
 from featurestore.skew.causes.world import ViewWorld, World, each_view
-from featurestore.temporal import MICROSECONDS, Refresh, format_duration
+from featurestore.temporal import MICROSECONDS, LocalClock, Refresh, format_duration
 
 Ints = npt.NDArray[np.int64]
 
@@ -193,13 +193,12 @@ def _offset(array: pa.Array, offset_us: int) -> pa.Array:
 
 
 def _shown_in(array: pa.Array, zone: str) -> pa.Array:
-    return pc.local_timestamp(array.cast(pa.timestamp("us", str(ZoneInfo(zone))))).cast(array.type)
+    return to_local(array, zone).cast(array.type)
 
 
 def _clock_of(array: pa.Array, zone: str) -> pa.Array:
     naive = array.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.timestamp("us"))
-    local = pc.assume_timezone(naive, str(ZoneInfo(zone)), ambiguous="earliest", nonexistent="earliest")
-    return local.cast(array.type)
+    return from_local(naive, LocalClock(zone, ambiguous="earlier", nonexistent="forward")).cast(array.type)
 
 
 def _moved(view: ViewWorld, offset_us: int) -> ViewWorld:

@@ -113,3 +113,47 @@ def test_taking_values_out_again_leaves_the_sum_of_the_rest(values, data):
     rest = limbs - removed
     digits = np.empty(len(limbs) + 8, dtype=np.int64)
     assert exact.round_sum(rest, 0, count, is_float, base, digits) == nearest(sum(map(Fraction, values[: kept + 1])))
+
+
+def mean_of(values):
+    limbs, count, _, is_float, base = limbs_of(values)
+    return exact.round_mean(limbs, 0, count, is_float, base, len(values), np.empty(len(limbs) + 8, dtype=np.int64))
+
+
+@given(st.one_of(st.lists(FLOATS, min_size=1, max_size=40), st.lists(WHOLES, min_size=1, max_size=40)))
+@settings(max_examples=500)
+def test_a_mean_is_rounded_once(values):
+    assert mean_of(values) == nearest(sum(map(Fraction, values)) / len(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        ([10**16 + 7, 0, 0, 0, 0, 0], 1666666666666667.8),
+        ([1e16, 7.0, 0.0, 0.0, 0.0, 0.0], 1666666666666667.8),
+        ([1.7e308, 1.7e308], 1.7e308),
+        ([-1.7e308, -1.7e308, -1.7e308], -1.7e308),
+        ([5e-324, 0.0], 0.0),
+        ([5e-324, 5e-324, 0.0], 5e-324),
+        ([2**63 - 1] * 3, float(2**63 - 1)),
+    ],
+)
+def test_means_that_were_rounded_twice_or_too_large(values, mean):
+    assert mean_of(values) == mean
+
+
+@given(st.one_of(st.tuples(FLOATS, FLOATS), st.tuples(WHOLES, WHOLES)), st.floats(0, 1, exclude_max=True))
+@settings(max_examples=500)
+def test_a_number_between_two_others_is_rounded_once_and_lies_between_them(pair, share):
+    lower, upper = sorted(pair)
+    words, is_float = to_words([lower, upper])
+    found = exact.round_between(int(words[0]), int(words[1]), share, is_float)
+    assert found == nearest(Fraction(lower) + (Fraction(upper) - Fraction(lower)) * Fraction(share))
+    assert float(lower) <= found <= float(upper)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 1 - 2**-53, 1e-300])
+@pytest.mark.parametrize("value", [0.1, 1.7e308, -5e-324, 2**63 - 1])
+def test_a_number_between_equal_ones_is_that_number(value, share):
+    words, is_float = to_words([value])
+    assert exact.round_between(int(words[0]), int(words[0]), share, is_float) == float(value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import parse_dtype
+from featurestore.dtypes import parse_dtype, read_value
 from featurestore.online.keys import key_encoder, ordered_keys
 from tests.budget import examples
 
@@ -93,3 +93,15 @@ def test_many_keys_are_written_as_one_is_and_sorted(rows):
         single = key_encoder(dtypes)
         assert list(found) == sorted(b"\x01prefix" + single(row) for row in distinct)
         assert [b"\x01prefix" + single(distinct[i]) for i in order] == list(found)
+
+
+@pytest.mark.parametrize("text", ["-0", "0", "0.00", "-0.00", "0E+3", "-0E-4"])
+def test_a_decimal_zero_has_one_key(text):
+    """Training sets compare keys as Arrow does, whose decimals know no negative zero."""
+    dtype = parse_dtype("decimal(10,4)")
+    assert encode(("decimal(10,4)", Decimal(text))) == encode(("decimal(10,4)", Decimal(0)))
+    assert str(read_value(dtype, Decimal(text))) == str(read_value(dtype, text)) == "0.0000"
+
+
+def test_decimals_of_equal_value_have_one_key():
+    assert encode(("decimal(10,4)", Decimal("1.0"))) == encode(("decimal(10,4)", Decimal("1.0000")))

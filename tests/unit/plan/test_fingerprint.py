@@ -121,7 +121,7 @@ def test_what_changes_no_value_changes_no_fingerprint(edit):
 SPELLINGS = {
     "latest for last": {"l": agg.latest(DELAY)},
     "24h for 1d": {"n": agg.count().over("24h")},
-    "microseconds": {"n": agg.count().over(86_400_000_000)},
+    "minutes": {"n": agg.count().over("1440m")},
     "a timedelta": {"m": agg.mean(DELAY).over(__import__("datetime").timedelta(days=7))},
     "lifetime said": {"l": agg.last(DELAY).lifetime()},
     "nulls said": {"l": agg.last(DELAY, respect_nulls=False)},

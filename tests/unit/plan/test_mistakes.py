@@ -83,6 +83,9 @@ FEATURE_MISTAKES = {
     "duration": [
         agg.count().over("one day"),
         agg.count().over(-1),
+        agg.count().over(7),
+        agg.count().over("1d", resolution=60),
+        agg.last(DELAY).ttl(86_400),
         agg.count().over(1.5),
         agg.count().over("1d", resolution="x"),
         agg.last(DELAY).ttl("x"),

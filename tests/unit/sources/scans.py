@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from featurestore.definitions.sources import Source
+from featurestore.plan.checks import epoch_units
 from featurestore.plan.model import Column, SourcePlan
 from featurestore.sources import ReadSettings, Scan, open_scan, read_schema
 
@@ -21,6 +22,7 @@ def plan_of(source: Source, settings: ReadSettings = SETTINGS) -> SourcePlan:
         event_id=source.event_id,
         timezone=source.timezone,
         inclusive=source.inclusive,
+        epochs=tuple(sorted(epoch_units(source).items())),
     )
 
 
