@@ -108,7 +108,7 @@ def serve_with_workers(config: Config, options: argparse.Namespace) -> int:
     listening = _listen(config, options.host, options.port)
     os.environ[CONFIG_VARIABLE] = str(Path(options.config).absolute())
     settings = _uvicorn(FACTORY, config, factory=True, workers=options.workers or config.server.workers)
-    workers = Workers(settings, listening, lambda: _announce(listening, config))
+    workers = Workers(settings, listening, config.data, lambda: _announce(listening, config))
     workers.run()
     return _CANNOT_START if workers.have_failed else 0
 
