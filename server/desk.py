@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from math import inf
 
 from fastapi import Request, Response
 from msgspec import Struct
 
 from featurestore.config import ServerConfig
+from featurestore.online.readiness import Readiness
 from featurestore.store import FeatureStore
 from server.calls import Call, call_of
 from server.deadlines import allowed_seconds
 from server.messages import Question
-from server.problems import response_of
+from server.probing import Probe
+from server.problems import RefusedError, response_of
 from server.work import Threads
 
 _THREADS = 16
+_PROBES = 4
 
 
 class Desk:
@@ -30,6 +34,8 @@ class Desk:
         """
         self._store = store
         self._threads = Threads(_THREADS, "answering")
+        self._probing = Threads(_PROBES, "probing")
+        self._readiness = Probe(self._look, "readiness")
 
     @property
     def store(self) -> FeatureStore:
@@ -40,6 +46,36 @@ class Desk:
     def limits(self) -> ServerConfig:
         """What the server takes."""
         return self.store.config.server
+
+    def readiness(self) -> Readiness:
+        """Return which services can be answered.
+
+        Raises:
+            RefusedError: It is not ready (503): a service cannot be answered that could, or none can be; or it could
+                not be told in time.
+        """
+        try:
+            found = self._readiness.ask()
+        except TimeoutError:
+            detail = "It cannot be told in time whether services can be answered: something hangs that they need."
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "not-ready-in-time") from None
+        if found.problem is not None:
+            lost = [f"service '{one.service}': {one.problem}" for one in found.unready] or [str(found.problem)]
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(lost), found.problem.code)
+        return found
+
+    def _look(self) -> Readiness:
+        return self.store.readiness()
+
+    async def probe(self, request: Request, work: Callable[[Call], Response]) -> Response:
+        """Answer a question about the server itself in threads of its own: others may all hang."""
+        call = call_of(request.scope)
+        try:
+            seconds = allowed_seconds(call.headers, self.limits.deadline_seconds)
+            return await self._probing.do(call, lambda: work(call), seconds=seconds)
+        except Exception as error:  # the edge of the program: whatever it is, the caller gets an answer
+            response, call.code = response_of(error)
+            return response
 
     async def answer(
         self,

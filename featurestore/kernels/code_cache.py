@@ -9,12 +9,12 @@ cannot be written or read is compiled again by every process, with one warning.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import time
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from numba.core import caching, config, event, sigutils
@@ -30,20 +30,20 @@ _DAMAGED = (OSError, EOFError, pickle.PickleError, ValueError, ImportError, Attr
 """What reading a file fails by that was cut off, or that another version wrote."""
 
 
-class _ReadOnlyLocator(caching.UserWideCacheLocator):  # type: ignore[misc]  # it has no types
+class _ReadOnlyLocator(caching.UserWideCacheLocator):
     """Stands in where no folder can be written: it lets functions be made whose code cannot be kept."""
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
         """Return the locator of any function that has a file."""
-        return cls(py_func, py_file) if os.path.exists(py_file) else None
+        return cls(py_func, py_file) if Path(py_file).exists() else None
 
 
-class _Results(caching.CompileResultCacheImpl):  # type: ignore[misc]  # it has no types
-    _locator_classes = (*caching.CompileResultCacheImpl._locator_classes, _ReadOnlyLocator)
+class _Results(caching.CompileResultCacheImpl):
+    _locator_classes = [*caching.CompileResultCacheImpl._locator_classes, _ReadOnlyLocator]  # noqa: RUF012  # numba's
 
 
-class CodeCache(caching.FunctionCache):  # type: ignore[misc]  # it has no types
+class CodeCache(caching.FunctionCache):
     """The compiled forms of one function on disk.
 
     Machine code contains that of the functions it calls, which may lie in other files; so what is cached holds only as
@@ -54,7 +54,7 @@ class CodeCache(caching.FunctionCache):  # type: ignore[misc]  # it has no types
 
     def __init__(self, function: Any) -> None:
         """Find the folders; nothing is read yet."""
-        super().__init__(function)
+        super().__init__(function)  # type: ignore[no-untyped-call]
         stamp = (self._impl.locator.get_source_stamp(), _stamp_of_kernels())
         folders = dict.fromkeys([self._cache_path, *_folders(function)])
         self._files = [_numba.IndexDataCacheFile(folder, self._impl.filename_base, stamp) for folder in folders]
@@ -63,8 +63,8 @@ class CodeCache(caching.FunctionCache):  # type: ignore[misc]  # it has no types
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the code for a signature, ``None`` if it must be compiled."""
         target_context.refresh()
-        arguments, _ = sigutils.normalize_signature(sig)
-        key = self._index_key(sig, target_context.codegen())
+        arguments, _ = sigutils.normalize_signature(sig)  # type: ignore[no-untyped-call]
+        key = self._index_key(sig, target_context.codegen())  # type: ignore[no-untyped-call]
         for file in self._files:
             try:
                 data = file.load(key)
@@ -79,7 +79,7 @@ class CodeCache(caching.FunctionCache):  # type: ignore[misc]  # it has no types
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the code for a signature if that is possible."""
         try:
-            super().save_overload(sig, data)
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except OSError as error:
             _warn_once(self.cache_path, error.strerror or str(error))
 
@@ -117,7 +117,7 @@ def _warn_once(folder: str, why: str) -> None:
 _WARNED: list[str] = []
 
 
-class _Notice(event.Listener):  # type: ignore[misc]  # it has no types
+class _Notice(event.Listener):
     """Says once that kernels are compiled, as soon as that has taken a while.
 
     numba's lock lets one thread compile at a time.
@@ -154,4 +154,4 @@ class _Notice(event.Listener):  # type: ignore[misc]  # it has no types
             )
 
 
-event.register("numba:compile", _Notice())
+event.register("numba:compile", _Notice())  # type: ignore[no-untyped-call]

@@ -24,9 +24,10 @@ _code: Any = cgutils  # it has no types
 
 def jit(function: _Function) -> _Function:
     """Compile a function of ints, floats and arrays with numba; called from Python it behaves as it reads."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     if isinstance(compiled, Dispatcher):  # it is not if numba is told to compile nothing
-        compiled._cache = CodeCache(function)
+        dispatcher: Any = compiled
+        dispatcher._cache = CodeCache(function)
     return cast(_Function, compiled)
 
 
