@@ -32,7 +32,7 @@ from featurestore.errors import (
 from featurestore.live import LivePlans
 from featurestore.online.guarded import Guarded
 from featurestore.online.known_plans import KnownPlans
-from featurestore.online.lookup import OnlineReader
+from featurestore.online.lookup import OnlineReader, fingerprint_mismatch
 from featurestore.online.question import OnlineQuestion
 from featurestore.online.readiness import Readiness, ServiceReadiness
 from featurestore.online.refreshed import Refreshed, Stall
@@ -166,6 +166,13 @@ class Serving:
     def names(self) -> tuple[str, ...]:
         """Return the names of all applied services, sorted."""
         return self._names.get()
+
+    def plan(self, service: str, expected: str | None) -> Plan:
+        """Return the plan that answers a service; see ``FeatureStore.live_plan``."""
+        plan = self._reader_for(service, expected).plan
+        if expected not in (None, plan.fingerprint):
+            raise fingerprint_mismatch(plan, expected)
+        return plan
 
     def services(self) -> tuple[Plan, ...]:
         """Return the plans that answer, sorted by service; services that this process cannot answer are left out."""

@@ -282,6 +282,16 @@ class FeatureStore:
         """
         return self._serving.services()
 
+    def live_plan(self, service: str, *, expected_fingerprint: str | None = None) -> Plan:
+        """Return the plan that answers a service, for a caller that expects this plan or any.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            FingerprintMismatchError: Another plan is live, and the expected one has no online state.
+            UnknownUdfError: The plan needs a function that this process does not have.
+        """
+        return self._serving.plan(service, expected_fingerprint)
+
     def live_views(self) -> tuple[ViewPlan, ...]:
         """Return the plans by which views by themselves are answered at present, sorted by name."""
         return self._serving.views()

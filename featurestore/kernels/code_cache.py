@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -28,6 +29,23 @@ _numba: Any = caching  # it has no types
 _config: Any = config
 _DAMAGED = (OSError, EOFError, pickle.PickleError, ValueError, ImportError, AttributeError)
 """What reading a file fails by that was cut off, or that another version wrote."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What this process compiled.
+
+    Attributes:
+        compiled: How many forms of kernels were compiled.
+        loaded: How many were read from disk.
+        folders: Where they lie.
+        problem: Why they could not be written; empty if they were.
+    """
+
+    compiled: int
+    loaded: int
+    folders: tuple[str, ...]
+    problem: str
 
 
 class _ReadOnlyLocator(caching.UserWideCacheLocator):
@@ -73,15 +91,36 @@ class CodeCache(caching.FunctionCache):
                 continue
             # Processes that compile one function for several types at once may write each other's files.
             if found is not None and found.signature.args == arguments:
+                _LOADED.append(file._cache_path)
                 return found
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the code for a signature if that is possible."""
+        _COMPILED.append(self.cache_path)
         try:
-            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+            self._save(sig, data)
         except OSError as error:
             _warn_once(self.cache_path, error.strerror or str(error))
+
+    def _save(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except OSError:
+            raise
+        except _DAMAGED:  # the list of what there is
+            self._cache_file.flush()
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+
+
+def compiled() -> Compiled:
+    """Return what this process has compiled until now."""
+    folders = tuple(sorted({*_LOADED, *_COMPILED}))
+    return Compiled(len(_COMPILED), len(_LOADED), folders, _WARNED[0] if _WARNED else "")
+
+
+_COMPILED: list[str] = []
+_LOADED: list[str] = []
 
 
 def _folders(function: Any) -> list[str]:
@@ -105,7 +144,7 @@ def _stamp_of_kernels() -> bytes:
 def _warn_once(folder: str, why: str) -> None:
     """Warn that code cannot be kept, the first time in this process."""
     if not _WARNED:
-        _WARNED.append(folder)
+        _WARNED.append(f"{folder}: {why}")
         _LOGGER.warning(
             "compiled kernels cannot be written to '%s' (%s), so every process compiles them again. Set "
             "NUMBA_CACHE_DIR to a folder that can be written, or run 'featurestore warm' when the image is built.",

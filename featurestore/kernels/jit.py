@@ -21,6 +21,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _code: Any = cgutils  # it has no types
 
+KERNELS: list[Any] = []
+"""Every function that is compiled, as numba's dispatcher."""
+
 
 def jit(function: _Function) -> _Function:
     """Compile a function of ints, floats and arrays with numba; called from Python it behaves as it reads."""
@@ -28,6 +31,7 @@ def jit(function: _Function) -> _Function:
     if isinstance(compiled, Dispatcher):  # it is not if numba is told to compile nothing
         dispatcher: Any = compiled
         dispatcher._cache = CodeCache(function)
+        KERNELS.append(dispatcher)
     return cast(_Function, compiled)
 
 

@@ -297,7 +297,7 @@ class OnlineReader:
         """Read a question; what is wrong with it is returned."""
         expected = question.expected_fingerprint
         if expected not in (None, self.plan.fingerprint) and not question.takes_live_plan:
-            return _mismatch(self.plan, expected)
+            return fingerprint_mismatch(self.plan, expected)
         try:
             entities = self._read_entities(question.entities)
             inputs = self._read_request(question.request, len(entities))
@@ -628,7 +628,13 @@ def _is_of_an_entity(error: Exception) -> bool:
     return not isinstance(error, StorageError | OutOfReachError)
 
 
-def _mismatch(plan: Plan, expected: str | None) -> FingerprintMismatchError:
+def fingerprint_mismatch(plan: Plan, expected: str | None) -> FingerprintMismatchError:
+    """Return the error for a caller that expects a plan which cannot answer.
+
+    Args:
+        plan: The live plan.
+        expected: Fingerprint of the other one.
+    """
     return FingerprintMismatchError(
         f"the live plan of '{plan.name}' is {plan.fingerprint}, expected {expected}, which has no online state",
         field="/expected_fingerprint",
