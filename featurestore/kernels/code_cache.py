@@ -109,7 +109,7 @@ class CodeCache(caching.FunctionCache):
         except OSError:
             raise
         except _DAMAGED:  # the list of what there is
-            self._cache_file.flush()
+            self._cache_file.flush()  # type: ignore[no-untyped-call]
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 

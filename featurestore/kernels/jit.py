@@ -20,6 +20,7 @@ from featurestore.kernels.code_cache import CodeCache
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _code: Any = cgutils  # it has no types
+_numba: Any = numba  # its types know not every option
 
 KERNELS: list[Any] = []
 """Every function that is compiled, as numba's dispatcher."""
@@ -27,7 +28,7 @@ KERNELS: list[Any] = []
 
 def jit(function: _Function) -> _Function:
     """Compile a function of ints, floats and arrays with numba; called from Python it behaves as it reads."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+    compiled: Any = _numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     if isinstance(compiled, Dispatcher):  # it is not if numba is told to compile nothing
         dispatcher: Any = compiled
         dispatcher._cache = CodeCache(function)

@@ -224,8 +224,14 @@ def _ask(
     """Ask a service."""
     entities = _rows(plan.join_keys, given, count)
     inputs = _rows(plan.request, given, count) if plan.request else None
-    named = {"request_id": request_id, "expected_fingerprint": expected}
-    ask = partial(store.get_online_features, plan.name, entities, inputs, **named)
+    ask = partial(
+        store.get_online_features,
+        plan.name,
+        entities,
+        inputs,
+        request_id=request_id,
+        expected_fingerprint=expected,
+    )
     return _ask_for(wanted, ask, keys=plan.join_keys)
 
 
