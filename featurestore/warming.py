@@ -28,7 +28,10 @@ from featurestore.store import FeatureStore
 from featurestore.temporal import every
 
 _START = datetime(2024, 1, 1, tzinfo=UTC)
-_EVENTS = 12
+_EVENTS = 24
+
+_QUESTIONS = 1 << 15
+"""So many that they are answered as many are."""
 
 
 def warm(folder: Path | None = None) -> Compiled:
@@ -53,22 +56,24 @@ def _use_everything(folder: Path) -> None:
     events = folder / "events.parquet"
     pq.write_table(pa.Table.from_pylist(list(_events(0, _EVENTS)), schema=_SCHEMA), events)
     with FeatureStore(_config(folder / "store")) as store:
-        store.apply(_service(events))
-        spine = pa.Table.from_pylist(
-            [
-                {"user": user, "shop": shop, "as_of": _START + timedelta(hours=hour)}
-                for user in (1, 2)
-                for shop in ("a", "b")
-                for hour in range(0, 2_000, 7)
-            ],
-            schema=pa.schema([_SCHEMA.field("user"), _SCHEMA.field("shop"), ("as_of", _INSTANT)]),
-        )
-        store.training_set("warm", spine, folder / "training", statuses=True, progress=False)
+        store.apply(*_services(events))
+        store.training_set("all", _spine(_QUESTIONS), folder / "training", statuses=True, progress=False)
+        store.training_set("newest", _spine(1), folder / "newest", progress=False)
         store.materialize()
         store.push("pushed", list(_events(_EVENTS, 2 * _EVENTS)))
         pq.write_table(pa.Table.from_pylist(list(_events(0, 2 * _EVENTS)), schema=_SCHEMA), events)
         store.materialize()
-        store.get_online_features("warm", [{"user": 1, "shop": "a"}, {"user": 9, "shop": "c"}])
+        store.get_online_features("all", [{"user": 1, "shop": "a"}, {"user": 9, "shop": "c"}])
+        store.audit("all", since="1h", causes=False)
+
+
+def _spine(count: int) -> pa.Table:
+    """Return questions about four entities, some of them about many instants."""
+    rows = [
+        {"user": 1 + number % 2, "shop": "ab"[number % 4 // 2], "as_of": _START + timedelta(minutes=number)}
+        for number in range(count)
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*map(_SCHEMA.field, ("user", "shop")), ("as_of", _INSTANT)]))
 
 
 def _config(folder: Path) -> Config:
@@ -94,9 +99,9 @@ _SCHEMA = pa.schema(
 
 
 def _events(first: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Yield events, some of which become known late, and some with nulls."""
+    """Yield events, some with nulls, some known late, and some of one entity at one instant."""
     for number in range(first, stop):
-        at = _START + timedelta(hours=number)
+        at = _START + timedelta(hours=number // 8)
         yield {
             "user": 1 + number % 2,
             "shop": "ab"[number % 3 % 2],
@@ -110,20 +115,20 @@ def _events(first: int, stop: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _service(path: Path) -> FeatureService:
-    user, shop = (
-        Entity("user", key="user", dtype="int64"),
-        Entity("shop", key=("user", "shop"), dtype=("int64", "string")),
-    )
+def _services(path: Path) -> list[FeatureService]:
+    user = Entity("user", key="user", dtype="int64")
+    shop = Entity("shop", key=("user", "shop"), dtype=("int64", "string"))
     file = FileSource("file", path=str(path), event_time="at", ingest_time="known", event_id="id")
     pushed = FileSource("pushed", path=str(path), event_time="at", event_id="id", stream=True)
-    return FeatureService(
-        "warm",
-        features=[
-            FeatureView("by_user", entity=user, source=file, where=col("count") >= 0, features=_features()),
-            FeatureView("by_shop", entity=shop, source=pushed, features=_features(), refresh=every("1h", lag="10m")),
-        ],
-    )
+    plain = FileSource("plain", path=str(path), event_time="at")
+    by_user = FeatureView("by_user", entity=user, source=file, where=col("count") >= 0, features=_features())
+    by_shop = FeatureView("by_shop", entity=shop, source=pushed, features=_features(), refresh=every("1h", lag="10m"))
+    recent = FeatureView("recent", entity=user, source=plain, features={"n": agg.count().over("3h")})
+    newest = FeatureView("newest", entity=user, source=plain, features={"paid": agg.last(col("amount"))})
+    return [
+        FeatureService("all", features=[by_user, by_shop, recent]),
+        FeatureService("newest", features=[newest]),
+    ]
 
 
 def _features() -> dict[str, Any]:
