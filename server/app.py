@@ -82,7 +82,9 @@ class Readiness(BaseModel):
 
     status: str
     unready: dict[str, str] | None = Field(None, description="Services that were never answered yet, and why.")
-    registry: str | None = Field(None, description="Why the registry cannot be asked; plans that are known answer on.")
+    registry: str | None = Field(
+        None, description="Code of why the registry cannot be asked: plans that are known answer on."
+    )
 
 
 class DirectReply(Protocol):
@@ -301,7 +303,7 @@ def _behind(application: Application) -> FastAPI:
         def checked(_: Call) -> Response:
             found = desk.readiness()
             unready = {one.service: str(one.problem) for one in found.unready}
-            registry = None if found.registry_problem is None else str(found.registry_problem)
+            registry = None if found.registry_problem is None else found.registry_problem.code
             return _document(Readiness(status="ready", unready=unready or None, registry=registry))
 
         return await desk.probe(request, checked)
