@@ -2,12 +2,14 @@
 
 An environment variable ``FEATURESTORE_<KEY>`` overrides a key, ``FEATURESTORE_<TABLE>__<KEY>`` one inside a table
 (``FEATURESTORE_SERVER__PORT=8080``). Relative paths, also those inside SQLite URLs, count from the folder of the
-file. What is written wrongly is an error that names the file or variable and the key; nothing is ignored.
+file. What is written wrongly is an error that names the file or variable and the key. Only the variables that
+Kubernetes sets for Services of similar names are ignored.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +36,19 @@ FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"
 CONFIG_VARIABLE = "FEATURESTORE_CONFIG"
 """Names the file itself, where a program takes no path."""
+
+_SERVICE_LINK = re.compile(
+    rf"{PREFIX}(?:\w+_)?(?:"
+    r"SERVICE_HOST=.*"
+    r"|SERVICE_PORT(?:_\w+)?=\d+"
+    r"|PORT=(?:tcp|udp|sctp)://.*"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?=.*)"
+)
+"""Variables that Kubernetes sets in every pod for a Service whose name begins with ``featurestore``.
+
+Source:
+    Kubernetes, "Discovering services": environment variables; ``enableServiceLinks`` is true by default.
+"""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -523,14 +538,19 @@ def _resolved_url(url: str, folder: Path) -> str:
 
 
 def _check_overrides(cls: type[Config]) -> None:
-    """Refuse variables that look like overrides and name no key: a typing error must not be silent."""
+    """Refuse variables that look like overrides and name no key: a typing error must not be silent.
+
+    Variables that Kubernetes sets for its Services are not meant for us and are ignored.
+    """
     keys = [name for name in cls.model_fields if name != "folder"]
     known = {f"{PREFIX}{name}".upper(): name for name in keys}
     for variable in sorted(os.environ):
         head = variable.partition("__")[0]
-        if variable.startswith(PREFIX) and head not in known and variable != CONFIG_VARIABLE:
+        if not variable.startswith(PREFIX) or head in known or variable == CONFIG_VARIABLE:
+            continue
+        if not _SERVICE_LINK.fullmatch(f"{variable}={os.environ[variable]}"):
             raise ConfigError(
-                "it overrides no key",
+                "unknown configuration variable",
                 where=f"environment variable {variable}",
                 hint=listing("Variables", known, wrong=head),
                 code="config-key",

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ _BUSY_MS = 20_000
 _ASK_AGAIN_SECONDS = 0.01
 _PRIMARY_CODE = 0xFF
 """The bits of SQLite's error codes that say which kind of failure it is; those above say how it came about."""
+
+ANSWER_SECONDS = 60
+"""How long PostgreSQL may take for one answer of the registry or the event log."""
+
+POOL_SECONDS = 10
+"""How long to wait for a connection while all of a process are in use."""
+
+_LIBPQ = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 20_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""What is said to libpq unless the URL says it: seconds, and milliseconds for ``tcp_user_timeout``."""
 
 CHECKPOINT_PAGES = 4_000
 """How long SQLite's write-ahead log may grow: a page that many commits change is copied once for all of them."""
@@ -37,6 +53,10 @@ def open_database(
 ) -> sa.Engine:
     """Return an engine for a URL; nothing is connected yet, but the folder of a SQLite file is made.
 
+    A database that does not answer is given up after a time: PostgreSQL's ``connect_timeout`` (5 seconds) for a
+    connection, ``tcp_user_timeout`` for a network that swallows everything, and ``timeout`` (60 seconds) for each
+    answer can be set in the URL's query, in libpq's units and in seconds.
+
     Args:
         url: SQLAlchemy URL.
         where: What the database is, for messages.
@@ -50,7 +70,7 @@ def open_database(
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed, hide_parameters=True)  # they are values and keys, and errors are logged
+        engine = _engine(parsed)
     except (ArgumentError, NoSuchModuleError, ImportError) as problem:
         raise error(
             f"the database URL cannot be used: {first_line(problem)}",
@@ -79,6 +99,36 @@ def _leave_replica(context: Any) -> None:
         context.engine.dispose()
         context.invalidate_pool_on_disconnect = False
         context.is_disconnect = True
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    """Return an engine that shows no values in errors, because they are logged, and does not wait for ever."""
+    if url.get_backend_name() != "postgresql":
+        return sa.create_engine(url, hide_parameters=True)
+    seconds = float(str(url.query.get("timeout", ANSWER_SECONDS)))
+    url = url.difference_update_query(["timeout"])
+    unset = {name: value for name, value in _LIBPQ.items() if name not in url.query}
+    engine = sa.create_engine(url, hide_parameters=True, connect_args=unset, pool_timeout=POOL_SECONDS)
+    if engine.dialect.driver == "psycopg":
+        sa.event.listen(engine, "do_connect", partial(_connect_psycopg, seconds))
+    return engine
+
+
+def _connect_psycopg(seconds: float, _: Any, __: Any, args: Any, options: Any) -> Any:
+    """Open a connection on which every answer must come within a time."""
+    import psycopg
+
+    class TimedConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
+            """Wait for an answer; close the connection if it does not come in time: nobody knows what it is for."""
+            try:
+                return super().wait(gen, interval, seconds if timeout is None else timeout)
+            except psycopg.OperationalError:
+                if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                    self.pgconn.finish()
+                raise
+
+    return TimedConnection.connect(*args, **options)
 
 
 @contextmanager

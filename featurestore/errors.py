@@ -6,6 +6,7 @@
     ├── DefinitionError (ValueError)       mistakes in definitions, all of one apply together
     ├── InstantError (ValueError)          a naive, unreadable or out-of-range instant or duration
     ├── ConfigError (ValueError)           featurestore.toml or an override
+    │   └── UnknownUdfError                a plan needs a function that this process does not have
     ├── SourceError                        a source cannot give its rows
     │   ├── SourceMissingError             file, table or column is not there
     │   └── SourceDataError (ValueError)   rows break the source's contract (null keys, naive times, corrupt file)
@@ -92,6 +93,19 @@ class ConfigError(FeatureStoreError, ValueError):
     """A configuration file or override that cannot be used."""
 
     default_code = "config"
+
+
+class UnknownUdfError(ConfigError):
+    """A plan needs a function that this process does not have, or has with another source text.
+
+    That is so for as long as a new version of the code is rolled out.
+
+    Attributes:
+        retry_seconds: After so many seconds it is worth to ask again: another process may answer.
+    """
+
+    default_code = "unknown-udf"
+    retry_seconds = 5.0
 
 
 class SourceError(FeatureStoreError):

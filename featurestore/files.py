@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,29 @@ def check_footer(path: str | os.PathLike[str]) -> None:
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             check_column_chunk(metadata, group, column)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file that only its owner reads; it has its name once it is on the disk, whole.
+
+    Args:
+        content: What it holds.
+        path: Where it lies; folders are made, a file that is there is replaced.
+
+    Raises:
+        OSError: The disk refuses; what was there is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(unfinished).replace(path)
+        sync(path.parent)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
 
 
 def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:

@@ -8,7 +8,7 @@ registry, which every process sees within a second. Every answer says which plan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,6 +26,9 @@ from featurestore.temporal import NOTHING_YET, Clock
 _LOCK_SECONDS = 30.0
 
 P = TypeVar("P", Plan, ViewPlan)
+
+KEPT_PLANS = 1
+"""How many plans of a service that were live before are kept fresh: as many as ``gc`` keeps."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class LivePlans:
         if decided is not None:
             return self._past(service, decided.fingerprint) or applied
         plans = chain([applied], self._catalog.past_plans(service))
-        return self._newest(Kind.SERVICE, service, plans, self._is_filled) or applied
+        return self._newest(Kind.SERVICE, service, plans, self.is_filled) or applied
 
     def view(self, name: str) -> ViewPlan:
         """Return the plan that answers for a view by itself: of a service about which it was decided, else the newest.
@@ -163,10 +166,24 @@ class LivePlans:
                 return plan
         return None
 
+    def filled(self, service: str, fingerprint: str) -> Plan | None:
+        """Return a plan of a service by its fingerprint, whether it is live or not; ``None`` if it has no state.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+        """
+        self._catalog.plan(service)
+        plans = (plan for plan in self._catalog.past_plans(service) if plan.fingerprint == fingerprint)
+        return next(filter(self.is_filled, plans), None)
+
+    def previous(self, service: str) -> Iterator[Plan]:
+        """Yield the plans of a service that were live before the live one, latest first, as far as they have state."""
+        return self._previous(self.plan(service))
+
     def kept(self) -> dict[str, str]:
         """Return for each service the fingerprint of the plan that answers now, if one can."""
         plans = [self.plan(service) for service in self._catalog.services()]
-        return {plan.name: plan.fingerprint for plan in plans if self._is_filled(plan)}
+        return {plan.name: plan.fingerprint for plan in plans if self.is_filled(plan)}
 
     def record_answering(self) -> None:
         """Record for every service and view which plan answers now, so that it does not give way to an older one."""
@@ -187,6 +204,22 @@ class LivePlans:
         known = {view.fingerprint: view for view in (*applied.values(), *self._decided_views())}
         order = sorted(applied) if names is None else list(names)
         return tuple(view for name in order for view in known.values() if view.name == name)
+
+    def kept_views(self, names: Collection[str]) -> tuple[ViewPlan, ...]:
+        """Return the views with state that only plans need which are kept to go back to, or answer until others do.
+
+        Callers that expect such a plan are answered by it, so it is worth to keep it fresh.
+
+        Args:
+            names: Only of these names.
+        """
+        kept: dict[str, ViewPlan] = {}
+        for service in self._catalog.services():
+            live = self.plan(service)
+            for plan in (live, *islice(self._previous(live), KEPT_PLANS)):
+                kept |= {use.view.fingerprint: use.view for use in plan.uses if use.view.name in names}
+        refreshed = {view.fingerprint for view in self.to_refresh(None)}
+        return tuple(view for one, view in kept.items() if one not in refreshed and self._has_state(view))
 
     def promote(self, service: str) -> Live:
         """Let the applied plan answer from now on, in one step.
@@ -301,7 +334,7 @@ class LivePlans:
         if decided is not None and decided.previous in prints:
             first = past[prints.index(decided.previous)]
             older = [first, *(plan for plan in older if plan.fingerprint != first.fingerprint)]
-        yield from (plan for plan in older if self._is_filled(plan))
+        yield from (plan for plan in older if self.is_filled(plan))
 
     def _status(self, service: str) -> ServiceState:
         applied, live = self._catalog.plan(service), self.plan(service)
@@ -343,7 +376,8 @@ class LivePlans:
             return applied
         return next((plan for plan in self._catalog.past_plans(service) if plan.fingerprint == fingerprint), None)
 
-    def _is_filled(self, plan: Plan) -> bool:
+    def is_filled(self, plan: Plan) -> bool:
+        """Tell whether all views of a plan have state."""
         return all(self._has_state(use.view) for use in plan.uses)
 
     def _has_state(self, view: ViewPlan) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
 from featurestore.temporal import Clock, format_duration
+
+_LOGGER = logging.getLogger("featurestore.materializing")
 
 FoldProgress = Callable[[str, int, int], None]
 """Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""
@@ -110,6 +113,50 @@ def _seal(log: EventLog, source: str, until_us: int) -> None:
             hint="Set the clock. Nothing was folded.",
             code="clock-ahead",
         )
+
+
+def refresh_kept(
+    views: Sequence[ViewPlan],
+    *,
+    catalog: Catalog,
+    registry: Registry,
+    store: OnlineStore,
+    settings: ReadSettings,
+    clock: Clock,
+    until_us: int,
+    full: bool,
+) -> None:
+    """Fold events for views of plans that are kept beside the live ones, each by itself.
+
+    What one fails by is logged: its source may have changed since, and nobody but callers that expect its plan needs
+    it.
+
+    Args:
+        views: The views.
+        catalog: Knows their sources.
+        registry: Keeps how the runs went.
+        store: Where their states are.
+        settings: What reading may use.
+        clock: Tells how long a run took.
+        until_us: Exclusive bound of ingest times.
+        full: Whether to fold everything again.
+    """
+    for view in views:
+        try:
+            materialize(
+                [view],
+                catalog=catalog,
+                registry=registry,
+                store=store,
+                settings=settings,
+                clock=clock,
+                until_us=until_us,
+                full=full,
+            )
+        except FeatureStoreError as error:
+            _LOGGER.warning(
+                "view '%s' of an earlier plan, %s, cannot be refreshed: %s", view.name, view.fingerprint[:12], error
+            )
 
 
 def _opened_together(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[ViewPlan]]:

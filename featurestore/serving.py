@@ -1,9 +1,12 @@
 """Answering applied services: which plan is live, and a bound reader for each.
 
 A plan goes live when all its views have online state. Until then the plan that was live before keeps answering, so that
-applying a definition interrupts nobody; every answer says which plan it came from.
+applying a definition interrupts nobody; every answer says which plan it came from. A caller that expects a plan is
+answered by it as long as its states are there, whichever plan is live.
 
-Which plan is live is asked once a second, in a thread: who has little time is answered by the plan known last.
+The live plan is looked up at most once a second, in a thread; requests with little time use the plan known last. So
+does a process that lacks a function of the live plan, because its code is older: it answers on by a plan before it. A
+process that starts while the registry is away begins with the plans that were kept on disk.
 """
 
 from __future__ import annotations
@@ -12,30 +15,38 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import inf
-from threading import Lock, Thread
+from functools import partial
+from threading import Lock
 from typing import Any, TypeAlias
 
 from featurestore.catalog import Catalog
 from featurestore.dtypes import DType
-from featurestore.errors import FeatureStoreError, RegistryError, RequestError, StateError, StorageError
+from featurestore.errors import (
+    FeatureStoreError,
+    RegistryError,
+    RequestError,
+    StateError,
+    StorageError,
+    UnknownUdfError,
+)
 from featurestore.live import LivePlans
 from featurestore.online.guarded import Guarded
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.patience import seconds_left
+from featurestore.online.known_plans import KnownPlans
+from featurestore.online.lookup import OnlineReader, fingerprint_mismatch
 from featurestore.online.question import OnlineQuestion
+from featurestore.online.readiness import Readiness, ServiceReadiness
+from featurestore.online.refreshed import Refreshed, Stall
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import Caller, ServingLog
-from featurestore.online.store import OnlineStore, loss_error, records_of
+from featurestore.online.store import OnlineStore, ViewRecord, loss_error, records_of
 from featurestore.online.vitals import Vitals, view_vitals
 from featurestore.online.watching import StateWatch
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
-from featurestore.temporal import Clock, duration_us, instant_us
+from featurestore.temporal import NOTHING_YET, Clock, instant_us
 
 _LOGGER = logging.getLogger("featurestore.serving")
 
-RECHECK_US = duration_us("1s")
-"""How long after an apply in another process the old plan may still answer, beside the time that asking takes."""
+_WHERE = "registry"
 
 _LOOK_SECONDS = 0.25
 """How long a check waits for a look after the states."""
@@ -44,27 +55,19 @@ _GLANCE_SECONDS = 0.005
 """How long a question waits for one, at most once a second."""
 
 COMBINATIONS = 64
-"""How many combinations of views are kept bound."""
-
-
-_Asked: TypeAlias = str | tuple[str, ...]
-"""A service, or views."""
+"""How many combinations of views, and plans that callers expect, are kept bound."""
 
 
 @dataclass(frozen=True)
-class _Live:
-    """A reader, and when its plan was last known to be the live one."""
+class _Pinned:
+    """A service, to be answered by one plan."""
 
-    reader: OnlineReader
-    checked_at_us: int
+    service: str
+    fingerprint: str
 
 
-@dataclass(frozen=True)
-class _LiveViews:
-    """The views that answer by themselves, and when that was last asked."""
-
-    plans: tuple[ViewPlan, ...]
-    checked_at_us: int
+_Asked: TypeAlias = str | tuple[str, ...] | _Pinned
+"""A service; views; or a service by one plan."""
 
 
 class Serving:
@@ -76,27 +79,41 @@ class Serving:
     """
 
     def __init__(
-        self, catalog: Catalog, plans: LivePlans, store: OnlineStore, log: ServingLog | None, clock: Clock
+        self,
+        catalog: Callable[[], Catalog],
+        plans: Callable[[], LivePlans],
+        store: OnlineStore,
+        log: ServingLog | None,
+        clock: Clock,
+        known: KnownPlans,
     ) -> None:
         """Take the parts.
 
         Args:
-            catalog: What is applied.
-            plans: Knows which plans are live.
+            catalog: Gives what is applied, as soon as the registry can be opened.
+            plans: Gives what knows which plans are live, likewise.
             store: Where states are kept.
             log: Takes what was answered; ``None`` keeps nothing.
             clock: Tells the present instant.
+            known: Keeps the plans that answer for the next start.
         """
         self._catalog = catalog
         self._plans = plans
         self.store = Guarded(store)
         self._log = log
         self._clock = clock
-        self._live: dict[_Asked, _Live] = {}
-        self._checks: dict[_Asked, Thread] = {}
-        self._views: _LiveViews | None = None
+        self._known = known
         self._lock = Lock()
         self.watch = StateWatch(store, self._answered_views)
+        self._stall = Stall()
+        self._readers: dict[_Asked, Refreshed[OnlineReader | None]] = {}
+        self._names = Refreshed(self._find_names, clock, self._stall, where=_WHERE)
+        self._views = Refreshed(self._find_views, clock, self._stall, where=_WHERE)
+        self._bounds_us: dict[str, int] = {}
+        self._answered: set[str] = set()
+        self._keeps_plans = False
+        self._warned = ""
+        self._registry_problem: FeatureStoreError | None = None
 
     def answer(self, question: OnlineQuestion) -> OnlineFeatures:
         """Answer a question; see ``FeatureStore.get_online_features``."""
@@ -110,14 +127,21 @@ class Serving:
 
         What is only a part of the plan's answer goes to no log: an audit would have nothing to compare it with.
         """
-        alike: dict[Hashable, list[int]] = {}
-        for place, question in enumerate(questions):
-            alike.setdefault((question.service, _instant_of(question), question.partial), []).append(place)
+        readers: dict[tuple[str, str | None], OnlineReader | Exception] = {}
+        alike: dict[tuple[OnlineReader, Hashable, bool], list[int]] = {}
         found: dict[int, OnlineFeatures | Exception] = {}
-        for places in alike.values():
+        for place, question in enumerate(questions):
+            asked = question.service, question.expected_fingerprint
+            reader = readers.get(asked)
+            if reader is None:
+                reader = readers[asked] = self._reader_or_error(*asked)
+            if isinstance(reader, Exception):
+                found[place] = reader
+            else:
+                alike.setdefault((reader, _instant_of(question), question.partial), []).append(place)
+        for (reader, _, _), places in alike.items():
             own = [questions[place] for place in places]
             try:
-                reader = self._reader(own[0].service)
                 answers = reader.get_together(own)
             except Exception as error:  # it is the askers'
                 found |= dict.fromkeys(places, error)
@@ -148,71 +172,82 @@ class Serving:
         """Answer all features of some views; see ``FeatureStore.get_online_views``."""
         return self._views_reader(tuple(sorted(set(names)))).get(entities, as_of=as_of, partial=partial)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all applied services, sorted."""
+        return self._names.get()
+
+    def plan(self, service: str, expected: str | None) -> Plan:
+        """Return the plan that answers a service; see ``FeatureStore.live_plan``."""
+        plan = self._reader_for(service, expected).plan
+        if expected not in (None, plan.fingerprint):
+            raise fingerprint_mismatch(plan, expected)
+        return plan
+
     def services(self) -> tuple[Plan, ...]:
-        """Return the plans that answer, sorted by service."""
-        return tuple(self._reader(service).plan for service in sorted(self._catalog.services()))
+        """Return the plans that answer, sorted by service; services that this process cannot answer are left out."""
+        found = []
+        for service in self._names.get():
+            try:
+                found.append(self._reader(service).plan)
+            except UnknownUdfError:
+                continue
+        return tuple(found)
 
     def views(self) -> tuple[ViewPlan, ...]:
         """Return the plans that answer for views by themselves, sorted by name."""
-        now_us = self._clock.now_us()
-        known = self._views
-        if known is None or not 0 <= now_us - known.checked_at_us < RECHECK_US:
-            known = _LiveViews(tuple(self._plans.view(name) for name in sorted(self._catalog.views())), now_us)
-            self._views = known
-        return known.plans
+        return self._views.get()
 
     def problems(self) -> list[FeatureStoreError]:
         """Return what is wrong with the states of the views that answer.
 
         Raises:
-            RegistryError: The registry cannot be read.
+            RegistryError: The services are not known.
             StorageError: The online store cannot be read.
         """
-        plans = [self._reader(service).plan for service in sorted(self._catalog.services())]
         self.watch.look(wait_seconds=_LOOK_SECONDS)
-        views = {use.view.fingerprint: use.view for plan in plans for use in plan.uses}
-        found: list[FeatureStoreError] = [] if self.watch.drops is None else [self.watch.drops]
-        for view in views.values():
-            try:
-                record = records_of(self.store, [view])[view.name]
-                loss = self.watch.loss_of(view)
-                if record.lost is not None:
-                    loss = loss_error(view.name, record.lost)
-            except StateError as error:
-                loss = error
-            if loss is not None:
-                found.append(loss)
-        return found
+        views = {use.view.fingerprint: use.view for plan in self.services() for use in plan.uses}
+        losses = [loss for view in views.values() if (loss := self._loss_of(view)) is not None]
+        return losses if self.watch.drops is None else [self.watch.drops, *losses]
 
-    def vitals(self, heads_us: Mapping[str, int], ahead_us: Mapping[str, int]) -> Vitals:
+    def _loss_of(self, view: ViewPlan) -> FeatureStoreError | None:
+        """Return what says that a part of a view's states is gone, ``None`` if nothing does."""
+        try:
+            record = records_of(self.store, [view])[view.name]
+        except StateError as error:
+            return error
+        return self.watch.loss_of(view) if record.lost is None else loss_error(view.name, record.lost)
+
+    def vitals(self) -> Vitals:
         """Tell how the views are that answer by themselves.
 
-        Args:
-            heads_us: By source with a log, the instant before which all its events became known.
-            ahead_us: By source with a log, how far its head is ahead of the present.
+        Of a view without state, or while the store cannot be read, staleness is counted from the last instant that it
+        was complete up to.
+
+        Raises:
+            RegistryError: The views are not known.
         """
         now_us = self._clock.now_us()
         views = {view.name: view for view in self.views()}
-        records = records_of(self.store, views.values())
-        return Vitals(
-            {
-                name: view_vitals(
-                    records[name],
-                    now_us=now_us,
-                    head_us=heads_us.get(view.source.name),
-                    period_us=view.refresh.period_us,
-                )
-                for name, view in views.items()
-            },
-            self.store.is_open,
-            ahead_us,
-        )
+        problem: FeatureStoreError | None = None
+        records: Mapping[str, ViewRecord] = {}
+        try:
+            records = records_of(self.store, views.values())
+        except (StateError, StorageError) as error:
+            problem = error
+        found = {}
+        for name, view in views.items():
+            record = records.get(name, ViewRecord(name, view.fingerprint))
+            if record.watermark_us != NOTHING_YET:
+                self._bounds_us[view.fingerprint] = record.bound_us(view.refresh.period_us)
+            complete_us = self._bounds_us.get(view.fingerprint)
+            found[name] = view_vitals(view.source.name, record, now_us=now_us, complete_us=complete_us)
+        return Vitals(found, self.store.is_open, problem)
 
     def _answered_views(self) -> Collection[ViewPlan]:
         """Return the views that this process has answered from lately, in their plans."""
-        with self._lock:
-            readers = [live.reader for live in self._live.values()]
-        return {use.view.fingerprint: use.view for reader in readers for use in reader.plan.uses}.values()
+        readers = [refreshed.value for refreshed in self._readers.copy().values()]
+        plans = [reader.plan for reader in readers if reader is not None]
+        return {use.view.fingerprint: use.view for plan in plans for use in plan.uses}.values()
 
     def check(self) -> None:
         """Make sure that every applied service can be answered, and load what answering needs.
@@ -223,80 +258,223 @@ class Serving:
             RegistryError: The registry cannot be read.
             StorageError: The online store cannot be read.
         """
-        for service in self._catalog.services():
+        for service in self._catalog().services():
             self._reader(service).get([], request=[])
         for problem in self.problems():
             raise problem
 
+    def readiness(self) -> Readiness:
+        """Tell which services can be answered, and load what answering them needs.
+
+        Plans that answer are kept for the next start from now on.
+        """
+        if not self._keeps_plans:
+            self._answered |= {plan.name for plan in self._known.read()}
+            self._keeps_plans = True
+        try:
+            names = self._names.get()
+        except FeatureStoreError as error:
+            return Readiness((), error)
+        self.watch.look(wait_seconds=_LOOK_SECONDS)
+        services = []
+        for name in names:
+            problem = self._problem_of(name)
+            services.append(ServiceReadiness(name, name in self._answered, problem))
+            if problem is None:
+                self._answered.add(name)
+        self._keep_plans()
+        return Readiness(tuple(services), self._registry_problem)
+
+    def _problem_of(self, service: str) -> FeatureStoreError | None:
+        """Return why a service cannot be answered, ``None`` if it can."""
+        if self.watch.drops is not None:
+            return self.watch.drops
+        try:
+            reader = self._reader(service)
+            reader.get([], request=[])
+            losses = map(self._loss_of, reader.plan.views)
+            return next((loss for loss in losses if loss is not None), None)
+        except FeatureStoreError as error:
+            return error
+
     def forget(self) -> None:
-        """Ask anew which plans are live, with the next question."""
+        """Look up which plans are live with the next question."""
         with self._lock:
-            self._live.clear()
-            self._views = None
+            self._readers = {}
+            self._names = Refreshed(self._find_names, self._clock, self._stall, where=_WHERE)
+            self._views = Refreshed(self._find_views, self._clock, self._stall, where=_WHERE)
+
+    def _find_names(self, known: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return the names of all applied services, those known last if the registry cannot be asked."""
+        try:
+            names = tuple(sorted(self._catalog().services()))
+        except (RegistryError, StorageError) as error:
+            self._registry_problem = error
+            names = known or tuple(sorted({plan.name for plan in self._known.read()}))
+            if not names:
+                raise
+            return names
+        self._registry_problem = None
+        return names
+
+    def _find_views(self, known: tuple[ViewPlan, ...] | None) -> tuple[ViewPlan, ...]:
+        """Return the plans that answer for views, those known last if the registry cannot be asked."""
+        try:
+            return tuple(self._plans().view(name) for name in sorted(self._catalog().views()))
+        except (RegistryError, StateError, StorageError) as error:
+            self._warn(error)
+            views = known or tuple(
+                view
+                for _, view in sorted({view.name: view for plan in self._known.read() for view in plan.views}.items())
+            )
+            if not views:
+                raise
+            return views
 
     def _reader(self, service: str) -> OnlineReader:
-        return self._checked(service, lambda: self._plans.plan(service))
+        known = self._readers.get(service)
+        return _there((known or self._refreshed(service, partial(self._find_reader, service))).get())
 
     def _views_reader(self, names: tuple[str, ...]) -> OnlineReader:
-        return self._checked(names, lambda: plan_of_views(map(self._plans.view, names)))
+        def find(known: OnlineReader | None) -> OnlineReader:
+            self.watch.look(wait_seconds=_GLANCE_SECONDS)
+            try:
+                return self._bound(plan_of_views(map(self._plans().view, names)), known)
+            except (RegistryError, StateError, StorageError) as error:
+                self._warn(error)
+                if known is not None:
+                    return known
+                views = {view.name: view for view in self.views()}
+                if not views.keys() >= set(names):
+                    raise
+                return self._bound(plan_of_views(views[name] for name in names), known)
 
-    def _checked(self, asked: _Asked, live_plan: Callable[[], Plan]) -> OnlineReader:
-        """Return the reader of a service or of views; which plan is live is asked now and then.
+        return _there(self._refreshed(names, find).get())
 
-        Whoever is first to find that too long ago waits for what is found out, for half the time there is, since the
-        store is to be read yet; meanwhile the others are answered by what is known.
-        """
-        known, now_us = self._live.get(asked), self._clock.now_us()
-        if known is not None and not 0 <= now_us - known.checked_at_us < RECHECK_US:
-            check = Thread(target=self._check, args=(asked, live_plan, known, now_us), name="live plan", daemon=True)
-            if self._checks.setdefault(asked, check) is check:
-                check.start()
-                left = seconds_left()
-                check.join(None if left == inf else left / 2)
-                known = self._live.get(asked)
-        return self._bind(asked, live_plan(), None, now_us) if known is None else known.reader
-
-    def _check(self, asked: _Asked, live_plan: Callable[[], Plan], known: _Live, now_us: int) -> None:
-        """Find out which plan is live: if that cannot be asked, the one known last; if none is, forget that one."""
-        self.watch.look(wait_seconds=_GLANCE_SECONDS)
+    def _reader_or_error(self, service: str, expected: str | None) -> OnlineReader | Exception:
+        """Return what answers a question; what is wrong is the asker's."""
         try:
-            self._bind(asked, live_plan(), known, now_us)
-        except (RegistryError, StateError, StorageError) as error:
-            _LOGGER.warning("which plan is live cannot be asked; the one known last answers on: %s", error)
-            self._bind(asked, known.reader.plan, known, now_us)
-        except FeatureStoreError:  # whoever asks next is told
-            with self._lock:
-                self._live.pop(asked, None)
-        finally:
-            del self._checks[asked]
+            return self._reader_for(service, expected)
+        except Exception as error:  # it is the asker's
+            return error
 
-    def _bind(self, asked: _Asked, plan: Plan, known: _Live | None, now_us: int) -> OnlineReader:
-        """Take down which plan is live; one that was live before keeps its reader.
+    def _reader_for(self, service: str, expected: str | None) -> OnlineReader:
+        """Return what answers a caller that expects a plan: that plan if it can, else the live one, which refuses."""
+        try:
+            reader = self._reader(service)
+        except (UnknownUdfError, StateError):
+            if expected is None or (pinned := self._pinned_reader(service, expected)) is None:
+                raise
+            return pinned
+        if expected is None or expected == reader.plan.fingerprint:
+            return reader
+        return self._pinned_reader(service, expected) or reader
 
-        What became known meanwhile is newer, and stays.
-        """
-        is_same = known is not None and known.reader.plan == plan
-        reader = known.reader if known is not None and is_same else self._open(plan)
+    def _pinned_reader(self, service: str, fingerprint: str) -> OnlineReader | None:
+        """Return what answers a service by one plan, ``None`` if it has no state."""
+        asked = _Pinned(service, fingerprint)
+        return self._refreshed(asked, partial(self._find_pinned, asked)).get()
+
+    def _refreshed(
+        self, asked: _Asked, find: Callable[[OnlineReader | None], OnlineReader | None]
+    ) -> Refreshed[OnlineReader | None]:
+        known = self._readers.get(asked)
+        if known is not None:
+            return known
+        made: Refreshed[OnlineReader | None] = Refreshed(find, self._clock, self._stall, where=_WHERE)
         with self._lock:
-            if known is None and not isinstance(asked, str):
+            if asked not in self._readers:
                 self._make_room()
-            if self._live.get(asked) is known:
-                self._live[asked] = _Live(reader, now_us)
-        return reader
-
-    def _open(self, plan: Plan) -> OnlineReader:
-        return OnlineReader(plan, self.store, self._clock, self.watch)
+            return self._readers.setdefault(asked, made)
 
     def close(self) -> None:
         """Look after the states no more."""
         self.watch.close()
 
     def _make_room(self) -> None:
-        """Forget all combinations of views if there are too many."""
-        combinations = [asked for asked in self._live if not isinstance(asked, str)]
-        if len(combinations) >= COMBINATIONS:
-            for asked in combinations:
-                del self._live[asked]
+        """Forget what callers made up if there is too much of it: names that are none, plans, combinations of views."""
+        if len(self._readers) >= COMBINATIONS + len(self._names.value or ()):
+            names = set(self._names.value or ())
+            for asked in [asked for asked in self._readers if asked not in names]:
+                del self._readers[asked]
+
+    def _find_reader(self, service: str, known: OnlineReader | None) -> OnlineReader:
+        """Return what answers a service: by the live plan, or the one known last if that cannot be looked up."""
+        self.watch.look(wait_seconds=_GLANCE_SECONDS)
+        try:
+            return self._bound(self._plans().plan(service), known)
+        except UnknownUdfError as error:
+            return self._bound_before(service, known, error)
+        except (RegistryError, StateError, StorageError) as error:
+            self._warn(error)
+            if known is not None:
+                return known
+            plan = next((plan for plan in self._known.read() if plan.name == service), None)
+            if plan is None:
+                raise
+            return self._bound(plan, None)
+
+    def _bound_before(self, service: str, known: OnlineReader | None, error: UnknownUdfError) -> OnlineReader:
+        """Return what answers a service by an earlier plan, because this process lacks a function of the live one.
+
+        Raises:
+            UnknownUdfError: There is none that has state and that this process can compute.
+        """
+        for plan in self._plans().previous(service):
+            try:
+                reader = self._bound(plan, known)
+            except UnknownUdfError:
+                continue
+            if reader is not known:
+                _LOGGER.warning("service '%s' is answered by an earlier plan, %s: %s", service, plan.fingerprint, error)
+            return reader
+        raise error
+
+    def _find_pinned(self, asked: _Pinned, known: OnlineReader | None) -> OnlineReader | None:
+        """Return what answers a service by one plan, ``None`` if it was never applied or has no state."""
+        self.watch.look(wait_seconds=_GLANCE_SECONDS)
+        try:
+            if known is not None:
+                return known if self._plans().is_filled(known.plan) else None
+            plan = self._plans().filled(asked.service, asked.fingerprint)
+        except (RegistryError, StateError, StorageError) as error:
+            self._warn(error)
+            if known is not None:
+                return known
+            plans = (plan for plan in self._known.read() if plan.name == asked.service)
+            plan = next((plan for plan in plans if plan.fingerprint == asked.fingerprint), None)
+            if plan is None:
+                raise
+        return None if plan is None else self._bound(plan, None)
+
+    def _bound(self, plan: Plan, known: OnlineReader | None) -> OnlineReader:
+        """Return what answers by a plan; one that was bound before keeps its reader."""
+        if known is not None and known.plan == plan:
+            return known
+        return OnlineReader(plan, self.store, self._clock, self.watch)
+
+    def _keep_plans(self) -> None:
+        """Keep the plans that answer for the next start, the live ones first."""
+        names = set(self._names.value or ()) & self._answered
+        readers = {asked: refreshed.value for asked, refreshed in self._readers.copy().items()}
+        live = [reader.plan for asked, reader in readers.items() if asked in names and reader is not None]
+        pinned = [
+            reader.plan
+            for asked, reader in readers.items()
+            if isinstance(asked, _Pinned) and asked.service in names and reader is not None
+        ]
+        self._known.keep([*live, *pinned])
+
+    def _warn(self, error: FeatureStoreError) -> None:
+        """Say that plans cannot be looked up, once for each reason."""
+        if str(error) != self._warned:
+            self._warned = str(error)
+            _LOGGER.warning("which plans are live cannot be looked up; those known last answer on: %s", error)
+
+
+def _there(reader: OnlineReader | None) -> OnlineReader:
+    assert reader is not None, "only plans that a caller names may be missing"
+    return reader
 
 
 def _instant_of(question: OnlineQuestion) -> Hashable:

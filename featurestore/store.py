@@ -44,10 +44,11 @@ if TYPE_CHECKING:
     from featurestore.materializing import FoldProgress
     from featurestore.offline.dataset import TrainingSet
     from featurestore.online.materialize import ViewRun
+    from featurestore.online.readiness import Readiness
     from featurestore.online.result import OnlineFeatures
     from featurestore.online.serving_log import ServingLog
     from featurestore.online.store import OnlineStore
-    from featurestore.online.vitals import Vitals
+    from featurestore.online.vitals import LogVitals, Vitals
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
@@ -265,6 +266,14 @@ class FeatureStore:
         """Whether online state is read within the time that ``featurestore.online.patience`` allows."""
         return self._serving.store.keeps_time
 
+    def service_names(self) -> tuple[str, ...]:
+        """Return the names of the applied services, sorted; those known last if the registry is away.
+
+        Raises:
+            RegistryError: The registry cannot be read, and no process of this data folder has served yet.
+        """
+        return self._serving.names()
+
     def live_services(self) -> tuple[Plan, ...]:
         """Return the plans by which services are answered at present, sorted by name.
 
@@ -272,6 +281,16 @@ class FeatureStore:
         within a second.
         """
         return self._serving.services()
+
+    def live_plan(self, service: str, *, expected_fingerprint: str | None = None) -> Plan:
+        """Return the plan that answers a service, for a caller that expects this plan or any.
+
+        Raises:
+            UnknownServiceError: No service of that name is applied.
+            FingerprintMismatchError: Another plan is live, and the expected one has no online state.
+            UnknownUdfError: The plan needs a function that this process does not have.
+        """
+        return self._serving.plan(service, expected_fingerprint)
 
     def live_views(self) -> tuple[ViewPlan, ...]:
         """Return the plans by which views by themselves are answered at present, sorted by name."""
@@ -346,7 +365,8 @@ class FeatureStore:
         """Fold the events of sources into online state, as far as they became known before an instant.
 
         Several views are done at a time; one that fails does not keep the others from being done. Every run is kept
-        in the registry, with counts, times and how it ended.
+        in the registry, with counts, times and how it ended. Plans that were live before and are kept to go back to are
+        refreshed after the others; if one cannot be, that is logged and no error.
 
         Args:
             until: Exclusive bound of ingest times; the present instant if ``None``. A later one counts as the present:
@@ -365,8 +385,9 @@ class FeatureStore:
             StateError: Another run on the view is under way.
             StorageError: The online store cannot be written; running again completes the work.
         """
-        from featurestore.materializing import materialize
+        from featurestore.materializing import materialize, refresh_kept
 
+        views = None if views is None else list(views)
         now_us = self._clock.now_us()
         until_us = now_us if until is None else min(now_us, instant_us(until, where="until"))
         runs = materialize(
@@ -383,6 +404,16 @@ class FeatureStore:
         )
         self._live_plans.record_answering()
         self._forget()
+        refresh_kept(
+            self._live_plans.kept_views(self._catalog.views().keys() if views is None else set(views)),
+            catalog=self._catalog,
+            registry=self._registry,
+            store=self._online,
+            settings=self._settings,
+            clock=self._clock,
+            until_us=until_us,
+            full=full,
+        )
         return runs
 
     def runs(self, view: str | None = None, *, limit: int = 100) -> tuple[RunRecord, ...]:
@@ -572,7 +603,8 @@ class FeatureStore:
             entities: For each row of the answer the key columns by name; values of exactly their dtypes.
             request: Request inputs by name: one mapping for all entities, or one per entity.
             as_of: Instant asked about, exclusive; the present one if ``None``.
-            expected_fingerprint: The plan the caller was trained on; another live plan is an error.
+            expected_fingerprint: The plan the caller was trained on. It answers, live or not, as long as it has online
+                state; else it is an error. Without it the live plan answers.
             request_id: Name of the request in the serving log; made up if ``None``.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
                 ``errors`` says why. Such an answer is not logged. If no view can answer, that is an error.
@@ -586,7 +618,8 @@ class FeatureStore:
             UnknownServiceError: No service of that name is applied.
             RequestError: A field is missing, unknown or of a wrong type; ``field`` points at it.
             OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
-            FingerprintMismatchError: The live plan is another than expected.
+            FingerprintMismatchError: Another plan is live, and the expected one has no online state.
+            UnknownUdfError: The plan needs a function that this process does not have.
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
@@ -1154,13 +1187,12 @@ class FeatureStore:
     def vitals(self) -> Vitals:
         """Tell how fresh the views are that answer, for monitoring.
 
+        What the online store does not say is in ``store_problem``.
+
         Raises:
-            StateError: A view's record is damaged.
-            RegistryError: The registry cannot be read.
-            StorageError: The online store or the event log cannot be read.
+            RegistryError: The views are not known, and the registry cannot be read.
         """
-        heads_us = {name: head.next_ingest_us for name, head in self._streams.heads().items()}
-        return self._serving.vitals(heads_us, self._streams.ahead_us())
+        return self._serving.vitals()
 
     def problems(self) -> tuple[FeatureStoreError, ...]:
         """Return what is wrong with parts of the store at present, each with what to do; nothing if all is well.
@@ -1177,6 +1209,27 @@ class FeatureStore:
         if self.config.serving_log.enabled and self._serving_log.failure is not None:
             found.append(self._serving_log.failure)
         return tuple(found)
+
+    def logs(self) -> dict[str, LogVitals]:
+        """Tell for each source that accepts pushes how far its log goes.
+
+        Raises:
+            RegistryError: The registry cannot be read.
+            StorageError: The event log cannot be read.
+        """
+        from featurestore.online.vitals import LogVitals
+
+        ahead_us = self._streams.ahead_us()
+        heads = self._streams.heads()
+        return {name: LogVitals(head.next_ingest_us, ahead_us.get(name, 0)) for name, head in heads.items()}
+
+    def readiness(self) -> Readiness:
+        """Tell which services can be answered online, and load what answering needs; for processes that serve.
+
+        The plans that answer are kept in the data folder from now on, so that a process can start while the registry is
+        away.
+        """
+        return self._serving.readiness()
 
     def log_backlog(self) -> tuple[int, int]:
         """Return how many served rows wait to be written, and how many were lost because too many waited."""
@@ -1288,10 +1341,18 @@ class FeatureStore:
 
     @cached_property
     def _serving(self) -> Serving:
+        from featurestore.online.known_plans import KnownPlans
         from featurestore.serving import Serving
 
         log = self._serving_log if self.config.serving_log.enabled else None
-        return Serving(self._catalog, self._live_plans, self._online, log, self._clock)
+        return Serving(
+            lambda: self._catalog,
+            lambda: self._live_plans,
+            self._online,
+            log,
+            self._clock,
+            KnownPlans(self.config.data / "serving", self.config.registry),
+        )
 
     @cached_property
     def _auditor(self) -> Auditor:

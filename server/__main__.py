@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = Config.load(options.config)
         with FeatureStore(config) as store:
             # What cannot be read now is told here, and not by each worker in turn.
-            store.services()
+            store.service_names()
             if (options.workers or config.server.workers) == 1:
                 serve(store, host=options.host, port=options.port)
                 return 0

@@ -35,6 +35,7 @@ from server.messages import schemas
 from server.watching import Watch
 
 _LOGGER = logging.getLogger("featurestore.server")
+_RETRY_SECONDS = 1.0
 _ALWAYS = frozenset({"/healthz", "/readyz", "/health", metrics.PATH})
 _DESCRIPTION = "Feature values for models, computed by the same plan and the same kernels as their training sets."
 
@@ -75,6 +76,16 @@ class Health(BaseModel):
     """How the server is."""
 
     status: str
+
+
+class Readiness(BaseModel):
+    """Whether the server can answer what it answered before."""
+
+    status: str
+    unready: dict[str, str] | None = Field(None, description="Services that were never answered yet, and why.")
+    registry: str | None = Field(
+        None, description="Code of why the registry cannot be asked: plans that are known answer on."
+    )
     problems: list[str] = Field([], description="What is wrong, though every service can be answered.")
 
 
@@ -235,7 +246,7 @@ class Application:
             self._opened = await asyncio.to_thread(FeatureStore.open, os.environ.get(CONFIG_VARIABLE, FILE_NAME))
         try:
             await asyncio.to_thread(self._warm)
-            self.store.start_following()
+            following = asyncio.create_task(self._follow())
             watch = self._watch = self._watch or Watch(self.store)
             noting = asyncio.create_task(watch.run())
             self._on_ready()
@@ -243,6 +254,7 @@ class Application:
                 yield
             finally:
                 noting.cancel()
+                following.cancel()
                 watch.close()
         finally:
             if self._given is None and self._opened is not None:
@@ -251,10 +263,19 @@ class Application:
 
     def _warm(self) -> None:
         """Load what answering needs, so that the first caller does not wait for it."""
-        try:
-            self.store.check()
-        except FeatureStoreError as error:
-            _LOGGER.warning("not ready yet: %s", error)
+        found = self.store.readiness()
+        for service in found.unready:
+            _LOGGER.warning("service '%s' cannot be answered yet: %s", service.service, service.problem)
+        if found.registry_problem is not None:
+            _LOGGER.warning("the registry cannot be asked: %s", found.registry_problem)
+
+    async def _follow(self) -> None:
+        """Begin to follow pushed events as soon as the registry and the event log can be opened."""
+        while True:
+            try:
+                return await asyncio.to_thread(self.store.start_following)
+            except FeatureStoreError:
+                await asyncio.sleep(_RETRY_SECONDS)
 
 
 def create_app(store: FeatureStore | None = None, *, on_ready: Callable[[], None] = lambda: None) -> Application:
@@ -295,13 +316,16 @@ def _behind(application: Application) -> FastAPI:
         return Health(status="ok")
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", summary="Tell whether the server can answer", response_model=Health, responses=_PROBLEMS)
+    @app.get("/readyz", summary="Tell whether the server can answer", response_model=Readiness, responses=_PROBLEMS)
     async def readyz(request: Request) -> Response:
         def checked(_: Call) -> Response:
-            desk.check()
-            return _document(Health(status="ready", problems=[str(problem) for problem in desk.store.problems()]))
+            found = desk.readiness()
+            unready = {one.service: str(one.problem) for one in found.unready}
+            registry = None if found.registry_problem is None else found.registry_problem.code
+            problems = desk.problems()
+            return _document(Readiness(status="ready", unready=unready or None, registry=registry, problems=problems))
 
-        return await desk.answer(request, checked)
+        return await desk.probe(request, checked)
 
     @app.get(
         metrics.PATH,
@@ -317,7 +341,7 @@ def _behind(application: Application) -> FastAPI:
                 raise problems.RefusedError(HTTPStatus.NOT_FOUND, detail, "no-metrics")
             return Response(page[0], headers={"content-type": page[1]})
 
-        return await desk.answer(request, told)
+        return await desk.probe(request, told)
 
     for part in (events, feast):
         app.include_router(part.routes(desk))
@@ -342,7 +366,7 @@ def _problem(request: Request, error: Exception) -> Response:
 
 
 def _document(model: BaseModel) -> Response:
-    return Response(model.model_dump_json(), media_type="application/json")
+    return Response(model.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 def _info(plan: Plan) -> ServiceInfo:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from math import inf
 
 from fastapi import Request, Response
 from msgspec import Struct
 
 from featurestore.config import ServerConfig
+from featurestore.errors import FeatureStoreError, RegistryError
+from featurestore.online.readiness import Readiness
 from featurestore.store import FeatureStore
 from server.calls import Call, call_of
 from server.deadlines import allowed_seconds
 from server.messages import Question
-from server.problems import draining, response_of
+from server.probing import Probe
+from server.problems import RefusedError, draining, response_of
 from server.work import Threads
 
 _THREADS = 16
+_PROBES = 4
 
 
 class Desk:
@@ -35,6 +40,9 @@ class Desk:
         self._store = store
         self._threads = Threads(_THREADS, "answering")
         self.is_draining = False
+        self._probing = Threads(_PROBES, "probing")
+        self._readiness = Probe(self._look, "readiness")
+        self._problems = Probe(self._look_for_problems, "problems")
 
     @property
     def store(self) -> FeatureStore:
@@ -46,16 +54,54 @@ class Desk:
         """What the server takes."""
         return self.store.config.server
 
-    def check(self) -> None:
-        """Make sure that the server is ready.
+    def readiness(self) -> Readiness:
+        """Return which services can be answered.
 
         Raises:
-            RefusedError: It is about to end (503).
-            FeatureStoreError: The store cannot answer.
+            RefusedError: It is not ready (503): it is about to end; a service cannot be answered that could, or none
+                can be; or it could not be told in time.
         """
         if self.is_draining:
             raise draining()
-        self.store.check()
+        try:
+            found = self._readiness.ask()
+        except TimeoutError:
+            detail = "It cannot be told in time whether services can be answered: something hangs that they need."
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "not-ready-in-time") from None
+        if found.problem is not None:
+            lost = [f"service '{one.service}': {one.problem}" for one in found.unready] or [str(found.problem)]
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(lost), found.problem.code)
+        return found
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with parts of the store though every service can be answered, as anybody may read it.
+
+        What a database says of itself is left out but for its code.
+        """
+        try:
+            found = self._problems.ask()
+        except TimeoutError:
+            return ["not-ready-in-time"]
+        return [
+            problem.code if isinstance(problem, RegistryError) or problem.code.endswith("unavailable") else str(problem)
+            for problem in found
+        ]
+
+    def _look_for_problems(self) -> tuple[FeatureStoreError, ...]:
+        return self.store.problems()
+
+    def _look(self) -> Readiness:
+        return self.store.readiness()
+
+    async def probe(self, request: Request, work: Callable[[Call], Response]) -> Response:
+        """Answer a question about the server itself in threads of its own: others may all hang."""
+        call = call_of(request.scope)
+        try:
+            seconds = allowed_seconds(call.headers, self.limits.deadline_seconds)
+            return await self._probing.do(call, lambda: work(call), seconds=seconds)
+        except Exception as error:  # the edge of the program: whatever it is, the caller gets an answer
+            response, call.code = response_of(error)
+            return response
 
     async def answer(
         self,

@@ -22,6 +22,7 @@ from featurestore.config import ServerConfig
 from featurestore.errors import StorageError
 from featurestore.online.patience import OUT_OF_TIME, Patience
 from featurestore.online.question import OnlineQuestion
+from featurestore.online.refreshed import STILL_ASKING
 from featurestore.online.result import OnlineFeatures
 from featurestore.store import FeatureStore
 from server.bodies import decode
@@ -173,7 +174,7 @@ class FeaturesRoute:
             answers = self._store().get_online_features_together(questions)
         if any(_took_long(found) for found in answers):
             self._is_slow()
-        return [None if _is_out_of_time(found) else found for found in answers]
+        return [None if _is_late(found) else found for found in answers]
 
     def _is_slow(self) -> None:
         self._slow_until = time.perf_counter() + SLOW_FOR_SECONDS
@@ -202,6 +203,11 @@ def _is_out_of_time(found: OnlineFeatures | Exception) -> bool:
     return isinstance(found, StorageError) and found.code == OUT_OF_TIME
 
 
+def _is_late(found: OnlineFeatures | Exception) -> bool:
+    """Tell whether a question is to be asked again in a thread: the store, or what finds its plan, took too long."""
+    return isinstance(found, StorageError) and found.code in (OUT_OF_TIME, STILL_ASKING)
+
+
 def _took_long(found: OnlineFeatures | Exception) -> bool:
     """Tell whether the store kept the event loop longer than it may."""
     return found.effort.read_seconds > SLOW_SECONDS if isinstance(found, OnlineFeatures) else _is_out_of_time(found)
@@ -215,11 +221,12 @@ def _asking(call: Call, question: Question, limits: ServerConfig) -> OnlineQuest
         question.entities,
         question.request,
         question.as_of,
-        question.expected_fingerprint if is_strict else None,
+        question.expected_fingerprint,
         call.request_id,
         question.partial,
         question.model,
         question.model_version,
+        takes_live_plan=not is_strict,
     )
 
 

@@ -47,7 +47,7 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     expected_fingerprint: Annotated[
         str | None,
-        Meta(description="Refuse with 409 if the live plan has another fingerprint.", examples=[_FINGERPRINT]),
+        Meta(description="Answer by this plan, live or not; 409 if it has no state.", examples=[_FINGERPRINT]),
     ] = None
     model: Annotated[str | None, Meta(description="The model that asks, for the serving log.", examples=["delay"])] = (
         None

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
     from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-    from featurestore.online.vitals import Vitals
+    from featurestore.online.readiness import Readiness
+    from featurestore.online.vitals import LogVitals, Vitals
     from featurestore.registry import JobRecord
     from featurestore.skew.drift.report import DriftReport
     from featurestore.skew.report import AuditReport
@@ -50,6 +51,20 @@ class Found(NamedTuple):
     audits: Sequence[AuditReport]
     drifts: Sequence[DriftReport]
     jobs: Sequence[JobRecord]
+
+
+class StoreState(NamedTuple):
+    """How the store is; parts that cannot say so in time are ``None``.
+
+    Attributes:
+        vitals: How the views are, as the online store says.
+        logs: By source that accepts pushes, how far its log goes.
+        readiness: Which services can be answered.
+    """
+
+    vitals: Vitals | None
+    logs: Mapping[str, LogVitals] | None
+    readiness: Readiness | None
 
 
 class _Children(NamedTuple):
@@ -142,12 +157,12 @@ class Metrics:
         self._lost.inc(max(0, lost_rows - self._known_lost))
         self._known_lost = lost_rows
 
-    def page(self, vitals: Vitals | None, found: Found | None = None) -> tuple[bytes, str]:
+    def page(self, state: StoreState, found: Found | None = None) -> tuple[bytes, str]:
         """Return all metrics as Prometheus reads them, and the media type.
 
         Args:
-            vitals: How the store is; ``None`` if it cannot say, for then its part is left out.
-            found: What audits, comparisons of distributions, and jobs found last; ``None`` if it cannot be told.
+            state: How the store is; what cannot say so is left out.
+            found: What audits, comparisons of distributions, and jobs found last; ``None`` if the registry cannot say.
         """
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -160,7 +175,7 @@ class Metrics:
             counted = CollectorRegistry()
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         states = CollectorRegistry()
-        states.register(_Page(vitals))
+        states.register(_Page(state, is_registry_up=found is not None))
         if found is not None:
             states.register(_Audits(found.audits))
             states.register(_Drifts(found.drifts))
@@ -177,34 +192,54 @@ class Metrics:
 class _Page:
     """Gauges of what is the same whichever worker is asked, made for one page."""
 
-    def __init__(self, vitals: Vitals | None) -> None:
-        self._vitals = vitals
+    def __init__(self, state: StoreState, *, is_registry_up: bool) -> None:
+        self._state = state
+        self._is_registry_up = is_registry_up
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
-        from prometheus_client.core import GaugeMetricFamily
-
-        def gauge(name: str, text: str, values: Mapping[str, float | None], by: str = "view") -> Metric:
-            family = GaugeMetricFamily(f"featurestore_{name}", text, labels=[by] if "" not in values else [])
-            for label, value in values.items():
-                if value is not None:
-                    family.add_metric([label] if label else [], value)
-            return family
-
-        vitals = self._vitals
-        yield gauge("store_up", "Whether it can be told how the views are.", {"": float(vitals is not None)})
+        vitals, logs, readiness = self._state
+        is_store_up = vitals is not None and vitals.store_problem is None
+        yield _gauge("store_up", "Whether the online store can be read.", {"": float(is_store_up)})
+        yield _gauge("registry_up", "Whether the registry can be read.", {"": float(self._is_registry_up)})
+        yield _gauge("event_log_up", "Whether the event log can be read.", {"": float(logs is not None)})
+        ahead = {name: _seconds(log.ahead_us) for name, log in (logs or {}).items()}
+        yield _gauge("event_log_ahead_seconds", "How far the head of a log is ahead of the present.", ahead, "source")
+        if readiness is not None:
+            ready = {one.service: float(one.problem is None) for one in readiness.services}
+            yield _gauge("service_ready", "Whether a service can be answered.", ready, "service")
         if vitals is None:
             return
+        views = vitals.views
         left_alone = {"": float(vitals.is_store_left_alone)}
-        yield gauge("store_left_alone", "Whether the online store failed and is left alone.", left_alone)
-        staleness = {name: _seconds(view.staleness_us) for name, view in vitals.views.items()}
-        yield gauge("view_staleness_seconds", "Now minus the instant up to which a view is complete.", staleness)
-        lag = {name: _seconds(view.log_lag_us) for name, view in vitals.views.items()}
-        yield gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lag)
-        lost = {name: float(view.is_lost) for name, view in vitals.views.items()}
-        yield gauge("view_lost", "Whether a part of a view's states is gone, so that it answers nothing.", lost)
-        ahead = {name: _seconds(ahead_us) for name, ahead_us in vitals.log_ahead_us.items()}
-        yield gauge("event_log_ahead_seconds", "How far the head of a log is ahead of the present.", ahead, "source")
+        yield _gauge("store_left_alone", "Whether the online store failed and is left alone.", left_alone)
+        text = "Now minus the instant up to which a view is complete, or was when it had state."
+        yield _gauge(
+            "view_staleness_seconds", text, {name: _seconds(view.staleness_us) for name, view in views.items()}
+        )
+        if vitals.store_problem is None:
+            has_state = {name: float(view.has_state) for name, view in views.items()}
+            yield _gauge("view_has_state", "Whether a view has online state.", has_state)
+        lags_us = {
+            name: max(0, (logs or {})[view.source].head_us - view.log_us)
+            for name, view in views.items()
+            if view.source in (logs or {}) and view.log_us is not None
+        }
+        lags = {name: _seconds(lag_us) for name, lag_us in lags_us.items()}
+        yield _gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lags)
+        lost = {name: float(view.is_lost) for name, view in views.items()}
+        yield _gauge("view_lost", "Whether a part of a view's states is gone, so that it answers nothing.", lost)
+
+
+def _gauge(name: str, text: str, values: Mapping[str, float | None], label: str = "view") -> Metric:
+    """Return a gauge with one value per label, or with one value without any if its label is empty."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(f"featurestore_{name}", text, labels=[label] if "" not in values else [])
+    for one, value in values.items():
+        if value is not None:
+            family.add_metric([one] if one else [], value)
+    return family
 
 
 def _forget_the_dead(folder: Path) -> None:

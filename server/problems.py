@@ -25,6 +25,7 @@ from featurestore.errors import (
     StateError,
     StorageError,
     UnknownServiceError,
+    UnknownUdfError,
     ValueOverflowError,
     listing,
 )
@@ -38,7 +39,7 @@ _LOGGER = logging.getLogger("featurestore.server")
 _PLACE = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MEMBER = re.compile(r"^Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$")
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
-_UNAVAILABLE = (StateError, RegistryError, StorageError)
+_UNAVAILABLE = (StateError, RegistryError, StorageError, UnknownUdfError)
 
 
 class RefusedError(Exception):
@@ -115,7 +116,7 @@ def headers_of(error: Exception) -> dict[str, str]:
     match error:
         case RefusedError() | HTTPException():
             return dict(error.headers or {})
-        case StorageError(retry_seconds=float(seconds)):
+        case StorageError(retry_seconds=float(seconds)) | UnknownUdfError(retry_seconds=float(seconds)):
             return {"retry-after": str(max(1, math.ceil(seconds)))}
         case _:
             return {}

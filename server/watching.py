@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TypeVar
@@ -16,7 +17,8 @@ from featurestore.store import FeatureStore
 from server import metrics
 from server.calls import Call
 from server.logs import RequestLog
-from server.metrics import Found, Metrics
+from server.metrics import Found, Metrics, StoreState
+from server.probing import PROBE_SECONDS, Probe, until
 from server.traces import Traces
 
 NOTE_SECONDS = 1.0
@@ -42,6 +44,10 @@ class Watch:
         """
         wanted = store.config.server
         self._store = store
+        self._vitals = Probe(store.vitals, "vitals")
+        self._logs = Probe(store.logs, "logs")
+        self._readiness = Probe(store.readiness, "readiness")
+        self._findings = Probe(self._found, "findings")
         wants_metrics = metrics.are_possible() if wanted.metrics is None else wanted.metrics
         self.metrics = Metrics() if wants_metrics else None
         self._traces = Traces() if wanted.traces else None
@@ -63,22 +69,23 @@ class Watch:
         if self.metrics is None:
             return None
         self._note_log(self.metrics)
-        try:
-            vitals = self._store.vitals()
-        except FeatureStoreError:
-            vitals = None
-        return self.metrics.page(vitals, self._found())
+        deadline = time.perf_counter() + PROBE_SECONDS
+        vitals, logs, found = self._vitals.begin(), self._logs.begin(), self._findings.begin()
+        readiness = self._readiness.begin()
+        state = StoreState(until(vitals, deadline), until(logs, deadline), until(readiness, deadline))
+        return self.metrics.page(state, until(found, deadline))
 
-    def _found(self) -> Found | None:
-        """Return what was found last; ``None`` if the registry cannot say. Reports that cannot be read are left out."""
+    def _found(self) -> Found:
+        """Return what was found last; reports that cannot be read are left out.
+
+        Raises:
+            RegistryError: The registry cannot say.
+        """
         registry = self._store.registry
-        try:
-            services = [plan.name for plan in self._store.services()]
-            audits = [record for name in services for record in registry.audits(name, kinds=_OF_THE_LOG, limit=1)]
-            drifts = [record for name in services for record in registry.drifts(name, limit=1)]
-            jobs = [record for record in registry.last_jobs(besides=MISSED) if record.outcome in (DONE, FAILED)]
-        except FeatureStoreError:
-            return None
+        services = [plan.name for plan in self._store.services()]
+        audits = [record for name in services for record in registry.audits(name, kinds=_OF_THE_LOG, limit=1)]
+        drifts = [record for name in services for record in registry.drifts(name, limit=1)]
+        jobs = [record for record in registry.last_jobs(besides=MISSED) if record.outcome in (DONE, FAILED)]
         return Found(
             [report for record in audits for report in _read(AuditReport, record.report)],
             [report for record in drifts for report in _read(DriftReport, record.report)],

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from featurestore.errors import StorageError
 from featurestore.online.patience import OUT_OF_TIME, wait_until
+from featurestore.online.refreshed import STILL_ASKING
 from server.calls import Call
 from server.deadlines import too_late
 
@@ -61,7 +62,7 @@ class Threads:
         except TimeoutError:
             raise too_late(seconds) from None
         except StorageError as error:
-            if error.code != OUT_OF_TIME:
+            if error.code not in (OUT_OF_TIME, STILL_ASKING):
                 raise
             raise too_late(seconds) from None
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.common import app, show, store_of
+from featurestore.errors import ConfigError
 
 keys = typer.Typer(name="keys", help="Make, list and revoke the server's API keys.", no_args_is_help=True)
 app.add_typer(keys)
@@ -26,6 +27,22 @@ def serve(
     chosen = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     # The server stands above the library: it is started, not imported, and signals go straight to it.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "server", "--config", str(context.obj), *chosen])
+
+
+@app.command()
+def warm() -> None:
+    """Compile all kernels ahead, so that no first use waits for it; for building an image."""
+    from featurestore.warming import warm as compile_all
+
+    found = compile_all()
+    typer.echo(f"compiled {found.compiled} kernels, {found.loaded} were there: {', '.join(found.folders)}")
+    if found.problem:
+        raise ConfigError(
+            f"compiled kernels cannot be written to {found.problem}",
+            where="warm",
+            hint="Set NUMBA_CACHE_DIR to a folder that can be written.",
+            code="no-cache-folder",
+        )
 
 
 @keys.command("create")

@@ -75,7 +75,7 @@ class FeatureStoreClient:
             timeout: Seconds that a call may take, repetitions included. Nothing is sent later; to connect, to send and
                 to be answered may each take what was left when it began.
             retries: When a request answered 503 is repeated; ``Retries()`` if ``None``.
-            trained_on: Folder of a training set, or its manifest: answers of its service must be of the plan it pins,
+            trained_on: Folder of a training set, or its manifest: its service is answered by the plan it pins,
                 as if each call named it as ``expected_fingerprint``.
             transport: What carries requests instead of the network's sockets: a proxy, another TLS context, a test.
 
@@ -107,7 +107,8 @@ class FeatureStoreClient:
             entities: For each row of the answer the key columns by name.
             request: Request inputs by name: one mapping for all entities, or one per entity.
             as_of: Instant asked about, exclusive; the server's present one if ``None``.
-            expected_fingerprint: The plan the caller was trained on; another live plan is an error.
+            expected_fingerprint: The plan the caller was trained on. It answers, live or not, as long as it has online
+                state; else it is an error.
             request_id: Name of the request in the server's logs, of letters, digits and ``._:-``; made up by the server
                 if ``None``.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and

@@ -20,7 +20,7 @@ from typing import Any
 
 from featurestore.definitions.entities import DTypeLike
 from featurestore.definitions.expr import Expr, to_expr
-from featurestore.errors import ConfigError
+from featurestore.errors import UnknownUdfError
 
 PURE_MODULES = frozenset(
     {
@@ -445,16 +445,16 @@ def find_udf(name: str, source: str) -> Udf:
         source: Its source text as the plan holds it.
 
     Raises:
-        ConfigError: No module that was imported defines it, or defines it with another text.
+        UnknownUdfError: No module that was imported defines it, or defines it with another text.
     """
     found = _REGISTERED.get((name, source))
     if found is not None:
         return found
     is_known = any(known == name for known, _ in _REGISTERED)
     problem = "has another text than the plan's" if is_known else "is not defined in this process"
-    raise ConfigError(
+    raise UnknownUdfError(
         f"the function {problem}",
         where=f"udf '{name}'",
-        hint="Import the definitions module that the plan was applied from, or apply it again.",
-        code="unknown-udf",
+        hint="Import the definitions module that the plan was applied from, or apply it again. To change a function "
+        "while servers run, give the changed one a new name and keep the old one until no plan uses it.",
     )

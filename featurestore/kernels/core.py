@@ -305,6 +305,12 @@ def _fold_additive(
 
 
 @jit
+def _negate(total: Ints) -> None:
+    for j in range(total.size):
+        total[j] = -total[j]
+
+
+@jit
 def _slide(
     total: Ints,
     values: Ints,
@@ -329,11 +335,11 @@ def _slide(
     for i in range(left, begin):
         if flags[i] == MEMBER_VALUE and turn[i] < query:
             if not removed:
-                total[:] = -total
+                _negate(total)
                 removed = True
             _add(total, 0, values[i], is_float, base, value_limbs, square_limbs)
     if removed:
-        total[:] = -total
+        _negate(total)
     while entered < order.size and turn[order[entered]] <= query:
         i = order[entered]
         if i >= begin and flags[i] == MEMBER_VALUE:

@@ -1,52 +1,39 @@
 """How the hot loops are compiled: one decorator, so that every kernel has the same arithmetic.
 
 No fast-math (a sum may not be reassociated), NumPy's error model (no exception inside a loop), the GIL released, and
-machine code cached on disk. Machine code contains that of the functions it calls, which may lie in other files; so what
-is cached holds only as long as no file of kernels has changed: an upgrade never answers with the kernels of before.
+machine code cached on disk (``kernels.code_cache``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import Any, TypeVar, cast
 
 import numba
 from numba import types
-from numba.core import caching, cgutils
+from numba.core import cgutils
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic, overload
 
+from featurestore.kernels.code_cache import CodeCache
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_numba_caching: Any = caching  # which has no types, as what makes code has none
-_code: Any = cgutils
+_code: Any = cgutils  # it has no types
+_numba: Any = numba  # its types know not every option
+
+KERNELS: list[Any] = []
+"""Every function that is compiled, as numba's dispatcher."""
 
 
 def jit(function: _Function) -> _Function:
     """Compile a function of ints, floats and arrays with numba; called from Python it behaves as it reads."""
-    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    compiled: Any = _numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     if isinstance(compiled, Dispatcher):  # it is not if numba is told to compile nothing
-        _keep_no_longer_than_sources(compiled)
+        dispatcher: Any = compiled
+        dispatcher._cache = CodeCache(function)
+        KERNELS.append(dispatcher)
     return cast(_Function, compiled)
-
-
-def _keep_no_longer_than_sources(compiled: Any) -> None:
-    """Let machine code on disk hold only as long as all sources are the same: numba looks at the function's own."""
-    cached = compiled._cache
-    stamp = (cached._impl.locator.get_source_stamp(), _stamp_of_kernels())
-    cached._cache_file = _numba_caching.IndexDataCacheFile(cached._cache_path, cached._impl.filename_base, stamp)
-
-
-@cache
-def _stamp_of_kernels() -> bytes:
-    """Return what changes with any file whose functions or numbers are part of machine code made for other files."""
-    package = files("featurestore")
-    kernels = (file for file in package.joinpath("kernels").iterdir() if file.name.endswith(".py"))
-    sources = [*sorted(kernels, key=lambda file: file.name), *map(package.joinpath, ("temporal.py", "statuses.py"))]
-    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in sources)).digest()
 
 
 def borrowed(array: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.definitions.udf import find_udf
 from featurestore.dtypes import TIMESTAMP, DType, read_value
 from featurestore.errors import (
     FeatureStoreError,
@@ -225,7 +226,12 @@ class OnlineReader:
             store: Where its views' states are.
             clock: Tells the instant that requests without ``as_of`` are about.
             watch: Knows what states are lost, beside what their records say.
+
+        Raises:
+            UnknownUdfError: The plan calls a function that this process does not have.
         """
+        for name, source in plan.udfs:
+            find_udf(name, source)
         self.plan = plan
         self._watch: LossReports = watch or NoReports()
         self._watched = self._watch.version
@@ -262,7 +268,7 @@ class OnlineReader:
             request: Request inputs: one mapping for all entities, or one per entity.
             as_of: Instant asked about; the present one if not given. While events are pushed that is the instant at
                 which the push under way began: none of what it brings is known yet.
-            expected_fingerprint: The plan the caller was trained on; another live plan is an error.
+            expected_fingerprint: The plan the caller was trained on; another one than the reader's is an error.
             request_id: Name of the request; made up if not given.
             partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
                 ``errors`` says why. If none can, that is an error all the same. A sum that does not fit takes away
@@ -274,7 +280,7 @@ class OnlineReader:
         Raises:
             RequestError: A field is missing, unknown or of a wrong type; ``field`` points at it.
             OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
-            FingerprintMismatchError: The live plan is another than expected.
+            FingerprintMismatchError: The plan is another than expected.
             ValueOverflowError: An exact sum that was asked for does not fit; ``field`` points at the first entity.
             StateError: A view has no state, or a damaged one.
             StorageError: The store cannot be read.
@@ -302,8 +308,8 @@ class OnlineReader:
     def _asked(self, question: OnlineQuestion) -> _Asked | Exception:
         """Read a question; what is wrong with it is returned."""
         expected = question.expected_fingerprint
-        if expected is not None and expected != self.plan.fingerprint:
-            return _mismatch(self.plan, expected)
+        if expected not in (None, self.plan.fingerprint) and not question.takes_live_plan:
+            return fingerprint_mismatch(self.plan, expected)
         try:
             entities = self._read_entities(question.entities)
             inputs = self._read_request(question.request, len(entities))
@@ -652,11 +658,17 @@ def _is_of_an_entity(error: Exception) -> bool:
     return not isinstance(error, StorageError | OutOfReachError)
 
 
-def _mismatch(plan: Plan, expected: str) -> FingerprintMismatchError:
+def fingerprint_mismatch(plan: Plan, expected: str | None) -> FingerprintMismatchError:
+    """Return the error for a caller that expects a plan which cannot answer.
+
+    Args:
+        plan: The live plan.
+        expected: Fingerprint of the other one.
+    """
     return FingerprintMismatchError(
-        f"the live plan of '{plan.name}' is {plan.fingerprint}, expected {expected}",
+        f"the live plan of '{plan.name}' is {plan.fingerprint}, expected {expected}, which has no online state",
         field="/expected_fingerprint",
-        hint="Train on the live definition, or apply the one the model was trained on.",
+        hint="Train on the live definition, or apply the one the model was trained on and materialize it.",
     )
 
 

@@ -138,16 +138,20 @@ def unpack(
             continue
         count = stop - first
         at = begin + HEADER_WORDS
-        to_times[first:stop] = words[at : at + count]
+        for event in range(count):
+            to_times[first + event] = words[at + event]
         at += count
         if has_ingest:
-            to_ingests[first:stop] = words[at : at + count]
+            for event in range(count):
+                to_ingests[first + event] = words[at + event]
             at += count
         for i in range(inputs):
-            to_values[i, first:stop] = words[at : at + count]
+            for event in range(count):
+                to_values[i, first + event] = words[at + event]
             at += count
         for i in range(inputs):
-            to_flags[i, first:stop] = raw[8 * at + i * count : 8 * at + (i + 1) * count]
+            for event in range(count):
+                to_flags[i, first + event] = raw[8 * at + i * count + event]
         at += (count * inputs + 7) // 8
         dictionaries[entity, 0] = 8 * at
         dictionaries[entity, 1] = 8 * at + (words[end - 1] & 0xFFFFFFFF)
@@ -202,19 +206,24 @@ def pack(
         words[begin + 2] = bounds[entity]
         words[begin + 3] = count
         at = begin + HEADER_WORDS
-        words[at : at + count] = times[first:stop]
+        for event in range(count):
+            words[at + event] = times[first + event]
         at += count
         if has_ingest:
-            words[at : at + count] = ingests[first:stop]
+            for event in range(count):
+                words[at + event] = ingests[first + event]
             at += count
         for i in range(inputs):
-            words[at : at + count] = values[i, first:stop]
+            for event in range(count):
+                words[at + event] = values[i, first + event]
             at += count
         for i in range(inputs):
-            raw[8 * at + i * count : 8 * at + (i + 1) * count] = flags[i, first:stop]
+            for event in range(count):
+                raw[8 * at + i * count + event] = flags[i, first + event]
         at += (count * inputs + 7) // 8
         low, high = packed_offsets[entity], packed_offsets[entity + 1]
-        raw[8 * at : 8 * at + high - low] = packed[low:high]
+        for byte in range(high - low):
+            raw[8 * at + byte] = packed[low + byte]
         last = starts[entity + 1] - 1
         words[last] = high - low
         words[last] |= _checksum(words, begin, last) << 32
@@ -306,7 +315,9 @@ def answer_views(
         )
         if problem != SOUND:
             return problem, v, False
-        dictionaries[v * entities : (v + 1) * entities] = places
+        for entity in range(entities):
+            dictionaries[v * entities + entity, 0] = places[entity, 0]
+            dictionaries[v * entities + entity, 1] = places[entity, 1]
         policy = view[VIEW_PERIOD : VIEW_INCLUSIVE + 1]
         does_overflow = evaluate_entities(
             0,

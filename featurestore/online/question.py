@@ -15,11 +15,13 @@ class OnlineQuestion(NamedTuple):
         entities: Per row of the answer the key columns by name.
         request: Request inputs: one mapping for all entities, or one per entity.
         as_of: Instant asked about; the present one if ``None``.
-        expected_fingerprint: The plan the caller was trained on; another live plan is an error.
+        expected_fingerprint: The plan the caller was trained on. It answers, live or not, if its states are there;
+            otherwise that is an error.
         request_id: Name of the request; made up if ``None``.
         partial: Whether views may answer if others cannot.
         model: Name of the model that asks, for the serving log.
         model_version: Its version.
+        takes_live_plan: Whether the live plan may answer if the expected one cannot.
     """
 
     service: str
@@ -31,3 +33,4 @@ class OnlineQuestion(NamedTuple):
     partial: bool = False
     model: str | None = None
     model_version: str | None = None
+    takes_live_plan: bool = False

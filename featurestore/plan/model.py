@@ -13,6 +13,7 @@ The module must not know how a plan is compiled, evaluated or stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -55,6 +56,12 @@ class TypedExpr:
     def param(self, name: str) -> Param:
         """Return one constant; ``KeyError`` if the node has none of that name."""
         return dict(self.params)[name]
+
+    def nodes(self) -> Iterator[TypedExpr]:
+        """Yield the node itself and all nodes below it."""
+        yield self
+        for arg in self.args:
+            yield from arg.nodes()
 
     def columns(self) -> frozenset[str]:
         """Return the names of all source columns the expression reads."""
@@ -281,6 +288,16 @@ class Plan:
     def views(self) -> tuple[ViewPlan, ...]:
         """The views it reads, once each however often they are used."""
         return tuple({use.view.name: use.view for use in self.uses}.values())
+
+    @cached_property
+    def udfs(self) -> frozenset[tuple[str, str]]:
+        """Name and source text of the functions that on-demand features call when they are asked for."""
+        return frozenset(
+            (str(node.param("name")), str(node.param("source")))
+            for feature in self.on_demand
+            for node in feature.expression.nodes()
+            if node.op == "udf"
+        )
 
     def to_json(self) -> str:
         """Return the plan as canonical JSON; equal plans give equal text."""

@@ -277,8 +277,9 @@ class Streams:
     def start(self, interval_seconds: float) -> None:
         """Catch up now and then again and again, in a thread that ends with ``close``."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, args=(interval_seconds,), daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, args=(interval_seconds,), daemon=True)
+            thread.start()
+            self._thread = thread
 
     def close(self) -> None:
         """End the background's work."""

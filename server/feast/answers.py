@@ -13,6 +13,7 @@ from typing import Any
 from featurestore.config import ServerConfig
 from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.errors import (
+    FingerprintMismatchError,
     InstantError,
     RequestError,
     StateError,
@@ -83,9 +84,10 @@ def answer(
         detail = f"There are {count} entities; one request may have {limits.max_entities}."
         raise too_large(detail, field="/entities")
     if question.feature_service is not None:
-        plan = _plan(store, question.feature_service)
+        plan = _plan(store, question.feature_service, question.expected_fingerprint)
         features = _features_of(plan)
-        result = _ask(store, plan, question.entities, count, request_id, features)
+        expected = question.expected_fingerprint
+        result = _ask(store, plan, question.entities, count, request_id, features, expected=expected)
         check_size(result, limits.max_answer)
         return _reply(question, result, features), result
     references = _references(question.features or ())
@@ -102,15 +104,13 @@ def answer(
     return _reply(question, result, wanted), result
 
 
-def _plan(store: FeatureStore, service: str) -> Plan:
-    plans = {plan.name: plan for plan in store.live_services()}
-    if service not in plans:
-        raise UnknownServiceError(
-            f"there is no service '{service}'",
-            field="/feature_service",
-            hint=listing("Services", plans, wrong=service),
-        )
-    return plans[service]
+def _plan(store: FeatureStore, service: str, expected: str | None) -> Plan:
+    try:
+        return store.live_plan(service, expected_fingerprint=expected)
+    except UnknownServiceError as error:
+        raise UnknownServiceError(error.problem, field="/feature_service", hint=error.hint) from error
+    except FingerprintMismatchError as error:
+        raise FingerprintMismatchError(error.problem, field="/expected_fingerprint", hint=error.hint) from error
 
 
 def _count(columns: Mapping[str, Sequence[Any]]) -> int:
@@ -223,11 +223,20 @@ def _ask(
     count: int,
     request_id: str | None,
     wanted: Sequence[_Feature],
+    *,
+    expected: str | None = None,
 ) -> OnlineFeatures:
     """Ask a service."""
     entities = _rows(plan.join_keys, given, count)
     inputs = _rows(plan.request, given, count) if plan.request else None
-    ask = partial(store.get_online_features, plan.name, entities, inputs, request_id=request_id)
+    ask = partial(
+        store.get_online_features,
+        plan.name,
+        entities,
+        inputs,
+        request_id=request_id,
+        expected_fingerprint=expected,
+    )
     return _ask_for(wanted, ask, keys=plan.join_keys)
 
 

@@ -27,6 +27,10 @@ class FeastQuestion(Struct, frozen=True):
         list[str] | None, Meta(description='Features as "view:feature".', examples=[["carrier_delays:mean_delay_7d"]])
     ] = None
     feature_service: Annotated[str | None, Meta(description="A feature service, instead of features.")] = None
+    expected_fingerprint: Annotated[
+        str | None,
+        Meta(description="Not Feast's: answer the feature service by this plan, live or not; 409 if it has no state."),
+    ] = None
     full_feature_names: Annotated[bool, Meta(description="Whether names are view__feature, not feature.")] = False
 
 

@@ -80,10 +80,10 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def health(request: Request) -> Response:
         def checked(_: Call) -> Response:
-            desk.check()
+            desk.readiness()
             return Response()
 
-        found = await desk.answer(request, checked)
+        found = await desk.probe(request, checked)
         return Response(status_code=HTTPStatus.OK if found.status_code == HTTPStatus.OK else _UNAVAILABLE)
 
     return router

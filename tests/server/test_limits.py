@@ -293,10 +293,10 @@ def test_a_registry_that_is_down_stops_nobody_from_being_answered(store, call, m
     def fail(service):
         raise RegistryError("connection refused")
 
-    monkeypatch.setattr(store._serving._plans, "plan", fail)
+    monkeypatch.setattr(store._live_plans, "plan", fail)
     store._clock.instant_us += 5_000_000
     assert call.ask().status_code == 200
-    assert "answers on" in caplog.text
+    assert "those known last answer on" in caplog.text
 
 
 @pytest.fixture

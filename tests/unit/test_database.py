@@ -1,12 +1,16 @@
 """Databases the library writes to."""
 
+import socket
 import sqlite3
+import time
 from threading import Timer
 
 import pytest
 import sqlalchemy as sa
 
 from featurestore.database import open_database, use_wal, what_is_left
+from featurestore.errors import RegistryError
+from featurestore.registry import Registry
 
 
 def test_what_others_keep_from_being_overwritten_is_named(tmp_path):
@@ -64,3 +68,36 @@ def test_what_is_no_database_is_not_waited_for(tmp_path):
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         use_wal(connection, wait_seconds=60)
     connection.close()
+
+
+@pytest.fixture
+def silent():
+    """A host that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_a_database_that_says_nothing_is_not_waited_for(silent):
+    url = f"postgresql+psycopg://somebody@127.0.0.1:{silent}/nothing?connect_timeout=2"
+    began = time.monotonic()
+    with pytest.raises(RegistryError) as raised:
+        Registry(url)
+    assert raised.value.code == "registry-unavailable"
+    assert time.monotonic() - began < 20
+
+
+def test_an_answer_that_does_not_come_ends_the_connection(postgres_url):
+    head, _, query = postgres_url.replace("postgresql://", "postgresql+psycopg://").partition("?")
+    engine = open_database(f"{head}?{query + '&' if query else ''}timeout=0.5", where="registry")
+    with engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+        connection.exec_driver_sql("SELECT pg_sleep(60)")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+    engine.dispose()
+
+
+def test_what_a_url_says_of_its_time_limits_holds():
+    engine = open_database("postgresql+psycopg://localhost/nothing?tcp_user_timeout=7&timeout=3", where="registry")
+    _, options = engine.dialect.create_connect_args(engine.url)
+    assert options["tcp_user_timeout"] == "7"
+    assert "timeout" not in options

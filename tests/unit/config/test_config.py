@@ -117,6 +117,63 @@ def test_a_variable_that_overrides_nothing_is_an_error(written, monkeypatch):
         Config.load(written(""))
 
 
+def service_links(service: str, *, protocol: str = "tcp", port: int = 80, named: str = "") -> dict[str, str]:
+    """Return what Kubernetes sets for a Service (kubelet's ``envvars.FromServices``)."""
+    name = service.upper().replace("-", "_")
+    address = f"{protocol}://10.3.104.46:{port}"
+    link = f"{name}_PORT_{port}_{protocol.upper()}"
+    links = {f"{name}_SERVICE_HOST": "10.3.104.46", f"{name}_SERVICE_PORT": str(port), f"{name}_PORT": address}
+    if named:
+        links[f"{name}_SERVICE_PORT_{named.upper().replace('-', '_')}"] = str(port)
+    return links | {
+        link: address,
+        f"{link}_PROTO": protocol,
+        f"{link}_PORT": str(port),
+        f"{link}_ADDR": "10.3.104.46",
+    }
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+@pytest.mark.parametrize("named", ["", "http", "http-metrics", "p2"])
+@pytest.mark.parametrize(
+    "service",
+    [
+        "featurestore",
+        "featurestore-server",
+        "featurestore-redis",
+        "featurestore-service",
+        "featurestore-port",
+        "featurestore-2",
+        "featurestore-data",
+        "featurestore-registry-port-80-tcp",
+    ],
+)
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored(written, monkeypatch, service, named, protocol):
+    """Kubernetes sets them in every pod of the namespace (kubernetes/kubernetes#35189, searxng/searxng#5934)."""
+    for name, value in service_links(service, protocol=protocol, port=8443, named=named).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FEATURESTORE_SERVER__PORT", "8001")
+    assert Config.load(written("")).server.port == 8001
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FEATURESTORE_PORT", "8080"),
+        ("FEATURESTORE_SERVER_PORT", "8080"),
+        ("FEATURESTORE_SERVER_HOST", "0.0.0.0"),
+        ("FEATURESTORE_SERVICE_PORT", "http"),
+        ("FEATURESTORE_SERVICE_HOSTS", "10.3.104.46"),
+        ("FEATURESTORE_PORT_TCP", "tcp://10.3.104.46:80"),
+        ("FEATURESTORE_REGISTY", "tcp://10.3.104.46:80"),
+    ],
+)
+def test_typing_errors_that_resemble_service_variables_are_errors(written, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name}: unknown configuration variable"):
+        Config.load(written(""))
+
+
 def test_a_wrong_value_in_a_variable_names_the_variable(written, monkeypatch):
     monkeypatch.setenv("FEATURESTORE_SERVER__PORT", "-1")
     with pytest.raises(ConfigError, match="environment variable FEATURESTORE_SERVER__PORT"):

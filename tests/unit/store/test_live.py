@@ -1,6 +1,7 @@
 """Blue and green: a changed definition fills states of its own, and people decide when it answers."""
 
 import threading
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.errors import StateError, StorageError
 from featurestore.online.patience import Patience
+from featurestore.online.refreshed import RECHECK_US
 from featurestore.online.store import record_key, records_of, state_prefix
-from featurestore.serving import RECHECK_US
 from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import NETWORKED, local_store
@@ -46,6 +47,15 @@ def store(open_store):
 def source(tmp_path):
     pq.write_table(ORDERS, tmp_path / "orders.parquet")
     return FileSource("orders", path=str(tmp_path / "orders.parquet"), event_time="at")
+
+
+def eventually(is_so):
+    """Wait for what another thread does."""
+    for _ in range(3_000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
 
 
 def service(source, window, *more):
@@ -282,13 +292,11 @@ def test_who_has_little_time_is_answered_by_the_plan_known_last(open_store, sour
     assert live(server) == old
     new = apply(trainer, source, "2d")
     trainer.materialize()
-    may_answer, ask = threading.Event(), server._serving._plans.plan
-    monkeypatch.setattr(server._serving._plans, "plan", lambda service: may_answer.wait(60) and ask(service))
+    may_answer, ask = threading.Event(), server._live_plans.plan
+    monkeypatch.setattr(server._live_plans, "plan", lambda service: may_answer.wait(60) and ask(service))
     clock.instant_us += RECHECK_US
     with Patience(1.0):
         assert live(server) == old
     assert live(server) == old, "somebody asks already"
     may_answer.set()
-    for thread in list(server._serving._checks.values()):
-        thread.join()
-    assert live(server) == new
+    eventually(lambda: live(server) == new)

@@ -6,8 +6,8 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
 from featurestore.errors import ConfigError, RegistryError, RequestError, StateError, UnknownServiceError
+from featurestore.online.refreshed import RECHECK_US
 from featurestore.online.serving_log import ServingLog
-from featurestore.serving import RECHECK_US
 from featurestore.temporal import FixedClock, instant_us, to_datetime
 from tests.server.conftest import NOW, ORDERS, USER
 
@@ -231,7 +231,7 @@ def test_no_more_combinations_of_views_are_kept_than_some(opened, source, monkey
         store.materialize()
         for chosen in (["a"], ["b"], ["c"], ["a", "b", "c"], ["a"]):
             assert len(store.get_online_views(chosen, KNOWN).columns) == 2 * len(chosen)
-            assert len(store._serving._live) <= 2
+            assert len(store._serving._readers) <= 2
 
 
 def test_views_with_one_key_of_two_dtypes_are_asked_one_by_one(opened):
