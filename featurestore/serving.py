@@ -233,6 +233,7 @@ class Serving:
         with self._lock:
             self._live.clear()
             self._views = None
+        self.watch.forget()
 
     def _reader(self, service: str) -> OnlineReader:
         return self._checked(service, lambda: self._plans.plan(service))
