@@ -303,6 +303,7 @@ class Serving:
             self._readers = {}
             self._names = Refreshed(self._find_names, self._clock, self._stall, where=_WHERE)
             self._views = Refreshed(self._find_views, self._clock, self._stall, where=_WHERE)
+        self.watch.forget()
 
     def _find_names(self, known: tuple[str, ...] | None) -> tuple[str, ...]:
         """Return the names of all applied services, those known last if the registry cannot be asked."""

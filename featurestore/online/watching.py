@@ -103,6 +103,12 @@ class StateWatch:
         if thread is not None:
             thread.join(wait_seconds)
 
+    def forget(self) -> None:
+        """Forget what was found, and look anew with the next question: a run may have healed it."""
+        self._lost.clear()
+        self._due = self._count_due = 0.0
+        self.version += 1
+
     def start(self) -> None:
         """Look again and again until closed."""
 

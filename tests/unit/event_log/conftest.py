@@ -4,8 +4,10 @@ import pytest
 
 from featurestore.event_log import log as log_module
 
+NOW_US = 1_700_000_000_000_000
+
 
 @pytest.fixture(autouse=True)
 def _clock_of_postgres(monkeypatch):
-    """Give the clock of PostgreSQL back that appends of these tests set."""
-    monkeypatch.setattr(log_module, "_PRESENT_US", log_module._PRESENT_US)
+    """Let PostgreSQL's clock stand where these tests' does; appends at another instant set it to that one."""
+    monkeypatch.setattr(log_module, "_PRESENT_US", f"{NOW_US}::bigint")

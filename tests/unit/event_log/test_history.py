@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from featurestore.errors import StorageError
 from featurestore.event_log import EventLog, Head, KnownKeysError, PushKey
 from featurestore.event_log import log as log_module
-from featurestore.event_log.log import KEYS_KEPT_US
+from featurestore.event_log.log import _PRESENT_US, KEYS_KEPT_US
 from tests.unit.event_log.test_log import NOW_US, append, convert, events, held, log, url
 
 __all__ = ["log", "url"]
@@ -124,8 +124,9 @@ def test_a_second_ahead_is_allowed(sqlite_log):
     assert held(sqlite_log)[-1] == (2, NOW_US + 1_000_000)
 
 
-def test_postgres_gives_ingest_times_by_its_own_clock(tmp_path, postgres_database):
+def test_postgres_gives_ingest_times_by_its_own_clock(tmp_path, postgres_database, monkeypatch):
     """A machine whose clock is a day ahead, or behind, makes no event visible late, or early."""
+    monkeypatch.setattr(log_module, "_PRESENT_US", _PRESENT_US)
     log = EventLog(postgres_database, tmp_path / "files")
 
     def append_at(machine_us, number):
