@@ -625,7 +625,7 @@ class EventLog:
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-                raise _damaged(path, error) from error
+                raise _damaged(self._place(path), error) from error
         found = [_numbered(table, first, last) for _, table in sorted(tables.items())]
         return [_chosen(table, names) for table in found if table.num_rows]
 
