@@ -336,17 +336,13 @@ class _Remover:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold off runs and pushes: what they have read is written before, or they read what is left after.
-
-        Locks are taken in the order in which pushes take them.
-        """
+        """Hold off runs and pushes: what they have read is written before, or they read what is left after."""
         views = sorted(self.views, key=lambda view: view.fingerprint)
         with ExitStack() as stack:
             for view in views:
                 name = f"materialize-{view.fingerprint[:16]}"
                 stack.enter_context(held(self.store, name, wait_seconds=self.wait_seconds, longest_wait=0.25))
-            for view in views:
-                stack.enter_context(folding(view, self.store))
+            stack.enter_context(folding(views, self.store))
             yield
 
     def remove(self) -> Iterator[ForgottenState]:

@@ -35,7 +35,7 @@ from featurestore.errors import ConfigError
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.options import count, identifier, read_url, seconds
 from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
-from featurestore.online.postgres_pool import Pool, PostgresConnection
+from featurestore.online.postgres_pool import Pool, PostgresConnection, Sessions
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
 from featurestore.online.store import after
 
@@ -88,7 +88,8 @@ class PostgresOnlineStore:
         self._making = threading.Lock()
         size: int = options.get("pool", 32)
         self._pool = Pool(self._connect, size, self._timeout)
-        self._sessions = Pool(self._connect_to_hold, size, self._timeout)
+        self._holders = Pool(self._connect_to_hold, size, self._timeout)
+        self._sessions = Sessions(self._holders)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
@@ -172,14 +173,14 @@ class PostgresOnlineStore:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
-        """Hold a name alone among all processes, by an advisory lock of a session that does nothing else meanwhile."""
+        """Hold a name alone among all processes, by an advisory lock of a session that only holds names meanwhile."""
         digest = hashlib.blake2b(f"{self._table}/{name}".encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "big", signed=True)
         is_done = is_held = False
         with ExitStack() as lending:
             with self._failures("lock"):
-                session = lending.enter_context(self._sessions.lent())
-                if session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
+                session = lending.enter_context(self._sessions.lent(number))
+                if session is None or not _is_taken(session, number):
                     raise busy(name, WHERE)
             try:
                 yield _SessionHold(session)
@@ -193,7 +194,7 @@ class PostgresOnlineStore:
     def close(self) -> None:
         """Close all connections that are not in use."""
         self._pool.close()
-        self._sessions.close()
+        self._holders.close()
 
     def _connect(self) -> Connection:
         """Open a connection; the first one makes the table."""
@@ -230,6 +231,11 @@ class PostgresOnlineStore:
             raise unavailable(verb, self._place, error) from error
         except psycopg.Error as error:
             raise failed(verb, self._place, error) from error
+
+
+def _is_taken(session: Connection, number: int) -> bool:
+    """Let a session take an advisory lock; tell whether it has it now."""
+    return session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() == (True,)
 
 
 class _SessionHold:

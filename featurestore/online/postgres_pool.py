@@ -12,7 +12,8 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -138,6 +139,71 @@ class Pool:
                 self._idle.pop().close()
             except IndexError:
                 return
+
+
+@dataclass
+class _Session:
+    """A connection while a thread holds names with it.
+
+    Attributes:
+        connection: The connection.
+        lending: Gives it back.
+        names: The names, as numbers.
+    """
+
+    connection: PostgresConnection
+    lending: ExitStack
+    names: set[int]
+
+
+class Sessions:
+    """Connections that hold names: one for each thread that holds any, however many names that thread holds.
+
+    So a thread that needs many names at once cannot use up all connections, and wait for another one.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        """Take the pool that connections come from."""
+        self._pool = pool
+        self._own = threading.local()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lent(self, name: int) -> Iterator[PostgresConnection | None]:
+        """Lend the thread's connection for one more name; ``None`` if the thread holds that name already.
+
+        The server would let a session take a name twice.
+
+        Raises:
+            psycopg.Error: No connection could be opened, or none came free in time.
+        """
+        session = self._joined(name)
+        if session is None:
+            yield None
+            return
+        try:
+            yield session.connection
+        finally:
+            self._leave(session, name)
+
+    def _joined(self, name: int) -> _Session | None:
+        with self._lock:
+            own: _Session | None = getattr(self._own, "session", None)
+            if own is not None and own.names:
+                if name in own.names:
+                    return None
+                own.names.add(name)
+                return own
+        lending = ExitStack()
+        self._own.session = session = _Session(lending.enter_context(self._pool.lent()), lending, {name})
+        return session
+
+    def _leave(self, session: _Session, name: int) -> None:
+        with self._lock:
+            session.names.discard(name)
+            is_last = not session.names
+        if is_last:
+            session.lending.close()
 
 
 def _is_quiet(connection: PostgresConnection) -> bool:

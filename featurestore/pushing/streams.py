@@ -25,7 +25,7 @@ from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
 from featurestore.online.result import PushResult
 from featurestore.online.store import OnlineStore
-from featurestore.online.streaming import Announcement, Stream, follow
+from featurestore.online.streaming import Announcement, Stream, follow, materialized
 from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake
 from featurestore.pushing.together import Together
@@ -143,8 +143,16 @@ class Streams:
                 ingest_time=ingest_column(definition),
                 now_us=self._clock.now_us,
             )
-            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(bound, appended))
-        is_followed = is_followed and announced.is_made
+            recent = _recent(bound, appended)
+            one = partial(announced.follow, history_us=DEFAULT_HISTORY_US)
+            follow_announced = partial(self._follow, bound, announced.views, one, recent)
+            is_followed = announced.is_made and self._succeeds(follow_announced)
+        if announced.is_made:
+            # Views that had no state when the push was announced. No lock is held any more: each waits for its own.
+            known = {view.fingerprint for view in announced.views}
+            others = [view for view in bound.views if view.fingerprint not in known]
+            is_followed &= not others or self._succeeds(partial(self._follow_alone, bound, others))
+        is_followed &= announced.is_made
         accepted = np.bincount(owner[np.asarray(appended.places, dtype=np.int64)], minlength=len(pushes))
         return [_Committed(count, appended.head, is_followed) for count in accepted.tolist()]
 
@@ -168,7 +176,7 @@ class Streams:
                 break
             try:
                 self._log.seal(name, self._clock.now_us())
-                folded += self._follow(bound, self._follow_alone)
+                folded += self._follow_alone(bound, bound.views)
             except Exception as error:  # raised below, once the other sources were followed
                 failures.append(error)
         if failures:
@@ -217,23 +225,31 @@ class Streams:
             _LOGGER.warning("online state lags behind the event log: %s", error, exc_info=not _is_ours(error))
         self._failure = error
 
-    def _follow_alone(self, view: ViewPlan, stream: Stream) -> int | None:
-        return follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
-
-    def _is_followed(self, bound: _Bound, announced: Announcement, recent: Recent | None) -> bool:
-        """Fold what was just appended; tell whether every view has it."""
+    def _succeeds(self, work: Callable[[], int]) -> bool:
+        """Fold what was just appended; tell whether all of it is in online state."""
         try:
-            self._follow(bound, partial(announced.follow, history_us=DEFAULT_HISTORY_US), recent)
+            work()
         except Exception as error:  # the events are committed: who is told anything else pushes them again
             self._note(error)
             return False
         return True
 
-    def _follow(self, bound: _Bound, one: _Follow, recent: Recent | None = None) -> int:
-        """Bring every view of a source to the head of its log; a view that fails does not keep the others behind."""
+    def _follow_alone(self, bound: _Bound, views: Sequence[ViewPlan]) -> int:
+        """Bring views to the head of their log, each while its own lock alone is held; those without state begin."""
+        filled = {view.fingerprint for view in materialized(views, self._store)}
+
+        def one(view: ViewPlan, stream: Stream) -> int | None:
+            if view.fingerprint not in filled:
+                return None
+            return follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
+
+        return self._follow(bound, views, one)
+
+    def _follow(self, bound: _Bound, views: Sequence[ViewPlan], one: _Follow, recent: Recent | None = None) -> int:
+        """Bring views of a source to the head of its log; a view that fails does not keep the others behind."""
         folded = 0
         failures: list[Exception] = []
-        for view in bound.views:
+        for view in views:
             stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids, recent)
             try:
                 events = one(view, stream)
