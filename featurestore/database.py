@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from featurestore.errors import FeatureStoreError, RegistryError
+from featurestore.files import local_path
 
 _BUSY_MS = 20_000
 _ASK_AGAIN_SECONDS = 0.01
@@ -49,9 +50,10 @@ def open_database(
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            file = str(parsed.database)
+            (Path(file) if file.startswith("file:") else local_path(file)).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, hide_parameters=True)  # they are values and keys, and errors are logged
-    except (ArgumentError, NoSuchModuleError, ImportError) as problem:
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as problem:
         raise error(
             f"the database URL cannot be used: {_first_line(problem)}",
             where=where,

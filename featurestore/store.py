@@ -511,6 +511,8 @@ class FeatureStore:
 
         Raises:
             RequestError: The source accepts no pushes.
+            ConfigError: Other processes that use the log might not see the data folder (``data-not-shared``), or
+                what was moved before is not in it (``other-data-folder``). Nothing was moved.
             StorageError: A file or the database cannot be written.
         """
         before_us = self._clock.now_us() if before is None else instant_us(before, where="before")
@@ -1206,7 +1208,7 @@ class FeatureStore:
     def _event_log(self) -> EventLog:
         from featurestore.event_log import EventLog
 
-        return EventLog(self.config.event_log, self.config.data / "event_log")
+        return EventLog(self.config.event_log, self.config.data / "event_log", is_shared=self.config.data_is_shared)
 
     @cached_property
     def _streams(self) -> Streams:

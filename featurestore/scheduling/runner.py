@@ -13,8 +13,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from featurestore.alerting import Alerts, news_of_job
 from featurestore.errors import ConfigError, FeatureStoreError, RegistryError
-from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, JobRecord
-from featurestore.scheduling.jobs import Job, jobs_of
+from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, SKIPPED, JobRecord
+from featurestore.scheduling.jobs import Job, NothingToDo, jobs_of
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us, to_datetime
 
@@ -78,6 +78,8 @@ class Runner:
         began_us = self._store.clock.now_us()
         try:
             outcome, said = DONE, job.work()
+        except NothingToDo as reason:
+            outcome, said = SKIPPED, str(reason)
         except FeatureStoreError as error:
             outcome, said = FAILED, str(error)
         except Exception as error:  # the edge of the program: whatever it is, the other jobs are done
