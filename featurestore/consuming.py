@@ -201,6 +201,8 @@ def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_le
             dead += _pushed(store, source, [read], done)
     dead += _pushed(store, source, rows, done)
     append_letters(dead_letters, dead)
+    if dead:
+        store.note_data_folder()
     done.messages += len(messages)
     done.dead += len(dead)
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from featurestore.pushing import PushResult, Streams
     from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
+    from featurestore.registry.data_folders import DataFolders
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
     from featurestore.skew.certificate import Certificate
@@ -392,8 +393,9 @@ class FeatureStore:
     def forget(self, entity: str, keys: Mapping[str, Any], *, wait_seconds: float = 60) -> Forgotten:
         """Remove what is kept about an entity: its online states, its pushed events, dead letters, what was served.
 
-        Files and tables that sources read are not touched; they are named. Views that read them are rebuilt by their
-        next run: with all events of the entity that are there then, or without the entity.
+        Sources, views and services that were removed count as well. Files and tables that sources read are not touched;
+        they are named, and so are the data folders of other machines. Views that read them are rebuilt by their next
+        run: with all events of the entity that are there then, or without the entity.
 
         Args:
             entity: Name of the entity.
@@ -419,8 +421,16 @@ class FeatureStore:
             settings=self._settings,
             served=self._serving_log,
             data=self.config.data,
+            folders=self._data_folders,
             wait_seconds=wait_seconds,
         )
+
+    def note_data_folder(self) -> None:
+        """Register, in the background, that this process uses its data folder.
+
+        So commands on other machines can name it: what was served and dead letters are kept there.
+        """
+        self._data_folders.note_use()
 
     def source(self, name: str) -> Source:
         """Return the definition of an applied source.
@@ -1153,6 +1163,7 @@ class FeatureStore:
             "_serving",
             "_live_plans",
             "_serving_log",
+            "_data_folders",
             "_online",
             "_event_log",
             "_settings",
@@ -1233,7 +1244,14 @@ class FeatureStore:
             interval_seconds=settings.flush_seconds,
             share=settings.share,
             retention_days=settings.retention_days,
+            written=self._data_folders.note_use,
         )
+
+    @cached_property
+    def _data_folders(self) -> DataFolders:
+        from featurestore.registry.data_folders import DataFolders
+
+        return DataFolders(self.config.registry, self.config.data, self._clock)
 
     @cached_property
     def _serving(self) -> Serving:
@@ -1246,7 +1264,15 @@ class FeatureStore:
     def _auditor(self) -> Auditor:
         from featurestore.auditing import Auditor
 
-        return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
+        return Auditor(
+            self._catalog,
+            self._registry,
+            self._serving_log,
+            self._online,
+            self._settings,
+            self._clock,
+            self._data_folders,
+        )
 
     @cached_property
     def _drifter(self) -> Drifter:

@@ -339,13 +339,16 @@ class EventLog:
         with _told():
             return what_is_left(self._engine)
 
-    def forget(self, source: str, is_wanted: Wanted, *, from_us: int = NOTHING_YET) -> int:
+    def forget(
+        self, source: str, is_wanted: Wanted, *, from_us: int = NOTHING_YET, missing: list[str] | None = None
+    ) -> int:
         """Remove events, and leave no copy of them in the log; see ``what_is_left``.
 
         Args:
             source: Name of the source.
             is_wanted: Gives for a table of events a boolean array, true for those to remove.
             from_us: Only where events may have become known from this instant on.
+            missing: Receives the paths of files that are not on this machine. Without it, they are an error.
 
         Returns:
             How many events were removed.
@@ -357,6 +360,14 @@ class EventLog:
         todo = self._stretches_from(source, first, from_us)
         while todo:
             stretch = todo.pop(0)
+            if missing is not None and stretch.path is not None and not Path(stretch.path).exists():
+                now = self._stretches_from(source, first, from_us)
+                if stretch in now:
+                    missing.append(stretch.path)
+                    first = stretch.last + 1
+                else:
+                    todo = now  # it was replaced meanwhile
+                continue
             found = self._forget_in(source, stretch, is_wanted)
             if found is None:
                 todo = self._stretches_from(source, first, from_us)

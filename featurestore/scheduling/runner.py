@@ -68,6 +68,7 @@ class Runner:
 
     def run_due(self) -> tuple[JobRecord, ...]:
         """Do every job that is due, once; a job that fails does not keep the others from being done."""
+        self._store.note_data_folder()
         self._note_removed()
         for job in self.jobs:
             self._note_new(job)
@@ -119,6 +120,7 @@ class Runner:
 
     def _lead(self, hold: Hold, stop: threading.Event, told: Told) -> None:
         """Do jobs when they are due for as long as the lock is held; follow what is applied meanwhile."""
+        self._store.note_data_folder()
         scheduler = BackgroundScheduler(timezone=UTC)
         scheduler.add_listener(lambda event: self._note_running(event, told), EVENT_JOB_MAX_INSTANCES)
         self._look_again(told)
