@@ -12,13 +12,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from featurestore.errors import FeatureStoreError, RegistryError
 from featurestore.files import local_path
+
+if TYPE_CHECKING:
+    import psycopg
 
 _BUSY_MS = 20_000
 _ASK_AGAIN_SECONDS = 0.01
@@ -67,7 +70,25 @@ def open_database(
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    if engine.driver == "psycopg":
+        sa.event.listen(engine, "connect", _set_up_psycopg)
     return engine
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether a connection goes to a pooler, which has other process numbers than the server's sessions.
+
+    A transaction is begun unless the connection commits by itself.
+    """
+    row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    return row is not None and row[0] != connection.info.backend_pid
+
+
+def _set_up_psycopg(connection: psycopg.Connection[Any], _: Any) -> None:
+    """Prepare no statements behind a pooler: the session that has them need not be the one that is asked next."""
+    if is_pooled(connection):
+        connection.prepare_threshold = None
+    connection.rollback()
 
 
 @contextmanager

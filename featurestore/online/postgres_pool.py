@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import select
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,15 @@ from psycopg import IsolationLevel
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
+from featurestore.database import is_pooled
+from featurestore.online.refusals import pooled_by_transaction
+
 R = TypeVar("R")
+
+_POOLING_TRIALS = 3
+"""How often it is tried whether a pooler keeps sessions; beside other clients one trial could miss that it does not."""
+
+_CHECK_SECONDS = 2.0
 
 
 class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -35,13 +44,21 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
     _timeout: float | None = None
 
     @classmethod
-    def open(cls, conninfo: str, *, connect_timeout: float, timeout: float) -> Self:
+    def open(
+        cls,
+        conninfo: str,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        check: Callable[[PostgresConnection], None] | None = None,
+    ) -> Self:
         """Connect.
 
         Args:
             conninfo: URL that libpq takes.
             connect_timeout: Seconds to wait for a connection.
             timeout: Seconds to wait for each answer, then the connection is closed.
+            check: Is called with a connection that goes to a pooler, before anything is set; may refuse it.
 
         Raises:
             psycopg.Error: The server cannot be reached or refuses.
@@ -52,9 +69,15 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
             connect_timeout=max(2, math.ceil(connect_timeout)),
             fallback_application_name="featurestore",
         )
+        opened._timeout = timeout
+        try:
+            if check is not None and is_pooled(opened):
+                check(opened)
+        except BaseException:
+            opened.close()
+            raise
         opened.isolation_level = IsolationLevel.READ_COMMITTED
         opened.reader = opened.cursor(binary=True)
-        opened._timeout = timeout
         opened.execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
         opened.execute(f"SET statement_timeout = {round(1000 * timeout)}")
         return opened
@@ -204,6 +227,50 @@ class Sessions:
             is_last = not session.names
         if is_last:
             session.lending.close()
+
+
+class SessionCheck:
+    """Makes sure, once, that connections through a pooler are sessions of the server; remembers if they are not."""
+
+    def __init__(self, conninfo: str) -> None:
+        """Check nothing yet."""
+        self._conninfo = conninfo
+        self._lock = threading.Lock()
+        self._is_refused = False
+
+    def __call__(self, connection: PostgresConnection) -> None:
+        """Check a connection.
+
+        A setting is made in one session. Another connection must not see it, and this one must always see it: while the
+        other one is in a transaction, too, when a pooler that pools by transaction has to choose another session for
+        one of the two.
+
+        Raises:
+            ConfigError: The pooler pools by transaction, or by statement.
+            psycopg.Error: The server cannot be reached or refuses.
+        """
+        with self._lock:
+            if self._is_refused or not self._keeps_session(connection):
+                self._is_refused = True
+                raise pooled_by_transaction()
+
+    def _keeps_session(self, connection: PostgresConnection) -> bool:
+        with PostgresConnection.connect(self._conninfo, prepare_threshold=None, autocommit=True) as other:
+            other._timeout = _CHECK_SECONDS
+            for _ in range(_POOLING_TRIALS):
+                token = uuid.uuid4().hex
+                connection.execute("SELECT set_config('featurestore.session', %s, false)", (token,), prepare=False)
+                if _setting(other) == token or _setting(connection) != token:
+                    return False
+            # A transaction that is open keeps a session, so this comes last: of few sessions all may be kept by others.
+            with other.transaction():
+                return _setting(other) != token and _setting(connection) == token
+
+
+def _setting(connection: PostgresConnection) -> str | None:
+    statement = "SELECT current_setting('featurestore.session', true)"
+    row = connection.execute(statement, prepare=False).fetchone()
+    return None if row is None else row[0]
 
 
 def _is_quiet(connection: PostgresConnection) -> bool:
