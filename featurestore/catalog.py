@@ -212,11 +212,6 @@ class Catalog:
                 seen.add(applied.fingerprint)
                 yield from_json(ViewPlan, applied.document)
 
-    def views_ever(self) -> Iterator[ViewPlan]:
-        """Yield every plan that was ever applied under the name of an applied view, each fingerprint once."""
-        for name in self.views():
-            yield from self.past_views(name)
-
     def every_view(self) -> Iterator[ViewPlan]:
         """Yield every plan of a view that was ever applied, newest first, each fingerprint once."""
         seen: set[str] = set()

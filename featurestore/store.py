@@ -1225,7 +1225,14 @@ class FeatureStore:
     def _streams(self) -> Streams:
         from featurestore.pushing import Streams
 
-        return Streams(self._catalog, self._online, self._event_log, settings=self._settings, clock=self._clock)
+        return Streams(
+            self._catalog,
+            self._online,
+            self._event_log,
+            to_follow=lambda: self._live_plans.to_follow(keep=self.config.schedule.keep_plans),
+            settings=self._settings,
+            clock=self._clock,
+        )
 
     @cached_property
     def _online(self) -> OnlineStore:

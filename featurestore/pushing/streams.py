@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -65,7 +65,7 @@ class _Bound:
 
     Attributes:
         intake: What its events must look like.
-        views: Every view that reads it and may have online state: the applied ones, and those applied before.
+        views: The views that read it and are kept complete: of plans that are applied, live, or kept to roll back to.
         applied: Fingerprints of the applied ones of these.
         outside_ids: The event ids outside the log.
         pushes: Commits what is pushed.
@@ -82,13 +82,21 @@ class Streams:
     """The pushed sources of one store. May be used from several threads, and from several processes."""
 
     def __init__(
-        self, catalog: Catalog, store: OnlineStore, log: EventLog, *, settings: ReadSettings, clock: Clock
+        self,
+        catalog: Catalog,
+        store: OnlineStore,
+        log: EventLog,
+        *,
+        to_follow: Callable[[], Iterable[ViewPlan]],
+        settings: ReadSettings,
+        clock: Clock,
     ) -> None:
         """Take the parts.
 
         Args:
             catalog: What is applied.
             store: Where states are kept.
+            to_follow: Gives the views whose states are kept complete; asked when definitions or decisions change.
             log: Where events are committed.
             settings: What reading may use.
             clock: Tells when an event became known.
@@ -96,6 +104,7 @@ class Streams:
         self._catalog = catalog
         self._store = store
         self._log = log
+        self._to_follow = to_follow
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
@@ -272,6 +281,8 @@ class Streams:
         until_us = self._log.seal(source.name, self._clock.now_us()).next_ingest_us
         with open_scans([view], {source.name: source}, self._settings) as scans:
             run = materialize_view(view, scans[view.name].outside(), self._store, until_us=until_us, stream=stream)
+        with self._lock:
+            self._revision = -1  # another plan may be live now, and one less kept to roll back to
         return run.events
 
     def _source(self, name: str) -> _Bound:
@@ -292,20 +303,25 @@ class Streams:
             if not 0 <= now_us - self._checked_at_us < RECHECK_US:
                 revision = self._catalog.revision
                 if revision != self._revision:
-                    self._bound = {name: self._bind(source) for name, source in self._catalog.streams().items()}
+                    self._bound = self._bind_all()
                     self._revision = revision
                 self._checked_at_us = now_us
             return self._bound
 
-    def _bind(self, source: Source) -> _Bound:
+    def _bind_all(self) -> dict[str, _Bound]:
+        sources = self._catalog.streams()
+        followed = tuple(self._to_follow()) if sources else ()
+        return {name: self._bind(source, followed) for name, source in sources.items()}
+
+    def _bind(self, source: Source, followed: Iterable[ViewPlan]) -> _Bound:
         applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
-        ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
+        views = tuple(view for view in followed if view.source.name == source.name)
         intake = Intake.of(source, read_schema(source, self._settings), applied)
         prints = frozenset(view.fingerprint for view in applied)
         pushes: Together[pa.Table, _Committed] = Together(
             lambda tables: self._commit(bound, tables), size=lambda table: int(table.num_rows), most=MOST_ROWS
         )
-        bound = _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings), pushes)
+        bound = _Bound(intake, views, prints, OutsideIds(source, self._settings), pushes)
         return bound
 
 
