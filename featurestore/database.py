@@ -58,7 +58,7 @@ def open_database(
         engine = sa.create_engine(parsed, hide_parameters=True)  # they are values and keys, and errors are logged
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as problem:
         raise error(
-            f"the database URL cannot be used: {_first_line(problem)}",
+            f"the database URL cannot be used: {first_line(problem)}",
             where=where,
             hint="Write an SQLAlchemy URL whose driver is installed: 'sqlite:///folder/file.db'.",
             code=f"{kind}-url",
@@ -72,7 +72,20 @@ def open_database(
         sa.event.listen(engine, "begin", _begin_sqlite)
     if engine.driver == "psycopg":
         sa.event.listen(engine, "connect", _set_up_psycopg)
+    sa.event.listen(engine, "handle_error", _leave_replica)
     return engine
+
+
+_READ_ONLY = "25006"
+"""SQLSTATE of a statement that writes where nothing can be written: the server is a replica."""
+
+
+def _leave_replica(context: Any) -> None:
+    """Give all connections up if they lead to a server that has become a replica: new ones may reach the primary."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.engine.dispose()
+        context.invalidate_pool_on_disconnect = False
+        context.is_disconnect = True
 
 
 def is_pooled(connection: psycopg.Connection[Any]) -> bool:
@@ -103,7 +116,7 @@ def failures(where: str, *, error: type[FeatureStoreError] = RegistryError, kind
     except SQLAlchemyError as problem:
         origin = getattr(problem, "orig", None) or problem
         raise error(
-            f"the database failed: {_first_line(origin)}",
+            f"the database failed: {first_line(origin)}",
             where=where,
             hint="See that it can be reached and written, and that no other program keeps it locked.",
             code=f"{kind}-unavailable",
@@ -209,5 +222,6 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of what a database said, or the class of the error if it said nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

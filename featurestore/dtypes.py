@@ -12,8 +12,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,15 @@ class DType:
         precision: Digits of a decimal, 1 to 38; 0 otherwise.
         scale: Digits after the point of a decimal; 0 otherwise.
         item: The dtype of a list's items; ``None`` otherwise.
+        is_ordered: Whether the values are categories that have an order of their own, which is not that of their text.
+            It changes no value, so it is no part of a dtype's name or equality; what would sort such values is refused.
     """
 
     kind: str
     precision: int = 0
     scale: int = 0
     item: DType | None = None
+    is_ordered: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         if self.kind == "decimal":
@@ -123,18 +126,14 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
     """Return the dtype that columns of an Arrow type are read as, ``None`` if the contract has none for it.
 
     Integers of every width become int64, floats float64, timestamps of every unit and zone UTC microseconds,
-    dictionaries the dtype of their values.
+    dictionaries the dtype of their values, which is marked if their categories have an order.
     """
     import pyarrow.types as kinds
 
     if kinds.is_dictionary(arrow):
-        return from_arrow(arrow.value_type)
-    if (
-        kinds.is_list(arrow)
-        or kinds.is_large_list(arrow)
-        or kinds.is_fixed_size_list(arrow)
-        or kinds.is_list_view(arrow)
-    ):
+        values = from_arrow(arrow.value_type)
+        return replace(values, is_ordered=True) if arrow.ordered and values is not None else values
+    if is_list_layout(arrow):
         item = from_arrow(arrow.value_type)
         return None if item is None else list_of(item)
     if kinds.is_decimal(arrow) and arrow.precision <= 38 and 0 <= arrow.scale <= arrow.precision:
@@ -154,6 +153,55 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
         (kinds.is_fixed_size_binary, BINARY),
     )
     return next((dtype for matches, dtype in table if matches(arrow)), None)
+
+
+def is_list_layout(arrow: pa.DataType) -> bool:
+    """Tell whether an Arrow type is one of those that hold lists: plain, large, of a fixed size, or views."""
+    import pyarrow.types as kinds
+
+    return bool(
+        kinds.is_list(arrow)
+        or kinds.is_large_list(arrow)
+        or kinds.is_fixed_size_list(arrow)
+        or kinds.is_list_view(arrow)
+        or kinds.is_large_list_view(arrow)
+    )
+
+
+def is_read_as(arrow: pa.DataType, dtype: DType) -> bool:
+    """Tell whether columns of an Arrow type are read as a dtype; columns and lists of nulls alone are read as any."""
+    import pyarrow.types as kinds
+
+    if kinds.is_null(arrow):
+        return True
+    if kinds.is_dictionary(arrow):
+        return is_read_as(arrow.value_type, dtype)
+    if is_list_layout(arrow) and dtype.item is not None:
+        return is_read_as(arrow.value_type, dtype.item)
+    return from_arrow(arrow) == dtype
+
+
+def holds_nulls_alone(arrow: pa.DataType) -> bool:
+    """Tell whether an Arrow type says nothing about values: ``null``, or lists of it."""
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(arrow) or is_list_layout(arrow):
+        return holds_nulls_alone(arrow.value_type)
+    return bool(kinds.is_null(arrow))
+
+
+class Schema(dict[str, DType | None]):
+    """Columns of a source with their dtypes; ``None`` for a type that the contract has no dtype for.
+
+    Attributes:
+        types: The types of such columns, as the source names them.
+    """
+
+    def __init__(self, dtypes: Mapping[str, DType | None], types: Mapping[str, str] | None = None) -> None:
+        """Take the columns, and the types of those that have no dtype as far as they are known."""
+        super().__init__(dtypes)
+        known = types if types is not None else getattr(dtypes, "types", {})
+        self.types: Mapping[str, str] = {name: known[name] for name in known if self.get(name, BOOL) is None}
 
 
 def read_value(dtype: DType, value: Any) -> Any:

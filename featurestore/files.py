@@ -1,4 +1,4 @@
-"""Writing files so that a crash, of the process or of the machine, leaves them whole or not there at all."""
+"""Files that a crash, of the process or of the machine, leaves whole or not there at all; how Parquet is opened."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from featurestore.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+INT96_UNIT = "us"
+"""Unit in which INT96 timestamps of Parquet are read: in nanoseconds, Arrow's own choice, the year 9999 would wrap."""
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -66,6 +70,58 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_parquet(path: str | os.PathLike[str], **options: Any) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Args:
+        path: Where it lies.
+        options: Further ones of ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+        pa.ArrowException: It is not sound Parquet. Its footer may also give names that are not UTF-8:
+            ``UnicodeDecodeError``.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, **{"coerce_int96_timestamp_unit": INT96_UNIT, **options})
+
+
+def check_column_chunk(metadata: pq.FileMetaData, group: int, column: int) -> pq.ColumnChunkMetaData:
+    """Return what a footer says of a column in a row group, once it is sure that its statistics can be read.
+
+    Args:
+        metadata: The footer.
+        group: Number of the row group.
+        column: Number of the column.
+
+    Raises:
+        pa.ArrowInvalid: The footer contradicts its schema. To read the statistics would end the process.
+    """
+    import pyarrow as pa
+
+    chunk = metadata.row_group(group).column(column)
+    expected = metadata.schema.column(column).physical_type
+    if chunk.physical_type != expected:
+        problem = f"column '{chunk.path_in_schema}' of row group {group} is {chunk.physical_type}, expected {expected}"
+        raise pa.ArrowInvalid(problem)
+    return chunk
+
+
+def check_footer(path: str | os.PathLike[str]) -> None:
+    """Make sure that the statistics in a Parquet file's footer can be read, for readers that use them all.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+        pa.ArrowException: It is not sound Parquet, or its footer contradicts its schema.
+    """
+    with open_parquet(path) as file:
+        metadata = file.metadata
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            check_column_chunk(metadata, group, column)
 
 
 def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:

@@ -9,21 +9,23 @@ registry, which every process sees within a second. Every answer says which plan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import TypeVar
 
 from featurestore.catalog import Catalog
-from featurestore.errors import RequestError, StateError, listing
+from featurestore.errors import RegistryError, RequestError, StateError, StorageError, listing
 from featurestore.online.locks import held
 from featurestore.online.removal import discard, discard_dead
-from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, records_of
+from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, loss_error, records_of
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import Kind, Live, Registry
 from featurestore.temporal import NOTHING_YET, Clock
 
 _LOCK_SECONDS = 30.0
+
+P = TypeVar("P", Plan, ViewPlan)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class LivePlans:
     def plan(self, service: str) -> Plan:
         """Return the plan that answers: the decided one, else the newest that can, else the applied one.
 
+        No plan gives way to an older one by itself: if states of the plan that answered last are gone, it stays the
+        one that is asked.
+
         Raises:
             UnknownServiceError: No service of that name is applied.
         """
@@ -117,9 +122,8 @@ class LivePlans:
         decided = self._registry.live().get(service)
         if decided is not None:
             return self._past(service, decided.fingerprint) or applied
-        if self._is_filled(applied):
-            return applied
-        return next(filter(self._is_filled, self._catalog.past_plans(service)), applied)
+        plans = chain([applied], self._catalog.past_plans(service))
+        return self._newest(Kind.SERVICE, service, plans, self._is_filled) or applied
 
     def view(self, name: str) -> ViewPlan:
         """Return the plan that answers for a view by itself: of a service about which it was decided, else the newest.
@@ -135,14 +139,43 @@ class LivePlans:
         for view in self._decided_views():
             if view.name == name:
                 return view
-        if self._has_state(views[name]):
-            return views[name]
-        return next(filter(self._has_state, self._catalog.past_views(name)), views[name])
+        plans = chain([views[name]], self._catalog.past_views(name))
+        return self._newest(Kind.VIEW, name, plans, self._has_state) or views[name]
+
+    def _newest(self, kind: Kind, name: str, plans: Iterable[P], has_state: Callable[[P], bool]) -> P | None:
+        """Return the newest plan with state, and record that it answers; the one that answered last is never left.
+
+        Args:
+            kind: Whether the plans are of services or of views.
+            name: Name of the service or view.
+            plans: Its plans, newest first.
+            has_state: Tells whether a plan has state.
+        """
+        known = self._registry.answering(kind, name)
+        for plan in plans:
+            if has_state(plan):
+                if plan.fingerprint != known:
+                    # A registry that cannot be written does not keep a plan from answering.
+                    with suppress(RegistryError):
+                        self._registry.set_answering(kind, name, plan.fingerprint)
+                return plan
+            if plan.fingerprint == known:
+                return plan
+        return None
 
     def kept(self) -> dict[str, str]:
         """Return for each service the fingerprint of the plan that answers now, if one can."""
         plans = [self.plan(service) for service in self._catalog.services()]
         return {plan.name: plan.fingerprint for plan in plans if self._is_filled(plan)}
+
+    def record_answering(self) -> None:
+        """Record for every service and view which plan answers now, so that it does not give way to an older one."""
+        # What cannot be asked now is recorded by the next process that can.
+        with suppress(RegistryError, StateError, StorageError):
+            for service in self._catalog.services():
+                self.plan(service)
+            for view in self._catalog.views():
+                self.view(view)
 
     def to_refresh(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
         """Return the views that need events: the applied ones, and those of live plans that somebody decided about.
@@ -344,9 +377,15 @@ class LivePlans:
             return True
 
     def _is_materialized(self, view: ViewPlan) -> bool:
-        return records_of(self._store, [view])[view.name].watermark_us != NOTHING_YET
+        return self._record(view).watermark_us != NOTHING_YET
+
+    def _record(self, view: ViewPlan) -> ViewRecord:
+        return records_of(self._store, [view])[view.name]
 
     def _check_filled(self, plan: Plan, consequence: str) -> None:
+        for use in plan.uses:
+            if (lost := self._record(use.view).lost) is not None:
+                raise loss_error(use.view.name, lost)
         empty = [use.view.name for use in plan.uses if not self._is_materialized(use.view)]
         if empty:
             raise StateError(

@@ -75,8 +75,12 @@ class CsvOptions:
         delimiter: What stands between values; ``None`` finds it out.
         header: Whether the first line holds the column names.
         quote: The character that quotes values.
-        null_values: Texts that mean null, kept sorted.
+        null_values: Texts that mean null, kept sorted. In columns of numbers, booleans, dates and instants ``NA``,
+            ``N/A``, ``NULL``, ``None`` and the like mean null, too.
         columns: Column names, for files without a header.
+        encoding: How characters are written, by Python's name for it, such as ``"latin-1"`` or ``"cp1252"``.
+        comment: The character that begins lines which are no rows; by default none does, but lines with ``#`` above
+            the header are left out.
     """
 
     delimiter: str | None = None
@@ -84,6 +88,8 @@ class CsvOptions:
     quote: str = '"'
     null_values: tuple[str, ...] = ("",)
     columns: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    comment: str = ""
 
     def __post_init__(self) -> None:
         nulls = (self.null_values,) if isinstance(self.null_values, str) else self.null_values
@@ -152,6 +158,8 @@ class FrameSource(Source):
 
     Attributes:
         frame: The rows.
+        dtypes: Declared dtypes of columns, by name; the others are as the frame says.
     """
 
     frame: Any = field(repr=False)
+    dtypes: Mapping[str, DTypeLike] = field(default_factory=dict)

@@ -35,6 +35,8 @@ _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _SATURDAY = 5
 _WHOLE_FROM = 2.0**52
 _LARGEST_ROUNDED = 1e300
+_FEWEST_HASHED = 8
+"""Constants from which on they are looked up in a hash set, instead of being compared one by one."""
 _WIDE = Context(prec=60)
 
 
@@ -273,8 +275,12 @@ def _compare(name: str) -> Callable[[TypedExpr, Sequence[Column]], Column]:
 
 
 def _is_in(node: TypedExpr, args: Sequence[Column]) -> Column:
-    """Ask value by value, so that null among the values makes "not found" unknown, as in SQL."""
+    """Ask whether a value equals one of others; null among these makes "not found" unknown, as in SQL."""
     first, *others = _widened(node, args)
+    constants = [other for other in others if isinstance(other, pa.Scalar)]
+    if len(constants) == len(others) >= _FEWEST_HASHED and all(one.is_valid for one in constants):
+        known = pa.concat_arrays([pa.repeat(one, 1) for one in constants])
+        return pc.if_else(first.is_valid(), pc.is_in(first, value_set=known), None)
     found = pc.equal(first, others[0])
     for other in others[1:]:
         found = pc.or_kleene(found, pc.equal(first, other))

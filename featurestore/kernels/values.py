@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
-from featurestore.dtypes import DType, from_arrow
+from featurestore.dtypes import DType, is_list_layout, is_read_as
 from featurestore.errors import SourceDataError
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, duration_us
 
@@ -56,7 +57,13 @@ def canonical(array: pa.Array, dtype: DType) -> pa.Array:
     """
     if dtype.kind == "float64":
         return _finite(array if array.type == pa.float64() else array.cast(pa.float64()))[0]
-    return array if array.type == dtype.arrow else array.cast(dtype.arrow)
+    if dtype.kind != "list":
+        return array if array.type == dtype.arrow else array.cast(dtype.arrow)
+    assert dtype.item is not None
+    plain = plain_layout(array)
+    offsets, items = list_items(plain)
+    missing = plain.is_null() if plain.null_count else None
+    return list_array(offsets, canonical(items, dtype.item), dtype.arrow, missing)
 
 
 def _finite(array: pa.Array) -> tuple[pa.Array, int]:
@@ -92,6 +99,112 @@ def one_chunk(column: pa.Array | pa.ChunkedArray) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
+def plain_layout(column: pa.Array | pa.ChunkedArray) -> Any:
+    """Return a column's values in the layout that everything in here reads, whatever layout they came in.
+
+    Dictionaries are decoded, extension types become what they store, views of text become text, and lists of every
+    layout (large, of a fixed size, views) become ``list`` with items of a plain layout. Lists are put together from
+    their offsets and sizes: Arrow's casts between nested layouts may give invalid arrays. Widths of numbers and units
+    of time stay as they are.
+
+    Args:
+        column: Arrow data.
+
+    Returns:
+        One array; more than 2 GB of text stay several chunks.
+
+    Raises:
+        pa.ArrowInvalid: Lists hold more items than one array can.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks != 1:
+            chunks = [plain_layout(chunk) for chunk in column.chunks]
+            return one_chunk(pa.chunked_array(chunks, type=_plain_type(column.type)))
+        column = column.chunk(0)
+    if isinstance(column, pa.ExtensionArray):
+        return plain_layout(column.storage)
+    kind = column.type
+    if kinds.is_dictionary(kind):
+        return plain_layout(column.dictionary).take(column.indices)
+    if kinds.is_string_view(kind):
+        return column.cast(pa.large_string())
+    if kinds.is_binary_view(kind):
+        return column.cast(pa.large_binary())
+    return _plain_lists(column) if is_list_layout(kind) else column
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of what ``plain_layout`` makes of columns of a type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_type(kind.storage_type)
+    if kinds.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if is_list_layout(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if kinds.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if kinds.is_binary_view(kind) else kind
+
+
+def _plain_lists(array: Any) -> pa.Array:
+    starts, sizes = _places_of_lists(array)
+    missing = array.is_null() if array.null_count else None
+    if missing is not None:
+        sizes = np.where(missing.to_numpy(zero_copy_only=False), 0, sizes)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    if offsets[-1] > _MOST_ITEMS:
+        raise pa.ArrowInvalid(f"{offsets[-1]} items of lists in one piece, at most {_MOST_ITEMS} are possible")
+    filled = np.flatnonzero(sizes)
+    starts, sizes = starts[filled], sizes[filled]
+    first = int(starts.min()) if len(filled) else 0
+    end = int((starts + sizes).max()) if len(filled) else 0
+    items = plain_layout(array.values.slice(first, end - first))
+    if len(filled) and not np.array_equal(starts[1:], (starts + sizes)[:-1]):
+        # Items that no list holds lie between, or lists share items or lie in another order.
+        begins = np.cumsum(sizes) - sizes
+        items = items.take(pa.array(np.arange(offsets[-1]) + np.repeat(starts - first - begins, sizes)))
+    return list_array(offsets, items, pa.list_(items.type), missing)
+
+
+def _places_of_lists(array: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where each list begins among the items, and how many it has; any for nulls."""
+    kind = array.type
+    if kinds.is_fixed_size_list(kind):
+        starts = np.arange(array.offset, array.offset + len(array), dtype=np.int64) * kind.list_size
+        return starts, np.full(len(array), kind.list_size, dtype=np.int64)
+    offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    if kinds.is_list_view(kind) or kinds.is_large_list_view(kind):
+        return offsets, array.sizes.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return offsets[:-1], np.diff(offsets)
+
+
+_MOST_ITEMS = 2**31 - 1
+
+
+def list_array(
+    offsets: npt.NDArray[np.int64], items: pa.Array, kind: pa.DataType, missing: pa.Array | None
+) -> pa.ListArray:
+    """Return lists.
+
+    Args:
+        offsets: List ``i`` is ``items[offsets[i]:offsets[i + 1]]``.
+        items: All items.
+        kind: Type of the lists.
+        missing: Which are null; ``None`` if none is.
+    """
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), items, type=kind, mask=missing)
+
+
+def list_items(array: pa.ListArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """Return the items of the lists of an array, and where those of each begin and end among them.
+
+    Args:
+        array: Lists of the plain layout, perhaps a slice. What lies under a null counts for nothing.
+    """
+    offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    return offsets - offsets[0], array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+
+
 def read_column(
     column: pa.Array | pa.ChunkedArray, dtype: DType, timezone: str | None, where: str
 ) -> tuple[pa.Array, ColumnCounts]:
@@ -99,7 +212,7 @@ def read_column(
 
     Args:
         column: Arrow data of any type that is read as the dtype: integers of any width, floats, text and binary of any
-            layout, dictionaries of these, timestamps of any unit and zone, dates, decimals, lists.
+            layout, dictionaries of these, timestamps of any unit and zone, dates, decimals, lists of any layout.
         dtype: What it is read as.
         timezone: The zone in which timestamps without one are meant; ``None`` refuses them.
         where: The place, for messages.
@@ -111,20 +224,27 @@ def read_column(
         SourceDataError: A naive timestamp without ``timezone``, one that does not exist or is ambiguous there, an
             integer beyond int64, an instant or date that no calendar has, or a type that is not read as the dtype.
     """
-    array = one_chunk(column)
+    try:
+        array = plain_layout(column)
+    except pa.ArrowInvalid as error:
+        raise too_much(where, str(error)) from None
     if isinstance(array, pa.ChunkedArray):
-        raise SourceDataError("more than 2 GB of text in one piece", where=where, hint="Read it in smaller pieces.")
-    if kinds.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        raise too_much(where, "more than 2 GB of text in one piece")
     if kinds.is_null(array.type):
         array = pa.nulls(len(array), dtype.arrow)
     nulls = array.null_count
-    if from_arrow(array.type) != dtype:
+    if not is_read_as(array.type, dtype):
         raise SourceDataError(f"the column is {array.type}, expected {dtype}", where=where, code="wrong-dtype")
     if dtype.kind == "float64":
         array, broken = _finite(array if array.type == pa.float64() else array.cast(pa.float64()))
         return array, ColumnCounts(len(array), nulls, broken)
     return _READERS.get(dtype.kind, _plain)(array, dtype, timezone, where), ColumnCounts(len(array), nulls)
+
+
+def too_much(where: str, problem: str) -> SourceDataError:
+    """Return the error for more text, or more items of lists, than one Arrow array can hold."""
+    hint = "Read it in smaller pieces: smaller row groups, or several files or frames."
+    return SourceDataError(problem, where=where, hint=hint, code="out-of-range")
 
 
 def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array:
@@ -133,7 +253,11 @@ def _plain(array: pa.Array, dtype: DType, _: str | None, where: str) -> pa.Array
     try:
         return array.cast(dtype.arrow)
     except pa.ArrowInvalid as error:
-        raise SourceDataError(f"a value does not fit into {dtype}: {error}", where=where, code="out-of-range") from None
+        hint = ""
+        if kinds.is_uint64(array.type):
+            hint = "Declare the column in the source's dtypes={…} as 'decimal(20,0)' or 'string', which hold them all."
+        problem = f"a value does not fit into {dtype}: {error}"
+        raise SourceDataError(problem, where=where, hint=hint, code="out-of-range") from None
 
 
 def _read_instants(array: pa.Array, _: DType, timezone: str | None, where: str) -> pa.Array:
@@ -189,13 +313,10 @@ def _localized(array: pa.Array, timezone: str, where: str) -> pa.Array:
 
 def _read_list(array: pa.Array, dtype: DType, timezone: str | None, where: str) -> pa.Array:
     """Read the items of lists as columns of their own, so that all rules hold inside lists too."""
-    plain = array.cast(pa.list_(array.type.value_type)) if not kinds.is_list(array.type) else array
     assert dtype.item is not None
-    items, _ = read_column(plain.flatten(), dtype.item, timezone, where)
-    lengths = plain.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    missing = plain.is_null() if plain.null_count else None
-    return pa.ListArray.from_arrays(pa.array(offsets), items, type=dtype.arrow, mask=missing)
+    offsets, items = list_items(array)
+    items, _ = read_column(items, dtype.item, timezone, where)
+    return list_array(offsets, items, dtype.arrow, array.is_null() if array.null_count else None)
 
 
 _READERS: dict[str, Callable[[pa.Array, DType, str | None, str], Any]] = {

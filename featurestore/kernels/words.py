@@ -18,7 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import DType
+from featurestore.kernels.jit import jit
+from featurestore.kernels.ordering import order_key
 from featurestore.kernels.program import is_coded
+from featurestore.kernels.values import list_items
 from featurestore.temporal import to_datetime
 
 Ints = npt.NDArray[np.int64]
@@ -67,7 +70,7 @@ def _without_nulls(array: pa.Array, value: Any) -> pa.Array:
 
 def _encode(array: pa.Array, dtype: DType) -> tuple[Ints, pa.Array]:
     if dtype.kind == "list":
-        return _encode_lists(array)
+        return _encode_lists(array, dtype)
     encoded = array.dictionary_encode()
     order = pc.array_sort_indices(encoded.dictionary).to_numpy()
     rank = np.empty(len(order), dtype=np.int64)
@@ -79,17 +82,73 @@ def _encode(array: pa.Array, dtype: DType) -> tuple[Ints, pa.Array]:
     return words, encoded.dictionary.take(pa.array(order))
 
 
-def _encode_lists(array: pa.Array) -> tuple[Ints, pa.Array]:
-    """Arrow neither encodes nor sorts lists, so Python does: shorter prefixes first, null items before all others."""
-    rows = [None if row is None else tuple(row) for row in array.to_pylist()]
-    known = sorted({row for row in rows if row is not None}, key=_list_key)
-    code_of = {row: code for code, row in enumerate(known)}
-    words = np.array([0 if row is None else code_of[row] for row in rows], dtype=np.int64)
-    return words, pa.array([list(row) for row in known], type=array.type)
+def _encode_lists(array: pa.Array, dtype: DType) -> tuple[Ints, pa.Array]:
+    """Rank lists, which Arrow neither encodes nor sorts: shorter prefixes first, null items before all others."""
+    assert dtype.item is not None
+    offsets, items = list_items(array)
+    item_words = to_words(items, dtype.item)[0].view()
+    item_words.flags.writeable = False  # some are Arrow's own: one kind of array is compiled once
+    missing = ~validity(items) if items.null_count else _NOTHING_MISSING
+    is_float = dtype.item.kind == "float64"
+    words = np.zeros(len(array), dtype=np.int64)
+    firsts = _rank_lists(np.flatnonzero(validity(array)), offsets, item_words, missing, is_float, words)
+    return words, array.take(pa.array(firsts))
 
 
-def _list_key(row: tuple[Any, ...]) -> tuple[tuple[bool, Any], ...]:
-    return tuple((item is not None, _list_key(tuple(item)) if isinstance(item, list) else item) for item in row)
+_NOTHING_MISSING = np.zeros(0, dtype=np.bool_)
+
+
+@jit
+def _compare_lists(left: int, right: int, offsets: Ints, words: Ints, missing: Flags, is_float: bool) -> int:
+    """Return -1, 0 or 1 as one list stands before another, is equal to it, or stands after it."""
+    left_length, right_length = offsets[left + 1] - offsets[left], offsets[right + 1] - offsets[right]
+    for i in range(min(left_length, right_length)):
+        at, other = offsets[left] + i, offsets[right] + i
+        if missing.size and missing[at] != missing[other]:
+            return -1 if missing[at] else 1
+        if words[at] != words[other]:
+            return -1 if order_key(words[at], is_float) < order_key(words[other], is_float) else 1
+    if left_length == right_length:
+        return 0
+    return -1 if left_length < right_length else 1
+
+
+@jit
+def _rank_lists(rows: Ints, offsets: Ints, words: Ints, missing: Flags, is_float: bool, ranks: Ints) -> Ints:
+    """Write the rank of each of some lists, equal ones the same; return for each rank one row that has it.
+
+    Args:
+        rows: Numbers of the lists.
+        offsets: Items of list ``i`` are ``words[offsets[i]:offsets[i + 1]]``.
+        words: Words of the items, 0 for nulls.
+        missing: Which items are null; empty if none is.
+        is_float: Whether the words are the bits of floats.
+        ranks: Result, one per list.
+    """
+    ordered, merged = rows.copy(), np.empty_like(rows)
+    width = 1
+    while width < ordered.size:
+        for begin in range(0, ordered.size, 2 * width):
+            middle, end = min(begin + width, ordered.size), min(begin + 2 * width, ordered.size)
+            left, right = begin, middle
+            for i in range(begin, end):
+                takes_left = right == end or (
+                    left < middle
+                    and _compare_lists(ordered[left], ordered[right], offsets, words, missing, is_float) <= 0
+                )
+                merged[i] = ordered[left] if takes_left else ordered[right]
+                left, right = left + int(takes_left), right + int(not takes_left)
+        ordered, merged = merged, ordered
+        width *= 2
+    firsts = np.empty_like(rows)
+    count = 0
+    for i in range(ordered.size):
+        row = ordered[i]
+        if i == 0 or _compare_lists(ordered[i - 1], row, offsets, words, missing, is_float) != 0:
+            firsts[count] = row
+            count += 1
+        ranks[row] = count - 1
+    return firsts[:count]
 
 
 def from_words(words: Ints, is_valid: Flags, dtype: DType, dictionary: pa.Array | None) -> pa.Array:
@@ -109,7 +168,7 @@ def from_words(words: Ints, is_valid: Flags, dtype: DType, dictionary: pa.Array 
     if is_coded(dtype):
         assert dictionary is not None
         codes = pa.array(words, type=pa.int64(), mask=missing if has_nulls else None)
-        return dictionary.take(codes).cast(dtype.arrow)
+        return dictionary.take(codes)
     if dtype.kind == "decimal":
         return _wide(words, words >> np.int64(63), is_valid, dtype)
     numbers: npt.NDArray[Any] = np.ascontiguousarray(words)

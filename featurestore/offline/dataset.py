@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import StorageError, TrainingSetError, listing
+from featurestore.files import open_parquet
 from featurestore.frames import to_frame
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest
@@ -186,7 +187,7 @@ class TrainingSet:
 
     def _opened(self, name: str, columns: Sequence[str] | None) -> pq.ParquetFile:
         try:
-            file = pq.ParquetFile(self.path / name)
+            file = open_parquet(self.path / name)
         except FileNotFoundError:
             raise self._error(f"the file '{name}' is missing", code="training-set-changed") from None
         except DAMAGE as error:

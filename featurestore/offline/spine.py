@@ -14,10 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import TIMESTAMP, DType, from_arrow
-from featurestore.errors import SourceDataError, SpineError, listing
+from featurestore.dtypes import INT64, TIMESTAMP, DType, from_arrow, is_read_as
+from featurestore.errors import SourceDataError, SpineError, listing, repeated
+from featurestore.files import INT96_UNIT
 from featurestore.plan.model import Column, Plan
 from featurestore.sources.convert import to_contract
+from featurestore.sources.files import refuse_table
 from featurestore.sources.frames import frame_table
 from featurestore.sources.parquet import DAMAGE
 
@@ -30,6 +32,7 @@ _USUAL_NAMES = ("event_timestamp", "timestamp", "datetime", "date", "ts", "time"
 """Names of the column of instants in other systems, the most usual first."""
 
 _SQL_HINT = "Give SQL as SqlSpine(url='postgresql://…', query='SELECT …')."
+_TABLE_HINT = "Read its rows with a reader of the format, and give the frame."
 _KINDS = "Give a pandas or Polars frame, a pyarrow table, a DuckDB relation, the path of a Parquet file, or a SqlSpine."
 
 
@@ -61,9 +64,9 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
 
     Returns:
         The spine's columns in their order and exactly its rows in their order. Key columns and request inputs have
-        their declared dtypes (integers of any width are taken, text never as a number), the instants are UTC
-        microseconds (below that is cut off), other columns have the types they came with. A key may be null: nothing is
-        known of it.
+        their declared dtypes (integers of any width are taken, also for decimals; text never as a number), the
+        instants are UTC microseconds (below that is cut off), other columns have the types they came with. A key may be
+        null: nothing is known of it.
 
     Raises:
         SpineError: It cannot be read; a key, request or ``as_of`` column is missing or of another dtype; an instant is
@@ -81,7 +84,8 @@ def read_spine(spine: Any, plan: Plan, *, as_of: str = AS_OF, reserved: Iterable
     for field in table.schema:
         if field.name not in typed:
             _check_storable(field)
-    return pa.table([typed.get(name, table.column(name)) for name in table.column_names], names=table.column_names)
+    columns = [typed[name] if name in typed else _storable(table.column(name)) for name in table.column_names]
+    return pa.table(columns, names=table.column_names)
 
 
 def _load(spine: Any) -> pa.Table:
@@ -116,7 +120,11 @@ def _from_files(path: str | os.PathLike[str]) -> pa.Table:
         hint = f"A text is the path of a Parquet file. {_SQL_HINT}"
         raise SpineError(f"the file '{text}' is not there", where=WHERE, hint=hint, code="unreadable-frame")
     try:
-        table = pq.read_table(text)
+        refuse_table(Path(text).resolve(), WHERE)
+    except SourceDataError as error:
+        raise SpineError(error.problem, where=WHERE, hint=_TABLE_HINT, code=error.code) from error
+    try:
+        table = pq.read_table(text, coerce_int96_timestamp_unit=INT96_UNIT)
     except DAMAGE as error:
         reason = str(error).splitlines()[0]
         problem = f"the file '{text}' is not sound Parquet: {reason}"
@@ -127,7 +135,7 @@ def _from_files(path: str | os.PathLike[str]) -> pa.Table:
 
 def _check_names(table: pa.Table, outputs: Sequence[str]) -> None:
     names = table.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         raise SpineError(
             f"two columns are named '{twice[0]}'", where=WHERE, hint="Rename one.", code="duplicate-column"
         )
@@ -191,7 +199,8 @@ def _typed(table: pa.Table, column: Column, role: str) -> pa.Array:
     found = table.column(column.name)
     where = f"{WHERE}, column '{column.name}'"
     kind = from_arrow(found.type)
-    if kind != column.dtype and not pa.types.is_null(found.type):
+    is_exact = kind == INT64 and column.dtype.kind == "decimal"
+    if not is_exact and not is_read_as(found.type, column.dtype):
         hint = f"Convert it; in pandas: spine['{column.name}'].astype('{_PANDAS.get(column.dtype.kind, 'object')}')."
         raise SpineError(
             f"the column holds {found.type}, expected {column.dtype} ({role})",
@@ -217,11 +226,18 @@ def _first_null(column: pa.ChunkedArray) -> int:
     return int(column.is_null().index(True).as_py())
 
 
+def _storable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column that is only passed through as Parquet can hold it: no dictionary may hold a null."""
+    if not pa.types.is_dictionary(column.type) or not any(chunk.dictionary.null_count for chunk in column.chunks):
+        return column
+    return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks])
+
+
 def _check_storable(field: pa.Field) -> None:
     """Make sure, before any work, that Parquet has a type for a column that is only passed through."""
     try:
         pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise SpineError(
             f"Parquet has no type for {field.type}",
             where=f"{WHERE}, column '{field.name}'",

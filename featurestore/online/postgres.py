@@ -30,6 +30,7 @@ from psycopg.errors import (
     DeadlockDetected,
     DuplicatePreparedStatement,
     InvalidSqlStatementName,
+    ReadOnlySqlTransaction,
     SerializationFailure,
 )
 from sqlalchemy.dialects import postgresql
@@ -51,7 +52,7 @@ from featurestore.online.postgres_keys import (
     stored_value,
 )
 from featurestore.online.postgres_pool import Pool, PostgresConnection, SessionCheck, Sessions
-from featurestore.online.refusals import WHERE, conflict, failed, pooled_by_transaction, unavailable
+from featurestore.online.refusals import READ_ONLY_HINT, WHERE, conflict, failed, pooled_by_transaction, unavailable
 from featurestore.online.store import after
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
@@ -210,6 +211,16 @@ class PostgresOnlineStore:
                 if not gone:
                     return deleted
 
+    def count(self, prefix: bytes) -> int:
+        """Return how many keys begin with a prefix."""
+        end = after(prefix)
+        statement, bounds = self._statements.count_from, [prefix]
+        if end is not None:
+            statement, bounds = self._statements.count_range, [prefix, end]
+        with self._failures("read"), self._pool.lent() as connection:
+            (count,) = connection.execute(statement, bounds).fetchone() or (0,)
+            return int(count)
+
     def what_is_left(self) -> str:
         """Say where what was deleted may still be."""
         return LEFT_IN_POSTGRES
@@ -277,6 +288,11 @@ class PostgresOnlineStore:
             raise unavailable(verb, self._place, error) from error
         except (DuplicatePreparedStatement, InvalidSqlStatementName) as error:
             raise pooled_by_transaction() from error
+        except ReadOnlySqlTransaction as error:
+            # The server is a replica by now: connections that were made before lead to it, new ones to the primary.
+            self._pool.renew()
+            self._holders.renew()
+            raise unavailable(verb, self._place, error, READ_ONLY_HINT) from error
         except psycopg.Error as error:
             raise failed(verb, self._place, error) from error
 
@@ -320,6 +336,8 @@ class _Statements:
             "INSERT INTO {table} SELECT * FROM unnest(%b::bytea[], %b::bytea[])"
             " ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
         )
+        self.count_from = on("SELECT count(*) FROM {table} WHERE key >= %b")
+        self.count_range = on("SELECT count(*) FROM {table} WHERE key >= %b AND key < %b")
         first = "(SELECT key FROM {table} WHERE %s LIMIT %%b FOR UPDATE)"
         delete = "DELETE FROM {table} WHERE key IN "
         self.delete_from = on(delete + first % "key >= %b")

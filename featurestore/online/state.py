@@ -9,7 +9,7 @@ entities need not agree. States of many entities are read and written in one cal
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate, pairwise
@@ -19,11 +19,13 @@ from zlib import crc32
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from featurestore.dtypes import DType, read_value
 from featurestore.errors import StateError
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.program import is_coded
+from featurestore.kernels.values import list_items
 from featurestore.online.packing import DAMAGED, FOREIGN_LAYOUT, FOREIGN_VIEW, MAGIC, SOUND, pack, rank, unpack
 from featurestore.plan.model import ViewPlan
 
@@ -107,16 +109,15 @@ class StateCodec:
         """Give each entity dictionaries of its own, with only the values it has."""
         values = block.values.copy()
         entities = len(block.offsets) - 1
-        columns: list[list[list[Any] | None]] = []
+        columns: list[Iterable[list[Any] | None]] = []
         for i, dtype in enumerate(self.coded):
             names = block.dictionaries[i] if dtype is not None else None
             if names is None:
                 columns.append([None] * entities)
                 continue
             used, ends = rank(block.offsets, values[i], block.flags[i])
-            found = [_plain(value) for value in names.take(used).to_pylist()]
-            places = ends.tolist()
-            columns.append([found[begin:end] for begin, end in pairwise(places)])
+            columns.append(_plain_values(names.take(used), ends.tolist()))
+        # One entity after the other: all their lists at once would be many times as large in Python as in Arrow.
         return values, [msgspec.msgpack.encode(own) for own in zip(*columns, strict=True)]
 
     def decode(self, stored: Sequence[bytes | None]) -> States:
@@ -178,6 +179,22 @@ def joined_states(given: Sequence[bytes]) -> tuple[bytes, Ints]:
     return b"".join(given), np.array(starts, dtype=np.int64)
 
 
+def _plain_values(array: pa.Array, ends: Sequence[int]) -> Iterator[list[Any]]:
+    """Yield the values of an array, run by run, in types that MessagePack has."""
+    if pa.types.is_list(array.type) and array.type.value_type in _NUMBERS:
+        offsets, items = list_items(array)
+        if not items.null_count:
+            numbers, places = items.to_numpy(), offsets.tolist()
+            for begin, end in pairwise(ends):
+                yield [numbers[first:stop].tolist() for first, stop in pairwise(places[begin : end + 1])]
+            return
+    for begin, end in pairwise(ends):
+        yield [_plain(value) for value in array.slice(begin, end - begin).to_pylist()]
+
+
+_NUMBERS = (pa.int64(), pa.float64())
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return str(value)
@@ -188,6 +205,11 @@ def _typed(values: list[Any], dtype: DType) -> tuple[Any, ...]:
     """Give unpacked values back what MessagePack does not keep: decimals and dates, also inside lists."""
     if dtype.kind == "decimal":
         return tuple(Decimal(value) for value in values)
-    if dtype.kind == "list":
+    if dtype.kind == "list" and not _is_kept(dtype):
         return tuple(read_value(dtype, value) for value in values)
     return tuple(values)
+
+
+def _is_kept(dtype: DType) -> bool:
+    """Tell whether MessagePack gives back values of a dtype as they were."""
+    return _is_kept(dtype.item) if dtype.item is not None else dtype.kind not in ("decimal", "date", "timestamp")

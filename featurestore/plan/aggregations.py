@@ -11,6 +11,7 @@ from typing import Any
 
 from featurestore.dtypes import FLOAT64, INT64, DType, list_of
 from featurestore.plan.model import Param
+from featurestore.plan.operations import ORDERED_HINT
 from featurestore.temporal import MICROSECONDS
 
 LARGEST_N = 10_000
@@ -76,6 +77,12 @@ def _ordered(dtype: DType) -> DType | Refusal:
     return dtype
 
 
+def _sorted(dtype: DType) -> DType | Refusal:
+    if dtype.is_ordered:
+        return Refusal("does not take ordered categories, which are not sorted by their order here", ORDERED_HINT)
+    return _ordered(dtype)
+
+
 def _counted(_: DType) -> DType | Refusal:
     return INT64
 
@@ -99,14 +106,35 @@ def _summed(dtype: DType) -> DType | Refusal:
         return dtype
     if dtype.kind == "decimal" and dtype.precision <= LARGEST_SUMMED_PRECISION:
         return DType("decimal", precision=38, scale=dtype.scale)
+    if dtype.kind == "decimal":
+        return Refusal(f"does not take {dtype}", _exact_hint(dtype))
     return _not_a_number(dtype)
+
+
+def _exact_hint(dtype: DType) -> str:
+    """Say how a decimal of more digits than can be summed keeps its exact digits."""
+    most = LARGEST_SUMMED_PRECISION
+    if dtype.scale < most:
+        return (
+            f"Sums are exact up to decimal({most}): .cast('decimal({most},{dtype.scale})') keeps the exact digits; "
+            f"a value with more than {most - dtype.scale} digits before the point becomes null."
+        )
+    return f"Sums are exact up to decimal({most}), which has no room for {dtype.scale} digits after the point."
 
 
 def _not_a_number(dtype: DType) -> Refusal:
     if dtype.kind == "bool":
         return Refusal(f"does not take {dtype}", "Say what true counts as: .cast('int64') or .cast('float64').")
     if dtype.kind == "decimal":
-        return Refusal(f"does not take {dtype}", "Give up the exact digits with .cast('float64').")
+        exact = dtype if dtype.precision <= LARGEST_SUMMED_PRECISION else f"decimal({LARGEST_SUMMED_PRECISION},…)"
+        hint = f"It gives floats: .cast('float64'). Sums of {exact} are exact, and count how many there are."
+        return Refusal(f"does not take {dtype}", hint)
+    if dtype.kind == "string":
+        hint = (
+            "It takes numbers: .cast('float64'). If a few texts keep the column from being numbers, name them: "
+            "csv=CsvOptions(null_values=('', 'NA'))."
+        )
+        return Refusal(f"does not take {dtype}", hint)
     return Refusal(f"does not take {dtype}", "It takes numbers.")
 
 
@@ -134,8 +162,8 @@ RULES: Mapping[str, Rule] = {
     "count": Rule("count", _counted, takes_events=True),
     "sum": Rule("sum", _summed),
     "mean": Rule("mean", _averaged),
-    "min": Rule("min", _ordered),
-    "max": Rule("max", _ordered),
+    "min": Rule("min", _sorted),
+    "max": Rule("max", _sorted),
     "var": Rule("var", _averaged, options={"ddof": _DDOF}),
     "std": Rule("std", _averaged, options={"ddof": _DDOF}),
     "first": Rule("first", _same, defaults_to_lifetime=True, options={"respect_nulls": _NULLS}),

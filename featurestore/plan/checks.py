@@ -5,6 +5,7 @@ A definition holds what the user wrote, of whatever type; after these passes the
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeGuard
@@ -275,6 +276,8 @@ def check_options(source: Source, report: Report) -> None:
         report(mistakes.bad_option(where, "timezone", source.timezone, "a zone such as 'UTC' or 'America/New_York'"))
     if isinstance(source, SqlSource):
         _check_sql(source, where, report)
+    if isinstance(source, FileSource):
+        _check_csv(source.csv, where, report)
     for dtype in getattr(source, "dtypes", {}).values():
         read_dtype(where, dtype, report)
 
@@ -311,6 +314,25 @@ def is_timezone(name: object) -> bool:
     return True
 
 
+def _check_csv(options: CsvOptions, where: str, report: Report) -> None:
+    lengths = {
+        "delimiter": (options.delimiter, 1, 4),
+        "quote": (options.quote, 0, 1),
+        "comment": (options.comment, 0, 1),
+    }
+    for name, (text, least, most) in lengths.items():
+        if text is None and name == "delimiter":
+            continue
+        if not isinstance(text, str) or not least <= len(text.encode()) <= most or set(text) & set("\r\n"):
+            expected = f"{least} to {most} characters, none of them a line end"
+            report(mistakes.bad_option(where, f"csv=CsvOptions({name})", text, expected))
+    try:
+        codecs.lookup(options.encoding)
+    except (LookupError, TypeError):
+        expected = "an encoding that Python knows, such as 'utf-8', 'latin-1' or 'cp1252'"
+        report(mistakes.bad_option(where, "csv=CsvOptions(encoding)", options.encoding, expected))
+
+
 def _check_sql(source: SqlSource, where: str, report: Report) -> None:
     if (source.table is None) == (source.query is None):
         got = "neither" if source.table is None else "both"
@@ -342,7 +364,7 @@ def usable_dtype(source: Source, schema: Schema, column: str, where: str, report
         return None
     dtype = schema[column]
     if dtype is None:
-        report(mistakes.unsupported_column(where, column, source.name))
+        report(mistakes.unsupported_column(where, column, source.name, getattr(schema, "types", {}).get(column, "")))
         return None
     return dtype
 
@@ -354,7 +376,9 @@ def parsing_of(source: Source) -> tuple[tuple[str, Param], ...]:
     default, options = CsvOptions(), source.csv
     found: dict[str, Param] = {
         "columns": options.columns,
+        "comment": options.comment,
         "delimiter": options.delimiter,
+        "encoding": options.encoding,
         "header": options.header,
         "null_values": options.null_values,
         "quote": options.quote,

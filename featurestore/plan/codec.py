@@ -14,7 +14,7 @@ import hashlib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -85,31 +85,40 @@ def encode(value: Any, *, only_meaning: bool = False) -> Any:
         value: A dataclass, a dtype, a tuple, or a scalar.
         only_meaning: Leave cosmetic fields out and sort unordered ones.
     """
-    if isinstance(value, DType):
-        return str(value)
+    return _encode(value, only_meaning)
+
+
+def _encode(value: Any, only_meaning: bool) -> Any:
+    # Plans may hold thousands of constants: what is frequent is asked first, and a class's fields are looked up once.
+    if value is None or isinstance(value, _SCALARS):
+        return value
     if isinstance(value, tuple):
-        return [encode(item, only_meaning=only_meaning) for item in value]
-    if is_dataclass(value):
-        kept = (part for part in fields(value) if not (only_meaning and part.metadata.get("cosmetic")))
-        return {
-            part.name: _encode_field(part, getattr(value, part.name), only_meaning)
-            for part in kept
-            if not _is_default(part, getattr(value, part.name))
-        }
-    assert value is None or isinstance(value, _SCALARS), f"{type(value).__name__} has no JSON form"
-    return value
-
-
-def _encode_field(part: Field[Any], value: Any, only_meaning: bool) -> Any:
-    encoded = encode(value, only_meaning=only_meaning)
-    if only_meaning and part.metadata.get("unordered"):
-        return sorted(encoded, key=canonical)
+        return [item if type(item) in _SCALARS else _encode(item, only_meaning) for item in value]
+    if isinstance(value, DType):
+        return _dtype_text(value)
+    assert is_dataclass(value), f"{type(value).__name__} has no JSON form"
+    encoded = {}
+    kind: Any = type(value)
+    for name, default, is_cosmetic, is_unordered in _encoded_parts(kind):
+        own = getattr(value, name)
+        # A default counts with its type: 1, 1.0 and True are three values.
+        if (only_meaning and is_cosmetic) or (type(default) is type(own) and default == own):
+            continue
+        found = _encode(own, only_meaning)
+        encoded[name] = sorted(found, key=canonical) if only_meaning and is_unordered else found
     return encoded
 
 
-def _is_default(part: Field[Any], value: Any) -> bool:
-    """Tell whether a field holds its default, types included: 1, 1.0 and True are three values."""
-    return part.default is not MISSING and type(part.default) is type(value) and bool(part.default == value)
+_dtype_text = cache(str)
+
+
+@cache
+def _encoded_parts(kind: Any) -> tuple[tuple[str, Any, bool, bool], ...]:
+    """Return a class's fields: name, default, whether it is cosmetic, whether it is unordered."""
+    return tuple(
+        (part.name, part.default, bool(part.metadata.get("cosmetic")), bool(part.metadata.get("unordered")))
+        for part in fields(kind)
+    )
 
 
 class _MalformedError(Exception):
@@ -122,9 +131,9 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return _decode_constant(data, where)
     if kind is DType:
         return _decode_dtype(data, where)
-    if is_dataclass(kind):
+    is_class, origin, parts = _shape(kind)
+    if is_class:
         return _decode_dataclass(kind, data, where)
-    origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _decode_optional(parts, data, where)
     if origin is tuple:
@@ -136,6 +145,12 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     if type(data) is not kind:
         raise _MalformedError(f"{where}: got {type(data).__name__}, expected {kind.__name__}")
     return data
+
+
+@cache
+def _shape(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """Return whether a type is a dataclass, its origin and its arguments."""
+    return is_dataclass(kind), get_origin(kind), get_args(kind)
 
 
 def _decode_constant(data: Any, where: str) -> Any:
@@ -171,10 +186,9 @@ def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise _MalformedError(f"{where}: got {type(data).__name__}, expected an object")
     known = _field_types(kind)
-    if unknown := sorted(set(data) - set(known)):
+    if unknown := sorted(data.keys() - known.keys()):
         raise _MalformedError(f"{where}: unknown field '{unknown[0]}'")
-    required = {part.name for part in fields(kind) if part.default is MISSING}
-    if missing := sorted(required - set(data)):
+    if missing := sorted(_required(kind) - data.keys()):
         raise _MalformedError(f"{where}: field '{missing[0]}' is missing")
     return kind(**{name: _decode(known[name], item, f"{where}.{name}") for name, item in data.items()})
 
@@ -184,6 +198,11 @@ def _field_types(kind: Any) -> dict[str, Any]:
     # ``Param`` names itself, which type hints cannot follow: constants are read by what they are.
     hints = get_type_hints(kind, localns={"Param": Any})
     return {part.name: hints[part.name] for part in fields(kind)}
+
+
+@cache
+def _required(kind: Any) -> frozenset[str]:
+    return frozenset(part.name for part in fields(kind) if part.default is MISSING)
 
 
 def _unreadable(cls: type[Any], problem: str) -> RegistryError:

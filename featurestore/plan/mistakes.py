@@ -36,6 +36,13 @@ def reserved_name(where: str, what: str, name: str) -> Mistake:
     return Mistake(where, f"{what} '{name}' has a reserved name", "Call it something else.", "reserved-name")
 
 
+def pushed_events_left_out(where: str, count: int) -> Mistake:
+    """Return the mistake of a source that takes no pushes any more although events were pushed to it."""
+    events = "1 event that was pushed" if count == 1 else f"{count} events that were pushed"
+    hint = "Keep stream=True, or give the source another name if these events are not to count."
+    return Mistake(where, f"without stream=True its {events} would no longer count", hint, "pushed-events")
+
+
 def duplicate_name(where: str, what: str) -> Mistake:
     """Return the mistake of two definitions under one name."""
     return Mistake(where, f"there are two different {what} of this name", "Rename one of them.", "duplicate-name")
@@ -102,11 +109,29 @@ def unread_source(where: str) -> Mistake:
     return Mistake(where, "its columns are not known", "Check that its rows are where it says.", "unread-source")
 
 
-def unsupported_column(where: str, column: str, source: str) -> Mistake:
-    """Return the mistake of using a column of which the type has no dtype."""
-    problem = f"column '{column}' of source '{source}' has a type that features cannot be made of"
+def unsupported_column(where: str, column: str, source: str, kind: str) -> Mistake:
+    """Return the mistake of using a column of which the type has no dtype.
+
+    Args:
+        where: Where it is used.
+        column: Its name.
+        source: Its source.
+        kind: Its type, as the source names it; empty if that is not known.
+    """
+    said = f" ({kind if len(kind) <= _LONGEST_TYPE else f'{kind[:_LONGEST_TYPE]}…'})" if kind else ""
+    problem = f"column '{column}' of source '{source}' has a type that features cannot be made of{said}"
     hint = "Convert it where the rows are written, to one of: bool, int64, float64, string, timestamp, date, decimal."
+    if kind == NOT_UTF8:
+        hint = "Say how the characters of the file are written: csv=CsvOptions(encoding='latin-1'), or 'cp1252'."
+    if kind == "null" or ("list" in kind and "null" in kind and "struct" not in kind):
+        example = "float64" if kind == "null" else "list<float64>"
+        hint = f"It holds nulls alone so far. Declare its dtype on the source: dtypes={{'{column}': '{example}'}}."
     return Mistake(where, problem, hint, "unsupported-column")
+
+
+_LONGEST_TYPE = 100
+NOT_UTF8 = "text that is not UTF-8"
+"""The type of columns of CSV files that hold other bytes than their encoding has."""
 
 
 def wrong_dtype(where: str, what: str, got: DType, expected: str, hint: str = "") -> Mistake:

@@ -49,7 +49,7 @@ def common(dtypes: Dtypes) -> DType:
     """
     kinds = {dtype.kind for dtype in dtypes}
     if len(set(dtypes)) == 1:
-        return dtypes[0]
+        return next((dtype for dtype in dtypes if dtype.is_ordered), dtypes[0])
     if kinds == {"int64", "float64"}:
         return FLOAT64
     if kinds <= {"int64", "decimal"}:
@@ -130,14 +130,25 @@ def _sign(dtypes: Dtypes, _: Constants) -> DType:
     return INT64
 
 
-def _comparison(dtypes: Dtypes, _: Constants) -> DType:
+ORDERED_HINT = "Say .cast('string') to compare their text, or give each a number: when(col('size') == 'S', 1, …)."
+"""What to do about categories that have an order of their own."""
+
+
+def _equality(dtypes: Dtypes, _: Constants) -> DType:
     if common(dtypes).kind == "list":
         raise OperandError("lists cannot be compared")
     return BOOL
 
 
-def _equality(dtypes: Dtypes, constants: Constants) -> DType:
-    return _comparison(dtypes, constants)
+def _comparison(dtypes: Dtypes, constants: Constants) -> DType:
+    _no_categories(common(dtypes))
+    return _equality(dtypes, constants)
+
+
+def _no_categories(dtype: DType) -> None:
+    """Refuse to sort categories by their text if they have another order."""
+    if dtype.is_ordered:
+        raise OperandError("ordered categories are not compared by their order here", ORDERED_HINT)
 
 
 def _logic(dtypes: Dtypes, _: Constants) -> DType:
@@ -167,6 +178,7 @@ def _ordered(dtypes: Dtypes, _: Constants) -> DType:
     found = common(dtypes)
     if found.kind in ("list", "bool", "binary"):
         raise OperandError(f"{found} has no order here")
+    _no_categories(found)
     return found
 
 

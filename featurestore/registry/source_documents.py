@@ -74,7 +74,7 @@ def _own(source: Source) -> dict[str, Any]:
                 "type": "file",
                 "path": str(source.path),
                 "format": source.format,
-                "csv": {part.name: getattr(source.csv, part.name) for part in fields(CsvOptions)},
+                "csv": _csv(source.csv),
                 "dtypes": _names(source.dtypes),
             }
         case SqlSource():
@@ -89,6 +89,17 @@ def _own(source: Source) -> dict[str, Any]:
             return {"type": type(source).__name__, "unstored": "it is of a kind of its own"}
         case _:
             assert_never(source)
+
+
+def _csv(options: CsvOptions) -> dict[str, Any]:
+    """Return how text is cut; options that came later are left out at their defaults, so that documents stay equal."""
+    written = {part.name: getattr(options, part.name) for part in fields(CsvOptions)}
+    default = CsvOptions()
+    return {
+        name: value
+        for name, value in written.items()
+        if name not in ("comment", "encoding") or value != getattr(default, name)
+    }
 
 
 def _names(dtypes: Mapping[str, Any]) -> dict[str, str]:

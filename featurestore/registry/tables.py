@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raise it when a table changes its shape."""
 
 METADATA = sa.MetaData()
@@ -72,6 +72,13 @@ LIVE = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+)
+ANSWERING = sa.Table(
+    "registry_answering",
+    METADATA,
+    sa.Column("kind", sa.String(20), primary_key=True),
+    sa.Column("name", sa.String(500), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
 )
 AUDITS = sa.Table(
     "registry_audits",

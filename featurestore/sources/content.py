@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernels.jit import jit
-from featurestore.kernels.values import one_chunk
+from featurestore.kernels.values import list_items, one_chunk
 
 _MASK = (1 << 64) - 1
 _NULL = np.uint64(0x9AE16A3B2F90404F)
@@ -25,6 +25,9 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 Words = npt.NDArray[np.uint64]
+Flags = npt.NDArray[np.bool_]
+
+_NOTHING_MISSING = np.zeros(0, dtype=np.bool_)
 
 
 def content_of(batches: Iterable[pa.Table | pa.RecordBatch]) -> int:
@@ -62,17 +65,32 @@ def _add_column(rows: Words, name: str, column: Any) -> None:
     array = one_chunk(column)
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
-    missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else np.zeros(0, dtype=np.bool_)
     salt = np.uint64(int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little"))
-    words = _words(array)
-    if words is not None:
-        _add_words(rows, words, missing, salt)
-        return
-    plain = _bytes_of(array)
-    _, ends, data = plain.buffers()
-    offsets = np.frombuffer(ends, dtype=np.int64)[plain.offset : plain.offset + len(plain) + 1]
-    content = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
-    _add_bytes(rows, offsets, content, missing, salt)
+    words, missing = _hashed(array)
+    _add_words(rows, words, missing, salt)
+
+
+def _hashed(array: pa.Array) -> tuple[Words, Flags]:
+    """Return a word for each value, any for nulls, and which are null; the latter empty if none is.
+
+    A number is its own word, bytes are hashed, and a list is hashed from the words of its items.
+    """
+    missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else _NOTHING_MISSING
+    words = _words(array) if len(array) else np.zeros(0, dtype=np.uint64)
+    if words is None:
+        words = np.empty(len(array), dtype=np.uint64)
+        if pa.types.is_list(array.type):
+            offsets, items = list_items(array)
+            _hash_lists(offsets, *_hashed(items), words)
+        else:
+            plain = _bytes_of(array)
+            _, ends, data = plain.buffers()
+            offsets = np.frombuffer(ends, dtype=np.int64)[plain.offset : plain.offset + len(plain) + 1]
+            content = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
+            _hash_bytes(offsets, content, words)
+    words = words.view()
+    words.flags.writeable = False  # some are Arrow's own: one kind of array is compiled once
+    return words, missing
 
 
 def _words(array: pa.Array) -> Words | None:
@@ -93,8 +111,6 @@ def _words(array: pa.Array) -> Words | None:
 
 def _bytes_of(array: pa.Array) -> pa.Array:
     """Return the values as bytes that say them."""
-    if pa.types.is_nested(array.type):
-        return pa.array([None if value is None else repr(value).encode() for value in array.to_pylist()], _BYTES)
     if pa.types.is_decimal(array.type):
         return array.cast(pa.string()).cast(_BYTES)
     return array.cast(_BYTES)
@@ -123,13 +139,21 @@ def _add_words(rows: Any, words: Any, missing: Any, salt: Any) -> None:
 
 
 @jit
-def _add_bytes(rows: Any, offsets: Any, data: Any, missing: Any, salt: Any) -> None:
+def _hash_bytes(offsets: Any, data: Any, words: Any) -> None:
     """Hash byte strings by FNV-1a with 64 bits."""
-    for i in range(rows.size):
+    for i in range(words.size):
         value = _SEED
-        if missing.size and missing[i]:
-            value = _NULL
-        else:
-            for j in range(offsets[i], offsets[i + 1]):
-                value = (value ^ np.uint64(data[j])) * _PRIME
-        rows[i] = _mixed(rows[i] ^ _mixed(value + salt))
+        for j in range(offsets[i], offsets[i + 1]):
+            value = (value ^ np.uint64(data[j])) * _PRIME
+        words[i] = value
+
+
+@jit
+def _hash_lists(offsets: Any, items: Any, missing: Any, words: Any) -> None:
+    """Hash lists from their lengths and the words of their items, in order."""
+    for i in range(words.size):
+        value = _SEED ^ np.uint64(offsets[i + 1] - offsets[i])
+        for j in range(offsets[i], offsets[i + 1]):
+            word = _NULL if missing.size and missing[j] else items[j]
+            value = _mixed(value ^ _mixed(word + _SEED))
+        words[i] = value

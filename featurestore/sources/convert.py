@@ -7,20 +7,43 @@ refuse, and say which row they stumbled over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, from_arrow
+from featurestore.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    from_arrow,
+    is_list_layout,
+    is_read_as,
+)
 from featurestore.errors import SourceDataError
-from featurestore.kernels.values import ColumnCounts, read_column
+from featurestore.kernels.values import ColumnCounts, list_array, list_items, plain_layout, read_column, too_much
 
 _ZONE_NAME = r"\s*(?:UTC|GMT)$"
 _SPACE_BEFORE_OFFSET = r"\s+([+-]\d\d(?::?\d\d)?)$"
 _BELOW_MICROSECONDS = r"(\.\d{6})\d+"
 _WHOLE_NUMBER = r"^-?(0|[1-9][0-9]*)$"
-_NUMBER = r"^[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$|^[+-]?(?:nan|inf|infinity)$"
+_NUMBER = (
+    r"^-?(?:0|[1-9][0-9]*)$"
+    r"|^[+-]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?$"
+    r"|^[+-]?(?:0|[1-9][0-9]*)e[+-][0-9]+$"
+    r"|^[+-]?(?:nan|inf|infinity)$"
+)
+_MANY_DIGITS = r"^[+-]?[0-9]{16}"
+_LEADING_ZERO = r"^\s*-?0[0-9]"
+_EXACT_FLOATS = 2.0**53
+_MISSING = pa.array(["NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaT"])
 _STARTS_WITH_DATE = r"^\s*\d{4}-\d\d-\d\d"
 _INSTANT = pa.timestamp("us", tz="UTC")
 _NAIVE = pa.timestamp("us")
@@ -45,28 +68,104 @@ def to_contract(
     Raises:
         SourceDataError: A value is not exactly one of the dtype.
     """
-    plain = _flat(array)
-    if pa.types.is_null(plain.type):
-        plain = pa.nulls(len(plain), dtype.arrow)
-    kind = from_arrow(plain.type)
-    if kind != dtype:
-        plain = _declared(plain, kind, dtype, where, first_row)
+    try:
+        plain = plain_layout(array)
+    except pa.ArrowInvalid as error:
+        raise too_much(where, str(error)) from None
+    if not is_read_as(plain.type, dtype):
+        if isinstance(plain, pa.ChunkedArray):
+            raise too_much(where, "more than 2 GB of text in one piece")
+        plain = _declared(plain, dtype, where, first_row)
     result: tuple[pa.Array, ColumnCounts] = read_column(plain, dtype, timezone, where)
     return result
+
+
+def text_to_contract(
+    array: pa.Array | pa.ChunkedArray,
+    dtype: DType,
+    *,
+    timezone: str | None,
+    where: str,
+    first_row: int = 0,
+    is_guessed: bool,
+) -> tuple[pa.Array, ColumnCounts]:
+    """Return a column of a CSV file in a contract dtype.
+
+    ``NA``, ``NULL`` and the like are null where the dtype is none of text. What was guessed from the first rows must
+    not change what later rows say: a leading zero, or digits that a float has no room for, are an error then.
+
+    Args:
+        array: Text.
+        dtype: What it should become.
+        timezone: Zone of naive timestamps; ``None`` refuses them.
+        where: The place, for messages.
+        first_row: Number of the column's first row in that place, for messages.
+        is_guessed: Whether the dtype was guessed, and not declared.
+
+    Raises:
+        SourceDataError: A value is not exactly one of the dtype.
+    """
+    if dtype.kind in ("string", "binary", "list"):
+        return to_contract(array, dtype, timezone=timezone, where=where, first_row=first_row)
+    text = plain_layout(array)
+    try:
+        found, counts = to_contract(text, dtype, timezone=timezone, where=where, first_row=first_row)
+    except SourceDataError:
+        is_missing = pc.is_in(pc.utf8_trim_whitespace(text), value_set=_MISSING)
+        if not pc.any(is_missing).as_py():
+            raise
+        text = pc.if_else(is_missing, None, text)
+        found, counts = to_contract(text, dtype, timezone=timezone, where=where, first_row=first_row)
+    if is_guessed and dtype in (INT64, FLOAT64):
+        _check_guess(text, found, where, first_row)
+    return found, counts
+
+
+def _check_guess(text: pa.Array, numbers: pa.Array, where: str, first_row: int) -> None:
+    """Make sure that numbers say what the text does, where nobody declared that it is numbers."""
+    changed = pc.match_substring_regex(text, _LEADING_ZERO)
+    if numbers.type == pa.float64():
+        large = pc.and_kleene(pc.greater_equal(pc.abs(numbers), _EXACT_FLOATS), pc.invert(changed))
+        for row in np.flatnonzero(large.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
+            if not _is_exact(text[row].as_py().strip()):
+                raise _changed(text, row, first_row, where, "float64")
+    if pc.any(changed).as_py():
+        row = changed.index(True).as_py()
+        raise _changed(text, row, first_row, where, "a number")
+
+
+def _changed(text: pa.Array, row: int, first_row: int, where: str, what: str) -> SourceDataError:
+    return SourceDataError(
+        f"row {first_row + row} holds {_shown(text[row])}, which {what} does not keep as it is",
+        where=where,
+        hint="The rows before look like numbers. Declare the column: dtypes={…: 'string'} keeps its text.",
+        code="wrong-dtype",
+    )
+
+
+def _is_exact(number: str) -> bool:
+    """Tell whether a float has room for the digits before the point of a number without an exponent."""
+    value = float(number)
+    return "e" in number.lower() or not math.isfinite(value) or int(value) == int(Decimal(number))
 
 
 def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
     """Return the first dtype that all of some texts can be read as, and whether they are instants without a zone.
 
-    Numbers with leading zeros stay text: they are codes, not quantities. Nulls fit every dtype; nulls alone are text.
+    What is a code rather than a quantity stays text: numbers with leading zeros, whole numbers with a plus sign
+    (telephone numbers) or with an exponent that has no sign (``1E3``), and numbers of more digits than int64, or
+    before the point of others float64, has room for. Blanks around values count for nothing, and ``NA``, ``NULL`` and
+    the like are nulls where the others are no text. Nulls fit every dtype; nulls alone are text.
     """
-    known = text.drop_null()
+    known = pc.utf8_trim_whitespace(text.drop_null())
+    known = known.filter(pc.invert(pc.is_in(known, value_set=_MISSING)))
     if len(known) == 0:
         return STRING, False
-    if _all_match(known, _WHOLE_NUMBER) and _casts(known, pa.int64()):
-        return INT64, False
+    if _all_match(known, _WHOLE_NUMBER):
+        return INT64 if _casts(known, pa.int64()) else STRING, False
     if _all_match(known, _NUMBER):
-        return FLOAT64, False
+        long = known.filter(pc.match_substring_regex(known, _MANY_DIGITS))
+        return FLOAT64 if all(map(_is_exact, long.to_pylist())) else STRING, False
     if pc.all(pc.is_in(pc.utf8_lower(known), pa.array(["true", "false"]))).as_py():
         return BOOL, False
     if not _all_match(known, _STARTS_WITH_DATE):
@@ -80,37 +179,15 @@ def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
     return TIMESTAMP, parsed.type.tz is None
 
 
-def _flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return one array, dictionaries decoded."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    return _decoded(array) if pa.types.is_dictionary(array.type) else array
-
-
-def _decoded(array: pa.DictionaryArray) -> pa.Array:
-    values = array.dictionary
-    if pa.types.is_string_view(values.type):
-        values = values.cast(pa.string())
-    if pa.types.is_binary_view(values.type):
-        values = values.cast(pa.binary())
-    return values.take(array.indices)
-
-
-def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, first_row: int) -> pa.Array:
+def _declared(array: pa.Array, dtype: DType, where: str, first_row: int) -> pa.Array:
     """Convert exactly, or raise naming the first value that cannot be."""
-    source = "other" if kind is None else kind.kind
-    convert = _CONVERSIONS.get((source, dtype.kind))
+    convert = _conversion(array.type, dtype)
     if convert is None:
-        raise SourceDataError(
-            f"the column holds {array.type}, expected {dtype}",
-            where=where,
-            hint="Change the file or the query, or declare the dtype it has.",
-            code="wrong-dtype",
-        )
+        raise _no_conversion(array, dtype, where)
     try:
         return convert(array, dtype)
+    except pa.ArrowNotImplementedError:  # of the items of lists
+        raise _no_conversion(array, dtype, where) from None
     except pa.ArrowInvalid as error:
         row = _first_refused(array, lambda part: convert(part, dtype))
         raise SourceDataError(
@@ -119,6 +196,39 @@ def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, fir
             hint="Correct the row, or declare a dtype that all rows have.",
             code="wrong-dtype",
         ) from error
+
+
+def _no_conversion(array: pa.Array, dtype: DType, where: str) -> SourceDataError:
+    return SourceDataError(
+        f"the column holds {array.type}, expected {dtype}",
+        where=where,
+        hint="Change the file or the query, or declare the dtype it has.",
+        code="wrong-dtype",
+    )
+
+
+def _conversion(kind: pa.DataType, dtype: DType) -> Callable[[pa.Array, DType], pa.Array] | None:
+    """Return what converts columns of an Arrow type; ``None`` if nothing does without loss."""
+    if is_read_as(kind, dtype):
+        return _as_it_is
+    if is_list_layout(kind):
+        return _list_to_list if dtype.item is not None and _conversion(kind.value_type, dtype.item) else None
+    source = from_arrow(kind)
+    return None if source is None else _CONVERSIONS.get((source.kind, dtype.kind))
+
+
+def _as_it_is(array: pa.Array, _: DType) -> pa.Array:
+    return array
+
+
+def _list_to_list(array: pa.Array, dtype: DType) -> pa.Array:
+    """Convert the items of lists."""
+    assert dtype.item is not None
+    convert = _conversion(array.type.value_type, dtype.item)
+    assert convert is not None
+    offsets, items = list_items(array)
+    items = convert(items, dtype.item)
+    return list_array(offsets, items, pa.list_(items.type), array.is_null() if array.null_count else None)
 
 
 def _first_refused(array: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
@@ -227,7 +337,6 @@ _CONVERSIONS: dict[tuple[str, str], Callable[[pa.Array, DType], pa.Array]] = {
     ("decimal", "decimal"): _cast,
     ("date", "timestamp"): _date_to_timestamp,
     ("binary", "string"): _cast,
-    ("list", "list"): _cast,
 }
 """Conversions to a declared dtype that lose nothing, by kind from and to. (Decimals become the nearest float.)"""
 

@@ -14,6 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.dtypes import from_arrow
+from featurestore.kernels.values import one_chunk
+from featurestore.kernels.words import to_words, validity
 from featurestore.sources.content import row_hashes
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -103,13 +106,10 @@ def _sortable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column that sorts as its values do; Arrow cannot sort lists."""
     if not pa.types.is_list(column.type):
         return column
-    keys = [None if value is None else _list_key(value) for value in column.to_pylist()]
-    ranks = {key: rank for rank, key in enumerate(sorted({key for key in keys if key is not None}))}
-    return pa.chunked_array([pa.array([None if key is None else ranks[key] for key in keys], pa.int64())])
-
-
-def _list_key(value: Sequence[object]) -> tuple[tuple[bool, object], ...]:
-    return tuple((item is not None, 0 if item is None else item) for item in value)
+    array, dtype = one_chunk(column), from_arrow(column.type)
+    assert dtype is not None
+    ranks, _ = to_words(array, dtype)
+    return pa.chunked_array([pa.array(ranks, mask=~validity(array))])
 
 
 def _without(

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from featurestore.definitions.sources import CSV_SUFFIXES, CsvOptions, Source
 from featurestore.dtypes import DType
 from featurestore.errors import SourceDataError, SourceMissingError
-from featurestore.sources.convert import to_contract
+from featurestore.files import open_parquet
+from featurestore.sources.convert import text_to_contract
 from featurestore.sources.parquet import DAMAGE
 from featurestore.sources.settings import ReadSettings
 from featurestore.sources.text import local_text, read_text
@@ -62,7 +62,7 @@ def read_events(
 
 def _parquet(path: Path, where: str) -> Iterator[pa.Table]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE):
                 yield pa.Table.from_batches([batch])
     except DAMAGE as error:
@@ -85,12 +85,17 @@ def _line(line: bytes, number: int, where: str) -> Any:
 
 def _typed(table: pa.Table, source: Source, schema: Mapping[str, DType | None], where: str) -> pa.Table:
     """Return columns of text in the dtypes of the source; what it does not have stays text."""
+    declared = getattr(source, "dtypes", {})
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         dtype = schema.get(name)
         place = f"{where}, column '{name}'"
         columns[name] = (
-            column if dtype is None else to_contract(column, dtype, timezone=source.timezone, where=place)[0]
+            column
+            if dtype is None
+            else text_to_contract(
+                column, dtype, timezone=source.timezone, where=place, is_guessed=name not in declared
+            )[0]
         )
     return pa.table(columns)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from glob import glob, has_magic
+from os.path import isdir, realpath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from featurestore.definitions.sources import CSV_SUFFIXES, Format
-from featurestore.errors import SourceMissingError
+from featurestore.errors import SourceDataError, SourceMissingError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SUFFIXES: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": CSV_SUFFIXES}
@@ -39,8 +42,9 @@ def is_remote(path: str) -> bool:
 def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str) -> tuple[FoundFile, ...]:
     """Return the files that a path, glob or folder means.
 
-    A folder means all files of the format in it and in its folders. Names that start with ``.`` or ``_`` are left out,
-    as everywhere in the world of Parquet. The order is that of the names.
+    A folder means all files of the format in it and in its folders. Files and folders whose names start with ``.`` or
+    ``_`` are left out, as everywhere in the world of Parquet, unless a glob spells such a name. A file that several
+    names link to counts once. The order is that of the names.
 
     Args:
         path: Path, glob, folder or ``file://`` URL.
@@ -50,20 +54,82 @@ def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str)
 
     Raises:
         SourceMissingError: Nothing is there.
+        SourceDataError: It is, or lies in, a table of Delta, Iceberg or Hudi.
     """
     local = url2pathname(urlsplit(path).path) if path.startswith("file://") else path
     root = (base_folder or Path.cwd()) / Path(local).expanduser()
     if root.is_dir():
+        _refuse_tables([root], where)
         found, start = _in_folder(root, kind), root
     elif root.is_file():
         found, start = [root], root.parent
     else:
         start = _fixed_part(root)
-        found = [name for match in _matches(root) for name in _matched(match, start, kind)]
+        spelled = tuple(part for part in root.parts[len(start.parts) :] if part.startswith(_HIDDEN))
+        found = [name for match in _matches(root) for name in _matched(match, start, kind, spelled)]
     if not found:
         raise _nothing_there(path, root, kind, where)
-    ordered = sorted(set(found), key=lambda name: name.as_posix())
+    _refuse_tables({name.parent for name in found}, where)
+    ordered = sorted(_each_once(found), key=lambda name: name.as_posix())
     return tuple(FoundFile(name, _partition(name, start)) for name in ordered)
+
+
+def refuse_table(path: Path, where: str) -> None:
+    """Make sure that a file or folder is no table of a lakehouse, holds none, and lies in none.
+
+    Raises:
+        SourceDataError: It is, does, or lies in one: its files hold rows that were removed or rewritten.
+    """
+    folders = [path, *(name for name in path.rglob("*") if name.is_dir())] if path.is_dir() else [path.parent]
+    _refuse_tables(folders, where)
+
+
+def _refuse_tables(folders: Iterable[Path], where: str) -> None:
+    """Do the same for some folders, and those they lie in."""
+    seen: set[Path] = set()
+    for folder in map(Path, map(realpath, folders)):
+        for name in (folder, *folder.parents):
+            if name in seen:
+                break
+            seen.add(name)
+            for kind, is_table, reader in _TABLES:
+                if is_table(name):
+                    raise SourceDataError(
+                        f"the folder '{name}' is a table of {kind}; its files hold removed and rewritten rows, too",
+                        where=where,
+                        hint=f"Read its rows with {reader}, and give them as a FrameSource, or as a folder of files.",
+                        code="lakehouse-table",
+                    )
+
+
+def _is_delta(folder: Path) -> bool:
+    return isdir(folder / "_delta_log")  # noqa: PTH112  # Path.is_dir raises where a folder may not be looked into
+
+
+def _is_iceberg(folder: Path) -> bool:
+    with suppress(OSError):
+        return any(_ICEBERG_METADATA.fullmatch(name.name) for name in (folder / "metadata").iterdir())
+    return False
+
+
+def _is_hudi(folder: Path) -> bool:
+    return isdir(folder / ".hoodie")  # noqa: PTH112  # the same
+
+
+_ICEBERG_METADATA = re.compile(r"version-hint\.text|(?:v\d+|\d+-[0-9a-f-]{36})(?:\.gz)?\.metadata\.json(?:\.gz)?")
+_TABLES: tuple[tuple[str, Callable[[Path], bool], str], ...] = (
+    ("Delta Lake", _is_delta, "deltalake: DeltaTable(path).to_pyarrow_table()"),
+    ("Apache Iceberg", _is_iceberg, "pyiceberg: StaticTable.from_metadata(path).scan().to_arrow()"),
+    ("Apache Hudi", _is_hudi, "Spark or hudi"),
+)
+
+
+def _each_once(names: Iterable[Path]) -> list[Path]:
+    """Return one name of each file: its own rather than that of a link, else the first."""
+    found: dict[str, Path] = {}
+    for name in sorted(set(names), key=lambda name: (name.is_symlink(), name.as_posix())):
+        found.setdefault(realpath(name), name)
+    return list(found.values())
 
 
 def partition_columns(files: Sequence[FoundFile]) -> tuple[str, ...]:
@@ -76,10 +142,10 @@ def _matches(pattern: Path) -> list[Path]:
     return [Path(name) for name in glob(str(pattern), recursive=True)]  # noqa: PTH207
 
 
-def _matched(match: Path, start: Path, kind: Format) -> list[Path]:
-    if match.is_dir():
-        return _in_folder(match, kind)
-    return [] if _is_hidden(match, start) else [match]
+def _matched(match: Path, start: Path, kind: Format, spelled: Sequence[str]) -> list[Path]:
+    if _is_hidden(match, start, spelled):
+        return []
+    return _in_folder(match, kind) if match.is_dir() else [match]
 
 
 def _in_folder(root: Path, kind: Format) -> list[Path]:
@@ -90,8 +156,15 @@ def _in_folder(root: Path, kind: Format) -> list[Path]:
     ]
 
 
-def _is_hidden(name: Path, start: Path) -> bool:
-    return any(part.startswith((".", "_")) and "=" not in part for part in name.relative_to(start).parts)
+_HIDDEN = (".", "_")
+
+
+def _is_hidden(name: Path, start: Path, spelled: Sequence[str] = ()) -> bool:
+    """Tell whether a name below a folder is left out, unless a part of a glob that begins so matches it."""
+    return any(
+        part.startswith(_HIDDEN) and "=" not in part and not any(fnmatch(part, pattern) for pattern in spelled)
+        for part in name.relative_to(start).parts
+    )
 
 
 def _fixed_part(root: Path) -> Path:

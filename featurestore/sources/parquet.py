@@ -13,11 +13,23 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import FLOAT64, DType, from_arrow
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.dtypes import (
+    FLOAT64,
+    DType,
+    Schema,
+    from_arrow,
+    holds_nulls_alone,
+    is_list_layout,
+    is_read_as,
+    list_of,
+)
+from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
+from featurestore.files import check_column_chunk, open_parquet
+from featurestore.kernels.values import one_chunk
 from featurestore.sources.convert import guess_dtype
 from featurestore.sources.files import FoundFile, partition_columns
 from featurestore.sources.rows import SourceFile, naive_columns
@@ -41,6 +53,7 @@ class _Opened:
     metadata: pq.FileMetaData
     schema: pa.Schema
     places: Mapping[str, int]
+    int96: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,10 @@ class ParquetRows:
         self._groups = [_Group(opened, i) for opened in self._opened for i in range(opened.metadata.num_row_groups)]
         self._use_threads = len(self._groups) < threads
         self._types = self._column_types()
-        self.dtypes: Mapping[str, DType | None] = {**self._unified(), **self._partition_dtypes()}
+        self.dtypes: Mapping[str, DType | None] = Schema(
+            {**self._unified(), **self._partition_dtypes()},
+            {name: str(next(iter(types))) for name, types in self._types.items()},
+        )
         self.naive = frozenset[str]().union(*(naive_columns(opened.schema) for opened in self._opened))
         self.not_finite: Mapping[str, int] = {}
         self.files = tuple(opened.stored for opened in self._opened)
@@ -149,18 +165,44 @@ class ParquetRows:
     def _read(self, group: _Group, columns: Sequence[str]) -> pa.Table:
         path = group.opened.file.path
         try:
-            with pq.ParquetFile(
+            with open_parquet(
                 path, metadata=group.opened.metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False
             ) as file:
-                return file.read_row_group(group.number, columns=list(columns), use_threads=self._use_threads)
+                table = file.read_row_group(group.number, columns=list(columns), use_threads=self._use_threads)
+            self._check_int96(group, table)
+            return table
         except FileNotFoundError:
             raise _vanished(str(path), self._where) from None
         except DAMAGE as error:
             check_file(group.opened.stored, self._where)
             raise _corrupt(path, self._where, error) from error
 
+    def _check_int96(self, group: _Group, table: pa.Table) -> None:
+        """Make sure that INT96 timestamps fit into microseconds, in which Arrow lets them wrap.
+
+        Raises:
+            SourceDataError: One does not.
+        """
+        names = [name for name in table.column_names if name in group.opened.int96]
+        if not names:
+            return
+        path = group.opened.file.path
+        with open_parquet(path, metadata=group.opened.metadata, coerce_int96_timestamp_unit="ms") as file:
+            coarse = file.read_row_group(group.number, columns=names, use_threads=self._use_threads)
+        for name in names:
+            if not _agree(one_chunk(table.column(name)), one_chunk(coarse.column(name))):
+                raise SourceDataError(
+                    f"an instant in row group {group.number} of file '{path}' lies outside the years 1 to 9999",
+                    where=f"{self._where}, column '{name}'",
+                    hint="Correct the rows where they are written; null says that an instant is not known.",
+                    code="out-of-range",
+                )
+
     def _statistics(self, group: _Group, column: str) -> pq.Statistics | None:
-        details = group.opened.metadata.row_group(group.number).column(group.opened.places[column])
+        try:
+            details = check_column_chunk(group.opened.metadata, group.number, group.opened.places[column])
+        except DAMAGE as error:
+            raise _corrupt(group.opened.file.path, self._where, error) from error
         return details.statistics if details.is_stats_set else None
 
     def _column_types(self) -> dict[str, dict[pa.DataType, Path]]:
@@ -175,14 +217,16 @@ class ParquetRows:
         return {name: self._one_dtype(name, types) for name, types in self._types.items()}
 
     def _one_dtype(self, name: str, types: Mapping[pa.DataType, Path]) -> DType | None:
-        known = {kind: path for kind, path in types.items() if not pa.types.is_null(kind)}
+        known = {kind: path for kind, path in types.items() if not holds_nulls_alone(kind)}
         dtypes = [from_arrow(kind) for kind in known]
         if not dtypes:
             return None
         unified = reduce(_common, dtypes)
-        if unified is None and None not in dtypes:
+        unlike = () if unified is None else [kind for kind in types.keys() - known if not is_read_as(kind, unified)]
+        if unlike or (unified is None and None not in dtypes):
             (one, first), *others = known.items()
-            other, second = next((kind, path) for kind, path in others if from_arrow(kind) != from_arrow(one))
+            differing = ((kind, types[kind]) for kind in (*unlike, *dict(others)))
+            other, second = next((kind, path) for kind, path in differing if from_arrow(kind) != from_arrow(one))
             raise SourceDataError(
                 f"column '{name}' is {one} in '{first}' and {other} in '{second}'",
                 where=self._where,
@@ -226,8 +270,11 @@ def check_file(file: SourceFile, where: str) -> None:
 
 def _open(file: FoundFile, where: str) -> _Opened:
     try:
-        with pq.ParquetFile(file.path) as opened:
+        with open_parquet(file.path) as opened:
             metadata, schema = opened.metadata, opened.schema_arrow
+            names = schema.names
+            columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+            paths = [column.path for column in columns]
             stored = stored_file(file.path, metadata.num_rows)
     except FileNotFoundError:
         raise _vanished(str(file.path), where) from None
@@ -236,20 +283,35 @@ def _open(file: FoundFile, where: str) -> _Opened:
         raise SourceError(problem, where=where, hint="Check its permissions.", code="unreadable-file") from error
     except DAMAGE as error:
         raise _corrupt(file.path, where, error) from error
-    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+    if twice := repeated(names):
         problem = f"the file '{file.path}' has two columns '{twice[0]}'"
         raise SourceDataError(problem, where=where, hint="Rename one.", code="duplicate-column")
-    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    int96 = frozenset(
+        path.split(".", 1)[0] for path, column in zip(paths, columns, strict=True) if column.physical_type == "INT96"
+    )
     by_path = {path: i for i, path in reversed(list(enumerate(paths)))}
     first = {path.split(".", 1)[0]: i for i, path in reversed(list(enumerate(paths)))}
-    places = {name: by_path.get(name, first.get(name, 0)) for name in schema.names}
-    return _Opened(file, stored, metadata, schema, places)
+    places = {name: by_path.get(name, first.get(name, 0)) for name in names}
+    return _Opened(file, stored, metadata, schema, places, int96)
+
+
+def _agree(fine: pa.Array, coarse: pa.Array) -> bool:
+    """Tell whether instants in microseconds and in milliseconds, or lists of them, are the same."""
+    while is_list_layout(fine.type):
+        fine, coarse = fine.flatten(), coarse.flatten()
+    if not pa.types.is_timestamp(fine.type):
+        return True
+    whole = [one.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) for one in (fine, coarse)]
+    return bool(np.array_equal(np.floor_divide(whole[0], 1_000), whole[1]))
 
 
 def _common(left: DType | None, right: DType | None) -> DType | None:
     """Return the dtype two files' columns can both be read as without loss, ``None`` if there is none."""
     if left == right or left is None or right is None:
-        return left if left == right else None
+        return (left if left is None or left.is_ordered else right) if left == right else None
+    if left.item is not None and right.item is not None:
+        item = _common(left.item, right.item)
+        return None if item is None else list_of(item)
     if {left.kind, right.kind} == {"int64", "float64"}:
         return FLOAT64
     if left.kind == right.kind == "decimal":

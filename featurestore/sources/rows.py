@@ -11,11 +11,14 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from featurestore.dtypes import DType, from_arrow
+from featurestore.dtypes import DType, Schema, from_arrow
 from featurestore.errors import SourceMissingError, listing
 
 PIECE_ROWS = 1 << 20
-"""Rows of a piece of a source that lies in memory."""
+"""Most rows of a piece of a source that lies in memory."""
+
+PIECE_BYTES = 1 << 25
+"""About the most bytes of one: rows that hold long lists are read a few thousand at a time."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,13 @@ class TableRows:
         self.naive = naive_columns(table.schema)
         self.files: tuple[SourceFile, ...] = ()
         self.not_finite: Mapping[str, int] = {}
-        starts = range(0, table.num_rows, PIECE_ROWS)
-        self.piece_rows: Sequence[int] = [min(PIECE_ROWS, table.num_rows - start) for start in starts]
+        self._rows = rows_within(PIECE_ROWS, PIECE_BYTES, table.num_rows, int(table.nbytes))
+        starts = range(0, table.num_rows, self._rows)
+        self.piece_rows: Sequence[int] = [min(self._rows, table.num_rows - start) for start in starts]
 
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Return some columns of one piece."""
-        return self._table.select(list(columns)).slice(number * PIECE_ROWS, self.piece_rows[number])
+        return self._table.select(list(columns)).slice(number * self._rows, self.piece_rows[number])
 
     def place(self, _: int) -> str:
         """Return no place: rows in memory have only their number."""
@@ -118,7 +122,7 @@ class TableRows:
         kind = self._table.schema.field(column).type
         if pa.types.is_dictionary(kind) or pa.types.is_floating(kind):
             return None
-        return int(self._table.column(column).slice(number * PIECE_ROWS, self.piece_rows[number]).null_count)
+        return int(self._table.column(column).slice(number * self._rows, self.piece_rows[number]).null_count)
 
     def bounds_us(self, _: int, __: str) -> tuple[int, int] | None:
         """Return ``None``: frames have no statistics."""
@@ -135,9 +139,23 @@ class TableRows:
         """Do nothing: memory is given back with the object."""
 
 
-def dtypes_of(schema: pa.Schema) -> dict[str, DType | None]:
+def rows_within(most_rows: int, most_bytes: int, row_count: int, size: int) -> int:
+    """Return how many rows to read at a time.
+
+    Args:
+        most_rows: The most.
+        most_bytes: About what they may take.
+        row_count: Rows that there are.
+        size: Bytes that all of them take.
+    """
+    return max(1, min(most_rows, most_bytes * row_count // max(1, size)))
+
+
+def dtypes_of(schema: pa.Schema) -> Schema:
     """Return the dtype of each column of an Arrow schema, ``None`` where the contract has none."""
-    return {field.name: from_arrow(field.type) for field in schema}
+    return Schema(
+        {field.name: from_arrow(field.type) for field in schema}, {field.name: str(field.type) for field in schema}
+    )
 
 
 def naive_columns(schema: pa.Schema) -> frozenset[str]:

@@ -26,7 +26,7 @@ from featurestore.errors import SourceDataError
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.deliveries import repeated_deliveries
-from featurestore.sources.rows import RawRows, SourceFile, missing_column
+from featurestore.sources.rows import PIECE_BYTES, RawRows, SourceFile, missing_column, rows_within
 from featurestore.sources.settings import ReadSettings
 
 Mask = npt.NDArray[np.bool_]
@@ -35,7 +35,7 @@ IngestRange = tuple[int, int]
 
 BATCH_ROWS = 1 << 17
 PART_ROWS = 1 << 19
-"""Pieces are worked on together up to so many rows."""
+"""Pieces are worked on together up to so many rows, or ``PIECE_BYTES``."""
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 _S = TypeVar("_S")
@@ -183,15 +183,16 @@ class Scan:
             parts = [self._events(number, columns, ingest) for number in numbers]
             return work(_joined(parts, columns, self.schema, 1))
 
-        return self._in_threads(done, self._parts())
+        return self._in_threads(done, self._parts(columns))
 
-    def _parts(self) -> list[list[int]]:
+    def _parts(self, columns: Sequence[str]) -> list[list[int]]:
         """Return the numbers of all pieces, small ones that follow each other together."""
+        most = rows_within(PART_ROWS, PIECE_BYTES, self._starts[-1], self._rows.estimated_bytes(columns))
         parts: list[list[int]] = []
         rows = 0
         for number in self._numbers:
             rows += self._rows.piece_rows[number]
-            if not parts or rows > PART_ROWS:
+            if not parts or rows > most:
                 parts.append([])
                 rows = self._rows.piece_rows[number]
             parts[-1].append(number)

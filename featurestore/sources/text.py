@@ -6,19 +6,26 @@ instants without a zone as UTC beside others that have one.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO, Any, cast
 
 import duckdb
 import pyarrow as pa
 
 from featurestore.definitions.sources import CsvOptions
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
 from featurestore.sources.settings import ReadSettings, duckdb_connection
 
 SAMPLE_ROWS = 20_000
@@ -28,6 +35,15 @@ _BATCH_ROWS = 1 << 17
 _TEXT = "'VARCHAR'"
 _DELIMITERS = (",", "\t", ";", "|")
 _NEVER = "\x01"
+_COMMENT = "#"
+_NO_CHARACTER = "\ufffd"
+_HEAD_LINES = 100
+_HEAD_BYTES = 1 << 20
+_OTHER_ENCODING = re.compile(r"File is not (\S+) encoded")
+_LINE_END = re.compile("\r\n|\n|\r")
+_COPIED_CHARACTERS = 1 << 20
+_ENCODINGS = {"utf-8": "utf-8", "utf-16": "utf-16", "iso8859-1": "latin-1"}
+"""Encodings that DuckDB reads by itself, by Python's name; files in others are written anew in UTF-8 first."""
 _LONGEST_REASON = 500
 _REMOTE_HINT = (
     "Remote files need DuckDB's httpfs extension, which DuckDB downloads when it is first needed; "
@@ -37,7 +53,7 @@ _REMOTE_HINT = (
 
 @contextmanager
 def local_text(path: Path, settings: ReadSettings, *, where: str) -> Iterator[Path]:
-    """Give a path of plain text; the one file of a ``.zip`` is unpacked meanwhile.
+    """Give a path of text that DuckDB reads; the one file of a ``.zip`` is unpacked meanwhile.
 
     Raises:
         SourceDataError: The archive is damaged or holds several files.
@@ -84,21 +100,96 @@ def read_text(
         SourceDataError: A line cannot be cut as the first one is.
         SourceError: A remote file cannot be reached.
     """
+    skipped = 0
+    if codecs.lookup(options.encoding).name not in _ENCODINGS:
+        yield from _read_copy(path, options, columns, settings, where=where, limit=limit)
+        return
+    try:
+        for table in _read(path, options, columns, settings, where=where, limit=limit):
+            yield table
+            skipped += table.num_rows
+    except SourceDataError as error:
+        # DuckDB stops in one way or another at a line that ends otherwise than those before.
+        if error.code != "corrupt-file" or not _can_be_copied(path) or not _has_several_line_ends(Path(path)):
+            raise
+        for table in _read_copy(path, options, columns, settings, where=where, limit=limit):
+            kept = table.slice(min(skipped, table.num_rows))
+            skipped -= table.num_rows - kept.num_rows
+            yield kept
+
+
+def sample_text(
+    path: str, options: CsvOptions, settings: ReadSettings, *, where: str, limit: int
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """Read the first rows of a CSV file; columns whose text is not of the encoding are left out.
+
+    Args:
+        path: File, or URL that DuckDB reads.
+        options: How its text is cut.
+        settings: Threads and memory.
+        where: The source, for messages.
+        limit: Rows to read.
+
+    Returns:
+        The rows, and the columns left out.
+
+    Raises:
+        SourceMissingError: There is no such file.
+        SourceDataError: A line cannot be cut as the first one is.
+        SourceError: A remote file cannot be reached.
+    """
+    try:
+        return pa.concat_tables(read_text(path, options, None, settings, where=where, limit=limit)), ()
+    except SourceDataError as error:
+        if error.code != "wrong-encoding":
+            raise
+    names = next(read_text(path, options, None, settings, where=where, limit=0)).column_names
+    found: dict[str, pa.ChunkedArray] = {}
+    for name in names:
+        try:
+            tables = list(read_text(path, options, [name], settings, where=where, limit=limit))
+        except SourceDataError as error:
+            if error.code != "wrong-encoding":
+                raise
+        else:
+            found[name] = pa.concat_tables(tables).column(name)
+    return pa.table(found), tuple(name for name in names if name not in found)
+
+
+def _read(
+    path: str,
+    options: CsvOptions,
+    columns: Sequence[str] | None,
+    settings: ReadSettings,
+    *,
+    where: str,
+    limit: int | None,
+    copy: Path | None = None,
+) -> Iterator[pa.Table]:
+    """Do what ``read_text`` does, for a file with one kind of line ends, or from such a copy of it."""
     with _duckdb(path, settings, where) as connection:
-        delimiter, names = _head(connection, path, options, where)
-        chosen = names if columns is None else [name for name in columns if name in names]
+        path = str(copy or path)
+        head = _head(connection, path, options, where)
+        chosen = head.names if columns is None else [name for name in columns if name in head.names]
+        # DuckDB is given names of our own: its are not told apart by case, and may not be empty.
+        numbers = {name: f"c{i}" for i, name in enumerate(head.names)}
         arguments = {
             "auto_detect": "false",
-            "columns": f"{{{', '.join(f'{_literal(name)}: {_TEXT}' for name in names)}}}",
+            "columns": f"{{{', '.join(f'{_literal(own)}: {_TEXT}' for own in numbers.values())}}}",
             "header": str(options.header).lower(),
-            "delim": _literal(delimiter),
+            "skip": str(head.skipped_lines),
+            "delim": _literal(head.delimiter),
             "quote": _literal(options.quote),
             "escape": _literal(options.quote),
             "nullstr": _literal(list(options.null_values)),
+            "encoding": _literal(_ENCODINGS[codecs.lookup(options.encoding).name]),
+            **({"comment": _literal(options.comment)} if options.comment else {}),
         }
         call = ", ".join([_literal(path), *(f"{name} = {value}" for name, value in arguments.items())])
         # Asked for no column at all, the file still has rows.
-        yield from _tables(connection, f"SELECT {', '.join(map(_name, chosen)) or '1'} FROM read_csv({call})", limit)
+        wanted = ", ".join(numbers[name] for name in chosen) or "1"
+        for table in _tables(connection, f"SELECT {wanted} FROM read_csv({call})", limit):
+            yield table.rename_columns(chosen) if chosen else table
 
 
 def read_remote_parquet(
@@ -130,7 +221,7 @@ def _duckdb(path: str, settings: ReadSettings, where: str) -> Iterator[duckdb.Du
     with duckdb_connection(settings) as connection:
         try:
             yield connection
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError, EOFError, zlib.error) as error:
             raise _failure(path, error, where) from error
 
 
@@ -142,28 +233,157 @@ def _tables(connection: duckdb.DuckDBPyConnection, query: str, limit: int | None
         yield pa.Table.from_batches([batch])
 
 
-def _head(connection: duckdb.DuckDBPyConnection, path: str, options: CsvOptions, where: str) -> tuple[str, list[str]]:
-    """Return what stands between a file's values, and the names of its columns."""
-    lines = connection.sql(
-        f"SELECT line FROM read_csv({_literal(path)}, auto_detect = false, columns = {{'line': {_TEXT}}}, "
-        f"delim = {_literal(_NEVER)}, quote = '', escape = '', header = false) LIMIT 1"
-    ).fetchall()
-    if not lines:
+@dataclass(frozen=True)
+class _Head:
+    """How a file begins.
+
+    Attributes:
+        delimiter: What stands between its values.
+        names: Its columns.
+        skipped_lines: Lines above the header that are comments.
+    """
+
+    delimiter: str
+    names: list[str]
+    skipped_lines: int
+
+
+def _head(connection: duckdb.DuckDBPyConnection, path: str, options: CsvOptions, where: str) -> _Head:
+    """Find out what stands between a file's values, and the names of its columns."""
+    lines = _first_lines(connection, path, options)
+    if options.comment:
+        lines = ["" if line.startswith(options.comment) else line for line in lines]
+    filled = [place for place, line in enumerate(lines) if line]
+    if not filled:
         raise _bad_file(path, "it is empty", where)
-    line = str(lines[0][0]).removeprefix("\ufeff")
-    delimiter = options.delimiter or max(_DELIMITERS, key=_without_quoted(line, options.quote).count)
-    if options.quote:
-        cells = next(csv.reader([line], delimiter=delimiter, quotechar=options.quote))
+    begin = next((place for place in filled if options.comment or not lines[place].startswith(_COMMENT)), filled[0])
+    above = [place for place in filled if place < begin]
+    body = lines[begin:]
+    delimiter = options.delimiter or max(_DELIMITERS, key=lambda one: _fit(_records(body, one, options.quote)))
+    first = _records(body, delimiter, options.quote)[0]
+    if above:
+        # The last of the lines with # above the others may be the header, "#user,at", rather than a comment.
+        last = _records(lines[above[-1] : begin], delimiter, options.quote)[0]
+        if len(last) == len(first):
+            first, begin = last, above.pop()
+    skipped = 0 if options.comment else begin
+    named = list(options.columns) or (first if options.header else [""] * len(first))
+    if any(_NO_CHARACTER in name for name in named):
+        raise _wrong_encoding(path, "its header", where)
+    names = [name or f"column{i}" for i, name in enumerate(named)]
+    if twice := repeated(names):
+        raise _bad_file(path, f"two columns are named '{twice[0]}'", where, "Rename one, or name them all: ")
+    return _Head(delimiter, names, skipped)
+
+
+def _first_lines(connection: duckdb.DuckDBPyConnection, path: str, options: CsvOptions) -> list[str]:
+    """Return the first lines of a file; what is not of its encoding is marked in them."""
+    if _can_be_copied(path):
+        with _opened(Path(path)) as file:
+            data = file.read(_HEAD_BYTES)
+        text = codecs.getincrementaldecoder(options.encoding)("replace").decode(data, final=len(data) < _HEAD_BYTES)
+        lines = _LINE_END.split(text)
+        # The last line may be cut off, unless there is no other.
+        lines = lines[:-1] if len(data) == _HEAD_BYTES and len(lines) > 1 else lines
     else:
-        cells = line.split(delimiter)
-    names = list(options.columns) or (cells if options.header else [f"column{i}" for i in range(len(cells))])
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise _bad_file(path, f"two columns are named '{twice[0]}'", where)
-    return delimiter, names
+        rows = connection.sql(
+            f"SELECT line FROM read_csv({_literal(path)}, auto_detect = false, columns = {{'line': {_TEXT}}}, "
+            f"delim = {_literal(_NEVER)}, quote = '', escape = '', header = false, strict_mode = false, "
+            f"encoding = {_literal(_ENCODINGS[codecs.lookup(options.encoding).name])}) LIMIT {_HEAD_LINES}"
+        )
+        lines = [str(line or "") for (line,) in rows.fetchall()]
+    return [lines[0].removeprefix("\ufeff"), *lines[1:_HEAD_LINES]] if lines else []
 
 
-def _without_quoted(line: str, quote: str) -> str:
-    return "".join(line.split(quote)[::2]) if quote else line
+def _opened(path: Path) -> IO[bytes]:
+    is_packed = path.name.lower().endswith(".gz")
+    opened: Any = gzip.open(path) if is_packed else path.open("rb")  # noqa: SIM115  # whoever asks closes it
+    return cast(IO[bytes], opened)
+
+
+def _records(lines: Sequence[str], delimiter: str, quote: str) -> list[list[str]]:
+    """Cut lines into records; a quoted value may go over several."""
+    # Python's reader knows delimiters of one character only.
+    one = delimiter if len(delimiter) == 1 else _NEVER
+    text = [line if one == delimiter else line.replace(delimiter, one) for line in lines]
+    records = [line.split(one) for line in text]
+    # A value may be longer than Python's reader takes: then its quotes are left to DuckDB.
+    with suppress(csv.Error):
+        if quote:
+            records = list(csv.reader([f"{line}\n" for line in text], delimiter=one, quotechar=quote))
+    cells = [[cell if one == delimiter else cell.replace(one, delimiter) for cell in cells] for cells in records]
+    return [record for record in cells if record] or [[""]]
+
+
+def _fit(records: Sequence[Sequence[str]]) -> tuple[bool, float, int]:
+    """Say how well a delimiter fits: whether there are several columns, how many records agree, how many columns."""
+    width = len(records[0])
+    # The last record may be cut off where the lines end.
+    whole = records[:-1] if len(records) > 2 else records
+    return width > 1, sum(len(record) == width for record in whole) / len(whole), width
+
+
+def _can_be_copied(path: str) -> bool:
+    return Path(path).is_file() and not path.lower().endswith(".zst")
+
+
+def _has_several_line_ends(path: Path) -> bool:
+    """Tell whether lines of a file may end in several ways; line ends in quotes count, too."""
+    both = feeds = returns = 0
+    before = b""
+    with _opened(path) as file:
+        while piece := file.read(_COPIED_CHARACTERS):
+            both += (before + piece).count(b"\r\n")
+            feeds, returns, before = feeds + piece.count(b"\n"), returns + piece.count(b"\r"), piece[-1:]
+            before = b"" if before != b"\r" else before
+    return sum(count > 0 for count in (both, feeds - both, returns - both)) > 1
+
+
+def _read_copy(
+    path: str,
+    options: CsvOptions,
+    columns: Sequence[str] | None,
+    settings: ReadSettings,
+    *,
+    where: str,
+    limit: int | None,
+) -> Iterator[pa.Table]:
+    """Read a local file from a copy in UTF-8 of which every line ends alike."""
+    if not _can_be_copied(path):
+        reason = f"files in {options.encoding} are read from the local disk only, and not from .zst"
+        raise _bad_file(path, reason, where, "Write it in UTF-8, or copy and unpack it first; else ")
+    with TemporaryDirectory(prefix="featurestore-", dir=settings.temp_folder) as folder:
+        copy = Path(folder) / "rows.csv"
+        try:
+            _with_same_line_ends(Path(path), copy, options)
+        except UnicodeError as error:
+            raise _wrong_encoding(path, f"its text ({error})", where, options.encoding) from error
+        options = replace(options, encoding="utf-8")
+        yield from _read(path, options, columns, settings, where=where, limit=limit, copy=copy)
+
+
+def _with_same_line_ends(path: Path, target: Path, options: CsvOptions) -> None:
+    """Copy a file so that every line ends alike; what stands in quotes stays as it is."""
+    is_quoted = False
+    with (
+        TextIOWrapper(_opened(path), encoding=options.encoding, newline="") as text,
+        target.open("w", encoding="utf-8", newline="") as copy,
+    ):
+        rest = ""
+        while piece := text.read(_COPIED_CHARACTERS):
+            piece, rest = (rest + piece)[:-1], (rest + piece)[-1]
+            is_quoted = _copy_lines(piece, copy, options.quote, is_quoted=is_quoted)
+        _copy_lines(rest, copy, options.quote, is_quoted=is_quoted)
+
+
+def _copy_lines(text: str, copy: IO[str], quote: str, *, is_quoted: bool) -> bool:
+    """Write text with one kind of line ends outside quotes; return whether it ends inside."""
+    for number, part in enumerate(text.split(quote) if quote else [text]):
+        if number:
+            copy.write(quote)
+            is_quoted = not is_quoted
+        copy.write(part if is_quoted else part.replace("\r\n", "\n").replace("\r", "\n"))
+    return is_quoted
 
 
 def _failure(path: str, error: Exception, where: str) -> SourceError:
@@ -173,15 +393,31 @@ def _failure(path: str, error: Exception, where: str) -> SourceError:
         return SourceMissingError(f"no file matches '{path}'", where=where, code="missing-file")
     if isinstance(error, duckdb.HTTPException) or "httpfs" in reason:
         return SourceError(f"'{path}' cannot be read: {first}", where=where, hint=_REMOTE_HINT, code="unreachable-file")
+    if "Invalid unicode" in reason:
+        line = next((line.strip() for line in reason.splitlines() if "Error on Line" in line), "a line")
+        return _wrong_encoding(path, line.removeprefix("Invalid Input Error: ").removeprefix("CSV Error on "), where)
+    if other := _OTHER_ENCODING.search(reason):
+        return _wrong_encoding(path, "its text", where, other[1])
     told = takewhile(lambda line: not line.startswith("Possible"), (line.strip() for line in reason.splitlines()))
     return _bad_file(path, "; ".join(line for line in told if line)[:_LONGEST_REASON], where)
 
 
-def _bad_file(path: str, reason: str, where: str) -> SourceDataError:
+def _wrong_encoding(path: str, what: str, where: str, encoding: str = "UTF-8") -> SourceDataError:
+    return SourceDataError(
+        f"the file '{path}' cannot be read: {what.rstrip(':')} is not {encoding}",
+        where=where,
+        hint="Say how its characters are written: csv=CsvOptions(encoding='latin-1'), or 'cp1252', or 'utf-16'.",
+        code="wrong-encoding",
+    )
+
+
+def _bad_file(
+    path: str, reason: str, where: str, first: str = "Correct the file, or say how its text is cut: "
+) -> SourceDataError:
     return SourceDataError(
         f"the file '{path}' cannot be read: {reason}",
         where=where,
-        hint="Correct the file, or say how its text is cut with csv=CsvOptions(…).",
+        hint=f"{first}csv=CsvOptions(delimiter=…, quote=…, header=…, columns=…, comment=…, encoding=…).",
         code="corrupt-file",
     )
 

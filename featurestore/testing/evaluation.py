@@ -107,7 +107,7 @@ def _in_memory(sources: tuple[Source, ...], events: Any) -> dict[str, Source]:
 def _framed(source: Source, frame: Any) -> FrameSource:
     where = f"events of source '{source.name}'"
     table = frame_table(frame, where=where)
-    declared = source.dtypes if isinstance(source, FileSource | SqlSource) else {}
+    declared = source.dtypes if isinstance(source, FileSource | SqlSource | FrameSource) else {}
     for name, dtype in declared.items():
         if name in table.column_names:
             array, _ = to_contract(

@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
+from featurestore.files import check_footer
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log.asking import SealRequests
 from featurestore.online.serving_log.merging import DAY, current_files, day_of, has_work, maintenance
@@ -49,8 +50,10 @@ from featurestore.online.serving_log.segments import (
     write_all,
 )
 from featurestore.plan.model import Plan
+from featurestore.sources.parquet import DAMAGE
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, Clock, SystemClock, duration_us, to_datetime
 
+_LOGGER = logging.getLogger("featurestore.serving_log")
 _INSTANT = TIMESTAMP.arrow
 _LOSSES = "losses.jsonl"
 _ANY = ""
@@ -139,6 +142,8 @@ class ServingLog:
         self._lost_rows = 0
         self._unsaid: dict[str, Losses] = {}
         self._failure: StorageError | None = None
+        self._reported = ""
+        self._reported_lost_rows = 0
         self._segment: SegmentWriter | None = None
         self._sealing: _Sealing | None = None
         self._merging: subprocess.Popen[bytes] | None = None
@@ -250,8 +255,9 @@ class ServingLog:
 
     def _table(self, path: Path, wanted: ds.Expression) -> pa.Table:
         try:
+            check_footer(path)
             return ds.dataset(path, format="parquet").to_table(filter=wanted)
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise self._storage_error("read", path, error) from error
 
     def count(self, service: str, *, since_us: int, until_us: int) -> int:
@@ -265,8 +271,9 @@ class ServingLog:
         found = sum(int(_rows_of(logged).filter(wanted).num_rows) for logged in unsealed)
         for path in sealed:
             try:
+                check_footer(path)
                 found += int(ds.dataset(path, format="parquet").count_rows(filter=wanted))
-            except (OSError, pa.ArrowException) as error:
+            except DAMAGE as error:
                 raise self._storage_error("read", path, error) from error
         return found
 
@@ -329,7 +336,7 @@ class ServingLog:
                     path.unlink()
                 elif kept.num_rows < table.num_rows:
                     write_file(kept, path)
-            except (OSError, pa.ArrowException) as error:
+            except DAMAGE as error:
                 raise self._storage_error("forget rows of", path, error) from error
             removed += table.num_rows - kept.num_rows
         return removed
@@ -520,8 +527,26 @@ class ServingLog:
             raise
         except OSError as error:
             self._failure = self._storage_error("write to", self._folder, error)
+            self._report()
             raise self._failure from error
         self._failure = None
+        self._report()
+
+    def _report(self) -> None:
+        """Log once when writing begins to fail, when rows begin to be lost, and when all is written again."""
+        is_losing = self._lost_rows > self._reported_lost_rows and self._waiting_rows > 0
+        state = "" if self._failure is None and not is_losing else "losing" if is_losing else "failing"
+        before, self._reported = self._reported, state
+        counts = f"{self._waiting_rows} rows wait, {self._lost_rows} were lost since this process began"
+        if state == before:
+            return
+        if not state:
+            self._reported_lost_rows = self._lost_rows
+            _LOGGER.warning("serving log: it is written again; %s", counts)
+        elif state == "losing":
+            _LOGGER.error("serving log: rows are being lost: %s. %s", self._failure or "too many wait", counts)
+        else:
+            _LOGGER.error("serving log: answers go on, their rows wait in memory: %s. %s", self._failure, counts)
 
     def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
         return StorageError(

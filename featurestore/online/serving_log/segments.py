@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EIO
 from io import FileIO
 from pathlib import Path
 from zlib import crc32
@@ -131,9 +132,16 @@ def read_segment(path: Path) -> tuple[list[Logged], int]:
         The records by plan, in the order of their first records; and how many bytes at the end are no frame.
 
     Raises:
-        OSError: The file cannot be read, or is gone: it was sealed meanwhile.
+        OSError: The file cannot be read, is damaged, or is gone: it was sealed meanwhile.
     """
     data = path.read_bytes()
+    try:
+        return _read(data)
+    except (msgspec.MsgspecError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
+        raise OSError(EIO, f"the segment is damaged, or none of this library: {error!r}", str(path)) from error
+
+
+def _read(data: bytes) -> tuple[list[Logged], int]:
     plans: dict[int, Logged] = {}
     at = 0
     for frame, end in _frames(data):

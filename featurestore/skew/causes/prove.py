@@ -546,7 +546,7 @@ class _Prover:
 
 def _pair_count(world: World) -> int:
     """Return how many pairs of assumptions are tried on a world: one hot entity must not make an audit slow."""
-    event_count = sum(view.events.table.num_rows for view in world.views.values())
+    event_count = sum(int(view.events.table.num_rows) for view in world.views.values())
     return max(_FEWEST_PAIRS, min(_MOST_PAIRS, _EVENTS_FOR_PAIRS // max(1, event_count)))
 
 

@@ -1,9 +1,12 @@
 """What stands for an event id in the log."""
 
+import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.event_log.stored import identities
+from featurestore.errors import StorageError
+from featurestore.event_log.stored import identities, packed, unpacked
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 
@@ -26,3 +29,12 @@ def test_what_is_equal_to_python_is_told_apart():
 
 def test_no_id_is_none():
     assert identities([None, 1, None]) == [None, (2**63 + 1).to_bytes(8, "big"), None]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: b"x" * len(data), lambda data: data[:200]])
+def test_a_damaged_batch_is_an_error_by_name(damage):
+    stored = packed(pa.table({"user": ["a", "b"] * 50, "x": [1.0] * 100}))
+    assert unpacked(stored).num_rows == 100
+    with pytest.raises(StorageError, match="a batch of events in the database is damaged") as error:
+        unpacked(damage(stored))
+    assert error.value.code == "event-log-damaged"

@@ -161,3 +161,23 @@ def test_no_rows_give_no_rows(name):
     from tests.unit.expressions.world import ARRAYS
 
     assert values_of(CASES[name][0], {column: pa.array([], array.type) for column, array in ARRAYS.items()}) == []
+
+
+@pytest.mark.parametrize("column", [I, J, X, S, B, D, T, M], ids=str)
+def test_many_constants_are_found_as_few_are(column):
+    """From some number of constants on they are looked up in a hash set: the answer is the same, null for null."""
+    known = [value for value in values_of(column) if value is not None]
+    for constants in (known[:1], known[:2], known):
+        few = values_of(column.is_in(constants))
+        assert few == [None if value is None else value in constants for value in values_of(column)]
+        assert values_of(column.is_in(constants * 10)) == few
+
+
+def test_many_integers_are_found_among_floats_and_decimals():
+    numbers = list(range(-20, 20))
+    assert values_of(X.is_in(numbers)) == [None if value is None else value in numbers for value in values_of(X)]
+    assert values_of(M.is_in(numbers)) == [None if value is None else value in numbers for value in values_of(M)]
+
+
+def test_a_column_among_many_constants_is_compared_too():
+    assert values_of(I.is_in([*range(20, 40), J])) == values_of(I == J)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from featurestore.errors import SpineError
-from featurestore.offline.spine import SqlSpine, read_spine
+from featurestore.offline.spine import SqlSpine, _storable, read_spine
 from tests.unit.offline.samples import INSTANT, plan_of, spine
 
 PLAN = plan_of()
@@ -222,3 +222,9 @@ def test_pandas_integers_with_nulls_are_refused_as_the_floats_they_became():
         read_spine(frame, PLAN)
     found = read_spine(frame.astype({"user": "Int64"}), PLAN)
     assert found.column("user").to_pylist() == [1, None]
+
+
+def test_a_label_whose_dictionary_holds_a_null_is_stored_as_its_values():
+    categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["x", None]))
+    found = _storable(pa.chunked_array([categories, categories[1:]]))
+    assert (found.type, found.to_pylist()) == (pa.string(), ["x", None, None, None, None])

@@ -149,7 +149,7 @@ def test_tables_of_another_version_are_refused(url, tmp_path):
     with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
         connection.execute("UPDATE registry_meta SET value = 99 WHERE name = 'schema_version'")
     connection.close()
-    with pytest.raises(RegistryError, match="version 99, this library reads 6"):
+    with pytest.raises(RegistryError, match="version 99, this library reads 7"):
         Registry(url)
 
 

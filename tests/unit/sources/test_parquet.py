@@ -12,6 +12,7 @@ import pytest
 
 from featurestore.definitions.sources import FileSource
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.files import check_footer
 from featurestore.sources import ReadSettings, read_schema
 from tests.unit.sources.scans import plan_of, scan_of
 
@@ -259,3 +260,95 @@ def test_instant_statistics_skip_row_groups(tmp_path):
         assert [scan.count_below(bound) for bound in (-1, 0, 3, 4, 100)] == [0, 0, 3, 4, 10]
         assert scan.stats().newest_event_time_us == 9
         shutil.copy(path, tmp_path / "copy.parquet")
+
+
+FAR = [dt.datetime(9999, 12, 31), dt.datetime(1, 1, 1), dt.datetime(2026, 1, 2, 3, 4, 5, 678901), None]
+
+
+def write_int96(path, times, **columns):
+    table = pa.table({"key": ["a"] * len(times), "at": times, **columns})
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True)
+
+
+def test_int96_timestamps_are_read_in_microseconds(tmp_path):
+    """In nanoseconds the year 9999 would be 1816; also inside lists."""
+    far = pa.array(FAR, pa.timestamp("us"))
+    lists = pa.array([[FAR[0], None], None, [], [FAR[1]]], pa.list_(pa.timestamp("us")))
+    write_int96(tmp_path / "a.parquet", pa.array([FAR[2]] * 4, pa.timestamp("us")), far=far, lists=lists)
+    with scan_of(source(tmp_path, timezone="UTC")) as scan:
+        read = scan.read(["at", "far", "lists"]).to_pydict()
+    aware = [None if value is None else value.replace(tzinfo=dt.UTC) for value in FAR]
+    assert read == {"at": [aware[2]] * 4, "far": aware, "lists": [[aware[0], None], None, [], [aware[1]]]}
+
+
+@pytest.mark.parametrize("seconds", [253_402_300_800, -62_135_596_801, 10**14, -(10**14)])
+def test_int96_timestamps_that_do_not_fit_are_named(tmp_path, seconds):
+    """Beyond the year 9999, before the year 1, and where microseconds would wrap."""
+    write_int96(tmp_path / "a.parquet", pa.array([0, seconds], pa.timestamp("s")))
+    with (
+        pytest.raises(
+            SourceDataError, match=r"a\.parquet.*years 1 to 9999|years 1 to 9999.*a\.parquet|column 'at'.*"
+        ) as e,
+        scan_of(source(tmp_path, timezone="UTC")) as scan,
+    ):
+        scan.read(["at"])
+    assert e.value.code == "out-of-range"
+    assert "a.parquet" in str(e.value)
+
+
+def test_instants_whose_microseconds_wrap_into_a_calendar_are_named(tmp_path):
+    wrapping = (2**64 + 1_767_225_600_000_000) // 1_000_000
+    write_int96(tmp_path / "a.parquet", pa.array([wrapping], pa.timestamp("s")))
+    with pytest.raises(SourceDataError, match="years 1 to 9999"), scan_of(source(tmp_path, timezone="UTC")) as scan:
+        scan.read(["at"])
+
+
+def test_a_footer_that_contradicts_its_schema_is_an_error(tmp_path):
+    """To read the statistics of a column of another physical type would end the process."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(events("a", "b"), path)
+    content = bytearray(path.read_bytes())
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # In the footer a chunk's type comes first in its metadata: field 1, an integer of 32 bits, INT64 (2, as zigzag 4).
+    places = [at for at in range(begin, len(content) - 8) if content[at : at + 3] == b"\x15\x04\x19"]
+    assert places
+    content[places[-1] + 1] = 0
+    path.write_bytes(bytes(content))
+    with pytest.raises(SourceDataError, match=r"a\.parquet' is not sound Parquet"), scan_of(source(path)) as scan:
+        scan.stats()
+    with pytest.raises(pa.ArrowInvalid, match="is BOOLEAN, expected INT64"):
+        check_footer(path)
+
+
+def test_lists_of_nothing_unify_with_lists_of_something(tmp_path):
+    pq.write_table(events("a", many=pa.array([[None, None]], pa.list_(pa.null()))), tmp_path / "a.parquet")
+    pq.write_table(events("b", many=pa.array([[1]], pa.list_(pa.int32()))), tmp_path / "b.parquet")
+    pq.write_table(events("c", many=pa.array([[1.5]])), tmp_path / "c.parquet")
+    assert str(read_schema(source(tmp_path))["many"]) == "list<float64>"
+    with scan_of(source(tmp_path)) as scan:
+        assert scan.read(["many"]).column("many").to_pylist() == [[None, None], [1.0], [1.5]]
+    pq.write_table(events("d", many=pa.array([["x"]])), tmp_path / "d.parquet")
+    with pytest.raises(SourceDataError, match=r"column 'many' is list<element: (int32|double)> in") as error:
+        read_schema(source(tmp_path))
+    assert error.value.code == "files-disagree"
+
+
+def test_unsigned_numbers_beyond_int64_are_read_as_what_is_declared(tmp_path):
+    numbers = [2**64 - 1, 0]
+    pq.write_table(events("a", "b", id=pa.array(numbers, pa.uint64())), tmp_path / "a.parquet")
+    with pytest.raises(SourceDataError, match="does not fit into int64") as error, scan_of(source(tmp_path)) as scan:
+        scan.read(["id"])
+    assert "decimal(20,0)" in error.value.hint
+    for dtype, read in (("string", str), ("decimal(20,0)", int)):
+        with scan_of(source(tmp_path, dtypes={"id": dtype})) as scan:
+            assert [read(value) for value in scan.read(["id"]).column("id").to_pylist()] == [*map(read, numbers)]
+
+
+def test_days_as_instants_need_a_zone_before_anything_is_read(tmp_path):
+    """Found in a review: apply passed without one, and the training set failed."""
+    table = pa.table({"key": ["a"], "at": [dt.date(2026, 1, 1)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceDataError, match="have no time zone"):
+        read_schema(source(tmp_path, dtypes={"at": "timestamp"}))
+    with scan_of(source(tmp_path, dtypes={"at": "timestamp"}, timezone="Europe/Berlin")) as scan:
+        assert scan.read(["at"]).column("at").to_pylist() == [dt.datetime(2025, 12, 31, 23, tzinfo=dt.UTC)]

@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from featurestore.definitions.sources import CsvOptions, FileSource
+from featurestore.dtypes import INT64
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.sources import ReadSettings, open_scan, read_schema
 from featurestore.sources.text import _failure
@@ -215,3 +216,183 @@ def test_unreachable_url_is_named(tmp_path):
     refused = duckdb.HTTPException("HTTP Error: no route to host")
     assert isinstance(_failure("https://host/a.csv", refused, "source 'clicks'"), SourceError)
     assert "httpfs" in _failure("https://host/a.csv", refused, "source 'clicks'").hint
+
+
+def dtypes_of(path, **options):
+    found = read_schema(source(path, **options)).items()
+    return {name: None if dtype is None else str(dtype) for name, dtype in found}
+
+
+AT = "2013-01-01T05:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("texts", "dtype"),
+    [
+        (["1", "-2", "0"], "int64"),
+        ([str(2**63 - 1), str(-(2**63))], "int64"),
+        (["1", " 2", "3 "], "int64"),
+        (["1", "NA", "N/A", "NULL"], "int64"),
+        (["1.5", "2", "NA"], "float64"),
+        (["1.5e-10", "2", "1e+16", "-1.0E300", "+0.5", ".5", "5."], "float64"),
+        (["0.100000000000000005551", "0.1"], "float64"),
+        (["9007199254740992", "1.5"], "float64"),
+        (["nan", "1", "-inf"], "float64"),
+        (["true", "NA", " FALSE"], "bool"),
+        (["2013-01-01", "NA"], "date"),
+        ([AT, "null"], "timestamp"),
+        (["89310410106543789301", "89310410106543789302"], "string"),
+        ([str(2**63), "1"], "string"),
+        (["9007199254740993", "1.5"], "string"),
+        (["12345678901234567.89", "1.5"], "string"),
+        (["007", "1"], "string"),
+        (["+4915112345678", "+4915112345679"], "string"),
+        (["1E3", "1000"], "string"),
+        (["12e5", "7"], "string"),
+        (["NA", "DE"], "string"),
+        (["NA", "NULL"], "string"),
+        (["1,5", "2"], "string"),
+    ],
+    ids=lambda value: "|".join(value) if isinstance(value, list) else value,
+)
+def test_what_is_guessed_keeps_every_text_apart(tmp_path, texts, dtype):
+    """Codes stay text: long ids, leading zeros, telephone numbers, exponents; quantities become numbers."""
+    rows = "".join(f'k,{AT},"{text}"\n' for text in texts)
+    (tmp_path / "a.csv").write_text(f"key,at,x\n{rows}")
+    assert dtypes_of(tmp_path / "a.csv")["x"] == dtype
+    read = [row["x"] for row in rows_of(tmp_path / "a.csv", ["x"])]
+    if dtype == "string":
+        assert read == texts
+    else:
+        missing = sum(text.strip() in ("NA", "N/A", "NULL", "null", "nan", "-inf") for text in texts)
+        assert read.count(None) == missing
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "said"),
+    [
+        ("1", "007", "row 30000 holds '007', which a number does not keep as it is"),
+        ("1.5", "89310410106543789301", "row 30000 holds '89310410106543789301', which float64 does not keep"),
+        ("1.5", "00.5", "row 30000 holds '00.5', which a number does not keep"),
+    ],
+)
+def test_a_later_row_that_the_guess_would_change_is_named(tmp_path, first, later, said):
+    """A guess from the first rows never makes two codes one; a declared dtype is the user's word."""
+    rows = "".join(f"k,{AT},{first}\n" for _ in range(30_000))
+    (tmp_path / "a.csv").write_text(f"key,at,x\n{rows}k,{AT},{later}\n")
+    with pytest.raises(SourceDataError, match=said) as error:
+        rows_of(tmp_path / "a.csv", ["x"])
+    assert "dtypes=" in error.value.hint
+    assert rows_of(tmp_path / "a.csv", ["x"], dtypes={"x": "string"})[-1] == {"x": later}
+    assert rows_of(tmp_path / "a.csv", ["x"], dtypes={"x": "float64"})[-1] == {"x": float(later)}
+
+
+def test_a_missing_number_after_the_first_rows_is_null(tmp_path):
+    rows = "".join(f"k,{AT},1\n" for _ in range(30_000))
+    (tmp_path / "a.csv").write_text(f"key,at,x\n{rows}k,{AT},NA\n")
+    assert rows_of(tmp_path / "a.csv", ["x"])[-1] == {"x": None}
+
+
+ROWS = f"a,{AT},1.5\nb,{AT},2\n"
+EVERYDAY = {
+    "names that differ in case": "key,at,x,Note,note\n" + ROWS.replace("\n", ",p,q\n"),
+    "blank first name": "".join(f"{i - 1 if i else ''},{line}\n" for i, line in enumerate(["key,at,x", *ROWS.split()])),
+    "trailing blank names": "key,at,x,,\n" + ROWS.replace("\n", ",,\n"),
+    "all line ends": f"key,at,x\na,{AT},1.5\r\nb,{AT},2\r",
+    "only the last line ends otherwise": f"key,at,x\r\na,{AT},1.5\r\nb,{AT},2\n",
+    "a line break in a quoted name": f'key,at,"y\n(m)",x\na,{AT},3,1.5\nb,{AT},3,2\n',
+    "semicolons, and commas in names": "key;at;x;a, b, c, d\n" + ROWS.replace(",", ";").replace("\n", ";3\n"),
+    "pipes, and semicolons in a note": "key|at|x|n;m;o\n" + ROWS.replace(",", "|").replace("\n", "|u;v\n"),
+    "blanks after commas": "key,at,x\n" + ROWS.replace("Z,", "Z, "),
+    "a note above": "# made today, by us\n#\nkey,at,x\n" + ROWS,
+    "a note and a blank line above": "# made today\n\nkey,at,x\n" + ROWS,
+    "blank lines above": "\n\nkey,at,x\n" + ROWS,
+    "a byte order mark": "\ufeffkey,at,x\n" + ROWS,
+    "blank lines": f"key,at,x\n\na,{AT},1.5\n\nb,{AT},2\n",
+    "quoted names": '"key","at","x"\n' + ROWS,
+    "names with quotes and blanks": '"key",at,x,"say ""hi"" \'now\'"\n' + ROWS.replace("\n", ",1\n"),
+}
+
+
+@pytest.mark.parametrize("shape", EVERYDAY)
+def test_everyday_files_are_read_without_options(tmp_path, shape):
+    (tmp_path / "a.csv").write_bytes(EVERYDAY[shape].encode())
+    assert rows_of(tmp_path / "a.csv", ["key", "x"]) == [{"key": "a", "x": 1.5}, {"key": "b", "x": 2.0}]
+
+
+def test_columns_without_a_name_are_numbered(tmp_path):
+    (tmp_path / "a.csv").write_text(EVERYDAY["trailing blank names"])
+    assert list(dtypes_of(tmp_path / "a.csv")) == ["key", "at", "x", "column3", "column4"]
+    (tmp_path / "b.csv").write_text(EVERYDAY["names that differ in case"])
+    assert rows_of(tmp_path / "b.csv", ["note", "Note"])[0] == {"note": "q", "Note": "p"}
+
+
+def test_a_header_that_begins_with_a_hash_is_one(tmp_path):
+    (tmp_path / "a.csv").write_text("# made today\n#key,at,x\n" + ROWS)
+    assert list(dtypes_of(tmp_path / "a.csv")) == ["#key", "at", "x"]
+
+
+def test_comments_between_rows_are_left_out_if_asked_for(tmp_path):
+    (tmp_path / "a.csv").write_text(f"% a\nkey,at,x\n% b\n{ROWS}")
+    assert len(rows_of(tmp_path / "a.csv", ["x"], csv=CsvOptions(comment="%"))) == 2
+
+
+def test_a_delimiter_may_have_several_characters(tmp_path):
+    (tmp_path / "a.csv").write_text("key,at,x\n".replace(",", "  ") + ROWS.replace(",", "  "))
+    options = CsvOptions(delimiter="  ")
+    assert rows_of(tmp_path / "a.csv", ["key", "x"], csv=options)[1] == {"key": "b", "x": 2.0}
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8-sig", "cp437"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_files_are_read_in_the_encoding_that_is_said(tmp_path, encoding, suffix):
+    data = f"key,at,größe\nä,{AT},ü\nb,{AT},x\n".encode(encoding)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    if encoding == "utf-16" and suffix.endswith("gz"):
+        pytest.skip("DuckDB reads UTF-16 from plain files only")
+    options = CsvOptions(encoding=encoding)
+    assert rows_of(path, ["key", "größe"], csv=options)[0] == {"key": "ä", "größe": "ü"}
+
+
+def test_text_of_another_encoding_is_refused_where_it_is_used(tmp_path):
+    """Columns that no view reads may hold what they like."""
+    text = f"key,at,x,note\na,{AT},1,ü\n"
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    schema = read_schema(source(tmp_path / "a.csv"))
+    assert (schema["x"], schema["note"], schema.types["note"]) == (INT64, None, "text that is not UTF-8")
+    assert rows_of(tmp_path / "a.csv", ["key", "x"]) == [{"key": "a", "x": 1}]
+    with pytest.raises(SourceDataError, match=r"encoding='latin-1'") as error:
+        rows_of(tmp_path / "a.csv", ["note"], dtypes={"note": "string"})
+    assert error.value.code == "wrong-encoding"
+    (tmp_path / "b.csv").write_bytes(f"key,at,größe\na,{AT},1\n".encode("latin-1"))
+    with pytest.raises(SourceDataError, match="its header is not UTF-8"):
+        read_schema(source(tmp_path / "b.csv"))
+
+
+def test_the_wrong_encoding_is_named(tmp_path):
+    """What is a euro sign to Windows is no character in Latin-1."""
+    data = f"key,at,price\na,{AT},5 €\n".encode("cp1252")
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(SourceDataError, match=r"is not latin-1.*encoding='latin-1'\), or 'cp1252'") as error:
+        rows_of(tmp_path / "a.csv", ["price"], csv=CsvOptions(encoding="latin-1"), dtypes={"price": "string"})
+    assert error.value.code == "wrong-encoding"
+    assert rows_of(tmp_path / "a.csv", ["price"], csv=CsvOptions(encoding="cp1252")) == [{"price": "5 €"}]
+
+
+def test_a_long_text_in_the_first_rows_is_read(tmp_path):
+    long = "x, y" * 60_000
+    (tmp_path / "a.csv").write_text(f'key,at,note\na,{AT},"{long}"\n')
+    assert rows_of(tmp_path / "a.csv", ["note"]) == [{"note": long}]
+
+
+def test_line_ends_in_quotes_stay_as_they_are_where_others_differ(tmp_path):
+    (tmp_path / "a.csv").write_bytes(f'key,at,note\na,{AT},"x\r\ny"\r\nb,{AT},"p\rq"\n'.encode())
+    assert [row["note"] for row in rows_of(tmp_path / "a.csv", ["note"])] == ["x\r\ny", "p\rq"]
+
+
+def test_line_ends_that_differ_late_lose_and_double_no_row(tmp_path):
+    rows = [f"k{i},{AT},{i}" for i in range(200_000)]
+    text = "\n".join(["key,at,x", *rows[:150_000]]) + "\r\n" + "\n".join(rows[150_000:])
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert [row["x"] for row in rows_of(tmp_path / "a.csv", ["x"])] == list(range(200_000))
