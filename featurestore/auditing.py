@@ -18,6 +18,7 @@ from featurestore.online.serving_log import ServingLog, log_schema
 from featurestore.online.store import OnlineStore
 from featurestore.plan.model import Plan
 from featurestore.registry import AuditRecord, Registry, RunRecord
+from featurestore.registry.data_folders import DataFolders
 from featurestore.skew.audit import Options, Progress, Reference, audit
 from featurestore.skew.causes.model import Facts
 from featurestore.skew.changed_sources import source_comparer
@@ -50,6 +51,7 @@ class Auditor:
         online: Where states are kept.
         settings: What reading may use.
         clock: Tells the present instant.
+        folders: Knows the data folders of other machines, which have serving logs of their own.
     """
 
     catalog: Catalog
@@ -58,6 +60,7 @@ class Auditor:
     online: OnlineStore
     settings: ReadSettings
     clock: Clock
+    folders: DataFolders
 
     def audit(
         self,
@@ -109,10 +112,22 @@ class Auditor:
                 progress=progress,
                 lost=lost,
                 rows=rows,
+                remarks=Remarks(list(self._unseen(since_us))),
             ),
             causes=causes,
             mismatches=mismatches,
         )
+
+    def _unseen(self, since_us: int) -> Iterator[str]:
+        """Say which serving logs an audit does not see: those in data folders of other machines used since then."""
+        others = self.folders.others(since_us=since_us)
+        if others:
+            more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+            yield (
+                "only rows served by processes with this machine's data folder were looked at; rows may have been "
+                f"served and logged in {', '.join(map(str, others[:_NAMED]))}{more}: audit there as well, "
+                "or let all processes have one data folder"
+            )
 
     def audit_live(
         self,

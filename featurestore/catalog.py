@@ -237,11 +237,6 @@ class Catalog:
                 seen.add(applied.fingerprint)
                 yield from_json(ViewPlan, applied.document)
 
-    def views_ever(self) -> Iterator[ViewPlan]:
-        """Yield every plan that was ever applied under the name of an applied view, each fingerprint once."""
-        for name in self.views():
-            yield from self.past_views(name)
-
     def every_view(self) -> Iterator[ViewPlan]:
         """Yield every plan of a view that was ever applied, newest first, each fingerprint once."""
         seen: set[str] = set()
@@ -249,6 +244,29 @@ class Catalog:
             if applied.fingerprint not in seen:
                 seen.add(applied.fingerprint)
                 yield from_json(ViewPlan, applied.document)
+
+    def services_ever(self) -> tuple[str, ...]:
+        """Return the names of all services that were ever applied, sorted."""
+        return tuple(sorted({item.name for item in self._registry.history(Kind.SERVICE)}))
+
+    def took_pushes(self) -> frozenset[str]:
+        """Return the names of the sources of which any definition ever accepted pushes."""
+        return frozenset(item.name for item in self._registry.history(Kind.SOURCE) if accepts_pushes(item))
+
+    def source_ever(self, name: str) -> Source | None:
+        """Return the definition of a source, the last one if it is applied no more; ``None`` if it is not stored."""
+        try:
+            return self._source(name)
+        except ConfigError:
+            return None
+        except RegistryError as error:
+            if error.code != "unknown-source":
+                raise
+        last = next(iter(self._registry.history(Kind.SOURCE, name)), None)
+        try:
+            return None if last is None else read_source(last)
+        except (ConfigError, RegistryError):
+            return None
 
     def streams(self) -> dict[str, Source]:
         """Return the definitions of the sources that accept pushes."""

@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from featurestore.errors import ConfigError, InstantError, listing
+from featurestore.files import local_path, local_target
 from featurestore.temporal import duration_us, moment_us
 
 FILE_NAME = "featurestore.toml"
@@ -98,6 +99,43 @@ Duration = Annotated[str, AfterValidator(lambda text: _checked(text, duration_us
 
 Length = Annotated[str, AfterValidator(_length)]
 """How long or how often; longer than nothing."""
+
+NEVER = "never"
+"""What turns something off that is done again and again."""
+
+
+def _often(text: str, read: Callable[[str], str]) -> str:
+    try:
+        return text if text == NEVER else read(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or '{NEVER}'") from None
+
+
+Schedule = Annotated[str, AfterValidator(lambda text: _often(text, _length))]
+"""How often, or ``"never"``."""
+
+Reminder = Annotated[str, AfterValidator(lambda text: _often(text, lambda given: _checked(given, duration_us)))]
+"""How long until something is said again, or ``"never"``; so is zero."""
+
+
+def _local(path: Path) -> Path:
+    local_path(path)
+    return path
+
+
+def _local_if_file(url: str) -> str:
+    """Refuse the URL of a SQLite database whose file lies elsewhere."""
+    scheme, mark, path = url.partition(":///")
+    if mark and scheme.partition("+")[0] == "sqlite" and not path.startswith("file:"):
+        local_path(path)
+    return url
+
+
+LocalPath = Annotated[Path, AfterValidator(_local)]
+"""A path on this machine; the address of an object store is refused."""
+
+DatabaseUrl = Annotated[str, AfterValidator(_local_if_file)]
+"""URL of a database or an online store."""
 
 Moment = Annotated[str, AfterValidator(lambda text: _checked(text, lambda given: moment_us(given, now_us=0)))]
 """How long back, or an instant."""
@@ -277,14 +315,25 @@ class ScheduleConfig(_Table):
     """What ``featurestore run`` keeps going beside what views declare.
 
     Attributes:
-        refresh: How often views are refreshed that declare ``continuous()``.
-        compact: Pushed events that are older move to files, as often; ``None`` for never.
+        refresh: How often views are refreshed that declare ``continuous()``; ``"never"`` refreshes none of them.
+        compact: Pushed events that are older move to files, as often; ``"never"`` moves none.
+        gc: How often online state is removed that no plan needs; ``"never"`` removes none.
+        keep_plans: How many plans of each service are kept to roll back to when online state is removed, and are kept
+            complete by pushes; at least one.
         jitter: Jobs begin up to so much after their time, each always by the same, so that not all begin at once.
     """
 
-    refresh: Length = "1m"
-    compact: Length | None = "1d"
+    refresh: Schedule = "1m"
+    compact: Schedule | None = "1d"
+    gc: Schedule = "1d"
+    keep_plans: int = Field(default=1, ge=1)
     jitter: Duration = "0s"
+
+    @field_validator("compact")
+    @classmethod
+    def _is_text(cls, value: str | None) -> str:
+        """Take a null, which JSON in a variable can say, for ``"never"``."""
+        return NEVER if value is None else value
 
 
 class _TimedConfig(_Table):
@@ -376,7 +425,7 @@ class AlertsConfig(_Table):
         command: Program and arguments; the message is on its standard input.
         report_url: Where a person finds the report; ``{service}`` stands for the service, ``{id}`` for the report's
             number in the registry, ``{kind}`` for ``audit`` or ``drift``.
-        remind: What goes on is told again after so long; ``"0s"`` for never.
+        remind: What goes on is told again after so long; ``"never"`` or ``"0s"`` tells it once.
         one_shot: Whether ``featurestore audit`` tells what it finds without being asked to (``--alert``).
     """
 
@@ -385,7 +434,7 @@ class AlertsConfig(_Table):
     smtp: SmtpConfig | None = None
     command: list[str] = []
     report_url: str = ""
-    remind: Duration = "1d"
+    remind: Reminder = "1d"
     one_shot: bool = False
 
     @field_validator("webhook")
@@ -413,7 +462,9 @@ class Config(BaseSettings):
         registry: SQLAlchemy URL of the registry.
         online: URL of the online store: ``sqlite:///``, ``postgresql://``, ``redis://``, ``valkey://``, ``memory://``.
         event_log: SQLAlchemy URL of the log of pushed events.
-        data: Folder of training sets, the serving log, and compacted events.
+        data: Folder of training sets, the serving log, and compacted events; on this machine, or mounted.
+        data_is_shared: Whether every process that uses the event log sees the same data folder. Pushed events that are
+            in PostgreSQL move to files there only if it is.
         definitions: Module or package of the definitions, for instance ``"feature_definitions"``; empty if there is
             none. It is imported with the folder of the file on the path.
         memory_limit: Bound for the process while training sets are built: ``"1GB"``; ``None`` is unbounded.
@@ -431,16 +482,17 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__")
 
-    registry: str = "sqlite:///featurestore/registry.db"
-    online: str = "sqlite:///featurestore/online.db"
-    event_log: str = "sqlite:///featurestore/event_log.db"
-    data: Path = Path("featurestore")
+    registry: DatabaseUrl = "sqlite:///featurestore/registry.db"
+    online: DatabaseUrl = "sqlite:///featurestore/online.db"
+    event_log: DatabaseUrl = "sqlite:///featurestore/event_log.db"
+    data: LocalPath = Path("featurestore")
+    data_is_shared: bool = False
     definitions: str = ""
     memory_limit: Bytes | None = Field(default=None, ge=64_000_000)
     threads: Annotated[int, AfterValidator(lambda count: count or os.cpu_count() or 1)] = Field(
         default=0, ge=0, validate_default=True
     )
-    temp_folder: Path | None = None
+    temp_folder: LocalPath | None = None
     serving_log: ServingLogConfig = ServingLogConfig()
     server: ServerConfig = ServerConfig()
     policies: dict[str, PolicyConfig] = {}
@@ -498,9 +550,9 @@ class Config(BaseSettings):
         """Return the configuration that keeps everything under one folder; overrides of the environment count.
 
         Raises:
-            ConfigError: An override is wrong.
+            ConfigError: An override is wrong, or the folder is not one of this machine.
         """
-        base = Path(folder).absolute()
+        base = local_target(folder, where="folder").absolute()
         kept = {name: f"{_SQLITE}{name}.db" for name in ("registry", "online", "event_log")} | {"data": "."}
         return cls._made(kept, where=str(folder), folder=base)
 

@@ -4,13 +4,17 @@ A message holds one event as a JSON object, several as a JSON array of objects, 
 committed after the events are committed to the event log. So a crash in between repeats messages, and nothing is lost;
 the source's event ids absorb the repetition, and a source without them is refused. What cannot be pushed goes to a file
 of dead letters, with its error, and does not stop the stream.
+
+What passes by itself does not end a consumer: a database that restarts is waited for with the messages in hand, and
+offsets that cannot be committed because the group has given the partitions to another member meanwhile are left, so the
+messages are read again.
 """
 
 from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +24,31 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from featurestore.dead_letters import DeadLetter, append_letters, events_in
-from featurestore.errors import ConfigError, FeatureStoreError, RequestError, StorageError
+from featurestore.errors import ConfigError, FeatureStoreError, RegistryError, RequestError, StorageError
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message
 
+    from featurestore.pushing import PushResult
+
 _LOGGER = logging.getLogger("featurestore.consuming")
 _WAIT_SECONDS = 0.5
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 5.0
+"""How long a database that fails is left alone before a push is tried again, at first and at most."""
+
+_REFUSALS = (
+    "GROUP_AUTHORIZATION_FAILED",
+    "TOPIC_AUTHORIZATION_FAILED",
+    "CLUSTER_AUTHORIZATION_FAILED",
+    "SASL_AUTHENTICATION_FAILED",
+    "INVALID_GROUP_ID",
+    "INVALID_COMMIT_OFFSET_SIZE",
+    "OFFSET_METADATA_TOO_LARGE",
+    "FENCED_INSTANCE_ID",
+)
+"""Names of errors for which a broker refuses offsets for good, beside those that the client calls fatal."""
 
 _POISON = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException)
 """What reading a message, or pushing what it holds, fails with because of what it holds. Failures of disks, databases
@@ -97,8 +118,9 @@ def consume(
     Raises:
         ConfigError: ``featurestore[kafka]`` is not installed, an option is wrong, or the source has no event id.
         RequestError: The source accepts no pushes.
-        StorageError: The log or the dead letters cannot be written, or the broker refuses for good. Offsets of what
-            was not pushed are not committed.
+        StorageError: The dead letters cannot be written, the broker refuses for good, or, when it begins, the log
+            cannot be used; later it waits for the log. Offsets of what was not pushed are not committed.
+        RegistryError: When it begins, the registry cannot be used; later it waits for it.
     """
     done = done or Consumed()
     store.push(source, [])
@@ -109,15 +131,78 @@ def consume(
             hint="Declare event_id=… on the source.",
             code="no-event-id",
         )
-    troubles = _Troubles(topic)
+    troubles, outage = _Troubles(topic), _Outage(stop)
+    at_once = messages_at_once
     with _consumer(brokers, topic, group, {**(options or {}), "error_cb": troubles.tell}) as consumer:
         while not stop.is_set():
-            messages = _sound(consumer.consume(messages_at_once, _WAIT_SECONDS), troubles)
-            if messages:
-                troubles.end()
-                _push(store, source, messages, dead_letters, done)
-                consumer.commit(asynchronous=False)
+            messages = _sound(consumer.consume(at_once, _WAIT_SECONDS), troubles)
+            if not messages:
+                continue
+            troubles.end()
+            try:
+                _push(store, source, messages, dead_letters, done, outage)
+            except _StoppedError:
+                break  # the messages are read again by the next consumer
+            is_committed = _commit(consumer, topic)
+            # A push that takes longer than the group waits loses its partitions: fewer messages take less time.
+            at_once = min(messages_at_once, 2 * at_once) if is_committed else max(1, at_once // 2)
     return done
+
+
+def _commit(consumer: Consumer, topic: str) -> bool:
+    """Commit the offsets of what was read; tell whether they were committed, or their messages are read again.
+
+    Raises:
+        KafkaException: The broker refuses for good.
+    """
+    from confluent_kafka import KafkaException
+
+    try:
+        consumer.commit(asynchronous=False)
+    except KafkaException as error:
+        reason = error.args[0]
+        if reason.fatal() or reason.name() in _REFUSALS:
+            raise
+        _LOGGER.warning("topic '%s': offsets are not committed, messages are read again: %s", topic, reason.str())
+        return False
+    return True
+
+
+class _StoppedError(Exception):
+    """A consumer was stopped while it waited for a database."""
+
+
+class _Outage:
+    """Waits until databases that fail can be used again, and says so once."""
+
+    def __init__(self, stop: Event) -> None:
+        self._stop = stop
+        self._said = ""
+
+    def wait_out(self, push: Callable[[], PushResult]) -> PushResult:
+        """Push, again and again while the log or the registry cannot be used.
+
+        What was committed although the answer got lost is known by its ids when it is pushed again.
+
+        Raises:
+            _StoppedError: The consumer was stopped meanwhile.
+        """
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                result = push()
+            except (StorageError, RegistryError) as error:
+                if error.code != self._said:
+                    _LOGGER.warning("the push is tried again until it succeeds: %s", error)
+                self._said = error.code
+                if self._stop.wait(pause):
+                    raise _StoppedError from error
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                continue
+            if self._said:
+                _LOGGER.warning("pushes succeed again")
+            self._said = ""
+            return result
 
 
 @contextmanager
@@ -185,7 +270,14 @@ def _sound(messages: Sequence[Message], troubles: _Troubles) -> list[Message]:
     return [message for message in messages if message.error() is None]
 
 
-def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_letters: Path, done: Consumed) -> None:
+def _push(
+    store: FeatureStore,
+    source: str,
+    messages: Sequence[Message],
+    dead_letters: Path,
+    done: Consumed,
+    outage: _Outage,
+) -> None:
     """Push the events of some messages; when it returns they are in the log or among the dead letters."""
     rows: list[_Read] = []
     dead: list[DeadLetter] = []
@@ -198,14 +290,18 @@ def _push(store: FeatureStore, source: str, messages: Sequence[Message], dead_le
         if isinstance(read.events, list):
             rows.append(read)
         else:
-            dead += _pushed(store, source, [read], done)
-    dead += _pushed(store, source, rows, done)
+            dead += _pushed(store, source, [read], done, outage)
+    dead += _pushed(store, source, rows, done, outage)
     append_letters(dead_letters, dead)
+    if dead:
+        store.note_data_folder()
     done.messages += len(messages)
     done.dead += len(dead)
 
 
-def _pushed(store: FeatureStore, source: str, some: Sequence[_Read], done: Consumed) -> list[DeadLetter]:
+def _pushed(
+    store: FeatureStore, source: str, some: Sequence[_Read], done: Consumed, outage: _Outage
+) -> list[DeadLetter]:
     """Push the events of some messages, and return those that were rejected.
 
     If they cannot be pushed together, and that is not the store's fault, the message whose fault it is is found by
@@ -216,7 +312,7 @@ def _pushed(store: FeatureStore, source: str, some: Sequence[_Read], done: Consu
         return []
     events = some[0].events if len(some) == 1 else [event for read in some for event in read.events]
     try:
-        result = store.push(source, events, partial=True)
+        result = outage.wait_out(lambda: store.push(source, events, partial=True))
     except _POISON as error:
         if _is_of_the_store(error):
             raise
@@ -224,7 +320,10 @@ def _pushed(store: FeatureStore, source: str, some: Sequence[_Read], done: Consu
             name = error.field if isinstance(error, RequestError) else ""
             return [_letter(some[0].message, None, name, _said(error))]
         half = len(some) // 2
-        return [*_pushed(store, source, some[:half], done), *_pushed(store, source, some[half:], done)]
+        return [
+            *_pushed(store, source, some[:half], done, outage),
+            *_pushed(store, source, some[half:], done, outage),
+        ]
     done.accepted += result.accepted
     done.duplicates += result.duplicates
     return [_letter(*origins[row.row], row.field, row.problem) for row in result.rejected]

@@ -13,12 +13,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from featurestore.errors import FeatureStoreError, RegistryError
+from featurestore.files import local_path
+
+if TYPE_CHECKING:
+    import psycopg
 
 _BUSY_MS = 20_000
 _ASK_AGAIN_SECONDS = 0.01
@@ -69,9 +73,10 @@ def open_database(
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            file = str(parsed.database)
+            (Path(file) if file.startswith("file:") else local_path(file)).parent.mkdir(parents=True, exist_ok=True)
         engine = _engine(parsed)
-    except (ArgumentError, NoSuchModuleError, ImportError) as problem:
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as problem:
         raise error(
             f"the database URL cannot be used: {first_line(problem)}",
             where=where,
@@ -85,6 +90,8 @@ def open_database(
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    if engine.driver == "psycopg":
+        sa.event.listen(engine, "connect", _set_up_psycopg)
     sa.event.listen(engine, "handle_error", _leave_replica)
     return engine
 
@@ -129,6 +136,22 @@ def _connect_psycopg(seconds: float, _: Any, __: Any, args: Any, options: Any) -
                 raise
 
     return TimedConnection.connect(*args, **options)
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether a connection goes to a pooler, which has other process numbers than the server's sessions.
+
+    A transaction is begun unless the connection commits by itself.
+    """
+    row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    return row is not None and row[0] != connection.info.backend_pid
+
+
+def _set_up_psycopg(connection: psycopg.Connection[Any], _: Any) -> None:
+    """Prepare no statements behind a pooler: the session that has them need not be the one that is asked next."""
+    if is_pooled(connection):
+        connection.prepare_threshold = None
+    connection.rollback()
 
 
 @contextmanager

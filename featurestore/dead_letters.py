@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from featurestore.errors import StorageError
+from featurestore.files import local_target
 
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 """What an Arrow IPC stream begins with; no JSON does."""
@@ -94,7 +95,7 @@ def append_letters(path: Path, letters: Sequence[DeadLetter]) -> None:
     if not letters:
         return
     with _failures(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        local_target(path, where="dead letters").parent.mkdir(parents=True, exist_ok=True)
         with _alone_in(path) as file:
             file.write(b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters))
             os.fsync(file.fileno())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -13,6 +16,48 @@ if TYPE_CHECKING:
 
 INT96_UNIT = "us"
 """Unit in which INT96 timestamps of Parquet are read: in nanoseconds, Arrow's own choice, the year 9999 would wrap."""
+
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""What the address of another place begins with; of two slashes a ``Path`` has kept one."""
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path on this machine.
+
+    Args:
+        path: The path; ``s3://bucket/folder`` is none, whether it comes as text or as a ``Path``.
+
+    Raises:
+        ValueError: It is the address of another place. Taken for a path it would make a folder named ``s3:``.
+
+    Example:
+        >>> local_path("data/features")
+        PosixPath('data/features')
+    """
+    found = _SCHEME.match(os.fspath(path))
+    if found is not None:
+        raise ValueError(
+            f"an address that begins with '{found[1]}://' is not a path on this machine; "
+            "give the path of a local or mounted folder"
+        )
+    return Path(path)
+
+
+def local_target(path: str | os.PathLike[str], *, where: str) -> Path:
+    """Return a path on this machine that an argument gives.
+
+    Args:
+        path: The path.
+        where: The argument, for the message.
+
+    Raises:
+        ConfigError: It is the address of another place (``not-a-local-path``).
+    """
+    try:
+        return local_path(path)
+    except ValueError as error:
+        raise ConfigError(str(error), where=where, code="not-a-local-path") from None
 
 
 def sync(path: Path) -> None:

@@ -8,7 +8,7 @@ pushed, those of the events pushed since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from featurestore.catalog import Catalog
 from featurestore.dead_letters import Removed, letters_file, remove_letters
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import from_arrow, read_value
-from featurestore.errors import ConfigError, RequestError, SourceDataError, listing
+from featurestore.errors import RequestError, SourceDataError, listing
 from featurestore.event_log import Head
 from featurestore.online.keys import key_encoder
 from featurestore.online.locks import held
@@ -39,11 +39,14 @@ from featurestore.online.store import (
 from featurestore.online.streaming import folding
 from featurestore.plan.model import Column, ViewPlan
 from featurestore.registry import Registry
+from featurestore.registry.data_folders import DataFolders
 from featurestore.sources import ReadSettings
 from featurestore.sources.convert import to_contract
 from featurestore.sources.opening import has_nothing_outside
 from featurestore.sources.pushed import id_column
 from featurestore.temporal import NOTHING_YET
+
+_NAMED_FOLDERS = 50
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ class ServedRows(Protocol):
         """Remove the rows that were served about some keys, given by service; return how many, by service."""
         ...
 
+    def services(self) -> Sequence[str]:
+        """Return the names of the services of which rows are kept, once all of them are in files."""
+        ...
+
 
 def forget(
     entity: str,
@@ -101,9 +108,10 @@ def forget(
     settings: ReadSettings,
     served: ServedRows,
     data: Path,
+    folders: DataFolders,
     wait_seconds: float,
 ) -> Forgotten:
-    """Remove what is kept about an entity.
+    """Remove what is kept about an entity, by every source, view and service that ever was.
 
     Args:
         entity: Name of the entity.
@@ -114,6 +122,7 @@ def forget(
         settings: What reading may use, the event log among it.
         served: The serving log.
         data: The data folder, where dead letters are.
+        folders: Knows the data folders of other machines.
         wait_seconds: How long to wait for a run on a view to end.
 
     Raises:
@@ -129,49 +138,46 @@ def forget(
         raise RequestError(f"there is no entity '{entity}'", field="/entity", hint=hint, code="unknown-entity")
     one = _One.read(ever, keys)
     views = [view for view in ever if one.keys_in(view) is not None]
-    sources = _sources(catalog, views)
+    sources = {name: catalog.source_ever(name) for name in sorted({view.source.name for view in views})}
+    pushed = catalog.took_pushes()
     states: list[ForgottenState] = []
     events: dict[str, int] = {}
+    missing: list[str] = []
     for name, source in sources.items():
-        log = settings.event_log if source is not None and source.stream else None
+        log = settings.event_log if name in pushed else None
         readers = [view for view in views if view.source.name == name]
         remover = _Remover(readers, one, source, store, settings, wait_seconds)
         # Most of the log is looked through while everybody goes on; what came meanwhile, while nobody folds or pushes.
         head = Head() if log is None else log.head(name)
-        count = 0 if log is None else log.forget(name, one.is_in)
+        count = 0 if log is None else log.forget(name, one.is_in, missing=missing)
         with remover.alone():
-            count += 0 if log is None else log.forget(name, one.is_in, from_us=head.next_ingest_us)
+            if log is not None:
+                count += log.forget(name, one.is_in, from_us=head.next_ingest_us, missing=missing)
             states += remover.remove()
         if count:
             events[name] = count
     letters = {name: remove_letters(letters_file(data, name), one.is_held_by) for name in sources}
-    asked = {name: found for name in sorted(catalog.services()) if (found := _asked(catalog, name, entity, one))}
+    services = catalog.services_ever()
+    asked = {name: found for name in services if (found := _asked(catalog, name, entity, one))}
+    removed = served.forget(asked)
     return Forgotten(
         entity=entity,
         states=tuple(states),
         events=events,
-        served=served.forget(asked),
+        served=removed,
         dead_letters={name: found.count for name, found in letters.items() if found.count},
         unreachable=(
             *_outside(sources, settings),
             *_unreadable(letters, data),
-            *_left(sources, settings, store),
+            *_left(sources.keys() & pushed, settings, store),
+            *_elsewhere(folders, missing),
+            *_unknown_services(set(served.services()) - set(services)),
+            *_unread(pushed - {view.source.name for view in everything.values()}),
             *_otherwise(ever, one),
             *_others(entity, views, everything.values()),
             *_records(asked, registry),
         ),
     )
-
-
-def _sources(catalog: Catalog, views: Sequence[ViewPlan]) -> dict[str, Source | None]:
-    """Return the sources of views; ``None`` for those whose definition is not to be had any more."""
-    found: dict[str, Source | None] = {}
-    for name in sorted({view.source.name for view in views}):
-        try:
-            found |= catalog.sources([name])
-        except ConfigError:
-            found[name] = None
-    return found
 
 
 @dataclass(frozen=True)
@@ -340,17 +346,13 @@ class _Remover:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold off runs and pushes: what they have read is written before, or they read what is left after.
-
-        Locks are taken in the order in which pushes take them.
-        """
+        """Hold off runs and pushes: what they have read is written before, or they read what is left after."""
         views = sorted(self.views, key=lambda view: view.fingerprint)
         with ExitStack() as stack:
             for view in views:
                 name = f"materialize-{view.fingerprint[:16]}"
                 stack.enter_context(held(self.store, name, wait_seconds=self.wait_seconds, longest_wait=0.25))
-            for view in views:
-                stack.enter_context(folding(view, self.store))
+            stack.enter_context(folding(views, self.store))
             yield
 
     def remove(self) -> Iterator[ForgottenState]:
@@ -409,7 +411,7 @@ class _Remover:
 def _asked(catalog: Catalog, service: str, entity: str, one: _One) -> list[dict[str, Any]]:
     """Return the columns and values by which a service was ever asked about an entity: under every role it plays."""
     found: list[dict[str, Any]] = []
-    for plan in (catalog.plan(service), *catalog.past_plans(service)):
+    for plan in catalog.past_plans(service):
         for use in plan.uses:
             keys = one.keys_in(use.view) if use.view.entity.name == entity else None
             role = None if keys is None else dict(zip(use.keys, keys.values(), strict=True))
@@ -450,10 +452,36 @@ def _unreadable(letters: Mapping[str, Removed], data: Path) -> Iterator[str]:
             )
 
 
-def _left(sources: Mapping[str, Source | None], settings: ReadSettings, store: OnlineStore) -> Iterator[str]:
+def _left(pushed: Collection[str], settings: ReadSettings, store: OnlineStore) -> Iterator[str]:
     """Say where databases may still have what was deleted."""
-    log = settings.event_log if any(source is not None and source.stream for source in sources.values()) else None
+    log = settings.event_log if pushed else None
     yield from filter(None, dict.fromkeys(["" if log is None else log.what_is_left(), what_is_left(store)]))
+
+
+def _elsewhere(folders: DataFolders, missing: Iterable[str]) -> Iterator[str]:
+    """Say what lies on other machines: served rows, dead letters and compacted events in their data folders."""
+    others = folders.others()
+    for folder in others[:_NAMED_FOLDERS]:
+        yield (
+            f"the serving log and dead letters in another data folder may hold it: {folder}; "
+            "forget there as well, or delete that folder"
+        )
+    if len(others) > _NAMED_FOLDERS:
+        yield f"so may {len(others) - _NAMED_FOLDERS} other data folders that were used before these"
+    for path in dict.fromkeys(missing):
+        yield f"compacted events lie in {path}, which is not on this machine: forget where it is"
+
+
+def _unknown_services(services: Iterable[str]) -> Iterator[str]:
+    """Say of which services rows are kept that cannot be read as answers about an entity."""
+    for service in sorted(services):
+        yield f"the serving log holds rows of service '{service}', which was never applied: look there for its keys"
+
+
+def _unread(sources: Iterable[str]) -> Iterator[str]:
+    """Say which logs hold events of which no view says whose they are."""
+    for name in sorted(sources):
+        yield f"source '{name}' accepted pushes and no feature view ever read it: its events in the log are as before"
 
 
 def _otherwise(ever: Sequence[ViewPlan], one: _One) -> Iterator[str]:

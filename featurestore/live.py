@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import TypeVar
 
 from featurestore.catalog import Catalog
@@ -26,9 +26,6 @@ from featurestore.temporal import NOTHING_YET, Clock
 _LOCK_SECONDS = 30.0
 
 P = TypeVar("P", Plan, ViewPlan)
-
-KEPT_PLANS = 1
-"""How many plans of a service that were live before are kept fresh: as many as ``gc`` keeps."""
 
 
 @dataclass(frozen=True)
@@ -205,21 +202,43 @@ class LivePlans:
         order = sorted(applied) if names is None else list(names)
         return tuple(view for name in order for view in known.values() if view.name == name)
 
-    def kept_views(self, names: Collection[str]) -> tuple[ViewPlan, ...]:
+    def kept_views(self, names: Collection[str], *, keep: int) -> tuple[ViewPlan, ...]:
         """Return the views with state that only plans need which are kept to go back to, or answer until others do.
 
         Callers that expect such a plan are answered by it, so it is worth to keep it fresh.
 
         Args:
             names: Only of these names.
+            keep: How many plans of each service are kept that were live before.
         """
         kept: dict[str, ViewPlan] = {}
         for service in self._catalog.services():
             live = self.plan(service)
-            for plan in (live, *islice(self._previous(live), KEPT_PLANS)):
+            for plan in (live, *islice(self._previous(live), keep)):
                 kept |= {use.view.fingerprint: use.view for use in plan.uses if use.view.name in names}
         refreshed = {view.fingerprint for view in self.to_refresh(None)}
         return tuple(view for one, view in kept.items() if one not in refreshed and self._has_state(view))
+
+    def to_follow(self, *, keep: int) -> tuple[ViewPlan, ...]:
+        """Return the views whose states pushes keep complete, each plan once.
+
+        They are those of plans that are applied, live, or kept to roll back to. Where nobody decided which plan is
+        live, they are those of plans in between as well: one of these goes live if a run that fills it ends before the
+        applied plan is filled. Older states are not kept complete; a rollback makes their plan live, and they catch up
+        from the log. So the answer is right until definitions or decisions change.
+
+        Args:
+            keep: How many plans of each service are kept that were live before.
+        """
+        found = dict(self._used(keep))
+        decided = self._registry.live()
+        for service in self._catalog.services():
+            if service not in decided:
+                for plan in _newer(self._catalog.past_plans(service), self.plan(service)):
+                    found |= {use.view.fingerprint: use.view for use in plan.uses}
+        for name in self._catalog.views():
+            found |= {view.fingerprint: view for view in _newer(self._catalog.past_views(name), self.view(name))}
+        return tuple(found.values())
 
     def promote(self, service: str) -> Live:
         """Let the applied plan answer from now on, in one step.
@@ -281,8 +300,10 @@ class LivePlans:
             return tuple(found)
 
     def _used(self, keep: int) -> dict[str, ViewPlan]:
-        """Return the views by fingerprint that are applied, live, or of so many plans that were live before."""
+        """Return the views by fingerprint that are applied, answer, or are of so many plans that were live before."""
         used = {view.fingerprint: view for view in self._catalog.views().values()}
+        answering = (self.view(name) for name in self._catalog.views())
+        used |= {view.fingerprint: view for view in answering}
         for service in self._catalog.services():
             live = self.plan(service)
             for plan in (live, *islice(self._previous(live), keep)):
@@ -405,6 +426,14 @@ class LivePlans:
                 hint=f"Run store.materialize(views=[{', '.join(map(repr, empty))}]), then promote.",
                 code="not-materialized",
             )
+
+
+P = TypeVar("P", Plan, ViewPlan)
+
+
+def _newer(plans: Iterable[P], than: P) -> Iterator[P]:
+    """Yield the first of some plans, newest first, up to one."""
+    return takewhile(lambda plan: plan.fingerprint != than.fingerprint, plans)
 
 
 def _removed(view: PlanOfView, reason: str, remove: Callable[[], int | None]) -> Removed | None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from featurestore.pushing import PushResult, Streams
     from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
+    from featurestore.registry.data_folders import DataFolders
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
     from featurestore.skew.certificate import Certificate
@@ -405,7 +406,10 @@ class FeatureStore:
         self._live_plans.record_answering()
         self._forget()
         refresh_kept(
-            self._live_plans.kept_views(self._catalog.views().keys() if views is None else set(views)),
+            self._live_plans.kept_views(
+                self._catalog.views().keys() if views is None else set(views),
+                keep=self.config.schedule.keep_plans,
+            ),
             catalog=self._catalog,
             registry=self._registry,
             store=self._online,
@@ -428,8 +432,9 @@ class FeatureStore:
     def forget(self, entity: str, keys: Mapping[str, Any], *, wait_seconds: float = 60) -> Forgotten:
         """Remove what is kept about an entity: its online states, its pushed events, dead letters, what was served.
 
-        Files and tables that sources read are not touched; they are named. Views that read them are rebuilt by their
-        next run: with all events of the entity that are there then, or without the entity.
+        Sources, views and services that were removed count as well. Files and tables that sources read are not touched;
+        they are named, and so are the data folders of other machines. Views that read them are rebuilt by their next
+        run: with all events of the entity that are there then, or without the entity.
 
         Args:
             entity: Name of the entity.
@@ -455,8 +460,16 @@ class FeatureStore:
             settings=self._settings,
             served=self._serving_log,
             data=self.config.data,
+            folders=self._data_folders,
             wait_seconds=wait_seconds,
         )
+
+    def note_data_folder(self) -> None:
+        """Register, in the background, that this process uses its data folder.
+
+        So commands on other machines can name it: what was served and dead letters are kept there.
+        """
+        self._data_folders.note_use()
 
     def source(self, name: str) -> Source:
         """Return the definition of an applied source.
@@ -554,6 +567,8 @@ class FeatureStore:
 
         Raises:
             RequestError: The source accepts no pushes.
+            ConfigError: Other processes that use the log might not see the data folder (``data-not-shared``), or
+                what was moved before is not in it (``other-data-folder``). Nothing was moved.
             StorageError: A file or the database cannot be written.
         """
         before_us = self._clock.now_us() if before is None else instant_us(before, where="before")
@@ -1257,6 +1272,7 @@ class FeatureStore:
             "_serving",
             "_live_plans",
             "_serving_log",
+            "_data_folders",
             "_online",
             "_event_log",
             "_settings",
@@ -1312,13 +1328,20 @@ class FeatureStore:
     def _event_log(self) -> EventLog:
         from featurestore.event_log import EventLog
 
-        return EventLog(self.config.event_log, self.config.data / "event_log")
+        return EventLog(self.config.event_log, self.config.data / "event_log", is_shared=self.config.data_is_shared)
 
     @cached_property
     def _streams(self) -> Streams:
         from featurestore.pushing import Streams
 
-        return Streams(self._catalog, self._online, self._event_log, settings=self._settings, clock=self._clock)
+        return Streams(
+            self._catalog,
+            self._online,
+            self._event_log,
+            to_follow=lambda: self._live_plans.to_follow(keep=self.config.schedule.keep_plans),
+            settings=self._settings,
+            clock=self._clock,
+        )
 
     @cached_property
     def _online(self) -> OnlineStore:
@@ -1337,7 +1360,14 @@ class FeatureStore:
             interval_seconds=settings.flush_seconds,
             share=settings.share,
             retention_days=settings.retention_days,
+            written=self._data_folders.note_use,
         )
+
+    @cached_property
+    def _data_folders(self) -> DataFolders:
+        from featurestore.registry.data_folders import DataFolders
+
+        return DataFolders(self.config.registry, self.config.data, self._clock)
 
     @cached_property
     def _serving(self) -> Serving:
@@ -1358,7 +1388,15 @@ class FeatureStore:
     def _auditor(self) -> Auditor:
         from featurestore.auditing import Auditor
 
-        return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
+        return Auditor(
+            self._catalog,
+            self._registry,
+            self._serving_log,
+            self._online,
+            self._settings,
+            self._clock,
+            self._data_folders,
+        )
 
     @cached_property
     def _drifter(self) -> Drifter:

@@ -41,6 +41,6 @@ def online_urls(request: pytest.FixtureRequest, online_urls_of: Callable[[str], 
 def local_store(
     folder: Path | str, *, online: str | None = None, event_log: str | None = None, **options
 ) -> FeatureStore:
-    """Open a store that keeps everything under a folder, except what a URL is given for."""
+    """Open a store that keeps everything under a folder, which all processes of a test see, except what has a URL."""
     elsewhere = {name: url for name, url in (("online", online), ("event_log", event_log)) if url}
-    return FeatureStore(Config.local(folder).model_copy(update=elsewhere), **options)
+    return FeatureStore(Config.local(folder).model_copy(update=elsewhere | {"data_is_shared": True}), **options)

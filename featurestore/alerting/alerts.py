@@ -10,7 +10,7 @@ from typing import Any
 
 from featurestore.alerting.news import News
 from featurestore.alerting.ways import Way, deliver, ways_of
-from featurestore.config import AlertsConfig
+from featurestore.config import NEVER, AlertsConfig
 from featurestore.registry import AlertRecord, Registry
 from featurestore.temporal import Clock, duration_us
 
@@ -26,7 +26,7 @@ class Alerts:
         self._registry = registry
         self._clock = clock
         self._ways = ways_of(settings, clock)
-        self._remind_us = duration_us(settings.remind)
+        self._remind_us = 0 if settings.remind == NEVER else duration_us(settings.remind)
 
     def tell(self, news: News) -> str:
         """Tell what was found, by every way by which it is not known yet.

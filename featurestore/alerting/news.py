@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurestore.registry import DONE, JobRecord
+from featurestore.registry import DONE, SKIPPED, JobRecord
 from featurestore.skew.drift.report import DriftReport
 from featurestore.skew.policy import FAIL, PASS
 from featurestore.skew.report import AuditReport
@@ -115,5 +115,5 @@ def news_of_drift(report: DriftReport, job: str = "") -> News:
 
 def news_of_job(record: JobRecord) -> News:
     """Return whether a job could be done."""
-    state = () if record.outcome == DONE else (record.outcome,)
+    state = () if record.outcome in (DONE, SKIPPED) else (record.outcome,)
     return News(kind="job", job=record.name, service="", verdict=record.outcome, state=state, text=record.said)

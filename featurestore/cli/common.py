@@ -154,11 +154,13 @@ def write_page(path: Path, content: str) -> None:
     """Write a file.
 
     Raises:
+        ConfigError: It is the address of another place.
         StorageError: It cannot be written.
     """
     from featurestore.errors import StorageError
+    from featurestore.files import local_target
 
     try:
-        path.write_text(content, encoding="utf-8")
+        local_target(path, where="report").write_text(content, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"it cannot be written: {error.strerror}", where=f"file '{path}'") from error

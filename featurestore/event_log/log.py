@@ -15,9 +15,10 @@ repeats an id of an earlier one. Every append keeps the ids of all these columns
 process knows. It refuses an event as a duplicate only by the column that this definition declares. Ids are remembered
 for ever: numbers as they are, others as 16 bytes of a hash.
 
-Compaction moves old events to files. An event is where the database says it is, and the database says so in one
-transaction, so a crash loses and doubles nothing; a file that nobody names is left from a crash and is deleted by a
-later compaction.
+Compaction moves old events to files, which every process that shares the log must be able to read. An event is where
+the database says it is, and the database says so in one transaction, so a crash loses and doubles nothing. The log
+deletes no files but its own: each is recorded in the database before it is written, and again when another replaces it;
+what is recorded and not named is left from a crash, and a later compaction deletes it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.database import blobs, failures, first_line, for_writing, one_snapshot, open_database, what_is_left
 from featurestore.dtypes import TIMESTAMP, DType, from_arrow, parse_dtype
-from featurestore.errors import SourceDataError, StorageError
+from featurestore.errors import ConfigError, SourceDataError, StorageError
 from featurestore.event_log.stored import (
     Head,
     IdColumn,
@@ -97,6 +98,14 @@ _FILES = sa.Table(
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("mark", _MARK, nullable=False, server_default=""),
 )
+_LOOSE = sa.Table(
+    "event_log_loose_files",
+    _METADATA,
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("path", sa.String(1000), primary_key=True),
+)
+"""Files of the log that hold none of its events: begun and not named yet, or replaced and not deleted yet."""
+
 _IDS = sa.Table(
     "event_log_ids",
     _METADATA,
@@ -231,15 +240,18 @@ class KnownKeysError(Exception):
 class EventLog:
     """The log of all pushed sources of one store. May be used from several threads and processes."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, *, is_shared: bool = False) -> None:
         """Say where the log is; it is opened, and made if it is absent, with the first use.
 
         Args:
             url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
-            folder: Where compaction writes its files; every process must see the same.
+            folder: Where compaction writes its files.
+            is_shared: Whether every process that uses the log sees the same files in the folder. Unless it is known,
+                only a log in a SQLite file is compacted, which belongs to one machine as the folder does.
         """
         self._url = url
         self._folder = folder
+        self._is_shared = is_shared
         self._opening = Lock()
         self._opened: sa.Engine | None = None
         self._ahead_us = 0
@@ -636,13 +648,39 @@ class EventLog:
             How many events were moved.
 
         Raises:
+            ConfigError: Other processes that share the log might not see the files (``data-not-shared``,
+                ``other-data-folder``); nothing was moved.
             StorageError: A file or the database cannot be written; what was not moved is where it was.
         """
+        self._check_folder(source)
         self._sweep(source)
         moved = 0
         while (events := self._compact_once(source, before_us)) is not None:
             moved += events
         return moved
+
+    def _check_folder(self, source: str) -> None:
+        """Make sure that every process that shares the log can read what compaction writes, as far as can be known."""
+        dialect = self._engine.dialect.name
+        if dialect != "sqlite" and not self._is_shared:
+            raise ConfigError(
+                f"the log is in a {dialect} database that other machines may use, and the data folder is not declared "
+                "as shared with them: events are not moved into it",
+                where=_WHERE,
+                hint="If every process that uses this log sees the same data folder, write data_is_shared = true. If "
+                'not, write compact = "never" under [schedule]: the events stay in the database.',
+                code="data-not-shared",
+            )
+        newest = sa.select(_FILES.c.path).where(_FILES.c.source == source).order_by(_FILES.c.first.desc()).limit(1)
+        with self._reading() as connection:
+            path = connection.execute(newest).scalar()
+        if path is not None and not Path(self._place(path)).exists():
+            raise ConfigError(
+                f"compacted events of source '{source}' are in another folder: {self._place(path)} is not there",
+                where=_WHERE,
+                hint="Let every process that uses this log have the same data folder.",
+                code="other-data-folder",
+            )
 
     def what_is_left(self) -> str:
         """Overwrite what was removed as far as the database can be told to; say where it may still be, if anywhere.
@@ -653,13 +691,16 @@ class EventLog:
         with _told():
             return what_is_left(self._engine)
 
-    def forget(self, source: str, is_wanted: Wanted, *, from_us: int = NOTHING_YET) -> int:
+    def forget(
+        self, source: str, is_wanted: Wanted, *, from_us: int = NOTHING_YET, missing: list[str] | None = None
+    ) -> int:
         """Remove events, and leave no copy of them in the log; see ``what_is_left``.
 
         Args:
             source: Name of the source.
             is_wanted: Gives for a table of events a boolean array, true for those to remove.
             from_us: Only where events may have become known from this instant on.
+            missing: Receives the paths of files that are not on this machine. Without it, they are an error.
 
         Returns:
             How many events were removed.
@@ -671,9 +712,15 @@ class EventLog:
         todo = self._stretches_from(source, first, from_us)
         while todo:
             stretch = todo.pop(0)
-            with self._writing() as connection:
-                self._lock(connection, source)
-                found = self._forget_in(connection, source, stretch, is_wanted)
+            if missing is not None and stretch.path is not None and not Path(stretch.path).exists():
+                now = self._stretches_from(source, first, from_us)
+                if stretch in now:
+                    missing.append(stretch.path)
+                    first = stretch.last + 1
+                else:
+                    todo = now  # it was replaced meanwhile
+                continue
+            found = self._forget_in(source, stretch, is_wanted)
             if found is None:
                 todo = self._stretches_from(source, first, from_us)
                 continue
@@ -692,11 +739,13 @@ class EventLog:
         Returns:
             How many; ``None`` if there is nothing left to move.
         """
-        with self._writing() as connection:
-            self._lock(connection, source)
-            old = sa.select(_BATCHES.c.last, _BATCHES.c.row_count, _BATCHES.c.ingest_us, _BATCHES.c.first).where(
-                _BATCHES.c.source == source, _BATCHES.c.ingest_us < before_us
-            )
+        old = sa.select(_BATCHES.c.last, _BATCHES.c.row_count, _BATCHES.c.ingest_us, _BATCHES.c.first).where(
+            _BATCHES.c.source == source, _BATCHES.c.ingest_us < before_us
+        )
+        with self._reading() as connection:
+            if connection.execute(old.limit(1)).first() is None:
+                return None
+        with self._writing_file(source) as (connection, path):
             chosen = _up_to(_FILE_ROWS, connection.execute(old.order_by(_BATCHES.c.first)))
             if not chosen:
                 return None
@@ -715,15 +764,37 @@ class EventLog:
             )
             table = pa.concat_tables(tables, promote_options="default")
             connection.execute(sa.delete(_BATCHES).where(*_within(_BATCHES, source, whole.first, whole.last)))
-            self._add_file(connection, source, whole, table, mark)
+            self._add_file(connection, source, whole, table, path, mark)
             return whole.row_count
 
-    def _add_file(self, connection: sa.Connection, source: str, stretch: Stretch, table: pa.Table, mark: str) -> None:
+    @contextmanager
+    def _writing_file(self, source: str) -> Iterator[tuple[sa.Connection, str]]:
+        """Begin a transaction that may name a new file, and give the file's path; the source's head is locked.
+
+        The path is recorded before, and the record stands until the transaction ends that names the file.
+        """
+        while True:
+            path = f"source={source}/{uuid.uuid4().hex}.parquet"
+            record = (_LOOSE.c.source == source) & (_LOOSE.c.path == path)
+            with self._writing() as connection:
+                connection.execute(sa.insert(_LOOSE).values(source=source, path=path))
+            with self._writing() as connection:
+                self._lock(connection, source)
+                if connection.execute(sa.select(_LOOSE).where(record)).first() is None:
+                    continue  # another process has swept the record away meanwhile
+                yield connection, path
+                if connection.execute(
+                    sa.select(_FILES).where(_FILES.c.source == source, _FILES.c.path == path)
+                ).first():
+                    connection.execute(sa.delete(_LOOSE).where(record))
+            return
+
+    def _add_file(
+        self, connection: sa.Connection, source: str, stretch: Stretch, table: pa.Table, path: str, mark: str
+    ) -> None:
         """Write a file and name it in the database, with the mark of its last event."""
-        folder = self._folder / f"source={source}"
-        name = f"{stretch.first:020d}-{stretch.last:020d}-{uuid.uuid4().hex}.parquet"
         with _file_failures():
-            write_parquet(table, folder / name, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+            write_parquet(table, Path(self._place(path)), compression="zstd", row_group_size=_ROW_GROUP_ROWS)
         values = {
             "first": stretch.first,
             "last": stretch.last,
@@ -732,48 +803,55 @@ class EventLog:
             "ingest_to_us": stretch.ingest_to_us,
             "mark": mark,
         }
-        connection.execute(sa.insert(_FILES).values(source=source, path=f"{folder.name}/{name}", **values))
+        connection.execute(sa.insert(_FILES).values(source=source, path=path, **values))
 
-    def _forget_in(self, connection: sa.Connection, source: str, stretch: Stretch, is_wanted: Wanted) -> int | None:
+    def _forget_in(self, source: str, stretch: Stretch, is_wanted: Wanted) -> int | None:
         """Remove events of one stretch; return how many, ``None`` if they have been moved meanwhile."""
-        here = _FILES if stretch.path is not None else _BATCHES
-        at = (here.c.source == source, here.c.first == stretch.first)
         if stretch.path is not None:
-            named = connection.execute(sa.select(here.c.path, here.c.mark).where(*at)).first()
-            if named is None or self._place(named.path) != stretch.path:
-                return None
-            with _file_failures(), open_parquet(stretch.path) as file:
-                table = under_log_names(file.read())
-        else:
-            stored = connection.execute(sa.select(here.c.events).where(*at)).scalar()
+            return self._forget_in_file(source, stretch, stretch.path, is_wanted)
+        at = (_BATCHES.c.source == source, _BATCHES.c.first == stretch.first)
+        with self._writing() as connection:
+            self._lock(connection, source)
+            stored = connection.execute(sa.select(_BATCHES.c.events).where(*at)).scalar()
             if stored is None:
                 return None
             table = under_log_names(unpacked(stored))
-        kept = table.filter(pc.invert(is_wanted(table)))
-        if kept.num_rows == table.num_rows:
-            return 0
-        if stretch.path is None:
-            change = sa.update(_BATCHES).where(*at)
-            connection.execute(change.values(events=packed(kept), row_count=kept.num_rows))
-        else:
-            assert named is not None
-            connection.execute(sa.delete(_FILES).where(*at))
-            self._add_file(connection, source, stretch, kept, named.mark)
+            kept = table.filter(pc.invert(is_wanted(table)))
+            if kept.num_rows < table.num_rows:
+                change = sa.update(_BATCHES).where(*at)
+                connection.execute(change.values(events=packed(kept), row_count=kept.num_rows))
+        return int(table.num_rows - kept.num_rows)
+
+    def _forget_in_file(self, source: str, stretch: Stretch, place: str, is_wanted: Wanted) -> int | None:
+        """Replace a file by one without some events."""
+        with self._writing_file(source) as (connection, path):
+            at = (_FILES.c.source == source, _FILES.c.first == stretch.first)
+            old = connection.execute(sa.select(_FILES.c.path, _FILES.c.mark).where(*at)).first()
+            if old is None or self._place(old.path) != place:
+                return None
+            with _file_failures(), open_parquet(place) as file:
+                table = under_log_names(file.read())
+            kept = table.filter(pc.invert(is_wanted(table)))
+            if kept.num_rows < table.num_rows:
+                connection.execute(sa.delete(_FILES).where(*at))
+                self._add_file(connection, source, stretch, kept, path, old.mark)
+                connection.execute(sa.insert(_LOOSE).values(source=source, path=old.path))
         return int(table.num_rows - kept.num_rows)
 
     def _sweep(self, source: str) -> None:
-        """Delete files that the database does not name: whoever writes one holds the head until it is named."""
-        folder = self._folder / f"source={source}"
-        if not folder.is_dir():
+        """Delete the log's own files that it does not name: a process that writes one holds the head until it does."""
+        loose = sa.select(_LOOSE.c.path).where(_LOOSE.c.source == source)
+        if not self._folder.is_dir():
             return
+        with self._reading() as connection:
+            if connection.execute(loose).first() is None:
+                return
         with self._writing() as connection:
             self._lock(connection, source)
-            named = connection.execute(sa.select(_FILES.c.path).where(_FILES.c.source == source)).scalars()
-            kept = {self._place(path) for path in named}
             with _file_failures():
-                for path in folder.iterdir():
-                    if str(path) not in kept:
-                        path.unlink()
+                for path in connection.execute(loose).scalars().all():
+                    Path(self._place(path)).unlink(missing_ok=True)
+            connection.execute(sa.delete(_LOOSE).where(_LOOSE.c.source == source))
 
     def _place(self, path: str) -> str:
         return str(self._folder / path)

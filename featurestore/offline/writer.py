@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import DType
 from featurestore.errors import FeatureStoreError, StorageError
-from featurestore.files import sync
+from featurestore.files import local_target, sync
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest, ManifestFile
@@ -79,9 +79,10 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         The folder.
 
     Raises:
+        ConfigError: It is the address of another place.
         StorageError: Something else is there, or the folder above cannot be written to.
     """
-    target = Path(path).absolute()
+    target = local_target(path, where="training set, path").absolute()
     where = _where(target)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         hint = "Name a new folder."

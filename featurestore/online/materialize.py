@@ -218,7 +218,7 @@ class _Run:
         if self._stream is None or self._is_alone:
             yield
             return
-        with folding(self._view, self._store):
+        with folding([self._view], self._store):
             self._load()
             self._is_alone = True
             try:

@@ -12,7 +12,7 @@ writers that expect nothing. Locks are taken in the order of the keys; should tw
 same, the server ends one of them, and that one starts again. A write is durable when it returns, as the server's
 ``synchronous_commit`` says.
 
-Sessions keep prepared statements and locks: a pooler in between must pool by session.
+Sessions keep prepared statements and locks: a pooler in between must pool by session, and is refused if it does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from typing import TypeVar
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
-from psycopg.errors import DeadlockDetected, ReadOnlySqlTransaction, SerializationFailure
+from psycopg.errors import (
+    DeadlockDetected,
+    DuplicatePreparedStatement,
+    InvalidSqlStatementName,
+    ReadOnlySqlTransaction,
+    SerializationFailure,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -35,8 +41,18 @@ from featurestore.errors import ConfigError
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.options import count, identifier, read_url, seconds
 from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
-from featurestore.online.postgres_pool import Pool, PostgresConnection
-from featurestore.online.refusals import READ_ONLY_HINT, WHERE, conflict, failed, unavailable
+from featurestore.online.postgres_keys import (
+    BEGINNING,
+    LONGEST,
+    VALUE_AT,
+    has_long,
+    opened,
+    stored_expected,
+    stored_key,
+    stored_value,
+)
+from featurestore.online.postgres_pool import Pool, PostgresConnection, SessionCheck, Sessions
+from featurestore.online.refusals import READ_ONLY_HINT, WHERE, conflict, failed, pooled_by_transaction, unavailable
 from featurestore.online.store import after
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
@@ -69,7 +85,8 @@ class PostgresOnlineStore:
                 the most connections (32); all others are libpq's (``sslmode``).
 
         Raises:
-            ConfigError: The URL cannot be used.
+            ConfigError: The URL cannot be used. With the first connection: a pooler in between does not keep sessions
+                (``transaction-pooler``).
         """
         parsed = read_url(url, own=_OPTIONS, passed=None)
         options = parsed.options
@@ -84,16 +101,30 @@ class PostgresOnlineStore:
             problem = str(error).strip()
             raise ConfigError(f"'{parsed.shown}': {problem}", where=WHERE, code="store-url") from None
         self._statements = _Statements(self._table)
+        self._check = SessionCheck(self._conninfo)
         self._is_made = False
         self._making = threading.Lock()
         size: int = options.get("pool", 32)
         self._pool = Pool(self._connect, size, self._timeout)
-        self._sessions = Pool(self._connect_to_hold, size, self._timeout)
+        self._holders = Pool(self._connect_to_hold, size, self._timeout)
+        self._sessions = Sessions(self._holders)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
         if not keys:
             return {}
+        if has_long(keys):
+            return self._read_long(keys)
+        return self._read(keys)
+
+    def _read_long(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Read keys of which some are not stored as they are."""
+        found = self._read([stored_key(key) for key in keys])
+        values = {key: opened(key, stored) for key in keys if (stored := found.get(stored_key(key))) is not None}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Read stored keys."""
         statement, seconds = self._statements.read, seconds_left()
         if seconds < SHORT_SECONDS and not self._pool.has_idle:
             raise out_of_time(self._place)
@@ -112,6 +143,9 @@ class PostgresOnlineStore:
         latest = sorted(dict(items).items())
         if not latest and not expected:
             return
+        if has_long([key for key, _ in latest]) or has_long(list(expected or ())):
+            latest = sorted((stored_key(key), stored_value(key, value)) for key, value in latest)
+            expected = stored_expected(expected or {})
         with self._failures("write"), self._pool.lent() as connection:
             _again(lambda: self._write(connection, latest, expected or {}))
 
@@ -154,10 +188,21 @@ class PostgresOnlineStore:
 
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix, some thousands at a time; return how many there were."""
+        if len(prefix) > BEGINNING:
+            # Of long keys less than the prefix is stored as it is; the whole keys are in the values.
+            begin = prefix[:BEGINNING]
+            bounds: list[bytes | int] = [begin, begin + b"\xff" * (LONGEST + 1 - BEGINNING), LONGEST + 1]
+            deleted = self._delete(self._statements.delete_long, [*bounds, VALUE_AT + 1, len(prefix), prefix])
+            if len(prefix) > LONGEST:
+                return deleted
+            highest = after(prefix) or b"\xff" * (LONGEST + 2)
+            return deleted + self._delete(self._statements.delete_short, [prefix, highest, LONGEST])
         end = after(prefix)
-        statement, bounds = self._statements.delete_from, [prefix]
-        if end is not None:
-            statement, bounds = self._statements.delete_range, [prefix, end]
+        if end is None:
+            return self._delete(self._statements.delete_from, [prefix])
+        return self._delete(self._statements.delete_range, [prefix, end])
+
+    def _delete(self, statement: bytes, bounds: Sequence[bytes | int]) -> int:
         deleted = 0
         with self._failures("delete from"), self._pool.lent() as connection:
             while True:
@@ -182,14 +227,14 @@ class PostgresOnlineStore:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
-        """Hold a name alone among all processes, by an advisory lock of a session that does nothing else meanwhile."""
+        """Hold a name alone among all processes, by an advisory lock of a session that only holds names meanwhile."""
         digest = hashlib.blake2b(f"{self._table}/{name}".encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "big", signed=True)
         is_done = is_held = False
         with ExitStack() as lending:
             with self._failures("lock"):
-                session = lending.enter_context(self._sessions.lent())
-                if session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() != (True,):
+                session = lending.enter_context(self._sessions.lent(number))
+                if session is None or not _is_taken(session, number):
                     raise busy(name, WHERE)
             try:
                 yield _SessionHold(session)
@@ -203,12 +248,15 @@ class PostgresOnlineStore:
     def close(self) -> None:
         """Close all connections that are not in use."""
         self._pool.close()
-        self._sessions.close()
+        self._holders.close()
 
     def _connect(self) -> Connection:
         """Open a connection; the first one makes the table."""
         connection = PostgresConnection.open(
-            self._conninfo, connect_timeout=self._connect_timeout, timeout=self._timeout
+            self._conninfo,
+            connect_timeout=self._connect_timeout,
+            timeout=self._timeout,
+            check=None if self._is_made else self._check,
         )
         with self._making:
             if not self._is_made:
@@ -238,13 +286,20 @@ class PostgresOnlineStore:
             yield
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise unavailable(verb, self._place, error) from error
+        except (DuplicatePreparedStatement, InvalidSqlStatementName) as error:
+            raise pooled_by_transaction() from error
         except ReadOnlySqlTransaction as error:
             # The server is a replica by now: connections that were made before lead to it, new ones to the primary.
             self._pool.renew()
-            self._sessions.renew()
+            self._holders.renew()
             raise unavailable(verb, self._place, error, READ_ONLY_HINT) from error
         except psycopg.Error as error:
             raise failed(verb, self._place, error) from error
+
+
+def _is_taken(session: Connection, number: int) -> bool:
+    """Let a session take an advisory lock; tell whether it has it now."""
+    return session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() == (True,)
 
 
 class _SessionHold:
@@ -287,6 +342,9 @@ class _Statements:
         delete = "DELETE FROM {table} WHERE key IN "
         self.delete_from = on(delete + first % "key >= %b")
         self.delete_range = on(delete + first % "key >= %b AND key < %b")
+        long = "key >= %b AND key <= %b AND length(key) = %s AND substr(value, %s, %s) = %b"
+        self.delete_long = on(delete + first % long)
+        self.delete_short = on(delete + first % "key >= %b AND key < %b AND length(key) <= %s")
 
 
 def _table_statement(name: str) -> str:

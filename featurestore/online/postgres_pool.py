@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import select
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -20,7 +22,15 @@ from psycopg import IsolationLevel
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
+from featurestore.database import is_pooled
+from featurestore.online.refusals import pooled_by_transaction
+
 R = TypeVar("R")
+
+_POOLING_TRIALS = 3
+"""How often it is tried whether a pooler keeps sessions; beside other clients one trial could miss that it does not."""
+
+_CHECK_SECONDS = 2.0
 
 
 class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -34,13 +44,21 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
     _timeout: float | None = None
 
     @classmethod
-    def open(cls, conninfo: str, *, connect_timeout: float, timeout: float) -> Self:
+    def open(
+        cls,
+        conninfo: str,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        check: Callable[[PostgresConnection], None] | None = None,
+    ) -> Self:
         """Connect.
 
         Args:
             conninfo: URL that libpq takes.
             connect_timeout: Seconds to wait for a connection.
             timeout: Seconds to wait for each answer, then the connection is closed.
+            check: Is called with a connection that goes to a pooler, before anything is set; may refuse it.
 
         Raises:
             psycopg.Error: The server cannot be reached or refuses.
@@ -51,9 +69,15 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
             connect_timeout=max(2, math.ceil(connect_timeout)),
             fallback_application_name="featurestore",
         )
+        opened._timeout = timeout
+        try:
+            if check is not None and is_pooled(opened):
+                check(opened)
+        except BaseException:
+            opened.close()
+            raise
         opened.isolation_level = IsolationLevel.READ_COMMITTED
         opened.reader = opened.cursor(binary=True)
-        opened._timeout = timeout
         opened.execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
         opened.execute(f"SET statement_timeout = {round(1000 * timeout)}")
         return opened
@@ -146,6 +170,115 @@ class Pool:
                 self._idle.pop().close()
             except IndexError:
                 return
+
+
+@dataclass
+class _Session:
+    """A connection while a thread holds names with it.
+
+    Attributes:
+        connection: The connection.
+        lending: Gives it back.
+        names: The names, as numbers.
+    """
+
+    connection: PostgresConnection
+    lending: ExitStack
+    names: set[int]
+
+
+class Sessions:
+    """Connections that hold names: one for each thread that holds any, however many names that thread holds.
+
+    So a thread that needs many names at once cannot use up all connections, and wait for another one.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        """Take the pool that connections come from."""
+        self._pool = pool
+        self._own = threading.local()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lent(self, name: int) -> Iterator[PostgresConnection | None]:
+        """Lend the thread's connection for one more name; ``None`` if the thread holds that name already.
+
+        The server would let a session take a name twice.
+
+        Raises:
+            psycopg.Error: No connection could be opened, or none came free in time.
+        """
+        session = self._joined(name)
+        if session is None:
+            yield None
+            return
+        try:
+            yield session.connection
+        finally:
+            self._leave(session, name)
+
+    def _joined(self, name: int) -> _Session | None:
+        with self._lock:
+            own: _Session | None = getattr(self._own, "session", None)
+            if own is not None and own.names:
+                if name in own.names:
+                    return None
+                own.names.add(name)
+                return own
+        lending = ExitStack()
+        self._own.session = session = _Session(lending.enter_context(self._pool.lent()), lending, {name})
+        return session
+
+    def _leave(self, session: _Session, name: int) -> None:
+        with self._lock:
+            session.names.discard(name)
+            is_last = not session.names
+        if is_last:
+            session.lending.close()
+
+
+class SessionCheck:
+    """Makes sure, once, that connections through a pooler are sessions of the server; remembers if they are not."""
+
+    def __init__(self, conninfo: str) -> None:
+        """Check nothing yet."""
+        self._conninfo = conninfo
+        self._lock = threading.Lock()
+        self._is_refused = False
+
+    def __call__(self, connection: PostgresConnection) -> None:
+        """Check a connection.
+
+        A setting is made in one session. Another connection must not see it, and this one must always see it: while the
+        other one is in a transaction, too, when a pooler that pools by transaction has to choose another session for
+        one of the two.
+
+        Raises:
+            ConfigError: The pooler pools by transaction, or by statement.
+            psycopg.Error: The server cannot be reached or refuses.
+        """
+        with self._lock:
+            if self._is_refused or not self._keeps_session(connection):
+                self._is_refused = True
+                raise pooled_by_transaction()
+
+    def _keeps_session(self, connection: PostgresConnection) -> bool:
+        with PostgresConnection.connect(self._conninfo, prepare_threshold=None, autocommit=True) as other:
+            other._timeout = _CHECK_SECONDS
+            for _ in range(_POOLING_TRIALS):
+                token = uuid.uuid4().hex
+                connection.execute("SELECT set_config('featurestore.session', %s, false)", (token,), prepare=False)
+                if _setting(other) == token or _setting(connection) != token:
+                    return False
+            # A transaction that is open keeps a session, so this comes last: of few sessions all may be kept by others.
+            with other.transaction():
+                return _setting(other) != token and _setting(connection) == token
+
+
+def _setting(connection: PostgresConnection) -> str | None:
+    statement = "SELECT current_setting('featurestore.session', true)"
+    row = connection.execute(statement, prepare=False).fetchone()
+    return None if row is None else row[0]
 
 
 def _is_quiet(connection: PostgresConnection) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featurestore.errors import StateError, StorageError
+from featurestore.errors import ConfigError, StateError, StorageError
 
 WHERE = "online store"
 
@@ -62,6 +62,18 @@ def unavailable(verb: str, place: str, error: object, hint: str = SERVER_HINT) -
         where=WHERE,
         hint=hint,
         code=UNAVAILABLE,
+    )
+
+
+def pooled_by_transaction() -> ConfigError:
+    """Return the error for a pooler that does not keep sessions, which the online store needs for locks."""
+    return ConfigError(
+        "a connection pooler between this process and PostgreSQL (such as PgBouncer) gives transactions to sessions of "
+        "the server as it likes: names cannot be held alone, and statements cannot be prepared",
+        where=WHERE,
+        hint="Connect to PostgreSQL itself, or let the pooler pool by session (pool_mode = session). The registry and "
+        "the event log may stay behind this pooler.",
+        code="transaction-pooler",
     )
 
 

@@ -39,7 +39,7 @@ def discard(store: OnlineStore, view: PlanOfView, *, is_needed: Callable[[], boo
     key = record_key(view)
     with ExitStack() as stack:
         stack.enter_context(held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0))
-        stack.enter_context(folding(view, store))
+        stack.enter_context(folding([view], store))
         if is_needed():
             return None
         stored = store.read([key]).get(key)

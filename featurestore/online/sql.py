@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.database import CACHE_KIB, CHECKPOINT_PAGES, blobs, use_wal, what_is_left
 from featurestore.errors import ConfigError, StorageError
+from featurestore.files import local_target
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
 from featurestore.online.store import after
@@ -103,7 +104,7 @@ class SqlOnlineStore:
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             shown = parsed.render_as_string(hide_password=True)
             raise ConfigError(f"'{shown}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
-        self._path = Path(parsed.database)
+        self._path = local_target(parsed.database, where=WHERE)
         self._engine = sa.create_engine(parsed, hide_parameters=True)
         self._local = threading.local()
         self._writing = threading.Lock()

@@ -10,7 +10,8 @@ folds it. So a lookup that reads a record knows whether events of the present in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -69,14 +70,30 @@ class Pushed(Protocol):
 
 
 @contextmanager
-def folding(view: PlanOfView, store: OnlineStore) -> Iterator[None]:
-    """Hold the lock of everybody who folds into states of a view that lookups read; wait for it if need be.
+def folding(views: Iterable[PlanOfView], store: OnlineStore) -> Iterator[None]:
+    """Hold the folding locks of some views: those of everybody who changes states that lookups read.
+
+    This is the one place where they are taken, and it keeps two rules. A thread takes all that it needs at once, in
+    the order of the fingerprints; and it takes no further one while it holds any. So no two processes ever wait for
+    each other. The lock of a run on a view (``materialize-…``) comes before them and is never waited for after.
 
     Raises:
-        StateError: Somebody held it for a minute.
+        StateError: Another process held one of them for a minute.
     """
-    with held(store, f"fold-{view.fingerprint[:16]}", wait_seconds=_LOCK_SECONDS):
-        yield
+    ordered = sorted({view.fingerprint for view in views})
+    assert not getattr(_HELD, "fingerprints", ()), f"folding locks are held already: {_HELD.fingerprints}"
+    with ExitStack() as stack:
+        for fingerprint in ordered:
+            stack.enter_context(held(store, f"fold-{fingerprint[:16]}", wait_seconds=_LOCK_SECONDS))
+        _HELD.fingerprints = ordered
+        try:
+            yield
+        finally:
+            _HELD.fingerprints = ()
+
+
+_HELD = threading.local()
+"""The folding locks that the present thread holds."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +138,38 @@ def follow(
         StateError: A stored state is damaged.
         StorageError: The store cannot be written; following again completes the work.
     """
-    with folding(view, store):
+    with folding([view], store):
         return _follow(view, stream, store, until_us, history_us)
+
+
+def materialized(views: Sequence[ViewPlan], store: OnlineStore) -> tuple[ViewPlan, ...]:
+    """Return those of some views that have online state; their records are read at once.
+
+    A damaged record counts: the error belongs to the call that uses it.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    stored = store.read([record_key(view) for view in views])
+    return tuple(view for view in views if _is_materialized(view, stored.get(record_key(view))))
+
+
+def _is_materialized(view: ViewPlan, stored: bytes | None) -> bool:
+    try:
+        return decode_record(view, stored).watermark_us != NOTHING_YET
+    except StateError:
+        return True
 
 
 class Announcement:
     """A push that lookups are told of, as far as the online store can be told: the push does not depend on it.
 
-    While it lasts nobody else folds into the views.
+    While it lasts nobody else folds into the views that it is announced to.
+
+    Attributes:
+        is_made: Whether lookups know of the push, and nobody else has folded meanwhile.
+        views: The views it is announced to. The others had no state; one that got some since is followed after the
+            announcement has ended, by the rule of ``folding``.
     """
 
     def __init__(self, views: Sequence[ViewPlan], store: OnlineStore, now_us: Callable[[], int]) -> None:
@@ -139,14 +180,13 @@ class Announcement:
             store: Where states are kept.
             now_us: Gives the present instant.
         """
-        self._views = sorted(views, key=lambda view: view.fingerprint)
+        self._candidates = views
         self._store = store
         self._now_us = now_us
         self._locks = ExitStack()
-        self._told: dict[bytes, ViewPlan] = {}
         self._announced: dict[bytes, bytes] = {}
+        self.views: tuple[ViewPlan, ...] = ()
         self.is_made = False
-        """Whether lookups know of the push, and nobody else has folded meanwhile."""
 
     def __enter__(self) -> Announcement:
         try:
@@ -162,26 +202,21 @@ class Announcement:
         self._release()
 
     def follow(self, view: ViewPlan, stream: Stream, *, history_us: int) -> int | None:
-        """Fold what was pushed into one of the views; see ``follow``."""
-        announced = self._announced.get(record_key(view))
-        if announced is None:
-            return follow(view, stream, self._store, history_us=history_us)
+        """Fold what was pushed into one of the views it is announced to; see ``follow``."""
+        announced = self._announced[record_key(view)]
         return _follow(view, stream, self._store, None, history_us, announced)
 
     def _tell(self) -> None:
-        keys = {record_key(view): view for view in self._views}
-        known = self._store.read(list(keys))
-        self._told = {
-            key: view for key, view in keys.items() if decode_record(view, known.get(key)).watermark_us != NOTHING_YET
-        }
-        for view in self._told.values():
-            self._locks.enter_context(folding(view, self._store))
-        stored = self._store.read(list(self._told))
+        views = materialized(self._candidates, self._store)
+        self._locks.enter_context(folding(views, self._store))
+        keys = {record_key(view): view for view in views}
+        stored = self._store.read(list(keys))
         now_us = self._now_us()
-        records = {key: decode_record(view, stored.get(key)) for key, view in self._told.items()}
+        records = {key: decode_record(view, stored.get(key)) for key, view in keys.items()}
         items = [(key, encode_record(msgspec.structs.replace(one, push_us=now_us))) for key, one in records.items()]
         self._store.write(items, expected=stored)
         self._announced = dict(items)
+        self.views = views
 
     def _release(self) -> None:
         try:

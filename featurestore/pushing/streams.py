@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -35,7 +35,7 @@ from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
 from featurestore.online.result import PushResult
 from featurestore.online.store import OnlineStore
-from featurestore.online.streaming import Announcement, Stream, follow
+from featurestore.online.streaming import Announcement, Stream, follow, materialized
 from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake
 from featurestore.pushing.together import Together
@@ -93,7 +93,7 @@ class _Bound:
 
     Attributes:
         intake: What its events must look like.
-        views: Every view that reads it and may have online state: the applied ones, and those applied before.
+        views: The views that read it and are kept complete: of plans that are applied, live, or kept to roll back to.
         applied: Fingerprints of the applied ones of these.
         outside_ids: The event ids outside the log.
         pushes: Commits what is pushed.
@@ -110,13 +110,21 @@ class Streams:
     """The pushed sources of one store. May be used from several threads, and from several processes."""
 
     def __init__(
-        self, catalog: Catalog, store: OnlineStore, log: EventLog, *, settings: ReadSettings, clock: Clock
+        self,
+        catalog: Catalog,
+        store: OnlineStore,
+        log: EventLog,
+        *,
+        to_follow: Callable[[], Iterable[ViewPlan]],
+        settings: ReadSettings,
+        clock: Clock,
     ) -> None:
         """Take the parts.
 
         Args:
             catalog: What is applied.
             store: Where states are kept.
+            to_follow: Gives the views whose states are kept complete; asked when definitions or decisions change.
             log: Where events are committed.
             settings: What reading may use.
             clock: Tells when an event became known.
@@ -124,6 +132,7 @@ class Streams:
         self._catalog = catalog
         self._store = store
         self._log = log
+        self._to_follow = to_follow
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
@@ -209,8 +218,16 @@ class Streams:
                 now_us=self._clock.now_us,
                 keys=keys,
             )
-            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(appended))
-        is_followed = is_followed and announced.is_made
+            recent = _recent(appended)
+            one = partial(announced.follow, history_us=DEFAULT_HISTORY_US)
+            follow_announced = partial(self._follow, bound, announced.views, one, recent)
+            is_followed = announced.is_made and self._succeeds(follow_announced)
+        if announced.is_made:
+            # Views that had no state when the push was announced. No lock is held any more: each waits for its own.
+            known = {view.fingerprint for view in announced.views}
+            others = [view for view in bound.views if view.fingerprint not in known]
+            is_followed &= not others or self._succeeds(partial(self._follow_alone, bound, others))
+        is_followed &= announced.is_made
         return [_Committed(count, appended.head, is_followed) for count in accepted(appended.places)]
 
     def _log_now_us(self) -> int:
@@ -237,7 +254,7 @@ class Streams:
                 break
             try:
                 self._log.seal(name, self._clock.now_us())
-                folded += self._follow(bound, self._follow_alone)
+                folded += self._follow_alone(bound, bound.views)
             except Exception as error:  # raised below, once the other sources were followed
                 failures.append(error)
         if failures:
@@ -302,13 +319,10 @@ class Streams:
             _LOGGER.warning("online state lags behind the event log: %s", error, exc_info=not _is_ours(error))
         self._failure = error
 
-    def _follow_alone(self, view: ViewPlan, stream: Stream) -> int | None:
-        return follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
-
-    def _is_followed(self, bound: _Bound, announced: Announcement, recent: Recent | None) -> bool:
-        """Fold what was just appended; tell whether every view has it."""
+    def _succeeds(self, work: Callable[[], int]) -> bool:
+        """Fold what was just appended; tell whether all of it is in online state."""
         try:
-            self._follow(bound, partial(announced.follow, history_us=DEFAULT_HISTORY_US), recent)
+            work()
         except Exception as error:  # the events are committed: who is told anything else pushes them again
             self._note(error)
             return False
@@ -317,17 +331,28 @@ class Streams:
     def _is_caught_up(self, bound: _Bound) -> bool:
         """Fold what online state lacks of a source; tell whether every view has all of it."""
         try:
-            self._follow(bound, self._follow_alone)
+            self._follow_alone(bound, bound.views)
         except Exception as error:  # the events are committed: who is told anything else pushes them again
             self._note(error)
             return False
         return True
 
-    def _follow(self, bound: _Bound, one: _Follow, recent: Recent | None = None) -> int:
-        """Bring every view of a source to the head of its log; a view that fails does not keep the others behind."""
+    def _follow_alone(self, bound: _Bound, views: Sequence[ViewPlan]) -> int:
+        """Bring views to the head of their log, each while its own lock alone is held; those without state begin."""
+        filled = {view.fingerprint for view in materialized(views, self._store)}
+
+        def one(view: ViewPlan, stream: Stream) -> int | None:
+            if view.fingerprint not in filled:
+                return None
+            return follow(view, stream, self._store, history_us=DEFAULT_HISTORY_US)
+
+        return self._follow(bound, views, one)
+
+    def _follow(self, bound: _Bound, views: Sequence[ViewPlan], one: _Follow, recent: Recent | None = None) -> int:
+        """Bring views of a source to the head of its log; a view that fails does not keep the others behind."""
         folded = 0
         failures: list[Exception] = []
-        for view in bound.views:
+        for view in views:
             stream = stream_of(bound.intake.source, view, self._settings, bound.outside_ids, recent)
             try:
                 events = one(view, stream)
@@ -350,6 +375,8 @@ class Streams:
         until_us = self._log.seal(source.name, self._clock.now_us()).next_ingest_us
         with open_scans([view], {source.name: source}, self._settings) as scans:
             run = materialize_view(view, scans[view.name].outside(), self._store, until_us=until_us, stream=stream)
+        with self._lock:
+            self._revision = -1  # another plan may be live now, and one less kept to roll back to
         return run.events
 
     def _source(self, name: str) -> _Bound:
@@ -370,24 +397,25 @@ class Streams:
             if not 0 <= now_us - self._checked_at_us < RECHECK_US:
                 revision = self._catalog.revision
                 if revision != self._revision:
-                    self._bound = {name: self._bind(source) for name, source in self._catalog.streams().items()}
+                    self._bound = self._bind_all()
                     self._revision = revision
                 self._checked_at_us = now_us
             return self._bound
 
-    def _bind(self, source: Source) -> _Bound:
+    def _bind_all(self) -> dict[str, _Bound]:
+        sources = self._catalog.streams()
+        followed = tuple(self._to_follow()) if sources else ()
+        return {name: self._bind(source, followed) for name, source in sources.items()}
+
+    def _bind(self, source: Source, followed: Iterable[ViewPlan]) -> _Bound:
         applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
-        ever = {
-            view.fingerprint: view
-            for view in self._catalog.views_ever()
-            if view.source.name == source.name and reads_log(source, view.source)
-        }
+        views = tuple(view for view in followed if view.source.name == source.name and reads_log(source, view.source))
         intake = Intake.of(source, read_schema(source, self._settings), applied)
         prints = frozenset(view.fingerprint for view in applied)
         pushes: Together[_Push, _Committed | RequestError] = Together(
             lambda some: self._commit(bound, some), size=lambda push: int(push.events.num_rows), most=MOST_ROWS
         )
-        bound = _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings), pushes)
+        bound = _Bound(intake, views, prints, OutsideIds(source, self._settings), pushes)
         return bound
 
 

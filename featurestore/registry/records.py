@@ -16,6 +16,9 @@ INTERRUPTED = "interrupted"
 MISSED = "missed"
 """Outcome of a job that fell due and was not done: it was still under way, or nothing ran."""
 
+SKIPPED = "skipped"
+"""Outcome of a job that has nothing it may do as the store is configured; what it says explains it."""
+
 PLANNED = "planned"
 """Outcome of a job that waits for its first time."""
 

@@ -5,7 +5,7 @@ first does what fell due meanwhile, once. Of several processes one leads, by a l
 and take over when it ends, some seconds after it dies, or when it loses the lock.
 """
 
-from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED
+from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, SKIPPED
 from featurestore.scheduling.jobs import Job, jobs_of
 from featurestore.scheduling.runner import Runner
 from featurestore.scheduling.triggers import GridTrigger, LaterTrigger, read_crontab
@@ -16,6 +16,7 @@ __all__ = [
     "MISSED",
     "PLANNED",
     "REMOVED",
+    "SKIPPED",
     "GridTrigger",
     "Job",
     "LaterTrigger",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from featurestore.alerting import UNDELIVERED, Alerts, news_of_audit, news_of_drift
-from featurestore.config import AuditJobConfig, DriftJobConfig
+from featurestore.config import NEVER, AuditJobConfig, DriftJobConfig
 from featurestore.drifting import read_reference
 from featurestore.errors import ConfigError, listing
 from featurestore.plan.model import Plan, ViewPlan
@@ -21,6 +21,10 @@ def _never() -> bool:
     return False
 
 
+class NothingToDo(Exception):  # noqa: N818  # it is no error
+    """A job has nothing that it may do as the store is configured."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Something that is done again and again.
@@ -28,7 +32,7 @@ class Job:
     Attributes:
         name: Its name in records: what, when, and nothing that changes while it stays the same job.
         trigger: When.
-        work: Does it; returns what came of it, in a few words.
+        work: Does it; returns what came of it, in a few words. ``NothingToDo`` says why it was skipped.
         about: What it is about at present, for people.
         starts_at_once: Whether it is due when it was never done, or waits for its first time.
         is_wanted: Tells whether something waits for it that is not there yet, so that it is due whatever the time.
@@ -60,10 +64,13 @@ def jobs_of(store: FeatureStore) -> tuple[Job, ...]:
 def _refreshes(store: FeatureStore) -> Iterator[Job]:
     """Views that are refreshed alike are one job."""
     groups: dict[tuple[int, int], list[ViewPlan]] = {}
-    continuous = (duration_us(store.config.schedule.refresh), 0)
+    often = store.config.schedule.refresh
+    continuous = None if often == NEVER else (duration_us(often), 0)
     for view in store.live_views():
         refresh = view.refresh
-        groups.setdefault((refresh.period_us, refresh.lag_us) if refresh.period_us else continuous, []).append(view)
+        timing = (refresh.period_us, refresh.lag_us) if refresh.period_us else continuous
+        if timing is not None:
+            groups.setdefault(timing, []).append(view)
     for (period_us, lag_us), views in sorted(groups.items()):
         trigger = GridTrigger(period_us, lag_us)
         name, names = f"refresh {trigger}", sorted(view.name for view in views)
@@ -190,15 +197,37 @@ def _timed(what: str, every: str | None, cron: str | None, options: str, where: 
 
 
 def _housekeeping(store: FeatureStore) -> Iterator[Job]:
-    """Move old pushed events to files."""
-    keep = store.config.schedule.compact
-    if keep is not None and store.takes_pushes:
+    """Move old pushed events to files, and remove online state that no plan needs."""
+    schedule = store.config.schedule
+    if schedule.compact is not None and schedule.compact != NEVER and store.takes_pushes:
+        every_us = duration_us(schedule.compact)
+        yield Job("compact", _spread(store, "compact", GridTrigger(every_us)), _compacting(store, every_us))
+    if schedule.gc != NEVER:
+        trigger = GridTrigger(duration_us(schedule.gc))
+        yield Job("gc", _spread(store, "gc", trigger), _removing(store), starts_at_once=False)
 
-        def work() -> str:
-            before = to_datetime(store.clock.now_us() - duration_us(keep))
-            return f"{sum(store.compact(before=before).values())} events moved to files"
 
-        yield Job("compact", _spread(store, "compact", GridTrigger(duration_us(keep))), work)
+def _compacting(store: FeatureStore, keep_us: int) -> Callable[[], str]:
+    def work() -> str:
+        try:
+            moved = store.compact(before=to_datetime(store.clock.now_us() - keep_us))
+        except ConfigError as error:
+            if error.code != "data-not-shared":
+                raise
+            raise NothingToDo(f"{error.problem}. {error.hint}") from None
+        return f"{sum(moved.values())} events moved to files"
+
+    return work
+
+
+def _removing(store: FeatureStore) -> Callable[[], str]:
+    def work() -> str:
+        removed = store.gc(keep=store.config.schedule.keep_plans)
+        busy = sum(one.is_busy for one in removed)
+        left = f", {busy} plans left for the next time: runs are at work on them" if busy else ""
+        return f"{sum(one.count for one in removed)} states removed{left}"
+
+    return work
 
 
 def _spread(store: FeatureStore, name: str, trigger: Trigger) -> Trigger:

@@ -13,8 +13,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from featurestore.alerting import Alerts, news_of_job
 from featurestore.errors import ConfigError, FeatureStoreError, RegistryError
-from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, JobRecord
-from featurestore.scheduling.jobs import Job, jobs_of
+from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, SKIPPED, JobRecord
+from featurestore.scheduling.jobs import Job, NothingToDo, jobs_of
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us, to_datetime
 
@@ -68,6 +68,7 @@ class Runner:
 
     def run_due(self) -> tuple[JobRecord, ...]:
         """Do every job that is due, once; a job that fails does not keep the others from being done."""
+        self._store.note_data_folder()
         self._note_removed()
         for job in self.jobs:
             self._note_new(job)
@@ -78,6 +79,8 @@ class Runner:
         began_us = self._store.clock.now_us()
         try:
             outcome, said = DONE, job.work()
+        except NothingToDo as reason:
+            outcome, said = SKIPPED, str(reason)
         except FeatureStoreError as error:
             outcome, said = FAILED, str(error)
         except Exception as error:  # the edge of the program: whatever it is, the other jobs are done
@@ -117,6 +120,7 @@ class Runner:
 
     def _lead(self, hold: Hold, stop: threading.Event, told: Told) -> None:
         """Do jobs when they are due for as long as the lock is held; follow what is applied meanwhile."""
+        self._store.note_data_folder()
         scheduler = BackgroundScheduler(timezone=UTC)
         scheduler.add_listener(lambda event: self._note_running(event, told), EVENT_JOB_MAX_INSTANCES)
         self._look_again(told)

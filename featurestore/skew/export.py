@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import StorageError
+from featurestore.files import local_target
 from featurestore.offline.build import Features
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.catalogue import UNEXPLAINED
@@ -54,7 +55,7 @@ class MismatchFile:
 
     def __init__(self, folder: Path) -> None:
         """Take the folder; it is made if it is not there."""
-        self._path = folder / FILE_NAME
+        self._path = local_target(folder, where="mismatches") / FILE_NAME
         self._unfinished = folder / f".{FILE_NAME}.unfinished"
         self._writer: pq.ParquetWriter | None = None
 

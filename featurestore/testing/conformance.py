@@ -14,6 +14,7 @@ Derive a class, say how the store is opened, and let pytest collect it::
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -107,6 +108,29 @@ class OnlineStoreConformance:
             _refused(store, [(b"a", b"")], {b"a": large[:-1]})
             store.write([(b"a", b"small")], expected={b"a": large})
             assert store.read([b"a"]) == {b"a": b"small"}
+
+    def test_keys_of_any_length_are_kept_apart(self) -> None:
+        """Also keys that differ only far behind, and ends of lengths at which a store may change its ways."""
+        common = hashlib.shake_256(b"a key that no index can compress").digest(9_000)
+        lengths = (1, 500, *range(1_960, 2_012), 2_700, 4_000, 8_191, 8_192, len(common))
+        keys = [common[:length] for length in lengths] + [common + bytes([end]) for end in range(3)]
+        items = [(key, str(place).encode()) for place, key in enumerate(keys)]
+        with self._emptied() as store:
+            store.write(items, expected=dict.fromkeys(keys))
+            assert store.read(keys) == dict(items)
+            for key in keys:
+                assert store.read([key, b"none"]) == {key: dict(items)[key]}
+                _refused(store, [(key, b"new")], {key: b"other"})
+                _refused(store, [(b"none", b"new")], {key: None})
+            assert store.read([common + b"other"]) == {}
+            store.write([(keys[-1], b"new"), (keys[0], b"new")], expected=dict(items[-2:]))
+            assert store.read(keys) == dict(items) | {keys[-1]: b"new", keys[0]: b"new"}
+            # A prefix of any length deletes the keys that begin with it, and no other.
+            for prefix in (keys[-1], common + b"other", common[:8_192], common[:2_001], common[:1_970], common[:1_960]):
+                left = [key for key in keys if not key.startswith(prefix)]
+                assert store.delete(prefix) == len(keys) - len(left), len(prefix)
+                assert set(store.read(keys)) == set(left), len(prefix)
+                keys = left
 
     def test_many_keys_are_read_and_written_at_once(self) -> None:
         """As many as a run of materialize writes, and then some."""

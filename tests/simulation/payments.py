@@ -66,3 +66,18 @@ def check_all_counted(folder, online, events, event_log=None):
         assert values == (built.column(name).to_pylist(), built.column(f"{name}__status").to_pylist()), name
     assert built.column("spend__number").to_pylist() == [expected[user] for user in USERS]
     assert built.column("spend__total").to_pylist() == [totals[user] for user in USERS]
+
+
+def changed(folder, revision):
+    """Return the service with one more feature in each view, another one for each revision."""
+    service_ = service(folder)
+    views = [
+        FeatureView(
+            view.name,
+            entity=view.entity,
+            source=view.source,
+            features={**view.features, f"changed_{revision}": agg.count().over(f"{revision + 1}h")},
+        )
+        for view in service_.features
+    ]
+    return FeatureService("model", features=views)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.payments import USERS, check_all_counted, events_of, opened, service
+from tests.simulation.payments import USERS, changed, check_all_counted, events_of, opened, service
 from tests.stores import OTHERS
 
 BATCHES = 12
@@ -74,6 +74,25 @@ def test_who_pushes_and_reads_at_once_loses_nothing(world):
     with opened(folder, online) as store:
         report = store.audit("model", since=begun, until=datetime.now(UTC) + timedelta(seconds=1))
     assert (report.verdict, report.different) == ("pass", 0)
+
+
+def test_who_pushes_while_definitions_are_refilled_is_not_held_up(world):
+    """Several processes push while changed definitions are filled beside the live ones: no push waits for long.
+
+    A minute is how long a lock is waited for: two processes that wait for each other would take that long.
+    """
+    folder, online = world
+    names = ["x", "y", "z"]
+    with opened(folder, online) as store, ThreadPoolExecutor(len(names)) as pool:
+        pushes = [pool.submit(push_all, folder, online, name) for name in names]
+        for revision in range(4):
+            store.apply(changed(folder, revision))
+            store.materialize(wait_seconds=30)
+        for done in pushes:
+            done.result(timeout=50)
+        store.apply(service(folder))
+        store.materialize(wait_seconds=30)
+    check_all_counted(folder, online, [event for name in names for b in range(BATCHES) for event in events_of(name, b)])
 
 
 PUSHER = """

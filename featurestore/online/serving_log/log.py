@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -116,6 +116,7 @@ class ServingLog:
         most_waiting_rows: int = MOST_WAITING_ROWS,
         share: float = 1.0,
         retention_days: int | None = None,
+        written: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the log; nothing is made before there is something to write.
 
@@ -126,8 +127,10 @@ class ServingLog:
             most_waiting_rows: How many rows may wait; an answer that would make them more is lost.
             share: Which share of all entities is logged, by a hash of their keys.
             retention_days: How many days rows are kept; ``None`` keeps them for ever.
+            written: Called whenever rows were written, and returns at once.
         """
         self._folder = folder
+        self._written = written
         self._clock = clock or SystemClock()
         self._most_waiting_rows = most_waiting_rows
         self._share = share
@@ -318,6 +321,11 @@ class ServingLog:
             removed = {service: self._forget_in(service, keys) for service, keys in wanted.items()}
         return {service: rows for service, rows in removed.items() if rows}
 
+    def services(self) -> tuple[str, ...]:
+        """Return the names of the services of which the folder holds sealed rows, sorted."""
+        prefix = "service="
+        return tuple(sorted(path.name.removeprefix(prefix) for path in self._folder.glob(f"{prefix}*")))
+
     def _forget_in(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
         removed = 0
         for path in sorted((self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")):
@@ -446,6 +454,7 @@ class ServingLog:
             self._began_us = taken[0].logged_at_us
             self._segment = SegmentWriter(self._folder / SEGMENTS, first_us=self._began_us)
         self._segment.append([(one.plan, one.frame) for one in taken], self._plans)
+        self._written()
 
     def _name(self, plan: Plan) -> int:
         """Give a plan the number by which this process's records name it."""

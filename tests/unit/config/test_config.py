@@ -92,6 +92,14 @@ def test_a_local_store_keeps_everything_under_its_folder(tmp_path):
         ("[alerts]\nreport_url = 'https://x/{ids}'", "key 'alerts.report_url'", "Did you mean 'id'?"),
         ("[alerts]\nreport_url = 'https://x/{service'", "key 'alerts.report_url'", "expected '}'"),
         ("[alerts]\nremind = 'often'", "key 'alerts.remind'", "is not a duration"),
+        ("[schedule]\ncompact = 'sometimes'", "key 'schedule.compact'", "or 'never'"),
+        ("data = 's3://bucket/features'", "key 'data'", "'s3://' is not a path on this machine"),
+        ("data = 'abfss://c@account.dfs.core.windows.net/x'", "key 'data'", "not a path on this machine"),
+        ("data = 'file:///var/features'", "key 'data'", "not a path on this machine"),
+        ("temp_folder = 'gs://bucket/tmp'", "key 'temp_folder'", "not a path on this machine"),
+        ("registry = 'sqlite:///s3://bucket/registry.db'", "key 'registry'", "not a path on this machine"),
+        ("event_log = 'sqlite+pysqlite:///gs://bucket/log.db'", "key 'event_log'", "not a path on this machine"),
+        ("online = 'sqlite:///hdfs://host/online.db'", "key 'online'", "not a path on this machine"),
         (
             "[alerts.smtp]\nhost = 'h'\nsender = 's'\nto = ['t']\ntls = true\nstarttls = true",
             "key 'alerts.smtp'",
@@ -104,6 +112,29 @@ def test_what_is_wrong_in_the_file_is_named(written, text, place, problem):
         Config.load(written(text))
     assert place in raised.value.where
     assert problem in str(raised.value)
+
+
+def test_an_address_in_a_variable_is_no_folder_either(written, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_DATA", "s3://bucket/features")
+    with pytest.raises(ConfigError, match=r"FEATURESTORE_DATA.*not a path on this machine"):
+        Config.load(written(""))
+
+
+def test_a_local_store_is_refused_at_an_address():
+    with pytest.raises(ConfigError, match="not a path on this machine"):
+        Config.local("s3://bucket/features")
+
+
+@pytest.mark.parametrize("key", ["refresh", "compact", "gc"])
+def test_what_is_done_again_and_again_can_be_turned_off(written, monkeypatch, key):
+    """In the file, and in a variable, where it comes before the file."""
+    assert getattr(Config.load(written(f"[schedule]\n{key} = 'never'")).schedule, key) == "never"
+    monkeypatch.setenv(f"FEATURESTORE_SCHEDULE__{key.upper()}", "never")
+    assert getattr(Config.load(written(f"[schedule]\n{key} = '5m'")).schedule, key) == "never"
+
+
+def test_reminders_can_be_turned_off(written):
+    assert Config.load(written("[alerts]\nremind = 'never'")).alerts.remind == "never"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

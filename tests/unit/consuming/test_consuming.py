@@ -65,10 +65,10 @@ def send(producer, topic, *values):
 class Running:
     """A consumer in a thread, until it has read so many messages."""
 
-    def __init__(self, store, brokers, topic, dead_letters):
+    def __init__(self, store, brokers, topic, dead_letters, **more):
         self.done, self.stop, self.error = Consumed(), Event(), None
         # The broker waits that long for members that are gone before it gives their partitions to others.
-        options = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
+        options = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000, **more}
         self.arguments = {"brokers": brokers, "topic": topic, "group": topic, "options": options}
         self.arguments["dead_letters"] = dead_letters
         self.thread = Thread(target=self._run, args=(store,))
@@ -219,22 +219,113 @@ def test_what_is_read_again_after_a_crash_counts_once(store, brokers, producer, 
     assert not (tmp_path / "dead").exists()
 
 
-def test_a_log_that_cannot_be_written_leaves_the_offsets(store, brokers, producer, tmp_path, monkeypatch):
-    send(producer, "refused", order(1))
-    log = store._event_log
-    with monkeypatch.context() as patched:
-        taken = log.append
+@pytest.fixture
+def failing_log(store, monkeypatch):
+    """Lets the log fail for so many pushes to come."""
+    log, failures = store._event_log, []
+    taken = log.append
 
-        def refuse(source, events, **options):
-            if events.num_rows:
-                raise StorageError("the disk is full")
-            return taken(source, events, **options)
+    def append(source, events, **options):
+        if events.num_rows and failures:
+            raise failures.pop()
+        return taken(source, events, **options)
 
-        patched.setattr(log, "append", refuse)
-        running = Running(store, brokers, "refused", tmp_path / "dead")
-        running.thread.join(60)
-        assert isinstance(running.error, StorageError)
-    assert Running(store, brokers, "refused", tmp_path / "dead").until(1).accepted == 1
+    monkeypatch.setattr(log, "append", append)
+    return failures
+
+
+def until(is_true):
+    ends = time.monotonic() + 60
+    while not is_true() and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert is_true()
+
+
+def test_a_database_that_restarts_is_waited_for(store, brokers, producer, tmp_path, failing_log, caplog):
+    """The messages in hand are pushed once it is back; it is said once that it is away, and that it is back."""
+    failing_log += [StorageError("the database restarts", code="event-log-unavailable")] * 3
+    send(producer, "restarts", order(1), order(2))
+    running = Running(store, brokers, "restarts", tmp_path / "dead")
+    done = running.until(2)
+    assert (running.error, done.accepted, failing_log) == (None, 2, [])
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "the push is tried again until it succeeds",
+        "pushes succeed again",
+    ]
+    assert totals(store)["spending__count"] == 2
+
+
+def test_who_is_stopped_during_an_outage_leaves_the_offsets(store, brokers, producer, tmp_path, failing_log):
+    failing_log += [StorageError("the database is away")] * 1_000
+    send(producer, "stopped", order(1))
+    running = Running(store, brokers, "stopped", tmp_path / "dead")
+    until(lambda: len(failing_log) < 1_000)
+    running.stop.set()
+    running.thread.join(60)
+    assert (running.error, running.done.messages) == (None, 0)
+    failing_log.clear()
+    assert Running(store, brokers, "stopped", tmp_path / "dead").until(1).accepted == 1
+
+
+def with_commits(monkeypatch, *codes):
+    """Let the next commits of consumers fail with these errors."""
+    from confluent_kafka import Consumer, KafkaError, KafkaException
+
+    left = list(codes)
+
+    class Refused(Consumer):
+        def commit(self, *given, **options):
+            if left:
+                raise KafkaException(KafkaError(getattr(KafkaError, left.pop(0))))
+            return super().commit(*given, **options)
+
+    monkeypatch.setattr("confluent_kafka.Consumer", Refused)
+    return left
+
+
+@pytest.mark.parametrize("code", ["REBALANCE_IN_PROGRESS", "_ASSIGNMENT_LOST", "NOT_COORDINATOR", "_TRANSPORT"])
+def test_offsets_that_a_rebalance_refuses_end_no_consumer(store, brokers, producer, tmp_path, monkeypatch, code):
+    left = with_commits(monkeypatch, code, code)
+    topic = f"rebalance-{code.lower()}"
+    running = Running(store, brokers, topic, tmp_path / "dead")
+    for number in range(4):
+        send(producer, topic, order(number))
+        until(lambda number=number: running.done.messages > number or not running.thread.is_alive())
+    done = running.until(4)
+    assert (running.error, left, done.accepted) == (None, [], 4)
+    assert totals(store)["spending__count"] == 4
+
+
+@pytest.mark.parametrize("code", ["GROUP_AUTHORIZATION_FAILED", "FENCED_INSTANCE_ID"])
+def test_offsets_that_are_refused_for_good_end_the_consumer(store, brokers, producer, tmp_path, monkeypatch, code):
+    with_commits(monkeypatch, code)
+    send(producer, f"refused-{code.lower()}", order(1))
+    running = Running(store, brokers, f"refused-{code.lower()}", tmp_path / "dead")
+    running.thread.join(60)
+    assert isinstance(running.error, StorageError)
+    assert running.error.code == "kafka"
+
+
+def test_a_push_that_takes_longer_than_the_group_waits_ends_no_consumer(
+    store, brokers, producer, tmp_path, monkeypatch
+):
+    """The group gives the partition away, and back; what was pushed is read again, and counts once."""
+    push, slow = store.push, [7.0]
+
+    def slowly(source, events, **options):
+        if events and slow:
+            time.sleep(slow.pop())
+        return push(source, events, **options)
+
+    monkeypatch.setattr(store, "push", slowly)
+    send(producer, "slow", order(1), order(2))
+    running = Running(store, brokers, "slow", tmp_path / "dead", **{"max.poll.interval.ms": 6000})
+    until(lambda: running.done.messages >= 2)
+    send(producer, "slow", order(3))
+    until(lambda: running.done.accepted >= 3 or not running.thread.is_alive())
+    done = running.until(3)
+    assert (running.error, done.accepted) == (None, 3)
+    assert totals(store)["spending__count"] == 3
 
 
 def test_sources_that_cannot_be_consumed_into_are_refused(store, tmp_path):

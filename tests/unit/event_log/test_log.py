@@ -1,6 +1,7 @@
 """The log of pushed events: commits, order, ids, compaction and removal, on SQLite and on PostgreSQL."""
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from featurestore.dtypes import INT64, STRING
-from featurestore.errors import SourceDataError, StorageError
+from featurestore.errors import ConfigError, SourceDataError, StorageError
 from featurestore.event_log import EventLog, Head, IdColumn
 from featurestore.event_log import log as log_module
-from featurestore.event_log.log import _BATCHES, _FILES, _HEADS, MOST_ROWS
+from featurestore.event_log.log import _BATCHES, _FILES, _HEADS, _LOOSE, MOST_ROWS
 from featurestore.event_log.stored import packed
 from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.sources.convert import to_contract
@@ -33,7 +34,7 @@ def url(request, tmp_path):
 
 @pytest.fixture
 def log(url, tmp_path):
-    opened = EventLog(url, tmp_path / "files")
+    opened = EventLog(url, tmp_path / "files", is_shared=True)
     yield opened
     opened.close()
 
@@ -125,14 +126,88 @@ def test_compaction_changes_no_event(log, tmp_path):
     assert [one.first for one in log.stretches("orders", ingest=(NOW_US + 3, NOW_US + 4))] == [3]
 
 
-def test_a_file_that_nobody_names_is_deleted_by_the_next_compaction(log, tmp_path):
+def files_in(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_file_that_a_crash_leaves_is_deleted_by_the_next_compaction(log, tmp_path, monkeypatch, is_written):
+    """The process ends before the file is named, whether the file was written or not."""
+    add_file = EventLog._add_file
+
+    def add_and_crash(*arguments):
+        if is_written:
+            add_file(*arguments)
+        raise SystemExit
+
+    append(log, events(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(EventLog, "_add_file", add_and_crash)
+        with pytest.raises(SystemExit):
+            log.compact("orders", before_us=NOW_US + 1)
+    assert len(files_in(tmp_path / "files")) == is_written
+    assert log.compact("orders", before_us=NOW_US + 1) == 1
+    assert [str(path) for path in files_in(tmp_path / "files")] == [stretch.path for stretch in log.stretches("orders")]
+    assert log.compact("orders", before_us=NOW_US + 1) == 0
+    assert [one for one, _ in held(log)] == [1]
+
+
+def test_compaction_deletes_no_file_that_the_log_did_not_write(log, tmp_path):
+    """Other logs may have files beside, of a source of the same name."""
+    with closing(EventLog(f"sqlite:///{tmp_path}/other.db", tmp_path / "files")) as other:
+        append(other, events(7, 8))
+        other.compact("orders", before_us=NOW_US + 1)
+        stranger = tmp_path / "files" / "source=orders" / "notes.txt"
+        stranger.write_text("not the log's")
+        append(log, events(1, user="gone"))
+        log.compact("orders", before_us=NOW_US + 1)
+        log.forget("orders", of_gone)
+        log.compact("orders", before_us=NOW_US + 1)
+        assert [one for one, _ in held(other)] == [7, 8]
+    assert stranger.exists()
+    assert held(log) == []
+
+
+def test_a_file_is_written_only_while_its_record_stands(log, monkeypatch):
+    """Another process may sweep the record of a file away before the head is locked: then a new record is made."""
+    append(log, events(1))
+    lock, swept = EventLog._lock, []
+
+    def lock_after_a_sweep(self, connection, source):
+        if not swept:
+            swept.append(connection.execute(sa.delete(_LOOSE)).rowcount)
+        return lock(self, connection, source)
+
+    monkeypatch.setattr(EventLog, "_lock", lock_after_a_sweep)
+    assert log.compact("orders", before_us=NOW_US + 1) == 1
+    assert swept == [1]
+    assert [one for one, _ in held(log)] == [1]
+
+
+def test_a_log_that_other_machines_use_is_compacted_only_into_a_folder_that_is_declared_shared(url, tmp_path):
+    """A folder of one machine alone would take acknowledged events away from all others."""
+    with closing(EventLog(url, tmp_path / "files")) as log:
+        append(log, events(1))
+        if url.startswith("sqlite"):
+            assert log.compact("orders", before_us=NOW_US + 1) == 1
+            return
+        with pytest.raises(ConfigError, match="data_is_shared") as raised:
+            log.compact("orders", before_us=NOW_US + 1)
+        assert raised.value.code == "data-not-shared"
+        assert [one for one, _ in held(log)] == [1]
+    assert not (tmp_path / "files").exists()
+
+
+def test_a_folder_without_the_files_compacted_before_is_refused(log, url, tmp_path):
+    """It is declared shared, and is not: the next compaction finds out before it moves anything."""
     append(log, events(1))
     log.compact("orders", before_us=NOW_US + 1)
-    folder = tmp_path / "files" / "source=orders"
-    named = set(folder.iterdir())
-    (folder / "00-09-left-by-a-crash.parquet").write_bytes(b"")
-    log.compact("orders", before_us=NOW_US + 1)
-    assert set(folder.iterdir()) == named
+    with closing(EventLog(url, tmp_path / "elsewhere", is_shared=True)) as other:
+        append(other, events(2))
+        with pytest.raises(ConfigError, match="in another folder") as raised:
+            other.compact("orders", before_us=NOW_US + 100)
+    assert raised.value.code == "other-data-folder"
+    assert [one for one, _ in held(log)] == [1, 2]
 
 
 def test_a_crash_while_a_file_is_named_loses_and_doubles_nothing(log, monkeypatch):
@@ -210,7 +285,7 @@ def test_a_database_that_cannot_be_used_is_an_error_with_a_name(tmp_path):
 
 def test_a_reader_beside_compaction_sees_each_event_once(log, url, tmp_path):
     """Between two statements of one read, events move from the database to a file."""
-    other = EventLog(url, tmp_path / "files")
+    other = EventLog(url, tmp_path / "files", is_shared=True)
     append(log, events(*range(100)))
     seen, is_over = [], threading.Event()
 

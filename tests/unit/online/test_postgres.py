@@ -184,7 +184,7 @@ def test_sessions_that_held_names_are_used_again(store, admin):
         with store.exclusive("view"):
             pass
     assert admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
-    assert len(store._sessions._idle) == 1
+    assert len(store._holders._idle) == 1
 
 
 def test_an_answer_that_does_not_come_is_an_error_in_time(server, opened):

@@ -31,6 +31,7 @@ def opened(tmp_path, clock, defined):
     stores = []
 
     def open_store(policy=None, **settings):
+        settings = {"schedule": {"gc": "never"}, **settings}  # that job has tests of its own
         config = Config(**settings, folder=tmp_path)
         local = Config.local(tmp_path / "store")
         chosen = {name: getattr(config, name) for name in settings}

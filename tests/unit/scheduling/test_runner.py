@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from featurestore import FeatureService, FeatureView
+from featurestore import FeatureService, FeatureView, FileSource, agg, col
 from featurestore.errors import ConfigError
 from featurestore.registry import JobRecord
 from featurestore.scheduling import Runner
 from featurestore.temporal import duration_us, instant_us
-from tests.server.conftest import NOW
+from tests.server.conftest import NOW, USER
 
+CLICKS = {"user": "int64", "at": "timestamp"}
 HOUR, MINUTE = duration_us("1h"), duration_us("1m")
 AUDIT = {"service": "model", "every": "6h", "since": "48h"}
 FRESH, HOURLY, AUDITED = "refresh every 1m", "refresh every 1h lag 10m", "audit model every 6h since 48h"
@@ -77,6 +78,48 @@ def test_a_view_that_was_never_filled_is_not_made_to_wait(opened, clock, defined
     assert runner.run_due() == ()
 
 
+def test_what_is_turned_off_is_no_job(opened):
+    """Views on a grid are refreshed all the same: they promise it."""
+    runner = Runner(opened(schedule={"refresh": "never", "compact": "never", "gc": "never"}))
+    assert [job.name for job in runner.jobs] == [HOURLY]
+
+
+def test_state_that_no_plan_needs_is_removed_a_day_after_the_job_was_first_seen(opened, clock, defined):
+    store = opened(schedule={"gc": "1d"})
+    runner = Runner(store)
+    for hours in (2, 3, 4):
+        fresh = replace(defined[1], features={"total": agg.sum(col("amount")).over(f"{hours}h")})
+        store.apply(FeatureService("model", features=[fresh]))
+        store.materialize()
+    runner.run_due()
+    assert outcomes(store, "gc") == ["planned"]
+    clock.instant_us += 24 * HOUR
+    (record,) = [record for record in runner.run_due() if record.name == "gc"]
+    assert (record.outcome, "states removed" in record.said) == ("done", True)
+    assert store.status()[0].previous is not None, "one plan is kept to roll back to"
+    assert store.gc(dry_run=True) == ()
+
+
+def test_a_log_that_may_not_be_compacted_is_explained_and_is_no_failure(opened, clock, tmp_path, postgres_database):
+    """The events stay where every machine reads them; nobody is alerted every day."""
+    told = tmp_path / "told"
+    store = opened(
+        event_log=postgres_database,
+        alerts={"command": ["sh", "-c", f"cat >> {told}"]},
+        schedule={"compact": "1d", "gc": "never"},
+    )
+    source = FileSource("clicks", path=tmp_path / "clicks/*.parquet", event_time="at", stream=True, dtypes=CLICKS)
+    view = FeatureView("clicked", entity=USER, source=source, features={"n": agg.count().lifetime()})
+    store.apply(FeatureService("clicking", features=[view]))
+    store.push("clicks", [{"user": 1, "at": NOW}])
+    clock.instant_us += 48 * HOUR
+    (record,) = [record for record in Runner(store).run_due() if record.name == "compact"]
+    assert record.outcome == "skipped"
+    assert "data_is_shared = true" in record.said
+    assert not told.exists()
+    assert store.get_online_features("clicking", [{"user": 1}]).to_dicts()[0]["clicked__n"] == 1
+
+
 def test_a_job_of_crontab_waits_for_its_first_time(opened, clock):
     """Also where nothing but a crontab runs what is due."""
     audit = {"service": "model", "cron": "0 14 * * *", "since": "48h"}
@@ -102,12 +145,12 @@ def test_jitter_is_another_for_each_job_and_the_same_for_all_time(opened, clock)
         return [job.name for job in runner.jobs], [instant_us(at) for at in times]
 
     known, plain = next_times()
-    same_names, later = next_times(schedule={"jitter": "50s"})
+    same_names, later = next_times(schedule={"jitter": "50s", "gc": "never"})
     assert same_names == known, "what is due counts from the same records"
     delays = [(after - before) % MINUTE for before, after in zip(plain, later, strict=True)]
     assert len(set(delays)) == len(delays), delays
     assert max(delays) < 50_000_000
-    assert next_times(schedule={"jitter": "50s"})[1] == later
+    assert next_times(schedule={"jitter": "50s", "gc": "never"})[1] == later
 
 
 def test_two_audits_of_one_service_keep_records_apart(opened, clock):

@@ -4,6 +4,7 @@ import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from random import Random
 from threading import Thread
 from uuid import uuid4
@@ -15,9 +16,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import Pool
 
-from featurestore import Entity, FeatureService, FeatureView, FileSource, agg, col
+from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.config import Config
 from featurestore.dead_letters import DeadLetter, append_letters, letters_file
-from featurestore.errors import RequestError, StateError, StorageError
+from featurestore.errors import RegistryError, RequestError, StateError, StorageError
+from featurestore.registry.data_folders import DataFolders
 from featurestore.sources.pushed import PushedEvents
 from featurestore.temporal import FixedClock, instant_us
 from tests.stores import NETWORKED, local_store
@@ -511,3 +514,122 @@ def test_where_a_server_keeps_what_it_deleted_is_named(tmp_path, clock, clicks, 
         store.apply(service(clicks))
         sentences = store.forget("user", {"user": "ann"}).unreachable
     assert any(("PostgreSQL" if kind == "postgres" else "Redis") + " keeps deleted" in one for one in sentences)
+
+
+def left_in(folder, word):
+    """Return the files under a folder that hold a word, also inside Parquet."""
+    found = set()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            text = str(pq.read_table(path, partitioning=None).to_pylist()) if path.suffix == ".parquet" else ""
+            if word.encode() in path.read_bytes() or word in text:
+                found.add(path.name)
+    return found
+
+
+def of(source, name):
+    return FeatureView(name, entity=USER, source=source, features={"n": agg.count().lifetime()})
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("removed", ["service", "view", "source", "all", "stream"])
+def test_what_was_removed_by_an_apply_is_forgotten_too(tmp_path, clock, clicks, removed, is_compacted):
+    """Services, views and sources that were, sources that took pushes once, with states, events, rows and letters."""
+    folder = tmp_path / "store"
+    kept = replace(clicks, name="kept", path=str(tmp_path / "kept.parquet"))
+    with local_store(folder, clock=clock) as store:
+        store.apply(FeatureService("old", features=[of(clicks, "a"), of(kept, "b")]))
+        for name in ("clicks", "kept"):
+            store.push(name, [pushed(3, "ann-the-one"), pushed(4, "other")])
+        store.materialize()
+        store.get_online_features("old", [{"user": "ann-the-one"}, {"user": "other"}])
+        letter = base64.b64encode(json.dumps(pushed(5, "ann-the-one")).encode()).decode()
+        append_letters(letters_file(folder, "clicks"), [DeadLetter("t", 0, 0, 0, "", "", letter)])
+        clock.instant_us += HOUR
+        if is_compacted:
+            assert store.compact() == {"clicks": 2, "kept": 2}
+        service = FeatureService("new", features=[of(kept, "b")])
+        match removed:
+            case "service":
+                store.apply(service, of(clicks, "a"), prune=True)
+            case "view":
+                store.apply(service, clicks, prune=True)
+            case "source":
+                store.apply(service, prune=True)
+            case "all":
+                store.apply(FeatureService("other", features=[of(replace(kept, name="x"), "c")]), prune=True)
+            case "stream":
+                pq.write_table(table(ROWS), tmp_path / "none.parquet")
+                store.apply(service, of(replace(clicks, stream=False), "a"), prune=True)
+        found = store.forget("user", {"user": "ann-the-one"})
+        assert (found.events, found.served, found.dead_letters) == ({"clicks": 1, "kept": 1}, {"old": 1}, {"clicks": 1})
+        assert {state.view for state in found.states} == {"a", "b"}
+    assert left_in(folder, "ann-the-one") == set()
+    assert left_in(folder, "other"), "of others everything is there"
+
+
+def test_rows_of_services_that_were_never_applied_here_are_named(tmp_path, clock, clicks):
+    """The registry is a new one, and the serving log's folder an old one."""
+    with local_store(tmp_path / "store", clock=clock) as store:
+        store.apply(service(clicks))
+        (tmp_path / "store/serving_log/service=lost/day=2026-01-01").mkdir(parents=True)
+        assert any("service 'lost'" in sentence for sentence in store.forget("user", {"user": "ann"}).unreachable)
+
+
+def on_machine(folder, monkeypatch, name, clock, **settings):
+    """Open the store of a machine: its own data folder, and databases that all machines use."""
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    shared = Config.local(folder / "shared").model_copy(update={"data": folder / name, **settings})
+    return FeatureStore(shared, clock=clock)
+
+
+def test_data_folders_of_other_machines_are_named(tmp_path, clock, clicks, monkeypatch):
+    """Rows that other machines served cannot be reached from here; a machine with the same folder is none of these."""
+    with on_machine(tmp_path, monkeypatch, "first", clock) as store:
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(3)])
+        ask(store, "ann")
+    with on_machine(tmp_path, monkeypatch, "second", clock) as store:
+        ask(store, "ann")
+    with on_machine(tmp_path, monkeypatch, "third", clock, data=tmp_path / "second") as store:
+        ask(store, "ann")
+    with on_machine(tmp_path, monkeypatch, "third", clock, data=tmp_path / "second") as store:
+        found = store.forget("user", {"user": "ann"})
+        named = [sentence for sentence in found.unreachable if "another data folder" in sentence]
+        assert len(named) == 1
+        assert f"'{tmp_path}/first' on machine 'first' (last used 2026-03-02T" in named[0]
+        assert found.served == {"by_user_model": 2}
+        report = store.audit("by_user_model", since="1h")
+        assert (report.verdict, report.served) == ("cannot tell", 0)
+        assert any(f"'{tmp_path}/first' on machine 'first'" in note for note in report.notes)
+    assert left_in(tmp_path / "first", "ann")
+
+
+def test_compacted_events_that_are_not_on_this_machine_are_named(tmp_path, clock, clicks, monkeypatch):
+    with on_machine(tmp_path, monkeypatch, "first", clock) as store:
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(3)])
+        clock.instant_us += HOUR
+        store.compact()
+        store.push("clicks", [pushed(4)])
+    with on_machine(tmp_path, monkeypatch, "second", clock) as store:
+        found = store.forget("user", {"user": "ann"})
+        assert found.events == {"clicks": 1}
+        (named,) = [sentence for sentence in found.unreachable if "compacted events" in sentence]
+        assert str(tmp_path / "second/event_log/source=clicks") in named
+
+
+def test_a_registry_that_is_away_holds_up_no_answer(tmp_path, clock, clicks, monkeypatch):
+    """The folder is registered in the background, and by a later use if it could not be."""
+    with on_machine(tmp_path, monkeypatch, "first", clock) as store:
+        store.apply(service(clicks))
+        store.push("clicks", [pushed(3)])
+        with monkeypatch.context() as patched:
+            patched.setattr(DataFolders, "register", lambda self: (_ for _ in ()).throw(RegistryError("away")))
+            ask(store, "ann")
+            store._serving_log.flush()
+            store._data_folders.close()
+        ask(store, "ann")
+    with on_machine(tmp_path, monkeypatch, "second", clock) as store:
+        assert [folder.host for folder in store._data_folders.others()] == ["first"]
+        assert store._data_folders.others(since_us=clock.instant_us + 2 * HOUR) == ()
