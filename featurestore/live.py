@@ -3,11 +3,15 @@
 A changed definition has states of its own. They are filled beside those that serve, so applying interrupts nobody. If
 nothing was decided about a service, its new plan goes live by itself as soon as all its views have state. An apply
 without promotion keeps the plan that is live; promoting and rolling back then switch in one transaction of the
-registry, which every process sees within a second. Every answer says which plan it came from.
+registry, which every process sees within a second. A plan that was rolled back from goes live again only when it is
+promoted. Every change of the live plan is recorded. Every answer says which plan it came from.
 """
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +23,13 @@ from featurestore.online.locks import held
 from featurestore.online.removal import discard, discard_dead
 from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, records_of
 from featurestore.plan.model import Plan, ViewPlan
-from featurestore.registry import Kind, Live, Registry
-from featurestore.temporal import NOTHING_YET, Clock
+from featurestore.registry import Kind, Live, LiveChange, Registry
+from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 _LOCK_SECONDS = 30.0
+
+RESTORABLE_US = duration_us("7d")
+"""How long ``gc`` keeps the states of services and views that were removed, so that the removal can be undone."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class ServiceState:
         live: Fingerprint of the plan that answers.
         applied: Fingerprint of the applied plan.
         previous: Fingerprint of the plan that a rollback would go back to; ``None`` if there is none.
-        is_decided: Whether somebody decided which plan is live; if not, the applied one goes live when it is filled.
+        is_decided: Whether the applied plan goes live only when it is promoted; if not, it does when it is filled.
+        is_withdrawn: Whether the applied plan was rolled back from, and not promoted since.
         views: The views of the live plan and of the applied one.
     """
 
@@ -63,6 +71,7 @@ class ServiceState:
     previous: str | None
     is_decided: bool
     views: tuple[ViewState, ...]
+    is_withdrawn: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -112,16 +121,29 @@ class LivePlans:
         Raises:
             UnknownServiceError: No service of that name is applied.
         """
-        applied = self._catalog.plan(service)
-        decided = self._registry.live().get(service)
-        if decided is not None:
-            return self._past(service, decided.fingerprint) or applied
-        if self._is_filled(applied):
-            return applied
-        return next(filter(self._is_filled, self._catalog.past_plans(service)), applied)
+        return self._answering(self._catalog.plan(service), self._registry.live().get(service))
+
+    def _answering(self, applied: Plan, known: Live | None) -> Plan:
+        """Return the plan of a service that answers.
+
+        A plan that was recorded as live stays it until a newer one has state or another is chosen, also if its own
+        state is lost: then answers fail by name instead of coming from an older plan.
+        """
+        if known is not None and known.is_decided:
+            return self._past(applied, known.fingerprint) or applied
+        recorded, withdrawn = (known.fingerprint, known.withdrawn) if known is not None else ("", ())
+        for plan in (applied, *self._catalog.past_plans(applied.name)):
+            if plan.fingerprint in withdrawn:
+                continue
+            if plan.fingerprint == recorded or self._is_filled(plan):
+                return plan
+        return applied
 
     def view(self, name: str) -> ViewPlan:
-        """Return the plan that answers for a view by itself: of a service about which it was decided, else the newest.
+        """Return the plan that answers for a view by itself.
+
+        That is the one of a service whose live plan was decided, else the newest that has state and was not rolled back
+        from.
 
         Raises:
             RequestError: There is no view of that name.
@@ -131,12 +153,36 @@ class LivePlans:
             raise RequestError(
                 f"there is no view '{name}'", hint=listing("Views", views, wrong=name), code="unknown-view"
             )
-        for view in self._decided_views():
-            if view.name == name:
+        withdrawn = self._withdrawn_views()
+        held = [view for view in self._held_views() if view.name == name]
+        if held:
+            return next((view for view in held if view.fingerprint not in withdrawn), held[0])
+        for view in (views[name], *self._catalog.past_views(name)):
+            if view.fingerprint not in withdrawn and self._has_state(view):
                 return view
-        if self._has_state(views[name]):
-            return views[name]
-        return next(filter(self._has_state, self._catalog.past_views(name)), views[name])
+        return views[name]
+
+    def record(self, verb: str, *, changed_by: str) -> None:
+        """Record the plans that went live by themselves since that was last recorded.
+
+        Args:
+            verb: What gave them their last missing state.
+            changed_by: Who called for it.
+
+        Raises:
+            StorageError: The online store cannot be read.
+            RegistryError: The registry failed.
+        """
+        recorded = self._registry.live()
+        for service, applied in self._catalog.services().items():
+            known = recorded.get(service)
+            if known is not None and (known.is_decided or known.fingerprint == applied.fingerprint):
+                continue
+            live, before = self._answering(applied, known), "" if known is None else known.fingerprint
+            if live.fingerprint != before and self._is_filled(live):
+                now_us = self._clock.now_us()
+                change = LiveChange(service, before, live.fingerprint, now_us, verb, changed_by)
+                self._registry.record_live(service, change)
 
     def kept(self) -> dict[str, str]:
         """Return for each service the fingerprint of the plan that answers now, if one can."""
@@ -144,18 +190,22 @@ class LivePlans:
         return {plan.name: plan.fingerprint for plan in plans if self._is_filled(plan)}
 
     def to_refresh(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
-        """Return the views that need events: the applied ones, and those of live plans that somebody decided about.
+        """Return the views that need events: the applied ones, and those of live plans that no applied one replaces.
 
         Args:
             names: Only of these names.
         """
         applied = self._catalog.views()
-        known = {view.fingerprint: view for view in (*applied.values(), *self._decided_views())}
-        order = sorted(applied) if names is None else list(names)
+        known = {view.fingerprint: view for view in (*applied.values(), *self._held_views())}
+        order = sorted({view.name for view in known.values()}) if names is None else list(names)
         return tuple(view for name in order for view in known.values() if view.name == name)
 
-    def promote(self, service: str) -> Live:
-        """Let the applied plan answer from now on, in one step.
+    def promote(self, service: str, *, changed_by: str = "") -> Live:
+        """Let the applied plan answer from now on, in one step, also if it was rolled back from.
+
+        Args:
+            service: Name of the service.
+            changed_by: Who promotes.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
@@ -164,10 +214,16 @@ class LivePlans:
         with self._deciding():
             applied, live = self._catalog.plan(service), self.plan(service)
             self._check_filled(applied, "it cannot go live")
-            return self._decide(applied, live)
+            return self._decide(applied, live, verb="promote", changed_by=changed_by)
 
-    def rollback(self, service: str) -> Live:
-        """Let the plan that answered before answer again, in one step; once more brings back the newer one.
+    def rollback(self, service: str, *, changed_by: str = "") -> Live:
+        """Let the plan that answered before answer again, in one step.
+
+        The plan that is left stays down until it is promoted. Once more goes back further.
+
+        Args:
+            service: Name of the service.
+            changed_by: Who rolls back.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
@@ -178,13 +234,14 @@ class LivePlans:
             target = next(self._previous(live), None)
             if target is None:
                 raise StateError(
-                    "no other plan of it has ever been live, or its states are gone",
+                    "there is no earlier plan to roll back to: none was live, or its online state was deleted",
                     where=f"service '{service}'",
-                    hint="Apply the definitions as they were, materialize, then promote.",
+                    hint="To go forward to the applied plan, promote it. To go back, apply the definitions as they "
+                    "were, materialize, then promote.",
                     code="nothing-to-roll-back",
                 )
             self._check_filled(target, "there is no going back to it")
-            return self._decide(target, live)
+            return self._decide(target, live, verb="rollback", changed_by=changed_by)
 
     def status(self) -> tuple[ServiceState, ...]:
         """Return which plans of the applied services there are, sorted by name."""
@@ -197,7 +254,8 @@ class LivePlans:
 
         Args:
             dry_run: Whether only to tell.
-            keep: How many plans of each service are kept that were live before.
+            keep: How many plans of each service are kept that were live before; 0 also removes the states of services
+                and views that were removed less than ``RESTORABLE_US`` ago.
         """
         with self._deciding():
             used = self._used(keep)
@@ -220,7 +278,24 @@ class LivePlans:
             live = self.plan(service)
             for plan in (live, *islice(self._previous(live), keep)):
                 used |= {use.view.fingerprint: use.view for use in plan.uses}
+        if keep:
+            used |= {view.fingerprint: view for view in self._restorable()}
         return used
+
+    def _restorable(self) -> Iterator[ViewPlan]:
+        """Yield the views that were removed a short while ago, alone or with a service that answered by them."""
+        since_us = self._clock.now_us() - RESTORABLE_US
+        recorded = self._registry.live()
+        for item in self._registry.removals(Kind.VIEW):
+            if item.applied_at_us >= since_us:
+                past = self._catalog.past_views(item.name)
+                yield from (view for view in past if view.fingerprint == item.fingerprint)
+        for item in self._registry.removals(Kind.SERVICE):
+            if item.applied_at_us >= since_us:
+                prints = {item.fingerprint, *(one.fingerprint for one in recorded.values() if one.service == item.name)}
+                for plan in self._catalog.past_plans(item.name):
+                    if plan.fingerprint in prints:
+                        yield from (use.view for use in plan.uses)
 
     def _without(self, view: PlanOfView, *, dry_run: bool, keep: int) -> Iterator[Removed]:
         """Remove all state of a plan, unless somebody has applied it meanwhile."""
@@ -249,28 +324,38 @@ class LivePlans:
         with held(self._store, "live-plans", wait_seconds=_LOCK_SECONDS, longest_wait=0.1):
             yield
 
-    def _decide(self, plan: Plan, live: Plan) -> Live:
+    def _decide(self, plan: Plan, live: Plan, *, verb: str, changed_by: str) -> Live:
         known = self._registry.live().get(plan.name)
-        if plan.fingerprint == live.fingerprint and known is not None:
+        is_same = plan.fingerprint == live.fingerprint
+        if is_same and known is not None and known.is_decided:
             return known
-        previous = "" if plan.fingerprint == live.fingerprint else live.fingerprint
-        decided = Live(plan.name, plan.fingerprint, previous, self._clock.now_us())
-        self._registry.set_live(decided)
+        withdrawn = [one for one in (known.withdrawn if known is not None else ()) if one != plan.fingerprint]
+        if verb == "rollback":
+            withdrawn.append(live.fingerprint)
+        previous = live.fingerprint if not is_same else known.previous if known is not None else ""
+        decided = Live(plan.name, plan.fingerprint, previous, self._clock.now_us(), True, tuple(withdrawn))
+        self._registry.set_live(decided, verb=verb, changed_by=changed_by)
         return decided
 
     def _previous(self, live: Plan) -> Iterator[Plan]:
-        """Yield the plans of a service that were live before, latest first, as far as their states are there."""
-        decided = self._registry.live().get(live.name)
+        """Yield the plans to roll back to, latest first, as far as their states are there.
+
+        Plans that were rolled back from are not among them.
+        """
+        known = self._registry.live().get(live.name)
+        withdrawn = () if known is None else known.withdrawn
         past = list(self._catalog.past_plans(live.name))
         prints = [plan.fingerprint for plan in past]
         older = past[prints.index(live.fingerprint) + 1 :] if live.fingerprint in prints else past
-        if decided is not None and decided.previous in prints:
-            first = past[prints.index(decided.previous)]
+        if known is not None and known.previous in prints and known.previous != live.fingerprint:
+            first = past[prints.index(known.previous)]
             older = [first, *(plan for plan in older if plan.fingerprint != first.fingerprint)]
-        yield from (plan for plan in older if self._is_filled(plan))
+        yield from (plan for plan in older if plan.fingerprint not in withdrawn and self._is_filled(plan))
 
     def _status(self, service: str) -> ServiceState:
-        applied, live = self._catalog.plan(service), self.plan(service)
+        known = self._registry.live().get(service)
+        applied = self._catalog.plan(service)
+        live = self._answering(applied, known)
         previous = next(self._previous(live), None)
         records = {}
         for plan in (live, applied):
@@ -282,7 +367,8 @@ class LivePlans:
             live=live.fingerprint,
             applied=applied.fingerprint,
             previous=None if previous is None else previous.fingerprint,
-            is_decided=service in self._registry.live(),
+            is_decided=_is_held(known, applied),
+            is_withdrawn=known is not None and applied.fingerprint in known.withdrawn,
             views=tuple(
                 ViewState(
                     view=record.view,
@@ -295,19 +381,30 @@ class LivePlans:
             ),
         )
 
-    def _decided_views(self) -> Iterator[ViewPlan]:
-        """Yield the views of the live plans of services about which somebody decided."""
-        applied = self._catalog.services()
-        for service, decided in sorted(self._registry.live().items()):
-            plan = self._past(service, decided.fingerprint) if service in applied else None
-            for use in plan.uses if plan is not None else ():
-                yield use.view
+    def _held_views(self) -> Iterator[ViewPlan]:
+        """Yield the views of the live plans of services whose applied plan does not go live by itself."""
+        services = self._catalog.services()
+        for service, known in sorted(self._registry.live().items()):
+            if service in services and _is_held(known, services[service]):
+                for use in self._answering(services[service], known).uses:
+                    yield use.view
 
-    def _past(self, service: str, fingerprint: str) -> Plan | None:
-        applied = self._catalog.plan(service)
+    def _withdrawn_views(self) -> frozenset[str]:
+        """Return the fingerprints of views that a service lost when it was rolled back and does not use by now."""
+        services = self._catalog.services()
+        withdrawn: set[str] = set()
+        for service, known in self._registry.live().items():
+            if service in services and known.withdrawn:
+                plans = [plan for plan in self._catalog.past_plans(service) if plan.fingerprint in known.withdrawn]
+                live = _views_of(self._answering(services[service], known))
+                withdrawn |= {one for plan in plans for one in _views_of(plan)} - live
+        return frozenset(withdrawn)
+
+    def _past(self, applied: Plan, fingerprint: str) -> Plan | None:
         if applied.fingerprint == fingerprint:
             return applied
-        return next((plan for plan in self._catalog.past_plans(service) if plan.fingerprint == fingerprint), None)
+        past = self._catalog.past_plans(applied.name)
+        return next((plan for plan in past if plan.fingerprint == fingerprint), None)
 
     def _is_filled(self, plan: Plan) -> bool:
         return all(self._has_state(use.view) for use in plan.uses)
@@ -331,6 +428,24 @@ class LivePlans:
                 hint=f"Run store.materialize(views=[{', '.join(map(repr, empty))}]), then promote.",
                 code="not-materialized",
             )
+
+
+def acting_user() -> str:
+    """Return who runs this process: ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id that no file names
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _is_held(known: Live | None, applied: Plan) -> bool:
+    """Tell whether the applied plan of a service goes live only when it is promoted."""
+    return known is not None and (known.is_decided or applied.fingerprint in known.withdrawn)
+
+
+def _views_of(plan: Plan) -> set[str]:
+    return {use.view.fingerprint for use in plan.uses}
 
 
 def _removed(view: PlanOfView, reason: str, remove: Callable[[], int | None]) -> Removed | None:

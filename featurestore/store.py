@@ -6,18 +6,19 @@ way round.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from featurestore.config import FILE_NAME, Config, PolicyConfig
-from featurestore.errors import RegistryError, listing
+from featurestore.errors import FeatureStoreError, RegistryError, listing
 from featurestore.online.question import OnlineQuestion
 from featurestore.temporal import (
     Clock,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
+    from featurestore.registry import AuditRecord, DriftRecord, Live, LiveChange, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.serving import Serving
     from featurestore.skew.audit import Progress
@@ -64,6 +65,22 @@ if TYPE_CHECKING:
     from featurestore.skew.report import AuditReport
     from featurestore.skew.simulation import Simulation
     from featurestore.sources import ReadSettings
+
+_CLOSING_ORDER = (
+    "_auditor",
+    "_drifter",
+    "api_keys",
+    "_streams",
+    "_serving",
+    "_live_plans",
+    "_serving_log",
+    "_online",
+    "_event_log",
+    "_settings",
+    "_catalog",
+    "_registry",
+)
+"""The parts of a store, those that use others first."""
 
 Instant = datetime | str
 """An aware ``datetime``, or ISO 8601 text with a time zone."""
@@ -79,6 +96,38 @@ _VERBS_OF_FEAST = {
     "get_feature_service": "Write plan(service).",
     "teardown": "Write gc() for unused online state, or delete the store's folder.",
 }
+
+_T = TypeVar("_T")
+_LOGGER = logging.getLogger("featurestore.store")
+
+
+class _Part(Generic[_T]):
+    """A part of a store, made when it is first needed: once, whichever threads need it at the same time.
+
+    It lies in the store's ``__dict__`` from then on, where reading it takes no lock.
+    """
+
+    def __init__(self, make: Callable[[FeatureStore], _T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, store: None, owner: type) -> _Part[_T]: ...
+
+    @overload
+    def __get__(self, store: FeatureStore, owner: type) -> _T: ...
+
+    def __get__(self, store: FeatureStore | None, owner: type) -> _T | _Part[_T]:
+        if store is None:
+            return self
+        with store._making:
+            if self._name not in store.__dict__:
+                store.__dict__[self._name] = self._make(store)
+            part: _T = store.__dict__[self._name]
+            return part
 
 
 class FeatureStore:
@@ -99,6 +148,7 @@ class FeatureStore:
         """
         self.config = config
         self._clock = clock or SystemClock()
+        self._making = RLock()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = FILE_NAME, *, clock: Clock | None = None) -> FeatureStore:
@@ -139,70 +189,128 @@ class FeatureStore:
         """What tells the present instant."""
         return self._clock
 
-    @cached_property
+    @_Part
     def api_keys(self) -> ApiKeys:
         """The API keys of the server."""
         from featurestore.registry.api_keys import ApiKeys
 
         return ApiKeys(self.config.registry)
 
-    def apply(self, *definitions: Any, prune: bool | None = None, promote: bool | Literal["auto"] = "auto") -> Changes:
+    def apply(
+        self,
+        *definitions: Any,
+        remove: Collection[str] = (),
+        prune: bool = False,
+        promote: bool | Literal["auto"] = "auto",
+        by: str | None = None,
+    ) -> Changes:
         """Compile definitions and make them the applied ones, all of them or none.
+
+        What is applied but not among the definitions stays applied, unless it is named in ``remove``.
 
         Args:
             definitions: Modules, definitions, and iterables of these; what they refer to comes along. Without any, the
                 configured definitions' module is applied.
-            prune: Whether what is applied but not given is removed. By default it is if a module is given, which holds
-                everything there is, and is not if single objects are.
+            remove: Names of services, views and sources to remove: ``"name"``, or ``"view:name"`` for one kind only.
+                Online state stays until ``gc`` deletes it; until then ``restore``, or applying it again, undoes it.
+            prune: Whether to remove everything that is not among the definitions. Only for programs that own the whole
+                registry: it removes what others applied.
             promote: When changed services answer by their new plans: ``"auto"`` as soon as these have online state;
                 ``False`` not before ``promote`` is called; ``True`` at once, together with every other applied plan
-                that is not live yet.
+                that is not live yet. A plan that was rolled back from goes live by ``promote`` alone.
+            by: Who applies, for the history of live plans; ``user@host`` if ``None``.
 
         Returns:
-            What changed, with fingerprints.
+            What changed, with fingerprints; and what stays applied although the modules do not define it.
 
         Raises:
             DefinitionError: The definitions hold mistakes; all are named, nothing was changed.
             SourceError: A source's columns cannot be found out.
-            RegistryError: The registry failed; nothing was changed.
+            RegistryError: A name to remove was never applied (``unknown-name``), is among the definitions
+                (``still-defined``) or is used by what stays (``still-used``); or the registry failed. Nothing was
+                changed.
             StateError: A plan was to be promoted that has no online state yet. It is applied and the old one answers.
         """
         given = definitions or (self._catalog.import_definitions(),)
         kept = None if promote == "auto" else self._live_plans.kept()
-        changes = self._catalog.apply(given, prune=prune, kept_live=kept)
-        self._forget()
+        who = _who(by)
+        changes = self._catalog.apply(given, prune=prune, remove=remove, kept_live=kept, changed_by=who)
+        self._plans_changed(changes, who)
         if promote is True:
             for state in self.status():
-                if state.is_pending:
-                    self.promote(state.service)
+                if state.is_pending and not state.is_withdrawn:
+                    self.promote(state.service, by=by)
         return changes
 
-    def promote(self, service: str) -> Live:
+    def restore(self, name: str, *, by: str | None = None) -> Changes:
+        """Undo the removal of a service, view or source, together with what it needs and was removed as well.
+
+        A service answers at once by the plan that was live when it was removed, if its online state is still there.
+        ``gc`` keeps the state for 7 days after the removal.
+
+        Args:
+            name: Its name; ``"view:name"`` for one kind only.
+            by: Who restores, for the history of live plans; ``user@host`` if ``None``.
+
+        Raises:
+            RegistryError: Nothing of that name was removed (``unknown-removed``), or a view or source that it needs was
+                changed since (``restore-conflict``). Nothing was changed.
+        """
+        who = _who(by)
+        changes = self._catalog.restore(name, changed_by=who)
+        self._plans_changed(changes, who)
+        return changes
+
+    def promote(self, service: str, *, by: str | None = None) -> Live:
         """Let a service answer by its applied plan from now on: one step, seen by all processes within a second.
+
+        Args:
+            service: Name of the service.
+            by: Who promotes, for the history; ``user@host`` if ``None``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: A view has no online state; the message names it. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self._live_plans.promote(service)
+        live = self._live_plans.promote(service, changed_by=_who(by))
         self._forget()
         return live
 
-    def rollback(self, service: str) -> Live:
+    def rollback(self, service: str, *, by: str | None = None) -> Live:
         """Let a service answer by the plan again that was live before: one step, as ``promote``.
 
-        Materializing refreshes that plan again from then on. What is applied does not change; once more goes forward
-        to the plan that was left.
+        Materializing refreshes that plan again from then on. What is applied does not change. The plan that was left
+        stays down, whatever is applied or materialized later, until ``promote`` brings it back. Once more goes back
+        further.
+
+        Args:
+            service: Name of the service.
+            by: Who rolls back, for the history; ``user@host`` if ``None``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: There is no such plan, or its states are gone. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self._live_plans.rollback(service)
+        live = self._live_plans.rollback(service, changed_by=_who(by))
         self._forget()
         return live
+
+    def live_changes(self, service: str | None = None, *, limit: int = 100) -> tuple[LiveChange, ...]:
+        """Return which plans went live, when, in place of which, by which verb and by whom, newest first.
+
+        Args:
+            service: Of this service only. The registry keeps the newest thousand changes of each.
+            limit: At most so many.
+
+        Raises:
+            UnknownServiceError: The service is not applied and has no history.
+        """
+        changes = self._registry.live_changes(service, limit=limit)
+        if service is not None and not changes:
+            self._catalog.plan(service)
+        return changes
 
     def status(self) -> tuple[ServiceState, ...]:
         """Return for each applied service which plan is live, which is applied, and how far their views are."""
@@ -213,7 +321,8 @@ class FeatureStore:
 
         Args:
             dry_run: Whether only to tell what would be removed.
-            keep: How many plans of each service are kept that were live before.
+            keep: How many plans of each service are kept that were live before. Unless it is 0, the states of services
+                and views that were removed in the last 7 days are kept as well.
 
         Returns:
             What was removed, and what was left because a run is at work on it.
@@ -338,6 +447,7 @@ class FeatureStore:
         full: bool = False,
         wait_seconds: float = 0,
         progress: FoldProgress | None = None,
+        by: str | None = None,
     ) -> tuple[ViewRun, ...]:
         """Fold the events of sources into online state, as far as they became known before an instant.
 
@@ -351,6 +461,7 @@ class FeatureStore:
             full: Whether to fold everything again instead of what is new.
             wait_seconds: How long to wait for another run on a view to end; by default it is refused at once.
             progress: Told, from several threads, how far each view is: its name, events folded, events to fold.
+            by: Who materializes, for the history of live plans; ``user@host`` if ``None``.
 
         Returns:
             What was done, view by view.
@@ -365,20 +476,22 @@ class FeatureStore:
 
         now_us = self._clock.now_us()
         until_us = now_us if until is None else min(now_us, instant_us(until, where="until"))
-        runs = materialize(
-            self._views_to_fold(views),
-            catalog=self._catalog,
-            registry=self._registry,
-            store=self._online,
-            settings=self._settings,
-            clock=self._clock,
-            until_us=until_us,
-            full=full,
-            wait_seconds=wait_seconds,
-            progress=progress,
-        )
-        self._forget()
-        return runs
+        try:
+            return materialize(
+                self._views_to_fold(views),
+                catalog=self._catalog,
+                registry=self._registry,
+                store=self._online,
+                settings=self._settings,
+                clock=self._clock,
+                until_us=until_us,
+                full=full,
+                wait_seconds=wait_seconds,
+                progress=progress,
+            )
+        finally:  # a view that failed does not keep the others from going live
+            self._forget()
+            self._record_live("materialize", _who(by))
 
     def runs(self, view: str | None = None, *, limit: int = 100) -> tuple[RunRecord, ...]:
         """Return what materializing did, newest run first, also what failed.
@@ -1142,24 +1255,27 @@ class FeatureStore:
         self._serving.check()
 
     def close(self) -> None:
-        """Write what waits to be written, and close files and connections; the next use opens them again."""
-        for part in (
-            "_auditor",
-            "_drifter",
-            "api_keys",
-            "_streams",
-            "_serving",
-            "_live_plans",
-            "_serving_log",
-            "_online",
-            "_event_log",
-            "_settings",
-            "_catalog",
-            "_registry",
-        ):
-            found = self.__dict__.pop(part, None)
-            if hasattr(found, "close"):
-                found.close()
+        """Write what waits to be written, and close files and connections; the next use opens them again.
+
+        Every part is closed, also after one that fails.
+
+        Raises:
+            FeatureStoreError: The first failure, once all parts are closed; later ones are logged.
+        """
+        with self._making:
+            parts = [(name, self.__dict__.pop(name)) for name in _CLOSING_ORDER if name in self.__dict__]
+        failure: BaseException | None = None
+        for name, part in parts:
+            try:
+                if hasattr(part, "close"):
+                    part.close()
+            except BaseException as error:
+                if failure is None:
+                    failure = error
+                else:
+                    _LOGGER.warning("closing %s failed as well: %s", name.lstrip("_"), error)
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -1172,13 +1288,13 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.config.folder)!r})"
 
-    @cached_property
+    @_Part
     def _registry(self) -> Registry:
         from featurestore.registry import Registry
 
         return Registry(self.config.registry)
 
-    @cached_property
+    @_Part
     def _catalog(self) -> Catalog:
         from featurestore.catalog import Catalog
 
@@ -1190,7 +1306,7 @@ class FeatureStore:
             folder=self.config.folder,
         )
 
-    @cached_property
+    @_Part
     def _settings(self) -> ReadSettings:
         from featurestore.sources import ReadSettings
 
@@ -1202,25 +1318,32 @@ class FeatureStore:
             event_log=self._event_log,
         )
 
-    @cached_property
+    @_Part
     def _event_log(self) -> EventLog:
         from featurestore.event_log import EventLog
 
         return EventLog(self.config.event_log, self.config.data / "event_log")
 
-    @cached_property
+    @_Part
     def _streams(self) -> Streams:
         from featurestore.pushing import Streams
 
-        return Streams(self._catalog, self._online, self._event_log, settings=self._settings, clock=self._clock)
+        return Streams(
+            self._catalog,
+            self._online,
+            self._event_log,
+            settings=self._settings,
+            clock=self._clock,
+            began=lambda: self._record_live("push", _who(None)),
+        )
 
-    @cached_property
+    @_Part
     def _online(self) -> OnlineStore:
         from featurestore.online.opening import open_online_store
 
         return open_online_store(self.config.online)
 
-    @cached_property
+    @_Part
     def _serving_log(self) -> ServingLog:
         from featurestore.online.serving_log import ServingLog
 
@@ -1233,26 +1356,26 @@ class FeatureStore:
             retention_days=settings.retention_days,
         )
 
-    @cached_property
+    @_Part
     def _serving(self) -> Serving:
         from featurestore.serving import Serving
 
         log = self._serving_log if self.config.serving_log.enabled else None
         return Serving(self._catalog, self._live_plans, self._online, log, self._clock)
 
-    @cached_property
+    @_Part
     def _auditor(self) -> Auditor:
         from featurestore.auditing import Auditor
 
         return Auditor(self._catalog, self._registry, self._serving_log, self._online, self._settings, self._clock)
 
-    @cached_property
+    @_Part
     def _drifter(self) -> Drifter:
         from featurestore.drifting import Drifter
 
         return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
 
-    @cached_property
+    @_Part
     def _live_plans(self) -> LivePlans:
         from featurestore.live import LivePlans
 
@@ -1262,6 +1385,20 @@ class FeatureStore:
         from featurestore.auditing import configured
 
         return configured(self.policy(service))
+
+    def _plans_changed(self, changes: Changes, who: str) -> None:
+        """Let the next question ask which plans are live, and record those that are at once, if any can be."""
+        self._forget()
+        recorded = self._registry.live()
+        if any(change.name in recorded and change.outcome != "unchanged" for change in changes):
+            self._record_live("apply", who)
+
+    def _record_live(self, verb: str, who: str) -> None:
+        """Record which plans went live by themselves. What fails is recorded by the next verb that does so."""
+        try:
+            self._live_plans.record(verb, changed_by=who)
+        except FeatureStoreError as error:
+            _LOGGER.warning("which plans went live could not be recorded: %s", error)
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
@@ -1277,6 +1414,13 @@ class FeatureStore:
                 hint = listing("Views", known, wrong=name)
                 raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
         return self._live_plans.to_refresh(wanted)
+
+
+def _who(by: str | None) -> str:
+    """Return who acts: the given name, else the user of the process."""
+    from featurestore.live import acting_user
+
+    return by or acting_user()
 
 
 def _period(

@@ -82,7 +82,14 @@ class Streams:
     """The pushed sources of one store. May be used from several threads, and from several processes."""
 
     def __init__(
-        self, catalog: Catalog, store: OnlineStore, log: EventLog, *, settings: ReadSettings, clock: Clock
+        self,
+        catalog: Catalog,
+        store: OnlineStore,
+        log: EventLog,
+        *,
+        settings: ReadSettings,
+        clock: Clock,
+        began: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts.
 
@@ -92,9 +99,11 @@ class Streams:
             log: Where events are committed.
             settings: What reading may use.
             clock: Tells when an event became known.
+            began: Is called when a view has got its first state, which may let a plan go live.
         """
         self._catalog = catalog
         self._store = store
+        self._began = began
         self._log = log
         self._settings = settings
         self._clock = clock
@@ -256,6 +265,7 @@ class Streams:
         until_us = self._log.seal(source.name, self._clock.now_us()).next_ingest_us
         with open_scans([view], {source.name: source}, self._settings) as scans:
             run = materialize_view(view, scans[view.name].outside(), self._store, until_us=until_us, stream=stream)
+        self._began()
         return run.events
 
     def _source(self, name: str) -> _Bound:

@@ -19,6 +19,7 @@ from featurestore.registry.records import (
     JobRecord,
     Kind,
     Live,
+    LiveChange,
     Outcome,
     RunRecord,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "JobRecord",
     "Kind",
     "Live",
+    "LiveChange",
     "Outcome",
     "Registry",
     "RunRecord",
