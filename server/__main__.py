@@ -16,6 +16,7 @@ import uvicorn
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
+from featurestore.render.cleaning import clean
 from featurestore.store import FeatureStore
 from server.app import Application, create_app
 from server.gathering import GatheringProtocol
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
         return serve_with_workers(config, options)
     except FeatureStoreError as error:
-        print(f"featurestore: {error}", file=sys.stderr)
+        print(clean(f"featurestore: {error}"), file=sys.stderr)
         return _CANNOT_START
 
 

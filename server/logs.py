@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, BinaryIO
 
+from featurestore.render.cleaning import clean_json
 from featurestore.temporal import Clock, format_instant
 from server.calls import REQUEST_ID, Call
 from server.messages import to_bytes
@@ -42,7 +43,7 @@ class JsonLines(logging.Formatter):
             line["request_id"] = request_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return clean_json(json.dumps(line, ensure_ascii=False))
 
 
 CONFIG: dict[str, Any] = {
@@ -98,7 +99,7 @@ class RequestLog:
             }
             if answer.errors:
                 line["errors"] = {alias: error.code for alias, error in answer.errors.items()}
-        self._waiting.append(to_bytes(line))
+        self._waiting.append(_cleaned(to_bytes(line)))
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
@@ -113,3 +114,8 @@ class RequestLog:
         if self._with_entity_keys:
             return list(entities)
         return [blake2b(to_bytes(entity), digest_size=_HASH_BYTES).hexdigest() for entity in entities]
+
+
+def _cleaned(line: bytes) -> bytes:
+    """Escape what would control a terminal that shows a line of JSON."""
+    return clean_json(line.decode()).encode()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, store_of
+from featurestore.cli.common import PRINT, Service, app, echo, store_of
 
 
 @app.command("training-set")
@@ -23,4 +23,4 @@ def training_set(
     """Build a training set: the features of a service at each row's own instant."""
     with store_of(context) as store:
         built = store.training_set(service, spine, path=path, hindsight=hindsight, statuses=statuses, as_of=as_of)
-    typer.echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")
+    echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")

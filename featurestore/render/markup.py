@@ -9,6 +9,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+from featurestore.render.cleaning import clean
+
 
 class Markup(str):
     """Text that is markup already; everything else is escaped."""
@@ -19,9 +21,6 @@ class Markup(str):
 Child = str | int | float | None | Iterable["Child"]
 
 _EMPTY = frozenset({"meta", "br", "line", "rect", "circle"})
-_CONTROL = (*range(0x20), *range(0x7F, 0xA0))
-_TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_SHOWN_INSTEAD = {code: "\ufffd" for code in (*_CONTROL, *_TURNING) if chr(code) not in "\t\n"}
 
 
 def escape(value: object) -> Markup:
@@ -36,10 +35,7 @@ def escape(value: object) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    text = str(value).translate(_SHOWN_INSTEAD)
-    # A lone surrogate has no encoding.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return Markup(html.escape(text, quote=True))
+    return Markup(html.escape(clean(str(value)), quote=True))
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Markup:
