@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from featurestore.errors import FeatureStoreError, RegistryError
+from featurestore.files import make_file, make_folder
 
 _BUSY_MS = 20_000
 _ASK_AGAIN_SECONDS = 0.01
@@ -49,7 +50,7 @@ def open_database(
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            _make_sqlite_file(str(parsed.database))
         engine = sa.create_engine(parsed, hide_parameters=True)  # they are values and keys, and errors are logged
     except (ArgumentError, NoSuchModuleError, ImportError) as problem:
         raise error(
@@ -184,6 +185,14 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("featurestore_writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _make_sqlite_file(path: str) -> None:
+    """Make the file and its folder for the owner alone; SQLite gives its companions the rights of the file."""
+    if path.startswith("file:"):
+        return
+    make_folder(Path(path).parent)
+    make_file(Path(path))
 
 
 def _first_line(error: BaseException) -> str:

@@ -395,6 +395,7 @@ class FeatureStore:
         hindsight: bool = False,
         statuses: bool = False,
         as_of: str = "as_of",
+        overwrite: bool = False,
         progress: bool | StepProgress | None = None,
     ) -> TrainingSet:
         """Build a training set: a service's features for each row of a spine, at the row's own instant.
@@ -404,10 +405,12 @@ class FeatureStore:
             spine: Rows to fill: a pandas or Polars frame, a pyarrow table, a DuckDB relation, whatever has
                 ``__arrow_c_stream__``, the path of a Parquet file, or a ``SqlSpine``. It has the key columns, the
                 column of instants that ``as_of`` names, and the request inputs; other columns pass through.
-            path: The folder it will be. What is there must be empty or a training set, which is replaced.
+            path: The folder it will be. What is there must be an empty folder, or a training set to replace.
             hindsight: Whether to treat every event as known from its event time on, for analysis only.
             statuses: Whether to add a column of statuses for each feature.
             as_of: Column of the spine that holds the instants asked about. It keeps its name.
+            overwrite: Whether a training set that is there is replaced, in one step. Readers find the old or the new
+                one, also if the process is killed.
             progress: Whether to show on standard error how far the work is; ``None`` does so if that is a terminal. A
                 function is told instead: the step, rows done, rows to do.
 
@@ -419,7 +422,8 @@ class FeatureStore:
             SpineError: The spine cannot be used; the message names the column and the fix.
             SourceError: A source cannot give its rows, or was rewritten meanwhile.
             ConfigError: A source's rows lay in memory and it must be applied again.
-            StorageError: The target cannot be written. Nothing is left behind.
+            StorageError: There is a training set and it is not to be replaced (``target-exists``), or the target cannot
+                be written. Nothing is left behind.
         """
         from featurestore.offline.training_set import build_training_set
         from featurestore.progress import listening
@@ -436,6 +440,7 @@ class FeatureStore:
                 hindsight=hindsight,
                 statuses=statuses,
                 as_of=as_of,
+                overwrite=overwrite,
                 progress=told,
             )
 

@@ -19,8 +19,11 @@ def training_set(
     hindsight: Annotated[bool, typer.Option(help="Ignore when events became known.")] = False,
     statuses: Annotated[bool, typer.Option(help="Add a status column for each feature.")] = False,
     as_of: Annotated[str, typer.Option(help="Column of the spine that holds the instants.")] = "as_of",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a training set that is there.")] = False,
 ) -> None:
     """Build a training set: the features of a service at each row's own instant."""
     with store_of(context) as store:
-        built = store.training_set(service, spine, path=path, hindsight=hindsight, statuses=statuses, as_of=as_of)
+        built = store.training_set(
+            service, spine, path=path, hindsight=hindsight, statuses=statuses, as_of=as_of, overwrite=overwrite
+        )
     echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.database import CACHE_KIB, CHECKPOINT_PAGES, blobs, use_wal, what_is_left
 from featurestore.errors import ConfigError, StorageError
+from featurestore.files import make_file, make_folder, opener
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
 from featurestore.online.store import after
@@ -109,7 +111,8 @@ class SqlOnlineStore:
         self._writing = threading.Lock()
         sa.event.listen(self._engine, "connect", _prepare)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
+            make_file(self._path)
             _METADATA.create_all(self._engine)
         except (OSError, SQLAlchemyError) as error:
             raise self._storage_error("open", error) from error
@@ -191,7 +194,7 @@ class SqlOnlineStore:
         """
         path = self._path.with_name(f"{self._path.name}.{name}.lock")
         try:
-            file = path.open("w")
+            file = FileIO(path, "w", opener=opener)
         except OSError as error:
             raise self._storage_error("lock", error) from error
         with file:

@@ -43,7 +43,7 @@ class SealRequests:
         waited = self._open_segments()
         if not waited:
             return []
-        (self._segments / _MARK).touch()
+        (self._segments / _MARK).touch(mode=0o600)
         self._seen = self._touched()
         end = time.monotonic() + _LONGEST_SECONDS
         while (left := [path for path in waited if path.exists()]) and time.monotonic() < end:

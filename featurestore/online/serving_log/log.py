@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
+from featurestore.files import make_folder, opener
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log.asking import SealRequests
 from featurestore.online.serving_log.merging import DAY, current_files, day_of, has_work, maintenance
@@ -459,8 +461,8 @@ class ServingLog:
         if not unsaid:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / _LOSSES).open("ab", buffering=0) as file:
+            make_folder(self._folder)
+            with FileIO(self._folder / _LOSSES, "ab", opener=opener) as file:
                 # Each begins a line of its own, also behind half a line that a crash left.
                 write_all(file, b"".join(b"\n" + msgspec.json.encode(one) + b"\n" for one in unsaid.values()))
                 os.fsync(file.fileno())

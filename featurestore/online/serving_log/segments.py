@@ -20,6 +20,7 @@ from zlib import crc32
 import msgspec
 import pyarrow as pa
 
+from featurestore.files import make_folder, opener
 from featurestore.online.serving_log.rows import Record, log_schema
 from featurestore.plan.model import Plan
 
@@ -81,7 +82,7 @@ class SegmentWriter:
         Raises:
             OSError: The file cannot be made.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path, self._file = _made(folder, first_us)
         self._named: set[int] = set()
         self.size = 0
@@ -117,7 +118,7 @@ def _made(folder: Path, first_us: int) -> tuple[Path, FileIO]:
     """Make a file and lock it; again if another process took it for one left behind before it was locked."""
     while True:
         path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
-        file = path.open("xb", buffering=0)
+        file = FileIO(path, "xb", opener=opener)
         fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():
             return path, file
