@@ -1249,6 +1249,16 @@ class FeatureStore:
             return 0, 0
         return self._serving_log.waiting_rows, self._serving_log.lost_rows
 
+    def log_failures(self) -> tuple[int, str]:
+        """Return how often this process could not write, seal or clear up the serving log, and why it cannot now.
+
+        The reason is empty if the last attempt of each kind succeeded.
+        """
+        if not self.config.serving_log.enabled:
+            return 0, ""
+        failure = self._serving_log.failure
+        return self._serving_log.failure_count, "" if failure is None else str(failure)
+
     def check(self) -> None:
         """Make sure that every applied service can be answered online, and load what answering needs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from featurestore.online.serving_log.segments import SUFFIX
+from featurestore.online.serving_log.segments import segments_in
 
 _MARK = "asked"
 _LONGEST_SECONDS = 30.0
@@ -51,7 +51,7 @@ class SealRequests:
         return left
 
     def _open_segments(self) -> list[Path]:
-        return sorted(self._segments.glob(f"*{SUFFIX}"))
+        return segments_in(self._segments)
 
     def _touched(self) -> int:
         try:
