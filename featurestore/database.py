@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from featurestore.errors import FeatureStoreError, RegistryError
 from featurestore.files import make_file, make_folder
+from featurestore.urls import shown, without_secrets
 
 _BUSY_MS = 20_000
 _ASK_AGAIN_SECONDS = 0.01
@@ -52,16 +53,20 @@ def open_database(
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             _make_sqlite_file(str(parsed.database))
         engine = sa.create_engine(parsed, hide_parameters=True)  # they are values and keys, and errors are logged
+    except ValueError:  # a port that is no number; or a part of a password, which the message would show
+        raise error(
+            "the database URL cannot be used: its port is not a number", where=where, code=f"{kind}-url"
+        ) from None
     except (ArgumentError, NoSuchModuleError, ImportError) as problem:
         raise error(
-            f"the database URL cannot be used: {_first_line(problem)}",
+            without_secrets(f"the database URL cannot be used: {_first_line(problem)}", url),
             where=where,
             hint="Write an SQLAlchemy URL whose driver is installed: 'sqlite:///folder/file.db'.",
             code=f"{kind}-url",
         ) from problem
     except OSError as problem:
         raise error(
-            f"the folder of '{url}' cannot be made: {problem.strerror}", where=where, code=f"{kind}-unwritable"
+            f"the folder of '{shown(url)}' cannot be made: {problem.strerror}", where=where, code=f"{kind}-unwritable"
         ) from problem
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)

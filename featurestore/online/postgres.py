@@ -38,6 +38,7 @@ from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_lef
 from featurestore.online.postgres_pool import Pool, PostgresConnection
 from featurestore.online.refusals import WHERE, conflict, failed, unavailable
 from featurestore.online.store import after
+from featurestore.urls import without_secrets
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
 _ATTEMPTS = 5
@@ -81,7 +82,7 @@ class PostgresOnlineStore:
         try:
             psycopg.conninfo.conninfo_to_dict(self._conninfo)
         except psycopg.Error as error:
-            problem = str(error).strip()
+            problem = without_secrets(str(error).strip(), url)
             raise ConfigError(f"'{parsed.shown}': {problem}", where=WHERE, code="store-url") from None
         self._statements = _Statements(self._table)
         self._is_made = False

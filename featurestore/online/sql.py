@@ -34,6 +34,7 @@ from featurestore.files import make_file, make_folder, opener
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
 from featurestore.online.store import after
+from featurestore.urls import shown
 
 _MOST_KEYS = 16_000
 """Keys of one statement; SQLite takes 32,766 variables."""
@@ -101,10 +102,9 @@ class SqlOnlineStore:
         try:
             parsed = sa.make_url(url)
         except sa.exc.ArgumentError:
-            raise ConfigError(f"'{url}' is not a database URL", where=WHERE, hint=_URL_HINT) from None
+            raise ConfigError(f"'{shown(url)}' is not a database URL", where=WHERE, hint=_URL_HINT) from None
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-            shown = parsed.render_as_string(hide_password=True)
-            raise ConfigError(f"'{shown}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
+            raise ConfigError(f"'{shown(url)}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
         self._path = Path(parsed.database)
         self._engine = sa.create_engine(parsed, hide_parameters=True)
         self._local = threading.local()
