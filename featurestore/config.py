@@ -405,7 +405,8 @@ class Config(BaseSettings):
         audits: Audits that it does.
         drifts: Comparisons of distributions that it does.
         alerts: Who is told about them.
-        folder: Folder that relative paths count from; set by the loader.
+        folder: Folder that relative paths of sources count from: that of the configuration file, else the working
+            directory when the store was opened. Set by the loader.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__")
@@ -481,12 +482,14 @@ class Config(BaseSettings):
     def local(cls, folder: str | os.PathLike[str]) -> Config:
         """Return the configuration that keeps everything under one folder; overrides of the environment count.
 
+        There is no configuration file, so relative paths of sources count from the working directory.
+
         Raises:
             ConfigError: An override is wrong.
         """
         base = Path(folder).absolute()
         kept = {name: f"{_SQLITE}{name}.db" for name in ("registry", "online", "event_log")} | {"data": "."}
-        return cls._made(kept, where=str(folder), folder=base)
+        return cls._made(kept, where=str(folder), folder=base).model_copy(update={"folder": Path.cwd()})
 
     @classmethod
     def _made(cls, written: Mapping[str, Any], *, where: str, folder: Path) -> Config:

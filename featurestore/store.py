@@ -167,6 +167,8 @@ class FeatureStore:
     def local(cls, folder: str | os.PathLike[str], *, clock: Clock | None = None) -> FeatureStore:
         """Open a store that keeps everything, SQLite and Parquet, under one folder.
 
+        Relative paths of sources count from the working directory, not from that folder.
+
         Args:
             folder: The folder; it is made when something is stored.
             clock: Tells the present instant; the machine's if ``None``.
@@ -1301,7 +1303,7 @@ class FeatureStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.config.folder)!r})"
+        return f"FeatureStore({str(self.config.data)!r})"
 
     @_Part
     def _registry(self) -> Registry:
