@@ -21,6 +21,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -405,8 +406,8 @@ class Config(BaseSettings):
         audits: Audits that it does.
         drifts: Comparisons of distributions that it does.
         alerts: Who is told about them.
-        folder: Folder that relative paths of sources count from: that of the configuration file, else the working
-            directory when the store was opened. Set by the loader.
+        folder: Folder of the configuration file, or of a local store; set by the loader. Relative paths in the
+            configuration count from it.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__")
@@ -429,6 +430,15 @@ class Config(BaseSettings):
     drifts: list[DriftJobConfig] = []
     alerts: AlertsConfig = AlertsConfig()
     folder: Path = Field(default=Path(), exclude=True)
+    _source_folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source_folder(self) -> Path:
+        """Folder that relative paths of sources count from: the configuration file's, else the working directory.
+
+        Of a local store it is the working directory when the store was opened.
+        """
+        return self._source_folder or self.folder
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Show URLs without their secrets."""
@@ -489,7 +499,9 @@ class Config(BaseSettings):
         """
         base = Path(folder).absolute()
         kept = {name: f"{_SQLITE}{name}.db" for name in ("registry", "online", "event_log")} | {"data": "."}
-        return cls._made(kept, where=str(folder), folder=base).model_copy(update={"folder": Path.cwd()})
+        config = cls._made(kept, where=str(folder), folder=base)
+        config._source_folder = Path.cwd()
+        return config
 
     @classmethod
     def _made(cls, written: Mapping[str, Any], *, where: str, folder: Path) -> Config:

@@ -1303,7 +1303,7 @@ class FeatureStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.config.data)!r})"
+        return f"FeatureStore({str(self.config.folder)!r})"
 
     @_Part
     def _registry(self) -> Registry:
@@ -1331,7 +1331,7 @@ class FeatureStore:
             threads=self.config.threads,
             memory_bytes=self.config.memory_limit,
             temp_folder=self.config.temp_folder,
-            base_folder=self.config.folder,
+            base_folder=self.config.source_folder,
             event_log=self._event_log,
         )
 

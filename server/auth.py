@@ -63,6 +63,12 @@ def needed_scope(path: str) -> Scope | None:
     return Scope.WRITE if _EVENTS.fullmatch(path) else Scope.ADMIN
 
 
+_MOST_BYTES = 256
+"""Longer spellings of a key are checked every time."""
+
+_MOST_SPELLINGS = 4_096
+
+
 @dataclass(frozen=True)
 class _Known:
     """The keys as they were read once.
@@ -70,7 +76,8 @@ class _Known:
     Attributes:
         keys: By id.
         at_us: When they were read.
-        opened: By what a header said, those that were checked already.
+        opened: By what a header said, those that were checked already: a bounded number, since one key may be spelled
+            in many ways.
     """
 
     keys: Mapping[str, ApiKey]
@@ -85,7 +92,9 @@ class _Known:
         """
         found = self.opened.get(given)
         if found is None:
-            found = self.opened[given] = self._checked(given)
+            found = self._checked(given)
+            if len(given) <= _MOST_BYTES and len(self.opened) < _MOST_SPELLINGS:
+                self.opened[given] = found
         return found
 
     def _checked(self, given: bytes) -> ApiKey:

@@ -193,8 +193,10 @@ class PostgresOnlineStore:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self._pool.close()
-        self._sessions.close()
+        try:
+            self._pool.close()
+        finally:
+            self._sessions.close()
 
     def _connect(self) -> Connection:
         """Open a connection; the first one makes the table."""

@@ -108,8 +108,10 @@ class Registry:
 
     def close(self) -> None:
         """Close all connections."""
-        self._holder.close()
-        self._engine.dispose()
+        try:
+            self._holder.close()
+        finally:
+            self._engine.dispose()
 
     def __enter__(self) -> Registry:
         return self

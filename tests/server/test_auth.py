@@ -181,3 +181,13 @@ def test_several_workers_serve_one_socket_and_end_together(project, monkeypatch)
     with FeatureStore.open(project) as store:
         report = store.audit("spending_model", since="2024-05-01T00:00:00Z", until="2024-05-03T00:00:00Z")
     assert (report.served, report.verdict) == (20, "pass")
+
+
+def test_spellings_of_a_key_that_are_kept_are_bounded(call, guarded, monkeypatch):
+    _, headers = key_of(guarded, Scope.READ)
+    text = headers["authorization"].partition(" ")[2]
+    monkeypatch.setattr("server.auth._MOST_SPELLINGS", 3)
+    for blanks in (100_000, 300, 1, 2, 3, 4, 5):
+        assert ask(call, {"authorization": f"Bearer{' ' * blanks}{text}"}).status_code == 200
+    kept = call.app._door._known.opened
+    assert sorted(map(len, kept)) == [len(f"Bearer{' ' * blanks}{text}") for blanks in (1, 2, 3)]
