@@ -126,24 +126,21 @@ class LivePlans:
     def _answering(self, applied: Plan, known: Live | None) -> Plan:
         """Return the plan of a service that answers.
 
-        A plan that was recorded as live stays it until a newer one has state or another is chosen, also if its own
-        state is lost: then answers fail by name instead of coming from an older plan.
+        A plan that was recorded as live stays it until the applied one has state or another is chosen: no plan between
+        the two goes live. It stays so if its own state is lost, too: then answers fail by name instead of coming from
+        another plan.
         """
-        if known is not None and known.is_decided:
-            return self._past(applied, known.fingerprint) or applied
-        recorded, withdrawn = (known.fingerprint, known.withdrawn) if known is not None else ("", ())
-        for plan in (applied, *self._catalog.past_plans(applied.name)):
-            if plan.fingerprint in withdrawn:
-                continue
-            if plan.fingerprint == recorded or self._is_filled(plan):
-                return plan
-        return applied
+        if known is None:
+            return next(filter(self._is_filled, (applied, *self._catalog.past_plans(applied.name))), applied)
+        if not _is_held(known, applied) and self._is_filled(applied):
+            return applied
+        return self._past(applied, known.fingerprint) or applied
 
     def view(self, name: str) -> ViewPlan:
         """Return the plan that answers for a view by itself.
 
-        That is the one of a service whose live plan was decided, else the newest that has state and was not rolled back
-        from.
+        That is the one of a service whose live plan was decided; else the applied one if it has state; else that of a
+        service's live plan; else the newest that has state. One that was rolled back from is the last choice.
 
         Raises:
             RequestError: There is no view of that name.
@@ -157,10 +154,20 @@ class LivePlans:
         held = [view for view in self._held_views() if view.name == name]
         if held:
             return next((view for view in held if view.fingerprint not in withdrawn), held[0])
-        for view in (views[name], *self._catalog.past_views(name)):
-            if view.fingerprint not in withdrawn and self._has_state(view):
-                return view
-        return views[name]
+        if views[name].fingerprint not in withdrawn and self._has_state(views[name]):
+            return views[name]
+        live = (view for view in self._live_views(name) if view.fingerprint not in withdrawn)
+        past = (view for view in self._catalog.past_views(name) if view.fingerprint not in withdrawn)
+        return next(live, None) or next(filter(self._has_state, past), views[name])
+
+    def _live_views(self, name: str) -> Iterator[ViewPlan]:
+        """Yield the plans of a view that live plans of services use."""
+        recorded = self._registry.live()
+        for service, applied in sorted(self._catalog.services().items()):
+            if service in recorded:
+                yield from (
+                    use.view for use in self._answering(applied, recorded[service]).uses if use.view.name == name
+                )
 
     def record(self, verb: str, *, changed_by: str) -> None:
         """Record the plans that went live by themselves since that was last recorded.
@@ -176,7 +183,7 @@ class LivePlans:
         recorded = self._registry.live()
         for service, applied in self._catalog.services().items():
             known = recorded.get(service)
-            if known is not None and (known.is_decided or known.fingerprint == applied.fingerprint):
+            if known is not None and (known.fingerprint == applied.fingerprint or _is_held(known, applied)):
                 continue
             live, before = self._answering(applied, known), "" if known is None else known.fingerprint
             if live.fingerprint != before and self._is_filled(live):

@@ -236,6 +236,8 @@ class FeatureStore:
         given = definitions or (self._catalog.import_definitions(),)
         kept = None if promote == "auto" else self._live_plans.kept()
         who = _who(by)
+        if self._registry.live():  # what a process that died could not record is the plan that stays live now
+            self._record_live("materialize", who)
         changes = self._catalog.apply(given, prune=prune, remove=remove, kept_live=kept, changed_by=who)
         self._plans_changed(changes, who)
         if promote is True:

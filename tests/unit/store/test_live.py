@@ -140,6 +140,30 @@ def test_a_plan_that_was_rolled_back_from_stays_down_until_it_is_promoted(store,
     assert live(store) == new
 
 
+def test_a_plan_that_was_never_promoted_does_not_go_live_with_the_next_apply(store, source):
+    old = apply(store, source, "1d")
+    store.materialize()
+    apply(store, source, "2d", promote=False)
+    store.materialize()
+    apply(store, source, "3d")
+    assert live(store) == old
+    assert store.get_online_views(["spending"], KNOWN).rows == store.get_online_features(MODEL, KNOWN).rows
+    store.materialize()
+    assert live(store) == store.plan(MODEL).fingerprint
+
+
+def test_a_plan_that_went_live_and_was_not_recorded_stays_live(store, source, monkeypatch):
+    apply(store, source, "1d")
+    store.materialize()
+    new = apply(store, source, "2d")
+    with monkeypatch.context() as dying:
+        dying.setattr(type(store._live_plans), "record", lambda *_, **__: None)
+        store.materialize()
+    apply(store, source, "3d")
+    assert live(store) == new
+    assert store.live_changes(MODEL)[0].fingerprint == new
+
+
 def test_apply_with_promotion_leaves_down_what_was_rolled_back_from(store, source):
     old = apply(store, source, "1d")
     store.materialize()
