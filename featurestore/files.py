@@ -61,7 +61,7 @@ def make_file(path: Path) -> None:
         os.mknod(path, rights | stat.S_IFREG)
     except FileExistsError:
         return
-    except (AttributeError, PermissionError):  # not every system lets users do so
+    except (AttributeError, OSError):  # not every system and disk lets users do so
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, rights))
 
