@@ -24,7 +24,7 @@ from featurestore.skew.changed_sources import source_comparer
 from featurestore.skew.collecting import Collected
 from featurestore.skew.explaining import Explained, ExplainRows, Place, explain
 from featurestore.skew.export import MismatchFile
-from featurestore.skew.facts import event_counter, event_reader, state_reader
+from featurestore.skew.facts import event_counter, event_reader, state_reader, with_lost_events
 from featurestore.skew.foreign import ForeignLog, ForeignMapping
 from featurestore.skew.live import ask_live
 from featurestore.skew.policy import Policy
@@ -292,7 +292,7 @@ class Auditor:
             count_events=event_counter(self.catalog.sources, self.settings),
             runs={use.view.name: self._runs(use.view.name) for use in plan.uses},
             held=state_reader(self.online, self.clock),
-            changes=source_comparer(self.catalog.sources, self.registry, self.settings),
+            changes=with_lost_events(source_comparer(self.catalog.sources, self.registry, self.settings), self.online),
             threads=self.settings.threads,
         )
 

@@ -15,6 +15,7 @@ from typing import Any, assert_never
 
 from featurestore.definitions.collection import Definitions, collect, import_definitions
 from featurestore.definitions.sources import Source
+from featurestore.dtypes import DType
 from featurestore.errors import (
     ConfigError,
     DefinitionError,
@@ -24,7 +25,8 @@ from featurestore.errors import (
     UnknownServiceError,
     listing,
 )
-from featurestore.plan.checks import Schema, readable_sources
+from featurestore.plan import mistakes
+from featurestore.plan.checks import Schema, readable_sources, where_is
 from featurestore.plan.codec import from_json, to_json
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewPlan
@@ -40,6 +42,7 @@ from featurestore.registry import (
     source_draft,
 )
 from featurestore.sources import ReadSettings, read_schema
+from featurestore.sources.pushed import enter_ids
 from featurestore.temporal import Clock
 
 _UDF = '"op":"udf"'
@@ -147,6 +150,8 @@ class Catalog:
             if len(error.mistakes) == len(unreadable) == 1:
                 raise next(iter(unreadable.values())) from None
             raise
+        for source in definitions.sources:
+            self._prepare_log(source, schemas[source.name])
         drafts = [
             *(source_draft(source) for source in definitions.sources),
             *(_draft(Kind.VIEW, name, view) for name, view in plans.views.items()),
@@ -288,6 +293,26 @@ class Catalog:
             for item in self._registry.objects(kind)
             if (kind, item.name) not in given
         )
+
+    def _prepare_log(self, source: Source, schema: Mapping[str, DType | None]) -> None:
+        """Let the log of a source know what the source's definition says of it, before that is applied.
+
+        Raises:
+            DefinitionError: The source takes no pushes any more, but there are pushed events.
+            SourceDataError: Events that were pushed have no ids of the dtype that ``event_id`` has now.
+            StorageError: The log cannot be used.
+        """
+        log = self._settings.event_log
+        if log is None:
+            return
+        if source.stream:
+            dtype = None if source.event_id is None else schema[source.event_id]
+            if dtype is not None:
+                enter_ids(source, dtype, log)
+        elif any(map(accepts_pushes, self._registry.history(Kind.SOURCE, source.name))):
+            count = sum(stretch.row_count for stretch in log.stretches(source.name))
+            if count:
+                raise DefinitionError([mistakes.pushed_events_left_out(where_is(source), count)])
 
     def import_definitions(self) -> ModuleType:
         """Import the configured definitions' module.

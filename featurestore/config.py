@@ -135,6 +135,16 @@ class ServerConfig(_Table):
         max_requests: Most requests under way in one process; further ones are answered 503.
         deadline_seconds: How long a request may take, except to materialize; then it is answered 504. By then its body
             must have come.
+        max_head: Largest request line and headers, in bytes.
+        head_seconds: How long the head of a request may take to come: counted from the opening of a connection, and on
+            one that was used before from the head's first byte. It is never longer than ``deadline_seconds``.
+        keep_alive_seconds: How long a connection stays open between two requests. A load balancer must give idle
+            connections up before the server does, and most do so after 60 s.
+        max_connections: Most connections of one process. It is lowered where the process may open few files.
+        drain_seconds: How long the server goes on answering after SIGTERM, while ``/readyz`` says 503 and every answer
+            closes its connection: the time load balancers need to notice. ``None``: 5 s, and 0 on a loopback address.
+        max_columns: Most columns of one push, those of all its events together.
+        max_answer: Largest answer, in bytes, before it is compressed.
         compress_from: Answers of so many bytes or more are compressed for callers that accept it.
         metrics: Whether ``/metrics`` is served; ``None``: if ``prometheus-client`` is installed.
         traces: Whether requests are OpenTelemetry spans.
@@ -154,6 +164,13 @@ class ServerConfig(_Table):
     on_fingerprint_mismatch: Literal["refuse", "flag"] = "refuse"
     max_requests: int = Field(default=256, gt=0)
     deadline_seconds: float = Field(default=30.0, gt=0)
+    max_head: Bytes = Field(default=64_000, ge=1_000)
+    head_seconds: float = Field(default=10.0, gt=0)
+    keep_alive_seconds: float = Field(default=75.0, gt=0)
+    max_connections: int = Field(default=10_000, gt=0)
+    drain_seconds: float | None = Field(default=None, ge=0)
+    max_columns: int = Field(default=2_000, gt=0)
+    max_answer: Bytes = Field(default=64_000_000, gt=0)
     compress_from: Bytes = Field(default=32_000, gt=0)
     metrics: bool | None = None
     traces: bool = False

@@ -59,7 +59,7 @@ def open_database(
         ) from None
     except (ArgumentError, NoSuchModuleError, ImportError) as problem:
         raise error(
-            without_secrets(f"the database URL cannot be used: {_first_line(problem)}", url),
+            without_secrets(f"the database URL cannot be used: {first_line(problem)}", url),
             where=where,
             hint="Write an SQLAlchemy URL whose driver is installed: 'sqlite:///folder/file.db'.",
             code=f"{kind}-url",
@@ -71,7 +71,20 @@ def open_database(
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    sa.event.listen(engine, "handle_error", _leave_replica)
     return engine
+
+
+_READ_ONLY = "25006"
+"""SQLSTATE of a statement that writes where nothing can be written: the server is a replica."""
+
+
+def _leave_replica(context: Any) -> None:
+    """Give all connections up if they lead to a server that has become a replica: new ones may reach the primary."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.engine.dispose()
+        context.invalidate_pool_on_disconnect = False
+        context.is_disconnect = True
 
 
 @contextmanager
@@ -86,7 +99,7 @@ def failures(where: str, *, error: type[FeatureStoreError] = RegistryError, kind
     except SQLAlchemyError as problem:
         origin = getattr(problem, "orig", None) or problem
         raise error(
-            f"the database failed: {_first_line(origin)}",
+            f"the database failed: {first_line(origin)}",
             where=where,
             hint="See that it can be reached and written, and that no other program keeps it locked.",
             code=f"{kind}-unavailable",
@@ -200,5 +213,6 @@ def _make_sqlite_file(path: str) -> None:
     make_file(Path(path))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of what a database said, or the class of the error if it said nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -28,6 +28,7 @@ The module knows no other module. A message says where, what, and what to do; ``
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -244,3 +245,13 @@ def listing(title: str, names: Iterable[str], *, wrong: str = "") -> str:
     text = f"{title}: {', '.join(known) or 'none'}."
     nearest = did_you_mean(wrong, known) if wrong else ""
     return f"{text} {nearest}".rstrip()
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that occur more than once, sorted.
+
+    Example:
+        >>> repeated(["b", "a", "b"])
+        ['b']
+    """
+    return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -28,6 +28,7 @@ from featurestore.online.keys import key_encoder
 from featurestore.online.locks import held
 from featurestore.online.store import (
     ENTITY_FORGOTTEN,
+    UNCOUNTED,
     OnlineStore,
     decode_record,
     encode_record,
@@ -40,7 +41,9 @@ from featurestore.plan.model import Column, ViewPlan
 from featurestore.registry import Registry
 from featurestore.sources import ReadSettings
 from featurestore.sources.convert import to_contract
-from featurestore.sources.pushed import has_nothing_outside
+from featurestore.sources.opening import has_nothing_outside
+from featurestore.sources.pushed import id_column
+from featurestore.temporal import NOTHING_YET
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class ForgottenState:
     Attributes:
         view: Name of the view.
         fingerprint: Of its plan.
-        is_rebuilt: Whether the next run rebuilds the view, because its source may still hold events of the entity.
+        is_rebuilt: Whether the next run rebuilds the view, because its source may still hold events of the entity, or
+            other deliveries of its events.
     """
 
     view: str
@@ -354,8 +358,16 @@ class _Remover:
         source = self.source
         is_outside = source is None or not source.stream or not has_nothing_outside(source, self.settings)
         for view in self.views:
-            if self._remove_of(view, is_outside=is_outside):
-                yield ForgottenState(view.name, view.fingerprint, is_outside)
+            is_rebuilt = is_outside or self._repeats_ids(view)
+            if self._remove_of(view, is_outside=is_rebuilt):
+                yield ForgottenState(view.name, view.fingerprint, is_rebuilt)
+
+    def _repeats_ids(self, view: ViewPlan) -> bool:
+        """Tell whether the log may hold another delivery of an event that was removed: it may count now."""
+        column = id_column(view.source)
+        if column is None or self.source is None or self.settings.event_log is None:
+            return False
+        return self.settings.event_log.unique_from_us(self.source.name, column) > NOTHING_YET
 
     def _remove_of(self, view: ViewPlan, *, is_outside: bool) -> bool:
         """Remove the states in all generations of a view; tell whether there was one.
@@ -374,16 +386,19 @@ class _Remover:
         found = self.store.read([state_prefix(view, generation) + encoded for generation in generations])
         if not found:
             return False
-        stored = self._mark(view, stored, is_outside=is_outside)
+        count = decode_record(view, stored).states
+        stored = self._mark(view, stored, UNCOUNTED, is_outside=is_outside)
         for key in found:
             self.store.delete(key)
-        self._mark(view, stored, is_outside=is_outside)
+        removed = sum(key.startswith(state_prefix(view, generation)) for key in found)
+        count = count if count == UNCOUNTED else count - removed
+        self._mark(view, stored, count, is_outside=is_outside)
         return True
 
-    def _mark(self, view: ViewPlan, stored: bytes | None, *, is_outside: bool) -> bytes:
-        """Note in a view's record that states are removed; return its stored form."""
+    def _mark(self, view: ViewPlan, stored: bytes | None, states: int, *, is_outside: bool) -> bytes:
+        """Note in a view's record that states are removed, and how many are left; return its stored form."""
         record = decode_record(view, stored)
-        record = msgspec.structs.replace(record, forgets=record.forgets + 1)
+        record = msgspec.structs.replace(record, forgets=record.forgets + 1, states=states)
         if is_outside:
             record = msgspec.structs.replace(record, rows_below=ENTITY_FORGOTTEN, filling=None)
         marked = encode_record(record)

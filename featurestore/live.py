@@ -13,15 +13,15 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from featurestore.catalog import Catalog
-from featurestore.errors import RequestError, StateError, listing
+from featurestore.errors import RegistryError, RequestError, StateError, listing
 from featurestore.online.locks import held
 from featurestore.online.removal import discard, discard_dead
-from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, records_of
+from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, loss_error, records_of
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import Kind, Live, LiveChange, Registry
 from featurestore.temporal import NOTHING_YET, Clock, duration_us
@@ -118,6 +118,9 @@ class LivePlans:
     def plan(self, service: str) -> Plan:
         """Return the plan that answers: the decided one, else the newest that can, else the applied one.
 
+        No plan gives way to an older one by itself: if states of the plan that answered last are gone, it stays the
+        one that is asked.
+
         Raises:
             UnknownServiceError: No service of that name is applied.
         """
@@ -154,11 +157,28 @@ class LivePlans:
         held = [view for view in self._held_views() if view.name == name]
         if held:
             return next((view for view in held if view.fingerprint not in withdrawn), held[0])
-        if views[name].fingerprint not in withdrawn and self._has_state(views[name]):
-            return views[name]
-        live = (view for view in self._live_views(name) if view.fingerprint not in withdrawn)
-        past = (view for view in self._catalog.past_views(name) if view.fingerprint not in withdrawn)
-        return next(live, None) or next(filter(self._has_state, past), views[name])
+        plans = chain([views[name]], self._live_views(name), self._catalog.past_views(name))
+        allowed = (view for view in plans if view.fingerprint not in withdrawn)
+        return self._newest(name, allowed) or views[name]
+
+    def _newest(self, name: str, plans: Iterable[ViewPlan]) -> ViewPlan | None:
+        """Return the newest plan of a view with state, and record that it answers; the last one is never left.
+
+        Args:
+            name: Name of the view.
+            plans: Its plans, those to prefer first.
+        """
+        known = self._registry.answering(Kind.VIEW, name)
+        for plan in plans:
+            if self._has_state(plan):
+                if plan.fingerprint != known:
+                    # A registry that cannot be written does not keep a plan from answering.
+                    with suppress(RegistryError):
+                        self._registry.set_answering(Kind.VIEW, name, plan.fingerprint)
+                return plan
+            if plan.fingerprint == known:
+                return plan
+        return None
 
     def _live_views(self, name: str) -> Iterator[ViewPlan]:
         """Yield the plans of a view that live plans of services use."""
@@ -190,6 +210,8 @@ class LivePlans:
                 now_us = self._clock.now_us()
                 change = LiveChange(service, before, live.fingerprint, now_us, verb, changed_by)
                 self._registry.record_live(service, change)
+        for view in self._catalog.views():
+            self.view(view)  # which records what answers for it
 
     def kept(self) -> dict[str, str]:
         """Return for each service the fingerprint of the plan that answers now, if one can."""
@@ -424,9 +446,15 @@ class LivePlans:
             return True
 
     def _is_materialized(self, view: ViewPlan) -> bool:
-        return records_of(self._store, [view])[view.name].watermark_us != NOTHING_YET
+        return self._record(view).watermark_us != NOTHING_YET
+
+    def _record(self, view: ViewPlan) -> ViewRecord:
+        return records_of(self._store, [view])[view.name]
 
     def _check_filled(self, plan: Plan, consequence: str) -> None:
+        for use in plan.uses:
+            if (lost := self._record(use.view).lost) is not None:
+                raise loss_error(use.view.name, lost)
         empty = [use.view.name for use in plan.uses if not self._is_materialized(use.view)]
         if empty:
             raise StateError(

@@ -10,7 +10,8 @@ from functools import partial
 
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StorageError
+from featurestore.event_log import EventLog
 from featurestore.online.materialize import EVENTS_AT_ONCE, ViewRun, materialize_view
 from featurestore.online.reading import ReadBefore
 from featurestore.online.store import OnlineStore
@@ -19,9 +20,10 @@ from featurestore.plan.model import ViewPlan
 from featurestore.registry import FAILED, RUNNING, FileRead, Registry, RunRecord
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.sources.content import content_text
+from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
-from featurestore.temporal import Clock
+from featurestore.temporal import Clock, format_duration
 
 FoldProgress = Callable[[str, int, int], None]
 """Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""
@@ -65,7 +67,7 @@ def materialize(
     sources = catalog.sources(view.source.name for view in views)
     for source in sources.values():
         if source.stream and settings.event_log is not None:
-            settings.event_log.seal(source.name, until_us)
+            _seal(settings.event_log, source.name, until_us)
     workers = max(1, min(settings.threads, len(views)))
     context = _Context(
         registry, store, settings, clock, until_us, full, wait_seconds, progress, EVENTS_AT_ONCE // workers
@@ -73,12 +75,14 @@ def materialize(
     failures: list[FeatureStoreError] = []
     with ExitStack() as stack:
         scans: dict[str, Scan] = {}
-        for name, group in _by_source(views).items():
+        for group in _opened_together(views, catalog):
+            # Under their fingerprints as names: several plans may have one name.
+            named = [replace(view, name=view.fingerprint) for view in group]
             try:
-                scans |= stack.enter_context(open_scans(group, sources, settings))
+                scans |= stack.enter_context(open_scans(named, sources, settings))
             except FeatureStoreError as error:
                 now_us = clock.now_us()
-                registry.add_runs([_failed(view, error, now_us, context) for view in views if view.source.name == name])
+                registry.add_runs([_failed(view, error, now_us, context) for view in group])
                 failures.append(error)
         with ThreadPoolExecutor(workers) as pool:
             tasks = [
@@ -91,12 +95,33 @@ def materialize(
     return tuple(task.result() for task in tasks)
 
 
-def _by_source(views: Sequence[ViewPlan]) -> dict[str, list[ViewPlan]]:
-    """Group views by source, under their fingerprints as names: several plans may have one name."""
+def _seal(log: EventLog, source: str, until_us: int) -> None:
+    """Promise that no event to come has an ingest time before an instant.
+
+    Raises:
+        StorageError: The log cannot be written, or the instant lies in the future by the log's clock.
+    """
+    head = log.seal(source, until_us)
+    if head.next_ingest_us < until_us:
+        ahead = format_duration(until_us - head.next_ingest_us)
+        raise StorageError(
+            f"the clock of this machine is {ahead} or more ahead of the log's",
+            where=f"event log, source '{source}'",
+            hint="Set the clock. Nothing was folded.",
+            code="clock-ahead",
+        )
+
+
+def _opened_together(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[ViewPlan]]:
+    """Group views whose sources are opened together: the applied ones of each source, and every other plan alone.
+
+    A plan that was applied earlier may not be able to read what its source has become. That is its own failure.
+    """
+    applied = {view.fingerprint for view in catalog.views().values()}
     groups: dict[str, list[ViewPlan]] = {}
     for view in views:
-        groups.setdefault(view.source.name, []).append(replace(view, name=view.fingerprint))
-    return groups
+        groups.setdefault(view.source.name if view.fingerprint in applied else view.fingerprint, []).append(view)
+    return list(groups.values())
 
 
 def stream_of(
@@ -115,7 +140,7 @@ def stream_of(
 
 
 def _stream(source: Source, view: ViewPlan, settings: ReadSettings) -> Stream | None:
-    if not source.stream or settings.event_log is None:
+    if not reads_log(source, view.source) or settings.event_log is None:
         return None
     return stream_of(source, view, settings, OutsideIds(source, settings))
 

@@ -26,8 +26,9 @@ from featurestore.online.patience import seconds_left
 from featurestore.online.question import OnlineQuestion
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log import Caller, ServingLog
-from featurestore.online.store import OnlineStore, records_of
+from featurestore.online.store import OnlineStore, loss_error, records_of
 from featurestore.online.vitals import Vitals, view_vitals
+from featurestore.online.watching import StateWatch
 from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
 from featurestore.temporal import Clock, duration_us, instant_us
 
@@ -35,6 +36,12 @@ _LOGGER = logging.getLogger("featurestore.serving")
 
 RECHECK_US = duration_us("1s")
 """How long after an apply in another process the old plan may still answer, beside the time that asking takes."""
+
+_LOOK_SECONDS = 0.25
+"""How long a check waits for a look after the states."""
+
+_GLANCE_SECONDS = 0.005
+"""How long a question waits for one, at most once a second."""
 
 COMBINATIONS = 64
 """How many combinations of views are kept bound."""
@@ -65,6 +72,7 @@ class Serving:
 
     Attributes:
         store: Where states are read, through a circuit breaker.
+        watch: Looks after the states.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Serving:
         self._checks: dict[_Asked, Thread] = {}
         self._views: _LiveViews | None = None
         self._lock = Lock()
+        self.watch = StateWatch(store, self._answered_views)
 
     def answer(self, question: OnlineQuestion) -> OnlineFeatures:
         """Answer a question; see ``FeatureStore.get_online_features``."""
@@ -152,11 +161,35 @@ class Serving:
             self._views = known
         return known.plans
 
-    def vitals(self, heads_us: Mapping[str, int]) -> Vitals:
+    def problems(self) -> list[FeatureStoreError]:
+        """Return what is wrong with the states of the views that answer.
+
+        Raises:
+            RegistryError: The registry cannot be read.
+            StorageError: The online store cannot be read.
+        """
+        plans = [self._reader(service).plan for service in sorted(self._catalog.services())]
+        self.watch.look(wait_seconds=_LOOK_SECONDS)
+        views = {use.view.fingerprint: use.view for plan in plans for use in plan.uses}
+        found: list[FeatureStoreError] = [] if self.watch.drops is None else [self.watch.drops]
+        for view in views.values():
+            try:
+                record = records_of(self.store, [view])[view.name]
+                loss = self.watch.loss_of(view)
+                if record.lost is not None:
+                    loss = loss_error(view.name, record.lost)
+            except StateError as error:
+                loss = error
+            if loss is not None:
+                found.append(loss)
+        return found
+
+    def vitals(self, heads_us: Mapping[str, int], ahead_us: Mapping[str, int]) -> Vitals:
         """Tell how the views are that answer by themselves.
 
         Args:
             heads_us: By source with a log, the instant before which all its events became known.
+            ahead_us: By source with a log, how far its head is ahead of the present.
         """
         now_us = self._clock.now_us()
         views = {view.name: view for view in self.views()}
@@ -172,18 +205,28 @@ class Serving:
                 for name, view in views.items()
             },
             self.store.is_open,
+            ahead_us,
         )
+
+    def _answered_views(self) -> Collection[ViewPlan]:
+        """Return the views that this process has answered from lately, in their plans."""
+        with self._lock:
+            readers = [live.reader for live in self._live.values()]
+        return {use.view.fingerprint: use.view for reader in readers for use in reader.plan.uses}.values()
 
     def check(self) -> None:
         """Make sure that every applied service can be answered, and load what answering needs.
 
         Raises:
-            StateError: A view has no online state, or a damaged record.
+            StateError: A view has no online state, a damaged record, or has lost a part of its states; or the store
+                may drop states by itself.
             RegistryError: The registry cannot be read.
             StorageError: The online store cannot be read.
         """
         for service in self._catalog.services():
             self._reader(service).get([], request=[])
+        for problem in self.problems():
+            raise problem
 
     def forget(self) -> None:
         """Ask anew which plans are live, with the next question."""
@@ -215,6 +258,7 @@ class Serving:
 
     def _check(self, asked: _Asked, live_plan: Callable[[], Plan], known: _Live, now_us: int) -> None:
         """Find out which plan is live: if that cannot be asked, the one known last; if none is, forget that one."""
+        self.watch.look(wait_seconds=_GLANCE_SECONDS)
         try:
             self._bind(asked, live_plan(), known, now_us)
         except (RegistryError, StateError, StorageError) as error:
@@ -232,13 +276,20 @@ class Serving:
         What became known meanwhile is newer, and stays.
         """
         is_same = known is not None and known.reader.plan == plan
-        reader = known.reader if known is not None and is_same else OnlineReader(plan, self.store, self._clock)
+        reader = known.reader if known is not None and is_same else self._open(plan)
         with self._lock:
             if known is None and not isinstance(asked, str):
                 self._make_room()
             if self._live.get(asked) is known:
                 self._live[asked] = _Live(reader, now_us)
         return reader
+
+    def _open(self, plan: Plan) -> OnlineReader:
+        return OnlineReader(plan, self.store, self._clock, self.watch)
+
+    def close(self) -> None:
+        """Look after the states no more."""
+        self.watch.close()
 
     def _make_room(self) -> None:
         """Forget all combinations of views if there are too many."""

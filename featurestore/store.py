@@ -553,7 +553,9 @@ class FeatureStore:
         """
         return self._catalog.sources([name])[name]
 
-    def push(self, source: str, events: Any, *, partial: bool = False) -> PushResult:
+    def push(
+        self, source: str, events: Any, *, partial: bool = False, idempotency_key: str | None = None
+    ) -> PushResult:
         """Push events to a source declared ``stream=True``.
 
         Args:
@@ -561,16 +563,20 @@ class FeatureStore:
             events: A list of mappings from column to value, or a frame. Every event has the columns that views read;
                 the instant it became known is the log's to say.
             partial: Whether the good rows are taken if others are bad; by default none is.
+            idempotency_key: Names this push, so that it can be repeated: the same key with the same events is taken
+                once, and answered as it was then. The log remembers a key for a day at least.
 
         Returns:
             What became of the events. When it returns they are committed: no crash loses them, training sets see them,
             and online state has them or catches up.
 
         Raises:
-            RequestError: The source accepts no pushes, or a row is bad; ``field`` points at it. Nothing was taken.
-            StorageError: The log cannot be written; nothing was taken.
+            RequestError: The source accepts no pushes, a row is bad (``field`` points at it), or the idempotency key
+                was used for other events (``idempotency-key-reused``). Nothing was taken.
+            StorageError: The log cannot be written; nothing was taken. Only if the code is ``push-outcome-unknown``
+                nobody knows whether all was: push the same events again with the same idempotency key.
         """
-        return self._streams.push(source, events, partial=partial)
+        return self._streams.push(source, events, partial=partial, idempotency_key=idempotency_key)
 
     def push_file(
         self, source: str, path: str | os.PathLike[str], *, partial: bool = False
@@ -620,6 +626,7 @@ class FeatureStore:
         other processes pushed.
         """
         self._streams.start(interval_seconds)
+        self._serving.watch.start()
 
     def compact(self, source: str | None = None, *, before: Instant | None = None) -> dict[str, int]:
         """Move pushed events from the log's database to Parquet files under the data folder.
@@ -637,6 +644,30 @@ class FeatureStore:
         """
         before_us = self._clock.now_us() if before is None else instant_us(before, where="before")
         return self._streams.compact(source, before_us=before_us)
+
+    def repair_log(self, source: str | None = None) -> dict[str, int]:
+        """Bring logs whose head lies in the future back to the present, and rebuild the states made of them.
+
+        A clock that was ahead gives events ingest times of the future; the log refuses pushes then
+        (``log-head-ahead``). These events get the present as their ingest time, in their order.
+
+        Args:
+            source: Name of the source; all if ``None``.
+
+        Returns:
+            How many events got another ingest time, by source.
+
+        Raises:
+            RequestError: The source accepts no pushes.
+            StorageError: The log cannot be written, or events of the future were compacted.
+        """
+        ahead = {name for name, ahead_us in self._streams.ahead_us().items() if ahead_us > 0}
+        moved = self._streams.redate(source)
+        repaired = ahead & moved.keys()
+        views = [view.name for view in self.views() if view.source.name in repaired]
+        if views:
+            self.materialize(views=views)
+        return moved
 
     def get_online_features(
         self,
@@ -1245,7 +1276,24 @@ class FeatureStore:
             RegistryError: The registry cannot be read.
             StorageError: The online store or the event log cannot be read.
         """
-        return self._serving.vitals({name: head.next_ingest_us for name, head in self._streams.heads().items()})
+        heads_us = {name: head.next_ingest_us for name, head in self._streams.heads().items()}
+        return self._serving.vitals(heads_us, self._streams.ahead_us())
+
+    def problems(self) -> tuple[FeatureStoreError, ...]:
+        """Return what is wrong with parts of the store at present, each with what to do; nothing if all is well.
+
+        That is states that are lost or may be dropped, states that hold events which their log has no more, logs whose
+        head lies in the future, and a serving log that cannot be written. A part that cannot be asked is named, too.
+        """
+        found: list[FeatureStoreError] = []
+        for part in (self._serving.problems, self._streams.problems):
+            try:
+                found += part()
+            except FeatureStoreError as error:
+                found.append(error)
+        if self.config.serving_log.enabled and self._serving_log.failure is not None:
+            found.append(self._serving_log.failure)
+        return tuple(found)
 
     def log_backlog(self) -> tuple[int, int]:
         """Return how many served rows wait to be written, and how many were lost because too many waited."""

@@ -7,22 +7,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from ipaddress import ip_address
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import uvicorn
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.render.cleaning import clean
 from featurestore.store import FeatureStore
-from server.app import Application, create_app
-from server.gathering import GatheringProtocol
-from server.logs import CONFIG
+from server.app import create_app
+from server.process import Server, is_loopback
 from server.settling import settle, unsettle
-from server.workers import FACTORY, Workers
+from server.workers import Workers
 
 _CANNOT_START = 2
 _MOST_PORT = 65_535
@@ -52,19 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _CANNOT_START
 
 
-class _Server(uvicorn.Server):
-    """A server that says when it takes requests."""
-
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
-
-
 def serve(store: FeatureStore, *, host: str | None = None, port: int | None = None) -> None:
     """Serve a store until a signal says stop.
 
@@ -80,11 +63,11 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
         ConfigError: The address cannot be listened on.
     """
     listening = _listen(store.config, host, port)
-    config = _uvicorn(create_app(store, on_ready=settle), store.config)
     # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    server = _Server(config, lambda: _announce(listening, store.config))
+    announce = partial(_announce, listening, store.config)
+    server = Server(create_app(store, on_ready=settle), store.config.server, announce)
     try:
         server.run(sockets=[listening])
     finally:
@@ -107,34 +90,22 @@ def serve_with_workers(config: Config, options: argparse.Namespace) -> int:
         ConfigError: The address cannot be listened on.
     """
     listening = _listen(config, options.host, options.port)
-    os.environ[CONFIG_VARIABLE] = str(Path(options.config).absolute())
-    settings = _uvicorn(FACTORY, config, factory=True, workers=options.workers or config.server.workers)
-    workers = Workers(settings, listening, lambda: _announce(listening, config))
+    file = Path(options.config).absolute()
+    os.environ[CONFIG_VARIABLE] = str(file)
+    count = options.workers or config.server.workers
+    workers = Workers(file, count, listening, config.data, partial(_announce, listening, config))
     workers.run()
     return _CANNOT_START if workers.have_failed else 0
-
-
-def _uvicorn(app: Application | str, config: Config, **options: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=GatheringProtocol,
-        ws="none",
-        access_log=False,
-        log_config=CONFIG,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=config.server.shutdown_seconds,
-        **options,
-    )
 
 
 def _announce(listening: socket.socket, config: Config) -> None:
     """Say where the server listens, and if anybody may ask it."""
     name, port = listening.getsockname()[:2]
     print(f"serving on http://{f'[{name}]' if ':' in name else name}:{port}", flush=True)
-    if config.server.auth == "none" and not ip_address(name).is_loopback:
+    if config.server.auth == "none" and not is_loopback(listening):
         print(f"featurestore: auth = 'none', and {name} is open to other machines", file=sys.stderr, flush=True)
+    if name == "::" and listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        print("featurestore: this machine takes connections to :: by IPv6 only", file=sys.stderr, flush=True)
 
 
 def _stop(*_: object) -> None:
@@ -143,8 +114,10 @@ def _stop(*_: object) -> None:
 
 def _listen(config: Config, host: str | None, port: int | None) -> socket.socket:
     address = (config.server.host if host is None else host, config.server.port if port is None else port)
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        return socket.create_server(address, family=family, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {address[0]} port {address[1]}: {error.strerror}",

@@ -16,13 +16,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.store import FeatureStore
-from server import events, feast, metrics, problems
+from server import docs, events, feast, metrics, problems
 from server.auth import Doorkeeper, needed_scope
 from server.bodies import giving, read_body
 from server.calls import REQUEST_ID, Call, Header, call_of
@@ -74,6 +75,7 @@ class Health(BaseModel):
     """How the server is."""
 
     status: str
+    problems: list[str] = Field([], description="What is wrong, though every service can be answered.")
 
 
 class DirectReply(Protocol):
@@ -104,10 +106,10 @@ class Application:
         self._opened = store
         self._watch = Watch(store) if store is not None else None
         self._features = FeaturesRoute(lambda: self.store, lambda: self.limits)
-        self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock)
+        self._door = Doorkeeper(lambda: self.store.api_keys, lambda: self.store.clock, self._is_route)
         self._desk = Desk(lambda: self.store)
         self._under_way = 0
-        self._behind: ASGIApp = _behind(self)
+        self._behind = _behind(self)
 
     @property
     def store(self) -> FeatureStore:
@@ -130,6 +132,10 @@ class Application:
     def limits(self) -> ServerConfig:
         """What the server takes."""
         return self.store.config.server
+
+    def drain(self) -> None:
+        """Be not ready from now on: the server is about to end."""
+        self._desk.is_draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's life."""
@@ -156,6 +162,11 @@ class Application:
             call.end(scope)
             if self._watch is not None:
                 self._watch.note(call)
+
+    def _is_route(self, path: str) -> bool:
+        """Tell whether there is something at a path."""
+        asked = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+        return path == PATH or any(route.matches(asked)[0] is not Match.NONE for route in self._behind.routes)
 
     def answer_directly(self, scope: Scope, body: bytes | bytearray, reply: DirectReply) -> bool:
         """Answer a request that has come as a whole, without being called as ASGI, if it is as most are.
@@ -259,7 +270,14 @@ def create_app(store: FeatureStore | None = None, *, on_ready: Callable[[], None
 
 def _behind(application: Application) -> FastAPI:
     """Return everything but the hot route."""
-    app = FastAPI(title="featurestore", version="1", description=_DESCRIPTION, lifespan=application.life)
+    app = FastAPI(
+        title="featurestore",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=application.life,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+    )
     desk = application.desk
     for kind in (Exception, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _problem)
@@ -280,8 +298,8 @@ def _behind(application: Application) -> FastAPI:
     @app.get("/readyz", summary="Tell whether the server can answer", response_model=Health, responses=_PROBLEMS)
     async def readyz(request: Request) -> Response:
         def checked(_: Call) -> Response:
-            desk.store.check()
-            return _document(Health(status="ready"))
+            desk.check()
+            return _document(Health(status="ready", problems=[str(problem) for problem in desk.store.problems()]))
 
         return await desk.answer(request, checked)
 
@@ -308,6 +326,11 @@ def _behind(application: Application) -> FastAPI:
         if app.openapi_schema is None:
             app.openapi_schema = _documented(app)
         return app.openapi_schema
+
+    @app.get(docs.PATH, include_in_schema=False)
+    async def described(request: Request) -> Response:
+        page = docs.docs_page(openapi(), str(request.base_url).rstrip("/"))
+        return Response(page, media_type="text/html")
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
     return app
@@ -414,8 +437,9 @@ _FEATURES: dict[str, Any] = {
                 (408, "The body did not come in time."),
                 (406, "The answer cannot be given in a form that is accepted."),
                 (409, "The live plan has another fingerprint than the expected one."),
-                (413, "The body or the list of entities is too large."),
+                (413, "The body, the list of entities or the answer is too large."),
                 (415, "The body is not application/json."),
+                (431, "The request line and the headers are too large."),
                 (422, "A field is missing, unknown or of a wrong type."),
                 (503, "The registry or the online store cannot answer, or too many requests are under way."),
                 (504, "There was no answer in time."),

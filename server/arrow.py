@@ -20,44 +20,56 @@ from server.problems import RefusedError, too_large
 _RECORD_BATCH = 3
 _DICTIONARY_BATCH = 2
 _UNPACKED_AS_IT_IS = -1
+_FIELDS_OF_SCHEMA = 1
+_CHILDREN_OF_FIELD = 5
+_DEEPEST = 8
+_MOST_BATCHES = 2_000
 
 
-def read_stream(body: bytes, *, most_rows: int, most_bytes: int) -> pa.Table:
+def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: int) -> pa.Table:
     """Read a stream.
 
     Args:
         body: The stream.
         most_rows: Rows it may have.
         most_bytes: Bytes that its rows may take, unpacked and each for itself.
+        most_columns: Columns it may have; those inside of columns count, too.
 
     Raises:
-        RefusedError: It is larger (413), has columns of types that no dtype is for (422), or is no stream (400).
+        RefusedError: It is larger (413), is nested deeper than any dtype or has columns of types that no dtype is for
+            (422), or is no stream (400).
     """
     try:
-        _check_declared(body, most_rows=most_rows, most_bytes=most_bytes)
+        _check_declared(body, most_rows=most_rows, most_bytes=most_bytes, most_columns=most_columns)
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
+        table = table.combine_chunks()  # a batch of one row costs as much as one of thousands
         if (
             sum(_size(column, name) for name, column in zip(table.column_names, table.columns, strict=True))
             > most_bytes
         ):
             raise _too_much(most_bytes)
-    except (pa.ArrowException, OSError, struct.error, IndexError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error, IndexError) as error:
         detail = f"The body is no Arrow IPC stream: {error}."
         raise RefusedError(HTTPStatus.BAD_REQUEST, detail, "malformed-arrow") from None
     return table
 
 
-def _check_declared(body: bytes, *, most_rows: int, most_bytes: int) -> None:
+def _check_declared(body: bytes, *, most_rows: int, most_bytes: int, most_columns: int) -> None:
     """Make sure that a stream does not declare more than it may have.
 
     Raises:
         RefusedError: It does.
     """
-    rows = size = 0
+    rows = size = batches = 0
     for message in _messages(body):
+        if message.type == "schema":
+            _check_columns(_Table.root(memoryview(message.metadata)).table(2), most_columns)
         if message.type not in ("record batch", "dictionary"):
             continue
+        batches += 1
+        if batches > _MOST_BATCHES:
+            raise too_large(f"The events come in more than {_MOST_BATCHES} batches. Put some into one.")
         batch = _Batch.of(message)
         rows += batch.rows if message.type == "record batch" else 0
         size += batch.unpacked_bytes(message.body)
@@ -65,6 +77,32 @@ def _check_declared(body: bytes, *, most_rows: int, most_bytes: int) -> None:
             raise too_large(f"There are more than {most_rows} events. Push them in several requests.")
         if size > most_bytes:
             raise _too_much(most_bytes)
+
+
+def _check_columns(schema: _Table, most: int) -> None:
+    """Make sure that a schema has no more columns than it may, and none nested deeper than any dtype is.
+
+    Raises:
+        RefusedError: It has (413), or they are (422).
+    """
+    found = 0
+    level = schema.tables(_FIELDS_OF_SCHEMA, most)
+    for _ in range(_DEEPEST + 1):
+        below: list[_Table] = []
+        for field in level:
+            found += 1
+            if found > most:
+                raise too_many_columns(most)
+            below += field.tables(_CHILDREN_OF_FIELD, most)
+        level = below
+    if level:
+        detail = f"A column is nested more than {_DEEPEST} deep, which no dtype is."
+        raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "wrong-type", "/events")
+
+
+def too_many_columns(most: int) -> RefusedError:
+    """Return the refusal of a push that has more columns than it may."""
+    return too_large(f"The events have more than {most} columns. Push only those that the source has.")
 
 
 def _messages(body: bytes) -> Iterator[Any]:
@@ -146,6 +184,18 @@ class _Table:
         if not place:
             raise IndexError(f"field {number} is missing")
         return _Table(self._data, place + self._read("<I", place))
+
+    def tables(self, number: int, most: int) -> list[_Table]:
+        """Return a field that is a vector of tables; one more than ``most`` at the utmost."""
+        place = self.place(number)
+        if not place:
+            return []
+        begin = place + self._read("<I", place)
+        count = self._read("<I", begin)
+        if begin + 4 + 4 * count > len(self._data):
+            raise IndexError("a vector ends after the message")
+        places = [begin + 4 + 4 * i for i in range(min(count, most + 1))]
+        return [_Table(self._data, at + self._read("<I", at)) for at in places]
 
     def structs(self, form: str, number: int) -> list[tuple[int, int]]:
         """Return a field that is a vector of pairs."""

@@ -26,7 +26,7 @@ from server.work import Threads
 
 _LOGGER = logging.getLogger("featurestore.server")
 _RECHECK_US = duration_us("1s")
-_OPEN = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs", "/redoc", "/docs/oauth2-redirect"})
+_OPEN = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs"})
 _SCOPES: Mapping[str, Scope] = {
     "/v1/features": Scope.READ,
     "/v1/services": Scope.READ,
@@ -63,12 +63,6 @@ def needed_scope(path: str) -> Scope | None:
     return Scope.WRITE if _EVENTS.fullmatch(path) else Scope.ADMIN
 
 
-_MOST_BYTES = 256
-"""Longer spellings of a key are checked every time."""
-
-_MOST_SPELLINGS = 4_096
-
-
 @dataclass(frozen=True)
 class _Known:
     """The keys as they were read once.
@@ -76,8 +70,7 @@ class _Known:
     Attributes:
         keys: By id.
         at_us: When they were read.
-        opened: By what a header said, those that were checked already: a bounded number, since one key may be spelled
-            in many ways.
+        opened: By their text, those that were checked already: no more than there are keys.
     """
 
     keys: Mapping[str, ApiKey]
@@ -90,16 +83,14 @@ class _Known:
         Raises:
             RefusedError: There is none, or it does not hold.
         """
-        found = self.opened.get(given)
+        text = key_text(given)
+        found = self.opened.get(text)
         if found is None:
-            found = self._checked(given)
-            if len(given) <= _MOST_BYTES and len(self.opened) < _MOST_SPELLINGS:
-                self.opened[given] = found
+            found = self.opened[text] = self._checked(text)
         return found
 
-    def _checked(self, given: bytes) -> ApiKey:
-        kind, _, text = given.decode("latin-1").partition(" ")
-        parts = split_key(text.strip()) if kind.lower() == "bearer" else None
+    def _checked(self, text: bytes) -> ApiKey:
+        parts = split_key(text.decode("latin-1"))
         key = self.keys.get(parts[0]) if parts is not None else None
         if key is None or parts is None or not key.is_opened_by(parts[1]):
             detail = f"The key is unknown or revoked. {_HINT}"
@@ -107,16 +98,29 @@ class _Known:
         return key
 
 
+def key_text(header: bytes) -> bytes:
+    """Return the key of ``Authorization: Bearer …`` without what may stand around it; empty if it is of another kind.
+
+    One key has one text, however the header is written.
+    """
+    kind, _, text = header.partition(b" ")
+    return text.strip() if kind.lower() == b"bearer" else b""
+
+
 class Doorkeeper:
     """Lets requests in that have a key for what they ask."""
 
-    def __init__(self, keys: Callable[[], ApiKeys], clock: Callable[[], Clock]) -> None:
+    def __init__(
+        self, keys: Callable[[], ApiKeys], clock: Callable[[], Clock], is_route: Callable[[str], bool]
+    ) -> None:
         """Take the parts.
 
         Args:
             keys: Gives the keys of the registry.
             clock: Tells when the keys were read last.
+            is_route: Tells whether there is something at a path.
         """
+        self._is_route = is_route
         self._keys = keys
         self._clock = clock
         self._known: _Known | None = None
@@ -129,11 +133,11 @@ class Doorkeeper:
         needed, known = needed_scope(call.path), self._fresh()
         if needed is None or known is None:
             return needed is None
-        key = known.opened.get(call.headers.get(b"authorization", b""))
+        key = known.opened.get(key_text(call.headers.get(b"authorization", b"")))
         return key is not None and key.allows(needed)
 
     async def check(self, call: Call) -> None:
-        """Let a request in, or raise.
+        """Let a request in, or raise. Where there is nothing, every key may learn that.
 
         Raises:
             RefusedError: It has no key (401), or one that is not allowed what it asks (403).
@@ -148,7 +152,7 @@ class Doorkeeper:
         if known is None:
             known = await self._read_anew()
         key = known.open(given)
-        if not key.allows(needed):
+        if not key.allows(needed) and self._is_route(call.path):
             detail = f"The key '{key.name}' has no scope '{needed}', which this needs."
             challenge = {"www-authenticate": f'{_CHALLENGE["www-authenticate"]}, error="insufficient_scope"'}
             raise RefusedError(HTTPStatus.FORBIDDEN, detail, "forbidden", headers=challenge)
@@ -180,10 +184,10 @@ class Doorkeeper:
         now_us = self._clock().now_us()
         try:
             keys: Mapping[str, ApiKey] = {key.id: key for key in self._keys().all()}
-        except RegistryError:
+        except RegistryError as error:
             if self._known is None:
                 raise
-            _LOGGER.warning("the API keys cannot be read; those known last hold on", exc_info=True)
+            _LOGGER.warning("the API keys cannot be read; those known last hold on: %s", error)
             keys = self._known.keys
         is_same = self._known is not None and keys == self._known.keys
         self._known = _Known(keys, now_us, self._known.opened if is_same and self._known is not None else {})

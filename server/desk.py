@@ -13,14 +13,18 @@ from featurestore.store import FeatureStore
 from server.calls import Call, call_of
 from server.deadlines import allowed_seconds
 from server.messages import Question
-from server.problems import response_of
+from server.problems import draining, response_of
 from server.work import Threads
 
 _THREADS = 16
 
 
 class Desk:
-    """Answers requests in threads: what they do may block."""
+    """Answers requests in threads: what they do may block.
+
+    Attributes:
+        is_draining: Whether the server is about to end.
+    """
 
     def __init__(self, store: Callable[[], FeatureStore]) -> None:
         """Take the parts.
@@ -30,6 +34,7 @@ class Desk:
         """
         self._store = store
         self._threads = Threads(_THREADS, "answering")
+        self.is_draining = False
 
     @property
     def store(self) -> FeatureStore:
@@ -40,6 +45,17 @@ class Desk:
     def limits(self) -> ServerConfig:
         """What the server takes."""
         return self.store.config.server
+
+    def check(self) -> None:
+        """Make sure that the server is ready.
+
+        Raises:
+            RefusedError: It is about to end (503).
+            FeatureStoreError: The store cannot answer.
+        """
+        if self.is_draining:
+            raise draining()
+        self.store.check()
 
     async def answer(
         self,

@@ -14,7 +14,7 @@ from msgspec import Meta, Raw, Struct
 from featurestore.config import ServerConfig
 from featurestore.online.result import PushResult
 from featurestore.temporal import format_instant
-from server.arrow import read_stream
+from server.arrow import read_stream, too_many_columns
 from server.bodies import decode
 from server.calls import Call
 from server.desk import Desk
@@ -23,6 +23,9 @@ from server.problems import MEDIA_TYPE, RefusedError, too_large
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+
+IDEMPOTENCY_KEY = "idempotency-key"
+"""Header that names a push, so that it can be repeated."""
 
 UNPACKED_FACTOR = 4
 """Events may be so many times larger, once they are unpacked, than a request that brings them."""
@@ -88,9 +91,11 @@ def routes(desk: Desk) -> APIRouter:
     ) -> Response:
         body = await request.body()
         content_type = request.headers.get("content-type", JSON)
+        key = request.headers.get(IDEMPOTENCY_KEY)
 
         def pushed(_: Call) -> Response:
-            result = desk.store.push(source, _read(content_type, body, desk.limits), partial=partial)
+            events = _read(content_type, body, desk.limits)
+            result = desk.store.push(source, events, partial=partial, idempotency_key=key)
             return Response(to_bytes(message_of(result)), media_type=JSON)
 
         return await desk.answer(request, pushed, shape=Events)
@@ -112,25 +117,35 @@ def _read(content_type: str, body: bytes, limits: ServerConfig) -> list[Any] | p
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == JSON:
-        return _read_json(body, limits.max_events)
+        return _read_json(body, limits.max_events, limits.max_columns)
     if kind != ARROW_STREAM:
         detail = f"The body is {kind or 'of no type'}; send {JSON} or {ARROW_STREAM}."
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, "unsupported-media-type")
-    return read_stream(body, most_rows=limits.max_events, most_bytes=UNPACKED_FACTOR * limits.max_push)
+    return read_stream(
+        body,
+        most_rows=limits.max_events,
+        most_bytes=UNPACKED_FACTOR * limits.max_push,
+        most_columns=limits.max_columns,
+    )
 
 
-def _read_json(body: bytes, most: int) -> list[Any]:
+def _read_json(body: bytes, most: int, most_columns: int) -> list[Any]:
     """Read events: first how many there are, then some at a time, for a decoder lets no other thread work meanwhile.
 
     Raises:
-        RefusedError: There are too many, or the body is no JSON.
+        RefusedError: There are too many, or they have too many columns, or the body is no JSON.
     """
     undecoded = decode(_count_events, body).events
     if len(undecoded) > most:
         raise too_many(len(undecoded), most, field="/events")
     found: list[Any] = []
+    columns: set[str] = set()
     for first in range(0, len(undecoded), _AT_ONCE):
-        found += decode(_decode_events, b"[" + b",".join(undecoded[first : first + _AT_ONCE]) + b"]")
+        events = decode(_decode_events, b"[" + b",".join(undecoded[first : first + _AT_ONCE]) + b"]")
+        columns.update(*(event for event in events if isinstance(event, dict)))
+        if len(columns) > most_columns:
+            raise too_many_columns(most_columns)
+        found += events
     return found
 
 
@@ -161,6 +176,15 @@ def _refusal(description: str) -> dict[str, Any]:
 
 _DESCRIPTION: dict[str, Any] = {
     "operationId": "push_events",
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "Names the push. The same key with the same events is taken once, for a day at least; the"
+            " same key with other events is refused.",
+            "schema": {"type": "string", "maxLength": 255},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -176,10 +200,13 @@ _DESCRIPTION: dict[str, Any] = {
         "400": _refusal("The body is no JSON, or no Arrow IPC stream."),
         "404": _refusal("There is no such source, or it accepts no pushes."),
         "408": _refusal("The body did not come in time."),
-        "413": _refusal("The body is too large, or there are too many events."),
+        "413": _refusal("The body is too large, or there are too many events or columns."),
         "415": _refusal("The body is neither JSON nor an Arrow IPC stream, or it is compressed."),
-        "422": _refusal("An event is wrong; none was taken."),
+        "422": _refusal("An event is wrong, or the idempotency key was used for other events; none was taken."),
         "503": _refusal("The log or the registry cannot be used."),
-        "504": _refusal("There was no answer in time. The events may be committed or not."),
+        "504": _refusal(
+            "There was no answer in time, or the log did not say whether it committed (push-outcome-unknown). The"
+            " events may be committed or not: repeat the push with its idempotency key."
+        ),
     },
 }

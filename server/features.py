@@ -228,7 +228,9 @@ def _body(call: Call, form: Form, question: Question, result: OnlineFeatures, li
     call.answer = result
     if question.expected_fingerprint not in (None, result.fingerprint):
         call.mismatch = result.fingerprint
-    content = body_of(result, form, describe=question.describe, event_times=question.event_times)
+    content = body_of(
+        result, form, describe=question.describe, event_times=question.event_times, most=limits.max_answer
+    )
     if not form.coding or len(content) < limits.compress_from:
         return _Body(content, form.media_type, "")
     return _Body(compressed(content, form.coding), form.media_type, form.coding)

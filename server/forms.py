@@ -6,12 +6,12 @@ import re
 import zlib
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pyarrow as pa
 
-from featurestore.dtypes import TIMESTAMP
+from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.online.result import OnlineFeatures
 from server.messages import reply, to_bytes
 from server.problems import RefusedError
@@ -20,6 +20,12 @@ JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 METADATA_KEY = "featurestore"
 """Where the schema of an Arrow answer holds, as JSON, what is not of a row: all of a reply but its rows."""
+
+_MOST_KNOWN = 256
+_known_places: dict[int, tuple[tuple[DType, ...], list[int]]] = {}
+_UNBOUNDED = frozenset({"string", "binary", "list"})
+_LEAST_VALUE_BYTES = 4
+"""A value takes no less in any form, its status included."""
 
 _GZIP_LEVEL = 1
 _GZIP_BITS = 31
@@ -79,11 +85,66 @@ def _weight(liked: dict[str, float], *names: str) -> float:
     return next((liked[name] for name in names if name in liked), 0.0)
 
 
-def body_of(result: OnlineFeatures, form: Form, *, describe: bool, event_times: bool) -> bytes:
-    """Return an answer in a form, not compressed."""
+def body_of(result: OnlineFeatures, form: Form, *, describe: bool, event_times: bool, most: int) -> bytes:
+    """Return an answer in a form, not compressed.
+
+    Raises:
+        RefusedError: It would take more than ``most`` bytes (413). Mostly that is known before it is made.
+    """
+    check_size(result, most)
     if form.media_type == JSON:
-        return to_bytes(reply(result, describe=describe, event_times=event_times))
-    return arrow_of(result, describe=describe, event_times=event_times)
+        content = to_bytes(reply(result, describe=describe, event_times=event_times))
+    else:
+        content = arrow_of(result, describe=describe, event_times=event_times)
+    if len(content) > most:
+        raise _answer_too_large(most)
+    return content
+
+
+def check_size(result: OnlineFeatures, most: int) -> None:
+    """Refuse an answer of which the values alone take more than it may.
+
+    Only values that have no bound of their own are looked at: text, binary and lists.
+
+    Raises:
+        RefusedError: They take more than ``most`` bytes (413).
+    """
+    places = _unbounded(result.dtypes)
+    left = most - _LEAST_VALUE_BYTES * len(result.rows) * len(result.columns)
+    for row in result.rows if places else ():
+        for place in places:
+            left -= _size(row[place])
+        if left < 0:
+            break
+    if left < 0:
+        raise _answer_too_large(most)
+
+
+def _unbounded(dtypes: tuple[DType, ...]) -> list[int]:
+    """Return the places of columns whose values may be of any size.
+
+    All answers of a service share one tuple of dtypes: it is known by being the same object, which costs less than to
+    compare it.
+    """
+    known = _known_places.get(id(dtypes))
+    if known is None or known[0] is not dtypes:
+        if len(_known_places) >= _MOST_KNOWN:
+            _known_places.clear()
+        known = dtypes, [place for place, dtype in enumerate(dtypes) if dtype.kind in _UNBOUNDED]
+        _known_places[id(dtypes)] = known
+    return known[1]
+
+
+def _size(value: Any) -> int:
+    """Return how many bytes a value takes at least."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return sum(2 + _size(item) for item in value) if isinstance(value, list | tuple) else 0
+
+
+def _answer_too_large(most: int) -> RefusedError:
+    detail = f"The answer is larger than {most} bytes. Ask for fewer entities at once."
+    return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, "answer-too-large", "/entities")
 
 
 def arrow_of(result: OnlineFeatures, *, describe: bool, event_times: bool) -> bytes:

@@ -190,8 +190,8 @@ class _Page:
         """Yield the gauges."""
         from prometheus_client.core import GaugeMetricFamily
 
-        def gauge(name: str, text: str, values: Mapping[str, float | None]) -> Metric:
-            family = GaugeMetricFamily(f"featurestore_{name}", text, labels=["view"] if "" not in values else [])
+        def gauge(name: str, text: str, values: Mapping[str, float | None], by: str = "view") -> Metric:
+            family = GaugeMetricFamily(f"featurestore_{name}", text, labels=[by] if "" not in values else [])
             for label, value in values.items():
                 if value is not None:
                     family.add_metric([label] if label else [], value)
@@ -207,6 +207,10 @@ class _Page:
         yield gauge("view_staleness_seconds", "Now minus the instant up to which a view is complete.", staleness)
         lag = {name: _seconds(view.log_lag_us) for name, view in vitals.views.items()}
         yield gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lag)
+        lost = {name: float(view.is_lost) for name, view in vitals.views.items()}
+        yield gauge("view_lost", "Whether a part of a view's states is gone, so that it answers nothing.", lost)
+        ahead = {name: _seconds(ahead_us) for name, ahead_us in vitals.log_ahead_us.items()}
+        yield gauge("event_log_ahead_seconds", "How far the head of a log is ahead of the present.", ahead, "source")
 
 
 def _forget_the_dead(folder: Path) -> None:

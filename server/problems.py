@@ -28,6 +28,7 @@ from featurestore.errors import (
     ValueOverflowError,
     listing,
 )
+from featurestore.event_log import OUTCOME_UNKNOWN
 from server.messages import Problem, Question, to_bytes
 
 MEDIA_TYPE = "application/problem+json"
@@ -78,6 +79,11 @@ def not_started() -> RefusedError:
     return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is starting or stopping.", "not-started")
 
 
+def draining() -> RefusedError:
+    """Return what a server that is about to end says of its readiness."""
+    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is about to end.", "draining")
+
+
 def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
     """Return the problem document for an exception; what is not the caller's mistake is logged.
 
@@ -115,15 +121,25 @@ def headers_of(error: Exception) -> dict[str, str]:
             return {}
 
 
+def document_of(error: Exception) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers and body of the answer for an exception; see ``problem_of``."""
+    return _document(problem_of(error), error)
+
+
 async def refuse(send: Send, error: Exception) -> str:
     """Answer a request with the problem document for an exception; return the problem's code."""
     problem = problem_of(error)
-    body = to_bytes(problem)
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    headers += [(name.encode(), value.encode("latin-1")) for name, value in headers_of(error).items()]
+    headers, body = _document(problem, error)
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
     return problem.code
+
+
+def _document(problem: Problem, error: Exception) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    body = to_bytes(problem)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in headers_of(error).items()]
+    return headers, body
 
 
 def response_of(error: Exception, shape: type[Struct] = Question) -> tuple[Response, str]:
@@ -137,10 +153,12 @@ def response_of(error: Exception, shape: type[Struct] = Question) -> tuple[Respo
 def _library(error: FeatureStoreError) -> Problem:
     status = _status(error)
     detail = f"{_cut(error.problem)}. {_cut(error.hint)}".strip()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _LOGGER.error("a request failed: %s", error, exc_info=error)
-        if error.where:
-            detail = f"{error.where}: {detail}"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:  # an outage, not a bug: in a storm of them a line each must do
+        _LOGGER.error("a request was refused: %s", error, extra={"code": error.code})
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _LOGGER.error("a request failed: %s", error, exc_info=error, extra={"code": error.code})
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.where:
+        detail = f"{error.where}: {detail}"
     field = "/as_of" if isinstance(error, InstantError) else getattr(error, "field", "")
     return _problem(status, detail, error.code, field, hint=error.hint, error=type(error).__name__)
 
@@ -155,6 +173,8 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
             return HTTPStatus.NOT_FOUND
         case RequestError() | InstantError() | ValueOverflowError():
             return HTTPStatus.UNPROCESSABLE_ENTITY
+        case StorageError(code=code) if code == OUTCOME_UNKNOWN:
+            return HTTPStatus.GATEWAY_TIMEOUT
         case _ if isinstance(error, _UNAVAILABLE):
             return HTTPStatus.SERVICE_UNAVAILABLE
         case _:

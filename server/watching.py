@@ -94,7 +94,7 @@ class Watch:
     def close(self) -> None:
         """Write what waits to be written."""
         if self._log is not None:
-            self._log.flush()
+            self._log.close()
 
     def _note_log(self, counted: Metrics) -> None:
         waiting_rows, lost_rows = self._store.log_backlog()

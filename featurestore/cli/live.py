@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 @app.command()
 def status(context: typer.Context) -> None:
-    """Show which plan of each service is live, which is applied, and how far their views are."""
+    """Show which plan of each service is live, which is applied, how far their views are, and what is wrong."""
     with store_of(context) as store:
         states = store.status()
+        problems = store.problems()
     show(["service", "live", "applied", "previous", "goes live"], [_plans_row(state) for state in states])
     show(["service", "view", "plan", "part of", "complete up to"], [row for state in states for row in _rows(state)])
+    for problem in problems:
+        typer.echo(f"problem: {problem}")
 
 
 @app.command()

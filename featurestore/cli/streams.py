@@ -83,6 +83,17 @@ def compact(
     show(["source", "events moved"], [[name, str(count)] for name, count in sorted(moved.items())])
 
 
+@app.command("repair-log")
+def repair_log(
+    context: typer.Context,
+    source: Annotated[str | None, typer.Argument(help="Name of a source; all if left out.", show_default=False)] = None,
+) -> None:
+    """Bring a log whose head lies in the future back to the present, and rebuild the states made of it."""
+    with store_of(context) as store:
+        moved = store.repair_log(source)
+    show(["source", "events given the present instant"], [[name, str(count)] for name, count in sorted(moved.items())])
+
+
 def _until_signalled() -> Event:
     """Return an event that SIGINT and SIGTERM set."""
     import signal

@@ -7,6 +7,7 @@ for event loops share everything but their few lines of driving.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -70,6 +71,9 @@ class Answer:
     retry_after: str | None = None
 
 
+_OUTCOME_UNKNOWN = "push-outcome-unknown"
+"""Code of a server's answer that does not know whether events were committed."""
+
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[Sending | Waiting, Answer | None, T]
@@ -118,8 +122,10 @@ class Calls:
         body = yield from self._ask("GET", "/v1/services", timeout)
         return _read(lambda: messages.read_services(body))
 
-    def push(self, source: str, events: Any, partial: bool, timeout: float | None) -> Steps[PushResult]:
-        """Hand over events."""
+    def push(
+        self, source: str, events: Any, partial: bool, timeout: float | None, idempotency_key: str | None = None
+    ) -> Steps[PushResult]:
+        """Hand over events; each push has an idempotency key, so that repeating it counts nothing twice."""
         path = f"/v1/sources/{quote(source, safe='')}/events" + ("?partial=true" if partial else "")
         if isinstance(events, Sequence) and not isinstance(events, str | bytes):
             content, media_type = messages.write_events(events), JSON
@@ -131,7 +137,8 @@ class Calls:
                 field="/events",
                 hint="Give a list of mappings, or what offers an Arrow stream: a pyarrow, pandas or Polars table.",
             )
-        body = yield from self._ask("POST", path, timeout, content, media_type)
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        body = yield from self._ask("POST", path, timeout, content, media_type, headers, is_named=True)
         return _read(lambda: messages.read_pushed(source, body))
 
     def health(self, timeout: float | None) -> Steps[Health]:
@@ -154,9 +161,12 @@ class Calls:
         content: bytes | None = None,
         media_type: str = JSON,
         headers: Mapping[str, str] = MappingProxyType({}),
+        *,
+        is_named: bool = False,
     ) -> Steps[bytes]:
         """Send a request until it is answered other than by 503, or time or repetitions are used up.
 
+        A request that is named by an idempotency key is also repeated if the server does not know whether it was done.
         The server is told how long a call may take if its caller said so: what is of no use any more it need not do.
         """
         deadline = time.monotonic() + (self.timeout_seconds if timeout is None else timeout)
@@ -168,11 +178,12 @@ class Calls:
             assert answer is not None
             if answer.status == HTTPStatus.OK:
                 return answer.body
+            error = error_of(answer.status, answer.body)
             wait = None
-            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE or (is_named and error.code == _OUTCOME_UNKNOWN):
                 wait = self.retries.wait_seconds(repeated, answer.retry_after, deadline - time.monotonic())
             if wait is None:
-                raise error_of(answer.status, answer.body)
+                raise error
             yield Waiting(wait)
             repeated += 1
 
@@ -209,12 +220,11 @@ def _read(read: Callable[[], T]) -> T:
 
 
 def _arrow_stream(events: Any) -> bytes:
-    """Return a table as an Arrow IPC stream."""
+    """Return a table as an Arrow IPC stream in few batches: each costs the server as much as many rows."""
     import pyarrow as pa
 
     reader = pa.RecordBatchReader.from_stream(events)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
+        writer.write_table(reader.read_all().combine_chunks())
     return bytes(sink.getvalue())

@@ -43,8 +43,8 @@ Instant = datetime | str
 TIMEOUT_SECONDS = 10.0
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=3.0)
-"""Idle connections are given up before servers give them up (uvicorn after five seconds): no request meets a closing
-one."""
+"""Idle connections are given up before servers give them up (plain uvicorn after five seconds): no request meets a
+closing one."""
 
 
 class FeatureStoreClient:
@@ -144,11 +144,21 @@ class FeatureStoreClient:
             )
         )
 
-    def push(self, source: str, events: Events, *, partial: bool = False, timeout: float | None = None) -> PushResult:
+    def push(
+        self,
+        source: str,
+        events: Events,
+        *,
+        partial: bool = False,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> PushResult:
         """Hand over events of a streamed source. What is accepted is committed when this returns.
 
-        A push that fails by time or connection may or may not have been committed: events with an ``event_id`` can be
-        pushed again, they count once.
+        Each push is sent with an idempotency key, under which the server takes it once: it is repeated by itself also
+        if the server does not know whether it was committed. A push that fails by time or connection in the end may or
+        may not have been committed. Give a key of your own to be able to repeat it; events with an ``event_id`` count
+        once in any case.
 
         Args:
             source: Name of the source.
@@ -156,17 +166,20 @@ class FeatureStoreClient:
                 Arrow and needs pyarrow here.
             partial: Whether the good events are taken if others are wrong; otherwise one wrong event rejects all.
             timeout: Seconds this call may take; the client's if ``None``.
+            idempotency_key: Name of this push, up to 255 visible characters of ASCII; made up if ``None``. The same key
+                with the same events is taken once, for a day at least; with other events it is refused.
 
         Returns:
-            How many were accepted, and which were not.
+            How many were accepted, and which were not; of a push that was taken before, what it did then.
 
         Raises:
             RequestError: There is no such source, or an event is wrong; ``field`` points at it.
-            StorageError: The log cannot be written.
+            StorageError: The log cannot be written; or it is not known whether the events were committed
+                (``push-outcome-unknown``).
             UnreachableError: The server cannot be reached or does not answer in time.
             ServerError: The server refuses the caller, or fails.
         """
-        return self._run(self._calls.push(source, events, partial, timeout))
+        return self._run(self._calls.push(source, events, partial, timeout, idempotency_key))
 
     def services(self, *, timeout: float | None = None) -> tuple[ServiceInfo, ...]:
         """Return what services there are, sorted by name.
@@ -286,10 +299,16 @@ class AsyncFeatureStoreClient:
         )
 
     async def push(
-        self, source: str, events: Events, *, partial: bool = False, timeout: float | None = None
+        self,
+        source: str,
+        events: Events,
+        *,
+        partial: bool = False,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> PushResult:
         """Hand over events of a streamed source; see ``FeatureStoreClient.push``."""
-        return await self._run(self._calls.push(source, events, partial, timeout))
+        return await self._run(self._calls.push(source, events, partial, timeout, idempotency_key))
 
     async def services(self, *, timeout: float | None = None) -> tuple[ServiceInfo, ...]:
         """Return what services there are; see ``FeatureStoreClient.services``."""

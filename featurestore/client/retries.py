@@ -11,7 +11,8 @@ from featurestore.errors import ConfigError
 class Retries:
     """When to repeat a request that was answered 503.
 
-    Nothing else is repeated: another status says that the same question would fare the same.
+    Nothing else is repeated, but for pushes of which the server does not know whether they were committed: another
+    status says that the same question would fare the same.
 
     Attributes:
         count: How often a request is repeated at most.

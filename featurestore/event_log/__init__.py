@@ -1,6 +1,27 @@
 """The durable log of pushed events."""
 
-from featurestore.event_log.log import MOST_ROWS, Appended, EventLog
-from featurestore.event_log.stored import Head, Stretch
+from featurestore.event_log.log import (
+    MOST_AHEAD_US,
+    MOST_ROWS,
+    OUTCOME_UNKNOWN,
+    Appended,
+    EventLog,
+    KnownKeysError,
+    PushKey,
+    head_ahead,
+)
+from featurestore.event_log.stored import Head, IdColumn, Stretch
 
-__all__ = ["MOST_ROWS", "Appended", "EventLog", "Head", "Stretch"]
+__all__ = [
+    "MOST_AHEAD_US",
+    "MOST_ROWS",
+    "OUTCOME_UNKNOWN",
+    "Appended",
+    "EventLog",
+    "Head",
+    "IdColumn",
+    "KnownKeysError",
+    "PushKey",
+    "Stretch",
+    "head_ahead",
+]

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from featurestore.dtypes import DType
+from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.temporal import NOTHING_YET
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)  # a batch is too small to share out
@@ -23,10 +26,17 @@ class Head:
     Attributes:
         next_sequence: Number of the next event.
         next_ingest_us: Least ingest time of the next event; every event before it is committed.
+        mark: Drawn by lot with the last event, so that a log which lost that event and took others since is told from
+            one that did not; empty if there is no event, or if it was appended before marks were kept.
     """
 
     next_sequence: int = 0
     next_ingest_us: int = NOTHING_YET
+    mark: str = ""
+
+    def is_behind_same_event(self, other: Head) -> bool:
+        """Tell whether the last event before both heads is the same."""
+        return (self.next_sequence, self.mark) == (other.next_sequence, other.mark)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,19 @@ class Stretch:
     path: str | None = None
 
 
+@dataclass(frozen=True)
+class IdColumn:
+    """A column by which the log tells deliveries of one event apart from other events.
+
+    Attributes:
+        name: Name of the column.
+        dtype: What its values are compared as.
+    """
+
+    name: str
+    dtype: DType
+
+
 def packed(table: pa.Table) -> bytes:
     """Return a table as an Arrow stream."""
     sink = pa.BufferOutputStream()
@@ -61,6 +84,35 @@ def packed(table: pa.Table) -> bytes:
 def unpacked(stored: bytes) -> pa.Table:
     """Read what ``packed`` wrote."""
     return pa.ipc.open_stream(stored).read_all()
+
+
+def under_log_names(table: pa.Table) -> pa.Table:
+    """Return stored events with their ingest time under the log's own name.
+
+    The first logs stored it under the name that the source had for it; it is the column before the event's number.
+
+    Raises:
+        pa.ArrowInvalid: The ingest time of some events cannot be found.
+    """
+    own = ingest_name(table.column_names)
+    if own == INGEST_COLUMN:
+        if table.column(own).null_count:
+            # Only a file of the first logs can be so: its later events have theirs in a column that nothing tells.
+            raise pa.ArrowInvalid("events of an older log have no ingest time")
+        return table
+    ingested = table.column(own)
+    rest = table.drop_columns([name for name in (own, INGEST_COLUMN, SEQUENCE_COLUMN) if name in table.column_names])
+    if INGEST_COLUMN in table.column_names:
+        # A file of events that were stored under both names; callers may have sent a column of the older one since.
+        known = table.column(INGEST_COLUMN)
+        rest = rest.append_column(own, pc.if_else(pc.is_valid(known), ingested, pa.scalar(None, ingested.type)))
+        ingested = pc.coalesce(known, ingested)
+    return rest.append_column(INGEST_COLUMN, ingested).append_column(SEQUENCE_COLUMN, table.column(SEQUENCE_COLUMN))
+
+
+def ingest_name(names: list[str]) -> str:
+    """Return the column of stored events that holds the ingest time of the oldest of them."""
+    return names[names.index(SEQUENCE_COLUMN) - 1]
 
 
 def identities(ids: Iterable[Any]) -> list[bytes | None]:

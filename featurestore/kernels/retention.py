@@ -39,6 +39,18 @@ def keeps_everything(view: ViewPlan) -> bool:
     return any(f.window_us is None and f.aggregation not in _NEWEST | _OLDEST for f in view.features)
 
 
+def longest_us(view: ViewPlan) -> int | None:
+    """Return how long after it happened an event can still matter to a value; ``None`` if for ever."""
+    lengths = [
+        feature.ttl_us if feature.window_us is None else feature.window_us + (feature.resolution_us or 0)
+        for feature in view.features
+    ]
+    known = [length for length in lengths if length is not None]
+    if len(known) < len(lengths):
+        return None
+    return max(known, default=0) + view.refresh.period_us + view.refresh.lag_us
+
+
 def all_matter(view: ViewPlan, event_time: Ints, reach_us: int) -> bool:
     """Tell whether a lookup at ``reach_us`` or later could depend on every one of some events, by their times alone.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.dtypes import TIMESTAMP, DType, from_arrow
-from featurestore.errors import SourceDataError, SpineError, listing
+from featurestore.errors import SourceDataError, SpineError, listing, repeated
 from featurestore.plan.model import Column, Plan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.frames import frame_table
@@ -127,7 +127,7 @@ def _from_files(path: str | os.PathLike[str]) -> pa.Table:
 
 def _check_names(table: pa.Table, outputs: Sequence[str]) -> None:
     names = table.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         raise SpineError(
             f"two columns are named '{twice[0]}'", where=WHERE, hint="Rename one.", code="duplicate-column"
         )

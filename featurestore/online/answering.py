@@ -7,7 +7,7 @@ loops that fold events are ``kernels.core``'s, the same that build training sets
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,6 +22,9 @@ from featurestore.plan.model import ViewPlan
 from featurestore.statuses import ERROR_CODE
 
 Ints = npt.NDArray[np.int64]
+
+_MANY = 64
+"""Among so many entities it is looked whether some were asked about more than once: each is evaluated once."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,16 @@ class BoundService:
         Raises:
             StateError: A state is damaged or foreign.
         """
+        if count >= _MANY and (same := _same(stored)) is not None:
+            firsts, places = same
+            distinct = [[states[entity] for entity in firsts] for states in stored]
+            return _spread(self.answer(distinct, len(firsts), as_of_us=as_of_us, bounds_us=bounds_us), places)
         words = np.zeros((self._row_count, count), dtype=np.int64)
         statuses = np.empty((self._feature_count, count), dtype=np.uint8)
         newest = np.empty((len(self._bound), count), dtype=np.int64)
         given = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
         joined, starts = joined_states([state for states in given for state in states])
-        places = np.empty((len(self._bound) * count, 2), dtype=np.int64)
+        at = np.empty((len(self._bound) * count, 2), dtype=np.int64)
         problem, number, overflowed = answer_views(
             np.frombuffer(joined, dtype=np.int64),
             starts,
@@ -125,12 +132,12 @@ class BoundService:
             words,
             statuses,
             newest,
-            places,
+            at,
         )
         if problem != SOUND:
             raise self._codecs[number].error(problem)
         overflows = self._overflows(statuses) if overflowed else ()
-        rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, places, count))
+        rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, at, count))
         return Answers(rows, codes, newest.tolist(), overflows)
 
     def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
@@ -155,6 +162,38 @@ class BoundService:
                 found.append(Overflow(view, feature, tuple((part[feature] == OVERFLOWED).nonzero()[0].tolist())))
         statuses[statuses == OVERFLOWED] = ERROR_CODE
         return tuple(found)
+
+
+def _same(stored: Sequence[Sequence[bytes | None]]) -> tuple[list[int], list[int]] | None:
+    """Find entities that were asked about more than once: their states are the same objects.
+
+    Returns:
+        The places of the distinct entities, and per entity which of these it is; ``None`` if all are distinct.
+    """
+    found: dict[tuple[int, ...], int] = {}
+    places = [found.setdefault(tuple(map(id, states)), len(found)) for states in zip(*stored, strict=True)]
+    if len(found) == len(places):
+        return None
+    firsts: dict[int, int] = {}
+    for entity, place in enumerate(places):
+        firsts.setdefault(place, entity)
+    return list(firsts.values()), places
+
+
+def _spread(answers: Answers, places: Sequence[int]) -> Answers:
+    """Return the answers of distinct entities for all that were asked about."""
+    entities: dict[int, list[int]] = {}
+    for entity, place in enumerate(places):
+        entities.setdefault(place, []).append(entity)
+    return Answers(
+        rows=[list(answers.rows[place]) for place in places],
+        statuses=answers.statuses[:, places],
+        newest=[[newest[place] for place in places] for newest in answers.newest],
+        overflows=tuple(
+            replace(one, entities=tuple(sorted(entity for place in one.entities for entity in entities[place])))
+            for one in answers.overflows
+        ),
+    )
 
 
 def _finder(dictionaries: Sequence[Dictionaries]) -> Callable[[int, int], Sequence[Any]]:

@@ -114,7 +114,7 @@ class Folder:
         stored = [found.get(key) for key in keys]
         if all(state is None for state in stored):
             bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
-            return Items(keys, self._codec.encode(block, bounds))
+            return Items(keys, self._codec.encode(block, bounds), new=len(keys))
         old = self._codec.decode(stored)
         codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
         events = fresh.events(block)
@@ -126,16 +126,23 @@ class Folder:
         merged, merged_codes = _merge(self._codec, old, events, codes)
         arranged = arrange(merged, merged_codes, len(keys))
         arranged = _filtered(arranged, still_matter(self._view, arranged, reach_us))
-        return Items(keys, self._codec.encode(arranged, bounds))
+        return Items(keys, self._codec.encode(arranged, bounds), new=stored.count(None))
 
 
 class Items(Sequence[tuple[bytes, bytes]]):
     """Keys with their values, paired when they are looked at: that many pairs would keep the garbage collector busy."""
 
-    def __init__(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Take as many values as keys."""
+    def __init__(self, keys: Sequence[bytes], values: Sequence[bytes], *, new: int = 0) -> None:
+        """Take as many values as keys.
+
+        Args:
+            keys: The keys.
+            values: The value of each.
+            new: How many of the keys the store did not have.
+        """
         self._keys = keys
         self._values = values
+        self.new = new
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -37,6 +37,7 @@ from featurestore.online.answering import Answers, BoundService, Overflow
 from featurestore.online.keys import key_encoder
 from featurestore.online.partial import error_of, missing_columns, needing
 from featurestore.online.question import OnlineQuestion
+from featurestore.online.refusals import STORE_EVICTS
 from featurestore.online.request_ids import new_request_id
 from featurestore.online.result import Effort, OnlineFeatures, ViewError, ViewState
 from featurestore.online.store import (
@@ -47,6 +48,7 @@ from featurestore.online.store import (
     record_key,
     state_prefix,
 )
+from featurestore.online.watching import LossReports, NoReports
 from featurestore.plan.model import Column, Plan, ViewUse
 from featurestore.statuses import ERROR_CODE
 from featurestore.temporal import (
@@ -67,7 +69,7 @@ Ints = npt.NDArray[np.int64]
 _OF_ONE_VIEW = (StateError, OutOfReachError)
 """Failures that are one view's; the others can be answered."""
 
-_OF_AN_ENTITY = frozenset({"corrupt-state", "foreign-state", ValueOverflowError.default_code})
+_OF_AN_ENTITY = frozenset({"corrupt-state", "foreign-state", STORE_EVICTS, ValueOverflowError.default_code})
 """Codes of what a view may have failed by for one entity alone: questions for others have none of it."""
 
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
@@ -80,11 +82,13 @@ class _Reach(NamedTuple):
         policy: Refresh period, refresh lag, inclusive.
         bound_us: Exclusive bound of the ingest times an answer may use.
         watermark_us: The view's watermark.
+        sound_us: Up to this instant the view's state is what it should be; ``None`` if it is altogether.
     """
 
     policy: tuple[int, int, int]
     bound_us: int
     watermark_us: int
+    sound_us: int | None = None
 
     def state(self, as_of_us: int) -> ViewState:
         """Describe how complete an answer is."""
@@ -92,6 +96,8 @@ class _Reach(NamedTuple):
         horizon, _ = horizons(as_of_us, self.bound_us, *self.policy)
         is_behind = is_stale(as_of_us, self.bound_us, *self.policy)
         complete = as_of_us if period_us > 0 and not is_behind else min(as_of_us, self.watermark_us - inclusive)
+        if self.sound_us is not None:
+            return ViewState(self.bound_us, min(complete, self.sound_us), True, horizon)
         return ViewState(self.bound_us, complete, is_behind, horizon)
 
 
@@ -117,7 +123,8 @@ class _BoundUse:
 
     def reach(self, record: ViewRecord) -> _Reach:
         """Return how far the view's state reaches that a record tells of."""
-        return _Reach(self.policy, record.bound_us(self.policy[0]), record.watermark_us)
+        sound_us = None if record.lost is None else record.lost.sound_us
+        return _Reach(self.policy, record.bound_us(self.policy[0]), record.watermark_us, sound_us)
 
 
 class _Asked(NamedTuple):
@@ -208,15 +215,20 @@ def _roles(uses: Sequence[ViewUse]) -> tuple[_Role, ...]:
 class OnlineReader:
     """Answers one feature service from an online store. Safe to use from several threads."""
 
-    def __init__(self, plan: Plan, store: StateReads, clock: Clock | None = None) -> None:
+    def __init__(
+        self, plan: Plan, store: StateReads, clock: Clock | None = None, watch: LossReports | None = None
+    ) -> None:
         """Bind the plan.
 
         Args:
             plan: The service.
             store: Where its views' states are.
             clock: Tells the instant that requests without ``as_of`` are about.
+            watch: Knows what states are lost, beside what their records say.
         """
         self.plan = plan
+        self._watch: LossReports = watch or NoReports()
+        self._watched = self._watch.version
         self._store = store
         self._clock = clock or SystemClock()
         self._uses = [_BoundUse(use) for use in plan.uses]
@@ -446,10 +458,26 @@ class OnlineReader:
             found = self._store.read([*self._record_keys, *wanted])
             prefixes = told.prefixes
             stored = [found.get(key) for key in self._record_keys]
-            if stored != told.stored:
+            watched = self._watch.version
+            if stored != told.stored or watched != self._watched:
                 told = self._told = self._read_records(stored, prefixes, failures)
+                self._watched = watched
             if told.prefixes == prefixes:
+                if self._watch.drops is not None:
+                    self._check_absent(keys, found, self._watch.drops, failures)
                 return told, [[None if key is None else found.get(key) for key in column] for column in keys]
+
+    def _check_absent(
+        self,
+        keys: list[list[bytes | None]],
+        found: Mapping[bytes, bytes],
+        why: StateError,
+        failures: _Failures,
+    ) -> None:
+        """Fail the views in which an entity has no state: the store may have dropped it."""
+        for place, column in enumerate(keys):
+            if place not in failures.found and any(key is not None and key not in found for key in column):
+                failures.keep(place, why)
 
     def _read_records(self, stored: list[bytes | None], prefixes: Sequence[bytes], failures: _Failures) -> _Told:
         """Read the records of all views; of one that is damaged none is left.
@@ -466,6 +494,8 @@ class OnlineReader:
             try:
                 record = use.record(own)
                 check_materialized(record)
+                if (loss := self._watch.loss_of(use.view)) is not None:
+                    raise loss
             except StateError as error:
                 failures.keep(place, error)
                 is_sound = False

@@ -28,22 +28,26 @@ from itertools import repeat
 import msgspec
 
 from featurestore.errors import SourceError, StateError
+from featurestore.event_log import Head
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.folding import Folder, Fresh, Items
 from featurestore.online.locks import held
+from featurestore.online.losses import check_expiry, log_mismatch, missing_states
 from featurestore.online.reading import Events, Piece, ReadBefore, Reader, Step
 from featurestore.online.store import (
     ENTITY_FORGOTTEN,
+    UNCOUNTED,
     Filling,
     OnlineStore,
     ViewRecord,
+    count_states,
     decode_record,
     encode_record,
     items_at_once,
     record_key,
     state_prefix,
 )
-from featurestore.online.streaming import Stream, folding, follow
+from featurestore.online.streaming import Stream, at_head, folding, follow
 from featurestore.plan.model import ViewPlan
 from featurestore.sources.content import joined
 from featurestore.temporal import NO_WATERMARK, NOTHING_YET, duration_us
@@ -133,9 +137,11 @@ def materialize_view(
 
     Raises:
         SourceError: The source cannot give its rows, or changed while it was read.
-        StateError: Another run on the view is under way, or a stored state is damaged.
+        StateError: Another run on the view is under way, a stored state is damaged, or the store drops states while
+            their events still matter.
         StorageError: The store cannot be written; running again completes the work.
     """
+    check_expiry(view, store)
     with _alone_on(view, store, wait_seconds):
         if began is not None:
             began()
@@ -197,6 +203,8 @@ class _Run:
         self._progress = progress
         self._folded = self._expected = 0
         self._is_alone = False
+        self._written = 0
+        """How many states were made that the record leaves out; ``UNCOUNTED`` if that is not known."""
         self._key = record_key(view)
         self._load()
 
@@ -222,10 +230,11 @@ class _Run:
         """Do what the record and the source call for."""
         self._clear_leftover()
         before = self._record
-        until_us = max(until_us, before.watermark_us)
         is_first = before.watermark_us == NOTHING_YET
+        loss = "" if is_first else self._loss()
+        until_us = max(until_us, before.watermark_us if not loss else self._promised_us(before.watermark_us))
         try:
-            reason = "asked for" if full else "" if is_first else self._why_rebuild()
+            reason = loss or ("asked for" if full else "" if is_first else self._why_rebuild())
             if is_first or reason:
                 generation = before.generation if is_first else before.generation + 1
                 why = self._why_begin_again(until_us, generation)
@@ -260,6 +269,20 @@ class _Run:
                 self._put(msgspec.structs.replace(record, filling=_distrusted(record.filling)))
             elif record.pending_us > record.watermark_us:
                 self._put(msgspec.structs.replace(record, pending_rows=-1))
+
+    def _loss(self) -> str:
+        """Tell whether a part of the states is gone, or they hold what the log has no more; empty if all is there."""
+        record = self._record
+        if record.lost is not None:
+            return record.lost.problem
+        pushed = None if self._stream is None else self._stream.pushed
+        if pushed is not None and (mismatch := log_mismatch(record, pushed, pushed.head())) is not None:
+            return mismatch.problem
+        return missing_states(self._view, self._store)
+
+    def _promised_us(self, watermark_us: int) -> int:
+        """Return a watermark, or the log's head if that is earlier: events may become known from there on."""
+        return watermark_us if self._stream is None else min(watermark_us, self._stream.pushed.head().next_ingest_us)
 
     def _why_rebuild(self) -> str:
         """Tell why states cannot be extended; empty if they can."""
@@ -314,7 +337,9 @@ class _Run:
         filling = self._record.filling
         if filling is None or not can_go_on:
             filling = self._begun(generation, self._reach_us(until_us))
-        filled = _Filled(self._store, self._record.forgets, is_empty=filling.pending_us == NOTHING_YET)
+        is_empty = filling.pending_us == NOTHING_YET
+        filled = _Filled(self._store, self._record.forgets, is_empty=is_empty)
+        self._written = 0 if is_empty else UNCOUNTED
         events = entities = 0
         for step, piece in self._pieces(filling.done_us, until_us, filling.reach_us):
             filling = msgspec.structs.replace(
@@ -333,10 +358,11 @@ class _Run:
         self._source.check_unchanged()
         old = self._record.generation
         with self._alone():
-            log_us = max(until_us, self._record.log_us)
+            head = Head() if self._stream is None else self._stream.pushed.head()
+            log_us = max(until_us, head.next_ingest_us)
             events += self._fold_pushed(generation, until_us, log_us, filling.reach_us)
             ended = self._ended(until_us, generation, filling.reach_us, log_us, filling.done_content)
-            self._put(msgspec.structs.replace(ended, leftover=None if old == generation else old))
+            self._put(msgspec.structs.replace(at_head(ended, head), leftover=None if old == generation else old))
         self._clear_leftover()
         return events, entities
 
@@ -377,6 +403,10 @@ class _Run:
         if self._stream is not None:
             events = follow(self._view, self._stream, self._store, until_us=until_us, history_us=self._history_us) or 0
             self._load()
+        if self._record.states == UNCOUNTED or self._record.is_counting:
+            with self._alone():
+                counted = self._count(self._record.generation)
+                self._put(msgspec.structs.replace(self._record, states=counted, is_counting=False))
         if until_us <= self._record.watermark_us:
             return events, entities
         told = self._record
@@ -386,6 +416,7 @@ class _Run:
                 with self._alone():
                     self._put(self._announcing(step.end, content_after))
             record = self._record
+            self._written = 0
             counts = self._fold(piece, record.generation, step.end, record.reach_us)
             self._source.check_unchanged()
             with self._alone():
@@ -399,9 +430,10 @@ class _Run:
     def _announcing(self, until_us: int, content: int | None) -> ViewRecord:
         """Return the record that says how far states may be ahead of the watermark from now on."""
         if until_us <= self._record.pending_us:
-            return self._record
+            return msgspec.structs.replace(self._record, is_counting=True)
         return msgspec.structs.replace(
             self._record,
+            is_counting=True,
             pending_us=until_us,
             pending_rows=self._source.count_below(until_us),
             pending_content=content,
@@ -411,6 +443,8 @@ class _Run:
         is_same = generation == self._record.generation and self._record.watermark_us != NOTHING_YET
         rows_below = self._source.count_below(watermark_us)
         has_all = self._stream is not None and rows_below == self._source.count_below(NO_WATERMARK)
+        known = self._record.states if is_same else 0
+        is_counted = UNCOUNTED not in (known, self._written)
         return ViewRecord(
             view=self._view.name,
             fingerprint=self._view.fingerprint,
@@ -426,7 +460,15 @@ class _Run:
             pending_content=self._record.pending_content if is_same else None,
             filling=self._record.filling if is_same else None,
             forgets=self._record.forgets,
+            states=known + self._written if is_counted else self._count(generation),
+            log_sequence=self._record.log_sequence,
+            log_mark=self._record.log_mark,
         )
+
+    def _count(self, generation: int) -> int:
+        """Count the states of a generation; nobody else writes any meanwhile."""
+        count = count_states(self._store, state_prefix(self._view, generation))
+        return UNCOUNTED if count is None else count
 
     def _put(self, record: ViewRecord) -> None:
         if record == self._record:
@@ -472,6 +514,8 @@ class _Run:
                 with self._alone():
                     read = None if filled is None else filled.reader(self._record.forgets)
                     items = self._folder.folded(fresh, at, stop, bound_us, reach_us, read=read)
+                    if self._written != UNCOUNTED:
+                        self._written += items.new
                     if filled is not None:
                         filled.keep(items)
                     if written is not None:

@@ -47,6 +47,11 @@ class MemoryOnlineStore:
                 del self.values[key]
             return len(gone)
 
+    def count(self, prefix: bytes) -> int:
+        """Return how many keys begin with a prefix."""
+        with self._lock:
+            return sum(key.startswith(prefix) for key in self.values)
+
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
         """Hold a name alone among the threads of this process."""

@@ -26,7 +26,7 @@ from typing import TypeVar
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
-from psycopg.errors import DeadlockDetected, SerializationFailure
+from psycopg.errors import DeadlockDetected, ReadOnlySqlTransaction, SerializationFailure
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -36,7 +36,7 @@ from featurestore.locking import Hold, busy, lost
 from featurestore.online.options import count, identifier, read_url, seconds
 from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
 from featurestore.online.postgres_pool import Pool, PostgresConnection
-from featurestore.online.refusals import WHERE, conflict, failed, unavailable
+from featurestore.online.refusals import READ_ONLY_HINT, WHERE, conflict, failed, unavailable
 from featurestore.online.store import after
 from featurestore.urls import without_secrets
 
@@ -167,6 +167,16 @@ class PostgresOnlineStore:
                 if not gone:
                     return deleted
 
+    def count(self, prefix: bytes) -> int:
+        """Return how many keys begin with a prefix."""
+        end = after(prefix)
+        statement, bounds = self._statements.count_from, [prefix]
+        if end is not None:
+            statement, bounds = self._statements.count_range, [prefix, end]
+        with self._failures("read"), self._pool.lent() as connection:
+            (count,) = connection.execute(statement, bounds).fetchone() or (0,)
+            return int(count)
+
     def what_is_left(self) -> str:
         """Say where what was deleted may still be."""
         return LEFT_IN_POSTGRES
@@ -231,6 +241,11 @@ class PostgresOnlineStore:
             yield
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise unavailable(verb, self._place, error) from error
+        except ReadOnlySqlTransaction as error:
+            # The server is a replica by now: connections that were made before lead to it, new ones to the primary.
+            self._pool.renew()
+            self._sessions.renew()
+            raise unavailable(verb, self._place, error, READ_ONLY_HINT) from error
         except psycopg.Error as error:
             raise failed(verb, self._place, error) from error
 
@@ -269,6 +284,8 @@ class _Statements:
             "INSERT INTO {table} SELECT * FROM unnest(%b::bytea[], %b::bytea[])"
             " ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
         )
+        self.count_from = on("SELECT count(*) FROM {table} WHERE key >= %b")
+        self.count_range = on("SELECT count(*) FROM {table} WHERE key >= %b AND key < %b")
         first = "(SELECT key FROM {table} WHERE %s LIMIT %%b FOR UPDATE)"
         delete = "DELETE FROM {table} WHERE key IN "
         self.delete_from = on(delete + first % "key >= %b")

@@ -94,6 +94,7 @@ class Pool:
         self._slots = threading.BoundedSemaphore(size)
         self._size = size
         self._wait_seconds = wait_seconds
+        self._renewals = 0
 
     @property
     def has_idle(self) -> bool:
@@ -110,11 +111,13 @@ class Pool:
         if not self._slots.acquire(timeout=self._wait_seconds):
             raise psycopg.OperationalError(f"all {self._size} connections are in use")
         try:
+            renewals = self._renewals
             connection = self._take()
             try:
                 yield connection
             finally:
-                if connection.info.transaction_status == TransactionStatus.IDLE:
+                is_current = renewals == self._renewals
+                if is_current and connection.info.transaction_status == TransactionStatus.IDLE:
                     self._idle.append(connection)
                 else:
                     connection.close()
@@ -130,6 +133,11 @@ class Pool:
             if _is_quiet(connection):
                 return connection
             connection.close()
+
+    def renew(self) -> None:
+        """Close the connections that are idle, and those that are lent when they are given back."""
+        self._renewals += 1
+        self.close()
 
     def close(self) -> None:
         """Close the connections that are idle."""

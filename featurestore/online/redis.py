@@ -5,8 +5,8 @@ write or nothing of it, and what a write expects is compared in the same step. A
 refused before its first change. How much of what was acknowledged survives a crash of the server, or the promotion of
 a replica, is the server's setting (``appendfsync``, ``min-replicas-to-write``).
 
-The server must not evict keys (``maxmemory-policy noeviction``): an evicted state is an entity that was never seen. The
-first write makes sure of that.
+The server must not evict keys (``maxmemory-policy noeviction``). The first write makes sure of that, and whoever
+serves asks again every second.
 A cluster is not supported, since its nodes do not read or write many keys as one.
 
 Commands are never sent twice: after a timeout nobody knows whether the server has executed them.
@@ -17,21 +17,24 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from featurestore.errors import ConfigError, StorageError
+from featurestore.errors import ConfigError
 from featurestore.locking import Hold, Holder
 from featurestore.online.options import choice, count, existing_file, existing_folder, read_url, seconds, switch
 from featurestore.online.patience import SHORT_SECONDS, out_of_time, seconds_left
-from featurestore.online.refusals import WHERE, conflict, failed, unavailable
+from featurestore.online.refusals import WHERE, conflict, drops_keys, failed, unavailable
 from featurestore.online.store import is_state_key
+
+T = TypeVar("T")
 
 _WRITE = """
 local absent, present, kept, expiring, lifetime =
@@ -54,6 +57,12 @@ return 1
 """
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+_COUNT = """
+local step = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
+return {step[1], #step[2]}
+"""
+"""One step of counting keys; the keys themselves stay with the server."""
 
 _SCANNED_AT_ONCE = 5_000
 _AWAY = (
@@ -108,6 +117,7 @@ class RedisOnlineStore:
     Attributes:
         items_at_once: The server does one thing at a time: a write of a thousand states takes it some milliseconds.
         keeps_time: A read gives its connection up when time is up.
+        drops_after_us: How long after its last write a state is dropped; 0 for never.
     """
 
     items_at_once = 1_000
@@ -135,6 +145,7 @@ class RedisOnlineStore:
         options = parsed.options
         self._place = parsed.shown
         self._lifetime_ms = max(1, round(1000 * options["expire"])) if "expire" in options else 0
+        self.drops_after_us = 1_000 * self._lifetime_ms
         prefix = f"{options.get('prefix', 'fs')}{_MARK}".encode()
         self._states = prefix + b"s"
         self._is_checked = False
@@ -153,8 +164,11 @@ class RedisOnlineStore:
             **{name: value for name, value in options.items() if name in tls},
         )
         self._client = redis.Redis(connection_pool=self._pool)
+        self._renewals = 0
         self._write = self._client.register_script(_WRITE)
-        self._holder = Holder(_Leases(self._client, prefix + b"l", self._place), options.get("lease", 15.0), WHERE)
+        self._count = self._client.register_script(_COUNT)
+        leases = _Leases(self._client, prefix + b"l", self._place, self._on_primary)
+        self._holder = Holder(leases, options.get("lease", 15.0), WHERE)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""
@@ -170,6 +184,7 @@ class RedisOnlineStore:
         The client's own way takes twice the time; nothing is tried again here either.
         """
         is_hasty = seconds < self._wait_seconds
+        renewals = self._renewals
         if seconds < SHORT_SECONDS and not self._has_idle():
             raise out_of_time(self._place)
         connection = self._lent()
@@ -185,6 +200,8 @@ class RedisOnlineStore:
             connection.disconnect()
             raise
         finally:
+            if renewals != self._renewals:
+                connection.disconnect()
             self._give_back(connection)
 
     def _lent(self) -> Any:
@@ -224,12 +241,47 @@ class RedisOnlineStore:
             self._check_eviction()
         keys = [*absent, *[key for key, _ in compared]]
         counts = [len(absent), len(present), len(kept), len(expiring), self._lifetime_ms]
+        keys = [self._states + key for key in keys]
+        args = [*counts, *[value for _, value in compared]]
         with _Failures("write", self._place):
-            is_written = self._write(
-                keys=[self._states + key for key in keys], args=[*counts, *[value for _, value in compared]]
-            )
+            is_written = self._on_primary(lambda: self._write(keys=keys, args=args))
         if not is_written:
             raise conflict()
+
+    def _on_primary(self, command: Callable[[], T]) -> T:
+        """Execute a command that writes; once more on a new connection if the server has become a replica.
+
+        A replica refuses such a command before it changes anything. New connections may lead to the primary.
+        """
+        try:
+            return command()
+        except redis.exceptions.ReadOnlyError:
+            self._renew_connections()
+            return command()
+
+    def _renew_connections(self) -> None:
+        """Close the connections that are idle; those that are lent follow when they are given back."""
+        self._renewals += 1
+        _disconnect_idle(self._pool)
+
+    def why_it_drops_keys(self) -> str:
+        """Return why the server may drop states by itself at present; empty if it does not.
+
+        A server that has become a replica is left on the way: the next command opens a new connection.
+        """
+        with _Failures("ask", self._place):
+            try:
+                memory: Any = self._client.info("memory")
+                replication: Any = self._client.info("replication")
+            except redis.exceptions.NoPermissionError:
+                return ""
+        if replication.get("role") == "slave":
+            self._renew_connections()
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        is_affected = policy.startswith("allkeys-") or (policy.startswith("volatile-") and self._lifetime_ms > 0)
+        if not memory.get("maxmemory") or not is_affected:
+            return ""
+        return f"{self._place} evicts keys when its memory is full ({policy})"
 
     def _check_eviction(self) -> None:
         """Make sure that the server does not drop states when its memory is full.
@@ -237,21 +289,26 @@ class RedisOnlineStore:
         Raises:
             StorageError: It does.
         """
-        with _Failures("ask", self._place):
-            try:
-                memory: Any = self._client.info("memory")
-            except redis.exceptions.NoPermissionError:
-                memory = {}
-        policy = str(memory.get("maxmemory_policy", "noeviction"))
-        is_affected = policy.startswith("allkeys-") or (policy.startswith("volatile-") and self._lifetime_ms > 0)
-        if memory.get("maxmemory") and is_affected:
-            raise StorageError(
-                f"{self._place} evicts keys when its memory is full ({policy}); values would be wrong without a sign",
-                where=WHERE,
-                hint="Set the server's maxmemory-policy to noeviction.",
-                code="store-evicts",
-            )
+        if reason := self.why_it_drops_keys():
+            raise drops_keys(reason)
         self._is_checked = True
+
+    def count(self, prefix: bytes) -> int | None:
+        """Return how many keys begin with a prefix; ``None`` with the option ``expire``, which drops keys by their age.
+
+        The server walks over all of its keys for that, a few thousand at a time.
+        """
+        if self._lifetime_ms:
+            return None
+        pattern = _escaped(self._states + prefix) + b"*"
+        found, cursor = 0, b"0"
+        with _Failures("read", self._place):
+            while True:
+                answer: Any = self._count(args=[cursor, pattern, _SCANNED_AT_ONCE])
+                cursor, step = answer
+                found += int(step)
+                if cursor == b"0":
+                    return found
 
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix; return how many there were.
@@ -265,7 +322,7 @@ class RedisOnlineStore:
                 answer: Any = self._client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
                 cursor, found = answer
                 if found:
-                    gone: Any = self._client.unlink(*found)
+                    gone: Any = self._on_primary(partial(self._client.unlink, *found))
                     deleted += gone
                 if cursor == 0:
                     return deleted
@@ -331,8 +388,11 @@ def _escaped(text: bytes) -> bytes:
 class _Leases:
     """Holders of names, each in a key of its own that expires."""
 
-    def __init__(self, client: redis.Redis, prefix: bytes, place: str) -> None:
+    def __init__(
+        self, client: redis.Redis, prefix: bytes, place: str, on_primary: Callable[[Callable[[], Any]], Any]
+    ) -> None:
         self._client = client
+        self._on_primary = on_primary
         self._prefix = prefix
         self._place = place
         self._renew = client.register_script(_RENEW)
@@ -341,17 +401,20 @@ class _Leases:
     def take(self, name: str, token: bytes, seconds: float) -> bool:
         """Make a token the holder of a name that nobody holds; tell whether it is now."""
         with _Failures("lock", self._place):
-            return bool(self._client.set(self._prefix + name.encode(), token, nx=True, px=round(1000 * seconds)))
+            key, milliseconds = self._prefix + name.encode(), round(1000 * seconds)
+            return bool(self._on_primary(lambda: self._client.set(key, token, nx=True, px=milliseconds)))
 
     def renew(self, name: str, token: bytes, seconds: float) -> bool:
         """Let a token hold a name for so long from now; tell whether it held it still."""
         with _Failures("lock", self._place):
-            return bool(self._renew(keys=[self._prefix + name.encode()], args=[token, round(1000 * seconds)]))
+            keys, milliseconds = [self._prefix + name.encode()], round(1000 * seconds)
+            return bool(self._on_primary(lambda: self._renew(keys=keys, args=[token, milliseconds])))
 
     def release(self, name: str, token: bytes) -> bool:
         """Let nobody hold a name that a token holds; tell whether it held it still."""
         with _Failures("unlock", self._place):
-            return bool(self._release(keys=[self._prefix + name.encode()], args=[token]))
+            keys = [self._prefix + name.encode()]
+            return bool(self._on_primary(lambda: self._release(keys=keys, args=[token])))
 
 
 class _Failures:

@@ -10,6 +10,10 @@ UNAVAILABLE = "store-unavailable"
 """Code of failures that may pass by themselves: asking again later can succeed."""
 
 
+STORE_EVICTS = "store-evicts"
+"""Code of a store whose server may drop states by itself."""
+
+
 def conflict() -> StateError:
     """Return the error for a write whose condition does not hold."""
     return StateError(
@@ -21,6 +25,27 @@ def conflict() -> StateError:
 
 
 SERVER_HINT = "See that the server runs and can be reached; asking again later may succeed."
+
+
+def drops_keys(reason: str) -> StorageError:
+    """Return the error for a store whose server may drop states by itself: an absent state says nothing then.
+
+    Args:
+        reason: Why it may.
+    """
+    return StorageError(
+        f"{reason}; an entity whose state was dropped would look like one that was never seen",
+        where=WHERE,
+        hint="Set the server's maxmemory-policy to noeviction, then run 'featurestore materialize': it rebuilds what"
+        " was lost.",
+        code=STORE_EVICTS,
+    )
+
+
+READ_ONLY_HINT = (
+    "The server was a replica. Its connections were closed; asking again opens new ones, which reach the primary if "
+    "the address leads to it."
+)
 
 
 def unavailable(verb: str, place: str, error: object, hint: str = SERVER_HINT) -> StorageError:

@@ -179,6 +179,19 @@ class SqlOnlineStore:
         except SQLAlchemyError as error:
             raise self._storage_error("delete from", error) from error
 
+    def count(self, prefix: bytes) -> int:
+        """Return how many keys begin with a prefix."""
+        condition = _STATE.c.key >= prefix
+        end = after(prefix)
+        if end is not None:
+            condition &= _STATE.c.key < end
+        try:
+            with self._engine.connect() as connection:
+                statement = sa.select(sa.func.count()).select_from(_STATE).where(condition)
+                return int(connection.execute(statement).scalar_one())
+        except SQLAlchemyError as error:
+            raise self._storage_error("read", error) from error
+
     def what_is_left(self) -> str:
         """Overwrite what was deleted, also in the write-ahead log; say if somebody kept that from being done."""
         try:

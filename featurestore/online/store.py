@@ -37,6 +37,11 @@ class OnlineStore(Protocol):
 
     A store may have a method ``what_is_left``, which overwrites what was deleted as far as it can, and gives a sentence
     that says where it may still be, or an empty text.
+
+    Two more methods let lost states be noticed (``featurestore.online.losses``); without them they are not. ``count``
+    takes a prefix and returns how many keys begin with it, or ``None`` if the store drops keys by their age.
+    ``why_it_drops_keys`` returns why the server may drop keys by itself at present, or an empty text. A store that
+    drops a state by its age says by an attribute ``drops_after_us`` how long after its last write; 0 stands for never.
     """
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -137,6 +142,31 @@ def what_is_left(store: OnlineStore) -> str:
     return str(getattr(store, "what_is_left", str)())
 
 
+UNCOUNTED = -1
+"""Stands for a count of states, or of the log's events, that is not known."""
+
+
+STATES_LOST = "states-lost"
+"""Code of a view of which states are gone: it answers nothing."""
+
+AHEAD_OF_LOG = "state-ahead-of-log"
+"""Code of a view whose states hold events that the log has no more: its answers say that they are stale."""
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """Why the states of a view are not what its sources and its log hold.
+
+    Attributes:
+        code: ``STATES_LOST`` or ``AHEAD_OF_LOG``.
+        problem: What was found.
+        sound_us: Up to this instant the states are what they should be, as far as that is known.
+    """
+
+    code: str
+    problem: str
+    sound_us: int = 0
+
+
 class ViewRecord(msgspec.Struct, frozen=True):
     """What a store knows about its states of one view.
 
@@ -162,6 +192,14 @@ class ViewRecord(msgspec.Struct, frozen=True):
             under way; ``None`` if none is.
         forgets: Grows whenever states are removed because an entity is forgotten: what was read before is not written
             after.
+        states: How many states the valid generation has; ``UNCOUNTED`` if that is not known. Fewer in the store are a
+            loss.
+        is_counting: Whether a run may have written states that ``states`` leaves out.
+        log_sequence: How many events the log had when the states were followed to its head; ``UNCOUNTED`` if they have
+            been followed further since, but not to its head.
+        log_mark: The log's mark at that event; empty if it is not known.
+        lost: Why the states are not what they should be; ``None`` if they are. No push is folded any more; a rebuild
+            ends it.
     """
 
     view: str
@@ -180,6 +218,11 @@ class ViewRecord(msgspec.Struct, frozen=True):
     leftover: int | None = None
     push_us: int | None = None
     forgets: int = 0
+    states: int = UNCOUNTED
+    is_counting: bool = False
+    log_sequence: int = UNCOUNTED
+    log_mark: str = ""
+    lost: Loss | None = None
 
     def settled_us(self, now_us: int, period_us: int) -> int:
         """Return the latest instant up to the present one of which a lookup may be asked without missing a push.
@@ -263,11 +306,13 @@ def records_of(store: StateReads, views: Iterable[PlanOfView]) -> Mapping[str, V
 
 
 def check_materialized(record: ViewRecord) -> None:
-    """Make sure that a view has online state.
+    """Make sure that a view has online state that can be used.
 
     Raises:
-        StateError: Nothing was materialized yet.
+        StateError: Nothing was materialized yet, or a part of the states was lost.
     """
+    if record.lost is not None and record.lost.code != AHEAD_OF_LOG:
+        raise loss_error(record.view, record.lost)
     if record.watermark_us == NOTHING_YET:
         raise StateError(
             "nothing is materialized yet",
@@ -275,6 +320,35 @@ def check_materialized(record: ViewRecord) -> None:
             hint=f"Run store.materialize(views=['{record.view}']).",
             code="not-materialized",
         )
+
+
+def loss_error(view: str, loss: Loss) -> StateError:
+    """Return the error of a view whose states cannot be used, with the command that rebuilds them."""
+    return StateError(
+        loss.problem,
+        where=f"feature view '{view}'",
+        hint=f"Run 'featurestore materialize --views {view}' or store.materialize(views=['{view}']): it rebuilds them.",
+        code=loss.code,
+    )
+
+
+def count_states(store: OnlineStore, prefix: bytes) -> int | None:
+    """Return how many keys begin with a prefix; ``None`` if the store cannot tell, or drops keys by their age.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    count = getattr(store, "count", None)
+    return None if count is None else count(prefix)
+
+
+def why_it_drops_keys(store: OnlineStore) -> str:
+    """Return why the store may drop keys by itself at present; empty if it does not, or cannot tell.
+
+    Raises:
+        StorageError: The store cannot be asked.
+    """
+    return str(getattr(store, "why_it_drops_keys", str)())
 
 
 def after(prefix: bytes) -> bytes | None:

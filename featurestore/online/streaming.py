@@ -20,10 +20,21 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.errors import StateError, StorageError
+from featurestore.event_log import Head
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.folding import Folder, Items
 from featurestore.online.locks import held
-from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, decode_record, encode_record, record_key
+from featurestore.online.losses import check_expiry, log_mismatch, note_loss
+from featurestore.online.store import (
+    UNCOUNTED,
+    OnlineStore,
+    PlanOfView,
+    ViewRecord,
+    decode_record,
+    encode_record,
+    loss_error,
+    record_key,
+)
 from featurestore.plan.model import ViewPlan
 from featurestore.temporal import NOTHING_YET
 
@@ -36,8 +47,16 @@ _LOCK_SECONDS = 60.0
 class Pushed(Protocol):
     """The pushed events of a source, for one view."""
 
-    def head_us(self) -> int:
-        """Return the instant before which all events became known that the log has."""
+    def head(self) -> Head:
+        """Return how far the log goes."""
+        ...
+
+    def is_past(self, head: Head, /) -> bool:
+        """Tell whether the log once had this head, and still has all events before it."""
+        ...
+
+    def seal(self, until_us: int, /) -> None:
+        """Promise that no event to come has an ingest time before an instant."""
         ...
 
     def steps(self, from_us: int, until_us: int, most_events: int, /) -> Iterator[tuple[int, pa.Table]]:
@@ -192,9 +211,16 @@ def _follow(
     record = decode_record(view, stored)
     if record.watermark_us == NOTHING_YET:
         return None
+    check_expiry(view, store)
+    if record.lost is not None:
+        raise loss_error(view.name, record.lost)
     if stored != announced:
         stream = stream.read_back()
-    end_us = stream.pushed.head_us() if until_us is None else until_us
+    head = stream.pushed.head()
+    if (loss := log_mismatch(record, stream.pushed, head)) is not None:
+        note_loss(view, store, loss)
+        raise loss_error(view.name, loss)
+    end_us = head.next_ingest_us if until_us is None else until_us
     if record.log_us >= end_us:
         if record.push_us is not None:
             # Whoever announced it holds the lock no more: it was folded by somebody else, or never committed.
@@ -203,6 +229,9 @@ def _follow(
     for step_us, table in stream.pushed.steps(record.log_us, end_us, MOST_EVENTS):
         items = pushed_items(folder, table, record.generation, record.reach_us)
         record = _followed(record, step_us, stream.outside, history_us, keeps_all=keeps_all)
+        record = at_head(record, head)
+        if record.states != UNCOUNTED:
+            record = msgspec.structs.replace(record, states=record.states + items.new)
         if step_us == end_us:
             record = msgspec.structs.replace(record, push_us=None)
         following = encode_record(record)
@@ -210,6 +239,13 @@ def _follow(
         stored = following
         events += table.num_rows
     return events
+
+
+def at_head(record: ViewRecord, head: Head) -> ViewRecord:
+    """Return a record that says at which event of the log the states are; only at its head that is known."""
+    if record.log_us < head.next_ingest_us:
+        return msgspec.structs.replace(record, log_sequence=UNCOUNTED, log_mark="")
+    return msgspec.structs.replace(record, log_sequence=head.next_sequence, log_mark=head.mark)
 
 
 def pushed_items(folder: Folder, table: pa.Table, generation: int, reach_us: int) -> Items:

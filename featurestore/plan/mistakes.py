@@ -36,6 +36,13 @@ def reserved_name(where: str, what: str, name: str) -> Mistake:
     return Mistake(where, f"{what} '{name}' has a reserved name", "Call it something else.", "reserved-name")
 
 
+def pushed_events_left_out(where: str, count: int) -> Mistake:
+    """Return the mistake of a source that takes no pushes any more although events were pushed to it."""
+    events = "1 event that was pushed" if count == 1 else f"{count} events that were pushed"
+    hint = "Keep stream=True, or give the source another name if these events are not to count."
+    return Mistake(where, f"without stream=True its {events} would no longer count", hint, "pushed-events")
+
+
 def duplicate_name(where: str, what: str) -> Mistake:
     """Return the mistake of two definitions under one name."""
     return Mistake(where, f"there are two different {what} of this name", "Rename one of them.", "duplicate-name")

@@ -14,7 +14,7 @@ from featurestore.definitions.sources import Source, SqlSource
 from featurestore.definitions.udf import find_udf
 from featurestore.definitions.views import FeatureView
 from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, DType
-from featurestore.errors import ConfigError, InstantError, Mistake
+from featurestore.errors import ConfigError, InstantError, Mistake, repeated
 from featurestore.plan import mistakes
 from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
 from featurestore.plan.checks import (
@@ -164,7 +164,7 @@ def _feature_plan(draft: _Draft, inputs: tuple[InputPlan, ...]) -> FeaturePlan:
 
 
 def _check_twice(where: str, names: list[str], report: Report) -> None:
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in repeated(names):
         report(mistakes.duplicate_feature(where, name))
 
 

@@ -7,6 +7,7 @@ next push, on the next start, or in the background.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,17 @@ import pyarrow as pa
 
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
-from featurestore.errors import FeatureStoreError, RequestError, listing
-from featurestore.event_log import MOST_ROWS, Appended, EventLog, Head
+from featurestore.errors import FeatureStoreError, RequestError, StorageError, listing
+from featurestore.event_log import (
+    MOST_AHEAD_US,
+    MOST_ROWS,
+    Appended,
+    EventLog,
+    Head,
+    KnownKeysError,
+    PushKey,
+    head_ahead,
+)
 from featurestore.materializing import stream_of
 from featurestore.online.materialize import DEFAULT_HISTORY_US, materialize_view
 from featurestore.online.result import PushResult
@@ -29,9 +39,12 @@ from featurestore.online.streaming import Announcement, Stream, follow
 from featurestore.plan.model import ViewPlan
 from featurestore.pushing.intake import Intake
 from featurestore.pushing.together import Together
-from featurestore.sources import ReadSettings, ingest_column, open_scans, read_schema
+from featurestore.sources import ReadSettings, open_scans, read_schema
+from featurestore.sources.content import content_of
 from featurestore.sources.deliveries import one_delivery_each
-from featurestore.sources.pushed import OutsideIds, Recent, has_nothing_outside
+from featurestore.sources.logged import reads_log
+from featurestore.sources.opening import has_nothing_outside
+from featurestore.sources.pushed import OutsideIds, Recent, id_values
 from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 RECHECK_US = duration_us("1s")
@@ -60,6 +73,21 @@ class _Committed:
 
 
 @dataclass(frozen=True)
+class _Push:
+    """Events to commit.
+
+    Attributes:
+        events: The events.
+        key: What stands for the push's idempotency key; empty if it has none.
+        content: What stands for the events; empty if there is no key.
+    """
+
+    events: pa.Table
+    key: bytes = b""
+    content: bytes = b""
+
+
+@dataclass(frozen=True)
 class _Bound:
     """A source that accepts pushes, as of one revision of the registry.
 
@@ -75,7 +103,7 @@ class _Bound:
     views: tuple[ViewPlan, ...]
     applied: frozenset[str]
     outside_ids: OutsideIds
-    pushes: Together[pa.Table, _Committed]
+    pushes: Together[_Push, _Committed | RequestError]
 
 
 class Streams:
@@ -120,11 +148,13 @@ class Streams:
         """Why online state could not follow the log last; ``None`` once it has caught up."""
         return self._failure
 
-    def push(self, source: str, events: Any, *, partial: bool) -> PushResult:
+    def push(self, source: str, events: Any, *, partial: bool, idempotency_key: str | None = None) -> PushResult:
         """Commit events and fold them; see ``FeatureStore.push``."""
         bound = self._source(source)
         table, rejected = bound.intake.read(events, partial=partial)
-        committed = bound.pushes.commit(table)
+        committed = bound.pushes.commit(_push_of(table, idempotency_key))
+        if isinstance(committed, RequestError):
+            raise committed
         return PushResult(
             source=source,
             accepted=committed.accepted,
@@ -135,27 +165,66 @@ class Streams:
             rejected=rejected,
         )
 
-    def _commit(self, bound: _Bound, pushes: Sequence[pa.Table]) -> list[_Committed]:
-        """Commit and fold pushes of one source in one go."""
+    def _commit(self, bound: _Bound, pushes: Sequence[_Push]) -> list[_Committed | RequestError]:
+        """Commit pushes of one source in one go; of those with one idempotency key only the first, ever."""
+        known: dict[bytes, PushKey] = {}
+        while True:
+            first: dict[bytes, _Push] = {}
+            for push in pushes:
+                if push.key and push.key not in known:
+                    first.setdefault(push.key, push)
+            new = [push for push in pushes if not push.key or first.get(push.key) is push]
+            try:
+                done = self._commit_new(bound, new) if new else []
+            except KnownKeysError:
+                known = self._log.pushed_before(bound.intake.source.name, [push.key for push in pushes if push.key])
+                continue
+            break
+        outcomes = {id(push): outcome for push, outcome in zip(new, done, strict=True)}
+        is_followed = all(outcome.is_followed for outcome in done) if done else self._is_caught_up(bound)
+        before = {key: (one.content, _Committed(one.accepted, one.head, is_followed)) for key, one in known.items()}
+        before |= {key: (push.content, outcomes[id(push)]) for key, push in first.items()}
+        return [outcomes.get(id(push)) or _repeated(push, *before[push.key]) for push in pushes]
+
+    def _commit_new(self, bound: _Bound, pushes: Sequence[_Push]) -> list[_Committed]:
+        """Commit and fold pushes of one source.
+
+        Raises:
+            KnownKeysError: The log has the idempotency key of one of them; nothing was committed.
+        """
         definition = bound.intake.source
-        table = pushes[0] if len(pushes) == 1 else pa.concat_tables(pushes, promote_options="default").combine_chunks()
-        owner = np.repeat(np.arange(len(pushes)), [push.num_rows for push in pushes])
+        tables = [push.events for push in pushes]
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default").combine_chunks()
+        owner = np.repeat(np.arange(len(pushes)), [len(events) for events in tables])
         if definition.event_id is not None:
             kept = one_delivery_each(table, definition.event_id)
             if not kept.all():
                 table, owner = table.filter(pa.array(kept)), owner[kept]
-        with Announcement(bound.views, self._store, self._clock.now_us) as announced:
+
+        def accepted(places: Sequence[int]) -> list[int]:
+            counts = np.bincount(owner[np.asarray(places, dtype=np.int64)], minlength=len(pushes))
+            return [int(count) for count in counts]
+
+        def keys(places: Sequence[int], head: Head) -> list[PushKey]:
+            counts = zip(pushes, accepted(places), strict=True)
+            return [PushKey(push.key, push.content, count, head) for push, count in counts if push.key]
+
+        with Announcement(bound.views, self._store, self._log_now_us) as announced:
             appended = self._log.append(
                 definition.name,
                 table,
                 event_id=definition.event_id,
-                ingest_time=ingest_column(definition),
+                convert=partial(id_values, source=definition.name),
                 now_us=self._clock.now_us,
+                keys=keys,
             )
-            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(bound, appended))
+            is_followed = announced.is_made and self._is_followed(bound, announced, _recent(appended))
         is_followed = is_followed and announced.is_made
-        accepted = np.bincount(owner[np.asarray(appended.places, dtype=np.int64)], minlength=len(pushes))
-        return [_Committed(count, appended.head, is_followed) for count in accepted.tolist()]
+        return [_Committed(count, appended.head, is_followed) for count in accepted(appended.places)]
+
+    def _log_now_us(self) -> int:
+        """Return the present instant by the clock that gives events their ingest times."""
+        return self._log.now_us(self._clock.now_us())
 
     def catch_up(self) -> int:
         """Fold what online state lacks of all logs, and let it be complete up to the present instant.
@@ -188,6 +257,21 @@ class Streams:
     def heads(self) -> dict[str, Head]:
         """Return how far the log of each source goes."""
         return {name: self._log.head(name) for name in self._sources()}
+
+    def ahead_us(self) -> dict[str, int]:
+        """Return how far the head of each source's log is ahead of the present; 0 where it is not."""
+        machine_us = self._clock.now_us()
+        return {name: self._log.ahead_us(name, machine_us=machine_us) for name in self._sources()}
+
+    def problems(self) -> list[StorageError]:
+        """Return an error for each log whose head is so far in the future that pushes are refused."""
+        return [head_ahead(name, ahead_us) for name, ahead_us in self.ahead_us().items() if ahead_us > MOST_AHEAD_US]
+
+    def redate(self, source: str | None) -> dict[str, int]:
+        """Bring heads that lie in the future back to the present; return how many events got another ingest time."""
+        names = list(self._sources()) if source is None else [self._source(source).intake.source.name]
+        machine_us = self._clock.now_us()
+        return {name: self._log.redate(name, machine_us=machine_us) for name in names}
 
     def compact(self, source: str | None, *, before_us: int) -> dict[str, int]:
         """Move old events from the database to Parquet files; return how many, by source."""
@@ -233,6 +317,15 @@ class Streams:
         """Fold what was just appended; tell whether every view has it."""
         try:
             self._follow(bound, partial(announced.follow, history_us=DEFAULT_HISTORY_US), recent)
+        except Exception as error:  # the events are committed: who is told anything else pushes them again
+            self._note(error)
+            return False
+        return True
+
+    def _is_caught_up(self, bound: _Bound) -> bool:
+        """Fold what online state lacks of a source; tell whether every view has all of it."""
+        try:
+            self._follow(bound, self._follow_alone)
         except Exception as error:  # the events are committed: who is told anything else pushes them again
             self._note(error)
             return False
@@ -293,14 +386,53 @@ class Streams:
 
     def _bind(self, source: Source) -> _Bound:
         applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
-        ever = {view.fingerprint: view for view in self._catalog.views_ever() if view.source.name == source.name}
+        ever = {
+            view.fingerprint: view
+            for view in self._catalog.views_ever()
+            if view.source.name == source.name and reads_log(source, view.source)
+        }
         intake = Intake.of(source, read_schema(source, self._settings), applied)
         prints = frozenset(view.fingerprint for view in applied)
-        pushes: Together[pa.Table, _Committed] = Together(
-            lambda tables: self._commit(bound, tables), size=lambda table: int(table.num_rows), most=MOST_ROWS
+        pushes: Together[_Push, _Committed | RequestError] = Together(
+            lambda some: self._commit(bound, some), size=lambda push: int(push.events.num_rows), most=MOST_ROWS
         )
         bound = _Bound(intake, tuple(ever.values()), prints, OutsideIds(source, self._settings), pushes)
         return bound
+
+
+_LONGEST_KEY = 255
+
+
+def _push_of(events: pa.Table, idempotency_key: str | None) -> _Push:
+    """Return events to commit with their idempotency key.
+
+    Raises:
+        RequestError: The key cannot be one.
+    """
+    if idempotency_key is None:
+        return _Push(events)
+    if not 0 < len(idempotency_key) <= _LONGEST_KEY or any(not " " < letter <= "~" for letter in idempotency_key):
+        raise RequestError(
+            f"{idempotency_key[:40]!r} cannot be an idempotency key",
+            field="/idempotency_key",
+            hint=f"Use up to {_LONGEST_KEY} visible characters of ASCII without spaces, for instance a UUID.",
+            code="idempotency-key",
+        )
+    key = hashlib.blake2b(idempotency_key.encode(), digest_size=16).digest()
+    content = content_of([events]).to_bytes(8, "big") + events.num_rows.to_bytes(8, "big")
+    return _Push(events, key, content)
+
+
+def _repeated(push: _Push, content: bytes, committed: _Committed) -> _Committed | RequestError:
+    """Return the outcome of a push whose idempotency key was used before: the one it had then, for the same events."""
+    if push.content == content:
+        return committed
+    return RequestError(
+        "its idempotency key was used for a push of other events",
+        field="/idempotency_key",
+        hint="Nothing was taken. Use a new key for each push, and the same one only to repeat it.",
+        code="idempotency-key-reused",
+    )
 
 
 def _is_ours(error: Exception) -> bool:
@@ -308,13 +440,8 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, FeatureStoreError)
 
 
-def _recent(bound: _Bound, appended: Appended) -> Recent | None:
-    """Return what was appended if online state can take it as it is: one batch, no row that reading would drop."""
+def _recent(appended: Appended) -> Recent | None:
+    """Return what was appended if online state can take it without reading it back: one batch."""
     if appended.events.num_rows > MOST_ROWS:
         return None
-    keys = {key.name for view in bound.views for key in view.entity.keys}
-    needed = {column.name for view in bound.views for column in view.source.columns}
-    names = set(appended.events.column_names)
-    if not needed <= names or any(appended.events.column(name).null_count for name in keys):
-        return None
-    return Recent(appended.before.next_ingest_us, appended.head.next_ingest_us, appended.events)
+    return Recent(appended.before, appended.head, appended.events, unique_by=appended.unique_by)

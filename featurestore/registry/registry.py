@@ -42,6 +42,7 @@ from featurestore.registry.records import (
 )
 from featurestore.registry.tables import (
     ALERTS,
+    ANSWERING,
     AUDIT_COLUMNS_SINCE_5,
     AUDITS,
     CERTIFICATES,
@@ -281,6 +282,28 @@ class Registry:
             limit: At most so many.
         """
         return tuple(LiveChange(**row) for row in self._newest(LIVE_CHANGES, LIVE_CHANGES.c.service, service, limit))
+
+    def answering(self, kind: Kind, name: str) -> str | None:
+        """Return the fingerprint of the plan that went live by itself last; ``None`` if none has.
+
+        Args:
+            kind: Service or view.
+            name: Its name.
+        """
+        with self._reading() as connection:
+            found = sa.select(ANSWERING.c.fingerprint).where(ANSWERING.c.kind == kind, ANSWERING.c.name == name)
+            return connection.execute(found).scalar()
+
+    def set_answering(self, kind: Kind, name: str, fingerprint: str) -> None:
+        """Record which plan has gone live by itself.
+
+        Raises:
+            RegistryError: The database failed; nothing was changed.
+        """
+        with self._writing() as connection:
+            connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
+            connection.execute(ANSWERING.delete().where(ANSWERING.c.kind == kind, ANSWERING.c.name == name))
+            connection.execute(ANSWERING.insert().values(kind=kind, name=name, fingerprint=fingerprint))
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
         """Store materialize runs that have ended; of each plan some thousand are kept."""

@@ -90,6 +90,13 @@ LIVE_CHANGES = sa.Table(
     sa.Column("changed_by", sa.String(500), nullable=False),
     sa.Index("registry_live_changes_by_service", "service", "id"),
 )
+ANSWERING = sa.Table(
+    "registry_answering",
+    METADATA,
+    sa.Column("kind", sa.String(20), primary_key=True),
+    sa.Column("name", sa.String(500), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+)
 AUDITS = sa.Table(
     "registry_audits",
     METADATA,

@@ -13,10 +13,10 @@ from featurestore.definitions.sources import Source
 from featurestore.errors import FeatureStoreError
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.online.lookup import OnlineReader
-from featurestore.online.store import OnlineStore
+from featurestore.online.store import AHEAD_OF_LOG, OnlineStore, records_of
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.skew.causes.events import CountEvents, loose
-from featurestore.skew.causes.model import HeldState
+from featurestore.skew.causes.model import HeldState, SourceChange
 from featurestore.skew.causes.world import Values
 from featurestore.sources import ReadSettings, open_scans
 from featurestore.statuses import Status
@@ -83,6 +83,32 @@ def event_counter(sources: Callable[[Iterable[str]], Mapping[str, Source]], sett
         return np.asarray(found[asked], dtype=np.int64)
 
     return count
+
+
+def with_lost_events(
+    changes: Callable[[ViewPlan], SourceChange | None], store: OnlineStore
+) -> Callable[[ViewPlan], SourceChange | None]:
+    """Return how sources differ from what was folded, with the events that their logs have lost.
+
+    What was pushed stands in no run: that the log has lost a part of it is noted in the view's record.
+
+    Args:
+        changes: How sources differ from what runs read.
+        store: Where states are kept.
+    """
+
+    def changed(view: ViewPlan) -> SourceChange | None:
+        change = changes(view)
+        try:
+            loss = records_of(store, [view])[view.name].lost
+        except FeatureStoreError:
+            return change
+        if loss is None or loss.code != AHEAD_OF_LOG:
+            return change
+        known = change or SourceChange(view.name, view.source.name, (), is_rewritten=True)
+        return replace(known, said=(loss.problem, *known.said), is_rewritten=True)
+
+    return changed
 
 
 def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table], HeldState | None]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.event_log import Head
 from featurestore.online.streaming import Stream
 from featurestore.sources import Scan, SourceFile
 from featurestore.temporal import NOTHING_YET
@@ -115,9 +116,16 @@ class Pushes:
     part: Part
     known_us: int
 
-    def head_us(self) -> int:
-        """Return the instant before which all of them became known."""
-        return self.known_us
+    def head(self) -> Head:
+        """Return how far the log goes; of history no number is needed, as nothing of it is lost."""
+        return Head(next_ingest_us=self.known_us)
+
+    def is_past(self, _: Head) -> bool:
+        """Return ``True``: history loses nothing."""
+        return True
+
+    def seal(self, until_us: int) -> None:
+        """Do nothing: history knows every event that was ever to come."""
 
     def read_back(self) -> Pushes:
         """Return the same: nobody removes anything from history."""

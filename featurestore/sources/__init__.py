@@ -3,7 +3,6 @@
 from featurestore.sources.opening import (
     column_names,
     ingest_column,
-    open_rows,
     open_scan,
     open_scans,
     read_raw,
@@ -20,7 +19,6 @@ __all__ = [
     "SourceStats",
     "column_names",
     "ingest_column",
-    "open_rows",
     "open_scan",
     "open_scans",
     "read_raw",

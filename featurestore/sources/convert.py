@@ -103,14 +103,11 @@ def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, fir
     source = "other" if kind is None else kind.kind
     convert = _CONVERSIONS.get((source, dtype.kind))
     if convert is None:
-        raise SourceDataError(
-            f"the column holds {array.type}, expected {dtype}",
-            where=where,
-            hint="Change the file or the query, or declare the dtype it has.",
-            code="wrong-dtype",
-        )
+        raise _no_conversion(array, dtype, where)
     try:
         return convert(array, dtype)
+    except pa.ArrowNotImplementedError:  # of the items of lists
+        raise _no_conversion(array, dtype, where) from None
     except pa.ArrowInvalid as error:
         row = _first_refused(array, lambda part: convert(part, dtype))
         raise SourceDataError(
@@ -119,6 +116,15 @@ def _declared(array: pa.Array, kind: DType | None, dtype: DType, where: str, fir
             hint="Correct the row, or declare a dtype that all rows have.",
             code="wrong-dtype",
         ) from error
+
+
+def _no_conversion(array: pa.Array, dtype: DType, where: str) -> SourceDataError:
+    return SourceDataError(
+        f"the column holds {array.type}, expected {dtype}",
+        where=where,
+        hint="Change the file or the query, or declare the dtype it has.",
+        code="wrong-dtype",
+    )
 
 
 def _first_refused(array: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore.errors import SourceDataError
+from featurestore.errors import SourceDataError, repeated
 
 _ACCEPTED = "Give a pandas or Polars frame, a pyarrow table, a DuckDB relation, or anything with __arrow_c_stream__."
 
@@ -34,8 +34,7 @@ def frame_table(frame: Any, *, where: str) -> pa.Table:
             hint="Make every column hold values of one type.",
             code="unreadable-frame",
         ) from error
-    names = table.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(table.column_names):
         raise SourceDataError(
             f"the frame has two columns '{twice[0]}'", where=where, hint="Rename one.", code="duplicate-column"
         )

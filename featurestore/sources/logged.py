@@ -1,7 +1,10 @@
 """Rows outside and the log of pushed events, as the one source they are.
 
-The rows outside come first; they became known when they happened, unless the source says otherwise. The log is read as
-it stood when it was opened.
+The rows outside come first; they became known when they happened, unless the plan's source says otherwise. The log is
+read as it stood when it was opened.
+
+The log keeps events under names and types of its own. A plan converts what it reads of them to its own contract, and
+that is done here (``in_contract``) for every road.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from featurestore.definitions.sources import Source
 from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.errors import SourceDataError
 from featurestore.event_log import EventLog, Stretch
-from featurestore.plan.model import INGEST_COLUMN
+from featurestore.plan.model import INGEST_COLUMN, SourcePlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.rows import RawRows, SourceFile
 
@@ -21,27 +25,23 @@ _PIECE_ROWS = 1 << 17
 
 
 class LoggedRows:
-    """Rows of a source that accepts pushes.
+    """Rows of a source that accepts pushes, as one plan reads them.
 
     Attributes:
         outside_pieces: How many pieces lie outside; the others are the log's.
     """
 
-    def __init__(self, outside: RawRows, log: RawRows, *, event_time: str, ingest_time: str) -> None:
+    def __init__(self, outside: RawRows, log: RawRows, plan: SourcePlan) -> None:
         """Put rows behind each other.
 
         Args:
             outside: The source's own rows.
-            log: Its pushed events.
-            event_time: Column of the instant a fact happened.
-            ingest_time: Column of the instant it became known; the event time stands for it where rows outside have
-                no such column.
+            log: Its pushed events, as the plan reads them.
+            plan: What the plan knows of the source.
         """
         self._parts = (outside, log)
-        self._event_time = event_time
-        self._ingest_time = ingest_time
-        self._borrows = ingest_time == INGEST_COLUMN
-        borrowed = {INGEST_COLUMN: TIMESTAMP} if self._borrows else {}
+        self._event_time = plan.event_time
+        borrowed = {INGEST_COLUMN: TIMESTAMP} if plan.ingest_time == INGEST_COLUMN else {}
         self.dtypes: Mapping[str, DType | None] = {**outside.dtypes, **borrowed}
         self.naive = outside.naive
         self.files: tuple[SourceFile, ...] = outside.files
@@ -102,39 +102,26 @@ class LoggedRows:
 
     def _own(self, column: str) -> str:
         """Return the column outside that holds a column's values."""
-        return self._event_time if self._borrows and column == INGEST_COLUMN else column
+        return self._event_time if column == INGEST_COLUMN else column
 
 
 class LogRows:
-    """The pushed events of one source: compacted files, then what the database holds."""
+    """The pushed events of one source, as one plan reads them: compacted files, then what the database holds."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        source: str,
-        dtypes: Mapping[str, DType],
-        *,
-        ingest_time: str,
-        ingest: tuple[int, int] | None,
-        where: str,
-    ) -> None:
-        """Find out where events lie; they are read when asked for.
+    def __init__(self, log: EventLog, plan: SourcePlan, stretches: Sequence[Stretch], *, where: str) -> None:
+        """Take what is known of the events; they are read when asked for.
 
         Args:
             log: The log.
-            source: Name of the source.
-            dtypes: Columns that may be asked for.
-            ingest_time: Column of the instant an event became known.
-            ingest: Only stretches that may hold events that became known in this range; ``None`` means all.
+            plan: What the plan knows of the source.
+            stretches: Where the events lie.
             where: What it is, for messages.
         """
         self._log = log
-        self._source = source
-        self._ingest_time = ingest_time
+        self._plan = plan
         self._where = where
-        self._pieces = _pieces(log.stretches(source, ingest=ingest))
-        self._dtypes = dtypes
-        self.dtypes: Mapping[str, DType | None] = dtypes
+        self._pieces = _pieces(stretches)
+        self.dtypes: Mapping[str, DType | None] = _dtypes(plan)
         self.naive: frozenset[str] = frozenset()
         self.files: tuple[SourceFile, ...] = ()
         self.not_finite: Mapping[str, int] = {}
@@ -143,22 +130,11 @@ class LogRows:
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Return some columns of one piece; an event has nulls in columns its source did not have when it came."""
         piece = self._pieces[number]
-        tables = self._log.read(self._source, piece[0].first, piece[-1].last, columns)
-        whole = pa.concat_tables(map(self._in_contract, tables), promote_options="default")
-        if whole.num_rows != self.piece_rows[number]:
+        stored = [_stored_as(self._plan, name) for name in columns]
+        tables = self._log.read(self._plan.name, piece[0].first, piece[-1].last, stored)
+        if sum(table.num_rows for table in tables) != self.piece_rows[number]:
             raise SourceDataError("events were removed while they were read", where=self._where, hint="Run it again.")
-        for name in columns:
-            if name not in whole.column_names:
-                whole = whole.append_column(name, pa.nulls(whole.num_rows))
-        return whole.select(list(columns))
-
-    def _in_contract(self, table: pa.Table) -> pa.Table:
-        """Bring events to the dtypes the source has now; they were pushed when it may have had others."""
-        columns = {}
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            where = f"{self._where}, column '{name}'"
-            columns[name] = to_contract(column, self._dtypes[name], timezone=None, where=where)[0]
-        return pa.table(columns)
+        return pa.concat_tables([in_contract(table, self._plan, columns, where=self._where) for table in tables])
 
     def place(self, _: int) -> str:
         """Return what messages call the piece."""
@@ -170,7 +146,7 @@ class LogRows:
 
     def bounds_us(self, number: int, column: str) -> tuple[int, int] | None:
         """Return the smallest and largest ingest time of a piece."""
-        if column != self._ingest_time:
+        if column != self._plan.ingest_time:
             return None
         piece = self._pieces[number]
         return min(one.ingest_from_us for one in piece), max(one.ingest_to_us for one in piece)
@@ -184,6 +160,59 @@ class LogRows:
 
     def close(self) -> None:
         """Do nothing: the log is the store's."""
+
+
+def in_contract(events: pa.Table, plan: SourcePlan, columns: Sequence[str], *, where: str) -> pa.Table:
+    """Return events of the log as a plan reads them.
+
+    Args:
+        events: Events under the names and types of the log.
+        plan: What the plan knows of the source.
+        columns: Names of columns of the plan.
+        where: The place, for messages.
+
+    Returns:
+        The columns in the plan's dtypes. Events have nulls in columns that their source did not have when they came.
+
+    Raises:
+        SourceDataError: A value is not exactly one of the plan's dtype.
+    """
+    dtypes = _dtypes(plan)
+    arrays = []
+    for name in columns:
+        stored, dtype = _stored_as(plan, name), dtypes[name]
+        if stored in events.column_names:
+            place = f"{where}, column '{name}'"
+            arrays.append(to_contract(events.column(stored), dtype, timezone=None, where=place)[0])
+        else:
+            arrays.append(pa.nulls(events.num_rows, dtype.arrow))
+    return pa.table(arrays, names=list(columns))
+
+
+def reads_log(source: Source, plan: SourcePlan) -> bool:
+    """Tell whether pushed events are among a plan's events: a plan of a source that took no pushes knows of no log."""
+    return source.stream and plan.ingest_time is not None
+
+
+def is_in_contract(events: pa.Table, plan: SourcePlan) -> bool:
+    """Tell whether events of the log have all columns of a plan in its dtypes, so that only their names may differ."""
+    kinds = dict(zip(events.column_names, events.schema.types, strict=True))
+    return all(kinds.get(_stored_as(plan, column.name)) == column.dtype.arrow for column in plan.columns)
+
+
+def under_plan_names(events: pa.Table, plan: SourcePlan) -> pa.Table:
+    """Return events of the log that are in a plan's contract under the plan's names."""
+    names = [column.name for column in plan.columns]
+    return pa.table([events.column(_stored_as(plan, name)) for name in names], names=names)
+
+
+def _stored_as(plan: SourcePlan, column: str) -> str:
+    """Return the log's name of a plan's column: the log says when an event became known, whatever callers sent."""
+    return INGEST_COLUMN if column == plan.ingest_time else column
+
+
+def _dtypes(plan: SourcePlan) -> dict[str, DType]:
+    return {column.name: column.dtype for column in plan.columns}
 
 
 def _pieces(stretches: Sequence[Stretch]) -> list[list[Stretch]]:

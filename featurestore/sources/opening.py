@@ -13,11 +13,12 @@ import pyarrow as pa
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType, from_arrow, parse_dtype
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError
-from featurestore.plan.model import INGEST_COLUMN, Column, SourcePlan, ViewPlan
+from featurestore.event_log import Stretch
+from featurestore.plan.model import INGEST_COLUMN, SourcePlan, ViewPlan
 from featurestore.sources.convert import guess_dtype, to_contract
 from featurestore.sources.files import FoundFile, find_files, is_remote
 from featurestore.sources.frames import frame_table, is_single_use, raw_columns, raw_names
-from featurestore.sources.logged import LoggedRows, LogRows
+from featurestore.sources.logged import LoggedRows, LogRows, in_contract, reads_log
 from featurestore.sources.parquet import ParquetRows, stored_file
 from featurestore.sources.rows import RawRows, SourceFile, TableRows, dtypes_of, missing_column, naive_columns
 from featurestore.sources.scan import IngestRange, Scan
@@ -61,37 +62,6 @@ def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
                 code="naive-timestamps",
             )
     return schema
-
-
-def open_rows(source: Source, columns: Iterable[Column], settings: ReadSettings = _DEFAULT) -> RawRows:
-    """Open a source's rows; those that are neither local Parquet nor a frame are read here, once, and kept.
-
-    Args:
-        source: The definition.
-        columns: Every column that scans of the rows will need, with its dtype.
-        settings: Threads, memory and folders.
-
-    Returns:
-        The rows; close them to give back temporary files.
-
-    Raises:
-        SourceMissingError: A file, table or column is not there.
-        SourceDataError: A file is corrupt, or a value is not of its dtype.
-        SourceError: A database or a remote file cannot be reached.
-        StorageError: The temporary folder is full.
-    """
-    wanted = {column.name: column.dtype for column in columns}
-    if not source.stream:
-        return _outside(source, wanted, settings)
-    ingest_time = ingest_column(source)
-    outside = {name: dtype for name, dtype in wanted.items() if name != INGEST_COLUMN}
-    outside.setdefault(source.event_time, TIMESTAMP)
-    return LoggedRows(
-        _outside(source, outside, settings),
-        _log_rows(source, wanted, settings, ingest=None),
-        event_time=source.event_time,
-        ingest_time=ingest_time,
-    )
 
 
 def column_names(source: Source, settings: ReadSettings = _DEFAULT) -> tuple[str, ...]:
@@ -165,24 +135,13 @@ def _numbered(pieces: Iterable[tuple[str, pa.Table]]) -> Iterator[tuple[str, int
         seen[place] = seen.get(place, 0) + table.num_rows
 
 
-def _log_rows(
-    source: Source, dtypes: Mapping[str, DType], settings: ReadSettings, *, ingest: IngestRange | None
-) -> RawRows:
-    if settings.event_log is None:
-        return TableRows(pa.schema([(name, dtype.arrow) for name, dtype in dtypes.items()]).empty_table())
-    where = f"{_place(source)}, event log"
-    return LogRows(
-        settings.event_log, source.name, dtypes, ingest_time=ingest_column(source), ingest=ingest, where=where
-    )
-
-
 def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings) -> RawRows:
     """Open the rows that lie outside the log."""
     match source:
-        case FileSource() if is_yet_empty(source, settings):
-            rows: RawRows = TableRows(_no_rows(source))
+        case FileSource() | FrameSource() if has_nothing_outside(source, settings):
+            return TableRows(pa.schema([(name, dtype.arrow) for name, dtype in wanted.items()]).empty_table())
         case FileSource() if source.file_format == "parquet" and not is_remote(str(source.path)):
-            rows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
+            rows: RawRows = ParquetRows(files_of(source, settings), where=_place(source), threads=settings.threads)
         case FrameSource():
             rows = TableRows(_frame(source))
         case FileSource() | SqlSource():
@@ -193,11 +152,12 @@ def _outside(source: Source, wanted: Mapping[str, DType], settings: ReadSettings
     return rows
 
 
-def read_ids(source: Source, kind: pa.DataType, settings: ReadSettings) -> Iterator[pa.Array]:
+def read_ids(source: Source, event_id: str, kind: pa.DataType, settings: ReadSettings) -> Iterator[pa.Array]:
     """Read the event ids of the rows outside the log, piece by piece.
 
     Args:
         source: The definition.
+        event_id: Column of the ids.
         kind: The ids' contract type.
         settings: Threads and memory.
 
@@ -205,32 +165,32 @@ def read_ids(source: Source, kind: pa.DataType, settings: ReadSettings) -> Itera
         SourceError: They cannot be read, or are of another type by now.
     """
     dtype = from_arrow(kind)
-    assert source.event_id is not None and dtype is not None
-    rows = _outside(source, {source.event_id: dtype}, settings)
+    assert dtype is not None
+    rows = _outside(source, {event_id: dtype}, settings)
     try:
         for number in range(len(rows.piece_rows)):
-            column = rows.read_piece(number, [source.event_id]).column(source.event_id)
+            column = rows.read_piece(number, [event_id]).column(event_id)
             yield to_contract(column, dtype, timezone=source.timezone, where=_place(source))[0]
     finally:
         rows.close()
 
 
-def compares_ids(source: SqlSource, kind: pa.DataType) -> bool:
+def compares_ids(source: SqlSource, event_id: str, kind: pa.DataType) -> bool:
     """Tell whether a database compares event ids as the contract does: if they are whole numbers or text there, too.
 
     Args:
         source: The definition.
+        event_id: Column of the ids.
         kind: The ids' contract type.
 
     Raises:
         SourceError: The database refuses.
     """
-    assert source.event_id is not None
     dtype = from_arrow(kind)
-    return dtype in (INT64, STRING) and _described(source, _DEFAULT)[0].get(source.event_id) == dtype
+    return dtype in (INT64, STRING) and _described(source, _DEFAULT)[0].get(event_id) == dtype
 
 
-def has_ids(source: SqlSource, ids: pa.Array) -> bool:
+def has_ids(source: SqlSource, event_id: str, ids: pa.Array) -> bool:
     """Ask a database whether it holds one of some event ids, which it must compare as the contract does.
 
     Raises:
@@ -238,9 +198,19 @@ def has_ids(source: SqlSource, ids: pa.Array) -> bool:
     """
     from featurestore.sources.sql import SqlRows
 
-    assert source.event_id is not None
     rows = SqlRows(source.url, source.table, source.query, _place(source))
-    return rows.has_any(source.event_id, ids.unique().to_pylist())
+    return rows.has_any(event_id, ids.unique().to_pylist())
+
+
+def has_nothing_outside(source: Source, settings: ReadSettings) -> bool:
+    """Tell whether a source that accepts pushes holds nothing else; what cannot be told cheaply may hold more."""
+    match source:
+        case FileSource():
+            return is_yet_empty(source, settings)
+        case FrameSource():
+            return source.stream and int(_frame(source).num_rows) == 0
+        case _:
+            return False
 
 
 def is_yet_empty(source: FileSource, settings: ReadSettings) -> bool:
@@ -254,26 +224,16 @@ def is_yet_empty(source: FileSource, settings: ReadSettings) -> bool:
     return False
 
 
-def _no_rows(source: FileSource) -> pa.Table:
-    return pa.schema([(name, dtype.arrow) for name, dtype in _declared_dtypes(source).items()]).empty_table()
+def open_scan(source: Source, plan: SourcePlan, *, keys: Iterable[str] = (), settings: ReadSettings = _DEFAULT) -> Scan:
+    """Open the events of a source, for one view; close it to give back temporary files.
 
-
-def open_scan(
-    source: Source,
-    plan: SourcePlan,
-    *,
-    keys: Iterable[str] = (),
-    settings: ReadSettings = _DEFAULT,
-    rows: RawRows | None = None,
-) -> Scan:
-    """Open the events of a source, for one view.
+    Rows that are neither local Parquet nor a frame are read here, once, and kept.
 
     Args:
         source: The definition.
         plan: What the view needs of it.
         keys: The view's key columns; rows in which one is null are an error or dropped, as the source says.
         settings: Threads, memory and folders.
-        rows: Rows of the source that are open already, with the plan's columns; the scan does not close them.
 
     Raises:
         SourceMissingError: A file, table or column is not there.
@@ -281,20 +241,20 @@ def open_scan(
         SourceError: A database or a remote file cannot be reached.
         StorageError: The temporary folder is full.
     """
-    opened = open_rows(source, plan.columns, settings) if rows is None else rows
+    outside = _outside_of(source, [plan], settings)
     try:
-        return Scan(opened, plan, keys=tuple(keys), on_null=source.on_null, settings=settings, owns_rows=rows is None)
+        rows = _with_log(source, plan, outside, _stretches(source, settings), settings)
+        return Scan(rows, plan, keys=tuple(keys), on_null=source.on_null, settings=settings)
     except SourceError:
-        if rows is None:
-            opened.close()
+        outside.close()
         raise
 
 
 def open_log_scan(source: Source, view: ViewPlan, *, settings: ReadSettings, ingest: IngestRange | None = None) -> Scan:
     """Open the pushed events of a source alone, for one view.
 
-    The log takes an event id once, so deliveries are not compared here; with the rows outside they are not either.
-    Events that were pushed before a column was a key, and have no value in it, are of no entity and left out.
+    Deliveries are not compared here, neither with each other nor with the rows outside. Events that were pushed before
+    a column was a key or the event time, and have no value in it, are left out.
 
     Args:
         source: The definition.
@@ -302,17 +262,37 @@ def open_log_scan(source: Source, view: ViewPlan, *, settings: ReadSettings, ing
         settings: Threads and memory, and the log.
         ingest: Only where events may have become known in this range; the scan must be read with it.
     """
-    plan = replace(view.source, event_id=None)
-    rows = _log_rows(source, {column.name: column.dtype for column in plan.columns}, settings, ingest=ingest)
+    stretches = _stretches(source, settings, ingest=ingest)
+    rows = _log_rows(view.source, stretches, settings, where=_log_place(view))
+    return _log_scan(rows, view, settings)
+
+
+def scan_of_events(events: pa.Table, view: ViewPlan, *, settings: ReadSettings) -> Scan:
+    """Open events that were just appended to the log as ``open_log_scan`` opens those that are read from it.
+
+    Args:
+        events: Events under the names and types of the log.
+        view: The view.
+        settings: Threads and memory.
+
+    Raises:
+        SourceDataError: A value is not exactly one of the plan's dtype.
+    """
+    names = [column.name for column in view.source.columns]
+    rows = TableRows(in_contract(events, view.source, names, where=_log_place(view)))
+    return _log_scan(rows, view, settings)
+
+
+def _log_scan(rows: RawRows, view: ViewPlan, settings: ReadSettings) -> Scan:
     keys = tuple(key.name for key in view.entity.keys)
-    return Scan(rows, plan, keys=keys, on_null="drop", settings=settings)
+    return Scan(rows, replace(view.source, event_id=None), keys=keys, on_null="drop", settings=settings)
 
 
 @contextmanager
 def open_scans(
     views: Iterable[ViewPlan], sources: Mapping[str, Source], settings: ReadSettings = _DEFAULT
 ) -> Iterator[dict[str, Scan]]:
-    """Open a scan for each of several views; a source that several of them read is read into a spool only once.
+    """Open a scan for each of several views; what several of them read alike is read into a spool only once.
 
     Args:
         views: The views.
@@ -328,13 +308,68 @@ def open_scans(
     with ExitStack() as stack:
         scans: dict[str, Scan] = {}
         for name, group in by_source.items():
-            columns = {column.name: column for view in group for column in view.source.columns}
-            rows = open_rows(sources[name], columns.values(), settings)
-            stack.callback(rows.close)
-            for view in group:
-                keys = [key.name for key in view.entity.keys]
-                scans[view.name] = open_scan(sources[name], view.source, keys=keys, settings=settings, rows=rows)
+            source = sources[name]
+            stretches = _stretches(source, settings)
+            for alike in _read_alike(group):
+                outside = _outside_of(source, [view.source for view in alike], settings)
+                stack.callback(outside.close)
+                for view in alike:
+                    rows = _with_log(source, view.source, outside, stretches, settings)
+                    keys = tuple(key.name for key in view.entity.keys)
+                    scans[view.name] = Scan(
+                        rows, view.source, keys=keys, on_null=source.on_null, settings=settings, owns_rows=False
+                    )
         yield scans
+
+
+def _read_alike(views: Iterable[ViewPlan]) -> list[list[ViewPlan]]:
+    """Group views of one source, of several plans perhaps, so that in each group a column is read in one way."""
+    groups: list[tuple[str | None, dict[str, DType], list[ViewPlan]]] = []
+    for view in views:
+        timezone, wanted = view.source.timezone, {column.name: column.dtype for column in view.source.columns}
+        for known_timezone, columns, group in groups:
+            if timezone == known_timezone and all(columns.get(name, dtype) == dtype for name, dtype in wanted.items()):
+                columns.update(wanted)
+                group.append(view)
+                break
+        else:
+            groups.append((timezone, wanted, [view]))
+    return [group for _, _, group in groups]
+
+
+def _outside_of(source: Source, plans: Sequence[SourcePlan], settings: ReadSettings) -> RawRows:
+    """Open the rows that lie outside the log, for plans that read columns alike."""
+    log_column = {INGEST_COLUMN} if source.stream else set()
+    columns = {column.name: column.dtype for plan in plans for column in plan.columns if column.name not in log_column}
+    return _outside(replace(source, timezone=plans[0].timezone), columns, settings)
+
+
+def _with_log(
+    source: Source, plan: SourcePlan, outside: RawRows, stretches: Sequence[Stretch], settings: ReadSettings
+) -> RawRows:
+    """Put the pushed events behind the rows outside, if the plan reads them."""
+    if not reads_log(source, plan):
+        return outside
+    where = f"{_place(source)}, event log"
+    return LoggedRows(outside, _log_rows(plan, stretches, settings, where=where), plan)
+
+
+def _log_rows(plan: SourcePlan, stretches: Sequence[Stretch], settings: ReadSettings, *, where: str) -> RawRows:
+    if settings.event_log is None:
+        return TableRows(pa.schema([(column.name, column.dtype.arrow) for column in plan.columns]).empty_table())
+    return LogRows(settings.event_log, plan, stretches, where=where)
+
+
+def _stretches(source: Source, settings: ReadSettings, *, ingest: IngestRange | None = None) -> Sequence[Stretch]:
+    """Return where the pushed events of a source lie now."""
+    if not source.stream or settings.event_log is None:
+        return ()
+    return settings.event_log.stretches(source.name, ingest=ingest)
+
+
+def _log_place(view: ViewPlan) -> str:
+    """Return the place of events that one plan reads: others may read the same without a mistake."""
+    return f"feature view '{view.name}' (plan {view.fingerprint[:12]}), source '{view.source.name}', event log"
 
 
 def ingest_column(source: Source) -> str:

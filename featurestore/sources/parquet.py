@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.dtypes import FLOAT64, DType, from_arrow
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
 from featurestore.sources.convert import guess_dtype
 from featurestore.sources.files import FoundFile, partition_columns
 from featurestore.sources.rows import SourceFile, naive_columns
@@ -236,7 +236,7 @@ def _open(file: FoundFile, where: str) -> _Opened:
         raise SourceError(problem, where=where, hint="Check its permissions.", code="unreadable-file") from error
     except DAMAGE as error:
         raise _corrupt(file.path, where, error) from error
-    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+    if twice := repeated(schema.names):
         problem = f"the file '{file.path}' has two columns '{twice[0]}'"
         raise SourceDataError(problem, where=where, hint="Rename one.", code="duplicate-column")
     paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]

@@ -1,27 +1,31 @@
 """The pushed events of a source on their way into online state: in steps, without reading the rows outside.
 
-Only if an event id of a step may also lie outside are the rows outside read: which delivery of an event counts is
-decided where it always is.
+Only if an event id of a step may also lie outside, or may be repeated in the log, is everything read: which delivery of
+an event counts is decided where it always is.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.errors import SourceError
-from featurestore.event_log import Stretch
-from featurestore.plan.model import ViewPlan
+from featurestore.definitions.sources import FileSource, Source, SqlSource
+from featurestore.dtypes import DType
+from featurestore.errors import SourceDataError, SourceError
+from featurestore.event_log import EventLog, Head, IdColumn, Stretch
+from featurestore.plan.model import SourcePlan, ViewPlan
+from featurestore.sources.convert import to_contract
 from featurestore.sources.deliveries import id_hashes
 from featurestore.sources.files import is_remote
-from featurestore.sources.frames import frame_table
 from featurestore.sources.known_ids import Hashes, HashSet
+from featurestore.sources.logged import is_in_contract, under_plan_names
 from featurestore.sources.opening import (
     compares_ids,
     files_of,
@@ -30,9 +34,11 @@ from featurestore.sources.opening import (
     open_log_scan,
     open_scans,
     read_ids,
+    scan_of_events,
 )
 from featurestore.sources.scan import Scan
 from featurestore.sources.settings import ReadSettings
+from featurestore.temporal import NOTHING_YET
 
 
 def outside_identity(source: Source, settings: ReadSettings) -> str:
@@ -56,37 +62,24 @@ def _stamps(source: FileSource, settings: ReadSettings) -> dict[str, str]:
     return {path: f"{stat.st_size} {stat.st_mtime_ns}" for path, stat in stats}
 
 
-def has_nothing_outside(source: Source, settings: ReadSettings) -> bool:
-    """Tell whether a source holds nothing but pushed events; what cannot be told cheaply may hold more."""
-    match source:
-        case FileSource():
-            return is_yet_empty(source, settings)
-        case FrameSource():
-            return int(frame_table(source.frame, where=f"source '{source.name}'").num_rows) == 0
-        case _:
-            return False
-
-
 @dataclass
 class OutsideIds:
     """The event ids of the rows outside, as far as it is cheap to know them. May be used from several threads.
 
-    Of local files and frames hashes are kept, and only files that are new are read. A database is asked about the ids
-    in question. What lies elsewhere is read each time.
+    Plans of one source may have their ids in different columns, or of different dtypes.
     """
 
     source: Source
     settings: ReadSettings
-    _known: HashSet | None = field(default=None, init=False)
-    _stamps: dict[str, str] = field(default_factory=dict, init=False)
-    _is_compared: bool | None = field(default=None, init=False)
+    _columns: dict[tuple[str, pa.DataType, str | None], _OutsideColumn] = field(default_factory=dict, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
-    def may_hold(self, ids: pa.Array) -> bool:
+    def may_hold(self, plan: SourcePlan, ids: pa.Array) -> bool:
         """Tell whether one of some event ids may lie outside; ``False`` is certain.
 
         Args:
-            ids: The ids, in contract dtype.
+            plan: The plan whose ids they are.
+            ids: The ids, in its dtype.
 
         Raises:
             SourceError: What lies outside cannot be read.
@@ -95,31 +88,60 @@ class OutsideIds:
         ids = ids.drop_null()
         if not len(ids):
             return False
+        assert plan.event_id is not None
+        key = (plan.event_id, ids.type, plan.timezone)
+        with self._lock:
+            if key not in self._columns:
+                source = replace(self.source, timezone=plan.timezone)
+                self._columns[key] = _OutsideColumn(source, plan.event_id, ids.type, self.settings)
+            column = self._columns[key]
+        return column.may_hold(ids)
+
+
+@dataclass
+class _OutsideColumn:
+    """The event ids of one column of the rows outside.
+
+    Of local files and frames hashes are kept, and only files that are new are read. A database is asked about the ids
+    in question. What lies elsewhere is read each time.
+    """
+
+    source: Source
+    event_id: str
+    kind: pa.DataType
+    settings: ReadSettings
+    _known: HashSet | None = field(default=None, init=False)
+    _stamps: dict[str, str] = field(default_factory=dict, init=False)
+    _is_compared: bool | None = field(default=None, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
+
+    def may_hold(self, ids: pa.Array) -> bool:
+        """Tell whether one of some event ids, of which none is null, may lie outside."""
         source = self.source
         match source:
-            case SqlSource() if self._compares(source, ids.type):
-                return has_ids(source, ids)
+            case SqlSource() if self._compares(source):
+                return has_ids(source, self.event_id, ids)
             case SqlSource():
                 return self._is_read(ids)
             case FileSource() if is_remote(str(source.path)):
                 return self._is_read(ids)
             case _:
                 with self._lock:
-                    return self._kept(ids.type).has_any(id_hashes(ids)[0])
+                    return self._kept().has_any(id_hashes(ids)[0])
 
-    def _compares(self, source: SqlSource, kind: pa.DataType) -> bool:
+    def _compares(self, source: SqlSource) -> bool:
         with self._lock:
             if self._is_compared is None:
-                self._is_compared = compares_ids(source, kind)
+                self._is_compared = compares_ids(source, self.event_id, self.kind)
             return self._is_compared
 
     def _is_read(self, ids: pa.Array) -> bool:
         """Read all ids outside, and tell whether one of some is among them."""
         wanted = HashSet(self.settings)
         wanted.add(id_hashes(ids)[0])
-        return any(wanted.has_any(hashes) for hashes in self._hashes(self.source, ids.type))
+        return any(wanted.has_any(hashes) for hashes in self._hashes(self.source))
 
-    def _kept(self, kind: pa.DataType) -> HashSet:
+    def _kept(self) -> HashSet:
         """Return the ids of local files or of a frame, after what is new of them was read."""
         source = self.source
         stamps = _stamps(source, self.settings) if isinstance(source, FileSource) else {"": ""}
@@ -128,15 +150,51 @@ class OutsideIds:
         for path, stamp in stamps.items():
             if path not in self._stamps:
                 part = replace(source, path=path) if isinstance(source, FileSource) else source
-                for hashes in self._hashes(part, kind):
+                for hashes in self._hashes(part):
                     self._known.add(hashes)
                 self._stamps[path] = stamp
         return self._known
 
-    def _hashes(self, source: Source, kind: pa.DataType) -> Iterator[Hashes]:
-        for ids in read_ids(source, kind, self.settings):
+    def _hashes(self, source: Source) -> Iterator[Hashes]:
+        for ids in read_ids(source, self.event_id, self.kind, self.settings):
             hashes, is_known = id_hashes(ids)
             yield hashes[is_known]
+
+
+def id_column(plan: SourcePlan) -> IdColumn | None:
+    """Return the column by which a plan tells deliveries of one event apart from other events, if it does."""
+    if plan.event_id is None:
+        return None
+    return next(IdColumn(column.name, column.dtype) for column in plan.columns if column.name == plan.event_id)
+
+
+def enter_ids(source: Source, dtype: DType, log: EventLog) -> None:
+    """Let the log keep the ids of a source's ``event_id``, those of the events it has among them.
+
+    Raises:
+        SourceDataError: An event in the log has an id that is not of the dtype.
+        StorageError: The log cannot be used.
+    """
+    assert source.event_id is not None
+    log.enter_ids(source.name, IdColumn(source.event_id, dtype), convert=partial(id_values, source=source.name))
+
+
+def id_values(column: pa.ChunkedArray, dtype: DType, *, source: str) -> pa.Array:
+    """Return event ids of the log in a dtype.
+
+    Raises:
+        SourceDataError: One of them is not of it.
+    """
+    try:
+        return to_contract(column, dtype, timezone=None, where=f"source '{source}', event log")[0]
+    except SourceDataError as error:
+        raise SourceDataError(
+            f"events that were pushed cannot be told apart by this event_id: {error.problem}",
+            where=error.where,
+            hint="Declare the dtype that the events in the log have, or name another column as event_id. "
+            "Under another name the source begins a log of its own.",
+            code="event-id-dtype",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -144,14 +202,16 @@ class Recent:
     """Events that were just appended, so that they need not be read back.
 
     Attributes:
-        from_us: Nothing else became known from this instant on, and
-        until_us: before this one.
-        events: The events, at most of one instant.
+        before: The log's head before: nothing else became known from its instant on, and
+        head: before the instant of this one.
+        events: The events under the names and types of the log, at most of one instant.
+        unique_by: The id columns by which none of them repeats another event of the log.
     """
 
-    from_us: int
-    until_us: int
+    before: Head
+    head: Head
     events: pa.Table
+    unique_by: frozenset[IdColumn] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -172,12 +232,22 @@ class PushedEvents:
     outside_ids: OutsideIds
     recent: Recent | None = None
 
-    def head_us(self) -> int:
-        """Return the instant before which all events became known that are to be followed."""
+    def head(self) -> Head:
+        """Return how far the log goes that is to be followed."""
         if self.recent is not None:
-            return self.recent.until_us
-        assert self.settings.event_log is not None
-        return self.settings.event_log.head(self.source.name).next_ingest_us
+            return self.recent.head
+        return self._log.head(self.source.name)
+
+    def is_past(self, head: Head) -> bool:
+        """Tell whether the log once had this head, and still has all events before it."""
+        recent = self.recent
+        if recent is not None and any(map(head.is_behind_same_event, (recent.before, recent.head))):
+            return True
+        return self._log.is_past(self.source.name, head)
+
+    def seal(self, until_us: int) -> None:
+        """Promise that no event to come has an ingest time before an instant."""
+        self._log.seal(self.source.name, until_us)
 
     def read_back(self) -> PushedEvents:
         """Return the same without what was just appended, which is read from the log then."""
@@ -185,6 +255,9 @@ class PushedEvents:
 
     def steps(self, from_us: int, until_us: int, most_events: int) -> Iterator[tuple[int, pa.Table]]:
         """Read the events with ``from_us <= ingest_time < until_us`` in the order they became known.
+
+        Of deliveries of one event only that is given which counts, by the same rule as in a training set. They are
+        compared with each other and with the rows outside only where the log does not say that no id is repeated.
 
         Args:
             from_us: Inclusive bound.
@@ -194,47 +267,97 @@ class PushedEvents:
         Yields:
             For each step the exclusive bound it goes to, the last one ``until_us``; and the view's columns.
         """
-        recent = self.recent
-        if recent is not None and recent.from_us <= from_us < until_us == recent.until_us:
-            yield until_us, self._checked(recent.events.select(self._columns), from_us, until_us)
-            return
+        with ExitStack() as stack:
+            whole = _Whole(self, stack)
+            recent = self.recent
+            if recent is not None and recent.before.next_ingest_us <= from_us < until_us == recent.head.next_ingest_us:
+                if self._id_column is None or self._id_column in recent.unique_by:
+                    yield until_us, self._checked(self._recent(recent), from_us, until_us, whole)
+                else:
+                    yield until_us, whole.read(from_us, until_us)
+                return
+            stretches = self._log.stretches(self.source.name, ingest=(from_us, until_us))
+            unique_from_us = self._unique_from_us() if stretches else NOTHING_YET
+            begin = from_us
+            for group in _groups(stretches, most_events):
+                end = min(until_us, group[-1].ingest_to_us + 1)
+                table = self._read(begin, end, whole) if begin >= unique_from_us else whole.read(begin, end)
+                yield from _cut(table, self._ingest_column, end, most_events)
+                begin = end
+            if begin < until_us:
+                yield until_us, self._read(until_us, until_us, whole)
+
+    @property
+    def _log(self) -> EventLog:
         assert self.settings.event_log is not None
-        stretches = self.settings.event_log.stretches(self.source.name, ingest=(from_us, until_us))
-        begin = from_us
-        for group in _groups(stretches, most_events):
-            end = min(until_us, group[-1].ingest_to_us + 1)
-            yield from _cut(self._read(begin, end), self._ingest_column, end, most_events)
-            begin = end
-        if begin < until_us:
-            yield until_us, self._read(until_us, until_us)
+        return self.settings.event_log
+
+    @cached_property
+    def _id_column(self) -> IdColumn | None:
+        return id_column(self.view.source)
+
+    def _unique_from_us(self) -> int:
+        """Return the instant from which no event of the log repeats an id of the plan."""
+        column = self._id_column
+        return NOTHING_YET if column is None else self._log.unique_from_us(self.source.name, column)
 
     @property
     def _ingest_column(self) -> str:
         return self.view.source.ingest_time or self.view.source.event_time
 
     @property
-    def _columns(self) -> list[str]:
+    def columns(self) -> list[str]:
+        """The columns of the view."""
         return [column.name for column in self.view.source.columns]
 
-    def _read(self, begin: int, end: int) -> pa.Table:
-        with open_log_scan(self.source, self.view, settings=self.settings, ingest=(begin, end)) as scan:
-            return self._checked(scan.read(self._columns, ingest=(begin, end)), begin, end)
+    def _recent(self, recent: Recent) -> pa.Table:
+        """Return what was just appended as reading it from the log would give it."""
+        plan, events = self.view.source, recent.events
+        if is_in_contract(events, plan):
+            found = under_plan_names(events, plan)
+            must = {*(key.name for key in self.view.entity.keys), plan.event_time}
+            if not any(found.column(name).null_count for name in must):
+                return found
+        with scan_of_events(events, self.view, settings=self.settings) as scan:
+            return scan.read(self.columns)
 
-    def _checked(self, table: pa.Table, begin: int, end: int) -> pa.Table:
+    def _read(self, begin: int, end: int, whole: _Whole) -> pa.Table:
+        with open_log_scan(self.source, self.view, settings=self.settings, ingest=(begin, end)) as scan:
+            return self._checked(scan.read(self.columns, ingest=(begin, end)), begin, end, whole)
+
+    def _checked(self, table: pa.Table, begin: int, end: int, whole: _Whole) -> pa.Table:
         """Return events of a range without those of which a delivery outside counts."""
         event_id = self.view.source.event_id
         if event_id is None or not table.num_rows or not self._may_be_outside(table.column(event_id)):
             return table
-        with open_scans([self.view], {self.source.name: self.source}, self.settings) as scans:
-            whole: Scan = scans[self.view.name]
-            return whole.logged().read(self._columns, ingest=(begin, end))
+        return whole.read(begin, end)
 
     def _may_be_outside(self, ids: pa.ChunkedArray) -> bool:
         try:
-            return self.outside_ids.may_hold(ids.combine_chunks())
+            return self.outside_ids.may_hold(self.view.source, ids.combine_chunks())
         except SourceError:
             # What lies outside cannot be read now; the scan says so, or finds that it can.
             return True
+
+
+class _Whole:
+    """Reads events of the log where which delivery of an event counts is decided over everything there is.
+
+    Everything is opened at most once, when it is first needed.
+    """
+
+    def __init__(self, pushed: PushedEvents, stack: ExitStack) -> None:
+        self._pushed = pushed
+        self._stack = stack
+        self._scan: Scan | None = None
+
+    def read(self, begin: int, end: int) -> pa.Table:
+        """Return the events of the log that count and became known in a range."""
+        pushed = self._pushed
+        if self._scan is None:
+            scans = open_scans([pushed.view], {pushed.source.name: pushed.source}, pushed.settings)
+            self._scan = self._stack.enter_context(scans)[pushed.view.name].logged()
+        return self._scan.read(pushed.columns, ingest=(begin, end))
 
 
 def _groups(stretches: list[Stretch], most_events: int) -> Iterator[list[Stretch]]:

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from featurestore.definitions.sources import CsvOptions
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
 from featurestore.sources.settings import ReadSettings, duckdb_connection
 
 SAMPLE_ROWS = 20_000
@@ -157,7 +157,7 @@ def _head(connection: duckdb.DuckDBPyConnection, path: str, options: CsvOptions,
     else:
         cells = line.split(delimiter)
     names = list(options.columns) or (cells if options.header else [f"column{i}" for i in range(len(cells))])
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := repeated(names):
         raise _bad_file(path, f"two columns are named '{twice[0]}'", where)
     return delimiter, names
 

@@ -10,6 +10,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from featurestore.config import ServerConfig
 from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.errors import (
     InstantError,
@@ -25,6 +26,7 @@ from featurestore.statuses import ERROR, Status
 from featurestore.store import FeatureStore
 from featurestore.temporal import format_instant, instant_us, to_datetime
 from server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
+from server.forms import check_size
 from server.problems import RefusedError, too_large
 
 STATUSES = {
@@ -59,14 +61,14 @@ class _Feature:
 
 
 def answer(
-    store: FeatureStore, question: FeastQuestion, *, most: int, request_id: str | None = None
+    store: FeatureStore, question: FeastQuestion, limits: ServerConfig, *, request_id: str | None = None
 ) -> tuple[FeastReply, OnlineFeatures]:
     """Answer a question.
 
     Args:
         store: What answers.
         question: What is asked: a service, or features of views.
-        most: How many entities one question may have.
+        limits: How many entities one question may have, and how large the answer may be.
         request_id: Name of the request; made up if not given.
 
     Returns:
@@ -74,15 +76,17 @@ def answer(
 
     Raises:
         RequestError: Columns are missing, of several lengths or of wrong dtypes.
-        RefusedError: There is no such view, feature or service; or there are too many entities.
+        RefusedError: There is no such view, feature or service; or there are too many entities, or too large an answer.
     """
     count = _count(question.entities)
-    if count > most:
-        raise too_large(f"There are {count} entities; one request may have {most}.", field="/entities")
+    if count > limits.max_entities:
+        detail = f"There are {count} entities; one request may have {limits.max_entities}."
+        raise too_large(detail, field="/entities")
     if question.feature_service is not None:
         plan = _plan(store, question.feature_service)
         features = _features_of(plan)
         result = _ask(store, plan, question.entities, count, request_id, features)
+        check_size(result, limits.max_answer)
         return _reply(question, result, features), result
     references = _references(question.features or ())
     service = _service_of(store, references, question.entities)
@@ -94,6 +98,7 @@ def answer(
     else:
         wanted = [_Feature(f"{view}__{name}", view, name, f"{view}__{name}") for view, name in references]
         result = _ask_views(store, references, question.entities, count, wanted)
+    check_size(result, limits.max_answer)
     return _reply(question, result, wanted), result
 
 

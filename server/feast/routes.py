@@ -51,16 +51,17 @@ def routes(desk: Desk) -> APIRouter:
         router.add_api_route(path, route, methods=["POST"], summary=summary, openapi_extra=description)
 
     def answered(question: FeastQuestion, call: Call) -> Any:
-        reply, call.answer = answer(desk.store, question, most=desk.limits.max_entities, request_id=call.request_id)
+        reply, call.answer = answer(desk.store, question, desk.limits, request_id=call.request_id)
         return reply
 
     add("/get-online-features", "Get features, as Feast does", FeastQuestion, answered, reply="FeastReply")
-    add(
-        "/push",
-        "Push events, as Feast does",
-        FeastPush,
-        lambda message, _: writes.push(desk.store, message, most=desk.limits.max_events),
-    )
+
+    def pushed(message: FeastPush, call: Call) -> None:
+        key = call.headers.get(b"idempotency-key")
+        name = None if key is None else key.decode("latin-1")
+        writes.push(desk.store, message, desk.limits, idempotency_key=name)
+
+    add("/push", "Push events, as Feast does", FeastPush, pushed)
     for path in ("/materialize", "/materialize-incremental"):
         add(
             path,
@@ -79,7 +80,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def health(request: Request) -> Response:
         def checked(_: Call) -> Response:
-            desk.store.check()
+            desk.check()
             return Response()
 
         found = await desk.answer(request, checked)
@@ -104,7 +105,7 @@ def _description(message: str, reply: str) -> dict[str, Any]:
             "200": {"description": "Done.", "content": {_JSON: {"schema": success}}},
             "400": {"description": "The body is not JSON.", **problem},
             "404": {"description": "There is no such view, feature, service or source.", **problem},
-            "413": {"description": "The body or the list of entities is too large.", **problem},
+            "413": {"description": "The body, the list of entities or the answer is too large.", **problem},
             "422": {"description": "A field is missing, or of a wrong type.", **problem},
             "415": {"description": "The body is compressed.", **problem},
             "503": {"description": "The registry or the online store cannot answer.", **problem},

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from featurestore.config import ServerConfig
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import RegistryError, RequestError
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us
+from server.arrow import too_many_columns
 from server.events import too_many
 from server.feast.messages import ROADS, FeastMaterialize, FeastPush
 from server.problems import RefusedError
@@ -19,13 +21,14 @@ from server.problems import RefusedError
 _BY_ROW = re.compile(r"/events/(\d+)/(.+)")
 
 
-def push(store: FeatureStore, message: FeastPush, *, most: int) -> None:
+def push(store: FeatureStore, message: FeastPush, limits: ServerConfig, *, idempotency_key: str | None = None) -> None:
     """Push events; all of them or none.
 
     Args:
         store: What takes them.
         message: The events.
-        most: How many there may be.
+        limits: How many events, and how many columns, there may be.
+        idempotency_key: Names the push, so that it can be repeated; see ``FeatureStore.push``.
 
     Raises:
         RequestError: An event is wrong, or the push is meant for one road only.
@@ -37,14 +40,16 @@ def push(store: FeatureStore, message: FeastPush, *, most: int) -> None:
             field="/to",
             hint="What is pushed reaches both roads: they read one log.",
         )
+    if len(message.df) > limits.max_columns:
+        raise too_many_columns(limits.max_columns)
     instants = _instants(store, message.push_source_name)
     labels, columns = _aligned(message.df)
-    if len(labels) > most:
-        raise too_many(len(labels), most, field="/df")
+    if len(labels) > limits.max_events:
+        raise too_many(len(labels), limits.max_events, field="/df")
     zoned = [[_in_utc(cell) for cell in cells] if name in instants else cells for name, cells in columns.items()]
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*zoned, strict=True)]
     try:
-        store.push(message.push_source_name, rows)
+        store.push(message.push_source_name, rows, idempotency_key=idempotency_key)
     except RequestError as error:
         field = _place(error.field, labels)
         raise type(error)(error.problem, field=field, hint=error.hint, code=error.code) from error

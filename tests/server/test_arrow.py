@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from server.arrow import read_stream
 from server.problems import RefusedError
 
-MOST_ROWS, MOST_BYTES = 1_000, 100_000
+MOST_ROWS, MOST_BYTES, MOST_COLUMNS = 1_000, 100_000, 50
 
 
 def stream(*tables, compression=None) -> bytes:
@@ -25,7 +25,7 @@ def stream(*tables, compression=None) -> bytes:
 
 
 def read(body):
-    return read_stream(body, most_rows=MOST_ROWS, most_bytes=MOST_BYTES)
+    return read_stream(body, most_rows=MOST_ROWS, most_bytes=MOST_BYTES, most_columns=MOST_COLUMNS)
 
 
 def refusal(body) -> tuple[int, str]:
@@ -115,3 +115,64 @@ def test_whatever_bytes_come_they_are_read_or_refused(data):
         whole[place] = data.draw(st.integers(0, 255))
     with suppress(RefusedError):
         read(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+
+
+def nested(depth: int) -> pa.Array:
+    values = pa.array([1], pa.int64())
+    for _ in range(depth):
+        values = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), values)
+    return values
+
+
+def wide(count: int) -> pa.Table:
+    return pa.table({f"c{i}": pa.array([], pa.int8()) for i in range(count)})
+
+
+STRUCT = pa.struct([(f"f{i}", pa.int8()) for i in range(MOST_COLUMNS)])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        wide(MOST_COLUMNS + 1),
+        wide(20_000),
+        pa.Table.from_arrays([pa.array(["a"])] * 20_000, names=["x"] * 20_000),
+        pa.table({"x": pa.array([], STRUCT)}),
+        pa.table({"x": pa.array([], pa.list_(STRUCT)), "y": pa.array([], pa.int8())}),
+    ],
+    ids=["one too many", "very many", "one name", "inside one", "inside a list"],
+)
+def test_more_columns_than_there_may_be_are_refused_before_they_are_looked_at(table, monkeypatch):
+    """Found in a hunt: columns without rows kept threads at work for minutes after the answer."""
+    monkeypatch.setattr(pa.ipc, "open_stream", None)
+    assert refusal(stream(table)) == (413, "too-large")
+
+
+def test_as_many_columns_as_there_may_be_are_read():
+    assert read(stream(wide(MOST_COLUMNS))).num_columns == MOST_COLUMNS
+
+
+@pytest.mark.parametrize("depth", [9, 40, 60])
+def test_columns_nested_deeper_than_any_dtype_are_refused(depth, monkeypatch):
+    monkeypatch.setattr(pa.ipc, "open_stream", None)
+    assert refusal(stream(pa.table({"x": nested(depth)})))[0] in (400, 413, 422)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.int64(), pa.string(), pa.struct([("xname", pa.int8())]), pa.list_(pa.field("xname", pa.int8()))],
+    ids=str,
+)
+def test_names_that_are_no_text_are_refused(kind):
+    """Found in a hunt: they were the server's failure (500)."""
+    sound = stream(pa.table({"xname": pa.array([], kind)}))
+    assert refusal(sound.replace(b"xname", b"\xff\xfeabc")) == (400, "malformed-arrow")
+
+
+def test_more_batches_than_there_may_be_are_refused():
+    empty = pa.RecordBatch.from_pydict({"x": pa.array([], pa.int8())})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, empty.schema) as writer:
+        for _ in range(2_001):
+            writer.write_batch(empty)
+    assert refusal(sink.getvalue().to_pybytes()) == (413, "too-large")

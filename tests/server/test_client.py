@@ -401,3 +401,37 @@ def test_a_client_is_answered_by_the_plan_it_was_trained_on(kind, store, tmp_pat
         manifest.write_text(text) if text else manifest.unlink()
         with pytest.raises(ConfigError, match=problem):
             client_of(kind, "http://test", transport, trained_on=tmp_path).services()
+
+
+def test_a_push_of_unknown_outcome_is_repeated_under_its_key_and_no_other_push_has_it():
+    """A server that does not know whether it committed answers 504 with a code of its own."""
+    keys = []
+    unknown = {"code": "push-outcome-unknown", "detail": "?", "error": "StorageError"}
+    pushed = {"accepted": 1, "duplicates": 0, "sequence": 0, "ingest_time": "2024-05-01T12:00:00Z"}
+
+    def answer(request):
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) % 2:
+            return httpx.Response(504, json=unknown)
+        return httpx.Response(200, json=pushed | {"is_followed": True, "rejected": []})
+
+    client = FeatureStoreClient("http://host", retries=QUICK, transport=httpx.MockTransport(answer))
+    assert client.push("orders", [{"user": 1}]).accepted == 1
+    client.push("orders", [{"user": 1}])
+    client.push("orders", [{"user": 1}], idempotency_key="mine")
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+    assert keys[4:] == ["mine", "mine"]
+
+
+def test_what_is_no_push_is_not_repeated_after_504():
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        return httpx.Response(504, json={"code": "deadline", "detail": "?"})
+
+    client = FeatureStoreClient("http://host", retries=QUICK, transport=httpx.MockTransport(answer))
+    for call in (client.services, lambda: client.push("orders", [])):
+        with pytest.raises(UnreachableError):
+            call()
+    assert len(asked) == 2

@@ -14,6 +14,7 @@ from featurestore.temporal import FixedClock, instant_us
 from server.app import create_app
 from server.events import ARROW_STREAM
 from tests.server.conftest import NOW, Caller
+from tests.server.test_arrow import stream
 from tests.server.test_client import client_of
 from tests.server.test_features import problem
 
@@ -169,3 +170,39 @@ def test_many_events_are_taken_in_their_order(call, store):
     rows[1_100]["amount"] = "x"
     found = problem(send(call, json.dumps({"events": rows}).encode(), "application/json"))
     assert found["field"] == "/events/1100/amount"
+
+
+@pytest.mark.parametrize("how", ["one event", "an event each", "Feast", "Arrow"])
+def test_a_push_of_very_many_columns_is_refused_at_once(call, store, how):
+    server = store.config.server.model_copy(update={"max_columns": 100})
+    store.config = store.config.model_copy(update={"server": server})
+    names = [f"c{i}" for i in range(101)]
+    path, arguments = {
+        "one event": ("/v1/sources/orders/events", {"json": {"events": [dict.fromkeys(names, 1)]}}),
+        "an event each": (
+            "/v1/sources/orders/events?partial=true",
+            {"json": {"events": [{name: 1} for name in names]}},
+        ),
+        "Feast": ("/push", {"json": {"push_source_name": "orders", "df": {name: [1] for name in names}}}),
+        "Arrow": (
+            "/v1/sources/orders/events",
+            {"content": stream(pa.table({name: [1] for name in names})), "headers": {"content-type": ARROW_STREAM}},
+        ),
+    }[how]
+    found = problem(call("POST", path, **arguments))
+    assert (found["status"], found["code"]) == (413, "too-large")
+    assert "100 columns" in found["detail"]
+
+
+def test_a_push_is_repeated_by_its_idempotency_key(call):
+    def push(events):
+        headers = {"idempotency-key": "one"}
+        return call("POST", "/v1/sources/orders/events", json={"events": events}, headers=headers)
+
+    first = push(EVENTS[:1])
+    assert first.status_code == 200
+    assert push(EVENTS[:1]).json() == first.json()
+    assert first.json()["accepted"] == 1
+    refused = push(EVENTS[1:2])
+    assert refused.status_code == 422
+    assert problem(refused)["code"] == "idempotency-key-reused"

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
-from server.forms import ARROW_STREAM, JSON, METADATA_KEY, form_of
+from featurestore.dtypes import parse_dtype
+from server.forms import ARROW_STREAM, JSON, METADATA_KEY, check_size, form_of
 from server.problems import RefusedError
 from tests.server.test_features import problem
 
@@ -104,3 +106,40 @@ def test_a_form_there_is_not_is_refused_before_anything_is_done(call):
     response = call("POST", "/v1/features", json=ASKED, headers={"accept": "text/csv"})
     assert response.status_code == 406
     assert problem(response)["code"] == "not-acceptable"
+
+
+@pytest.mark.parametrize("path", ["/v1/features", "/get-online-features"])
+@pytest.mark.parametrize("count", [20, 500])
+def test_an_answer_that_is_too_large_is_refused_before_it_is_made(call, store, monkeypatch, path, count):
+    """Found in a hunt: ten kilobytes of question were answered with 200 megabytes."""
+    asked = (
+        {"service": "all_of_it", "entities": [{"user": 1}] * count, "request": {"budget": 10}, "partial": True}
+        if path == "/v1/features"
+        else {"feature_service": "all_of_it", "entities": {"user": [1] * count, "budget": [10.0] * count}}
+    )
+    plain = call("POST", path, json=asked)
+    assert plain.status_code == 200
+    server = store.config.server.model_copy(update={"max_answer": len(plain.content) // 30})
+    store.config = store.config.model_copy(update={"server": server})
+    monkeypatch.setattr("server.forms.to_bytes", None)
+    found = problem(call("POST", path, json=asked))
+    assert (found["status"], found["code"], found["field"]) == (413, "answer-too-large", "/entities")
+
+
+@pytest.mark.parametrize("accept", [JSON, ARROW_STREAM])
+def test_an_answer_as_large_as_it_may_be_is_given(call, store, accept):
+    plain = call("POST", "/v1/features", json=ASKED, headers={"accept": accept, "x-request-id": "a"})
+    for less, status in ((0, 200), (1, 413)):
+        server = store.config.server.model_copy(update={"max_answer": len(plain.content) - less})
+        store.config = store.config.model_copy(update={"server": server})
+        answer = call("POST", "/v1/features", json=ASKED, headers={"accept": accept, "x-request-id": "a"})
+        assert answer.status_code == status
+
+
+def test_text_binary_and_lists_are_measured():
+    result = SimpleNamespace(rows=[[None, "ab" * 50, b"c" * 100, [["d" * 50], ["e" * 46]]]] * 10)
+    result.dtypes = tuple(map(parse_dtype, ("int64", "string", "binary", "list<list<string>>")))
+    result.columns = tuple("abcd")
+    check_size(result, 3_300)
+    with pytest.raises(RefusedError):
+        check_size(result, 2_900)

@@ -9,7 +9,7 @@ from uvicorn.server import ServerState
 from featurestore.config import ServerConfig
 from server.app import create_app
 from server.calls import WHOLE_BODY
-from server.gathering import GatheringProtocol
+from server.connections import Connections
 
 HEAD = b"POST /v1/features HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
 
@@ -30,6 +30,15 @@ class Transport(asyncio.Transport):
     def close(self):
         pass
 
+    def abort(self):
+        pass
+
+    def write_eof(self):
+        pass
+
+    def get_write_buffer_size(self):
+        return 0
+
     def pause_reading(self):
         pass
 
@@ -37,13 +46,12 @@ class Transport(asyncio.Transport):
         pass
 
 
-def connected(app):
+def connected(app, **limits):
     """Return a connection to an application, and its transport."""
-    config = uvicorn.Config(
-        app, http=GatheringProtocol, ws="none", access_log=False, log_config=None, proxy_headers=False
-    )
+    connections = Connections(ServerConfig(**limits))
+    config = uvicorn.Config(app, http=connections, ws="none", access_log=False, log_config=None, proxy_headers=False)
     config.load()
-    protocol, transport = GatheringProtocol(config=config, server_state=ServerState(), app_state={}), Transport()
+    protocol, transport = connections(config=config, server_state=ServerState(), app_state={}), Transport()
     protocol.connection_made(transport)
     return protocol, transport
 

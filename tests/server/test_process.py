@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore, FileSource
+from featurestore.config import ServerConfig
+from server.process import DRAIN_SECONDS, drain_seconds
 from tests.server.conftest import NOW, ORDERS
 from tests.server.process import ended, serving
 from tests.unit.store.test_store import spending
@@ -245,3 +248,139 @@ def test_a_stopped_server_breaks_off_no_connection_that_asks(project):
             thread.join(30)
         assert process.wait(30) == 0
     assert ends == [b"HTTP/1.1 200"] * 8
+
+
+def get(place, path="/readyz", **headers) -> tuple[int, dict[str, str], bytes]:
+    with closing(HTTPConnection(*place, timeout=30)) as connection:
+        connection.request("GET", path, headers=headers)
+        with connection.getresponse() as response:
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+
+
+def started(project, *arguments, **environment) -> tuple[subprocess.Popen, tuple[str, int]]:
+    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", *arguments]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    where = urlsplit(process.stdout.readline().split()[-1])
+    return process, (where.hostname, where.port)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_drains_answers_on_and_is_not_ready(project, workers):
+    process, place = started(project, "--workers", workers, FEATURESTORE_SERVER__DRAIN_SECONDS="2.5")
+    with ended(process):
+        eventually(lambda: get(place)[0] == 200)
+        assert "connection" not in get(place)[1]
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        eventually(lambda: get(place)[0] == 503)
+        seen = []
+        with suppress(ConnectionError):
+            while True:
+                seen.append(get(place, "/healthz"))
+                time.sleep(0.05)
+        lasted = time.monotonic() - began
+        assert process.wait(30) == 0
+    assert len(seen) > 3
+    assert {(status, headers["connection"]) for status, headers, _ in seen} == {(200, "close")}
+    assert 2 < lasted < 15
+
+
+def test_a_second_signal_ends_the_wait_for_load_balancers(project):
+    process, place = started(project, FEATURESTORE_SERVER__DRAIN_SECONDS="60")
+    with ended(process):
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: get(place)[0] == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stopping_resets_no_caller_who_comes_again_and_again(project, workers):
+    """Found in a hunt: what waited to be accepted when the last worker closed the socket was reset."""
+    body = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
+    asked = f"POST /v1/features HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    process, place = started(project, "--workers", workers)
+    counts, ends = [0] * 8, []
+
+    def ask(number: int) -> None:
+        while True:
+            try:
+                connection = socket.create_connection(place, timeout=30)
+            except ConnectionRefusedError:
+                ends.append("refused")
+                return
+            with connection:
+                try:
+                    while True:
+                        connection.sendall(asked)
+                        answer = connection.recv(65_536)
+                        if not answer.startswith(b"HTTP/1.1 200"):
+                            ends.append(answer)
+                            return
+                        counts[number] += 1
+                        if b"connection: close" in answer:
+                            break
+                except ConnectionError as error:
+                    ends.append(repr(error))
+                    return
+
+    with ended(process):
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: min(counts) > 3)
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(30)
+        assert process.wait(30) == 0
+    assert ends == ["refused"] * 8
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_stops_reading_what_the_server_writes_stops_nothing_else(project, workers):
+    """Found in a hunt: with the pipe full, the server answered nobody, and a probe would have ended it."""
+    process, place = started(project, "--workers", workers, FEATURESTORE_SERVER__LOG_REQUESTS="true")
+    with process, closing(HTTPConnection(*place, timeout=30)) as connection:
+        for number in range(1_500):
+            named = {"x-request-id": f"{number}-{'x' * 50}"}
+            connection.request("GET", "/healthz" if number % 2 else "/", headers=named)
+            assert connection.getresponse().read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_worker_that_dies_is_replaced_and_sighup_replaces_all(project):
+    process, place = started(project, "--workers", "2")
+    with ended(process):
+        first = children_of(process.pid)
+        eventually(lambda: get(place)[0] == 200)
+        os.kill(first[0], signal.SIGKILL)
+        eventually(lambda: len(children_of(process.pid)) == 2 and first[0] not in children_of(process.pid))
+        before = set(children_of(process.pid))
+        process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 90
+        while before & set(children_of(process.pid)) or len(children_of(process.pid)) != 2:
+            assert time.monotonic() < until
+            assert get(place, "/healthz")[0] == 200
+            time.sleep(0.2)
+        assert get(place)[0] == 200
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")
+def test_a_server_on_any_ipv6_address_is_reached_by_ipv4_too(project):
+    process, place = started(project, "--host", "::", FEATURESTORE_SERVER__DRAIN_SECONDS="0")
+    with ended(process):
+        assert [get((host, place[1]), "/healthz")[0] for host in ("127.0.0.1", "::1")] == [200, 200]
+
+
+def test_only_a_server_that_others_reach_waits_for_load_balancers_by_default():
+    with socket.create_server(("127.0.0.1", 0)) as own, socket.create_server(("0.0.0.0", 0)) as open_to_others:
+        assert drain_seconds(ServerConfig(), [own]) == 0
+        assert drain_seconds(ServerConfig(), [open_to_others]) == DRAIN_SECONDS
+        assert drain_seconds(ServerConfig(drain_seconds=0.5), [own]) == 0.5
+
+
+def test_connections_outlive_the_idle_time_of_load_balancers():
+    assert ServerConfig().keep_alive_seconds > 60

@@ -1,9 +1,9 @@
 """Everything but the hot route: what services there are, health, and the API's own description."""
 
 import asyncio
+import re
 
 import httpx
-import pytest
 
 from featurestore.config import CONFIG_VARIABLE
 from featurestore.store import FeatureStore
@@ -86,6 +86,19 @@ def test_requests_before_the_start_are_told_to_wait():
     assert caller("GET", "/readyz").json()["code"] == "not-started"
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_pages_for_people_are_there(call, path):
-    assert call("GET", path).status_code == 200
+def test_the_page_for_people_describes_every_route_and_loads_nothing(call):
+    page = call("GET", "/docs")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for path, operations in call("GET", "/openapi.json").json()["paths"].items():
+        for method in operations:
+            assert f"{method.upper()} {path}</h2>" in page.text
+    assert "default-src &#x27;none&#x27;" in page.text
+    assert "<script" not in page.text
+    assert set(re.findall(r'(?:src|href)="([^#"][^"]*)"', page.text)) == {"http://test/openapi.json"}
+    assert "curl -s &#x27;http://test/v1/features&#x27;" in page.text
+
+
+def test_the_page_for_people_takes_nothing_of_its_caller_as_markup(call):
+    page = call("GET", "/docs", headers={"host": 'a"><script>b'})
+    assert page.status_code in (200, 400)
+    assert "<script" not in page.text

@@ -16,7 +16,7 @@ from featurestore.errors import StorageError
 from featurestore.registry import AuditRecord, JobRecord
 from server.app import create_app
 from server.calls import REQUEST_ID
-from server.logs import JsonLines, RequestLog
+from server.logs import JsonLines, LineWriter, RequestLog
 from tests.server.conftest import Caller
 
 
@@ -135,9 +135,9 @@ def lines_of(store, work, **options) -> list[dict]:
     """Return the lines that a log of requests has after some work."""
     target = io.BytesIO()
     app = create_app(store)
-    log = app.watch._log = RequestLog(lambda: store.clock, target=target, **options)
+    log = app.watch._log = RequestLog(lambda: store.clock, writer=LineWriter(lambda: target), **options)
     work(Caller(app))
-    log.flush()
+    log.close()
     return [json.loads(line) for line in target.getvalue().splitlines()]
 
 
@@ -195,7 +195,7 @@ def test_lines_are_written_soon_without_being_asked_for(store):
     target = io.BytesIO()
 
     async def work():
-        log = RequestLog(lambda: store.clock, target=target)
+        log = RequestLog(lambda: store.clock, writer=LineWriter(lambda: target))
         from server.calls import Call
 
         call = Call({"headers": [], "method": "GET", "path": "/healthz"})

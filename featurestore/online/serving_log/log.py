@@ -55,6 +55,7 @@ from featurestore.online.serving_log.segments import (
 from featurestore.plan.model import Plan
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, Clock, SystemClock, duration_us, to_datetime
 
+_LOGGER = logging.getLogger("featurestore.serving_log")
 _INSTANT = TIMESTAMP.arrow
 _LOSSES = "losses.jsonl"
 _ANY = ""
@@ -70,6 +71,9 @@ SEAL_AFTER_US = duration_us("1m")
 """A segment whose first record is older is sealed."""
 
 _SEAL_BYTES = 64_000_000
+
+_WRITE = "write to"
+"""The work whose failures make rows wait."""
 
 _CLEAR_UP_US = duration_us("1h")
 """How often old days are removed, and what dead processes left is sealed."""
@@ -144,6 +148,8 @@ class ServingLog:
         self._unsaid: dict[str, Losses] = {}
         self._failures: dict[str, StorageError] = {}
         self._failure_count = 0
+        self._reported = ""
+        self._reported_lost_rows = 0
         self._segment: SegmentWriter | None = None
         self._sealing: _Sealing | None = None
         self._merging: subprocess.Popen[bytes] | None = None
@@ -203,7 +209,7 @@ class ServingLog:
         Raises:
             StorageError: It cannot be written; it is kept and will be tried again.
         """
-        with self._writing, self._told("write to"):
+        with self._writing, self._told(_WRITE):
             self._write_waiting()
 
     def seal(self) -> None:
@@ -217,7 +223,7 @@ class ServingLog:
             self._recover()
 
     def _seal_own(self) -> None:
-        with self._told("write to"):
+        with self._told(_WRITE):
             self._write_waiting()
         with self._told("seal segments of"):
             self._end_sealing(wait=True)
@@ -562,11 +568,36 @@ class ServingLog:
             before = self._failures.get(work)
             self._failures[work] = failure
             self._failure_count += 1
-            if before is None or str(before) != str(failure):
+            if work == _WRITE:
+                self._report()
+            elif before is None or str(before) != str(failure):
                 _LOGGER.warning("%s", failure)
             raise failure from error
-        if self._failures.pop(work, None) is not None:
+        before = self._failures.pop(work, None)
+        if work == _WRITE:
+            self._report()
+        elif before is not None:
             _LOGGER.warning("serving log: it works again to %s %s", work, self._folder)
+
+    def _report(self) -> None:
+        """Log once when writing begins to fail, when rows begin to be lost, and when all is written again."""
+        is_losing = self._lost_rows > self._reported_lost_rows and self._waiting_rows > 0
+        state = "" if self._failures.get(_WRITE) is None and not is_losing else "losing" if is_losing else "failing"
+        before, self._reported = self._reported, state
+        counts = f"{self._waiting_rows} rows wait, {self._lost_rows} were lost since this process began"
+        if state == before:
+            return
+        if not state:
+            self._reported_lost_rows = self._lost_rows
+            _LOGGER.warning("serving log: it is written again; %s", counts)
+        elif state == "losing":
+            _LOGGER.error(
+                "serving log: rows are being lost: %s. %s", self._failures.get(_WRITE) or "too many wait", counts
+            )
+        else:
+            _LOGGER.error(
+                "serving log: answers go on, their rows wait in memory: %s. %s", self._failures.get(_WRITE), counts
+            )
 
     def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
         return StorageError(

@@ -9,13 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from featurestore.errors import StorageError
-from featurestore.event_log import EventLog, Head
-from featurestore.event_log.log import _BATCHES, _FILES, MOST_ROWS
+from featurestore.dtypes import INT64, STRING
+from featurestore.errors import SourceDataError, StorageError
+from featurestore.event_log import EventLog, Head, IdColumn
+from featurestore.event_log import log as log_module
+from featurestore.event_log.log import _BATCHES, _FILES, _HEADS, MOST_ROWS
 from featurestore.event_log.stored import packed
+from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
+from featurestore.sources.convert import to_contract
+from featurestore.temporal import NO_WATERMARK, NOTHING_YET
 
 NOW_US = 1_700_000_000_000_000
-INGEST = "known"
+INGEST = INGEST_COLUMN
+INSTANT = pa.timestamp("us", tz="UTC")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -37,7 +43,13 @@ def events(*ids, user="a"):
 
 
 def append(log, table, *, source="orders", now_us=NOW_US):
-    return log.append(source, table, event_id="id", ingest_time=INGEST, now_us=lambda: now_us)
+    """Append at an instant, by the machine's clock and by PostgreSQL's."""
+    log_module._PRESENT_US = f"{now_us}::bigint"
+    return log.append(source, table, event_id="id", convert=convert, now_us=lambda: now_us)
+
+
+def convert(column, dtype):
+    return to_contract(column, dtype, timezone=None, where="the log")[0]
 
 
 def of_gone(table):
@@ -55,7 +67,7 @@ def test_an_event_gets_the_present_instant_and_the_next_number(log):
     appended = append(log, events(1, 2))
     assert held(log) == [(1, NOW_US), (2, NOW_US)]
     assert appended.before.next_sequence == 0
-    assert appended.head == Head(2, NOW_US + 1) == log.head("orders")
+    assert appended.head == Head(2, NOW_US + 1, appended.head.mark) == log.head("orders")
     assert log.head("others") == Head()
 
 
@@ -63,7 +75,7 @@ def test_ingest_times_never_go_backwards(log):
     """Of two appends the later has the larger ingest time, also if the clock stood still or went back."""
     append(log, events(1))
     append(log, events(2))
-    append(log, events(3), now_us=NOW_US - 1_000_000)
+    append(log, events(3), now_us=NOW_US - 500_000)
     append(log, events(4), now_us=NOW_US + 50)
     assert held(log) == [(1, NOW_US), (2, NOW_US + 1), (3, NOW_US + 2), (4, NOW_US + 50)]
 
@@ -261,3 +273,157 @@ def test_a_file_that_is_gone_is_an_error_with_a_name(log):
     Path(log.stretches("orders")[0].path).unlink()
     with pytest.raises(StorageError, match="event log"):
         log.read("orders", 0, 1, ["id"])
+
+
+EID, GROUP = IdColumn("id", INT64), IdColumn("group", STRING)
+
+
+def unnamed(log, table, *, now_us=NOW_US, event_id=None):
+    """Append by a definition without an event id, or with another one."""
+    return log.append("orders", table, event_id=event_id, convert=convert, now_us=lambda: now_us)
+
+
+def grouped(ids, groups):
+    return events(*ids).append_column("group", pa.array(groups, pa.string()))
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_an_id_that_was_pushed_before_it_was_declared_is_taken(log, is_compacted):
+    unnamed(log, events(1, 2, 2))
+    if is_compacted:
+        log.compact("orders", before_us=NOW_US + 100)
+    assert list(append(log, events(2, 3)).places) == [1]
+    assert log.unique_from_us("orders", EID) > NOW_US
+
+
+def test_a_log_in_which_no_id_is_repeated_is_unique_from_its_beginning(log):
+    unnamed(log, events(1, 2, None, None))
+    assert log.unique_from_us("orders", EID) == NO_WATERMARK
+    log.enter_ids("orders", EID, convert=convert)
+    assert log.unique_from_us("orders", EID) == NOTHING_YET
+    assert append(log, events(3)).unique_by == {EID}
+    assert log.unique_from_us("orders", EID) == NOTHING_YET
+
+
+def test_ids_of_other_columns_are_kept_and_their_repetitions_noted(log):
+    """Whatever definition appends: a process may know an old one, and old plans have their ids elsewhere."""
+    assert append(log, grouped([1], ["x"])).unique_by == {EID}
+    assert unnamed(log, grouped([2], ["y"]), event_id="group").unique_by == {EID, GROUP}
+    repeated = unnamed(log, grouped([1], ["z"]), event_id="group")
+    assert (list(repeated.places), repeated.unique_by) == ([0], {GROUP})
+    assert log.unique_from_us("orders", EID) == repeated.head.next_ingest_us
+    assert not append(log, grouped([2], ["y"])).places
+    assert append(log, grouped([5], ["y"])).unique_by == {EID}
+    assert unnamed(log, grouped([6, 6], ["v", "w"])).unique_by == {GROUP}
+
+
+def test_ids_are_of_one_dtype(log):
+    """The number 5 and the text 5 are one id to a plan that reads both as text."""
+    append(log, events(5))
+    as_text = pa.table({"id": ["5", "q"], "user": ["a", "a"]})
+    assert list(append(log, as_text).places) == [1]
+    assert list(append(log, pa.table({"id": ["q"], "user": ["a"]})).places) == []
+
+
+def test_ids_that_are_not_of_the_dtype_are_refused_and_nothing_is_appended(log):
+    append(log, pa.table({"id": ["q"], "user": ["a"]}))
+    with pytest.raises(SourceDataError, match="'q'"):
+        append(log, events(1))
+    assert log.head("orders").next_sequence == 1
+    assert log.forget("orders", lambda table: pc.equal(table.column("id"), "q").combine_chunks()) == 1
+    assert list(append(log, events(1)).places) == [0]
+
+
+def test_a_column_whose_ids_cannot_be_kept_any_more_is_not_called_unique(log):
+    append(log, events(1))
+    appended = unnamed(log, pa.table({"id": ["q"], "user": ["a"]}))
+    assert (appended.unique_by, log.unique_from_us("orders", EID)) == (set(), NO_WATERMARK)
+
+
+def test_entering_the_ids_of_a_long_log_that_died_half_way_is_taken_up(log, monkeypatch):
+    monkeypatch.setattr("featurestore.event_log.log._ENTERED_AT_ONCE", 2)
+    unnamed(log, events(1, 2, 3))
+    log.compact("orders", before_us=NOW_US + 100)
+    unnamed(log, events(4, 5))
+    calls = []
+
+    def dies(column, dtype):
+        calls.append(column)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return convert(column, dtype)
+
+    with pytest.raises(KeyboardInterrupt):
+        log.enter_ids("orders", EID, convert=dies)
+    assert log.unique_from_us("orders", EID) == NO_WATERMARK
+    assert list(append(log, events(1, 2, 3, 4, 5, 6)).places) == [5]
+
+
+def test_appends_beside_entering_are_all_compared(log, url, tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore.event_log.log._ENTERED_AT_ONCE", 3)
+    unnamed(log, events(*range(30)))
+    other = EventLog(url, tmp_path / "files")
+    accepted = []
+
+    def work(opened):
+        for number in range(20, 50):
+            accepted.extend(append(opened, events(number)).events.column("id").to_pylist())
+
+    threads = [threading.Thread(target=work, args=(opened,)) for opened in (log, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.close()
+    assert sorted(accepted) == list(range(30, 50))
+
+
+FIRST_NAMES = [
+    ("known", {"x": pa.array([1])}),
+    ("known", {"known": None}),
+    (INGEST_COLUMN, {"known": pa.array([NOW_US - 7], INSTANT)}),
+]
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize(("name", "more"), FIRST_NAMES)
+def test_events_of_the_first_logs_have_their_ingest_time(log, name, more, is_compacted):
+    """They stored it under the name that the source had for it, before the number."""
+    columns = {column: values for column, values in more.items() if values is not None}
+    numbers = pa.array([0], pa.int64())
+    table = pa.table({"id": [1], **columns, name: pa.array([NOW_US], INSTANT), SEQUENCE_COLUMN: numbers})
+    store_as_first_logs_did(log, 0, table)
+    append(log, events(2))
+    if is_compacted:
+        log.compact("orders", before_us=NOW_US + 100)
+    assert held(log) == [(1, NOW_US), (2, NOW_US + 1)]
+    read = [row.get("known") for table in log.read("orders", 0, 1, ["known"]) for row in table.to_pylist()]
+    sent = None if "known" not in columns else pa.scalar(NOW_US - 7, INSTANT).as_py()
+    assert read == [sent, None]
+
+
+def test_a_file_of_the_first_logs_may_hold_both_names(log, tmp_path):
+    numbers = pa.array([0, 1], pa.int64())
+    known, ingested = pa.array([NOW_US, NOW_US - 9], INSTANT), pa.array([None, NOW_US + 1], INSTANT)
+    table = pa.table({"id": [1, 2], "known": known, SEQUENCE_COLUMN: numbers, INGEST_COLUMN: ingested})
+    store_as_first_logs_did(log, 0, table.slice(0, 1).drop_columns([INGEST_COLUMN]))
+    log.compact("orders", before_us=NOW_US + 100)
+    (path,) = (tmp_path / "files" / "source=orders").iterdir()
+    pq.write_table(table, path)
+    found = log.read("orders", 0, 1, ["id", "known"])[0]
+    assert found.column(INGEST_COLUMN).cast(pa.int64()).to_pylist() == [NOW_US, NOW_US + 1]
+    assert found.column("known").cast(pa.int64()).to_pylist() == [None, NOW_US - 9]
+
+
+def store_as_first_logs_did(log, first, table):
+    with log._writing() as connection:
+        log._lock(connection, "orders")
+        count = table.num_rows
+        values = {"first": first, "last": first + count - 1, "row_count": count, "ingest_us": NOW_US}
+        connection.execute(sa.insert(_BATCHES).values(source="orders", events=packed(table), **values))
+        connection.execute(sa.update(_HEADS).values(next_sequence=first + count, next_ingest_us=NOW_US + 1))
+
+
+def test_events_without_any_of_the_columns_asked_for_are_counted(log):
+    append(log, events(1, 2))
+    assert [table.num_rows for table in log.read("orders", 0, 1, ["later"])] == [2]

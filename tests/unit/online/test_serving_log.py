@@ -609,3 +609,27 @@ for number in range(10**9):
     assert found == list(range(len(found)))
     assert 200 < len(found) <= answered
     assert list((tmp_path / "log" / "segments").iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_reported_once_and_once_when_it_is_not(tmp_path, reader, caplog):
+    """With counts, so that those who read no metrics learn of it at once."""
+    log = ServingLog(tmp_path / "log", interval_seconds=0, most_waiting_rows=3)
+    (tmp_path / "log").write_text("not a folder")
+    for _ in range(2):
+        log.append(reader.plan, ask(reader, "a"))
+        with pytest.raises(StorageError):
+            log.flush()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "1 rows wait" in caplog.text
+    for _ in range(3):
+        log.append(reader.plan, ask(reader, "a"))
+        with pytest.raises(StorageError):
+            log.flush()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "rows are being lost" in caplog.text
+    (tmp_path / "log").unlink()
+    log.flush()
+    log.flush()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
+    assert "written again; 0 rows wait, 2 were lost" in caplog.text
+    log.close()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FrameSource, OnlineQuestion, agg, col
 from featurestore.errors import FeatureStoreError, StateError, StorageError, ValueOverflowError
+from featurestore.online.answering import BoundService
 from featurestore.temporal import FixedClock, duration_us, instant_us
 from tests.server.conftest import NOW, SERVICES, SPENDING, USER, hour
 
@@ -205,3 +206,35 @@ def test_every_answer_goes_to_the_serving_log(tmp_path):
         ("first", 1, 2, "a", "1"),
         ("second", 0, 3, "b", None),
     ]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("users", [[1, 2, 9], [2, 2, 1], [1]])
+def test_entities_that_are_asked_about_again_and_again_are_answered_as_one_by_one(store, users, partial, monkeypatch):
+    evaluated = []
+    answer = BoundService.answer
+
+    def counted(self, stored, count, **arguments):
+        evaluated.append(count)
+        return answer(self, stored, count, **arguments)
+
+    asked = [{"user": user} for user in users * 40]
+    inputs = [{"budget": float(row)} for row in range(len(asked))]
+    single = [store.get_online_features("all_of_it", [one], [row]) for one, row in zip(asked, inputs, strict=True)]
+    monkeypatch.setattr(BoundService, "answer", counted)
+    together = store.get_online_features("all_of_it", asked, inputs, partial=partial)
+    assert len(asked) < 64 or min(evaluated) == len(set(users))
+    assert together.rows == [one.rows[0] for one in single]
+    assert together.statuses == [one.statuses[0] for one in single]
+    assert together.event_times == {alias: [one.event_times[alias][0] for one in single] for alias in together.views}
+    assert len({id(row) for row in together.rows}) == len(asked)
+
+
+def test_sums_that_do_not_fit_are_told_of_each_entity_that_was_asked_about_again(store):
+    asked = [{"user": 1 + row % 2} for row in range(100)]
+    with pytest.raises(ValueOverflowError) as raised:
+        store.get_online_features("large", asked)
+    assert raised.value.field == "/entities/1"
+    found = store.get_online_features("large", asked, partial=True)
+    assert found.rows == [[5], [None]] * 50
+    assert found.statuses == [["PRESENT"], ["ERROR"]] * 50

@@ -291,14 +291,14 @@ def test_catching_up_does_not_bring_back_what_is_forgotten_while_it_reads(tmp_pa
             "clicks",
             table([("ann", 1, 3, 8.0)]),
             event_id=None,
-            ingest_time="__ingest_time",
+            convert=None,
             now_us=clock.now_us,
         )
         read = PushedEvents._read
         threads = []
 
-        def slowly(pushed_events, begin, end):
-            found = read(pushed_events, begin, end)
+        def slowly(pushed_events, *given):
+            found = read(pushed_events, *given)
             if not threads:
                 threads.append(Thread(target=lambda: other.forget("user", {"user": "ann"})))
                 threads[0].start()
