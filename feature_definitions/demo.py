@@ -102,8 +102,8 @@ def learn(store: FeatureStore, landed: pd.DataFrame) -> tuple[Model, float, floa
     month = landed["sched_dep"].dt.tz_convert(NEW_YORK).dt.month
     is_training, is_test = month <= 10, month == 11
     began = time.perf_counter()
-    train = store.training_set(flight_delay.name, spine[is_training], OUTPUT / "training")
-    test = store.training_set(flight_delay.name, spine[is_test], OUTPUT / "test")
+    train = store.training_set(flight_delay.name, spine[is_training], OUTPUT / "training", overwrite=True)
+    test = store.training_set(flight_delay.name, spine[is_test], OUTPUT / "test", overwrite=True)
     seconds = time.perf_counter() - began
     note(f"{train.row_count + test.row_count:,} rows in {seconds:.1f} s, {train.path}")
     say("4. Train a model")

@@ -6,12 +6,12 @@ The catalog compiles and remembers; it evaluates nothing and knows neither road.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, assert_never
 
 from featurestore.definitions.collection import Definitions, collect, import_definitions
 from featurestore.definitions.sources import Source
@@ -30,7 +30,17 @@ from featurestore.plan.checks import Schema, readable_sources, where_is
 from featurestore.plan.codec import from_json, to_json
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewPlan
-from featurestore.registry import Change, Draft, Kind, Outcome, Registry, accepts_pushes, read_source, source_draft
+from featurestore.registry import (
+    Applied,
+    Change,
+    Draft,
+    Kind,
+    Outcome,
+    Registry,
+    accepts_pushes,
+    read_source,
+    source_draft,
+)
 from featurestore.sources import ReadSettings, read_schema
 from featurestore.sources.pushed import enter_ids
 from featurestore.temporal import Clock
@@ -44,9 +54,15 @@ class Changes:
 
     Attributes:
         changes: What happened to each source, view and service, sorted by kind and name.
+        missing: What stays applied although the given modules do not define it, sorted by kind and name. It is empty if
+            only single definitions were given.
+        withdrawn: Names of the changed services whose new plan was rolled back from: it stays down until it is promoted
+            by the name of the service.
     """
 
     changes: tuple[Change, ...]
+    missing: tuple[Change, ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Change]:
         return iter(self.changes)
@@ -55,7 +71,14 @@ class Changes:
         return len(self.changes)
 
     def __str__(self) -> str:
-        return "\n".join(str(change) for change in self.changes) or "nothing is applied"
+        lines = [str(change) for change in self.changes] or ["nothing is applied"]
+        if self.missing:
+            kept = ", ".join(f"{item.kind} '{item.name}'" for item in self.missing)
+            names = " ".join(f"--allow-removal {name}" for name in dict.fromkeys(item.name for item in self.missing))
+            lines.append(f"still applied though not in the module: {kept}; remove with {names}")
+        for service in self.withdrawn:
+            lines.append(f"service '{service}': this plan was rolled back from; it stays down until promote {service}")
+        return "\n".join(lines)
 
     @property
     def is_empty(self) -> bool:
@@ -95,20 +118,29 @@ class Catalog:
         self._sources: dict[str, Source] = {}
 
     def apply(
-        self, given: tuple[Any, ...], *, prune: bool | None, kept_live: Mapping[str, str] | None = None
+        self,
+        given: tuple[Any, ...],
+        *,
+        prune: bool = False,
+        remove: Collection[str] = (),
+        kept_live: Mapping[str, str] | None = None,
+        changed_by: str = "",
     ) -> Changes:
         """Compile definitions and make them the applied ones, all of them or none.
 
         Args:
             given: Modules, definitions and iterables of these.
-            prune: Whether what is applied but not given is removed; ``None`` means if modules are given.
+            prune: Whether everything that is applied but not given is removed.
+            remove: Names of services, views and sources to remove: ``"name"``, or ``"view:name"`` for one kind only.
             kept_live: For services the fingerprint of the plan that goes on answering although they change; ``None``
                 lets changed services answer by their new plans once they are filled.
+            changed_by: Who applies.
 
         Raises:
             DefinitionError: The definitions hold mistakes, sources that cannot be read among them; nothing was changed.
             SourceError: The only mistake is that one source cannot be read.
-            RegistryError: The registry failed; nothing was changed.
+            RegistryError: A name to remove was never applied, is among the definitions, or is used by what stays; or
+                the registry failed. Nothing was changed.
         """
         definitions = collect(*given)
         schemas, unreadable = self._schemas(definitions)
@@ -125,15 +157,61 @@ class Catalog:
             *(_draft(Kind.VIEW, name, view) for name, view in plans.views.items()),
             *(_draft(Kind.SERVICE, name, plan) for name, plan in plans.services.items()),
         ]
-        is_whole = any(isinstance(item, ModuleType) for item in given)
+        given_keys = {(draft.kind, draft.name) for draft in drafts}
+        removed = self._to_remove(remove, given_keys)
+        self._check_not_live(removed)
         changes = self._registry.apply(
             drafts,
             now_us=self._clock.now_us(),
-            prune=is_whole if prune is None else prune,
+            prune=prune,
+            remove=removed,
             kept_live=kept_live,
+            changed_by=changed_by,
+            check=(lambda after: _check_unused(removed, after)) if removed else None,
         )
         with self._lock:
             self._sources.update(_by_name(definitions))
+            self._known = None
+        is_whole = any(isinstance(item, ModuleType) for item in given)
+        live = self._registry.live()
+        return Changes(
+            changes,
+            missing=self._missing(given_keys) if is_whole else (),
+            withdrawn=tuple(
+                change.name
+                for change in changes
+                if change.kind is Kind.SERVICE
+                and change.outcome in (Outcome.ADDED, Outcome.CHANGED)
+                and change.name in live
+                and change.fingerprint in live[change.name].withdrawn
+            ),
+        )
+
+    def restore(self, name: str, *, changed_by: str = "") -> Changes:
+        """Apply again what was removed under a name, with the views and sources that it needs and that were removed.
+
+        Args:
+            name: Name of a service, view or source; ``"view:name"`` for one kind only.
+            changed_by: Who does it.
+
+        Raises:
+            RegistryError: Nothing of that name was removed, or a view or source that it needs was changed since.
+        """
+        kinds, plain = _kinds_of(name)
+        found = [item for kind in kinds if (item := self._registry.removed(kind, plain)) is not None]
+        if not found:
+            known = (item.name for kind in Kind for item in self._registry.removals(kind))
+            raise RegistryError(
+                f"nothing was removed under the name '{name}'",
+                where="registry",
+                hint=listing("Removed", sorted(set(known)), wrong=plain),
+                code="unknown-removed",
+            )
+        wanted: dict[tuple[Kind, str], Draft] = {}
+        for item in found:
+            self._add_needed(item, wanted)
+        changes = self._registry.apply(wanted.values(), now_us=self._clock.now_us(), changed_by=changed_by)
+        with self._lock:
             self._known = None
         return Changes(changes)
 
@@ -147,6 +225,74 @@ class Catalog:
             except SourceError as error:
                 unreadable[source.name] = error
         return schemas, unreadable
+
+    def _add_needed(self, item: Applied, wanted: dict[tuple[Kind, str], Draft]) -> None:
+        """Add a removed object to what is to be applied, and what it needs."""
+        wanted[item.kind, item.name] = Draft(item.kind, item.name, item.fingerprint, item.document)
+        for kind, name, fingerprint in _needs(item):
+            if (kind, name) in wanted:
+                continue
+            applied = self._registry.find(kind, name)
+            needed = applied or self._registry.removed(kind, name)
+            if needed is None or (fingerprint is not None and needed.fingerprint != fingerprint):
+                raise RegistryError(
+                    f"it needs {kind} '{name}', which was changed since it was removed",
+                    where=f"{item.kind} '{item.name}'",
+                    hint="Apply its definitions instead.",
+                    code="restore-conflict",
+                )
+            if applied is None:
+                self._add_needed(needed, wanted)
+
+    def _to_remove(self, names: Collection[str], given: Collection[tuple[Kind, str]]) -> frozenset[tuple[Kind, str]]:
+        """Return what names stand for; of a name of several kinds, those that are not given."""
+        if isinstance(names, str):
+            names = (names,)
+        applied = {(kind, item.name) for kind in Kind for item in self._registry.objects(kind)}
+        found: set[tuple[Kind, str]] = set()
+        for name in names:
+            kinds, plain = _kinds_of(name)
+            keys = {(kind, plain) for kind in kinds}
+            missing = (keys & applied) - set(given)
+            if not missing and keys & set(given):
+                raise RegistryError(
+                    f"'{name}' cannot be removed: it is among the definitions",
+                    where="registry",
+                    hint="Take it out of the definitions, or do not name it for removal.",
+                    code="still-defined",
+                )
+            if not missing and not any(self._registry.removed(kind, plain) for kind in kinds):
+                raise RegistryError(
+                    f"'{name}' cannot be removed: it is not applied",
+                    where="registry",
+                    hint=listing("Applied", sorted({one for _, one in applied}), wrong=plain),
+                    code="unknown-name",
+                )
+            found |= missing
+        return frozenset(found)
+
+    def _check_not_live(self, removed: Collection[tuple[Kind, str]]) -> None:
+        """Refuse to remove what a plan needs that answers, also if a newer plan of its service is applied.
+
+        Raises:
+            RegistryError: A service that stays answers by such a plan.
+        """
+        for service, live in self._registry.live().items() if removed else ():
+            if (Kind.SERVICE, service) in removed or self._registry.find(Kind.SERVICE, service) is None:
+                continue
+            for applied in self._registry.history(Kind.SERVICE, service):
+                if applied.fingerprint == live.fingerprint:
+                    _check_needs(applied, removed)
+                    break
+
+    def _missing(self, given: Collection[tuple[Kind, str]]) -> tuple[Change, ...]:
+        """Return what is applied and not given."""
+        return tuple(
+            Change(kind, item.name, Outcome.UNCHANGED, item.fingerprint, item.fingerprint)
+            for kind in Kind
+            for item in self._registry.objects(kind)
+            if (kind, item.name) not in given
+        )
 
     def _prepare_log(self, source: Source, schema: Mapping[str, DType | None]) -> None:
         """Let the log of a source know what the source's definition says of it, before that is applied.
@@ -332,6 +478,44 @@ def _mistakes(unreadable: Mapping[str, SourceError]) -> dict[str, Mistake]:
 
 def _draft(kind: Kind, name: str, plan: Plan | ViewPlan) -> Draft:
     return Draft(kind, name, plan.fingerprint, to_json(plan))
+
+
+def _kinds_of(name: str) -> tuple[tuple[Kind, ...], str]:
+    """Read ``"name"`` or ``"view:name"``: which kinds are meant, and the plain name."""
+    kind, mark, plain = name.rpartition(":")
+    return ((Kind(kind),), plain) if mark and kind in tuple(Kind) else (tuple(Kind), name)
+
+
+def _needs(item: Applied | Draft) -> Iterator[tuple[Kind, str, str | None]]:
+    """Yield the kind and name of what an object needs, and the fingerprint if it needs just that one."""
+    match item.kind:
+        case Kind.SERVICE:
+            for use in from_json(Plan, item.document).uses:
+                yield Kind.VIEW, use.view.name, use.view.fingerprint
+                yield Kind.SOURCE, use.view.source.name, None
+        case Kind.VIEW:
+            yield Kind.SOURCE, from_json(ViewPlan, item.document).source.name, None
+        case Kind.SOURCE:
+            pass
+        case _:
+            assert_never(item.kind)
+
+
+def _check_needs(item: Applied | Draft, removed: Collection[tuple[Kind, str]]) -> None:
+    """Refuse to remove what an object that stays needs."""
+    for kind, name, _ in _needs(item):
+        if (kind, name) in removed:
+            raise RegistryError(
+                f"{kind} '{name}' cannot be removed: {item.kind} '{item.name}' uses it",
+                where="registry",
+                hint=f"Remove {item.kind} '{item.name}' as well, or change it first and let the new plan go live.",
+                code="still-used",
+            )
+
+
+def _check_unused(removed: Collection[tuple[Kind, str]], after: Mapping[tuple[Kind, str], Draft | Applied]) -> None:
+    for item in after.values():
+        _check_needs(item, removed)
 
 
 def _by_name(definitions: Definitions) -> dict[str, Source]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Self, get_args
@@ -23,15 +23,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from featurestore.errors import ConfigError, InstantError, listing
 from featurestore.files import local_path, local_target
 from featurestore.temporal import duration_us, moment_us
+from featurestore.urls import HIDDEN, shown
 
 FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"
@@ -440,11 +442,18 @@ class AlertsConfig(_Table):
     @field_validator("webhook")
     @classmethod
     def _is_a_web_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            address = urlsplit(value)
-            if address.scheme not in ("http", "https") or not address.hostname:
-                raise ValueError("write an address that begins with https:// or http://")
+        try:
+            address = urlsplit(value or "https://host")
+        except ValueError:  # its message holds a part of the address
+            raise ValueError("write an address: https://host/path") from None
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("write an address that begins with https:// or http://")
         return value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Hide the webhook: whoever knows its address may post to it."""
+        for name, value in super().__repr_args__():
+            yield name, HIDDEN if name == "webhook" and value is not None else value
 
     @field_validator("report_url")
     @classmethod
@@ -453,6 +462,9 @@ class AlertsConfig(_Table):
             if name is not None and (name not in REPORT_PARTS or form):
                 raise ValueError(f"'{{{name}}}' stands for nothing. {listing('Names', REPORT_PARTS, wrong=name)}")
         return value
+
+
+_URLS = ("registry", "online", "event_log")
 
 
 class Config(BaseSettings):
@@ -477,7 +489,8 @@ class Config(BaseSettings):
         audits: Audits that it does.
         drifts: Comparisons of distributions that it does.
         alerts: Who is told about them.
-        folder: Folder that relative paths count from; set by the loader.
+        folder: Folder of the configuration file, or of a local store; set by the loader. Relative paths in the
+            configuration count from it.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__")
@@ -501,6 +514,20 @@ class Config(BaseSettings):
     drifts: list[DriftJobConfig] = []
     alerts: AlertsConfig = AlertsConfig()
     folder: Path = Field(default=Path(), exclude=True)
+    _source_folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source_folder(self) -> Path:
+        """Folder that relative paths of sources count from: the configuration file's, else the working directory.
+
+        Of a local store it is the working directory when the store was opened.
+        """
+        return self._source_folder or self.folder
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show URLs without their secrets."""
+        for name, value in super().__repr_args__():
+            yield name, shown(value) if name in _URLS else value
 
     def policy(self, service: str, declared: PolicyConfig | None = None) -> PolicyConfig:
         """Return what audits and drift of a service allow: said here, else in its definition, else of ``default``.
@@ -549,12 +576,16 @@ class Config(BaseSettings):
     def local(cls, folder: str | os.PathLike[str]) -> Config:
         """Return the configuration that keeps everything under one folder; overrides of the environment count.
 
+        There is no configuration file, so relative paths of sources count from the working directory.
+
         Raises:
             ConfigError: An override is wrong, or the folder is not one of this machine.
         """
         base = local_target(folder, where="folder").absolute()
         kept = {name: f"{_SQLITE}{name}.db" for name in ("registry", "online", "event_log")} | {"data": "."}
-        return cls._made(kept, where=str(folder), folder=base)
+        config = cls._made(kept, where=str(folder), folder=base)
+        config._source_folder = Path.cwd()
+        return config
 
     @classmethod
     def _made(cls, written: Mapping[str, Any], *, where: str, folder: Path) -> Config:
@@ -565,6 +596,8 @@ class Config(BaseSettings):
             config = cls(**written)
         except ValidationError as error:
             raise _wrong(error, cls, where) from None
+        except SettingsError as error:  # its cause holds the text
+            raise ConfigError(str(error), where="environment", hint="Write JSON.", code="config-value") from None
         return config._resolved(folder)
 
     def _resolved(self, folder: Path) -> Config:
@@ -618,7 +651,8 @@ def _wrong(error: ValidationError, cls: type[BaseModel], where: str) -> ConfigEr
         return _unknown_key(places[-1], _table_at(cls, places[:-1]), where, prefix=places[:-1])
     place = f"environment variable {variable}" if variable in os.environ else f"{where}, key '{'.'.join(places)}'"
     message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"got {first['input']!r}: {message}", where=place, code="config-value")
+    # The value is not shown: it may be, or hold, a password or the token of a webhook.
+    return ConfigError(f"the value is wrong: {message}", where=place, code="config-value")
 
 
 def _table_at(table: type[BaseModel], places: list[str]) -> type[BaseModel]:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from featurestore.errors import FeatureStoreError, RegistryError
-from featurestore.files import local_path
+from featurestore.errors import ConfigError, FeatureStoreError, RegistryError
+from featurestore.files import local_target, make_file, make_folder
+from featurestore.urls import shown, without_secrets
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,19 +73,24 @@ def open_database(
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            file = str(parsed.database)
-            (Path(file) if file.startswith("file:") else local_path(file)).parent.mkdir(parents=True, exist_ok=True)
+            _make_sqlite_file(str(parsed.database), where)
         engine = _engine(parsed)
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as problem:
+    except ConfigError:
+        raise
+    except ValueError:  # a port that is no number; or a part of a password, which the message would show
         raise error(
-            f"the database URL cannot be used: {first_line(problem)}",
+            "the database URL cannot be used: its port is not a number", where=where, code=f"{kind}-url"
+        ) from None
+    except (ArgumentError, NoSuchModuleError, ImportError) as problem:
+        raise error(
+            without_secrets(f"the database URL cannot be used: {first_line(problem)}", url),
             where=where,
             hint="Write an SQLAlchemy URL whose driver is installed: 'sqlite:///folder/file.db'.",
             code=f"{kind}-url",
         ) from problem
     except OSError as problem:
         raise error(
-            f"the folder of '{url}' cannot be made: {problem.strerror}", where=where, code=f"{kind}-unwritable"
+            f"the folder of '{shown(url)}' cannot be made: {problem.strerror}", where=where, code=f"{kind}-unwritable"
         ) from problem
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
@@ -270,6 +275,15 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("featurestore_writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _make_sqlite_file(path: str, where: str) -> None:
+    """Make the file and its folder for the owner alone; SQLite gives its companions the rights of the file."""
+    if path.startswith("file:"):
+        return
+    file = local_target(path, where=where)
+    make_folder(file.parent)
+    make_file(file)
 
 
 def first_line(error: BaseException | None) -> str:

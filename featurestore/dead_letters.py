@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from featurestore.errors import StorageError
-from featurestore.files import local_target
+from featurestore.files import local_target, make_folder, opener
 
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 """What an Arrow IPC stream begins with; no JSON does."""
@@ -95,7 +95,7 @@ def append_letters(path: Path, letters: Sequence[DeadLetter]) -> None:
     if not letters:
         return
     with _failures(path):
-        local_target(path, where="dead letters").parent.mkdir(parents=True, exist_ok=True)
+        make_folder(local_target(path, where="dead letters").parent)
         with _alone_in(path) as file:
             file.write(b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters))
             os.fsync(file.fileno())
@@ -119,7 +119,7 @@ def remove_letters(path: Path, is_wanted: Callable[[Any], bool]) -> Removed:
         found = [_is_wanted(line, is_wanted) for line in lines]
         if True in found:
             rest = path.with_name(f".{path.name}.unfinished")
-            with rest.open("wb") as kept:
+            with open(rest, "wb", opener=opener) as kept:
                 kept.writelines(line for line, is_gone in zip(lines, found, strict=True) if not is_gone)
                 kept.flush()
                 os.fsync(kept.fileno())
@@ -142,7 +142,7 @@ def _is_wanted(line: bytes, is_wanted: Callable[[Any], bool]) -> bool | None:
 def _alone_in(path: Path) -> Iterator[FileIO]:
     """Open a file to append to, alone among those who do so."""
     while True:
-        with path.open("ab", buffering=0) as file:
+        with FileIO(path, "ab", opener=opener) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 is_this = os.path.samestat(os.fstat(file.fileno()), path.stat())

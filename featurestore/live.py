@@ -3,11 +3,15 @@
 A changed definition has states of its own. They are filled beside those that serve, so applying interrupts nobody. If
 nothing was decided about a service, its new plan goes live by itself as soon as all its views have state. An apply
 without promotion keeps the plan that is live; promoting and rolling back then switch in one transaction of the
-registry, which every process sees within a second. Every answer says which plan it came from.
+registry, which every process sees within a second. A plan that was rolled back from goes live again only when it is
+promoted. Every change of the live plan is recorded. Every answer says which plan it came from.
 """
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,17 +19,18 @@ from itertools import chain, islice, takewhile
 from typing import TypeVar
 
 from featurestore.catalog import Catalog
-from featurestore.errors import RegistryError, RequestError, StateError, StorageError, listing
+from featurestore.errors import RegistryError, RequestError, StateError, listing
 from featurestore.online.locks import held
 from featurestore.online.removal import discard, discard_dead
 from featurestore.online.store import OnlineStore, PlanOfView, ViewRecord, loss_error, records_of
 from featurestore.plan.model import Plan, ViewPlan
-from featurestore.registry import Kind, Live, Registry
-from featurestore.temporal import NOTHING_YET, Clock
+from featurestore.registry import Kind, Live, LiveChange, Registry
+from featurestore.temporal import NOTHING_YET, Clock, duration_us
 
 _LOCK_SECONDS = 30.0
 
-P = TypeVar("P", Plan, ViewPlan)
+RESTORABLE_US = duration_us("7d")
+"""How long ``gc`` keeps the states of services and views that were removed, so that the removal can be undone."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class ServiceState:
         live: Fingerprint of the plan that answers.
         applied: Fingerprint of the applied plan.
         previous: Fingerprint of the plan that a rollback would go back to; ``None`` if there is none.
-        is_decided: Whether somebody decided which plan is live; if not, the applied one goes live when it is filled.
+        is_decided: Whether the applied plan goes live only when it is promoted; if not, it does when it is filled.
+        is_withdrawn: Whether the applied plan was rolled back from, and not promoted since.
         views: The views of the live plan and of the applied one.
     """
 
@@ -66,6 +72,7 @@ class ServiceState:
     previous: str | None
     is_decided: bool
     views: tuple[ViewState, ...]
+    is_withdrawn: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -118,15 +125,26 @@ class LivePlans:
         Raises:
             UnknownServiceError: No service of that name is applied.
         """
-        applied = self._catalog.plan(service)
-        decided = self._registry.live().get(service)
-        if decided is not None:
-            return self._past(service, decided.fingerprint) or applied
-        plans = chain([applied], self._catalog.past_plans(service))
-        return self._newest(Kind.SERVICE, service, plans, self.is_filled) or applied
+        return self._answering(self._catalog.plan(service), self._registry.live().get(service))
+
+    def _answering(self, applied: Plan, known: Live | None) -> Plan:
+        """Return the plan of a service that answers.
+
+        A plan that was recorded as live stays it until the applied one has state or another is chosen: no plan between
+        the two goes live. It stays so if its own state is lost, too: then answers fail by name instead of coming from
+        another plan.
+        """
+        if known is None:
+            return next(filter(self.is_filled, (applied, *self._catalog.past_plans(applied.name))), applied)
+        if not _is_held(known, applied) and self.is_filled(applied):
+            return applied
+        return self._past(applied, known.fingerprint) or applied
 
     def view(self, name: str) -> ViewPlan:
-        """Return the plan that answers for a view by itself: of a service about which it was decided, else the newest.
+        """Return the plan that answers for a view by itself.
+
+        That is the one of a service whose live plan was decided; else the applied one if it has state; else that of a
+        service's live plan; else the newest that has state. One that was rolled back from is the last choice.
 
         Raises:
             RequestError: There is no view of that name.
@@ -136,28 +154,28 @@ class LivePlans:
             raise RequestError(
                 f"there is no view '{name}'", hint=listing("Views", views, wrong=name), code="unknown-view"
             )
-        for view in self._decided_views():
-            if view.name == name:
-                return view
-        plans = chain([views[name]], self._catalog.past_views(name))
-        return self._newest(Kind.VIEW, name, plans, self._has_state) or views[name]
+        withdrawn = self._withdrawn_views()
+        held = [view for view in self._held_views() if view.name == name]
+        if held:
+            return next((view for view in held if view.fingerprint not in withdrawn), held[0])
+        plans = chain([views[name]], self._live_views(name), self._catalog.past_views(name))
+        allowed = (view for view in plans if view.fingerprint not in withdrawn)
+        return self._newest(name, allowed) or views[name]
 
-    def _newest(self, kind: Kind, name: str, plans: Iterable[P], has_state: Callable[[P], bool]) -> P | None:
-        """Return the newest plan with state, and record that it answers; the one that answered last is never left.
+    def _newest(self, name: str, plans: Iterable[ViewPlan]) -> ViewPlan | None:
+        """Return the newest plan of a view with state, and record that it answers; the last one is never left.
 
         Args:
-            kind: Whether the plans are of services or of views.
-            name: Name of the service or view.
-            plans: Its plans, newest first.
-            has_state: Tells whether a plan has state.
+            name: Name of the view.
+            plans: Its plans, those to prefer first.
         """
-        known = self._registry.answering(kind, name)
+        known = self._registry.answering(Kind.VIEW, name)
         for plan in plans:
-            if has_state(plan):
+            if self._has_state(plan):
                 if plan.fingerprint != known:
                     # A registry that cannot be written does not keep a plan from answering.
                     with suppress(RegistryError):
-                        self._registry.set_answering(kind, name, plan.fingerprint)
+                        self._registry.set_answering(Kind.VIEW, name, plan.fingerprint)
                 return plan
             if plan.fingerprint == known:
                 return plan
@@ -177,29 +195,53 @@ class LivePlans:
         """Yield the plans of a service that were live before the live one, latest first, as far as they have state."""
         return self._previous(self.plan(service))
 
+    def _live_views(self, name: str) -> Iterator[ViewPlan]:
+        """Yield the plans of a view that live plans of services use."""
+        recorded = self._registry.live()
+        for service, applied in sorted(self._catalog.services().items()):
+            if service in recorded:
+                yield from (
+                    use.view for use in self._answering(applied, recorded[service]).uses if use.view.name == name
+                )
+
+    def record(self, verb: str, *, changed_by: str) -> None:
+        """Record the plans that went live by themselves since that was last recorded.
+
+        Args:
+            verb: What gave them their last missing state.
+            changed_by: Who called for it.
+
+        Raises:
+            StorageError: The online store cannot be read.
+            RegistryError: The registry failed.
+        """
+        recorded = self._registry.live()
+        for service, applied in self._catalog.services().items():
+            known = recorded.get(service)
+            if known is not None and (known.fingerprint == applied.fingerprint or _is_held(known, applied)):
+                continue
+            live, before = self._answering(applied, known), "" if known is None else known.fingerprint
+            if live.fingerprint != before and self.is_filled(live):
+                now_us = self._clock.now_us()
+                change = LiveChange(service, before, live.fingerprint, now_us, verb, changed_by)
+                self._registry.record_live(service, change)
+        for view in self._catalog.views():
+            self.view(view)  # which records what answers for it
+
     def kept(self) -> dict[str, str]:
         """Return for each service the fingerprint of the plan that answers now, if one can."""
         plans = [self.plan(service) for service in self._catalog.services()]
         return {plan.name: plan.fingerprint for plan in plans if self.is_filled(plan)}
 
-    def record_answering(self) -> None:
-        """Record for every service and view which plan answers now, so that it does not give way to an older one."""
-        # What cannot be asked now is recorded by the next process that can.
-        with suppress(RegistryError, StateError, StorageError):
-            for service in self._catalog.services():
-                self.plan(service)
-            for view in self._catalog.views():
-                self.view(view)
-
     def to_refresh(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
-        """Return the views that need events: the applied ones, and those of live plans that somebody decided about.
+        """Return the views that need events: the applied ones, and those of live plans that no applied one replaces.
 
         Args:
             names: Only of these names.
         """
         applied = self._catalog.views()
-        known = {view.fingerprint: view for view in (*applied.values(), *self._decided_views())}
-        order = sorted(applied) if names is None else list(names)
+        known = {view.fingerprint: view for view in (*applied.values(), *self._held_views())}
+        order = sorted({view.name for view in known.values()}) if names is None else list(names)
         return tuple(view for name in order for view in known.values() if view.name == name)
 
     def kept_views(self, names: Collection[str], *, keep: int) -> tuple[ViewPlan, ...]:
@@ -240,8 +282,12 @@ class LivePlans:
             found |= {view.fingerprint: view for view in _newer(self._catalog.past_views(name), self.view(name))}
         return tuple(found.values())
 
-    def promote(self, service: str) -> Live:
-        """Let the applied plan answer from now on, in one step.
+    def promote(self, service: str, *, changed_by: str = "") -> Live:
+        """Let the applied plan answer from now on, in one step, also if it was rolled back from.
+
+        Args:
+            service: Name of the service.
+            changed_by: Who promotes.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
@@ -250,10 +296,16 @@ class LivePlans:
         with self._deciding():
             applied, live = self._catalog.plan(service), self.plan(service)
             self._check_filled(applied, "it cannot go live")
-            return self._decide(applied, live)
+            return self._decide(applied, live, verb="promote", changed_by=changed_by)
 
-    def rollback(self, service: str) -> Live:
-        """Let the plan that answered before answer again, in one step; once more brings back the newer one.
+    def rollback(self, service: str, *, changed_by: str = "") -> Live:
+        """Let the plan that answered before answer again, in one step.
+
+        The plan that is left stays down until it is promoted. Once more goes back further.
+
+        Args:
+            service: Name of the service.
+            changed_by: Who rolls back.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
@@ -264,13 +316,14 @@ class LivePlans:
             target = next(self._previous(live), None)
             if target is None:
                 raise StateError(
-                    "no other plan of it has ever been live, or its states are gone",
+                    "there is no earlier plan to roll back to: none was live, or its online state was deleted",
                     where=f"service '{service}'",
-                    hint="Apply the definitions as they were, materialize, then promote.",
+                    hint="To go forward to the applied plan, promote it. To go back, apply the definitions as they "
+                    "were, materialize, then promote.",
                     code="nothing-to-roll-back",
                 )
             self._check_filled(target, "there is no going back to it")
-            return self._decide(target, live)
+            return self._decide(target, live, verb="rollback", changed_by=changed_by)
 
     def status(self) -> tuple[ServiceState, ...]:
         """Return which plans of the applied services there are, sorted by name."""
@@ -283,7 +336,8 @@ class LivePlans:
 
         Args:
             dry_run: Whether only to tell.
-            keep: How many plans of each service are kept that were live before.
+            keep: How many plans of each service are kept that were live before; 0 also removes the states of services
+                and views that were removed less than ``RESTORABLE_US`` ago.
         """
         with self._deciding():
             used = self._used(keep)
@@ -308,7 +362,24 @@ class LivePlans:
             live = self.plan(service)
             for plan in (live, *islice(self._previous(live), keep)):
                 used |= {use.view.fingerprint: use.view for use in plan.uses}
+        if keep:
+            used |= {view.fingerprint: view for view in self._restorable()}
         return used
+
+    def _restorable(self) -> Iterator[ViewPlan]:
+        """Yield the views that were removed a short while ago, alone or with a service that answered by them."""
+        since_us = self._clock.now_us() - RESTORABLE_US
+        recorded = self._registry.live()
+        for item in self._registry.removals(Kind.VIEW):
+            if item.applied_at_us >= since_us:
+                past = self._catalog.past_views(item.name)
+                yield from (view for view in past if view.fingerprint == item.fingerprint)
+        for item in self._registry.removals(Kind.SERVICE):
+            if item.applied_at_us >= since_us:
+                prints = {item.fingerprint, *(one.fingerprint for one in recorded.values() if one.service == item.name)}
+                for plan in self._catalog.past_plans(item.name):
+                    if plan.fingerprint in prints:
+                        yield from (use.view for use in plan.uses)
 
     def _without(self, view: PlanOfView, *, dry_run: bool, keep: int) -> Iterator[Removed]:
         """Remove all state of a plan, unless somebody has applied it meanwhile."""
@@ -337,28 +408,38 @@ class LivePlans:
         with held(self._store, "live-plans", wait_seconds=_LOCK_SECONDS, longest_wait=0.1):
             yield
 
-    def _decide(self, plan: Plan, live: Plan) -> Live:
+    def _decide(self, plan: Plan, live: Plan, *, verb: str, changed_by: str) -> Live:
         known = self._registry.live().get(plan.name)
-        if plan.fingerprint == live.fingerprint and known is not None:
+        is_same = plan.fingerprint == live.fingerprint
+        if is_same and known is not None and known.is_decided:
             return known
-        previous = "" if plan.fingerprint == live.fingerprint else live.fingerprint
-        decided = Live(plan.name, plan.fingerprint, previous, self._clock.now_us())
-        self._registry.set_live(decided)
+        withdrawn = [one for one in (known.withdrawn if known is not None else ()) if one != plan.fingerprint]
+        if verb == "rollback":
+            withdrawn.append(live.fingerprint)
+        previous = live.fingerprint if not is_same else known.previous if known is not None else ""
+        decided = Live(plan.name, plan.fingerprint, previous, self._clock.now_us(), True, tuple(withdrawn))
+        self._registry.set_live(decided, verb=verb, changed_by=changed_by)
         return decided
 
     def _previous(self, live: Plan) -> Iterator[Plan]:
-        """Yield the plans of a service that were live before, latest first, as far as their states are there."""
-        decided = self._registry.live().get(live.name)
+        """Yield the plans to roll back to, latest first, as far as their states are there.
+
+        Plans that were rolled back from are not among them.
+        """
+        known = self._registry.live().get(live.name)
+        withdrawn = () if known is None else known.withdrawn
         past = list(self._catalog.past_plans(live.name))
         prints = [plan.fingerprint for plan in past]
         older = past[prints.index(live.fingerprint) + 1 :] if live.fingerprint in prints else past
-        if decided is not None and decided.previous in prints:
-            first = past[prints.index(decided.previous)]
+        if known is not None and known.previous in prints and known.previous != live.fingerprint:
+            first = past[prints.index(known.previous)]
             older = [first, *(plan for plan in older if plan.fingerprint != first.fingerprint)]
-        yield from (plan for plan in older if self.is_filled(plan))
+        yield from (plan for plan in older if plan.fingerprint not in withdrawn and self.is_filled(plan))
 
     def _status(self, service: str) -> ServiceState:
-        applied, live = self._catalog.plan(service), self.plan(service)
+        known = self._registry.live().get(service)
+        applied = self._catalog.plan(service)
+        live = self._answering(applied, known)
         previous = next(self._previous(live), None)
         records = {}
         for plan in (live, applied):
@@ -370,7 +451,8 @@ class LivePlans:
             live=live.fingerprint,
             applied=applied.fingerprint,
             previous=None if previous is None else previous.fingerprint,
-            is_decided=service in self._registry.live(),
+            is_decided=_is_held(known, applied),
+            is_withdrawn=known is not None and applied.fingerprint in known.withdrawn,
             views=tuple(
                 ViewState(
                     view=record.view,
@@ -383,19 +465,30 @@ class LivePlans:
             ),
         )
 
-    def _decided_views(self) -> Iterator[ViewPlan]:
-        """Yield the views of the live plans of services about which somebody decided."""
-        applied = self._catalog.services()
-        for service, decided in sorted(self._registry.live().items()):
-            plan = self._past(service, decided.fingerprint) if service in applied else None
-            for use in plan.uses if plan is not None else ():
-                yield use.view
+    def _held_views(self) -> Iterator[ViewPlan]:
+        """Yield the views of the live plans of services whose applied plan does not go live by itself."""
+        services = self._catalog.services()
+        for service, known in sorted(self._registry.live().items()):
+            if service in services and _is_held(known, services[service]):
+                for use in self._answering(services[service], known).uses:
+                    yield use.view
 
-    def _past(self, service: str, fingerprint: str) -> Plan | None:
-        applied = self._catalog.plan(service)
+    def _withdrawn_views(self) -> frozenset[str]:
+        """Return the fingerprints of views that a service lost when it was rolled back and does not use by now."""
+        services = self._catalog.services()
+        withdrawn: set[str] = set()
+        for service, known in self._registry.live().items():
+            if service in services and known.withdrawn:
+                plans = [plan for plan in self._catalog.past_plans(service) if plan.fingerprint in known.withdrawn]
+                live = _views_of(self._answering(services[service], known))
+                withdrawn |= {one for plan in plans for one in _views_of(plan)} - live
+        return frozenset(withdrawn)
+
+    def _past(self, applied: Plan, fingerprint: str) -> Plan | None:
         if applied.fingerprint == fingerprint:
             return applied
-        return next((plan for plan in self._catalog.past_plans(service) if plan.fingerprint == fingerprint), None)
+        past = self._catalog.past_plans(applied.name)
+        return next((plan for plan in past if plan.fingerprint == fingerprint), None)
 
     def is_filled(self, plan: Plan) -> bool:
         """Tell whether all views of a plan have state."""
@@ -434,6 +527,24 @@ P = TypeVar("P", Plan, ViewPlan)
 def _newer(plans: Iterable[P], than: P) -> Iterator[P]:
     """Yield the first of some plans, newest first, up to one."""
     return takewhile(lambda plan: plan.fingerprint != than.fingerprint, plans)
+
+
+def acting_user() -> str:
+    """Return who runs this process: ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id that no file names
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _is_held(known: Live | None, applied: Plan) -> bool:
+    """Tell whether the applied plan of a service goes live only when it is promoted."""
+    return known is not None and (known.is_decided or applied.fingerprint in known.withdrawn)
+
+
+def _views_of(plan: Plan) -> set[str]:
+    return {use.view.fingerprint for use in plan.uses}
 
 
 def _removed(view: PlanOfView, reason: str, remove: Callable[[], int | None]) -> Removed | None:

@@ -6,15 +6,16 @@ way round.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from featurestore.config import FILE_NAME, Config, PolicyConfig
 from featurestore.errors import FeatureStoreError, RegistryError, listing
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from featurestore.plan.model import Plan, ViewPlan
     from featurestore.progress import Progress as StepProgress
     from featurestore.pushing import PushResult, Streams
-    from featurestore.registry import AuditRecord, DriftRecord, Live, Registry, RunRecord
+    from featurestore.registry import AuditRecord, DriftRecord, Live, LiveChange, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
     from featurestore.registry.data_folders import DataFolders
     from featurestore.serving import Serving
@@ -66,6 +67,23 @@ if TYPE_CHECKING:
     from featurestore.skew.report import AuditReport
     from featurestore.skew.simulation import Simulation
     from featurestore.sources import ReadSettings
+
+_CLOSING_ORDER = (
+    "_auditor",
+    "_drifter",
+    "api_keys",
+    "_streams",
+    "_serving",
+    "_live_plans",
+    "_serving_log",
+    "_data_folders",
+    "_online",
+    "_event_log",
+    "_settings",
+    "_catalog",
+    "_registry",
+)
+"""The parts of a store, those that use others first."""
 
 Instant = datetime | str
 """An aware ``datetime``, or ISO 8601 text with a time zone."""
@@ -81,6 +99,38 @@ _VERBS_OF_FEAST = {
     "get_feature_service": "Write plan(service).",
     "teardown": "Write gc() for unused online state, or delete the store's folder.",
 }
+
+_T = TypeVar("_T")
+_LOGGER = logging.getLogger("featurestore.store")
+
+
+class _Part(Generic[_T]):
+    """A part of a store, made when it is first needed: once, whichever threads need it at the same time.
+
+    It lies in the store's ``__dict__`` from then on, where reading it takes no lock.
+    """
+
+    def __init__(self, make: Callable[[FeatureStore], _T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, store: None, owner: type) -> _Part[_T]: ...
+
+    @overload
+    def __get__(self, store: FeatureStore, owner: type) -> _T: ...
+
+    def __get__(self, store: FeatureStore | None, owner: type) -> _T | _Part[_T]:
+        if store is None:
+            return self
+        with store._making:
+            if self._name not in store.__dict__:
+                store.__dict__[self._name] = self._make(store)
+            part: _T = store.__dict__[self._name]
+            return part
 
 
 class FeatureStore:
@@ -101,6 +151,7 @@ class FeatureStore:
         """
         self.config = config
         self._clock = clock or SystemClock()
+        self._making = RLock()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = FILE_NAME, *, clock: Clock | None = None) -> FeatureStore:
@@ -118,6 +169,8 @@ class FeatureStore:
     @classmethod
     def local(cls, folder: str | os.PathLike[str], *, clock: Clock | None = None) -> FeatureStore:
         """Open a store that keeps everything, SQLite and Parquet, under one folder.
+
+        Relative paths of sources count from the working directory, not from that folder.
 
         Args:
             folder: The folder; it is made when something is stored.
@@ -141,70 +194,130 @@ class FeatureStore:
         """What tells the present instant."""
         return self._clock
 
-    @cached_property
+    @_Part
     def api_keys(self) -> ApiKeys:
         """The API keys of the server."""
         from featurestore.registry.api_keys import ApiKeys
 
         return ApiKeys(self.config.registry)
 
-    def apply(self, *definitions: Any, prune: bool | None = None, promote: bool | Literal["auto"] = "auto") -> Changes:
+    def apply(
+        self,
+        *definitions: Any,
+        remove: Collection[str] = (),
+        prune: bool = False,
+        promote: bool | Literal["auto"] = "auto",
+        by: str | None = None,
+    ) -> Changes:
         """Compile definitions and make them the applied ones, all of them or none.
+
+        What is applied but not among the definitions stays applied, unless it is named in ``remove``.
 
         Args:
             definitions: Modules, definitions, and iterables of these; what they refer to comes along. Without any, the
                 configured definitions' module is applied.
-            prune: Whether what is applied but not given is removed. By default it is if a module is given, which holds
-                everything there is, and is not if single objects are.
+            remove: Names of services, views and sources to remove: ``"name"``, or ``"view:name"`` for one kind only.
+                Online state stays until ``gc`` deletes it; until then ``restore``, or applying it again, undoes it.
+            prune: Whether to remove everything that is not among the definitions. Only for programs that own the whole
+                registry: it removes what others applied.
             promote: When changed services answer by their new plans: ``"auto"`` as soon as these have online state;
                 ``False`` not before ``promote`` is called; ``True`` at once, together with every other applied plan
-                that is not live yet.
+                that is not live yet. A plan that was rolled back from goes live by ``promote`` alone.
+            by: Who applies, for the history of live plans; ``user@host`` if ``None``.
 
         Returns:
-            What changed, with fingerprints.
+            What changed, with fingerprints; and what stays applied although the modules do not define it.
 
         Raises:
             DefinitionError: The definitions hold mistakes; all are named, nothing was changed.
             SourceError: A source's columns cannot be found out.
-            RegistryError: The registry failed; nothing was changed.
+            RegistryError: A name to remove was never applied (``unknown-name``), is among the definitions
+                (``still-defined``) or is used by what stays (``still-used``); or the registry failed. Nothing was
+                changed.
             StateError: A plan was to be promoted that has no online state yet. It is applied and the old one answers.
         """
         given = definitions or (self._catalog.import_definitions(),)
         kept = None if promote == "auto" else self._live_plans.kept()
-        changes = self._catalog.apply(given, prune=prune, kept_live=kept)
-        self._forget()
+        who = _who(by)
+        if self._registry.live():  # what a process that died could not record is the plan that stays live now
+            self._record_live("materialize", who)
+        changes = self._catalog.apply(given, prune=prune, remove=remove, kept_live=kept, changed_by=who)
+        self._plans_changed(changes, who)
         if promote is True:
             for state in self.status():
-                if state.is_pending:
-                    self.promote(state.service)
+                if state.is_pending and not state.is_withdrawn:
+                    self.promote(state.service, by=by)
         return changes
 
-    def promote(self, service: str) -> Live:
+    def restore(self, name: str, *, by: str | None = None) -> Changes:
+        """Undo the removal of a service, view or source, together with what it needs and was removed as well.
+
+        A service answers at once by the plan that was live when it was removed, if its online state is still there.
+        ``gc`` keeps the state for 7 days after the removal.
+
+        Args:
+            name: Its name; ``"view:name"`` for one kind only.
+            by: Who restores, for the history of live plans; ``user@host`` if ``None``.
+
+        Raises:
+            RegistryError: Nothing of that name was removed (``unknown-removed``), or a view or source that it needs was
+                changed since (``restore-conflict``). Nothing was changed.
+        """
+        who = _who(by)
+        changes = self._catalog.restore(name, changed_by=who)
+        self._plans_changed(changes, who)
+        return changes
+
+    def promote(self, service: str, *, by: str | None = None) -> Live:
         """Let a service answer by its applied plan from now on: one step, seen by all processes within a second.
+
+        Args:
+            service: Name of the service.
+            by: Who promotes, for the history; ``user@host`` if ``None``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: A view has no online state; the message names it. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self._live_plans.promote(service)
+        live = self._live_plans.promote(service, changed_by=_who(by))
         self._forget()
         return live
 
-    def rollback(self, service: str) -> Live:
+    def rollback(self, service: str, *, by: str | None = None) -> Live:
         """Let a service answer by the plan again that was live before: one step, as ``promote``.
 
-        Materializing refreshes that plan again from then on. What is applied does not change; once more goes forward
-        to the plan that was left.
+        Materializing refreshes that plan again from then on. What is applied does not change. The plan that was left
+        stays down, whatever is applied or materialized later, until ``promote`` brings it back. Once more goes back
+        further.
+
+        Args:
+            service: Name of the service.
+            by: Who rolls back, for the history; ``user@host`` if ``None``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: There is no such plan, or its states are gone. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self._live_plans.rollback(service)
+        live = self._live_plans.rollback(service, changed_by=_who(by))
         self._forget()
         return live
+
+    def live_changes(self, service: str | None = None, *, limit: int = 100) -> tuple[LiveChange, ...]:
+        """Return which plans went live, when, in place of which, by which verb and by whom, newest first.
+
+        Args:
+            service: Of this service only. The registry keeps the newest thousand changes of each.
+            limit: At most so many.
+
+        Raises:
+            UnknownServiceError: The service is not applied and has no history.
+        """
+        changes = self._registry.live_changes(service, limit=limit)
+        if service is not None and not changes:
+            self._catalog.plan(service)
+        return changes
 
     def status(self) -> tuple[ServiceState, ...]:
         """Return for each applied service which plan is live, which is applied, and how far their views are."""
@@ -215,7 +328,8 @@ class FeatureStore:
 
         Args:
             dry_run: Whether only to tell what would be removed.
-            keep: How many plans of each service are kept that were live before.
+            keep: How many plans of each service are kept that were live before. Unless it is 0, the states of services
+                and views that were removed in the last 7 days are kept as well.
 
         Returns:
             What was removed, and what was left because a run is at work on it.
@@ -307,6 +421,7 @@ class FeatureStore:
         statuses: bool = False,
         as_of: str = "as_of",
         as_of_unit: str | None = None,
+        overwrite: bool = False,
         progress: bool | StepProgress | None = None,
     ) -> TrainingSet:
         """Build a training set: a service's features for each row of a spine, at the row's own instant.
@@ -316,12 +431,14 @@ class FeatureStore:
             spine: Rows to fill: a pandas or Polars frame, a pyarrow table, a DuckDB relation, whatever has
                 ``__arrow_c_stream__``, the path of a Parquet file, or a ``SqlSpine``. It has the key columns, the
                 column of instants that ``as_of`` names, and the request inputs; other columns pass through.
-            path: The folder it will be. What is there must be empty or a training set, which is replaced.
+            path: The folder it will be. What is there must be an empty folder, or a training set to replace.
             hindsight: Whether to treat every event as known from its event time on, for analysis only.
             statuses: Whether to add a column of statuses for each feature.
             as_of: Column of the spine that holds the instants asked about. It keeps its name.
             as_of_unit: What numbers in ``as_of`` count since 1970: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; ``None``
                 refuses numbers.
+            overwrite: Whether a training set that is there is replaced, in one step. Readers find the old or the new
+                one, also if the process is killed.
             progress: Whether to show on standard error how far the work is; ``None`` does so if that is a terminal. A
                 function is told instead: the step, rows done, rows to do.
 
@@ -333,7 +450,8 @@ class FeatureStore:
             SpineError: The spine cannot be used; the message names the column and the fix.
             SourceError: A source cannot give its rows, or was rewritten meanwhile.
             ConfigError: A source's rows lay in memory and it must be applied again.
-            StorageError: The target cannot be written. Nothing is left behind.
+            StorageError: There is a training set and it is not to be replaced (``target-exists``), or the target cannot
+                be written. Nothing is left behind.
         """
         from featurestore.offline.training_set import build_training_set
         from featurestore.progress import listening
@@ -351,6 +469,7 @@ class FeatureStore:
                 statuses=statuses,
                 as_of=as_of,
                 as_of_unit=as_of_unit,
+                overwrite=overwrite,
                 progress=told,
             )
 
@@ -362,6 +481,7 @@ class FeatureStore:
         full: bool = False,
         wait_seconds: float = 0,
         progress: FoldProgress | None = None,
+        by: str | None = None,
     ) -> tuple[ViewRun, ...]:
         """Fold the events of sources into online state, as far as they became known before an instant.
 
@@ -376,6 +496,7 @@ class FeatureStore:
             full: Whether to fold everything again instead of what is new.
             wait_seconds: How long to wait for another run on a view to end; by default it is refused at once.
             progress: Told, from several threads, how far each view is: its name, events folded, events to fold.
+            by: Who materializes, for the history of live plans; ``user@host`` if ``None``.
 
         Returns:
             What was done, view by view.
@@ -391,20 +512,22 @@ class FeatureStore:
         views = None if views is None else list(views)
         now_us = self._clock.now_us()
         until_us = now_us if until is None else min(now_us, instant_us(until, where="until"))
-        runs = materialize(
-            self._views_to_fold(views),
-            catalog=self._catalog,
-            registry=self._registry,
-            store=self._online,
-            settings=self._settings,
-            clock=self._clock,
-            until_us=until_us,
-            full=full,
-            wait_seconds=wait_seconds,
-            progress=progress,
-        )
-        self._live_plans.record_answering()
-        self._forget()
+        try:
+            runs = materialize(
+                self._views_to_fold(views),
+                catalog=self._catalog,
+                registry=self._registry,
+                store=self._online,
+                settings=self._settings,
+                clock=self._clock,
+                until_us=until_us,
+                full=full,
+                wait_seconds=wait_seconds,
+                progress=progress,
+            )
+        finally:  # a view that failed does not keep the others from going live
+            self._forget()
+            self._record_live("materialize", _who(by))
         refresh_kept(
             self._live_plans.kept_views(
                 self._catalog.views().keys() if views is None else set(views),
@@ -1252,6 +1375,16 @@ class FeatureStore:
             return 0, 0
         return self._serving_log.waiting_rows, self._serving_log.lost_rows
 
+    def log_failures(self) -> tuple[int, str]:
+        """Return how often this process could not write, seal or clear up the serving log, and why it cannot now.
+
+        The reason is empty if the last attempt of each kind succeeded.
+        """
+        if not self.config.serving_log.enabled:
+            return 0, ""
+        failure = self._serving_log.failure
+        return self._serving_log.failure_count, "" if failure is None else str(failure)
+
     def check(self) -> None:
         """Make sure that every applied service can be answered online, and load what answering needs.
 
@@ -1263,25 +1396,27 @@ class FeatureStore:
         self._serving.check()
 
     def close(self) -> None:
-        """Write what waits to be written, and close files and connections; the next use opens them again."""
-        for part in (
-            "_auditor",
-            "_drifter",
-            "api_keys",
-            "_streams",
-            "_serving",
-            "_live_plans",
-            "_serving_log",
-            "_data_folders",
-            "_online",
-            "_event_log",
-            "_settings",
-            "_catalog",
-            "_registry",
-        ):
-            found = self.__dict__.pop(part, None)
-            if hasattr(found, "close"):
-                found.close()
+        """Write what waits to be written, and close files and connections; the next use opens them again.
+
+        Every part is closed, also after one that fails.
+
+        Raises:
+            FeatureStoreError: The first failure, once all parts are closed; later ones are logged.
+        """
+        with self._making:
+            parts = [(name, self.__dict__.pop(name)) for name in _CLOSING_ORDER if name in self.__dict__]
+        failure: BaseException | None = None
+        for name, part in parts:
+            try:
+                if hasattr(part, "close"):
+                    part.close()
+            except BaseException as error:
+                if failure is None:
+                    failure = error
+                else:
+                    _LOGGER.warning("closing %s failed as well: %s", name.lstrip("_"), error)
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -1294,13 +1429,13 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.config.folder)!r})"
 
-    @cached_property
+    @_Part
     def _registry(self) -> Registry:
         from featurestore.registry import Registry
 
         return Registry(self.config.registry)
 
-    @cached_property
+    @_Part
     def _catalog(self) -> Catalog:
         from featurestore.catalog import Catalog
 
@@ -1312,7 +1447,7 @@ class FeatureStore:
             folder=self.config.folder,
         )
 
-    @cached_property
+    @_Part
     def _settings(self) -> ReadSettings:
         from featurestore.sources import ReadSettings
 
@@ -1320,17 +1455,17 @@ class FeatureStore:
             threads=self.config.threads,
             memory_bytes=self.config.memory_limit,
             temp_folder=self.config.temp_folder,
-            base_folder=self.config.folder,
+            base_folder=self.config.source_folder,
             event_log=self._event_log,
         )
 
-    @cached_property
+    @_Part
     def _event_log(self) -> EventLog:
         from featurestore.event_log import EventLog
 
         return EventLog(self.config.event_log, self.config.data / "event_log", is_shared=self.config.data_is_shared)
 
-    @cached_property
+    @_Part
     def _streams(self) -> Streams:
         from featurestore.pushing import Streams
 
@@ -1341,15 +1476,16 @@ class FeatureStore:
             to_follow=lambda: self._live_plans.to_follow(keep=self.config.schedule.keep_plans),
             settings=self._settings,
             clock=self._clock,
+            began=lambda: self._record_live("push", _who(None)),
         )
 
-    @cached_property
+    @_Part
     def _online(self) -> OnlineStore:
         from featurestore.online.opening import open_online_store
 
         return open_online_store(self.config.online)
 
-    @cached_property
+    @_Part
     def _serving_log(self) -> ServingLog:
         from featurestore.online.serving_log import ServingLog
 
@@ -1363,13 +1499,13 @@ class FeatureStore:
             written=self._data_folders.note_use,
         )
 
-    @cached_property
+    @_Part
     def _data_folders(self) -> DataFolders:
         from featurestore.registry.data_folders import DataFolders
 
         return DataFolders(self.config.registry, self.config.data, self._clock)
 
-    @cached_property
+    @_Part
     def _serving(self) -> Serving:
         from featurestore.online.known_plans import KnownPlans
         from featurestore.serving import Serving
@@ -1384,7 +1520,7 @@ class FeatureStore:
             KnownPlans(self.config.data / "serving", self.config.registry),
         )
 
-    @cached_property
+    @_Part
     def _auditor(self) -> Auditor:
         from featurestore.auditing import Auditor
 
@@ -1398,13 +1534,13 @@ class FeatureStore:
             self._data_folders,
         )
 
-    @cached_property
+    @_Part
     def _drifter(self) -> Drifter:
         from featurestore.drifting import Drifter
 
         return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
 
-    @cached_property
+    @_Part
     def _live_plans(self) -> LivePlans:
         from featurestore.live import LivePlans
 
@@ -1414,6 +1550,20 @@ class FeatureStore:
         from featurestore.auditing import configured
 
         return configured(self.policy(service))
+
+    def _plans_changed(self, changes: Changes, who: str) -> None:
+        """Let the next question ask which plans are live, and record those that are at once, if any can be."""
+        self._forget()
+        recorded = self._registry.live()
+        if any(change.name in recorded and change.outcome != "unchanged" for change in changes):
+            self._record_live("apply", who)
+
+    def _record_live(self, verb: str, who: str) -> None:
+        """Record which plans went live by themselves. What fails is recorded by the next verb that does so."""
+        try:
+            self._live_plans.record(verb, changed_by=who)
+        except FeatureStoreError as error:
+            _LOGGER.warning("which plans went live could not be recorded: %s", error)
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
@@ -1429,6 +1579,13 @@ class FeatureStore:
                 hint = listing("Views", known, wrong=name)
                 raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
         return self._live_plans.to_refresh(wanted)
+
+
+def _who(by: str | None) -> str:
+    """Return who acts: the given name, else the user of the process."""
+    from featurestore.live import acting_user
+
+    return by or acting_user()
 
 
 def _period(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
+from featurestore.render.cleaning import clean
 from featurestore.store import FeatureStore
 from server.app import create_app
 from server.process import Server, is_loopback
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
         return serve_with_workers(config, options)
     except FeatureStoreError as error:
-        print(f"featurestore: {error}", file=sys.stderr)
+        print(clean(f"featurestore: {error}"), file=sys.stderr)
         return _CANNOT_START
 
 

@@ -122,7 +122,11 @@ class Metrics:
             registry=own,
             multiprocess_mode="livesum",
         )
+        self._log_failures = counter(
+            "serving_log_failures", "Attempts to write, seal or clear up the serving log that failed."
+        )
         self._known_lost = 0
+        self._known_failures = 0
         self._by_route: dict[tuple[str, str], Any] = {}
         self._by_status: dict[tuple[str, int], Any] = {}
         self._by_service: dict[str, _Children] = {}
@@ -151,11 +155,13 @@ class Metrics:
         if call.mismatch:
             self._mismatched.labels(service).inc()
 
-    def note_log(self, *, waiting_rows: int, lost_rows: int) -> None:
+    def note_log(self, *, waiting_rows: int, lost_rows: int, failures: int = 0) -> None:
         """Note how this process's serving log is."""
         self._waiting.set(waiting_rows)
         self._lost.inc(max(0, lost_rows - self._known_lost))
         self._known_lost = lost_rows
+        self._log_failures.inc(max(0, failures - self._known_failures))
+        self._known_failures = failures
 
     def page(self, state: StoreState, found: Found | None = None) -> tuple[bytes, str]:
         """Return all metrics as Prometheus reads them, and the media type.

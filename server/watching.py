@@ -105,7 +105,8 @@ class Watch:
 
     def _note_log(self, counted: Metrics) -> None:
         waiting_rows, lost_rows = self._store.log_backlog()
-        counted.note_log(waiting_rows=waiting_rows, lost_rows=lost_rows)
+        failures, _ = self._store.log_failures()
+        counted.note_log(waiting_rows=waiting_rows, lost_rows=lost_rows, failures=failures)
 
 
 def _read(form: type[R], text: str) -> Iterator[R]:

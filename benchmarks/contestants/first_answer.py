@@ -16,7 +16,7 @@ def job(folder: Path) -> dict[str, object]:
 
     store = build(folder)
     spine = pa.table({"user_id": [1, 2, 3], "as_of": [NOW] * 3})
-    store.training_set(SERVICE, spine, folder / "training")
+    store.training_set(SERVICE, spine, folder / "training", overwrite=True)
     store.get_online_features(SERVICE, [{"user_id": user} for user in (1, 2, 3)], as_of=NOW)
     report = store.audit(SERVICE, since="2026-01-01T00:00:00Z", until="2027-01-01T00:00:00Z")
     store.close()

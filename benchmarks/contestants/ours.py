@@ -52,7 +52,7 @@ def main(job: str, folder: Path, events: str, memory_limit: str = "") -> None:
         store.apply(service(job, folder / events))
 
         def build() -> dict[str, object]:
-            built = store.training_set(job, folder / "spine.parquet", folder / f"{job}_ours")
+            built = store.training_set(job, folder / "spine.parquet", folder / f"{job}_ours", overwrite=True)
             return {"rows": built.row_count, "digest": built.manifest.content_digest, "loading_seconds": loading}
 
         timed(build)
@@ -67,7 +67,7 @@ def warm_up(job: str, folder: Path, events: str) -> None:
             pq.write_table(pa.Table.from_batches([next(file.iter_batches(1_000))]), small / name)
     with FeatureStore.local(small / "store") as store:
         store.apply(service(job, small / events))
-        store.training_set(job, small / "spine.parquet", small / f"{job}_ours")
+        store.training_set(job, small / "spine.parquet", small / f"{job}_ours", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Any, NoReturn, Protocol
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -126,10 +126,10 @@ class Webhook:
             error.close()
             is_final = error.code != _TOO_MANY and error.code < 500
             raise NotDeliveredError(f"it was answered {error.code} {error.reason}", is_final=is_final) from None
+        except (ValueError, InvalidURL):  # which say the address, and that is a secret
+            raise NotDeliveredError("the address of the webhook cannot be used", is_final=True) from None
         except (OSError, HTTPException) as error:
             raise NotDeliveredError(str(error) or type(error).__name__, is_final=False) from error
-        except ValueError as error:
-            raise NotDeliveredError(str(error), is_final=True) from error
         return ""
 
 

@@ -7,11 +7,10 @@ Python has to say about them.
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
-
-import typer
 
 from featurestore.cli import (
     audits,
@@ -27,8 +26,9 @@ from featurestore.cli import (
     streams,
     training,
 )
-from featurestore.cli.common import app
+from featurestore.cli.common import app, echo
 from featurestore.errors import FeatureStoreError
+from featurestore.render.cleaning import clean
 
 __all__ = [
     "COULD_NOT_TELL",
@@ -58,11 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Those of the process if ``None``.
     """
+    _log_cleanly()
     try:
         app(args=arguments, prog_name="featurestore")
     except FeatureStoreError as error:
-        typer.echo(f"featurestore: {error}", err=True)
+        echo(f"featurestore: {error}", err=True)
         sys.exit(COULD_NOT_TELL)
     except Exception:  # the edge of the program: Python's own exit code for it is 1, which says skew
-        traceback.print_exc()
+        echo(traceback.format_exc(), err=True)
         sys.exit(COULD_NOT_TELL)
+
+
+class _Lines(logging.Formatter):
+    """Formats log records for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record without characters that control the terminal."""
+        return clean(super().format(record))
+
+
+def _log_cleanly() -> None:
+    """Let the library's warnings go to standard error by way of the cleaning."""
+    logger = logging.getLogger("featurestore")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Lines())
+        logger.addHandler(handler)

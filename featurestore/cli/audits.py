@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import Html, Json, Service, app, show, show_report, store_above, store_of, write_page
+from featurestore.cli.common import Html, Json, Service, app, echo, show, show_report, store_above, store_of, write_page
 from featurestore.progress import listening
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _alert(store: FeatureStore, report: AuditReport) -> None:
     """Tell people; that they could not be told is said, and changes no exit code."""
     told = store.alert(report)
     if told:
-        typer.echo(f"alert {told}", err=True)
+        echo(f"alert {told}", err=True)
 
 
 def _row(record: AuditRecord) -> list[str]:

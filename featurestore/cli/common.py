@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featurestore.render.cleaning import clean, clean_json
+
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from featurestore.dtypes import DType
     from featurestore.plan.model import Column, Plan
@@ -31,6 +34,7 @@ app = typer.Typer(
 )
 
 Service = Annotated[str, typer.Argument(help="Name of a feature service.", show_default=False)]
+By = Annotated[str | None, typer.Option(help="Who does it, for the history; user@host if left out.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file, as one page.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file, '-' to print it.")]
 
@@ -110,11 +114,26 @@ def working(what: str) -> AbstractContextManager[Any]:
     return progress
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text, without the characters that names and values may hold to control the terminal.
+
+    Args:
+        text: The text.
+        err: Whether it goes to standard error.
+    """
+    typer.echo(clean(text), err=err)
+
+
+def echo_json(document: str) -> None:
+    """Print a JSON document, with characters that control a terminal written as escapes."""
+    typer.echo(clean_json(document))
+
+
 def print_json(document: Any) -> None:
     """Print something as JSON that people can read."""
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+    echo_json(msgspec.json.format(msgspec.json.encode(document)).decode())
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -137,13 +156,26 @@ def printed(shown: RenderableType) -> None:
         # Measured on something wide: a console measures nothing as wider than itself.
         console.width = _WIDEST
         console.width = max(80, console.measure(shown).maximum)
-    console.print(shown)
+    console.print(_Clean(shown))
+
+
+class _Clean:
+    """Something to print, without the characters that values may hold to control the terminal."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for segment in console.render(self._shown, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
 
 def show_report(shown: Callable[[], RenderableType], document: Callable[[], str], json: Path | None) -> None:
     """Print a report, and write its JSON to a file if one is given; ``-`` prints the JSON instead."""
     if json is not None and str(json) == "-":
-        typer.echo(document())
+        echo_json(document())
         return
     if json is not None:
         write_page(json, document())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, show, store_of
+from featurestore.cli.common import PRINT, By, Service, app, echo, echo_json, show, store_of
 
 if TYPE_CHECKING:
     from featurestore.plan.model import Column, Plan
@@ -27,10 +27,31 @@ def apply(
             "when it is materialized.",
         ),
     ] = None,
+    allow_removal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Remove this service, view or source, which the module does not define; view:NAME for one kind only. "
+            "May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    by: By = None,
 ) -> None:
-    """Compile definitions and make them the applied ones; show what changed."""
+    """Compile definitions and make them the applied ones; show what changed, and what else stays applied."""
     with store_of(context, definitions=module) as store:
-        typer.echo(str(store.apply(promote="auto" if promote is None else promote)))
+        changes = store.apply(promote="auto" if promote is None else promote, remove=allow_removal or (), by=by)
+    echo(str(changes))
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of what was removed; view:NAME for one kind only.")],
+    by: By = None,
+) -> None:
+    """Undo the removal of a service, view or source, and of what it needs."""
+    with store_of(context) as store:
+        echo(str(store.restore(name, by=by)))
 
 
 @app.command()
@@ -64,12 +85,12 @@ def plan(
     with store_of(context) as store:
         found = store.plan(service)
     if as_json:
-        typer.echo(found.to_json())
+        echo_json(found.to_json())
         return
-    typer.echo(f"service      {found.name}\nfingerprint  {found.fingerprint}")
-    typer.echo(f"keys         {_listed(found.join_keys)}")
+    echo(f"service      {found.name}\nfingerprint  {found.fingerprint}")
+    echo(f"keys         {_listed(found.join_keys)}")
     if found.request:
-        typer.echo(f"request      {_listed(found.request)}")
+        echo(f"request      {_listed(found.request)}")
     show(["view", "of", "refresh", "fingerprint"], _view_rows(found))
     show(["column", "dtype"], [[output.name, str(output.dtype)] for output in found.outputs])
 

@@ -15,6 +15,7 @@ from featurestore.cli.common import (
     Json,
     Service,
     app,
+    echo_json,
     show,
     show_report,
     store_above,
@@ -148,7 +149,7 @@ def report_schema(
         Kind.CERTIFICATE: Certificate.json_schema,
     }
     schema = schemas[kind]()
-    typer.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
+    echo_json(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 
 def _tell(report: DriftReport, *, json: Path | None, html: Path | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, asked_of, pair, print_json, show, store_of, typed
+from featurestore.cli.common import PRINT, Service, app, asked_of, echo, pair, print_json, show, store_of, typed
 
 
 @app.command()
@@ -52,6 +52,6 @@ def forget(
             *(["served rows", f"service {name}", str(count)] for name, count in found.served.items()),
         ],
     )
-    typer.echo("out of reach:")
+    echo("out of reach:")
     for sentence in found.unreachable:
-        typer.echo(f"- {sentence}")
+        echo(f"- {sentence}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, show, show_report, store_of, working, write_page
+from featurestore.cli.common import PRINT, Service, app, echo, show, show_report, store_of, working, write_page
 
 
 @app.command()
@@ -29,7 +29,7 @@ def verify(
         certificate = store.verify(service, rows=rows, instants=instants, between=between)
     if json is not None:
         write_page(json, certificate.to_json())
-    typer.echo(str(certificate))
+    echo(str(certificate))
     show(
         ["state", "rows", "complete", "values", "differ"],
         [
@@ -38,9 +38,9 @@ def verify(
         ],
     )
     for kind in certificate.not_asked:
-        typer.echo(f"  not asked: {kind}")
+        echo(f"  not asked: {kind}")
     for reason in certificate.reasons:
-        typer.echo(f"  {reason}")
+        echo(f"  {reason}")
     raise typer.Exit(certificate.exit_code)
 
 
@@ -90,7 +90,7 @@ def gate(
     if json is not None:
         write_page(json, found.to_json())
     show(["check", "result", "found"], [[check.name, check.result, "\n".join(check.said)] for check in found.checks])
-    typer.echo(f"{found.service}: {found.verdict}")
+    echo(f"{found.service}: {found.verdict}")
     raise typer.Exit(found.exit_code)
 
 

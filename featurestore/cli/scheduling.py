@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.common import app, show, store_of
+from featurestore.cli.common import app, echo, show, store_of
 
 if TYPE_CHECKING:
     from featurestore.registry import JobRecord
@@ -35,8 +35,8 @@ def run(
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        typer.echo(f"{len(runner.jobs)} jobs")
-        runner.run(stop, _say, typer.echo)
+        echo(f"{len(runner.jobs)} jobs")
+        runner.run(stop, _say, echo)
 
 
 @app.command()
@@ -85,4 +85,4 @@ def _second(instant: int) -> str:
 
 
 def _say(record: JobRecord) -> None:
-    typer.echo(f"{_second(record.started_at_us)} {record.name}: {record.outcome}: {record.said}")
+    echo(f"{_second(record.started_at_us)} {record.name}: {record.outcome}: {record.said}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import app, show, store_of
+from featurestore.cli.common import app, echo, show, store_of
 from featurestore.errors import ConfigError
 
 keys = typer.Typer(name="keys", help="Make, list and revoke the server's API keys.", no_args_is_help=True)
@@ -58,7 +58,7 @@ def create_key(
         raise typer.BadParameter(f"there is no scope '{unknown[0]}'; there are {', '.join(Scope)}")
     with store_of(context) as store:
         _, key = store.api_keys.create(name, map(Scope, scope), now_us=store.clock.now_us())
-    typer.echo(key)
+    echo(key)
 
 
 @keys.command("list")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.common import app, show, store_of
+from featurestore.cli.common import app, echo, show, store_of
+from featurestore.render.cleaning import clean_line
 
 if TYPE_CHECKING:
     from threading import Event
@@ -40,7 +41,7 @@ def consume(
             stop=_until_signalled(),
             options=dict(_option(text) for text in option or ()),
         )
-    typer.echo(
+    echo(
         f"{done.messages} messages: {done.accepted} events accepted, {done.duplicates} known already, {done.dead} dead"
     )
 
@@ -59,15 +60,15 @@ def push(
             accepted, duplicates = accepted + result.accepted, duplicates + result.duplicates
             rejected += len(result.rejected)
             for row in result.rejected:
-                typer.echo(f"row {first + row.row}: {row.field or 'event'}: {row.problem}", err=True)
-    typer.echo(f"{accepted} events accepted, {duplicates} known already, {rejected} rejected")
+                echo(clean_line(f"row {first + row.row}: {row.field or 'event'}: {row.problem}"), err=True)
+    echo(f"{accepted} events accepted, {duplicates} known already, {rejected} rejected")
 
 
 @app.command("catch-up")
 def catch_up(context: typer.Context) -> None:
     """Fold the pushed events that online state does not have yet."""
     with store_of(context) as store:
-        typer.echo(f"{store.catch_up()} events folded")
+        echo(f"{store.catch_up()} events folded")
 
 
 @app.command()

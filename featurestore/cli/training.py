@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.common import PRINT, Service, app, store_of
+from featurestore.cli.common import PRINT, Service, app, echo, store_of
 
 
 @app.command("training-set")
@@ -22,10 +22,18 @@ def training_set(
     as_of_unit: Annotated[
         str | None, typer.Option(help="What numbers in as_of count since 1970: s, ms, us or ns.", show_default=False)
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a training set that is there.")] = False,
 ) -> None:
     """Build a training set: the features of a service at each row's own instant."""
     with store_of(context) as store:
         built = store.training_set(
-            service, spine, path=path, hindsight=hindsight, statuses=statuses, as_of=as_of, as_of_unit=as_of_unit
+            service,
+            spine,
+            path=path,
+            hindsight=hindsight,
+            statuses=statuses,
+            as_of=as_of,
+            as_of_unit=as_of_unit,
+            overwrite=overwrite,
         )
-    typer.echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")
+    echo(f"{built.row_count} rows in {built.path}, content {built.manifest.content_digest[:PRINT]}")

@@ -117,7 +117,7 @@ class FileSource(Source):
 
     Attributes:
         path: A path, a glob (``"data/flights/*.parquet"``) or a URL that DuckDB reads. A relative path counts from the
-            working directory, or from the folder of the configuration file if there is one.
+            folder of the configuration file, or, of ``FeatureStore.local``, from the working directory.
         format: ``"parquet"`` or ``"csv"``; by default what the file name says.
         csv: How CSV text is cut into values.
         dtypes: Declared dtypes of columns, by name; the others are as the file says, or guessed from CSV text. Numbers

@@ -52,6 +52,7 @@ def build_training_set(
     statuses: bool = False,
     as_of: str = AS_OF,
     as_of_unit: str | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """Build a training set and put it in its place.
@@ -59,7 +60,7 @@ def build_training_set(
     Args:
         plan: The service.
         spine: Rows to fill; see ``read_spine``.
-        path: The folder it will be; what is there must be empty or a training set, which is replaced.
+        path: The folder it will be; what is there must be empty, or a training set to replace.
         sources: Definitions of the sources its views read, by name.
         settings: Threads, memory and folders.
         clock: Tells when it was built.
@@ -67,6 +68,7 @@ def build_training_set(
         statuses: Whether to write, for each feature, a column of its statuses.
         as_of: Column of the spine that holds the instants asked about.
         as_of_unit: What numbers in the spine's column of instants count since 1970; ``None`` refuses numbers.
+        overwrite: Whether a training set that is there is replaced.
         progress: Is told how many rows each view has read, and how many rows are written.
 
     Returns:
@@ -77,7 +79,7 @@ def build_training_set(
         SourceError: A source cannot give its rows, or was rewritten while it was read.
         StorageError: The target cannot be written. Nothing is left behind.
     """
-    check_target(path)
+    check_target(path, overwrite=overwrite)
     reserved = [_status_column(output.name) for output in plan.outputs] if statuses else []
     table = read_spine(spine, plan, as_of=as_of, as_of_unit=as_of_unit, reserved=reserved)
     questions = questions_of(table, plan, as_of)
@@ -118,7 +120,9 @@ def build_training_set(
             )
 
         features = {output.name: output.dtype for output in plan.outputs}
-        built = write_training_set(path, pieces(), features=features, describe=describe, threads=settings.threads)
+        built = write_training_set(
+            path, pieces(), features=features, describe=describe, threads=settings.threads, overwrite=overwrite
+        )
         written(1.0)
         return built
 

@@ -1,20 +1,24 @@
 """Writes a training set so that it is there whole or not at all.
 
-Files go to a temporary folder beside the target and are brought to the disk; then one rename makes them the training
-set. A failure removes the temporary folder. (A killed process leaves one, named ``.<target>.<random>.tmp``, which
-nothing reads.)
+Files go to a temporary folder beside the target, ``.<target>.<random>.tmp``, and are brought to the disk; then one
+rename makes them the training set. To replace one, the two folders change places in one step, so that readers and a
+crash at any moment find the old or the new one. A failure removes the temporary folder. What a killed process left is
+removed by the next build of the same target: a build locks its folder, so one that can be locked is nobody's.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
+import re
 import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +29,7 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import DType
 from featurestore.errors import FeatureStoreError, StorageError
-from featurestore.files import local_target, sync
+from featurestore.files import exchange, local_target, make_file, make_folder, sync
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest, ManifestFile
@@ -69,25 +73,30 @@ class Written:
     features: tuple[FeatureProfile, ...]
 
 
-def check_target(path: str | os.PathLike[str]) -> Path:
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Make sure, before any work, that a training set may be written somewhere.
 
     Args:
-        path: The folder it will be. What exists there must be empty or a training set, which will be replaced.
+        path: The folder it will be. What exists there must be an empty folder, or a training set to replace.
+        overwrite: Whether a training set that is there is replaced.
 
     Returns:
         The folder.
 
     Raises:
         ConfigError: It is the address of another place.
-        StorageError: Something else is there, or the folder above cannot be written to.
+        StorageError: Something else is there (``target-taken``), or a training set that is not to be replaced
+            (``target-exists``), or the folder above cannot be written to.
     """
     target = local_target(path, where="training set, path").absolute()
     where = _where(target)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         hint = "Name a new folder."
         raise StorageError("the target is not a folder", where=where, hint=hint, code="target-taken")
-    if target.is_dir() and not (target / MANIFEST_NAME).is_file() and any(target.iterdir()):
+    if (target / MANIFEST_NAME).is_file():
+        if not overwrite:
+            raise _exists(target)
+    elif target.is_dir() and any(target.iterdir()):
         raise StorageError(
             "the folder is not empty and holds no training set",
             where=where,
@@ -96,7 +105,9 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         )
     with _storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _temporary_folder(target).rmdir()
+        _remove_leftovers(target)
+        with _temporary_folder(target):
+            pass
     return target
 
 
@@ -107,15 +118,17 @@ def write_training_set(
     features: Mapping[str, DType],
     describe: Callable[[Written], Manifest],
     threads: int = 2,
+    overwrite: bool = False,
 ) -> TrainingSet:
     """Write a training set.
 
     Args:
-        path: The folder it will be; what is there must be empty or a training set, which is replaced.
+        path: The folder it will be; see ``check_target``.
         pieces: Its rows in order, all of one schema; at least one piece, which may be empty.
         features: The feature columns and their dtypes; these are profiled.
         describe: Makes the manifest once everything else is known.
         threads: Threads that hash, compress and profile; the content does not depend on it.
+        overwrite: Whether a training set that is there is replaced.
 
     Returns:
         The training set, at its place.
@@ -123,17 +136,12 @@ def write_training_set(
     Raises:
         StorageError: The disk is full or refuses, or something else is at the target. Nothing is left behind.
     """
-    target = check_target(path)
-    with _storing(target):
-        folder = _temporary_folder(target)
-        try:
-            manifest = describe(_write_rows(folder, pieces, features, threads))
-            _write_durably(folder / MANIFEST_NAME, manifest.to_json())
-            sync(folder)
-            _put_in_place(folder, target)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    target = check_target(path, overwrite=overwrite)
+    with _storing(target), _temporary_folder(target) as folder:
+        manifest = describe(_write_rows(folder, pieces, features, threads))
+        _write_durably(folder / MANIFEST_NAME, manifest.to_json())
+        sync(folder)
+        _put_in_place(folder, target, overwrite=overwrite)
     return TrainingSet(target, manifest)
 
 
@@ -141,11 +149,56 @@ def _where(target: Path) -> str:
     return f"training set '{target}'"
 
 
-def _temporary_folder(target: Path) -> Path:
-    """Make a folder beside the target, with the permissions that new folders have here."""
-    folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
-    folder.mkdir()
-    return folder
+def _exists(target: Path) -> StorageError:
+    return StorageError(
+        "there is a training set already, which models may have been trained on",
+        where=_where(target),
+        hint="Name a new folder, or replace this one: overwrite=True, on the command line --overwrite.",
+        code="target-exists",
+    )
+
+
+@contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """Make a folder beside the target, lock it, and remove what is there in the end."""
+    folder, lock = _locked_folder(target)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(target: Path) -> tuple[Path, int]:
+    """Make a folder and lock it; again if another build took it for a leftover before it was locked."""
+    while True:
+        folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
+        make_folder(folder)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):  # a disk without such locks: then no build can take it for a leftover either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                return folder, lock
+        os.close(lock)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary folders of builds of a target that were killed; a folder that is locked is in use."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        is_ours = _LEFTOVER.fullmatch(folder.name.removeprefix(f".{target.name}"))
+        if is_ours is None or folder.is_symlink() or not folder.is_dir():
+            continue
+        with suppress(OSError):  # it is in use, somebody else's, or gone
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.tmp")
 
 
 @contextmanager
@@ -236,6 +289,7 @@ def _write_file(folder: Path, name: str, table: pa.Table) -> ManifestFile:
     words = [
         field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_dictionary(field.type)
     ]
+    make_file(path)
     pq.write_table(table, path, row_group_size=_GROUP_ROWS, use_dictionary=words, compression="snappy")
     sync(path)
     return ManifestFile(name, path.stat().st_size, table.num_rows)
@@ -259,23 +313,35 @@ def _profile_written(
 
 
 def _write_durably(path: Path, content: bytes) -> None:
+    make_file(path)
     path.write_bytes(content)
     sync(path)
 
 
-def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename the finished folder to the target; a training set that is there goes once the new one is in its place."""
-    if not (target / MANIFEST_NAME).exists():
-        # A rename takes the place of an empty folder, too.
-        folder.rename(target)
-        sync(target.parent)
-        return
-    old = target.parent / f"{folder.name}.old"
-    target.rename(old)
-    try:
-        folder.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
+def _put_in_place(folder: Path, target: Path, *, overwrite: bool) -> None:
+    """Let the finished folder be the target, in one step; what was there is at the folder's path then."""
+    if (target / MANIFEST_NAME).exists():
+        if not overwrite:
+            raise _exists(target)
+        try:
+            exchange(folder, target)
+        except OSError as error:
+            if error.errno not in _CANNOT_EXCHANGE:
+                raise
+            raise StorageError(
+                "this disk cannot let two folders change places, so that readers would find no training set meanwhile",
+                where=_where(target),
+                hint="Name a new folder, and let a link point at it.",
+                code="no-exchange",
+            ) from error
+    else:
+        try:
+            folder.rename(target)  # also in place of an empty folder
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise _exists(target) from error  # another build was faster
     sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)

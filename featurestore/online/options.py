@@ -46,8 +46,10 @@ def read_url(url: str, *, own: Mapping[str, Reader], passed: frozenset[str] | No
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
         given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise ConfigError(f"the URL cannot be read: {error}", where=WHERE, code="store-url") from None
+    except ValueError:
+        raise _unreadable() from None
+    if parts.netloc.count("@") > 1 or "@" in parts.path + parts.fragment or any("@" in name for name, _ in given):
+        raise _unreadable()
     shown = f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
     options: dict[str, Any] = {}
     rest = []
@@ -62,6 +64,14 @@ def read_url(url: str, *, own: Mapping[str, Reader], passed: frozenset[str] | No
     if len({name for name, _ in given}) != len(given):
         raise ConfigError(f"an option of '{shown}' is given twice", where=WHERE, code="store-url")
     return StoreUrl(parts._replace(query=urlencode(rest)), shown, options)
+
+
+def _unreadable() -> ConfigError:
+    """Return the error for a URL that cannot be taken apart; it says nothing of it, for what is what is not known."""
+    hint = (
+        "Percent-encode what is special in user, password and options: '@' is %40, '/' %2F, ':' %3A, '?' %3F, '#' %23."
+    )
+    return ConfigError("its URL cannot be read", where=WHERE, hint=hint, code="store-url")
 
 
 def _option(name: str, text: str, read: Reader, shown: str) -> Any:

@@ -54,6 +54,7 @@ from featurestore.online.postgres_keys import (
 from featurestore.online.postgres_pool import Pool, PostgresConnection, SessionCheck, Sessions
 from featurestore.online.refusals import READ_ONLY_HINT, WHERE, conflict, failed, pooled_by_transaction, unavailable
 from featurestore.online.store import after
+from featurestore.urls import without_secrets
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
 _ATTEMPTS = 5
@@ -98,7 +99,7 @@ class PostgresOnlineStore:
         try:
             psycopg.conninfo.conninfo_to_dict(self._conninfo)
         except psycopg.Error as error:
-            problem = str(error).strip()
+            problem = without_secrets(str(error).strip(), url)
             raise ConfigError(f"'{parsed.shown}': {problem}", where=WHERE, code="store-url") from None
         self._statements = _Statements(self._table)
         self._check = SessionCheck(self._conninfo)
@@ -247,8 +248,10 @@ class PostgresOnlineStore:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self._pool.close()
-        self._holders.close()
+        try:
+            self._pool.close()
+        finally:
+            self._holders.close()
 
     def _connect(self) -> Connection:
         """Open a connection; the first one makes the table."""

@@ -340,8 +340,10 @@ class RedisOnlineStore:
 
     def close(self) -> None:
         """Close the connections that are idle."""
-        self._holder.close()
-        _disconnect_idle(self._pool)
+        try:
+            self._holder.close()
+        finally:
+            _disconnect_idle(self._pool)
 
 
 def _get_many(prefix: bytes, keys: Sequence[bytes]) -> bytes:

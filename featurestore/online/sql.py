@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.database import CACHE_KIB, CHECKPOINT_PAGES, blobs, use_wal, what_is_left
 from featurestore.errors import ConfigError, StorageError
-from featurestore.files import local_target
+from featurestore.files import local_target, make_file, make_folder, opener
 from featurestore.locking import Hold, busy, lost
 from featurestore.online.refusals import WHERE, conflict, unavailable
 from featurestore.online.store import after
+from featurestore.urls import shown
 
 _MOST_KEYS = 16_000
 """Keys of one statement; SQLite takes 32,766 variables."""
@@ -100,17 +102,17 @@ class SqlOnlineStore:
         try:
             parsed = sa.make_url(url)
         except sa.exc.ArgumentError:
-            raise ConfigError(f"'{url}' is not a database URL", where=WHERE, hint=_URL_HINT) from None
+            raise ConfigError(f"'{shown(url)}' is not a database URL", where=WHERE, hint=_URL_HINT) from None
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-            shown = parsed.render_as_string(hide_password=True)
-            raise ConfigError(f"'{shown}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
+            raise ConfigError(f"'{shown(url)}' is not a SQLite file", where=WHERE, hint=_URL_HINT)
         self._path = local_target(parsed.database, where=WHERE)
         self._engine = sa.create_engine(parsed, hide_parameters=True)
         self._local = threading.local()
         self._writing = threading.Lock()
         sa.event.listen(self._engine, "connect", _prepare)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
+            make_file(self._path)
             _METADATA.create_all(self._engine)
         except (OSError, SQLAlchemyError) as error:
             raise self._storage_error("open", error) from error
@@ -205,7 +207,7 @@ class SqlOnlineStore:
         """
         path = self._path.with_name(f"{self._path.name}.{name}.lock")
         try:
-            file = path.open("w")
+            file = FileIO(path, "w", opener=opener)
         except OSError as error:
             raise self._storage_error("lock", error) from error
         with file:

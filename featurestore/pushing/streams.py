@@ -118,6 +118,7 @@ class Streams:
         to_follow: Callable[[], Iterable[ViewPlan]],
         settings: ReadSettings,
         clock: Clock,
+        began: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts.
 
@@ -128,9 +129,11 @@ class Streams:
             log: Where events are committed.
             settings: What reading may use.
             clock: Tells when an event became known.
+            began: Is called when a view has got its first state, which may let a plan go live.
         """
         self._catalog = catalog
         self._store = store
+        self._began = began
         self._log = log
         self._to_follow = to_follow
         self._settings = settings
@@ -377,6 +380,7 @@ class Streams:
             run = materialize_view(view, scans[view.name].outside(), self._store, until_us=until_us, stream=stream)
         with self._lock:
             self._revision = -1  # another plan may be live now, and one less kept to roll back to
+        self._began()
         return run.events
 
     def _source(self, name: str) -> _Bound:

@@ -20,6 +20,7 @@ from featurestore.registry.records import (
     JobRecord,
     Kind,
     Live,
+    LiveChange,
     Outcome,
     RunRecord,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "JobRecord",
     "Kind",
     "Live",
+    "LiveChange",
     "Outcome",
     "Registry",
     "RunRecord",

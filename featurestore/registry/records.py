@@ -123,19 +123,52 @@ class FileRead:
 
 @dataclass(frozen=True)
 class Live:
-    """Which plan of a service answers, if somebody decided it.
+    """Which plan of a service was last recorded as the live one.
 
     Attributes:
         service: Name of the service.
         fingerprint: Of the plan that answers.
         previous: Of the plan that answered before; empty if none did.
-        changed_at_us: When it was decided.
+        changed_at_us: When that changed.
+        is_decided: Whether ``promote``, ``rollback`` or an apply without promotion chose it. If not, a newer plan goes
+            live as soon as it has state.
+        withdrawn: Fingerprints of the plans that were rolled back from and not promoted since. They never go live by
+            themselves.
     """
 
     service: str
     fingerprint: str
     previous: str
     changed_at_us: int
+    is_decided: bool = True
+    withdrawn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LiveChange:
+    """One change of the live plan of a service.
+
+    Attributes:
+        service: Name of the service.
+        previous: Fingerprint of the plan that answered before; empty if none did.
+        fingerprint: Of the plan that answered from then on.
+        changed_at_us: When.
+        verb: What changed it: ``"apply"``, ``"materialize"``, ``"push"``, ``"promote"`` or ``"rollback"``. The first
+            three stand for a plan that went live by itself because its last missing state was there.
+        changed_by: Who did it: ``user@host``, or the name that was given.
+    """
+
+    service: str
+    previous: str
+    fingerprint: str
+    changed_at_us: int
+    verb: str
+    changed_by: str
+
+    def __str__(self) -> str:
+        prints = " → ".join(one[:12] for one in (self.previous, self.fingerprint) if one)
+        when = format_instant(self.changed_at_us)
+        return f"{when} service '{self.service}' {prints} ({self.verb}, {self.changed_by})"
 
 
 @dataclass(frozen=True)

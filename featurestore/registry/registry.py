@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +36,7 @@ from featurestore.registry.records import (
     JobRecord,
     Kind,
     Live,
+    LiveChange,
     Outcome,
     RunRecord,
 )
@@ -50,6 +51,8 @@ from featurestore.registry.tables import (
     HISTORY,
     JOBS,
     LIVE,
+    LIVE_CHANGES,
+    LIVE_COLUMNS_SINCE_7,
     META,
     METADATA,
     OBJECTS,
@@ -62,6 +65,19 @@ from featurestore.registry.tables import (
 
 _WHERE = "registry"
 _KEPT_JOBS = 200
+"""How many records of each job are kept."""
+
+_KEPT_RUNS = 5_000
+"""How many runs of each plan of a view are kept: three days of a run a minute, five times what an audit looks at."""
+
+_KEPT_REPORTS = 1_000
+"""How many audits of each kind, comparisons of distributions, and certificates of each service are kept."""
+
+_KEPT_LIVE_CHANGES = 1_000
+"""How many changes of the live plan of each service are kept."""
+
+Check = Callable[[Mapping[tuple[Kind, str], Draft | Applied]], None]
+"""Raises an error if what would be applied does not fit together."""
 
 
 class Registry:
@@ -93,8 +109,10 @@ class Registry:
 
     def close(self) -> None:
         """Close all connections."""
-        self._holder.close()
-        self._engine.dispose()
+        try:
+            self._holder.close()
+        finally:
+            self._engine.dispose()
 
     def __enter__(self) -> Registry:
         return self
@@ -122,22 +140,35 @@ class Registry:
             return connection.execute(_value_of(REVISION)).scalar_one()
 
     def apply(
-        self, drafts: Iterable[Draft], *, now_us: int, prune: bool, kept_live: Mapping[str, str] | None = None
+        self,
+        drafts: Iterable[Draft],
+        *,
+        now_us: int,
+        prune: bool = False,
+        remove: Collection[tuple[Kind, str]] = (),
+        kept_live: Mapping[str, str] | None = None,
+        changed_by: str = "",
+        check: Check | None = None,
     ) -> tuple[Change, ...]:
         """Make objects the applied ones, all of them or, on any failure, none.
 
         Args:
             drafts: The objects; one of each kind and name.
             now_us: Instant of the apply.
-            prune: Whether objects that are applied but not among the drafts are removed. They stay in the history.
+            prune: Whether all objects that are applied but not among the drafts are removed. They stay in the history.
+            remove: Kinds and names of objects to remove; those that are not applied are ignored. They stay in the
+                history.
             kept_live: For services the fingerprint of the plan that goes on answering if the service changes here and
                 nobody decided about it before. ``None`` takes back what was decided about services that change here.
+            changed_by: Who applies, for the history of live plans.
+            check: Is given all objects that would be applied, in the transaction that applies them.
 
         Returns:
             What happened to each object, sorted by kind and name.
 
         Raises:
             RegistryError: The database failed; nothing was changed.
+            FeatureStoreError: What ``check`` raised; nothing was changed.
         """
         wanted = {(draft.kind, draft.name): draft for draft in drafts}
         with self._writing() as connection:
@@ -145,12 +176,15 @@ class Registry:
             connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
             before = {(item.kind, item.name): item for item in _objects(connection, None)}
             changes = [_change(draft, before.get(key)) for key, draft in wanted.items()]
-            gone = [item for key, item in before.items() if prune and key not in wanted]
+            gone = [item for key, item in before.items() if key not in wanted and (prune or key in remove)]
+            if check is not None:
+                left = {(item.kind, item.name) for item in gone}
+                check({key: item for key, item in (before | wanted).items() if key not in left})
             changes += [Change(item.kind, item.name, Outcome.REMOVED, None, item.fingerprint) for item in gone]
             for change in changes:
                 item = wanted.get((change.kind, change.name)) or before[change.kind, change.name]
                 _store(connection, change, item, now_us)
-            _keep_live(connection, changes, kept_live, now_us)
+            _keep_live(connection, changes, kept_live, now_us, changed_by)
             if any(change.outcome is not Outcome.UNCHANGED for change in changes):
                 _revise(connection)
         order = list(Kind)
@@ -181,23 +215,73 @@ class Registry:
             rows = connection.execute(query if name is None else query.where(HISTORY.c.name == name)).all()
         return tuple(_applied(row) for row in rows)
 
-    def live(self) -> dict[str, Live]:
-        """Return what was decided about which plans answer, by service; nothing stands there for the others."""
+    def removed(self, kind: Kind, name: str) -> Applied | None:
+        """Return an object as it was when it was last removed, ``None`` if it is applied or never was."""
+        of_name = (HISTORY.c.kind == kind) & (HISTORY.c.name == name)
         with self._reading() as connection:
-            rows = connection.execute(sa.select(LIVE)).all()
-        return {row.service: Live(**row._mapping) for row in rows}
+            row = connection.execute(sa.select(HISTORY).where(of_name).order_by(HISTORY.c.id.desc()).limit(1)).first()
+        return None if row is None or row.outcome != Outcome.REMOVED else _applied(row)
 
-    def set_live(self, live: Live) -> None:
+    def removals(self, kind: Kind) -> tuple[Applied, ...]:
+        """Return the objects of a kind that were removed and not applied again, as they were, latest removal first.
+
+        Their ``applied_at_us`` is the instant of the removal.
+        """
+        newest = sa.select(sa.func.max(HISTORY.c.id)).where(HISTORY.c.kind == kind).group_by(HISTORY.c.name)
+        query = sa.select(HISTORY).where(HISTORY.c.id.in_(newest), HISTORY.c.outcome == Outcome.REMOVED)
+        with self._reading() as connection:
+            return tuple(_applied(row) for row in connection.execute(query.order_by(HISTORY.c.id.desc())))
+
+    def live(self) -> dict[str, Live]:
+        """Return which plans were last recorded as live, by service; also of services that are not applied any more."""
+        with self._reading() as connection:
+            return {row.service: _live(row) for row in connection.execute(sa.select(LIVE))}
+
+    def set_live(self, live: Live, *, verb: str, changed_by: str) -> None:
         """Decide which plan of a service answers; every process sees it as it sees an apply.
+
+        Args:
+            live: The decision.
+            verb: What was called for it, for the history.
+            changed_by: Who did, for the history.
 
         Raises:
             RegistryError: The database failed; nothing was changed.
         """
         with self._writing() as connection:
             connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
-            connection.execute(LIVE.delete().where(LIVE.c.service == live.service))
-            connection.execute(LIVE.insert().values(**asdict(live)))
+            _write_live(connection, live, verb, changed_by)
             _revise(connection)
+
+    def record_live(self, service: str, change: LiveChange) -> bool:
+        """Record that a plan went live by itself, unless another change was recorded or decided meanwhile.
+
+        Args:
+            service: Name of the service.
+            change: The change; ``previous`` is the plan that was recorded before it, empty if none was.
+
+        Returns:
+            Whether it was recorded.
+        """
+        with self._writing() as connection:
+            connection.execute(sa.select(META.c.value).where(META.c.name == REVISION).with_for_update())
+            row = connection.execute(sa.select(LIVE).where(LIVE.c.service == service)).one_or_none()
+            known = None if row is None else _live(row)
+            if (known.fingerprint if known else "") != change.previous or (known is not None and known.is_decided):
+                return False
+            live = Live(service, change.fingerprint, change.previous, change.changed_at_us, is_decided=False)
+            live = live if known is None else replace(live, withdrawn=known.withdrawn)
+            _write_live(connection, live, change.verb, change.changed_by)
+            return True
+
+    def live_changes(self, service: str | None = None, *, limit: int = 100) -> tuple[LiveChange, ...]:
+        """Return the changes of live plans, newest first; of each service some hundred are kept.
+
+        Args:
+            service: Of this service only.
+            limit: At most so many.
+        """
+        return tuple(LiveChange(**row) for row in self._newest(LIVE_CHANGES, LIVE_CHANGES.c.service, service, limit))
 
     def answering(self, kind: Kind, name: str) -> str | None:
         """Return the fingerprint of the plan that went live by itself last; ``None`` if none has.
@@ -222,8 +306,12 @@ class Registry:
             connection.execute(ANSWERING.insert().values(kind=kind, name=name, fingerprint=fingerprint))
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
-        """Store materialize runs that have ended."""
-        self._insert(RUNS, [asdict(run) for run in runs])
+        """Store materialize runs that have ended; of each plan some thousand are kept."""
+        if runs:
+            with self._writing() as connection:
+                connection.execute(RUNS.insert(), [asdict(run) for run in runs])
+                for fingerprint in {run.fingerprint for run in runs}:
+                    _forget_old_runs(connection, fingerprint)
 
     def begin_run(self, run: RunRecord) -> int:
         """Store a run that begins; only one run of a plan is under way at a time, so others that say so have died.
@@ -234,9 +322,9 @@ class Registry:
         with self._writing() as connection:
             of_plan = RUNS.update().where(RUNS.c.fingerprint == run.fingerprint, RUNS.c.outcome == RUNNING)
             connection.execute(of_plan.values(outcome=INTERRUPTED, problem="its process ended before it did"))
-            key = connection.execute(RUNS.insert().values(**asdict(run))).inserted_primary_key
-            assert key is not None
-            return int(key[0])
+            number = _insert(connection, RUNS, asdict(run))
+            _forget_old_runs(connection, run.fingerprint)
+            return number
 
     def end_run(self, number: int, run: RunRecord) -> None:
         """Store how a run ended that was begun."""
@@ -331,12 +419,8 @@ class Registry:
     def add_job(self, job: JobRecord) -> None:
         """Store what became of a scheduled job; of each some hundred records are kept."""
         with self._writing() as connection:
-            key = connection.execute(JOBS.insert().values(**asdict(job))).inserted_primary_key
-            assert key is not None
-            newest = sa.select(JOBS.c.id).where(JOBS.c.name == job.name).order_by(JOBS.c.id.desc())
-            oldest = connection.execute(newest.offset(_KEPT_JOBS).limit(1)).scalar_one_or_none()
-            if oldest is not None:
-                connection.execute(JOBS.delete().where(JOBS.c.name == job.name, JOBS.c.id <= oldest))
+            _insert(connection, JOBS, asdict(job))
+            _forget_old(connection, JOBS, JOBS.c.name == job.name, keep=_KEPT_JOBS)
 
     def jobs(self, name: str | None = None, *, limit: int = 100) -> tuple[JobRecord, ...]:
         """Return what became of scheduled jobs, newest first.
@@ -403,13 +487,16 @@ class Registry:
         return tuple(CertificateRecord(**row) for row in self._of_service(CERTIFICATES, service, limit))
 
     def _add(self, table: sa.Table, record: AuditRecord | CertificateRecord | DriftRecord) -> int:
-        """Store one record; return its number."""
+        """Store one record and forget the oldest of its service beyond those that are kept; return its number."""
         row = asdict(record)
         del row["id"]
+        alike = table.c.service == record.service
+        if isinstance(record, AuditRecord):
+            alike &= table.c.kind == record.kind
         with self._writing() as connection:
-            key = connection.execute(table.insert().values(**row)).inserted_primary_key
-            assert key is not None
-            return int(key[0])
+            number = _insert(connection, table, row)
+            _forget_old(connection, table, alike, keep=_KEPT_REPORTS)
+            return number
 
     def _of_service(
         self, table: sa.Table, service: str | None, limit: int, *conditions: sa.ColumnElement[bool]
@@ -427,11 +514,6 @@ class Registry:
             hint = f"List the {what}s that are kept."
             raise RegistryError(f"there is no {what} {number}", where=_WHERE, hint=hint, code=f"unknown-{what}")
         return dict(row._mapping)
-
-    def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            with self._writing() as connection:
-                connection.execute(table.insert(), rows)
 
     def _newest(
         self, table: sa.Table, column: sa.Column[Any], wanted: str | None, limit: int
@@ -510,6 +592,8 @@ def _brought_up(connection: sa.Connection) -> int:
         METADATA.create_all(connection)
         _add_columns(connection, RUNS, RUN_COLUMNS_SINCE_2)
         _add_columns(connection, AUDITS, AUDIT_COLUMNS_SINCE_5)
+        _add_columns(connection, LIVE, LIVE_COLUMNS_SINCE_7)
+        _add_indexes(connection)
         _say_kinds(connection)
         connection.execute(META.update().where(META.c.name == VERSION).values(value=SCHEMA_VERSION))
     return max(version, SCHEMA_VERSION)
@@ -521,6 +605,16 @@ def _add_columns(connection: sa.Connection, table: sa.Table, names: Iterable[str
     for name in (name for name in names if name not in known):
         column = sa.schema.CreateColumn(table.c[name]).compile(dialect=connection.dialect)
         connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+
+
+def _add_indexes(connection: sa.Connection) -> None:
+    """Add the indexes that tables of a version before do not have."""
+    inspector = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        known = {index["name"] for index in inspector.get_indexes(table.name)}
+        for index in table.indexes:
+            if index.name not in known:
+                index.create(connection)
 
 
 def _say_kinds(connection: sa.Connection) -> None:
@@ -540,20 +634,81 @@ def _runs() -> sa.Select[Any]:
     return sa.select(*(part for part in RUNS.c if part.name != "id")).order_by(RUNS.c.id.desc())
 
 
+def _insert(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> int:
+    """Insert one row; return its number."""
+    key = connection.execute(table.insert().values(**row)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _forget_old(
+    connection: sa.Connection, table: sa.Table, alike: sa.ColumnElement[bool], *, keep: int
+) -> Sequence[sa.Row[Any]]:
+    """Delete the oldest of the rows that are alike, so that so many are left; return the deleted rows."""
+    newest = sa.select(table.c.id).where(alike).order_by(table.c.id.desc())
+    oldest = connection.execute(newest.offset(keep).limit(1)).scalar_one_or_none()
+    if oldest is None:
+        return ()
+    old = alike & (table.c.id <= oldest)
+    rows = connection.execute(sa.select(table).where(old)).all()
+    connection.execute(table.delete().where(old))
+    return rows
+
+
+def _forget_old_runs(connection: sa.Connection, fingerprint: str) -> None:
+    """Delete the oldest runs of a plan beyond those that are kept, and the lists of files that no run names then."""
+    old = _forget_old(connection, RUNS, RUNS.c.fingerprint == fingerprint, keep=_KEPT_RUNS)
+    for digest in {run.files for run in old if run.files}:
+        if connection.execute(sa.select(RUNS.c.id).where(RUNS.c.files == digest).limit(1)).first() is None:
+            connection.execute(FILES.delete().where(FILES.c.digest == digest))
+
+
+def _live(row: sa.Row[Any]) -> Live:
+    stored = dict(row._mapping)
+    withdrawn = tuple(json.loads(stored.pop("withdrawn")))
+    return Live(**stored | {"is_decided": bool(stored["is_decided"])}, withdrawn=withdrawn)
+
+
+def _write_live(connection: sa.Connection, live: Live, verb: str, changed_by: str) -> None:
+    """Write which plan of a service is live, and its line in the history if that changes."""
+    of_service = LIVE.c.service == live.service
+    before = connection.execute(sa.select(LIVE.c.fingerprint).where(of_service)).scalar_one_or_none() or ""
+    row = asdict(live) | {"is_decided": int(live.is_decided), "withdrawn": json.dumps(live.withdrawn)}
+    connection.execute(LIVE.delete().where(of_service))
+    connection.execute(LIVE.insert().values(**row))
+    if before != live.fingerprint:
+        change = LiveChange(live.service, before, live.fingerprint, live.changed_at_us, verb, changed_by)
+        _insert(connection, LIVE_CHANGES, asdict(change))
+        alike = LIVE_CHANGES.c.service == live.service
+        _forget_old(connection, LIVE_CHANGES, alike, keep=_KEPT_LIVE_CHANGES)
+
+
 def _keep_live(
-    connection: sa.Connection, changes: Iterable[Change], kept_live: Mapping[str, str] | None, now_us: int
+    connection: sa.Connection,
+    changes: Iterable[Change],
+    kept_live: Mapping[str, str] | None,
+    now_us: int,
+    changed_by: str,
 ) -> None:
-    """Decide which plans of changed services answer, or take back what was decided."""
-    known = set(connection.execute(sa.select(LIVE.c.service)).scalars())
+    """Decide which plans of changed services answer, or take back what was decided.
+
+    What is known of a removed service stays, so that applying it again brings back what answered.
+    """
+    known = {row.service: _live(row) for row in connection.execute(sa.select(LIVE))}
     for change in changes:
-        if change.kind is not Kind.SERVICE or change.outcome is Outcome.UNCHANGED:
+        if change.kind is not Kind.SERVICE or change.outcome in (Outcome.UNCHANGED, Outcome.REMOVED):
             continue
-        if change.name in known and (kept_live is None or change.outcome is not Outcome.CHANGED):
-            connection.execute(LIVE.delete().where(LIVE.c.service == change.name))
-        elif change.name not in known and change.name in (kept_live or {}) and change.outcome is Outcome.CHANGED:
-            assert kept_live is not None
-            pin = Live(change.name, kept_live[change.name], "", now_us)
-            connection.execute(LIVE.insert().values(**asdict(pin)))
+        live = known.get(change.name)
+        if kept_live is None:
+            if live is not None and live.is_decided:
+                _write_live(connection, replace(live, is_decided=False), "apply", changed_by)
+        elif live is None or not live.is_decided:
+            kept = kept_live.get(change.name) if change.outcome is Outcome.CHANGED else live and live.fingerprint
+            if kept:
+                base = live or Live(change.name, "", "", now_us)
+                moved = base if kept == base.fingerprint else replace(base, previous=base.fingerprint, fingerprint=kept)
+                pin = replace(moved, is_decided=True, changed_at_us=now_us)
+                _write_live(connection, pin, "apply", changed_by)
 
 
 def _objects(connection: sa.Connection, kind: Kind | None) -> tuple[Applied, ...]:
@@ -589,4 +744,20 @@ def _store(connection: sa.Connection, change: Change, item: Draft | Applied, now
     }
     if change.outcome is not Outcome.REMOVED:
         connection.execute(OBJECTS.insert().values(**values))
+    _forget_repeated(connection, change, item)
     connection.execute(HISTORY.insert().values(outcome=change.outcome, **values))
+
+
+def _forget_repeated(connection: sa.Connection, change: Change, item: Draft | Applied) -> None:
+    """Delete the older lines of an object's history that the next one repeats: only the newest of each plan is read.
+
+    So the history grows with the number of different definitions, not with that of applies.
+    """
+    is_removal = change.outcome is Outcome.REMOVED
+    of_name = (HISTORY.c.kind == item.kind) & (HISTORY.c.name == item.name)
+    alike = (
+        HISTORY.c.outcome == Outcome.REMOVED
+        if is_removal
+        else (HISTORY.c.outcome != Outcome.REMOVED) & (HISTORY.c.fingerprint == item.fingerprint)
+    )
+    connection.execute(HISTORY.delete().where(of_name & alike))

@@ -1,6 +1,6 @@
 """Definitions of sources as JSON, so that a store that is opened again can read them without the definitions' module.
 
-What cannot be written is not guessed: rows in memory stay with the program that has them, and passwords are never
+What cannot be written is not guessed: rows in memory stay with the program that has them, and secrets in URLs are never
 stored. Such a source is stored all the same, and reading it back says what to do.
 """
 
@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, assert_never
 
-import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError
-
 from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
 from featurestore.errors import ConfigError, RegistryError
 from featurestore.registry.records import Applied, Draft, Kind
+from featurestore.urls import holds_secret, shown
 
 _COSMETIC = frozenset({"owner", "description", "tags"})
 _LEFT_OUT = {"ambiguous": "later", "nonexistent": "raise"}
@@ -53,7 +51,8 @@ def read_source(applied: Applied) -> Source:
         raise ConfigError(
             f"{reason}, which the registry does not keep",
             where=where,
-            hint="Apply the definitions in this process, or name their module in the configuration: definitions = …",
+            hint="Apply the definitions in this process, or name their module in the configuration: definitions = … "
+            "In place of a secret a URL may name an environment variable: ${NAME}.",
             code="source-not-stored",
         )
     match document.pop("type"):
@@ -78,17 +77,14 @@ def _own(source: Source) -> dict[str, Any]:
         case FileSource():
             return {
                 "type": "file",
-                "path": str(source.path),
+                **_place("path", str(source.path)),
                 "format": source.format,
                 "csv": _csv(source.csv),
                 "dtypes": _names(source.dtypes),
             }
         case SqlSource():
             own = {"type": "sql", "table": source.table, "query": source.query, "dtypes": _names(source.dtypes)}
-            if not _has_password(source.url):
-                return own | {"url": source.url}
-            url = sa.make_url(source.url).render_as_string(hide_password=True)
-            return own | {"url": url, "unstored": "its URL holds a password"}
+            return own | _place("url", source.url)
         case FrameSource():
             dtypes = {"dtypes": _names(source.dtypes)} if source.dtypes else {}
             return dtypes | {"type": "frame", "unstored": "its rows lie in the memory of the program that applied it"}
@@ -113,8 +109,8 @@ def _names(dtypes: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(dtype) for name, dtype in dtypes.items()}
 
 
-def _has_password(url: str) -> bool:
-    try:
-        return sa.make_url(url).password is not None
-    except ArgumentError:
-        return False
+def _place(name: str, place: str) -> dict[str, str]:
+    """Return where rows lie as it is stored: without a secret, which is not to be had then."""
+    if not holds_secret(place):
+        return {name: place}
+    return {name: shown(place), "unstored": "its URL holds a password, or an option that may be one"}

@@ -57,6 +57,8 @@ RUNS = sa.Table(
     sa.Column("content", sa.String(64), nullable=False, server_default=""),
     sa.Column("files", sa.String(64), nullable=False, server_default=""),
     sa.Index("registry_runs_by_view", "view", "id"),
+    sa.Index("registry_runs_by_fingerprint", "fingerprint", "id"),
+    sa.Index("registry_runs_by_files", "files"),
 )
 RUN_COLUMNS_SINCE_2 = ("outcome", "problem", "row_count", "content", "files")
 FILES = sa.Table(
@@ -72,6 +74,21 @@ LIVE = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column("is_decided", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("withdrawn", sa.Text, nullable=False, server_default="[]"),
+)
+LIVE_COLUMNS_SINCE_7 = ("is_decided", "withdrawn")
+LIVE_CHANGES = sa.Table(
+    "registry_live_changes",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("service", sa.String(500), nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column("verb", sa.String(20), nullable=False),
+    sa.Column("changed_by", sa.String(500), nullable=False),
+    sa.Index("registry_live_changes_by_service", "service", "id"),
 )
 ANSWERING = sa.Table(
     "registry_answering",

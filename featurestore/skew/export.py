@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import StorageError
-from featurestore.files import local_target
+from featurestore.files import local_target, make_file, make_folder
 from featurestore.offline.build import Features
 from featurestore.plan.model import Plan
 from featurestore.skew.causes.catalogue import UNEXPLAINED
@@ -66,7 +66,8 @@ class MismatchFile:
             StorageError: It cannot be written.
         """
         with self._told():
-            self._unfinished.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._unfinished.parent)
+            make_file(self._unfinished)
             self._writer = pq.ParquetWriter(self._unfinished, SCHEMA)
         return self
 

@@ -185,5 +185,8 @@ def _nothing_there(path: str, root: Path, kind: Format, where: str) -> SourceMis
         hint = f"Looked in {root} for names that end in {', '.join(_SUFFIXES[kind])}."
     else:
         problem = f"no file matches '{path}'" if has_magic(path) else f"the file '{path}' is not there"
-        hint = f"Looked for {root}. Relative paths count from the working directory or the configuration file."
+        hint = (
+            f"Looked for {root}. Relative paths count from the configuration file's folder, or, without one, from the "
+            "working directory."
+        )
     return SourceMissingError(problem, where=where, hint=hint, code="missing-file")

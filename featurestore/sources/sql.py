@@ -25,6 +25,7 @@ from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.plan.sql_text import times_or_texts, without_end
 from featurestore.sources.convert import article, guess_dtype
 from featurestore.sources.rows import WIDE_DECIMAL, missing_column
+from featurestore.urls import expanded, without_secrets
 
 _CHUNK_ROWS = 50_000
 _SAMPLE_ROWS = 10_000
@@ -202,16 +203,19 @@ class SqlRows:
             engine.dispose()
 
     def _engine(self) -> sqlalchemy.Engine:
+        place = expanded(self.url, where=self.where)
         try:
-            url = sqlalchemy.make_url(self.url)
+            url = sqlalchemy.make_url(place)
             file = url.database if url.get_backend_name() == "sqlite" else None
             if file and file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
                 # SQLite would make an empty database of it.
                 raise SourceMissingError(f"the database '{file}' is not there", where=self.where, code="missing-file")
             return sqlalchemy.create_engine(url, poolclass=NullPool)
+        except ValueError:  # a port that is no number; or a part of a password, which the message would show
+            raise SourceError("the URL's port is not a number", where=self.where, code="database-url") from None
         except (exc.ArgumentError, ImportError) as error:
             raise SourceError(
-                f"the URL cannot be used: {error}",
+                without_secrets(f"the URL cannot be used: {error}", place),
                 where=self.where,
                 hint="Write a SQLAlchemy URL, 'postgresql://user@host/database', and install its driver.",
                 code="database-url",
@@ -435,7 +439,8 @@ class SqlRows:
     def _refused(self, error: exc.SQLAlchemyError) -> SourceError:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         hint = "Check the address, the credentials, and the names in the query."
-        return SourceError(f"the database refuses: {reason}", where=self.where, hint=hint, code="database")
+        problem = without_secrets(f"the database refuses: {reason}", expanded(self.url, where=self.where))
+        return SourceError(problem, where=self.where, hint=hint, code="database")
 
 
 def text_is_naive(column: pa.ChunkedArray) -> bool:

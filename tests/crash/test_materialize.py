@@ -28,7 +28,7 @@ def truth(folder, where, version, as_of_us):
     spine = pa.table({"user": USERS, "as_of": refreshing.instants([as_of_us] * len(USERS))})
     with FeatureStore.local(where, clock=FixedClock(as_of_us)) as store:
         store.apply(refreshing.service(folder, version))
-        built = pq.read_table(store.training_set("model", spine, where / "training").path)
+        built = pq.read_table(store.training_set("model", spine, where / "training", overwrite=True).path)
         fingerprint = store.plan("model").fingerprint
     return fingerprint, {view: rows_of(built, view) for view in ("recent", "ever")}
 

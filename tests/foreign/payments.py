@@ -58,6 +58,6 @@ def answers(folder, definitions, asked):
     """Return what definitions give for questions: their rows, with the columns of a serving system's log."""
     with FeatureStore.local(folder, clock=FixedClock(START + 9 * DAY)) as store:
         store.apply(definitions)
-        built = store.training_set(SERVICE, asked, folder / "training").to_arrow()
+        built = store.training_set(SERVICE, asked, folder / "training", overwrite=True).to_arrow()
     names = {"user": "user_id", "as_of": "served_at"} | FEATURES
     return built.select(list(names)).rename_columns(list(names.values()))

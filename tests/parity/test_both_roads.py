@@ -161,7 +161,9 @@ def check(data, scenario, online=None):
         plan = store.plan("model")
         lookups = [step for step in steps if isinstance(step, Lookup)]
         try:
-            built = store.training_set("model", spine_of(store, lookups), f"{folder}/training", statuses=True)
+            built = store.training_set(
+                "model", spine_of(store, lookups), f"{folder}/training", statuses=True, overwrite=True
+            )
             table = built.to_arrow()
         except ValueOverflowError:
             store.close()
@@ -194,7 +196,9 @@ def test_a_training_set_holds_the_naive_answers(scenario):
     with tempfile.TemporaryDirectory() as folder, FeatureStore.local(folder, clock=FixedClock(END_US)) as store:
         store.apply(service_of(scenario, folder))
         try:
-            table = store.training_set("model", spine_of(store, lookups), f"{folder}/set", statuses=True).to_arrow()
+            table = store.training_set(
+                "model", spine_of(store, lookups), f"{folder}/set", statuses=True, overwrite=True
+            ).to_arrow()
         except ValueOverflowError:
             assume(False)
     rows = [naive.answers(scenario.plan, scenario.events_of(key), as_of_us) for key, as_of_us in scenario.queries]

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from featurestore.config import ServerConfig
+from featurestore.errors import StorageError
 from featurestore.registry import AuditRecord, JobRecord
 from server.app import create_app
 from server.calls import REQUEST_ID
@@ -65,6 +66,24 @@ def test_the_serving_log_says_what_waits_and_what_is_lost(call, store):
     assert found["featurestore_serving_log_waiting_rows",] == 4
     assert found["featurestore_serving_log_lost_rows_total",] == 3
     assert samples(call)["featurestore_serving_log_lost_rows_total",] == 3
+
+
+def test_failures_of_the_serving_log_are_counted(call, store):
+    store._serving_log._interval_seconds = 0
+    folder = store.config.data / "serving_log"
+    folder.mkdir(parents=True)
+    (folder / "segments").write_text("in the way")
+    call.ask(entities=[{"user": 1}])
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            store._serving_log.flush()
+    count, problem = store.log_failures()
+    assert (count, "segments" in problem) == (2, True)
+    assert samples(call)["featurestore_serving_log_failures_total",] == 2
+    (folder / "segments").unlink()
+    store._serving_log.flush()
+    assert store.log_failures() == (2, "")
+    assert samples(call)["featurestore_serving_log_failures_total",] == 2
 
 
 def test_metrics_tell_what_the_last_audit_of_a_service_found(call, store):

@@ -60,7 +60,7 @@ def check_all_counted(folder, online, events, event_log=None):
                 "as_of": pa.array([answer.as_of_us] * len(USERS), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
             }
         )
-        built = store.training_set("model", spine, folder / "training", statuses=True).to_arrow()
+        built = store.training_set("model", spine, folder / "training", statuses=True, overwrite=True).to_arrow()
     for place, name in enumerate(answer.columns):
         values = [row[place] for row in answer.rows], [row[place] for row in answer.statuses]
         assert values == (built.column(name).to_pylist(), built.column(f"{name}__status").to_pylist()), name

@@ -145,7 +145,9 @@ class StreamWorld:
                 ),
             }
         )
-        built = self.store.training_set(SERVICE, spine, self.folder / "training", statuses=True).to_arrow()
+        built = self.store.training_set(
+            SERVICE, spine, self.folder / "training", statuses=True, overwrite=True
+        ).to_arrow()
         compared, wrong = dict.fromkeys(self.served[0].columns, 0), []
         rows = [(answer, place) for answer in self.served for place in range(len(answer.rows))]
         for column, name in enumerate(self.served[0].columns):

@@ -181,7 +181,9 @@ class World:
                 ),
             }
         )
-        built = self.store.training_set(SERVICE, spine, self.folder / "training", statuses=True).to_arrow()
+        built = self.store.training_set(
+            SERVICE, spine, self.folder / "training", statuses=True, overwrite=True
+        ).to_arrow()
         found = dict.fromkeys(self.served[0].columns, 0)
         rows = [pair for answer in self.served for pair in zip(answer.rows, answer.statuses, strict=True)]
         for place, name in enumerate(self.served[0].columns):

@@ -184,7 +184,16 @@ def test_plans_are_promoted_rolled_back_and_removed(filled, run):
     assert run("promote", "model")[1].startswith("service 'model' answers by ")
     assert run("rollback", "model")[1].count("model") == 1
     assert run("apply", "--promote")[0] == 0
+    assert "when promoted (it was rolled back from)" in run("status")[1]
+    assert run("promote", "model", "--by", "alice")[0] == 0
     assert "when promoted" not in run("status")[1]
+    shown = run("history", "model")[1]
+    assert ["alice" in line for line in shown.splitlines() if "promote" in line] == [True, False]
+    assert "rollback" in shown and "materialize" in shown
+    code, _, error = run("apply", "--allow-removal", "model")
+    assert (code, "[still-defined]" in error) == (2, True)
+    code, _, error = run("restore", "model")
+    assert (code, "[unknown-removed]" in error) == (2, True)
     assert "spending" in run("gc", "--keep", "0")[1]
     assert run("rollback", "model")[0] == 2
 

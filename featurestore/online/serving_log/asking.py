@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from featurestore.online.serving_log.segments import SUFFIX
+from featurestore.online.serving_log.segments import segments_in
 
 _MARK = "asked"
 _LONGEST_SECONDS = 30.0
@@ -43,7 +43,7 @@ class SealRequests:
         waited = self._open_segments()
         if not waited:
             return []
-        (self._segments / _MARK).touch()
+        (self._segments / _MARK).touch(mode=0o600)
         self._seen = self._touched()
         end = time.monotonic() + _LONGEST_SECONDS
         while (left := [path for path in waited if path.exists()]) and time.monotonic() < end:
@@ -51,7 +51,7 @@ class SealRequests:
         return left
 
     def _open_segments(self) -> list[Path]:
-        return sorted(self._segments.glob(f"*{SUFFIX}"))
+        return segments_in(self._segments)
 
     def _touched(self) -> int:
         try:

@@ -6,21 +6,24 @@ Parquet, ``service=…/day=…/*.parquet`` by the day they were logged, when the
 and, for processes that died, when the log is opened again. Readers see both.
 
 Serving never waits for the disk. If it refuses, answers wait up to a bound; what is beyond it is lost, and every loss
-is counted, here and in ``losses.jsonl``.
+is counted, here and in ``losses.jsonl``. Whatever fails, the thread goes on: a failure is logged and counted at once,
+and keeps nothing else from being done. What lies in the folder and is not the log's is left alone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import stat
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,21 +35,21 @@ import pyarrow.parquet as pq
 
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import StorageError
-from featurestore.files import check_footer
+from featurestore.files import check_footer, make_folder, opener
 from featurestore.online.result import OnlineFeatures
 from featurestore.online.serving_log.asking import SealRequests
 from featurestore.online.serving_log.merging import DAY, current_files, day_of, has_work, maintenance
 from featurestore.online.serving_log.rows import NOBODY, Caller, matching, record_of, table_of
 from featurestore.online.serving_log.sealing import SEGMENTS, is_ahead, seal, segment_of, write_file
 from featurestore.online.serving_log.segments import (
-    SUFFIX,
     Logged,
     RecordFrame,
     SegmentWriter,
     framed,
-    left_behind,
     plan_frame,
     read_segment,
+    segments_in,
+    unlocked,
     write_all,
 )
 from featurestore.plan.model import Plan
@@ -69,6 +72,12 @@ SEAL_AFTER_US = duration_us("1m")
 """A segment whose first record is older is sealed."""
 
 _SEAL_BYTES = 64_000_000
+
+_WRITE = "write to"
+"""The work whose failures make rows wait."""
+
+_CLEAR_UP_US = duration_us("1h")
+"""How often old days are removed, and what dead processes left is sealed."""
 
 
 class Losses(msgspec.Struct, frozen=True):
@@ -141,7 +150,8 @@ class ServingLog:
         self._waiting_rows = 0
         self._lost_rows = 0
         self._unsaid: dict[str, Losses] = {}
-        self._failure: StorageError | None = None
+        self._failures: dict[str, StorageError] = {}
+        self._failure_count = 0
         self._reported = ""
         self._reported_lost_rows = 0
         self._segment: SegmentWriter | None = None
@@ -167,8 +177,13 @@ class ServingLog:
 
     @property
     def failure(self) -> StorageError | None:
-        """Why the last attempt to write failed; ``None`` if it did not."""
-        return self._failure
+        """Why the last attempt to write, seal or remove failed; ``None`` once all of that succeeds again."""
+        return next(iter(self._failures.values()), None)
+
+    @property
+    def failure_count(self) -> int:
+        """Count of attempts to write, seal or remove that failed."""
+        return self._failure_count
 
     def append(self, plan: Plan, answer: OnlineFeatures, caller: Caller = NOBODY) -> None:
         """Take an answer; it is written later. If too many rows wait already, it is counted as lost."""
@@ -198,7 +213,7 @@ class ServingLog:
         Raises:
             StorageError: It cannot be written; it is kept and will be tried again.
         """
-        with self._writing, self._told():
+        with self._writing, self._told(_WRITE):
             self._write_waiting()
 
     def seal(self) -> None:
@@ -207,19 +222,26 @@ class ServingLog:
         Raises:
             StorageError: The disk refuses; what is not sealed can be read all the same.
         """
-        with self._writing, self._told():
+        with self._writing:
+            self._seal_own()
+            self._recover()
+
+    def _seal_own(self) -> None:
+        with self._told(_WRITE):
             self._write_waiting()
+        with self._told("seal segments of"):
             self._end_sealing(wait=True)
             if self._segment is not None:
                 seal(self._folder, self._segment.path)
                 self._give_up()
-            self._recover()
 
     def close(self) -> None:
         """Write what is left as Parquet, and end the thread.
 
+        What processes that died have left is sealed as well, if that is possible; it can be read all the same.
+
         Raises:
-            StorageError: What is left cannot be written.
+            StorageError: What is left of this process cannot be written.
         """
         self._stop.set()
         if self._thread is not None:
@@ -227,7 +249,10 @@ class ServingLog:
         if self._merging is not None:
             self._merging.terminate()
             self._merging.communicate()
-        self.seal()
+        with self._writing:
+            self._seal_own()
+            with suppress(StorageError):
+                self._recover()
 
     def read(self, service: str, *, since_us: int, until_us: int, newest_first: bool = False) -> Iterator[pa.Table]:
         """Read what was served of a service, asked about in a range of ``as_of``.
@@ -317,7 +342,7 @@ class ServingLog:
                 removed is removed, forget again.
         """
         self._seal_everywhere()
-        with self._writing, self._told(), maintenance(self._folder, wait=True):
+        with self._writing, self._told("forget rows of"), maintenance(self._folder, wait=True):
             removed = {service: self._forget_in(service, keys) for service, keys in wanted.items()}
         return {service: rows for service, rows in removed.items() if rows}
 
@@ -328,7 +353,7 @@ class ServingLog:
 
     def _forget_in(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
         removed = 0
-        for path in sorted((self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")):
+        for path in self._files(service):
             try:
                 table = pq.read_table(path, partitioning=None)
                 kept = table.filter(pc.invert(matching(table, wanted)))
@@ -343,8 +368,9 @@ class ServingLog:
 
     def _seal_everywhere(self) -> None:
         self.seal()
-        with self._told():
+        with self._told("seal segments of"):
             left = self._requests.ask(self._interval_seconds)
+        with self._writing:
             self._recover()
         for path in left:
             if path.exists():
@@ -352,42 +378,50 @@ class ServingLog:
                 raise StorageError(f"{path} is not sealed", where="serving log", hint=hint, code="segment-not-sealed")
 
     def prune(self) -> None:
-        """Remove the sealed days that are older than the retention.
+        """Remove the sealed days that are older than the retention; what is not the log's stays.
 
         Raises:
-            StorageError: A file cannot be removed.
+            StorageError: A file cannot be removed; the others were.
         """
         if self._retention_days is None:
             return
         oldest = to_datetime(self._clock.now_us() - self._retention_days * duration_us("1d")).date()
-        with self._writing, self._told(), maintenance(self._folder, wait=False) as is_held:
+        held = maintenance(self._folder, wait=False)
+        with self._writing, self._told("remove old days of"), held as is_held, _all_tried() as trying:
             for day in self._folder.glob(f"service=*/{DAY}*") if is_held else ():
-                if (found := day_of(day)) is not None and found < oldest:
-                    for path in day.iterdir():
-                        path.unlink(missing_ok=True)
-                    day.rmdir()
+                if (found := day_of(day)) is not None and found < oldest and _is_own_folder(day):
+                    with trying():
+                        _remove_day(day)
 
     def _run(self) -> None:
         """Write again and again, also after failures; seal what is old or large.
 
         It writes twice in an interval: what is taken just after one write is on the disk when the next one has ended.
         """
-        with suppress(StorageError), self._writing, self._told():
+        cleared_us: int | None = None
+        while True:
+            now_us = self._clock.now_us()
+            for work in (self.flush, self._seal_if_due):
+                with suppress(StorageError):  # it is logged, and tried again
+                    work()
+            if cleared_us is None or now_us - cleared_us >= _CLEAR_UP_US:
+                for work in (self._recover_alone, self.prune, self._merge_aside):
+                    with suppress(StorageError):
+                        work()
+                cleared_us = now_us
+            if self._stop.wait(self._interval_seconds / 2):
+                return
+
+    def _seal_if_due(self) -> None:
+        with self._writing, self._told("seal segments of"):
+            if failure := self._end_sealing(wait=False):
+                raise OSError(failure)
+            if self._sealing is None and (self._is_due(self._clock.now_us()) or self._requests.is_asked()):
+                self._seal_aside()
+
+    def _recover_alone(self) -> None:
+        with self._writing:
             self._recover()
-        pruned_us = 0
-        while not self._stop.wait(self._interval_seconds / 2):
-            with suppress(StorageError):
-                self.flush()
-                now_us = self._clock.now_us()
-                with self._writing, self._told():
-                    if failure := self._end_sealing(wait=False):
-                        raise OSError(failure)
-                    if self._sealing is None and (self._is_due(now_us) or self._requests.is_asked()):
-                        self._seal_aside()
-                if now_us - pruned_us >= duration_us("1h"):
-                    self.prune()
-                    self._merge_aside(now_us)
-                    pruned_us = now_us
 
     def _is_due(self, now_us: int) -> bool:
         segment = self._segment
@@ -395,14 +429,18 @@ class ServingLog:
 
     def _seal_aside(self) -> None:
         """Have a process of its own seal the segment: neither requests nor the next writes wait for it."""
-        segment, self._segment = self._segment, None
+        segment = self._segment
         if segment is None:
             return
-        process = _program("sealing", self._folder, segment.path)
-        self._sealing = _Sealing(segment, process)
+        self._sealing = _Sealing(segment, _program("sealing", self._folder, segment.path))
+        self._segment = None
 
-    def _merge_aside(self, now_us: int) -> None:
+    def _merge_aside(self) -> None:
         """Have a process of its own merge the small files of past days, if there are any and none is at it."""
+        with self._told("merge files of"):
+            self._merge_if_due(self._clock.now_us())
+
+    def _merge_if_due(self, now_us: int) -> None:
         if self._merging is not None and self._merging.poll() is None:
             return
         if self._merging is not None:
@@ -475,8 +513,8 @@ class ServingLog:
         if not unsaid:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / _LOSSES).open("ab", buffering=0) as file:
+            make_folder(self._folder)
+            with FileIO(self._folder / _LOSSES, "ab", opener=opener) as file:
                 # Each begins a line of its own, also behind half a line that a crash left.
                 write_all(file, b"".join(b"\n" + msgspec.json.encode(one) + b"\n" for one in unsaid.values()))
                 os.fsync(file.fileno())
@@ -489,9 +527,16 @@ class ServingLog:
             raise
 
     def _recover(self) -> None:
-        """Seal what processes that died have left."""
-        for path in left_behind(self._folder / SEGMENTS):
-            seal(self._folder, path)
+        """Seal what processes that died have left.
+
+        Raises:
+            StorageError: The first segment that cannot be sealed; the others were.
+        """
+        with self._told("seal what dead processes left in"), _all_tried() as trying:
+            for path in segments_in(self._folder / SEGMENTS):
+                with trying(), unlocked(path) as is_held:
+                    if is_held:
+                        seal(self._folder, path)
 
     def _give_up(self) -> None:
         if self._segment is not None:
@@ -505,7 +550,7 @@ class ServingLog:
         """
         first = to_datetime(min(max(since_us, MIN_INSTANT_US), MAX_INSTANT_US)).date()
         for _ in range(_TRIES):
-            segments = sorted((self._folder / SEGMENTS).glob(f"*{SUFFIX}"))
+            segments = segments_in(self._folder / SEGMENTS)
             names = {path.name for path in segments}
             try:
                 files = _files_since(self._folder / f"service={service}", first)
@@ -518,24 +563,38 @@ class ServingLog:
             return sealed, [logged for logged in read if logged.service == service and logged.records]
         raise self._storage_error("read", self._folder / SEGMENTS, OSError("its segments do not hold still"))
 
+    def _files(self, service: str) -> list[Path]:
+        """Return the sealed files of a service, oldest first."""
+        found = (self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")
+        return sorted(path for path in found if path.is_file())
+
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn failures of the disk into errors of the library, and remember the last one."""
+    def _told(self, work: str) -> Iterator[None]:
+        """Turn failures of some work into errors of the library, log them when they begin, count and remember them."""
         try:
             yield
         except StorageError:
             raise
-        except OSError as error:
-            self._failure = self._storage_error("write to", self._folder, error)
+        except Exception as error:  # whatever lies in the folder, the thread goes on
+            failure = self._storage_error(work, self._folder, error)
+            before = self._failures.get(work)
+            self._failures[work] = failure
+            self._failure_count += 1
+            if work == _WRITE:
+                self._report()
+            elif before is None or str(before) != str(failure):
+                _LOGGER.warning("%s", failure)
+            raise failure from error
+        before = self._failures.pop(work, None)
+        if work == _WRITE:
             self._report()
-            raise self._failure from error
-        self._failure = None
-        self._report()
+        elif before is not None:
+            _LOGGER.warning("serving log: it works again to %s %s", work, self._folder)
 
     def _report(self) -> None:
         """Log once when writing begins to fail, when rows begin to be lost, and when all is written again."""
         is_losing = self._lost_rows > self._reported_lost_rows and self._waiting_rows > 0
-        state = "" if self._failure is None and not is_losing else "losing" if is_losing else "failing"
+        state = "" if self._failures.get(_WRITE) is None and not is_losing else "losing" if is_losing else "failing"
         before, self._reported = self._reported, state
         counts = f"{self._waiting_rows} rows wait, {self._lost_rows} were lost since this process began"
         if state == before:
@@ -544,9 +603,13 @@ class ServingLog:
             self._reported_lost_rows = self._lost_rows
             _LOGGER.warning("serving log: it is written again; %s", counts)
         elif state == "losing":
-            _LOGGER.error("serving log: rows are being lost: %s. %s", self._failure or "too many wait", counts)
+            _LOGGER.error(
+                "serving log: rows are being lost: %s. %s", self._failures.get(_WRITE) or "too many wait", counts
+            )
         else:
-            _LOGGER.error("serving log: answers go on, their rows wait in memory: %s. %s", self._failure, counts)
+            _LOGGER.error(
+                "serving log: answers go on, their rows wait in memory: %s. %s", self._failures.get(_WRITE), counts
+            )
 
     def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
         return StorageError(
@@ -562,6 +625,40 @@ def _files_since(folder: Path, first: date) -> list[Path]:
         if found is not None:
             files += [path for path in current_files(day) if found >= first or is_ahead(path)]
     return files
+
+
+@contextmanager
+def _all_tried() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Let several things be tried although some fail; the first failure is raised in the end."""
+    failures: list[Exception] = []
+
+    @contextmanager
+    def trying() -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            failures.append(error)
+
+    yield trying
+    if failures:
+        raise failures[0]
+
+
+def _is_own_folder(day: Path) -> bool:
+    """Tell whether neither the folder of a day nor that of its service is a link or a file."""
+    return all(stat.S_ISDIR(folder.lstat().st_mode) for folder in (day, day.parent))
+
+
+def _remove_day(day: Path) -> None:
+    """Remove the log's files of a day, and the folder if nothing else is in it."""
+    for path in day.iterdir():
+        if path.suffix in _SUFFIXES and not path.is_dir():
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        day.rmdir()
+
+
+_SUFFIXES = (".parquet", ".json", ".unfinished")
 
 
 def _losses_in(lines: Sequence[bytes], now_us: int) -> list[Losses]:

@@ -18,13 +18,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.files import sync
+from featurestore.files import make_file, opener, sync
 from featurestore.online.serving_log.sealing import COMPRESSION, SEGMENTS, is_ahead, sealed_name, segment_of
 from featurestore.temporal import Clock, SystemClock, duration_us, to_datetime
 
@@ -60,7 +61,7 @@ def current_files(day: Path) -> list[Path]:
     Raises:
         OSError: The folder, or what was recorded in it, cannot be read.
     """
-    files = {path.name: path for path in day.glob("*.parquet")}
+    files = {path.name: path for path in day.glob("*.parquet") if path.is_file()}
     for record in day.glob(f"*{_MARK}*.json"):
         if record.with_suffix(".parquet").name in files:
             for name in _read(record).files:
@@ -121,7 +122,7 @@ def maintenance(folder: Path, *, wait: bool) -> Iterator[bool]:
     if not folder.is_dir():
         yield True
         return
-    with (folder / _LOCK).open("ab") as file:
+    with FileIO(folder / _LOCK, "ab", opener=opener) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -169,8 +170,10 @@ def _replace(day: Path, files: Sequence[Path], now_us: int, *, ahead: bool) -> N
     record = merged.with_suffix(".json")
     unfinished = day / f".{name}.unfinished"
     try:
+        make_file(unfinished)
         _write(files, unfinished)
         sync(unfinished)
+        make_file(record)
         record.write_bytes(msgspec.json.encode(Replacement([path.name for path in files], now_us)))
         sync(record)
         unfinished.replace(merged)

@@ -2,18 +2,21 @@
 
 A segment is a row of frames: length and CRC-32, four bytes each, and MessagePack. A frame that names a plan comes
 before the records of that plan. The process that writes a segment holds a lock on it, so a segment that can be locked
-was left by a process that is gone. What a crash cut off at the end is no frame and is left out.
+was left by a process that is gone. What a crash cut off at the end is no frame and is left out. Whatever else lies in
+the folder, under another name or not as a regular file, is not looked at.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from errno import EIO
 from io import FileIO
 from pathlib import Path
 from zlib import crc32
@@ -21,10 +24,12 @@ from zlib import crc32
 import msgspec
 import pyarrow as pa
 
+from featurestore.files import make_folder, opener
 from featurestore.online.serving_log.rows import Record, log_schema
 from featurestore.plan.model import Plan
 
 SUFFIX = ".segment"
+_NAME = re.compile(rf"\d{{20,}}-\d+-[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 _FRAME = msgspec.msgpack.Encoder()
 
 
@@ -82,7 +87,7 @@ class SegmentWriter:
         Raises:
             OSError: The file cannot be made.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path, self._file = _made(folder, first_us)
         self._named: set[int] = set()
         self.size = 0
@@ -118,7 +123,7 @@ def _made(folder: Path, first_us: int) -> tuple[Path, FileIO]:
     """Make a file and lock it; again if another process took it for one left behind before it was locked."""
     while True:
         path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
-        file = path.open("xb", buffering=0)
+        file = FileIO(path, "xb", opener=opener)
         fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():
             return path, file
@@ -135,35 +140,50 @@ def read_segment(path: Path) -> tuple[list[Logged], int]:
         OSError: The file cannot be read, is damaged, or is gone: it was sealed meanwhile.
     """
     data = path.read_bytes()
-    try:
-        return _read(data)
-    except (msgspec.MsgspecError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
-        raise OSError(EIO, f"the segment is damaged, or none of this library: {error!r}", str(path)) from error
-
-
-def _read(data: bytes) -> tuple[list[Logged], int]:
     plans: dict[int, Logged] = {}
     at = 0
-    for frame, end in _frames(data):
-        at = end
-        if isinstance(frame, PlanFrame):
-            schema = pa.ipc.read_schema(pa.py_buffer(frame.schema))
-            plans[frame.number] = Logged(frame.service, frame.fingerprint, schema)
-        else:
-            plans[frame.number].records.append(frame.record)
+    try:
+        for frame, end in _frames(data):
+            at = end
+            if isinstance(frame, PlanFrame):
+                schema = pa.ipc.read_schema(pa.py_buffer(frame.schema))
+                plans[frame.number] = Logged(frame.service, frame.fingerprint, schema)
+            else:
+                plans[frame.number].records.append(frame.record)
+    except (msgspec.MsgspecError, pa.ArrowException, KeyError, ValueError) as error:
+        raise OSError(errno.EIO, f"it is damaged, or not of this library ({error})", str(path)) from error
     return list(plans.values()), len(data) - at
 
 
-def left_behind(folder: Path) -> Iterator[Path]:
-    """Yield the segments whose writers are gone, each held for as long as the caller does not ask for the next."""
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if path.exists():
-                yield path
+def segments_in(folder: Path) -> list[Path]:
+    """Return the segments of a folder, oldest first."""
+    found = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(OSError):  # it was sealed meanwhile
+            if _NAME.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
+                found.append(path)
+    return sorted(found)
+
+
+@contextmanager
+def unlocked(path: Path) -> Iterator[bool]:
+    """Hold a segment, unless its writer lives or it is gone; tell whether it is held.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield path.exists()
 
 
 def plan_frame(number: int, plan: Plan) -> bytes:

@@ -14,7 +14,7 @@ from featurestore.definitions.services import FeatureService
 from featurestore.definitions.sources import FileSource, FrameSource
 from featurestore.definitions.views import FeatureView
 from featurestore.errors import ConfigError, DefinitionError, RegistryError, UnknownServiceError
-from featurestore.registry import Registry
+from featurestore.registry import Outcome, Registry
 from featurestore.sources import ReadSettings
 from featurestore.temporal import FixedClock
 
@@ -53,7 +53,7 @@ def file_source(tmp_path):
 
 def test_plans_and_sources_are_there_after_reopening(opened, file_source):
     first = opened()
-    changes = first.apply((spending(file_source),), prune=None)
+    changes = first.apply((spending(file_source),))
     assert [str(change).split()[:3] for change in changes] == [
         ["added", "source", "'events'"],
         ["added", "view", "'spending'"],
@@ -67,33 +67,33 @@ def test_plans_and_sources_are_there_after_reopening(opened, file_source):
 
 def test_applying_again_changes_nothing(opened, file_source):
     catalog = opened()
-    assert not catalog.apply((spending(file_source),), prune=None).is_empty
-    assert catalog.apply((spending(file_source),), prune=None).is_empty
+    assert not catalog.apply((spending(file_source),)).is_empty
+    assert catalog.apply((spending(file_source),)).is_empty
 
 
 def test_another_process_sees_what_was_applied(opened, file_source):
     writer, reader = opened(), opened()
-    writer.apply((spending(file_source),), prune=None)
+    writer.apply((spending(file_source),))
     before = reader.plan("spending_model").fingerprint
-    writer.apply((spending(file_source, window="2d"),), prune=None)
+    writer.apply((spending(file_source, window="2d"),))
     assert reader.plan("spending_model").fingerprint != before
-    writer.apply((spending(file_source),), prune=None)
+    writer.apply((spending(file_source),))
     assert [plan.fingerprint == before for plan in reader.past_plans("spending_model")] == [True, False]
 
 
 def test_mistakes_change_nothing(opened, file_source):
     catalog = opened()
-    catalog.apply((spending(file_source),), prune=None)
+    catalog.apply((spending(file_source),))
     with pytest.raises(DefinitionError, match="not a duration"):
-        catalog.apply((spending(file_source, window="soon"),), prune=None)
+        catalog.apply((spending(file_source, window="soon"),))
     assert catalog.plan("spending_model").uses[0].view.features[0].window_us == 86_400_000_000
 
 
-def test_objects_leave_the_rest_applied_and_a_module_does_not(opened, file_source, tmp_path, monkeypatch):
+def test_objects_and_modules_leave_the_rest_applied(opened, file_source, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     catalog = opened("some_definitions")
-    catalog.apply((spending(file_source), spending(file_source, name="other")), prune=None)
-    catalog.apply((spending(file_source),), prune=None)
+    catalog.apply((spending(file_source), spending(file_source, name="other")))
+    catalog.apply((spending(file_source),))
     assert set(catalog.services()) == {"spending_model", "other_model"}
     (tmp_path / "some_definitions.py").write_text(
         "from featurestore import *\n"
@@ -101,16 +101,74 @@ def test_objects_leave_the_rest_applied_and_a_module_does_not(opened, file_sourc
         "v = FeatureView('only', entity=Entity('user', key='user'), source=s, features={'n': agg.count().over('1d')})\n"
         "m = FeatureService('only_model', features=[v])\n"
     )
-    catalog.apply((catalog.import_definitions(),), prune=None)
+    module = catalog.import_definitions()
+    changes = catalog.apply((module,))
+    assert set(catalog.services()) == {"only_model", "spending_model", "other_model"}
+    assert [item.name for item in changes.missing] == ["other", "spending", "other_model", "spending_model"]
+    assert "still applied though not in the module: view 'other'" in str(changes)
+    assert "--allow-removal spending_model" in str(changes)
+    changes = catalog.apply((module,), remove=["other", "other_model"])
+    assert [(one.name, one.outcome) for one in changes if one.fingerprint is None] == [
+        ("other", Outcome.REMOVED),
+        ("other_model", Outcome.REMOVED),
+    ]
+    assert [item.name for item in changes.missing] == ["spending", "spending_model"]
+    assert catalog.apply((module,), remove=["other_model"]).missing == changes.missing, "it is removed already"
+    catalog.apply((module,), prune=True)
     monkeypatch.delitem(sys.modules, "some_definitions")
     assert set(catalog.services()) == {"only_model"}
     assert set(catalog.views()) == {"only"}
 
 
+@pytest.mark.parametrize(
+    ("names", "code", "match"),
+    [
+        (["spendin"], "unknown-name", "Did you mean 'spending'"),
+        (["spending"], "still-used", "view 'spending' cannot be removed: service 'spending_model' uses it"),
+        (["events"], "still-defined", "'events' cannot be removed"),
+        (["source:spending"], "unknown-name", "not applied"),
+        (["extra", "spending_model", "spending"], "still-defined", "'extra' cannot be removed"),
+    ],
+)
+def test_removals_that_cannot_be_are_refused_by_name(opened, file_source, names, code, match):
+    catalog = opened()
+    catalog.apply((spending(file_source), spending(file_source, name="extra")))
+    with pytest.raises(RegistryError, match=match) as caught:
+        catalog.apply((spending(file_source, name="extra"),), remove=names)
+    assert caught.value.code == code
+    assert set(catalog.services()) == {"spending_model", "extra_model"}
+
+
+def test_a_removal_is_undone_with_what_it_took_along(opened, file_source):
+    catalog = opened()
+    catalog.apply((spending(file_source), spending(file_source, name="extra")))
+    plan = catalog.plan("spending_model")
+    catalog.apply((spending(file_source, name="extra"),), remove=["spending_model", "view:spending"])
+    assert set(catalog.services()) == {"extra_model"}
+    restored = catalog.restore("spending_model")
+    assert [(one.kind, one.name) for one in restored if one.outcome is Outcome.ADDED] == [
+        ("view", "spending"),
+        ("service", "spending_model"),
+    ]
+    assert catalog.plan("spending_model") == plan
+    with pytest.raises(RegistryError, match="nothing was removed under the name 'spending_model'"):
+        catalog.restore("spending_model")
+
+
+def test_a_removal_is_not_undone_over_a_view_that_changed_since(opened, file_source):
+    catalog = opened()
+    view = spending(file_source, window="2d").features[0]
+    catalog.apply((spending(file_source),))
+    catalog.apply((view,), remove=["spending_model"])
+    with pytest.raises(RegistryError, match="view 'spending', which was changed since") as caught:
+        catalog.restore("spending_model")
+    assert caught.value.code == "restore-conflict"
+
+
 def test_a_source_in_memory_must_be_applied_again(opened):
     first = opened()
     source = FrameSource("events", frame=EVENTS, event_time="at")
-    first.apply((spending(source),), prune=None)
+    first.apply((spending(source),))
     assert first.sources(["events"])["events"] is source
     with pytest.raises(ConfigError, match=r"source 'events'.*Apply the definitions in this process"):
         opened().sources(["events"])
@@ -118,15 +176,15 @@ def test_a_source_in_memory_must_be_applied_again(opened):
 
 def test_a_source_that_moved_elsewhere_is_read_from_the_registry(opened, file_source, tmp_path):
     here, there = opened(), opened()
-    here.apply((spending(file_source),), prune=None)
+    here.apply((spending(file_source),))
     pq.write_table(EVENTS, tmp_path / "moved.parquet")
-    there.apply((spending(FileSource("events", path="moved.parquet", event_time="at")),), prune=None)
+    there.apply((spending(FileSource("events", path="moved.parquet", event_time="at")),))
     assert here.sources(["events"])["events"].path == "moved.parquet"
 
 
 def test_unknown_names_are_errors_that_list_the_known(opened, file_source):
     catalog = opened()
-    catalog.apply((spending(file_source),), prune=None)
+    catalog.apply((spending(file_source),))
     with pytest.raises(UnknownServiceError, match="Did you mean 'spending_model'"):
         catalog.plan("spending_modl")
     with pytest.raises(RegistryError, match="source 'nothing': it is not applied"):
@@ -169,7 +227,7 @@ def module(tmp_path):
 
 def test_what_a_registry_cannot_keep_comes_from_the_configured_module(opened, module):
     first = opened(module)
-    first.apply((first.import_definitions(),), prune=None)
+    first.apply((first.import_definitions(),))
     sys.modules.pop(module)
     second = opened(module)
     assert second.sources(["held"])["held"].frame.num_rows == 1
@@ -177,7 +235,7 @@ def test_what_a_registry_cannot_keep_comes_from_the_configured_module(opened, mo
 
 def test_plans_with_functions_bring_the_configured_module_along(opened, module):
     first = opened(module)
-    first.apply((first.import_definitions(),), prune=None)
+    first.apply((first.import_definitions(),))
     sys.modules.pop(module)
     opened(module).plan("twice_model")
     assert module in sys.modules

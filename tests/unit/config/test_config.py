@@ -74,7 +74,7 @@ def test_a_local_store_keeps_everything_under_its_folder(tmp_path):
         ("registri = 1", "featurestore.toml", "Did you mean 'registry'?"),
         ("folder = '/'", "featurestore.toml", "there is no key 'folder'"),
         ("[server]\nprot = 1", "featurestore.toml", "there is no key 'server.prot'"),
-        ("[server]\nport = 'http'", "key 'server.port'", "got 'http'"),
+        ("[server]\nport = 'http'", "key 'server.port'", "valid integer"),
         ("memory_limit = '1 potato'", "key 'memory_limit'", "no amount of memory"),
         ("memory_limit = '1KB'", "key 'memory_limit'", "greater than or equal"),
         ("[serving_log]\nflush_seconds = 0", "key 'serving_log.flush_seconds'", "greater than 0"),
@@ -224,3 +224,42 @@ def test_the_configuration_of_the_page_on_operating_is_read(tmp_path):
     assert [audit.cron or audit.every for audit in config.audits] == ["1h", "0 6 * * *"]
     assert config.alerts.smtp is not None
     assert config.schedule.jitter == "20s"
+
+
+SECRET = "S3cr3t-Hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[alerts]\nwebhook = 'htp://hooks.example/{SECRET}'",
+        f"[alerts]\nwebhook = 'https://[{SECRET}'",
+        f"[alerts]\nwebhook = 'https://u:{SECRET}\u2100@h/x'",
+        f"[alerts.smtp]\nhost='h'\nsender='s'\nto=['x']\ntls=true\nstarttls=true\nuser='{SECRET}'",
+        f"online = ['redis://u:{SECRET}@h/0']",
+        f"registry = {{ url = '{SECRET}' }}",
+        f"alerts = '{SECRET}'",
+        f"[server]\nport = '{SECRET}'",
+        f"[server]\nauth = '{SECRET}'",
+    ],
+)
+def test_no_value_is_shown_of_what_is_wrong(written, text):
+    with pytest.raises(ConfigError) as raised:
+        Config.load(written(text))
+    assert SECRET not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_variable_that_is_no_json_is_an_error_without_its_text(written, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_ALERTS", f'{{"webhook": "{SECRET}')
+    with pytest.raises(ConfigError, match="alerts") as raised:
+        Config.load(written(""))
+    assert SECRET not in str(raised.value)
+
+
+def test_a_configuration_shows_no_secret(written):
+    text = f"registry = 'postgresql://u:{SECRET}@h/db'\nonline = 'redis://:{SECRET}@h/0'\n"
+    config = Config.load(written(f"{text}[alerts]\nwebhook = 'https://hooks.example/{SECRET}'"))
+    assert SECRET not in repr(config) and SECRET not in str(config)
+    assert "postgresql://u:***@h/db" in repr(config)
+    assert SECRET in config.registry

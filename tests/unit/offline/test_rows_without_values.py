@@ -36,7 +36,7 @@ def build(folder, happened, *, known=None, where=None, users="ann", as_of="2024-
     spine = pd.DataFrame(
         {"user": pd.Series([users] * rows, dtype="str"), "as_of": pd.to_datetime([as_of] * rows, utc=True)}
     )
-    return store.training_set("churn", spine, folder / "training")
+    return store.training_set("churn", spine, folder / "training", overwrite=True)
 
 
 LATEST = {"latest": agg.last(col("amount")).ttl("1d")}

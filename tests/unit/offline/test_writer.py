@@ -1,8 +1,12 @@
 """Training sets are there whole or not at all: nothing half-written is left, nothing foreign is replaced."""
 
+import errno
 import os
 import shutil
 import stat
+import subprocess
+import sys
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,9 +53,13 @@ def test_an_empty_folder_is_taken(store, folder):
     build(store, folder / "one").verify()
 
 
-def test_a_training_set_is_replaced_by_the_next(store, folder):
-    build(store, folder / "one")
-    built = store.training_set("model", spine(7), folder / "one")
+def test_a_training_set_is_replaced_only_if_that_is_asked_for(store, folder):
+    before = build(store, folder / "one").manifest
+    with pytest.raises(StorageError, match=r"overwrite=True.*--overwrite") as caught:
+        store.training_set("model", spine(7), folder / "one")
+    assert caught.value.code == "target-exists"
+    assert TrainingSet.open(folder / "one").manifest == before
+    built = store.training_set("model", spine(7), folder / "one", overwrite=True)
     assert built.row_count == 12
     assert TrainingSet.open(folder / "one").row_count == 12
     assert listing(folder) == ["one", f"one/{MANIFEST_NAME}", "one/part-00000.parquet"]
@@ -115,7 +123,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind_and_what_was_there_alone(
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, full)
         with pytest.raises(StorageError, match=r"the disk is full"):
-            store.training_set("model", spine(9), folder / "one")
+            store.training_set("model", spine(9), folder / "one", overwrite=True)
     assert listing(folder) == there
     if before is not None:
         left = TrainingSet.open(folder / "one")
@@ -148,20 +156,116 @@ def test_a_source_rewritten_meanwhile_leaves_nothing_behind(tmp_path, folder, mo
     assert listing(folder) == []
 
 
-def test_a_rename_that_fails_puts_back_what_was_there(store, folder, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, "storage"), (errno.EINVAL, "no-exchange")])
+def test_a_training_set_that_cannot_be_replaced_in_one_step_stays(store, folder, monkeypatch, number, code):
     before = build(store, folder / "one").manifest
-    rename = type(folder).rename
 
-    def once(path, target):
-        if path.name.endswith(".tmp"):
-            raise OSError(5, "Input/output error")
-        return rename(path, target)
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(type(folder), "rename", once)
-    with pytest.raises(StorageError, match=r"Input/output error"):
-        build(store, folder / "one")
+    monkeypatch.setattr(writer, "exchange", refused)
+    with pytest.raises(StorageError) as caught:
+        build(store, folder / "one", overwrite=True)
+    assert caught.value.code == code
     assert TrainingSet.open(folder / "one").manifest == before
     assert listing(folder) == ["one", f"one/{MANIFEST_NAME}", "one/part-00000.parquet"]
+
+
+def test_of_two_builds_of_one_target_the_later_one_is_refused(store, folder, monkeypatch):
+    describe = writer._write_durably
+
+    def meanwhile(path, content):
+        monkeypatch.setattr(writer, "_write_durably", describe)
+        build(store, folder / "one")
+        describe(path, content)
+
+    monkeypatch.setattr(writer, "_write_durably", meanwhile)
+    with pytest.raises(StorageError) as caught:
+        store.training_set("model", spine(7), folder / "one")
+    assert caught.value.code == "target-exists"
+    assert TrainingSet.open(folder / "one").row_count == 55
+    assert listing(folder) == ["one", f"one/{MANIFEST_NAME}", "one/part-00000.parquet"]
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from featurestore.offline import writer
+from tests.unit.offline.samples import spine, store_of
+name, moment, target = sys.argv[1:]
+owner = shutil if name == "rmtree" else writer
+work = getattr(owner, name)
+def killed(*given, **options):
+    is_meant = name != "rmtree" or (Path(given[0]) / "_manifest.json").exists()
+    if moment == "after":
+        work(*given, **options)
+    if is_meant:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work(*given, **options)
+setattr(owner, name, killed)
+with store_of(Path(target).parent / "source") as store:
+    store.training_set("model", spine(7), target, overwrite=True)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("name", ["_write_file", "_write_durably", "exchange", "rmtree"])
+def test_a_kill_leaves_the_old_or_the_new_set_and_the_next_build_removes_the_rest(store, folder, name, moment):
+    build(store, folder / "one").verify()
+    command = [sys.executable, "-c", KILLED, name, moment, str(folder / "one")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -9, done.stderr
+    left = TrainingSet.open(folder / "one")
+    left.verify()
+    is_new = name == "rmtree" or (name, moment) == ("exchange", "after")
+    assert left.row_count == (12 if is_new else 55)
+    shutil.rmtree(folder / "source")
+    build(store, folder / "one", overwrite=True).verify()
+    assert listing(folder) == ["one", f"one/{MANIFEST_NAME}", "one/part-00000.parquet"]
+
+
+def test_leftovers_are_told_from_the_folders_of_builds_that_go_on(store, folder):
+    names = [".one.0123456789ab.tmp", ".one.backup.tmp", ".one.0123456789ab.tmp.old", ".two.0123456789ab.tmp"]
+    for name in (*names, "kept"):
+        (folder / name).mkdir()
+        (folder / name / "part-00000.parquet").write_text("x")
+    (folder / ".one.abcdef012345.tmp").symlink_to(folder / "kept")
+    with writer._temporary_folder(folder / "one") as in_use:
+        build(store, folder / "one")
+        assert in_use.is_dir()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {*names[1:], "kept", "one", ".one.abcdef012345.tmp"}
+    assert (folder / "kept" / "part-00000.parquet").exists()
+
+
+def test_readers_find_a_training_set_at_every_moment_of_its_replacement(store, folder):
+    build(store, folder / "one")
+    stop, missing = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            try:
+                (folder / "one" / MANIFEST_NAME).stat()
+            except FileNotFoundError as error:
+                missing.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(10):
+        build(store, folder / "one", overwrite=True)
+    stop.set()
+    thread.join()
+    assert missing == []
+
+
+def test_a_training_set_is_its_owners_alone(store, folder):
+    before = os.umask(0)
+    try:
+        build(store, folder / "one")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder / "one").iterdir()} == {0o600}
+    assert stat.S_IMODE((folder / "one").stat().st_mode) == 0o700
 
 
 def test_many_rows_lie_in_several_files_with_the_same_content(store, folder, monkeypatch):

@@ -13,7 +13,14 @@ from featurestore import FeatureStore, OnDemandFeatureView, request
 from featurestore.errors import StorageError
 from featurestore.online.lookup import OnlineReader
 from featurestore.online.serving_log import Caller, ServingLog, log_schema
-from featurestore.online.serving_log.segments import SegmentWriter, left_behind, read_segment
+from featurestore.online.serving_log.segments import (
+    RecordFrame,
+    SegmentWriter,
+    framed,
+    read_segment,
+    segments_in,
+    unlocked,
+)
 from featurestore.statuses import Status
 from featurestore.temporal import FixedClock, duration_us, instant_us, to_datetime
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
@@ -371,8 +378,10 @@ def test_a_segment_that_was_taken_for_one_left_behind_before_it_was_locked_is_ma
 
     def lock(file, kind):
         if kind == fcntl.LOCK_EX and not taken:
-            taken.extend(left_behind(tmp_path))
-            taken[0].unlink()
+            taken.extend(segments_in(tmp_path))
+            with unlocked(taken[0]) as is_held:
+                assert is_held
+                taken[0].unlink()
         locked(file, kind)
 
     monkeypatch.setattr("featurestore.online.serving_log.segments.fcntl.flock", lock)
@@ -405,6 +414,118 @@ def test_days_beyond_the_retention_are_removed(tmp_path, reader, clock):
     log.prune()
     days = sorted(path.name for path in (tmp_path / "log" / "service=model").iterdir())
     assert days == ["day=2023-11-15", "day=2023-11-16"]
+
+
+SEGMENT = f"{T0:020d}-1-{'0' * 32}.segment"
+
+
+def junk_in(folder, outside):
+    """Put all kinds of things into the folder of a log that are not its own."""
+    segments = folder / "segments"
+    old_day = folder / "service=model" / "day=2020-01-01"
+    for path in (
+        segments / "notes.segment",
+        segments / "README",
+        folder / "service=model" / "README",
+        old_day / "mine",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x00junk")
+    (segments / SEGMENT.replace("-1-", "-2-")).mkdir()
+    (segments / SEGMENT.replace("-1-", "-3-")).symlink_to(outside / "kept.parquet")
+    (segments / SEGMENT.replace("-1-", "-4-")).symlink_to(segments / "nowhere")
+    os.mkfifo(segments / SEGMENT.replace("-1-", "-5-"))
+    (segments / SEGMENT).write_bytes(framed(RecordFrame(7, "no record")))
+    (folder / "service=model" / "day=someday").mkdir()
+    (folder / "service=model" / "day=2020-01-02").symlink_to(outside)
+    (folder / "service=model" / "day=2020-01-03").write_text("a file")
+    (old_day / "x.parquet").mkdir()
+    (folder / "service=other").symlink_to(outside)
+
+
+def test_the_log_survives_whatever_lies_in_its_folder(tmp_path, reader, clock, caplog):
+    outside = tmp_path / "outside"
+    (outside / "day=2020-01-01").mkdir(parents=True)
+    for path in (outside / "kept.parquet", outside / "day=2020-01-01" / "kept.parquet"):
+        path.write_bytes(b"kept")
+    folder = tmp_path / "log"
+    junk_in(folder, outside)
+    log = ServingLog(folder, clock=clock, interval_seconds=0.02, retention_days=1)
+    log.append(reader.plan, ask(reader, "a"))
+    end = time.monotonic() + 30
+    while (log.waiting_rows or log.failure is None) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert log.waiting_rows == 0 and SEGMENT in str(log.failure) and "damaged" in str(log.failure)
+    assert log.failure_count == 1
+    assert [SEGMENT in record.getMessage() for record in caplog.records] == [True], "it is said once, and at once"
+    log.append(reader.plan, ask(reader, "b"))
+    log.prune()
+    log.close()
+    with pytest.raises(StorageError, match=SEGMENT):
+        rows_of(log)
+    (folder / "segments" / SEGMENT).unlink()
+    (folder / "service=model" / "day=2020-01-02").unlink()
+    assert [row["key__user"] for row in rows_of(log)] == ["a", "b"]
+    for path in (outside / "kept.parquet", outside / "day=2020-01-01" / "kept.parquet"):
+        assert path.read_bytes() == b"kept", "links are not followed to remove anything"
+    assert (folder / "service=model" / "day=2020-01-01" / "mine").exists()
+    assert (folder / "segments" / "notes.segment").exists()
+
+
+@pytest.mark.parametrize("name", ["segments", "losses.jsonl", "service=model"])
+def test_the_thread_goes_on_when_something_is_in_the_way(tmp_path, reader, clock, name):
+    folder = tmp_path / "log"
+    in_the_way = folder / name
+    folder.mkdir()
+    in_the_way.mkdir() if name == "losses.jsonl" else in_the_way.write_text("in the way")
+    log = ServingLog(folder, clock=clock, interval_seconds=0.02, most_waiting_rows=2)
+    for user in "abc":
+        log.append(reader.plan, ask(reader, user))
+    end = time.monotonic() + 60
+    while log.failure is None and time.monotonic() < end:
+        time.sleep(0.01)
+        clock.instant_us += duration_us("2m")
+    assert log.failure is not None and log.failure_count > 0
+    in_the_way.rmdir() if name == "losses.jsonl" else in_the_way.unlink()
+    while (log.failure is not None or log.waiting_rows) and time.monotonic() < end:
+        time.sleep(0.01)
+        log.append(reader.plan, ask(reader, "d")) if log.waiting_rows == 0 else None
+        clock.instant_us += duration_us("2m")
+    assert log.failure is None
+    log.close()
+    assert {row["key__user"] for row in rows_of(log)} >= {"a", "b"}
+
+
+def test_a_segment_that_no_process_can_be_started_for_stays_the_writers(tmp_path, reader, clock, monkeypatch):
+    log = ServingLog(tmp_path / "log", clock=clock, interval_seconds=0)
+    log.append(reader.plan, ask(reader, "a"))
+    log.flush()
+    clock.instant_us += duration_us("2m")
+
+    def refused(*_, **__):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("featurestore.online.serving_log.log.subprocess.Popen", refused)
+        with pytest.raises(StorageError, match="Resource temporarily"):
+            log._seal_if_due()
+    log.append(reader.plan, ask(reader, "b"))
+    log.flush()
+    assert len(segments_in(tmp_path / "log" / "segments")) == 1
+    log.close()
+    assert len(rows_of(log)) == 2
+
+
+def test_closing_seals_all_it_can_and_is_no_error_for_what_others_left(tmp_path, reader, clock):
+    folder = tmp_path / "log"
+    (folder / "segments").mkdir(parents=True)
+    (folder / "segments" / SEGMENT).write_bytes(framed(RecordFrame(7, "no record")))
+    log = ServingLog(folder, clock=clock, interval_seconds=0)
+    log.append(reader.plan, ask(reader, "a"))
+    log.close()
+    assert [path.name for path in (folder / "segments").iterdir()] == [SEGMENT]
+    with pytest.raises(StorageError, match=SEGMENT):
+        log.seal()
 
 
 def test_an_entity_is_forgotten_in_all_files(log, reader, tmp_path):

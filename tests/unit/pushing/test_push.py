@@ -113,14 +113,14 @@ def test_a_training_set_sees_pushed_events_at_once(store, clock, tmp_path):
     store.push("orders", [order(1, 2.0)])
     clock.instant_us += 1_000_000
     spine = pd.DataFrame({"user": ["a"], "as_of": [NOW + timedelta(seconds=1)]})
-    built = store.training_set("model", spine, tmp_path / "training").to_pandas()
+    built = store.training_set("model", spine, tmp_path / "training", overwrite=True).to_pandas()
     assert built["spending__total"].tolist() == [2.0]
 
 
 def test_an_event_is_not_visible_before_it_was_pushed(store, clock, tmp_path):
     store.push("orders", [order(1, ago=timedelta(hours=5))])
     spine = pd.DataFrame({"user": ["a", "a"], "as_of": [NOW, NOW + timedelta(microseconds=1)]})
-    built = store.training_set("model", spine, tmp_path / "training").to_pandas()
+    built = store.training_set("model", spine, tmp_path / "training", overwrite=True).to_pandas()
     assert built["spending__count"].tolist() == [0, 1]
 
 
@@ -246,9 +246,9 @@ def test_events_pushed_under_a_narrower_dtype_are_read_as_the_wider_one(tmp_path
         clock.instant_us += 1_000_000
         spine = pd.DataFrame({"user": ["a"], "as_of": pd.to_datetime([clock.instant_us], unit="us", utc=True)})
         assert ask(store, clock)["spending__total"] == 2.5
-        assert store.training_set("model", spine, tmp_path / "training").to_pandas()["spending__total"].tolist() == [
-            2.5
-        ]
+        assert store.training_set("model", spine, tmp_path / "training", overwrite=True).to_pandas()[
+            "spending__total"
+        ].tolist() == [2.5]
 
 
 def test_a_source_that_accepts_no_pushes_says_so(store, tmp_path):

@@ -19,6 +19,7 @@ from featurestore.registry import (
     JobRecord,
     Kind,
     Live,
+    LiveChange,
     Outcome,
     Registry,
     RunRecord,
@@ -79,7 +80,7 @@ def test_history_holds_what_was_applied_newest_first(registry):
     for instant, fingerprint in enumerate(["f1", "f2", "f2", "f1"]):
         registry.apply([draft("view", fingerprint)], now_us=instant, prune=True)
     registry.apply([], now_us=9, prune=True)
-    assert [item.fingerprint for item in registry.history(Kind.VIEW, "view")] == ["f1", "f2", "f1"]
+    assert [item.fingerprint for item in registry.history(Kind.VIEW, "view")] == ["f1", "f2"], "the newest of each"
     assert registry.objects(Kind.VIEW) == ()
 
 
@@ -169,6 +170,7 @@ def test_tables_of_the_version_before_are_brought_up_to_this_one(url, tmp_path):
     with Registry(url) as registry:
         registry.add_runs([RunRecord("v", "f", 1, 2, NOTHING_YET, 3, 10, 5)])
     with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        connection.execute("DROP INDEX registry_runs_by_files")
         for column in ("outcome", "problem", "row_count", "content", "files"):
             connection.execute(f"ALTER TABLE registry_runs DROP COLUMN {column}")
         connection.execute("DROP TABLE registry_files")
@@ -248,14 +250,26 @@ def test_tables_of_version_4_get_the_one_of_drift(url, tmp_path):
 
 def test_tables_of_version_5_get_the_one_of_leases(url, tmp_path):
     with Registry(url) as registry:
-        registry.set_live(Live("s", "f", "", 1))
+        registry.set_live(Live("s", "f", "", 1), verb="promote", changed_by="me")
     with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
         connection.execute("DROP TABLE registry_leases")
+        connection.execute("DROP TABLE registry_live_changes")
+        connection.execute("ALTER TABLE registry_live DROP COLUMN is_decided")
+        connection.execute("ALTER TABLE registry_live DROP COLUMN withdrawn")
+        connection.execute("DROP INDEX registry_runs_by_fingerprint")
         connection.execute("UPDATE registry_meta SET value = 5 WHERE name = 'schema_version'")
     connection.close()
     with Registry(url) as registry, registry.exclusive("schedule") as hold:
         assert hold.is_held()
         assert registry.live() == {"s": Live("s", "f", "", 1)}
+        registry.set_live(Live("s", "g", "f", 2), verb="promote", changed_by="me")
+        assert [str(change) for change in registry.live_changes()] == [
+            "1970-01-01T00:00:00.000002Z service 's' f → g (promote, me)"
+        ]
+    with sqlite3.connect(tmp_path / "deep" / "registry.db") as connection:
+        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    connection.close()
+    assert "registry_runs_by_fingerprint" in names
 
 
 def test_drift_is_kept_newest_first_under_its_number(registry):
@@ -289,8 +303,8 @@ def test_the_last_run_of_a_plan_is_the_newest_that_did_not_fail(registry):
 def test_who_decides_which_plan_answers_is_seen_like_an_apply(registry):
     registry.apply([draft("model", kind=Kind.SERVICE)], now_us=1, prune=True)
     before = registry.revision
-    registry.set_live(Live("model", "f1", "", 5))
-    registry.set_live(Live("model", "f2", "f1", 6))
+    registry.set_live(Live("model", "f1", "", 5), verb="promote", changed_by="me")
+    registry.set_live(Live("model", "f2", "f1", 6), verb="promote", changed_by="me")
     assert registry.live() == {"model": Live("model", "f2", "f1", 6)}
     assert registry.revision == before + 2
 
@@ -308,7 +322,81 @@ def test_a_change_takes_back_what_was_decided_unless_what_answers_is_kept(regist
     apply("f3")
     assert registry.live()["model"].fingerprint == "f1", "nothing changed"
     apply("f4")
-    assert registry.live() == {}
+    assert not registry.live()["model"].is_decided
     apply("f5", kept_live={"model": "f4"})
+    kept = Live("model", "f4", "f1", 9)
+    assert registry.live() == {"model": kept}
     registry.apply([], now_us=9, prune=True, kept_live={})
-    assert registry.live() == {}
+    assert registry.live() == {"model": kept}, "applying it again brings back what answered"
+
+
+def test_a_plan_that_went_live_is_recorded_unless_another_change_came_first(registry):
+    def record(before, after):
+        return registry.record_live("model", LiveChange("model", before, after, 5, "materialize", "me"))
+
+    assert record("", "f1")
+    assert not record("", "f2"), "somebody else recorded a change meanwhile"
+    assert record("f1", "f2")
+    registry.set_live(Live("model", "f1", "f2", 6, withdrawn=("f2",)), verb="rollback", changed_by="me")
+    assert not record("f1", "f3"), "it was decided meanwhile"
+    assert [(one.previous, one.fingerprint) for one in registry.live_changes("model")] == [
+        ("f2", "f1"),
+        ("f1", "f2"),
+        ("", "f1"),
+    ]
+
+
+def test_histories_are_bounded(registry, monkeypatch):
+    for name in ("_KEPT_RUNS", "_KEPT_REPORTS", "_KEPT_LIVE_CHANGES"):
+        monkeypatch.setattr(f"featurestore.registry.registry.{name}", 3)
+    read = [[FileRead("part.parquet", number, number, 1)] for number in range(6)]
+    names = [registry.keep_files(files) for files in read]
+    for number, files in enumerate(names):
+        run = RunRecord("v", "f", number, number, NOTHING_YET, number, 0, 0, files=files)
+        registry.end_run(registry.begin_run(run), run)
+        registry.add_runs([RunRecord("w", "g", number, number, NOTHING_YET, number, 0, 0, files=names[0])])
+        registry.add_audit(AuditRecord("s", 0, 1, number, "pass", "{}"))
+        registry.add_audit(AuditRecord("s", 0, 1, number, "pass", "{}", kind="foreign"))
+        registry.add_drift(DriftRecord("s", 0, 1, number, "pass", "{}"))
+        registry.add_certificate(CertificateRecord("s", "f", number, "pass", "{}"))
+        registry.set_live(Live("s", f"f{number}", "", number), verb="promote", changed_by="me")
+    assert [run.started_at_us for run in registry.runs("v")] == [5, 4, 3]
+    assert [run.started_at_us for run in registry.runs("w")] == [5, 4, 3]
+    for kept in (registry.audits(kinds=["log"]), registry.audits(kinds=["foreign"]), registry.drifts()):
+        assert [record.ran_at_us for record in kept] == [5, 4, 3]
+    assert len(registry.certificates()) == len(registry.live_changes()) == 3
+    kept_files = [bool(registry.files_read(name)) for name in names]
+    assert kept_files == [True, False, False, True, True, True], "the first list is still named by the other view"
+
+
+def test_the_history_of_definitions_grows_with_their_number_and_not_with_that_of_applies(registry):
+    for _ in range(5):
+        registry.apply([draft("view", "f1")], now_us=1)
+        registry.apply([draft("view", "f2")], now_us=2)
+        registry.apply([], now_us=3, prune=True)
+    with registry._engine.connect() as connection:
+        lines = connection.exec_driver_sql("SELECT outcome, fingerprint FROM registry_history ORDER BY id").all()
+    assert lines == [("added", "f1"), ("changed", "f2"), ("removed", "f2")]
+
+
+def test_what_was_removed_is_known_until_it_is_applied_again(registry):
+    registry.apply([draft("kept"), draft("gone", "f2")], now_us=1)
+    registry.apply([], now_us=7, remove=[(Kind.VIEW, "gone"), (Kind.VIEW, "never")])
+    (removed,) = registry.removals(Kind.VIEW)
+    assert removed == registry.removed(Kind.VIEW, "gone")
+    assert (removed.fingerprint, removed.applied_at_us) == ("f2", 7)
+    assert registry.removed(Kind.VIEW, "kept") is registry.removed(Kind.VIEW, "never") is None
+    registry.apply([draft("gone", "f2")], now_us=8)
+    assert registry.removals(Kind.VIEW) == ()
+
+
+def test_an_apply_that_does_not_fit_together_changes_nothing(registry):
+    registry.apply([draft("view"), draft("other")], now_us=1)
+
+    def check(after):
+        assert set(after) == {(Kind.VIEW, "view"), (Kind.VIEW, "new")}
+        raise RegistryError("refused")
+
+    with pytest.raises(RegistryError, match="refused"):
+        registry.apply([draft("new")], now_us=2, remove=[(Kind.VIEW, "other")], check=check)
+    assert [item.name for item in registry.objects(Kind.VIEW)] == ["other", "view"]

@@ -101,7 +101,7 @@ def test_drift_is_looked_for_told_and_over_by_the_schedule(opened, clock, tmp_pa
     orders = orders.set_column(ORDERS.column_names.index("user"), "user", users)
     pq.write_table(orders, tmp_path / "orders.parquet")
     spine = pa.table({"user": users, "as_of": pa.array([to_datetime(clock.instant_us)] * 300)})
-    opened().training_set("model", spine, tmp_path / "training")
+    opened().training_set("model", spine, tmp_path / "training", overwrite=True)
     drift = {"service": "model", "reference": "../training", "every": "6h", "since": "6h"}
     name = "drift model every 6h since 6h from ../training"
     store = opened(drifts=[drift], alerts=settings, serving_log={"share": 1})

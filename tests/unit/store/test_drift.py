@@ -61,7 +61,7 @@ def store(source, tmp_path):
 @pytest.fixture
 def trained(store, tmp_path):
     spine = pa.table({"user": range(USERS), "as_of": [to_datetime(instant_us("2024-05-02T00:00:00Z"))] * USERS})
-    return store.training_set("model", spine, tmp_path / "training")
+    return store.training_set("model", spine, tmp_path / "training", overwrite=True)
 
 
 def serve(store, users, as_of=NOW):
@@ -94,7 +94,7 @@ def test_another_population_is_not_skew(store, trained):
 def test_state_that_is_behind_is_skew(store, tmp_path):
     """The training set has the order that became known late; what was served does not."""
     spine = pa.table({"user": range(USERS), "as_of": [to_datetime(instant_us(NOW))] * USERS})
-    trained = store.training_set("model", spine, tmp_path / "training")
+    trained = store.training_set("model", spine, tmp_path / "training", overwrite=True)
     store.materialize("2024-05-02T00:00:00Z")
     serve(store, range(USERS))
     report = store.drift("model", reference=trained, current=DAY, recompute=True)

@@ -138,7 +138,9 @@ def test_pushed_events_are_gone_on_both_roads_and_new_ones_count_from_nothing(st
     clock.instant_us += HOUR
     as_of = pa.array([clock.instant_us], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     spine = pa.table({"user": ["ann"], "as_of": as_of})
-    built = pq.read_table(store.training_set("by_user_model", spine, tmp_path / "training").path).to_pylist()
+    built = pq.read_table(
+        store.training_set("by_user_model", spine, tmp_path / "training", overwrite=True).path
+    ).to_pylist()
     assert ask(store, "ann")[0] == [1, 0.5] == [built[0]["by_user__n"], built[0]["by_user__total"]]
     store.materialize(full=True)
     assert ask(store, "ann")[0] == [1, 0.5]
@@ -400,7 +402,7 @@ def test_events_that_were_pushed_before_a_column_was_a_key_are_of_no_entity_and_
     clock.instant_us += HOUR
     as_of = pa.array([clock.instant_us], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     spine = pa.table({"user": ["ann"], "shop": pa.array([1], pa.int64()), "as_of": as_of})
-    (built,) = store.training_set("by_user_model", spine, tmp_path / "training").to_arrow().to_pylist()
+    (built,) = store.training_set("by_user_model", spine, tmp_path / "training", overwrite=True).to_arrow().to_pylist()
     answer = store.get_online_features("by_user_model", [{"user": "ann", "shop": 1}])
     assert answer.rows == [[2, 16.0]] == [[built["by_user__n"], built["by_user__total"]]]
 

@@ -39,7 +39,7 @@ def store(tmp_path, clock):
 @pytest.fixture
 def manifest(store, tmp_path):
     spine = pa.table({"user": [1], "as_of": pa.array([to_datetime(instant_us(NOW))])})
-    return store.training_set("model", spine, tmp_path / "training").path
+    return store.training_set("model", spine, tmp_path / "training", overwrite=True).path
 
 
 def checked(gate):
@@ -169,7 +169,7 @@ def test_state_of_continuous_views_is_not_good_for_ever(tmp_path, clock):
     spine = pa.table({"user": [1], "as_of": pa.array([to_datetime(instant_us(NOW))])})
     with FeatureStore.local(tmp_path / "store", clock=clock) as store:
         store.apply(FeatureService("model", features=[view]))
-        path = store.training_set("model", spine, tmp_path / "training").path
+        path = store.training_set("model", spine, tmp_path / "training", overwrite=True).path
         served_and_audited(store)
         clock.instant_us += duration_us("23h")
         assert checked(store.gate(path)) == ALL_PASS

@@ -214,7 +214,7 @@ def test_a_source_that_was_changed_since_is_noticed(built, tmp_path):
     spine = world(tmp_path)
     with FeatureStore.local(tmp_path / "store", clock=FixedClock(START + 30 * DAY)) as store:
         store.apply(service(tmp_path))
-        training_set = store.training_set("returns", spine, tmp_path / "training")
+        training_set = store.training_set("returns", spine, tmp_path / "training", overwrite=True)
         orders = pq.read_table(tmp_path / "orders.parquet")
         doubled = pa.array(orders.column("noise").to_numpy() * 2)
         pq.write_table(

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import StateError, StorageError
+from featurestore.errors import RegistryError, StateError, StorageError, UnknownServiceError
+from featurestore.live import RESTORABLE_US, acting_user
 from featurestore.online.patience import Patience
 from featurestore.online.refreshed import RECHECK_US
 from featurestore.online.store import record_key, records_of, state_prefix
@@ -64,6 +65,10 @@ def service(source, window, *more):
     return FeatureService(MODEL, features=[view])
 
 
+def store_views(source, window):
+    return [FeatureView("spending", entity=USER, source=source, features={"n": agg.count().over(window)})]
+
+
 def apply(store, source, window, **options):
     store.apply(service(source, window), **options)
     return store.plan(MODEL).fingerprint
@@ -116,7 +121,7 @@ def test_promoting_what_is_not_filled_is_refused_by_the_name_of_the_view(store, 
     assert live(store) == new != old
 
 
-def test_rolling_back_goes_back_and_forth_and_an_apply_that_changes_nothing_leaves_it(store, source):
+def test_a_plan_that_was_rolled_back_from_stays_down_until_it_is_promoted(store, source):
     old = apply(store, source, "1d")
     store.materialize()
     new = apply(store, source, "2d")
@@ -126,24 +131,162 @@ def test_rolling_back_goes_back_and_forth_and_an_apply_that_changes_nothing_leav
     assert (back.fingerprint, back.previous) == (old, new)
     assert live(store) == old
     assert apply(store, source, "2d") == new
-    assert live(store) == old
-    assert store.rollback(MODEL).fingerprint == new
-    assert live(store) == new
-    newest = apply(store, source, "3d")
     store.materialize()
-    assert live(store) == newest, "a change takes back what was decided"
+    assert live(store) == old, "an apply that changes nothing leaves what was decided"
+    with pytest.raises(StateError, match="no earlier plan"):
+        store.rollback(MODEL)
+    apply(store, source, "3d")
+    assert live(store) == old, "a change that is not filled does not revive the plan that was rolled back from"
+    assert store.get_online_views(["spending"], KNOWN).rows == store.get_online_features(MODEL, KNOWN).rows
+    store.materialize()
+    newest = store.plan(MODEL).fingerprint
+    assert live(store) == newest, "a change goes live when it is filled"
+    assert "rolled back from" in str(store.apply(service(source, "2d")))
+    store.materialize()
+    assert live(store) == newest, "the plan is applied again, but not promoted"
+    (state,) = store.status()
+    assert (state.applied, state.is_decided, state.is_withdrawn) == (new, True, True)
+    assert store.promote(MODEL).fingerprint == new
+    assert live(store) == new
+
+
+def test_a_plan_that_was_never_promoted_does_not_go_live_with_the_next_apply(store, source):
+    old = apply(store, source, "1d")
+    store.materialize()
+    apply(store, source, "2d", promote=False)
+    store.materialize()
+    apply(store, source, "3d")
+    assert live(store) == old
+    assert store.get_online_views(["spending"], KNOWN).rows == store.get_online_features(MODEL, KNOWN).rows
+    store.materialize()
+    assert live(store) == store.plan(MODEL).fingerprint
+
+
+def test_a_plan_that_went_live_and_was_not_recorded_stays_live(store, source, monkeypatch):
+    apply(store, source, "1d")
+    store.materialize()
+    new = apply(store, source, "2d")
+    with monkeypatch.context() as dying:
+        dying.setattr(type(store._live_plans), "record", lambda *_, **__: None)
+        store.materialize()
+    apply(store, source, "3d")
+    assert live(store) == new
+    assert store.live_changes(MODEL)[0].fingerprint == new
+
+
+def test_apply_with_promotion_leaves_down_what_was_rolled_back_from(store, source):
+    old = apply(store, source, "1d")
+    store.materialize()
+    apply(store, source, "2d")
+    store.materialize()
+    store.rollback(MODEL)
+    changed = service(source, "2d")
+    store.apply(changed, FeatureService("other", features=changed.features), promote=True)
+    assert live(store) == old
+
+
+def test_rolling_back_one_of_several_services_that_share_a_view_leaves_the_others(store, source):
+    def both(window):
+        view = store_views(source, window)
+        return [FeatureService(name, features=view) for name in ("first", "second")]
+
+    def answered(name):
+        return store.get_online_features(name, KNOWN).fingerprint
+
+    prints = []
+    for window in ("1d", "2d"):
+        store.apply(both(window))
+        store.materialize()
+        prints.append({name: store.plan(name).fingerprint for name in ("first", "second")})
+    store.rollback("second")
+    assert (answered("first"), answered("second")) == (prints[1]["first"], prints[0]["second"])
+    store.apply(both("3d"))
+    assert (answered("first"), answered("second")) == (prints[1]["first"], prints[0]["second"])
+    old_view = store.get_online_features("second", KNOWN)
+    assert store.get_online_views(["spending"], KNOWN).rows == old_view.rows
+    store.materialize()
+    newest = {name: store.plan(name).fingerprint for name in ("first", "second")}
+    assert {name: answered(name) for name in newest} == newest
+    assert {plan.name: plan.fingerprint for plan in store.live_services()} == newest
+
+
+def test_every_change_of_the_live_plan_is_recorded(open_store, source, clock):
+    store, other = open_store(), open_store()
+    old = apply(store, source, "1d")
+    store.materialize()
+    clock.instant_us += 1
+    new = apply(store, source, "2d")
+    other.materialize(by="the schedule")
+    store.rollback(MODEL, by="alice")
+    store.promote(MODEL)
+    store.materialize()
+    apply(store, source, "1d", by="ci")
+    changes = store.live_changes(MODEL)
+    user = acting_user()
+    assert [(one.previous, one.fingerprint, one.verb, one.changed_by) for one in changes] == [
+        (new, old, "apply", "ci"),
+        (old, new, "promote", user),
+        (new, old, "rollback", "alice"),
+        (old, new, "materialize", "the schedule"),
+        ("", old, "materialize", user),
+    ]
+    assert changes[0].changed_at_us - changes[-1].changed_at_us == 1
+    assert store.live_changes(limit=1) == changes[:1]
+    with pytest.raises(UnknownServiceError):
+        store.live_changes("nothing")
+
+
+def test_what_a_live_plan_uses_is_not_removed_although_the_applied_plan_does_not(store, source):
+    (used,) = store_views(source, "1d")
+    more = FeatureView("more", entity=USER, source=source, features={"n": agg.count().over("3d")})
+    store.apply(FeatureService(MODEL, features=[used, more]))
+    store.materialize()
+    with pytest.raises(RegistryError, match=f"view 'more' cannot be removed: service '{MODEL}' uses it") as caught:
+        store.apply(FeatureService(MODEL, features=[used]), promote=False, remove=["more"])
+    assert caught.value.code == "still-used"
+    store.apply(FeatureService(MODEL, features=[used]), promote=False)
+    with pytest.raises(RegistryError, match="cannot be removed"):
+        store.apply(FeatureService(MODEL, features=[used]), remove=["more"])
+    store.promote(MODEL)
+    changes = store.apply(FeatureService(MODEL, features=[used]), remove=["more"])
+    assert [one.name for one in changes if one.fingerprint is None] == ["more"]
+
+
+def test_a_service_that_is_restored_answers_at_once_by_what_was_live(store, source):
+    old = apply(store, source, "1d")
+    store.materialize()
+    apply(store, source, "2d")
+    store.materialize()
+    store.rollback(MODEL)
+    store.apply([], remove=[MODEL, "spending", "orders"])
+    with pytest.raises(UnknownServiceError):
+        live(store)
+    assert {one.fingerprint for one in store.gc()} == set()
+    restored = store.restore(MODEL)
+    assert [one.name for one in restored] == ["orders", "spending", MODEL]
+    assert live(store) == old, "the plan that was rolled back from stays down"
+
+
+def test_a_live_plan_whose_record_is_lost_is_an_error_and_not_an_older_plan(open_store, source):
+    store = open_store()
+    for window in ("1d", "2d"):
+        apply(store, source, window)
+        store.materialize()
+    store._online.delete(record_key(store.plan(MODEL).uses[0].view))
+    with pytest.raises(StateError):
+        live(open_store())
 
 
 def test_there_is_no_rolling_back_to_what_never_was_or_is_gone(store, source):
     apply(store, source, "1d")
-    with pytest.raises(StateError, match="no other plan") as caught:
+    with pytest.raises(StateError, match="no earlier plan") as caught:
         store.rollback(MODEL)
     assert caught.value.code == "nothing-to-roll-back"
     store.materialize()
     new = apply(store, source, "2d")
     store.materialize()
     assert [one.count for one in store.gc(keep=0)] == [3]
-    with pytest.raises(StateError, match="no other plan"):
+    with pytest.raises(StateError, match="no earlier plan"):
         store.rollback(MODEL)
     assert live(store) == new
 
@@ -186,11 +329,14 @@ def test_gc_keeps_what_is_live_applied_or_previous(store, source):
     store.promote(MODEL)
 
 
-def test_gc_removes_states_of_views_that_are_not_applied_any_more(store, source):
+@pytest.mark.parametrize("is_late", [True, False])
+def test_gc_removes_states_of_views_that_are_not_applied_any_more(store, source, clock, is_late):
     apply(store, source, "1d")
     store.materialize()
     store.apply([], prune=True)
-    assert [one.view for one in store.gc()] == ["spending"]
+    assert store.gc() == (), "the removal can still be undone"
+    clock.instant_us += RESTORABLE_US + 1 if is_late else 0
+    assert [one.view for one in store.gc(keep=1 if is_late else 0)] == ["spending"]
 
 
 def test_gc_leaves_what_a_run_is_at_work_on(store, source):

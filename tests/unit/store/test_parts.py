@@ -1,0 +1,87 @@
+"""Parts of a store: made once however many threads need them, closed all whatever fails; and where paths count from."""
+
+import logging
+import threading
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FeatureStore, FileSource
+from featurestore.errors import SourceMissingError, StorageError
+from featurestore.store import _CLOSING_ORDER, _Part
+from tests.server.conftest import NOW, ORDERS
+from tests.unit.store.test_store import spending
+
+
+@pytest.mark.parametrize("name", ["_registry", "_serving", "_streams", "_online", "api_keys"])
+def test_a_part_is_made_once_for_many_threads(tmp_path, monkeypatch, name):
+    made = []
+    parts = {one: part for one, part in vars(FeatureStore).items() if isinstance(part, _Part)}
+
+    def slowly(part, build):
+        def made_slowly(store):
+            made.append(part)
+            time.sleep(0.02)
+            return build(store)
+
+        return made_slowly
+
+    for one, part in parts.items():
+        monkeypatch.setattr(part, "_make", slowly(one, part._make))
+    with FeatureStore.local(tmp_path / "store") as store:
+        start, seen = threading.Barrier(8), []
+
+        def need():
+            start.wait()
+            seen.append(getattr(store, name))
+
+        threads = [threading.Thread(target=need) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(seen) == 8 and len(set(map(id, seen))) == 1
+        assert len(made) == len(set(made)), "its own parts are made once, too"
+
+
+def test_every_part_is_in_the_order_of_closing():
+    assert {name for name, part in vars(FeatureStore).items() if isinstance(part, _Part)} == set(_CLOSING_ORDER)
+
+
+def test_closing_closes_every_part_and_raises_the_first_failure(tmp_path, caplog):
+    store = FeatureStore.local(tmp_path / "store")
+    closed = []
+
+    class Failing:
+        def __init__(self, name):
+            self._name = name
+
+        def close(self):
+            closed.append(self._name)
+            if self._name in ("_streams", "_event_log"):
+                raise StorageError(f"{self._name} cannot be closed")
+
+    for name in _CLOSING_ORDER:
+        store.__dict__[name] = Failing(name)
+    with caplog.at_level(logging.WARNING), pytest.raises(StorageError, match="_streams cannot be closed"):
+        store.close()
+    assert closed == list(_CLOSING_ORDER)
+    assert "_event_log cannot be closed" in caplog.text
+    store.close()
+    assert closed == list(_CLOSING_ORDER), "what was closed is not closed again"
+
+
+def test_relative_paths_of_a_local_store_count_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    pq.write_table(ORDERS, tmp_path / "work" / "orders.parquet")
+    monkeypatch.chdir(tmp_path / "work")
+    source = FileSource("orders", path="orders.parquet", event_time="at")
+    with FeatureStore.local(tmp_path / "store") as store:
+        store.apply(spending(source))
+        assert store.materialize(NOW)[0].events == 3
+    monkeypatch.chdir(tmp_path)
+    with FeatureStore.local(tmp_path / "store") as store, pytest.raises(SourceMissingError) as caught:
+        store.materialize(NOW, full=True)
+    assert f"Looked for {tmp_path}/orders.parquet" in str(caught.value)
+    assert "without one, from the working directory" in str(caught.value)
