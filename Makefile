@@ -34,7 +34,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --quiet featurestore server
+	$(BIN)/python -m pytest --quiet featurestore
 
 coverage: .venv/installed
 	$(BIN)/python -m tests.measure_coverage

@@ -110,7 +110,7 @@ def server_process(store: Path, online: str = "") -> Iterator[tuple[int, str, in
         f'event_log = "sqlite:///{store}/event_log.db"\ndata = "{store}"\n[server]\nauth = "none"\n'
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "--config", str(config), "--port", "0"],
+        [sys.executable, "-m", "featurestore.server", "--config", str(config), "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env=dict(os.environ),

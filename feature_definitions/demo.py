@@ -217,7 +217,15 @@ def ask(connection: http.client.HTTPConnection, as_of: pd.Timestamp, rows: pd.Da
 @contextmanager
 def server() -> Iterator[int]:
     """Run the real server on a free port, and stop it by its pid."""
-    command = [sys.executable, "-m", "server", "--config", str(OUTPUT / "featurestore.toml"), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "featurestore.server",
+        "--config",
+        str(OUTPUT / "featurestore.toml"),
+        "--port",
+        "0",
+    ]
     path = OUTPUT / "server.log"
     with path.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

@@ -14,11 +14,11 @@ from pathlib import Path
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.render.cleaning import clean
+from featurestore.server.app import create_app
+from featurestore.server.process import Server, is_loopback
+from featurestore.server.settling import settle, unsettle
+from featurestore.server.workers import Workers
 from featurestore.store import FeatureStore
-from server.app import create_app
-from server.process import Server, is_loopback
-from server.settling import settle, unsettle
-from server.workers import Workers
 
 _CANNOT_START = 2
 _MOST_PORT = 65_535

@@ -22,17 +22,17 @@ from starlette.types import Receive, Scope, Send
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
 from featurestore.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
+from featurestore.server import docs, events, feast, metrics, problems
+from featurestore.server.auth import Doorkeeper, needed_scope
+from featurestore.server.bodies import giving, read_body
+from featurestore.server.calls import REQUEST_ID, Call, Header, call_of
+from featurestore.server.deadlines import HEADER as DEADLINE_HEADER
+from featurestore.server.desk import Desk
+from featurestore.server.features import PATH, FeaturesRoute
+from featurestore.server.forms import ARROW_STREAM
+from featurestore.server.messages import schemas
+from featurestore.server.watching import Watch
 from featurestore.store import FeatureStore
-from server import docs, events, feast, metrics, problems
-from server.auth import Doorkeeper, needed_scope
-from server.bodies import giving, read_body
-from server.calls import REQUEST_ID, Call, Header, call_of
-from server.deadlines import HEADER as DEADLINE_HEADER
-from server.desk import Desk
-from server.features import PATH, FeaturesRoute
-from server.forms import ARROW_STREAM
-from server.messages import schemas
-from server.watching import Watch
 
 _LOGGER = logging.getLogger("featurestore.server")
 _RETRY_SECONDS = 1.0

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.problems import RefusedError, too_large
+from featurestore.server.problems import RefusedError, too_large
 
 _RECORD_BATCH = 3
 _DICTIONARY_BATCH = 2

@@ -19,10 +19,10 @@ from http import HTTPStatus
 
 from featurestore.errors import RegistryError
 from featurestore.registry.api_keys import ApiKey, ApiKeys, Scope, split_key
+from featurestore.server.calls import Call
+from featurestore.server.problems import RefusedError
+from featurestore.server.work import Threads
 from featurestore.temporal import Clock, duration_us
-from server.calls import Call
-from server.problems import RefusedError
-from server.work import Threads
 
 _LOGGER = logging.getLogger("featurestore.server")
 _RECHECK_US = duration_us("1s")

@@ -10,8 +10,8 @@ from typing import TypeVar
 import msgspec
 from starlette.types import Message, Receive
 
-from server.calls import Call
-from server.problems import RefusedError, too_large
+from featurestore.server.calls import Call
+from featurestore.server.problems import RefusedError, too_large
 
 _CLOSE = {"connection": "close"}
 """Said where a body was not read to its end: what still comes of it is no next request."""

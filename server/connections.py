@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.config import ServerConfig
 
 if TYPE_CHECKING:
-    from server.gathering import GatheringProtocol
+    from featurestore.server.gathering import GatheringProtocol
 
 _LOGGER = logging.getLogger("featurestore.server")
 
@@ -84,7 +84,7 @@ class Connections:
 
     def __call__(self, **arguments: Any) -> GatheringProtocol:
         """Return the protocol of a new connection; uvicorn gives the arguments of its own."""
-        from server.gathering import GatheringProtocol
+        from featurestore.server.gathering import GatheringProtocol
 
         return GatheringProtocol(self, **arguments)
 

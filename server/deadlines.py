@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from server.problems import RefusedError
+from featurestore.server.problems import RefusedError
 
 HEADER = "x-deadline-ms"
 _HEADER = HEADER.encode()

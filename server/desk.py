@@ -12,13 +12,13 @@ from msgspec import Struct
 from featurestore.config import ServerConfig
 from featurestore.errors import FeatureStoreError, RegistryError
 from featurestore.online.readiness import Readiness
+from featurestore.server.calls import Call, call_of
+from featurestore.server.deadlines import allowed_seconds
+from featurestore.server.messages import Question
+from featurestore.server.probing import Probe
+from featurestore.server.problems import RefusedError, draining, response_of
+from featurestore.server.work import Threads
 from featurestore.store import FeatureStore
-from server.calls import Call, call_of
-from server.deadlines import allowed_seconds
-from server.messages import Question
-from server.probing import Probe
-from server.problems import RefusedError, draining, response_of
-from server.work import Threads
 
 _THREADS = 16
 _PROBES = 4

@@ -13,13 +13,13 @@ from msgspec import Meta, Raw, Struct
 
 from featurestore.config import ServerConfig
 from featurestore.online.result import PushResult
+from featurestore.server.arrow import read_stream, too_many_columns
+from featurestore.server.bodies import decode
+from featurestore.server.calls import Call
+from featurestore.server.desk import Desk
+from featurestore.server.messages import to_bytes
+from featurestore.server.problems import MEDIA_TYPE, RefusedError, too_large
 from featurestore.temporal import format_instant
-from server.arrow import read_stream, too_many_columns
-from server.bodies import decode
-from server.calls import Call
-from server.desk import Desk
-from server.messages import to_bytes
-from server.problems import MEDIA_TYPE, RefusedError, too_large
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"

@@ -24,16 +24,16 @@ from featurestore.online.patience import OUT_OF_TIME, Patience
 from featurestore.online.question import OnlineQuestion
 from featurestore.online.refreshed import STILL_ASKING
 from featurestore.online.result import OnlineFeatures
+from featurestore.server.bodies import decode
+from featurestore.server.calls import Call, Header
+from featurestore.server.deadlines import HEADER as DEADLINE_HEADER
+from featurestore.server.deadlines import allowed_seconds, asked_seconds
+from featurestore.server.forms import Coding, Form, body_of, compressed, form_of
+from featurestore.server.messages import Question, read_question
+from featurestore.server.problems import RefusedError, refuse, too_large
+from featurestore.server.turns import Turns
+from featurestore.server.work import Threads
 from featurestore.store import FeatureStore
-from server.bodies import decode
-from server.calls import Call, Header
-from server.deadlines import HEADER as DEADLINE_HEADER
-from server.deadlines import allowed_seconds, asked_seconds
-from server.forms import Coding, Form, body_of, compressed, form_of
-from server.messages import Question, read_question
-from server.problems import RefusedError, refuse, too_large
-from server.turns import Turns
-from server.work import Threads
 
 PATH = "/v1/features"
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from featurestore.dtypes import TIMESTAMP, DType
 from featurestore.online.result import OnlineFeatures
-from server.messages import reply, to_bytes
-from server.problems import RefusedError
+from featurestore.server.messages import reply, to_bytes
+from featurestore.server.problems import RefusedError
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"

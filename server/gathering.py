@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from server.calls import WHOLE_BODY, Header
-from server.connections import Connections, Phase
-from server.problems import RefusedError, document_of
+from featurestore.server.calls import WHOLE_BODY, Header
+from featurestore.server.connections import Connections, Phase
+from featurestore.server.problems import RefusedError, document_of
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application

@@ -22,9 +22,9 @@ from threading import Condition, Lock, Thread, Timer
 from typing import Any, Protocol
 
 from featurestore.render.cleaning import clean_json
+from featurestore.server.calls import REQUEST_ID, Call
+from featurestore.server.messages import to_bytes
 from featurestore.temporal import Clock, format_instant
-from server.calls import REQUEST_ID, Call
-from server.messages import to_bytes
 
 MOST_ENTITIES = 20
 """A line says of so many entities which they were."""
@@ -244,8 +244,8 @@ class _Alike:
 CONFIG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "server.logs.JsonLines"}},
-    "handlers": {"stderr": {"class": "server.logs.LinesHandler", "formatter": "json"}},
+    "formatters": {"json": {"()": "featurestore.server.logs.JsonLines"}},
+    "handlers": {"stderr": {"class": "featurestore.server.logs.LinesHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "featurestore": {"handlers": ["stderr"], "level": "INFO", "propagate": False},

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.errors import ConfigError
 from featurestore.registry import DONE, FAILED
+from featurestore.server.calls import Call
 from featurestore.temporal import instant_us
-from server.calls import Call
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram

@@ -30,7 +30,7 @@ from featurestore.errors import (
     listing,
 )
 from featurestore.event_log import OUTCOME_UNKNOWN
-from server.messages import Problem, Question, to_bytes
+from featurestore.server.messages import Problem, Question, to_bytes
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -13,9 +13,9 @@ from types import FrameType
 import uvicorn
 
 from featurestore.config import ServerConfig
-from server.app import Application
-from server.connections import Connections, backlog, raise_file_limit
-from server.logs import CONFIG
+from featurestore.server.app import Application
+from featurestore.server.connections import Connections, backlog, raise_file_limit
+from featurestore.server.logs import CONFIG
 
 DRAIN_SECONDS = 5.0
 """How long a server that other machines reach goes on answering after SIGTERM, if the configuration does not say."""

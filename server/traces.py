@@ -10,7 +10,7 @@ from http import HTTPStatus
 from importlib.util import find_spec
 
 from featurestore.errors import ConfigError
-from server.calls import Call
+from featurestore.server.calls import Call
 
 
 class Traces:

@@ -11,15 +11,15 @@ from typing import TypeVar
 
 from featurestore.errors import FeatureStoreError
 from featurestore.registry import DONE, FAILED, MISSED
+from featurestore.server import metrics
+from featurestore.server.calls import Call
+from featurestore.server.logs import RequestLog
+from featurestore.server.metrics import Found, Metrics, StoreState
+from featurestore.server.probing import PROBE_SECONDS, Probe, until
+from featurestore.server.traces import Traces
 from featurestore.skew.drift.report import DriftReport
 from featurestore.skew.report import AuditReport
 from featurestore.store import FeatureStore
-from server import metrics
-from server.calls import Call
-from server.logs import RequestLog
-from server.metrics import Found, Metrics, StoreState
-from server.probing import PROBE_SECONDS, Probe, until
-from server.traces import Traces
 
 NOTE_SECONDS = 1.0
 """How often a worker notes how its serving log is, for the others to tell."""

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from featurestore.errors import StorageError
 from featurestore.online.patience import OUT_OF_TIME, wait_until
 from featurestore.online.refreshed import STILL_ASKING
-from server.calls import Call
-from server.deadlines import too_late
+from featurestore.server.calls import Call
+from featurestore.server.deadlines import too_late
 
 T = TypeVar("T")
 

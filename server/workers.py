@@ -21,10 +21,10 @@ from time import monotonic
 
 from featurestore.config import Config
 from featurestore.errors import ConfigError, FeatureStoreError
-from server import metrics
-from server.app import create_app
-from server.process import Server
-from server.settling import settle
+from featurestore.server import metrics
+from featurestore.server.app import create_app
+from featurestore.server.process import Server
+from featurestore.server.settling import settle
 
 _LOGGER = logging.getLogger("featurestore.server")
 _SPAWN = get_context("spawn")

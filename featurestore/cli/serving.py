@@ -26,7 +26,7 @@ def serve(
     given = {"--host": host, "--port": port, "--workers": workers}
     chosen = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     # The server stands above the library: it is started, not imported, and signals go straight to it.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "server", "--config", str(context.obj), *chosen])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "featurestore.server", "--config", str(context.obj), *chosen])
 
 
 @app.command()

@@ -5,7 +5,7 @@ has no words for: instants are whole seconds since the epoch (what lies below is
 the event time of the epoch, naive instants are UTC. ``/v1/features`` has no such losses.
 """
 
-from server.feast.messages import schemas
-from server.feast.routes import routes
+from featurestore.server.feast.messages import schemas
+from featurestore.server.feast.routes import routes
 
 __all__ = ["routes", "schemas"]

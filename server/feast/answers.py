@@ -23,12 +23,12 @@ from featurestore.errors import (
 )
 from featurestore.online.result import OnlineFeatures
 from featurestore.plan.model import Column, Plan, ViewPlan
+from featurestore.server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
+from featurestore.server.forms import check_size
+from featurestore.server.problems import RefusedError, too_large
 from featurestore.statuses import ERROR, Status
 from featurestore.store import FeatureStore
 from featurestore.temporal import format_instant, instant_us, to_datetime
-from server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
-from server.forms import check_size
-from server.problems import RefusedError, too_large
 
 STATUSES = {
     Status.PRESENT.name: "PRESENT",

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from server.bodies import decode
-from server.calls import Call
-from server.desk import Desk
-from server.feast import writes
-from server.feast.answers import answer
-from server.feast.messages import FeastMaterialize, FeastPush, FeastQuestion
-from server.messages import to_bytes
-from server.problems import MEDIA_TYPE
+from featurestore.server.bodies import decode
+from featurestore.server.calls import Call
+from featurestore.server.desk import Desk
+from featurestore.server.feast import writes
+from featurestore.server.feast.answers import answer
+from featurestore.server.feast.messages import FeastMaterialize, FeastPush, FeastQuestion
+from featurestore.server.messages import to_bytes
+from featurestore.server.problems import MEDIA_TYPE
 
 _JSON = "application/json"
 

@@ -11,12 +11,12 @@ from typing import Any
 from featurestore.config import ServerConfig
 from featurestore.dtypes import TIMESTAMP
 from featurestore.errors import RegistryError, RequestError
+from featurestore.server.arrow import too_many_columns
+from featurestore.server.events import too_many
+from featurestore.server.feast.messages import ROADS, FeastMaterialize, FeastPush
+from featurestore.server.problems import RefusedError
 from featurestore.store import FeatureStore
 from featurestore.temporal import instant_us
-from server.arrow import too_many_columns
-from server.events import too_many
-from server.feast.messages import ROADS, FeastMaterialize, FeastPush
-from server.problems import RefusedError
 
 _BY_ROW = re.compile(r"/events/(\d+)/(.+)")
 

@@ -25,7 +25,7 @@ def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
 @contextmanager
 def serving(project: Path, *, environment: dict[str, str] | None = None) -> Iterator[str]:
     """Serve a project folder; yield the server's address."""
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | (environment or {}), text=True
     )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.arrow import read_stream
-from server.problems import RefusedError
+from featurestore.server.arrow import read_stream
+from featurestore.server.problems import RefusedError
 
 MOST_ROWS, MOST_BYTES, MOST_COLUMNS = 1_000, 100_000, 50
 

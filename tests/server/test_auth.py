@@ -12,8 +12,8 @@ import pytest
 from featurestore import FeatureStore
 from featurestore.errors import RegistryError
 from featurestore.registry.api_keys import Scope
-from server.app import create_app
-from server.auth import needed_scope
+from featurestore.server.app import create_app
+from featurestore.server.auth import needed_scope
 from tests.server.conftest import NOW, Caller
 from tests.server.test_process import project  # noqa: F401  # a fixture
 

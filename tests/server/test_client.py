@@ -31,8 +31,8 @@ from featurestore.errors import (
 )
 from featurestore.online.store import record_key
 from featurestore.registry.api_keys import Scope
+from featurestore.server.app import create_app
 from featurestore.store import FeatureStore
-from server.app import create_app
 from tests.server.conftest import NOW, ORDERS
 from tests.server.process import serving
 from tests.unit.store.test_store import spending

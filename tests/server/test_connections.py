@@ -200,7 +200,7 @@ def test_new_callers_are_answered_under_more_connections_than_there_may_be(conne
 
 def test_connections_leave_the_store_files_of_its_own(project):
     """Found in a hunt: callers without a key kept the server from opening its own files."""
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0"]
     limited = ["sh", "-c", 'ulimit -Sn 100; ulimit -Hn 160; exec "$@"', "sh", *command]
     more = {"FEATURESTORE_SERVER__MAX_CONNECTIONS": "10000"}
     process = subprocess.Popen(

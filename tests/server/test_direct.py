@@ -9,8 +9,8 @@ import pytest
 
 from featurestore.errors import StorageError
 from featurestore.registry.api_keys import Scope
-from server.app import Application
-from server.features import ENTITIES_IN_LOOP
+from featurestore.server.app import Application
+from featurestore.server.features import ENTITIES_IN_LOOP
 from tests.server.test_auth import key_of
 from tests.server.test_gathering import connected, until
 
@@ -217,7 +217,7 @@ def test_an_answer_that_cannot_be_written_down_is_an_error_and_asked_for_once(ap
     def broken(*_, **__):
         raise ValueError("no such form")
 
-    monkeypatch.setattr("server.features.body_of", broken)
+    monkeypatch.setattr("featurestore.server.features.body_of", broken)
     written = exchanged(app, request(ORDINARY))
     assert written.startswith(b"HTTP/1.1 500")
     assert answer_of(written)["code"] == "internal-error"

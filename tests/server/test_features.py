@@ -8,9 +8,9 @@ import pytest
 
 from featurestore.config import ServerConfig
 from featurestore.errors import RequestError, StateError
+from featurestore.server.features import ENTITIES_IN_LOOP
+from featurestore.server.messages import Problem, Reply
 from featurestore.store import FeatureStore
-from server.features import ENTITIES_IN_LOOP
-from server.messages import Problem, Reply
 from tests.server.conftest import Caller, create_app
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from featurestore.dtypes import parse_dtype
-from server.forms import ARROW_STREAM, JSON, METADATA_KEY, check_size, form_of
-from server.problems import RefusedError
+from featurestore.server.forms import ARROW_STREAM, JSON, METADATA_KEY, check_size, form_of
+from featurestore.server.problems import RefusedError
 from tests.server.test_features import problem
 
 ASKED = {"service": "all_of_it", "entities": [{"user": 1}, {"user": 9}], "request": {"budget": 10}}
@@ -97,7 +97,7 @@ def test_small_answers_are_not_worth_it(call):
 
 
 def test_gzip_is_what_others_read():
-    from server.forms import compressed
+    from featurestore.server.forms import compressed
 
     assert gzip.decompress(compressed(b"abc" * 1_000, "gzip")) == b"abc" * 1_000
 
@@ -121,7 +121,7 @@ def test_an_answer_that_is_too_large_is_refused_before_it_is_made(call, store, m
     assert plain.status_code == 200
     server = store.config.server.model_copy(update={"max_answer": len(plain.content) // 30})
     store.config = store.config.model_copy(update={"server": server})
-    monkeypatch.setattr("server.forms.to_bytes", None)
+    monkeypatch.setattr("featurestore.server.forms.to_bytes", None)
     found = problem(call("POST", path, json=asked))
     assert (found["status"], found["code"], found["field"]) == (413, "answer-too-large", "/entities")
 

@@ -7,9 +7,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from featurestore.config import ServerConfig
-from server.app import create_app
-from server.calls import WHOLE_BODY
-from server.connections import Connections
+from featurestore.server.app import create_app
+from featurestore.server.calls import WHOLE_BODY
+from featurestore.server.connections import Connections
 
 HEAD = b"POST /v1/features HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
 

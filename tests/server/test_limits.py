@@ -13,7 +13,7 @@ from featurestore.config import ServerConfig
 from featurestore.errors import RegistryError, StorageError
 from featurestore.online.patience import out_of_time, seconds_left
 from featurestore.online.store import record_key
-from server.app import create_app
+from featurestore.server.app import create_app
 from tests.server.conftest import Caller
 from tests.server.test_features import problem
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from featurestore.errors import StorageError
-from server.logs import JsonLines, LinesHandler, LineWriter, RequestLog
-from server.problems import problem_of
+from featurestore.server.logs import JsonLines, LinesHandler, LineWriter, RequestLog
+from featurestore.server.problems import problem_of
 from tests.server.conftest import Caller, create_app
 
 

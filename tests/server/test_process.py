@@ -19,7 +19,7 @@ import pytest
 
 from featurestore import FeatureStore, FileSource
 from featurestore.config import ServerConfig
-from server.process import DRAIN_SECONDS, drain_seconds
+from featurestore.server.process import DRAIN_SECONDS, drain_seconds
 from tests.server.conftest import NOW, ORDERS
 from tests.server.process import ended, serving
 from tests.unit.store.test_store import spending
@@ -37,7 +37,7 @@ def project(tmp_path):
 
 @pytest.mark.parametrize(
     ("program", "stopped_by"),
-    [(["-m", "server"], signal.SIGTERM), (["-m", "featurestore.cli", "serve"], signal.SIGINT)],
+    [(["-m", "featurestore.server"], signal.SIGTERM), (["-m", "featurestore.cli", "serve"], signal.SIGINT)],
     ids=["module", "command"],
 )
 def test_a_stopped_server_has_written_what_it_served(project, program, stopped_by):
@@ -86,7 +86,7 @@ def test_head_and_body_of_an_answer_leave_in_one_piece(project):
 def test_a_request_under_way_is_answered_and_logged_before_the_server_ends(project):
     body = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
     head = f"POST /v1/features HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\nX-Request-Id: last\r\n\r\n"
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with ended(process):
         address = process.stdout.readline().split()[-1]
@@ -112,7 +112,7 @@ def test_a_request_under_way_is_answered_and_logged_before_the_server_ends(proje
 
 
 def test_metrics_of_several_workers_add_up(project):
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0", "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     question = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
     with ended(process):
@@ -144,7 +144,7 @@ AWAY = {"FEATURESTORE_REGISTRY": "sqlite:////dev/null/registry.db"}
 def test_a_server_that_cannot_start_says_why(project, arguments, environment, message):
     """Found in a review: several workers said where they serve and ended with 0, one with a traceback and 3."""
     done = subprocess.run(
-        [sys.executable, "-m", "server", "--config", str(project), *arguments],
+        [sys.executable, "-m", "featurestore.server", "--config", str(project), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -159,7 +159,7 @@ def test_a_server_that_cannot_start_says_why(project, arguments, environment, me
 
 def test_workers_that_cannot_start_end_the_server(project):
     """What they lack their supervisor does not need."""
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0", "--workers", "2"]
     missing = {"FEATURESTORE_ONLINE": "sqlite:////dev/null/online.db"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | missing)
     assert (done.returncode, done.stdout) == (2, "")
@@ -190,7 +190,7 @@ def eventually(holds) -> None:
 
 def test_workers_end_when_their_supervisor_is_gone(project):
     """Found in a review: they went on and kept the port."""
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0", "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with process:
         place = urlsplit(process.stdout.readline().split()[-1])
@@ -204,11 +204,11 @@ def test_workers_end_when_their_supervisor_is_gone(project):
 
 def test_metrics_forget_the_state_of_workers_that_are_gone(project):
     """Found in a review: rows that waited in a worker that died waited for ever."""
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", "--workers", "1"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0", "--workers", "1"]
     folder = project / "metrics"
     folder.mkdir()
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    leave = "from server.metrics import Metrics; Metrics().note_log(waiting_rows=7, lost_rows=2)"
+    leave = "from featurestore.server.metrics import Metrics; Metrics().note_log(waiting_rows=7, lost_rows=2)"
     subprocess.run([sys.executable, "-c", leave], check=True, env=environment)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     with ended(process):
@@ -223,7 +223,7 @@ def test_a_stopped_server_breaks_off_no_connection_that_asks(project):
     """Found in a review: requests that had been sent when the server was stopped met closed connections."""
     body = json.dumps({"service": "spending_model", "entities": [{"user": 1}], "as_of": NOW}).encode()
     asked = f"POST /v1/features HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0"]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ends = []
 
@@ -258,7 +258,7 @@ def get(place, path="/readyz", **headers) -> tuple[int, dict[str, str], bytes]:
 
 
 def started(project, *arguments, **environment) -> tuple[subprocess.Popen, tuple[str, int]]:
-    command = [sys.executable, "-m", "server", "--config", str(project), "--port", "0", *arguments]
+    command = [sys.executable, "-m", "featurestore.server", "--config", str(project), "--port", "0", *arguments]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
     )

@@ -11,9 +11,9 @@ from featurestore.config import Config
 from featurestore.errors import ConfigError, RegistryError, UnknownUdfError
 from featurestore.online.refreshed import RECHECK_US
 from featurestore.online.removal import discard
-from server.app import create_app
-from server.probing import PROBE_SECONDS
-from server.workers import _temporary_folder
+from featurestore.server.app import create_app
+from featurestore.server.probing import PROBE_SECONDS
+from featurestore.server.workers import _temporary_folder
 from tests.server.conftest import LAST, SPENDING, Caller
 from tests.server.test_watching import samples
 

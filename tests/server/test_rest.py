@@ -6,8 +6,8 @@ import re
 import httpx
 
 from featurestore.config import CONFIG_VARIABLE
+from featurestore.server.app import create_app
 from featurestore.store import FeatureStore
-from server.app import create_app
 from tests.server.conftest import NOW, Caller
 
 

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from server.turns import Turns
+from featurestore.server.turns import Turns
 
 MOST = 10
 NAME = ContextVar("name", default="nobody")

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from featurestore.config import ServerConfig
 from featurestore.errors import StorageError
 from featurestore.registry import AuditRecord, JobRecord
-from server.app import create_app
-from server.calls import REQUEST_ID
-from server.logs import JsonLines, LineWriter, RequestLog
+from featurestore.server.app import create_app
+from featurestore.server.calls import REQUEST_ID
+from featurestore.server.logs import JsonLines, LineWriter, RequestLog
 from tests.server.conftest import Caller
 
 
@@ -196,7 +196,7 @@ def test_lines_are_written_soon_without_being_asked_for(store):
 
     async def work():
         log = RequestLog(lambda: store.clock, writer=LineWriter(lambda: target))
-        from server.calls import Call
+        from featurestore.server.calls import Call
 
         call = Call({"headers": [], "method": "GET", "path": "/healthz"})
         log.note(call)

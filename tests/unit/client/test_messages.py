@@ -15,10 +15,10 @@ from featurestore.client.messages import read_features, read_pushed, write_event
 from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, list_of
 from featurestore.errors import RequestError
 from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
+from featurestore.server.events import message_of
+from featurestore.server.messages import read_question, reply, to_bytes
 from featurestore.statuses import ERROR_CODE, Status
 from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
-from server.events import message_of
-from server.messages import read_question, reply, to_bytes
 from tests.assertions import bits
 from tests.strategies import DTYPES, values
 

@@ -8,8 +8,8 @@ import pytest
 from featurestore import errors
 from featurestore.client.problems import error_of
 from featurestore.errors import FeatureStoreError, RequestError, ServerError, StateError, UnreachableError
-from server.messages import to_bytes
-from server.problems import problem_of
+from featurestore.server.messages import to_bytes
+from featurestore.server.problems import problem_of
 
 OWN = {"DefinitionError", "ServerError", "UnreachableError", "FeatureStoreError"}
 """Errors that no answer of a server carries, or of which it has nothing but the message."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from featurestore.cli import _Lines
 from featurestore.cli.common import echo, echo_json, printed, show
 from featurestore.render.cleaning import clean, clean_json, clean_line
-from server.logs import JsonLines
+from featurestore.server.logs import JsonLines
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b5n\x7f\u202e\u2066\u200f\u061c\u2028\r\b\x85\ud800"
 HARMFUL = [chr(code) for code in (*range(9), *range(0xB, 0x20), *range(0x7F, 0xA0))] + list(

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from featurestore.errors import StorageError
+from featurestore.server.app import create_app
+from featurestore.server.metrics import are_possible
 from featurestore.temporal import FixedClock, instant_us
-from server.app import create_app
-from server.metrics import are_possible
 from tests.server.conftest import Caller
 from tests.stores import local_store
 from tests.unit.pushing.test_push import NOW, ask, order, orders, spending
