@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check coverage bench soak clean
+.PHONY: help demo test check coverage floors bench soak clean
 
 help:
 	@echo "make demo   run the whole story on real flights"
 	@echo "make test   run all tests"
 	@echo "make check  format, lint, types, import contracts, doctests"
 	@echo "make coverage  branch coverage of what every value stands on; fails below 95 %"
+	@echo "make floors  run the tests with the oldest versions of pandas, NumPy, Arrow and SQLAlchemy that are promised"
 	@echo "make bench  measure; writes benchmarks/results.md"
 	@echo "make soak   ten minutes of mixed load (SOAK_SECONDS=60 for less); fails on errors, skew and growing memory"
 
@@ -39,6 +40,19 @@ check: .venv/installed
 coverage: .venv/installed
 	$(BIN)/python -m tests.measure_coverage
 
+# The other packages are those of constraints.txt; only what the floors name is older.
+.venv-floors/installed: pyproject.toml constraints.txt tests/floors.txt
+	$(PYTHON) -m venv .venv-floors
+	grep -viE '^(numpy|pandas|pyarrow|sqlalchemy|scipy|scikit-learn|polars)==' constraints.txt > .venv-floors/constraints.txt
+	cat tests/floors.txt >> .venv-floors/constraints.txt
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-floors/constraints.txt --editable ".[demo,dev]"
+	@touch $@
+
+floors: .venv-floors/installed
+	.venv-floors/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder \
+		--max-worker-restart=0
+
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,bench]"
 	$(BIN)/python -m benchmarks
@@ -49,4 +63,4 @@ soak: .venv/installed
 	$(BIN)/python -m benchmarks.soak $(SOAK_SECONDS)
 
 clean:
-	rm -rf .venv demo_output
+	rm -rf .venv .venv-floors demo_output

@@ -113,8 +113,14 @@ def _leave_replica(context: Any) -> None:
         context.is_disconnect = True
 
 
+def with_driver(url: sa.URL) -> sa.URL:
+    """Return a URL that names psycopg where one of PostgreSQL names no driver: SQLAlchemy 2.0 would take another."""
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     """Return an engine that shows no values in errors, because they are logged, and does not wait for ever."""
+    url = with_driver(url)
     if url.get_backend_name() != "postgresql":
         return sa.create_engine(url, hide_parameters=True)
     seconds = float(str(url.query.get("timeout", ANSWER_SECONDS)))

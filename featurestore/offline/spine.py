@@ -87,11 +87,11 @@ def read_spine(
         typed[column.name] = _typed(table, column, "an entity key")
     for column in plan.request:
         typed[column.name] = _typed(table, column, "a request input")
-    for field in table.schema:
-        if field.name not in typed:
-            _check_storable(field)
-    columns = [typed[name] if name in typed else _storable(table.column(name)) for name in table.column_names]
-    return pa.table(columns, names=table.column_names)
+    columns = {name: typed[name] if name in typed else _storable(table.column(name)) for name in table.column_names}
+    for name, column in columns.items():
+        if name not in typed:
+            _check_storable(pa.field(name, column.type))
+    return pa.table(columns)
 
 
 def _load(spine: Any) -> pa.Table:
@@ -257,7 +257,14 @@ def _first_null(column: pa.ChunkedArray) -> int:
 
 
 def _storable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column that is only passed through as Parquet can hold it: no dictionary may hold a null."""
+    """Return a column that is only passed through as Parquet can hold it.
+
+    Views of text become text, because Parquet of older Arrow has no type for them, and no dictionary may hold a null.
+    """
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    if pa.types.is_binary_view(column.type):
+        return column.cast(pa.large_binary())
     if not pa.types.is_dictionary(column.type) or not any(chunk.dictionary.null_count for chunk in column.chunks):
         return column
     return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks])

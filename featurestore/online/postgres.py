@@ -361,10 +361,10 @@ def _table_statement(name: str) -> str:
         sa.MetaData(),
         sa.Column("key", sa.LargeBinary, primary_key=True),
         sa.Column("value", sa.LargeBinary, nullable=False),
-        postgresql_with={"fillfactor": 75, "toast_tuple_target": 8160},
     )
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
-    create = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
+    create = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).rstrip()
+    create = f"{create} WITH (fillfactor = 75, toast_tuple_target = 8160)"
     return f"{create}; ALTER TABLE {name} ALTER COLUMN value SET STORAGE EXTERNAL"
 
 

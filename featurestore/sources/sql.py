@@ -20,6 +20,7 @@ from sqlalchemy import exc, types
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import quoted_name
 
+from featurestore.database import with_driver
 from featurestore.dtypes import BINARY, BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError, listing
 from featurestore.plan.sql_text import times_or_texts, without_end
@@ -210,7 +211,7 @@ class SqlRows:
             if file and file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
                 # SQLite would make an empty database of it.
                 raise SourceMissingError(f"the database '{file}' is not there", where=self.where, code="missing-file")
-            return sqlalchemy.create_engine(url, poolclass=NullPool)
+            return sqlalchemy.create_engine(with_driver(url), poolclass=NullPool)
         except ValueError:  # a port that is no number; or a part of a password, which the message would show
             raise SourceError("the URL's port is not a number", where=self.where, code="database-url") from None
         except (exc.ArgumentError, ImportError) as error:
