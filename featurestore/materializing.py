@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+import pyarrow as pa
+
 from featurestore.catalog import Catalog
 from featurestore.definitions.sources import Source
 from featurestore.errors import FeatureStoreError, StorageError
@@ -24,7 +26,7 @@ from featurestore.sources.content import content_text
 from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
-from featurestore.temporal import Clock, format_duration
+from featurestore.temporal import Clock, format_duration, format_instant
 
 _LOGGER = logging.getLogger("featurestore.materializing")
 
@@ -233,9 +235,41 @@ def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewR
     except Exception as error:
         taken_down.end(_failed(view, error, taken_down.started_us, context))
         raise
+    run = _with_late_events(run, view, scan)
     files = context.registry.keep_files([FileRead(**asdict(file)) for file in scan.files])
     taken_down.end(_done(run, view, taken_down.started_us, context.clock.now_us(), files))
     return run
+
+
+_MOST = 0.5
+"""Beyond which share of late events a run says so."""
+
+
+def _with_late_events(run: ViewRun, view: ViewPlan, scan: Scan) -> ViewRun:
+    """Count the events that happened before a run's end and become known only later; warn if they are most of all.
+
+    A column that says when a row was loaded, declared as ingest_time, is the usual reason. The events are only looked
+    at if the run folded few of those that there are.
+    """
+    ingest_time = view.source.ingest_time
+    if ingest_time is None or not scan.row_count or run.row_count > (1 - _MOST) * scan.outside().row_count:
+        return run
+    late = 0
+    for batch in scan.batches([view.source.event_time, ingest_time]):
+        happened, known = (column.cast(pa.int64()).to_numpy(zero_copy_only=False) for column in batch.columns)
+        late += int(((happened < run.until_us) & (known >= run.until_us)).sum())
+    if late > _MOST * scan.row_count:
+        _LOGGER.warning(
+            "view '%s': %d of %d events happened before %s and become known only later, so lookups do not see them yet."
+            " Column '%s' is declared as ingest_time, the instant at which an event became known. If it holds the time"
+            " of a later load or update, leave ingest_time out.",
+            view.name,
+            late,
+            scan.row_count,
+            format_instant(run.until_us),
+            ingest_time,
+        )
+    return replace(run, late_events=late)
 
 
 class _TakenDown:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog import Catalog
@@ -32,6 +33,7 @@ from featurestore.skew.picking import Occurrence, entities, last_inputs, logged_
 from featurestore.skew.policy import Policy
 from featurestore.skew.replay import Answers, Replay, Training
 from featurestore.sources import ReadSettings, open_scans
+from featurestore.statuses import Status
 from featurestore.temporal import format_instant, to_datetime
 
 Progress = Callable[[str, int, int], None]
@@ -103,6 +105,7 @@ class Verifier:
                     progress("replaying", number, len(asked_at))
                 keys = _asked(plan, known, involved, number, each)
                 replay.go(asked.instant_us, keys, inputs.of(keys))
+            phases = list(replay.phases())
             certificate = Certificate(
                 service=plan.name,
                 fingerprint=plan.fingerprint,
@@ -116,14 +119,26 @@ class Verifier:
                 store=type(online).__name__,
                 phases=tuple(
                     _compared(phase, plan, Training(sources, self.settings, histories, phase.incomplete), now_us)
-                    for phase in replay.phases()
+                    for phase in phases
                 ),
                 sources=tuple(source_entry(view, scans[view.name]) for view in plan.views),
                 libraries=library_versions(),
+                rows_not_found=sum(map(_rows_not_found, phases)),
             )
         record = CertificateRecord(plan.name, plan.fingerprint, now_us, certificate.verdict, certificate.to_json())
         self.registry.add_certificate(record)
         return certificate
+
+
+def _rows_not_found(phase: Answers) -> int:
+    """Count the rows for which no view found an event."""
+    count = 0
+    for table in phase.tables:
+        names = [name for name in table.column_names if name.startswith("status__")]
+        statuses = [table.column(name).to_numpy() for name in names]
+        found = np.column_stack(statuses) if statuses else np.zeros((0, 0))
+        count += int((found == Status.NOT_FOUND).all(axis=1).sum())
+    return count
 
 
 def _compared(phase: Answers, plan: Plan, reference: Reference, now_us: int) -> Phase:

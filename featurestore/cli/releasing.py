@@ -39,6 +39,8 @@ def verify(
     )
     for kind in certificate.not_asked:
         echo(f"  not asked: {kind}")
+    for warning in certificate.warnings:
+        echo(f"  warning: {warning}")
     for reason in certificate.reasons:
         echo(f"  {reason}")
     raise typer.Exit(certificate.exit_code)

@@ -87,6 +87,8 @@ class ViewRun:
         rebuilt: Why everything was folded again; empty if the run was incremental.
         row_count: Events of the source, pushed ones apart, that are folded in now.
         content: Their content (``sources.content``); ``None`` if unknown.
+        late_events: Events of the source that happened before ``until_us`` and become known only later; only counted
+            if few of its events are folded in.
     """
 
     view: str
@@ -97,6 +99,7 @@ class ViewRun:
     rebuilt: str = ""
     row_count: int = 0
     content: int | None = None
+    late_events: int = 0
 
 
 def materialize_view(

@@ -56,6 +56,7 @@ class Certificate:
         store: Which kind of online store was filled.
         phases: What was asked of which state; those that never occurred are left out.
         sources: What the views read, files with sizes and row counts among it.
+        rows_not_found: Rows for which no view found an event; about a tenth of all are asked about unknown entities.
         libraries: Versions of Python and of the libraries that take part in a value.
         schema: Name and version of this form.
     """
@@ -73,6 +74,7 @@ class Certificate:
     phases: tuple[Phase, ...]
     sources: tuple[ManifestSource, ...]
     libraries: dict[str, str]
+    rows_not_found: int = 0
     schema: str = SCHEMA
 
     @property
@@ -107,6 +109,16 @@ class Certificate:
         """Why the verdict is not ``"pass"``."""
         judged = [(phase, reason) for phase in self.phases for reason in phase.report.reasons]
         return tuple(f"{phase.name}: {reason}" for phase, reason in judged if phase.report.verdict != PASS)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the verdict say less than it seems to."""
+        if self.rows_not_found <= self.rows / 2:
+            return ()
+        return (
+            f"in {self.rows_not_found:,} of {self.rows:,} rows no view found an event. If a source declares the time of"
+            " a later load or update as ingest_time, leave it out",
+        )
 
     @property
     def exit_code(self) -> int:
