@@ -86,7 +86,7 @@ class Readiness(BaseModel):
     registry: str | None = Field(
         None, description="Code of why the registry cannot be asked: plans that are known answer on."
     )
-    problems: list[str] = Field([], description="What is wrong, though every service can be answered.")
+    problems: list[str] | None = Field(None, description="What is wrong, though every service can be answered.")
 
 
 class DirectReply(Protocol):
@@ -323,7 +323,7 @@ def _behind(application: Application) -> FastAPI:
             unready = {one.service: str(one.problem) for one in found.unready}
             registry = None if found.registry_problem is None else found.registry_problem.code
             problems = desk.problems()
-            return _document(Readiness(status="ready", unready=unready or None, registry=registry, problems=problems))
+            return _document(Readiness(status="ready", unready=unready or None, registry=registry, problems=problems or None))
 
         return await desk.probe(request, checked)
 

@@ -25,12 +25,12 @@ def test_the_page_is_a_session_that_works(tmp_path):
         session = Session(tmp_path, resources)
         session.follow(page)
         session.known["client"].close()
-    asked, pushed, feast, feast_pushed, materialized = session.answers
+    asked, pushed, named, feast, feast_pushed, materialized = session.answers
     shown = json.loads(re.search(r'```json\n(\{\n  "service".*?)```', page, re.DOTALL)[1])
     assert list(shown) == list(asked)
     assert shown["columns"] == asked["columns"]
     assert shown["rows"] == asked["rows"]
     assert list(shown["views"]["spend"]) == list(asked["views"]["spend"])
-    assert pushed["accepted"] == 1
-    assert feast["results"][1]["values"] == [3.5, 1.5]
+    assert pushed["accepted"] == named["accepted"] == 1
+    assert feast["results"][1]["values"] == [3.5, 4.0]
     assert feast_pushed is materialized is None

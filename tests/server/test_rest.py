@@ -50,7 +50,7 @@ def test_openapi_describes_every_route_and_its_refusals(call):
     feast = {"/get-online-features", "/push", "/materialize", "/materialize-incremental", "/health"}
     assert feast | {"/v1/sources/{source}/events"} <= set(document["paths"])
     features = document["paths"]["/v1/features"]["post"]
-    codes = "200 400 401 403 404 406 408 409 413 415 422 503 504"
+    codes = "200 400 401 403 404 406 408 409 413 415 422 431 503 504"
     assert set(features["responses"]) == set(codes.split())
     schemas = document["components"]["schemas"]
     for reference in ("Question", "Reply", "Row", "ViewState", "Problem"):

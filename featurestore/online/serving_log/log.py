@@ -246,6 +246,7 @@ class ServingLog:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+            self._thread = None
         if self._merging is not None:
             self._merging.terminate()
             self._merging.communicate()
@@ -410,6 +411,9 @@ class ServingLog:
                         work()
                 cleared_us = now_us
             if self._stop.wait(self._interval_seconds / 2):
+                # An answer that was given up may come after the log was closed; nobody closes the log again then.
+                with self._writing, suppress(StorageError):
+                    self._seal_own()
                 return
 
     def _seal_if_due(self) -> None:
