@@ -323,7 +323,9 @@ def _behind(application: Application) -> FastAPI:
             unready = {one.service: str(one.problem) for one in found.unready}
             registry = None if found.registry_problem is None else found.registry_problem.code
             problems = desk.problems()
-            return _document(Readiness(status="ready", unready=unready or None, registry=registry, problems=problems or None))
+            return _document(
+                Readiness(status="ready", unready=unready or None, registry=registry, problems=problems or None)
+            )
 
         return await desk.probe(request, checked)
 

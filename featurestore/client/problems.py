@@ -64,6 +64,7 @@ def _error(status: int, problem: str, hint: str, code: str, field: str, name: st
 _PLAIN: frozenset[type[FeatureStoreError]] = frozenset(
     {
         errors.InstantError,
+        errors.UnknownUdfError,
         errors.ConfigError,
         errors.SourceError,
         errors.SourceDataError,

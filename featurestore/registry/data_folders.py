@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from featurestore.database import failures, for_writing, open_database
 from featurestore.errors import FeatureStoreError, RegistryError
+from featurestore.files import make_file, make_folder
 from featurestore.temporal import Clock, duration_us, format_instant
 
 MARK = ".featurestore-folder"
@@ -164,8 +165,9 @@ def _identified(folder: Path) -> str:
     """Return the identity of a folder, which gets one if it has none; of two processes that do so at once one wins."""
     if (known := _identity(folder)) is not None:
         return known
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = folder / f"{MARK}.{uuid.uuid4().hex}"
+    make_file(written)
     written.write_text(uuid.uuid4().hex, encoding="ascii")
     try:
         with suppress(FileExistsError):

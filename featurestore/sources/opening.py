@@ -56,7 +56,8 @@ def read_schema(source: Source, settings: ReadSettings = _DEFAULT) -> Schema:
     for name, dtype in declared.items():
         if name not in found:
             raise missing_column(_place(source), name, list(found))
-        found_dtype = found[name]
+        # What is guessed from text is declared as anything that the text may say.
+        found_dtype = None if isinstance(source, FileSource) and source.file_format == "csv" else found[name]
         if found_dtype is not None and not can_convert(found_dtype, dtype, epochs.get(name)):
             unit = "" if found_dtype.is_numeric else None
             raise inconvertible(found_dtype, dtype, f"{_place(source)}, column '{name}'", unit=unit)

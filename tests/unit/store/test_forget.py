@@ -534,9 +534,9 @@ def of(source, name):
 
 
 @pytest.mark.parametrize("is_compacted", [False, True])
-@pytest.mark.parametrize("removed", ["service", "view", "source", "all", "stream"])
+@pytest.mark.parametrize("removed", ["service", "view", "source", "all"])
 def test_what_was_removed_by_an_apply_is_forgotten_too(tmp_path, clock, clicks, removed, is_compacted):
-    """Services, views and sources that were, sources that took pushes once, with states, events, rows and letters."""
+    """Services, views and sources that were, with states, events, rows and letters."""
     folder = tmp_path / "store"
     kept = replace(clicks, name="kept", path=str(tmp_path / "kept.parquet"))
     with local_store(folder, clock=clock) as store:
@@ -560,9 +560,6 @@ def test_what_was_removed_by_an_apply_is_forgotten_too(tmp_path, clock, clicks, 
                 store.apply(service, prune=True)
             case "all":
                 store.apply(FeatureService("other", features=[of(replace(kept, name="x"), "c")]), prune=True)
-            case "stream":
-                pq.write_table(table(ROWS), tmp_path / "none.parquet")
-                store.apply(service, of(replace(clicks, stream=False), "a"), prune=True)
         found = store.forget("user", {"user": "ann-the-one"})
         assert (found.events, found.served, found.dead_letters) == ({"clicks": 1, "kept": 1}, {"old": 1}, {"clicks": 1})
         assert {state.view for state in found.states} == {"a", "b"}
