@@ -43,6 +43,7 @@ def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: i
         _check_declared(body, most_rows=most_rows, most_bytes=most_bytes, most_columns=most_columns)
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
+        str(table.schema)  # Arrow decodes names of columns, items and time zones only when they are asked for
         table = table.combine_chunks()  # a batch of one row costs as much as one of thousands
         if (
             sum(_size(column, name) for name, column in zip(table.column_names, table.columns, strict=True))

@@ -169,6 +169,14 @@ def test_names_that_are_no_text_are_refused(kind):
     assert refusal(sound.replace(b"xname", b"\xff\xfeabc")) == (400, "malformed-arrow")
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("us", "Zone/Name"), pa.list_(pa.timestamp("us", "Zone/Name"))], ids=str)
+def test_time_zones_that_are_no_text_are_refused(kind):
+    """Arrow decodes the name of a zone only when it is asked for; that was the server's failure (500)."""
+    sound = stream(pa.table({"at": pa.array([], kind)}))
+    assert sound.count(b"Zone/Name") == 1
+    assert refusal(sound.replace(b"Zone/Name", b"\xc0one/Name")) == (400, "malformed-arrow")
+
+
 def test_more_batches_than_there_may_be_are_refused():
     empty = pa.RecordBatch.from_pydict({"x": pa.array([], pa.int8())})
     sink = pa.BufferOutputStream()

@@ -50,7 +50,7 @@ def store(tmp_path_factory):
 
 def alone(store, question):
     """Return what a question gets by itself."""
-    service, entities, request, as_of, *others = question
+    service, entities, request, as_of, *others, _ = question
     names = ("expected_fingerprint", "request_id", "partial", "model", "model_version")
     try:
         return store.get_online_features(service, entities, request, as_of, **dict(zip(names, others, strict=True)))
@@ -75,6 +75,7 @@ QUESTIONS = st.builds(
     expected_fingerprint=st.sampled_from([None, None, None, "0" * 64]),
     request_id=st.just("named"),
     partial=st.booleans(),
+    takes_live_plan=st.just(False),
 )
 
 

@@ -268,7 +268,8 @@ def feature(window_us=None, resolution_us=0, ttl_us=None):
     return SimpleNamespace(window_us=window_us, resolution_us=resolution_us, ttl_us=ttl_us)
 
 
-REFRESHES = st.one_of(st.just(continuous()), st.builds(every, st.integers(1, 400), st.integers(0, 400)))
+DURATIONS = st.integers(1, 400).map("{}us".format)
+REFRESHES = st.one_of(st.just(continuous()), st.builds(every, DURATIONS, DURATIONS))
 
 
 @given(
