@@ -43,7 +43,8 @@ def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: i
         _check_declared(body, most_rows=most_rows, most_bytes=most_bytes, most_columns=most_columns)
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
-        str(table.schema)  # Arrow decodes names of columns, items and time zones only when they are asked for
+        for field in table.schema:
+            _check_names(field)
         table = table.combine_chunks()  # a batch of one row costs as much as one of thousands
         if (
             sum(_size(column, name) for name, column in zip(table.column_names, table.columns, strict=True))
@@ -54,6 +55,21 @@ def read_stream(body: bytes, *, most_rows: int, most_bytes: int, most_columns: i
         detail = f"The body is no Arrow IPC stream: {error}."
         raise RefusedError(HTTPStatus.BAD_REQUEST, detail, "malformed-arrow") from None
     return table
+
+
+def _check_names(field: pa.Field) -> None:
+    """Make sure that the names in a column's type are text: Arrow decodes them only when they are asked for.
+
+    Raises:
+        UnicodeDecodeError: The name of a field or of a time zone is not UTF-8.
+    """
+    kind = field.type
+    texts = [field.name, kind.tz if pa.types.is_timestamp(kind) else ""]
+    assert all(text is None or isinstance(text, str) for text in texts)
+    if pa.types.is_dictionary(kind):
+        _check_names(pa.field("", kind.value_type))
+    for place in range(kind.num_fields):
+        _check_names(kind.field(place))
 
 
 def _check_declared(body: bytes, *, most_rows: int, most_bytes: int, most_columns: int) -> None:

@@ -42,7 +42,7 @@ def test_pushes_are_refused_and_the_refusal_names_the_command(store):
 def test_it_is_seen_before_anybody_pushes(store):
     (problem,) = store.problems()
     assert problem.code == "log-head-ahead"
-    assert 0.9 * DAY_US < store.vitals().log_ahead_us["orders"] < DAY_US
+    assert 0.9 * DAY_US < store.logs()["orders"].ahead_us < DAY_US
     call = Caller(create_app(store))
     ready = call("GET", "/readyz")
     assert ready.status_code == 200
