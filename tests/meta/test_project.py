@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import os
 import pkgutil
 import re
@@ -120,3 +121,14 @@ def test_every_dependency_is_pinned_to_a_tested_version():
 def test_every_dependency_has_a_lower_bound():
     for line in dependencies():
         assert re.search(r">=|==", line), line
+
+
+def test_only_featurestore_is_installed_and_holds_the_server():
+    """Packages named server or feature_definitions would collide with everybody's own."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("there is no setuptools to ask")
+    include = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    code = f"import setuptools; print(*setuptools.find_packages({str(ROOT)!r}, include={include!r}))"
+    found = in_new_process(code).split()
+    assert {name.partition(".")[0] for name in found} == {"featurestore"}
+    assert {"featurestore.server", "featurestore.server.feast"} <= set(found)
