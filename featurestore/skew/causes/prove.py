@@ -69,7 +69,7 @@ _MOST_ROUNDS = 40
 _MOST_PARTNERS = 3
 _MOST_PAIRS = 2_000
 _FEWEST_PAIRS = 200
-_EVENTS_FOR_PAIRS = 4_000_000
+_EVENTS_FOR_PAIRS = 10_000_000
 """Events that all pairs together may be evaluated on: where entities have many, fewer pairs are tried."""
 
 _FEW_ROWS = 10
