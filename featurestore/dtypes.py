@@ -137,8 +137,8 @@ def parse_declared(text: str | DType) -> tuple[DType, str | None]:
         ValueError: The text names no dtype.
 
     Example:
-        >>> parse_declared("timestamp[ms]")
-        (DType(kind='timestamp', precision=0, scale=0, item=None), 'ms')
+        >>> parse_declared("timestamp[ms]")[1]
+        'ms'
     """
     if isinstance(text, str) and (match := _EPOCH.fullmatch(text)):
         return DType("timestamp"), match[1]
