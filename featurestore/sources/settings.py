@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def duckdb_connection(settings: ReadSettings) -> Iterator[duckdb.DuckDBPyConnect
     """Open an in-memory DuckDB that keeps to the settings: UTC, threads, memory, and where it spills."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="featurestore-", dir=settings.temp_folder) as folder:
+    with temporary_folder(settings) as folder:
         connection = duckdb.connect(config={"threads": settings.threads, "temp_directory": folder})
         try:
             connection.execute("SET TimeZone = 'UTC'")
@@ -60,6 +61,20 @@ def duckdb_connection(settings: ReadSettings) -> Iterator[duckdb.DuckDBPyConnect
             yield connection
         finally:
             connection.close()
+
+
+@contextmanager
+def temporary_folder(settings: ReadSettings) -> Iterator[str]:
+    """Make a folder for as long as something is read.
+
+    It is not a ``TemporaryDirectory``: a reader that is given up amid its rows is closed by the garbage collector,
+    which may find the folder before the reader, and warn of it.
+    """
+    folder = tempfile.mkdtemp(prefix="featurestore-", dir=settings.temp_folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _switch_progress_bar_off(connection: duckdb.DuckDBPyConnection) -> None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from itertools import takewhile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any, cast
 
 import duckdb
@@ -26,7 +25,7 @@ import pyarrow as pa
 
 from featurestore.definitions.sources import CsvOptions
 from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
-from featurestore.sources.settings import ReadSettings, duckdb_connection
+from featurestore.sources.settings import ReadSettings, duckdb_connection, temporary_folder
 
 SAMPLE_ROWS = 20_000
 """Rows of a file that are looked at to find out the dtypes of its columns."""
@@ -61,7 +60,7 @@ def local_text(path: Path, settings: ReadSettings, *, where: str) -> Iterator[Pa
     if path.suffix.lower() != ".zip":
         yield path
         return
-    with TemporaryDirectory(prefix="featurestore-", dir=settings.temp_folder) as folder:
+    with temporary_folder(settings) as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [name for name in archive.namelist() if not name.endswith("/")]
@@ -352,7 +351,7 @@ def _read_copy(
     if not _can_be_copied(path):
         reason = f"files in {options.encoding} are read from the local disk only, and not from .zst"
         raise _bad_file(path, reason, where, "Write it in UTF-8, or copy and unpack it first; else ")
-    with TemporaryDirectory(prefix="featurestore-", dir=settings.temp_folder) as folder:
+    with temporary_folder(settings) as folder:
         copy = Path(folder) / "rows.csv"
         try:
             _with_same_line_ends(Path(path), copy, options)
