@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
@@ -31,6 +32,7 @@ from featurestore.server.desk import Desk
 from featurestore.server.features import PATH, FeaturesRoute
 from featurestore.server.forms import ARROW_STREAM
 from featurestore.server.messages import schemas
+from featurestore.server.probing import PROBE_SECONDS
 from featurestore.server.watching import Watch
 from featurestore.store import FeatureStore
 
@@ -319,10 +321,13 @@ def _behind(application: Application) -> FastAPI:
     @app.get("/readyz", summary="Tell whether the server can answer", response_model=Readiness, responses=_PROBLEMS)
     async def readyz(request: Request) -> Response:
         def checked(_: Call) -> Response:
+            # Both looks begin at once: together they may take no longer than a probe waits.
+            deadline = time.perf_counter() + PROBE_SECONDS
+            looking = desk.begin_problems()
             found = desk.readiness()
             unready = {one.service: str(one.problem) for one in found.unready}
             registry = None if found.registry_problem is None else found.registry_problem.code
-            problems = desk.problems()
+            problems = desk.problems(looking, deadline)
             return _document(
                 Readiness(status="ready", unready=unready or None, registry=registry, problems=problems or None)
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from http import HTTPStatus
 from math import inf
 
@@ -15,7 +16,7 @@ from featurestore.online.readiness import Readiness
 from featurestore.server.calls import Call, call_of
 from featurestore.server.deadlines import allowed_seconds
 from featurestore.server.messages import Question
-from featurestore.server.probing import Probe
+from featurestore.server.probing import Probe, until
 from featurestore.server.problems import RefusedError, draining, response_of
 from featurestore.server.work import Threads
 from featurestore.store import FeatureStore
@@ -73,14 +74,21 @@ class Desk:
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(lost), found.problem.code)
         return found
 
-    def problems(self) -> list[str]:
+    def begin_problems(self) -> Future[tuple[FeatureStoreError, ...]]:
+        """Begin to look for what is wrong with parts of the store."""
+        return self._problems.begin()
+
+    def problems(self, looking: Future[tuple[FeatureStoreError, ...]], deadline: float) -> list[str]:
         """Return what is wrong with parts of the store though every service can be answered, as anybody may read it.
 
         What a database says of itself is left out but for its code.
+
+        Args:
+            looking: What ``begin_problems`` gave.
+            deadline: Instant of ``time.perf_counter`` until which the look may take.
         """
-        try:
-            found = self._problems.ask()
-        except TimeoutError:
+        found = until(looking, deadline)
+        if found is None:
             return ["not-ready-in-time"]
         return [
             problem.code if isinstance(problem, RegistryError) or problem.code.endswith("unavailable") else str(problem)
