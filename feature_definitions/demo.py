@@ -27,7 +27,7 @@ from rich.console import Console
 from feature_definitions.conversion import DemoDataError, convert
 from feature_definitions.flights import LATE_MINUTES, NEW_YORK, REFRESH, flight_delay
 from featurestore import FeatureStore
-from featurestore.skew.report import AuditReport
+from featurestore.guard.audit.report import AuditReport
 
 OUTPUT = Path("demo_output")
 AHEAD = pd.Timedelta(hours=2)

@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featurestore.core.errors import DefinitionError, FeatureStoreError
+    from featurestore.core.question import OnlineQuestion
+    from featurestore.core.temporal import continuous, every
     from featurestore.definitions.aggregations import agg
     from featurestore.definitions.entities import Entity
     from featurestore.definitions.expr import as_of, coalesce, col, concat, greatest, least, lit, request, when
@@ -16,31 +19,28 @@ if TYPE_CHECKING:
     from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, SqlSource
     from featurestore.definitions.udf import udf
     from featurestore.definitions.views import FeatureView, OnDemandFeatureView
-    from featurestore.errors import DefinitionError, FeatureStoreError
-    from featurestore.online.question import OnlineQuestion
     from featurestore.store import FeatureStore
-    from featurestore.temporal import continuous, every
 
 _HOMES = {
     "CsvOptions": "definitions.sources",
-    "DefinitionError": "errors",
+    "DefinitionError": "core.errors",
     "Entity": "definitions.entities",
     "FeatureService": "definitions.services",
     "FeatureStore": "store",
-    "FeatureStoreError": "errors",
+    "FeatureStoreError": "core.errors",
     "FeatureView": "definitions.views",
     "FileSource": "definitions.sources",
     "FrameSource": "definitions.sources",
     "OnDemandFeatureView": "definitions.views",
-    "OnlineQuestion": "online.question",
+    "OnlineQuestion": "core.question",
     "SqlSource": "definitions.sources",
     "agg": "definitions.aggregations",
     "as_of": "definitions.expr",
     "coalesce": "definitions.expr",
     "col": "definitions.expr",
     "concat": "definitions.expr",
-    "continuous": "temporal",
-    "every": "temporal",
+    "continuous": "core.temporal",
+    "every": "core.temporal",
     "greatest": "definitions.expr",
     "least": "definitions.expr",
     "lit": "definitions.expr",

@@ -30,10 +30,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from featurestore.errors import ConfigError, InstantError, listing
-from featurestore.files import local_path, local_target
-from featurestore.temporal import duration_us, moment_us
-from featurestore.urls import HIDDEN, shown
+from featurestore.core.errors import ConfigError, InstantError, listing
+from featurestore.core.temporal import duration_us, moment_us
+from featurestore.core.urls import HIDDEN, shown
+from featurestore.storage.files import local_path, local_target
 
 FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from featurestore.config import FILE_NAME, Config, PolicyConfig
-from featurestore.errors import FeatureStoreError, RegistryError, listing
-from featurestore.online.question import OnlineQuestion
-from featurestore.temporal import (
+from featurestore.core.errors import FeatureStoreError, RegistryError, listing
+from featurestore.core.question import OnlineQuestion
+from featurestore.core.temporal import (
     Clock,
     Refresh,
     SystemClock,
@@ -32,41 +32,41 @@ from featurestore.temporal import (
 )
 
 if TYPE_CHECKING:
-    from featurestore.auditing import Auditor
-    from featurestore.catalog import Catalog, Changes
+    from featurestore.core.answers import OnlineFeatures
     from featurestore.definitions.sources import Source
-    from featurestore.drifting import Drifter
-    from featurestore.event_log import EventLog
-    from featurestore.explaining.model import Explanation
-    from featurestore.forgetting import Forgotten
-    from featurestore.gating import Gate
-    from featurestore.live import LivePlans, Removed, ServiceState
-    from featurestore.locking import Hold
-    from featurestore.materializing import FoldProgress
+    from featurestore.guard.audit.audit import Progress
+    from featurestore.guard.audit.auditor import Auditor
+    from featurestore.guard.audit.foreign import ForeignMapping
+    from featurestore.guard.audit.policy import Policy
+    from featurestore.guard.audit.report import AuditReport
+    from featurestore.guard.drift.drifter import Drifter
+    from featurestore.guard.drift.policy import DriftPolicy
+    from featurestore.guard.drift.report import DriftReport
+    from featurestore.guard.explain.model import Explanation
+    from featurestore.guard.release.certificate import Certificate
+    from featurestore.guard.release.gate import Gate
+    from featurestore.guard.release.leakage_report import LeakageReport
+    from featurestore.guard.release.simulation import Simulation
     from featurestore.offline.dataset import TrainingSet
-    from featurestore.online.materialize import ViewRun
-    from featurestore.online.readiness import Readiness
-    from featurestore.online.result import OnlineFeatures
-    from featurestore.online.serving_log import ServingLog
-    from featurestore.online.store import OnlineStore
-    from featurestore.online.vitals import LogVitals, Vitals
+    from featurestore.online.answering.live import LivePlans, Removed, ServiceState
+    from featurestore.online.answering.readiness import Readiness
+    from featurestore.online.answering.serving import Serving
+    from featurestore.online.answering.vitals import LogVitals, Vitals
+    from featurestore.online.filling.materialize import ViewRun
+    from featurestore.online.filling.runs import FoldProgress
+    from featurestore.online.forgetting import Forgotten
+    from featurestore.online.pushing import PushResult, Streams
+    from featurestore.online.stores.store import OnlineStore
     from featurestore.plan.model import Plan, ViewPlan
-    from featurestore.progress import Progress as StepProgress
-    from featurestore.pushing import PushResult, Streams
     from featurestore.registry import AuditRecord, DriftRecord, Live, LiveChange, Registry, RunRecord
     from featurestore.registry.api_keys import ApiKeys
+    from featurestore.registry.catalog import Catalog, Changes
     from featurestore.registry.data_folders import DataFolders
-    from featurestore.serving import Serving
-    from featurestore.skew.audit import Progress
-    from featurestore.skew.certificate import Certificate
-    from featurestore.skew.drift.policy import DriftPolicy
-    from featurestore.skew.drift.report import DriftReport
-    from featurestore.skew.foreign import ForeignMapping
-    from featurestore.skew.leakage import LeakageReport
-    from featurestore.skew.policy import Policy
-    from featurestore.skew.report import AuditReport
-    from featurestore.skew.simulation import Simulation
+    from featurestore.serving_log import ServingLog
     from featurestore.sources import ReadSettings
+    from featurestore.sources.event_log import EventLog
+    from featurestore.storage import Hold
+    from featurestore.storage.progress import Progress as StepProgress
 
 _CLOSING_ORDER = (
     "_auditor",
@@ -378,7 +378,7 @@ class FeatureStore:
 
     @property
     def keeps_time(self) -> bool:
-        """Whether online state is read within the time that ``featurestore.online.patience`` allows."""
+        """Whether online state is read within the time that ``featurestore.online.stores.patience`` allows."""
         return self._serving.store.keeps_time
 
     def service_names(self) -> tuple[str, ...]:
@@ -454,7 +454,7 @@ class FeatureStore:
                 be written. Nothing is left behind.
         """
         from featurestore.offline.training_set import build_training_set
-        from featurestore.progress import listening
+        from featurestore.storage.progress import listening
 
         plan = self._catalog.plan(service)
         with listening(progress, opening="reading the spine") as told:
@@ -507,7 +507,7 @@ class FeatureStore:
             StateError: Another run on the view is under way.
             StorageError: The online store cannot be written; running again completes the work.
         """
-        from featurestore.materializing import materialize, refresh_kept
+        from featurestore.online.filling.runs import materialize, refresh_kept
 
         views = None if views is None else list(views)
         now_us = self._clock.now_us()
@@ -572,7 +572,7 @@ class FeatureStore:
             StateError: A run on a view did not end in time; forget again.
             StorageError: A log or the online store cannot be written; forget again.
         """
-        from featurestore.forgetting import forget
+        from featurestore.online.forgetting import forget
 
         return forget(
             entity,
@@ -849,7 +849,7 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read, or the disk refuses rows that are to be explained.
         """
-        from featurestore.skew.sampling import check_rows, check_share
+        from featurestore.guard.comparing.sampling import check_rows, check_share
 
         since_us, until_us = _period(since, until, now_us=self._clock.now_us(), where="audit")
         return self._auditor.audit(
@@ -896,7 +896,7 @@ class FeatureStore:
             UnknownServiceError: No service of that name is applied.
             SourceError: A source cannot give its rows, there are none, or it is written meanwhile.
         """
-        from featurestore.verifying import Verifier
+        from featurestore.guard.release.verify import Verifier
 
         now_us = self._clock.now_us()
         verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
@@ -932,8 +932,8 @@ class FeatureStore:
             SourceError: The source cannot give its rows, or there are none.
             SpineError: The spine lacks a column.
         """
-        from featurestore.errors import RequestError, listing
-        from featurestore.simulating import served_questions, simulate
+        from featurestore.core.errors import RequestError, listing
+        from featurestore.guard.release.simulate import served_questions, simulate
 
         chosen = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
         views = self._catalog.views()
@@ -980,7 +980,7 @@ class FeatureStore:
             RequestError: There is no such label, it holds one value only, or its time is no instant.
             SourceError: A source cannot give its rows.
         """
-        from featurestore.leaking import look_for_leaks
+        from featurestore.guard.release.leakage import look_for_leaks
         from featurestore.offline.dataset import TrainingSet
 
         built = training_set if isinstance(training_set, TrainingSet) else TrainingSet.open(training_set)
@@ -1003,7 +1003,7 @@ class FeatureStore:
         Raises:
             ConfigError: A policy, also another service's, names what there is not.
         """
-        from featurestore.policies import policy_of
+        from featurestore.guard.policies import policy_of
 
         return policy_of(service, self.config, self._catalog.services())
 
@@ -1032,7 +1032,7 @@ class FeatureStore:
         Raises:
             TrainingSetError: There is no training set, or its manifest is damaged.
         """
-        from featurestore.gating import Gatekeeper
+        from featurestore.guard.release.gate import Gatekeeper
         from featurestore.offline.dataset import read_manifest
 
         gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
@@ -1052,7 +1052,7 @@ class FeatureStore:
             service: Of this service only; of all if ``None``.
             limit: At most so many.
         """
-        from featurestore.skew.certificate import Certificate
+        from featurestore.guard.release.certificate import Certificate
 
         found = self._registry.certificates(service, limit=limit)
         return tuple(Certificate.from_json(record.document) for record in found)
@@ -1098,8 +1098,8 @@ class FeatureStore:
             ConfigError: The mapping is unreadable, or does not fit the service.
             SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
         """
-        from featurestore.skew.foreign import ForeignMapping, read_mapping
-        from featurestore.skew.sampling import check_rows, check_share
+        from featurestore.guard.audit.foreign import ForeignMapping, read_mapping
+        from featurestore.guard.comparing.sampling import check_rows, check_share
 
         now_us = self._clock.now_us()
         return self._auditor.audit_foreign(
@@ -1177,7 +1177,7 @@ class FeatureStore:
         Raises:
             RegistryError: There is no such audit, or its report is of a form that this library does not read.
         """
-        from featurestore.skew.report import AuditReport
+        from featurestore.guard.audit.report import AuditReport
 
         return replace(AuditReport.from_json(self._registry.audit(number).report), id=number)
 
@@ -1196,8 +1196,8 @@ class FeatureStore:
         Raises:
             RegistryError: The registry failed.
         """
-        from featurestore.alerting import Alerts, news_of_audit, news_of_drift
-        from featurestore.skew.report import AuditReport
+        from featurestore.guard.alerts import Alerts, news_of_audit, news_of_drift
+        from featurestore.guard.audit.report import AuditReport
 
         news = news_of_audit(report) if isinstance(report, AuditReport) else news_of_drift(report)
         return Alerts(self.config.alerts, self._registry, self._clock).tell(news)
@@ -1236,7 +1236,7 @@ class FeatureStore:
             SourceError: A source cannot give its rows.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.drifting import configured
+        from featurestore.guard.drift.drifter import configured
 
         now_us = self._clock.now_us()
         since_us, until_us = _period(*current, now_us=now_us, where="current")
@@ -1270,7 +1270,7 @@ class FeatureStore:
         Raises:
             RegistryError: There is no such comparison, or its report is of a form that this library does not read.
         """
-        from featurestore.skew.drift.report import DriftReport
+        from featurestore.guard.drift.report import DriftReport
 
         return replace(DriftReport.from_json(self._registry.drift(number).report), id=number)
 
@@ -1310,7 +1310,7 @@ class FeatureStore:
             ValueOverflowError: An integer sum does not fit into int64.
             StorageError: The serving log cannot be written or read.
         """
-        from featurestore.explaining.explain import Explainer
+        from featurestore.guard.explain.explain import Explainer
 
         return Explainer(self._catalog, self._serving_log, self._online, self._settings, self._clock).explain(
             service,
@@ -1355,7 +1355,7 @@ class FeatureStore:
             RegistryError: The registry cannot be read.
             StorageError: The event log cannot be read.
         """
-        from featurestore.online.vitals import LogVitals
+        from featurestore.online.answering.vitals import LogVitals
 
         ahead_us = self._streams.ahead_us()
         heads = self._streams.heads()
@@ -1437,7 +1437,7 @@ class FeatureStore:
 
     @_Part
     def _catalog(self) -> Catalog:
-        from featurestore.catalog import Catalog
+        from featurestore.registry.catalog import Catalog
 
         return Catalog(
             self._registry,
@@ -1461,13 +1461,13 @@ class FeatureStore:
 
     @_Part
     def _event_log(self) -> EventLog:
-        from featurestore.event_log import EventLog
+        from featurestore.sources.event_log import EventLog
 
         return EventLog(self.config.event_log, self.config.data / "event_log", is_shared=self.config.data_is_shared)
 
     @_Part
     def _streams(self) -> Streams:
-        from featurestore.pushing import Streams
+        from featurestore.online.pushing import Streams
 
         return Streams(
             self._catalog,
@@ -1481,13 +1481,13 @@ class FeatureStore:
 
     @_Part
     def _online(self) -> OnlineStore:
-        from featurestore.online.opening import open_online_store
+        from featurestore.online.stores.opening import open_online_store
 
         return open_online_store(self.config.online)
 
     @_Part
     def _serving_log(self) -> ServingLog:
-        from featurestore.online.serving_log import ServingLog
+        from featurestore.serving_log import ServingLog
 
         settings = self.config.serving_log
         return ServingLog(
@@ -1507,8 +1507,8 @@ class FeatureStore:
 
     @_Part
     def _serving(self) -> Serving:
-        from featurestore.online.known_plans import KnownPlans
-        from featurestore.serving import Serving
+        from featurestore.online.answering.known_plans import KnownPlans
+        from featurestore.online.answering.serving import Serving
 
         log = self._serving_log if self.config.serving_log.enabled else None
         return Serving(
@@ -1522,7 +1522,7 @@ class FeatureStore:
 
     @_Part
     def _auditor(self) -> Auditor:
-        from featurestore.auditing import Auditor
+        from featurestore.guard.audit.auditor import Auditor
 
         return Auditor(
             self._catalog,
@@ -1536,18 +1536,18 @@ class FeatureStore:
 
     @_Part
     def _drifter(self) -> Drifter:
-        from featurestore.drifting import Drifter
+        from featurestore.guard.drift.drifter import Drifter
 
         return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
 
     @_Part
     def _live_plans(self) -> LivePlans:
-        from featurestore.live import LivePlans
+        from featurestore.online.answering.live import LivePlans
 
         return LivePlans(self._catalog, self._registry, self._online, self._clock)
 
     def _allowed(self, service: str) -> Policy:
-        from featurestore.auditing import configured
+        from featurestore.guard.audit.auditor import configured
 
         return configured(self.policy(service))
 
@@ -1583,7 +1583,7 @@ class FeatureStore:
 
 def _who(by: str | None) -> str:
     """Return who acts: the given name, else the user of the process."""
-    from featurestore.live import acting_user
+    from featurestore.online.answering.live import acting_user
 
     return by or acting_user()
 

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, Config
-from featurestore.errors import ConfigError, FeatureStoreError
-from featurestore.render.cleaning import clean
+from featurestore.core.cleaning import clean
+from featurestore.core.errors import ConfigError, FeatureStoreError
 from featurestore.server.app import create_app
 from featurestore.server.process import Server, is_loopback
 from featurestore.server.settling import settle, unsettle

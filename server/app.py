@@ -21,7 +21,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from featurestore.config import CONFIG_VARIABLE, FILE_NAME, ServerConfig
-from featurestore.errors import FeatureStoreError
+from featurestore.core.errors import FeatureStoreError
 from featurestore.plan.model import Column, Plan
 from featurestore.server import docs, events, feast, metrics, problems
 from featurestore.server.auth import Doorkeeper, needed_scope

@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from featurestore.errors import RegistryError
+from featurestore.core.errors import RegistryError
+from featurestore.core.temporal import Clock, duration_us
 from featurestore.registry.api_keys import ApiKey, ApiKeys, Scope, split_key
 from featurestore.server.calls import Call
 from featurestore.server.problems import RefusedError
 from featurestore.server.work import Threads
-from featurestore.temporal import Clock, duration_us
 
 _LOGGER = logging.getLogger("featurestore.server")
 _RECHECK_US = duration_us("1s")

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from starlette._utils import get_route_path  # what the router itself goes by: both must agree who may do what
 from starlette.types import Message, Scope, Send
 
-from featurestore.online.request_ids import is_request_id, new_request_id
-from featurestore.online.result import OnlineFeatures
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.request_ids import is_request_id, new_request_id
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being answered, for log lines."""

@@ -11,8 +11,8 @@ from fastapi import Request, Response
 from msgspec import Struct
 
 from featurestore.config import ServerConfig
-from featurestore.errors import FeatureStoreError, RegistryError
-from featurestore.online.readiness import Readiness
+from featurestore.core.errors import FeatureStoreError, RegistryError
+from featurestore.online.answering.readiness import Readiness
 from featurestore.server.calls import Call, call_of
 from featurestore.server.deadlines import allowed_seconds
 from featurestore.server.messages import Question

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from featurestore.render.markup import Child, Markup, element
-from featurestore.render.page import page
+from featurestore.reports.markup import Child, Markup, element
+from featurestore.reports.page import page
 
 PATH = "/docs"
 

@@ -12,14 +12,14 @@ from fastapi import APIRouter, Query, Request, Response
 from msgspec import Meta, Raw, Struct
 
 from featurestore.config import ServerConfig
-from featurestore.online.result import PushResult
+from featurestore.core.answers import PushResult
+from featurestore.core.temporal import format_instant
 from featurestore.server.arrow import read_stream, too_many_columns
 from featurestore.server.bodies import decode
 from featurestore.server.calls import Call
 from featurestore.server.desk import Desk
 from featurestore.server.messages import to_bytes
 from featurestore.server.problems import MEDIA_TYPE, RefusedError, too_large
-from featurestore.temporal import format_instant
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"

@@ -19,11 +19,11 @@ from typing import NamedTuple
 from starlette.types import Send
 
 from featurestore.config import ServerConfig
-from featurestore.errors import StorageError
-from featurestore.online.patience import OUT_OF_TIME, Patience
-from featurestore.online.question import OnlineQuestion
-from featurestore.online.refreshed import STILL_ASKING
-from featurestore.online.result import OnlineFeatures
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.errors import StorageError
+from featurestore.core.question import OnlineQuestion
+from featurestore.online.answering.refreshed import STILL_ASKING
+from featurestore.online.stores.patience import OUT_OF_TIME, Patience
 from featurestore.server.bodies import decode
 from featurestore.server.calls import Call, Header
 from featurestore.server.deadlines import HEADER as DEADLINE_HEADER

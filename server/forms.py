@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from featurestore.dtypes import TIMESTAMP, DType
-from featurestore.online.result import OnlineFeatures
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.dtypes import TIMESTAMP, DType
 from featurestore.server.messages import reply, to_bytes
 from featurestore.server.problems import RefusedError
 

@@ -21,10 +21,10 @@ from io import FileIO
 from threading import Condition, Lock, Thread, Timer
 from typing import Any, Protocol
 
-from featurestore.render.cleaning import clean_json
+from featurestore.core.cleaning import clean_json
+from featurestore.core.temporal import Clock, format_instant
 from featurestore.server.calls import REQUEST_ID, Call
 from featurestore.server.messages import to_bytes
-from featurestore.temporal import Clock, format_instant
 
 MOST_ENTITIES = 20
 """A line says of so many entities which they were."""

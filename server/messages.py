@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, to_datetime
+from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US, to_datetime
 
 if TYPE_CHECKING:
-    from featurestore.online.result import OnlineFeatures
-    from featurestore.online.result import ViewState as State
+    from featurestore.core.answers import OnlineFeatures
+    from featurestore.core.answers import ViewState as State
 
 _SERVICE = "delay_model"
 _FINGERPRINT = "5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e5e0c6a3f0b6d4f0c9a7e2d1b8c4f6a1e"

@@ -12,20 +12,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
+from featurestore.core.temporal import instant_us
 from featurestore.registry import DONE, FAILED
 from featurestore.server.calls import Call
-from featurestore.temporal import instant_us
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
     from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-    from featurestore.online.readiness import Readiness
-    from featurestore.online.vitals import LogVitals, Vitals
+    from featurestore.guard.audit.report import AuditReport
+    from featurestore.guard.drift.report import DriftReport
+    from featurestore.online.answering.readiness import Readiness
+    from featurestore.online.answering.vitals import LogVitals, Vitals
     from featurestore.registry import JobRecord
-    from featurestore.skew.drift.report import DriftReport
-    from featurestore.skew.report import AuditReport
 
 PATH = "/metrics"
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
-from featurestore.online.patience import Patience
+from featurestore.online.stores.patience import Patience
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.types import Send
 
-from featurestore.errors import (
+from featurestore.core.errors import (
     FeatureStoreError,
     FingerprintMismatchError,
     InstantError,
@@ -29,8 +29,8 @@ from featurestore.errors import (
     ValueOverflowError,
     listing,
 )
-from featurestore.event_log import OUTCOME_UNKNOWN
 from featurestore.server.messages import Problem, Question, to_bytes
+from featurestore.sources.event_log import OUTCOME_UNKNOWN
 
 MEDIA_TYPE = "application/problem+json"
 

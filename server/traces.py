@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from importlib.util import find_spec
 
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 from featurestore.server.calls import Call
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TypeVar
 
-from featurestore.errors import FeatureStoreError
+from featurestore.core.errors import FeatureStoreError
+from featurestore.guard.audit.report import AuditReport
+from featurestore.guard.drift.report import DriftReport
 from featurestore.registry import DONE, FAILED, MISSED
 from featurestore.server import metrics
 from featurestore.server.calls import Call
@@ -17,8 +19,6 @@ from featurestore.server.logs import RequestLog
 from featurestore.server.metrics import Found, Metrics, StoreState
 from featurestore.server.probing import PROBE_SECONDS, Probe, until
 from featurestore.server.traces import Traces
-from featurestore.skew.drift.report import DriftReport
-from featurestore.skew.report import AuditReport
 from featurestore.store import FeatureStore
 
 NOTE_SECONDS = 1.0

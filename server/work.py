@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
 from typing import Any, TypeVar
 
-from featurestore.errors import StorageError
-from featurestore.online.patience import OUT_OF_TIME, wait_until
-from featurestore.online.refreshed import STILL_ASKING
+from featurestore.core.errors import StorageError
+from featurestore.online.answering.refreshed import STILL_ASKING
+from featurestore.online.stores.patience import OUT_OF_TIME, wait_until
 from featurestore.server.calls import Call
 from featurestore.server.deadlines import too_late
 

@@ -20,7 +20,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from featurestore.config import Config
-from featurestore.errors import ConfigError, FeatureStoreError
+from featurestore.core.errors import ConfigError, FeatureStoreError
 from featurestore.server import metrics
 from featurestore.server.app import create_app
 from featurestore.server.process import Server

@@ -10,7 +10,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
+from featurestore.core.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    list_of,
+)
 
 DECIMAL = DType("decimal", precision=10, scale=2)
 WIDE_DECIMAL = DType("decimal", precision=30, scale=3)

@@ -10,7 +10,12 @@ import tempfile
 from pathlib import Path
 
 LEAST = 95
-FLOORS = ("featurestore/temporal.py", "featurestore/dtypes.py", "featurestore/plan/*", "featurestore/kernels/*")
+FLOORS = (
+    "featurestore/core/temporal.py",
+    "featurestore/core/dtypes.py",
+    "featurestore/plan/*",
+    "featurestore/kernels/*",
+)
 TESTS = ("tests/unit", "tests/golden", "tests/laws", "tests/oracle", "tests/parity")
 LOOPS = (
     "tests/unit/kernels",

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.statuses import Status
+from featurestore.core.temporal import NO_WATERMARK
 from featurestore.kernels.evaluate import Answer, bind
 from featurestore.kernels.events import arrange
 from featurestore.kernels.keys import KeyIndex
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources
 from featurestore.plan.model import ViewPlan
-from featurestore.statuses import Status
-from featurestore.temporal import NO_WATERMARK
 from tests.strategies import Scenario
 
 

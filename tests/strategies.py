@@ -12,8 +12,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from featurestore import Entity, FeatureView, FrameSource, agg, col, continuous, every
-from featurestore.definitions.collection import collect
-from featurestore.dtypes import (
+from featurestore.core.dtypes import (
     BINARY,
     BOOL,
     DATE,
@@ -24,10 +23,11 @@ from featurestore.dtypes import (
     DType,
     list_of,
 )
+from featurestore.core.temporal import duration_us
+from featurestore.definitions.collection import collect
 from featurestore.plan.aggregations import RULES, Refusal
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import ViewPlan
-from featurestore.temporal import duration_us
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START_US = (datetime(2024, 3, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
@@ -288,7 +288,7 @@ def source_of(events, columns, *, has_ingest, inclusive=False, has_ids=False) ->
 
 def columns_of(entity: Entity, *, has_ingest: bool, has_ids: bool = False) -> dict[str, DType]:
     """Columns that every history has, with their dtypes."""
-    from featurestore.dtypes import parse_dtype
+    from featurestore.core.dtypes import parse_dtype
 
     keys = {name: parse_dtype(dtype) for name, dtype in entity.columns if dtype is not None}
     times = {"happened": TIMESTAMP, **({"learned": TIMESTAMP} if has_ingest else {})}

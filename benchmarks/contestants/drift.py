@@ -16,9 +16,9 @@ from benchmarks.contestants.clock import timed
 
 
 def ours(sides: list[pa.Table]) -> Callable[[], None]:
-    from featurestore.dtypes import FLOAT64
-    from featurestore.skew.drift.compare import Reference, compare_drift
-    from featurestore.skew.drift.policy import DriftPolicy
+    from featurestore.core.dtypes import FLOAT64
+    from featurestore.guard.drift.compare import Reference, compare_drift
+    from featurestore.guard.drift.policy import DriftPolicy
 
     dtypes = dict.fromkeys(sides[0].column_names, FLOAT64)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from benchmarks.contestants.ours import service
 from benchmarks.data import DAY_US, DAYS, START_US
 from featurestore import FeatureStore
-from featurestore.temporal import to_datetime
+from featurestore.core.temporal import to_datetime
 
 JOB = "as_of"
 MINUTE_US = 60_000_000

@@ -14,7 +14,7 @@ from benchmarks.contestants.clock import timed
 from benchmarks.data import DAY_US, INSTANT, SEED, START_US
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.config import Config
-from featurestore.temporal import to_datetime
+from featurestore.core.temporal import to_datetime
 
 USERS = 1_000
 EVENTS_EACH = 20

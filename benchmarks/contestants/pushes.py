@@ -17,7 +17,7 @@ import pyarrow as pa
 from benchmarks.contestants.clock import timed
 from benchmarks.data import SEED
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.temporal import to_datetime
+from featurestore.core.temporal import to_datetime
 
 AT_ONCE = 100
 CALLERS = 8

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import DAY_US, DAYS, INSTANT, SEED, START_US, USERS, Crowd, write_purchases
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
+from featurestore.guard.audit.facts import event_reader
+from featurestore.guard.audit.proving import world_of
+from featurestore.guard.causes.model import Facts
+from featurestore.guard.world.world import answer, event_bounds
 from featurestore.offline.build import Features
 from featurestore.offline.training_set import compute_reference
-from featurestore.online.serving_log import log_schema
-from featurestore.online.serving_log.sealing import write_file
 from featurestore.plan.model import Plan
-from featurestore.skew.causes.model import Facts
-from featurestore.skew.causes.world import answer, event_bounds
-from featurestore.skew.explaining import world_of
-from featurestore.skew.facts import event_reader
+from featurestore.serving_log import log_schema
+from featurestore.serving_log.sealing import write_file
 from featurestore.sources import ReadSettings
 
 SERVICE = "purchases"

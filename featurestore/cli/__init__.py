@@ -27,8 +27,8 @@ from featurestore.cli import (
     training,
 )
 from featurestore.cli.common import app, echo
-from featurestore.errors import FeatureStoreError
-from featurestore.render.cleaning import clean
+from featurestore.core.cleaning import clean
+from featurestore.core.errors import FeatureStoreError
 
 __all__ = [
     "COULD_NOT_TELL",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featurestore.cli.common import Html, Json, Service, app, echo, show, show_report, store_above, store_of, write_page
-from featurestore.progress import listening
+from featurestore.storage.progress import listening
 
 if TYPE_CHECKING:
+    from featurestore.guard.audit.report import AuditReport
     from featurestore.registry import AuditRecord
-    from featurestore.skew.report import AuditReport
     from featurestore.store import FeatureStore
 
 history = typer.Typer(help="List the audits that were, or show one of them.", invoke_without_command=True)
@@ -139,10 +139,10 @@ def show_audit(
 
 
 def _tell(report: AuditReport, *, json: Path | None, html: Path | None) -> None:
-    from featurestore.skew.render import render
+    from featurestore.reports.audit_text import render
 
     if html is not None:
-        from featurestore.skew.html import render_html
+        from featurestore.reports.audit_html import render_html
 
         write_page(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
@@ -156,9 +156,9 @@ def _alert(store: FeatureStore, report: AuditReport) -> None:
 
 
 def _row(record: AuditRecord) -> list[str]:
-    from featurestore.errors import RegistryError
-    from featurestore.skew.report import AuditReport
-    from featurestore.temporal import format_instant
+    from featurestore.core.errors import RegistryError
+    from featurestore.core.temporal import format_instant
+    from featurestore.guard.audit.report import AuditReport
 
     ran_at, since, until = map(format_instant, (record.ran_at_us, record.since_us, record.until_us))
     try:

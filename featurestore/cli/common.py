@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.render.cleaning import clean, clean_json
+from featurestore.core.cleaning import clean, clean_json
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-    from featurestore.dtypes import DType
+    from featurestore.core.dtypes import DType
     from featurestore.plan.model import Column, Plan
     from featurestore.store import FeatureStore
 
@@ -189,8 +189,8 @@ def write_page(path: Path, content: str) -> None:
         ConfigError: It is the address of another place.
         StorageError: It cannot be written.
     """
-    from featurestore.errors import StorageError
-    from featurestore.files import local_target
+    from featurestore.core.errors import StorageError
+    from featurestore.storage.files import local_target
 
     try:
         local_target(path, where="report").write_text(content, encoding="utf-8")

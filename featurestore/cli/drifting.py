@@ -25,8 +25,8 @@ from featurestore.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from featurestore.guard.drift.report import DriftReport
     from featurestore.registry import DriftRecord
-    from featurestore.skew.drift.report import DriftReport
 
 history = typer.Typer(help="List the drift reports that were, or show one of them.", invoke_without_command=True)
 app.add_typer(history, name="drifts")
@@ -75,7 +75,7 @@ def drift(
     html: Html = None,
 ) -> None:
     """Compare distributions of what was served: exit code 0 for none that drifted, 1 for drift, 2 if it cannot tell."""
-    from featurestore.drifting import configured, read_reference
+    from featurestore.guard.drift.drifter import configured, read_reference
 
     with working("comparing distributions"), store_of(context) as store:
         known = configured(store.policy(service))
@@ -133,12 +133,12 @@ def report_schema(
     """Print the JSON Schema of the JSON form of a report."""
     import msgspec
 
-    from featurestore.explaining.model import Explanation
-    from featurestore.skew.certificate import Certificate
-    from featurestore.skew.drift.report import DriftReport
-    from featurestore.skew.leakage import LeakageReport
-    from featurestore.skew.report import AuditReport
-    from featurestore.skew.simulation import Simulation
+    from featurestore.guard.audit.report import AuditReport
+    from featurestore.guard.drift.report import DriftReport
+    from featurestore.guard.explain.model import Explanation
+    from featurestore.guard.release.certificate import Certificate
+    from featurestore.guard.release.leakage_report import LeakageReport
+    from featurestore.guard.release.simulation import Simulation
 
     schemas: dict[Kind, Callable[[], dict[str, Any]]] = {
         Kind.AUDIT: AuditReport.json_schema,
@@ -153,19 +153,19 @@ def report_schema(
 
 
 def _tell(report: DriftReport, *, json: Path | None, html: Path | None) -> None:
-    from featurestore.skew.drift.render import render
+    from featurestore.reports.drift_text import render
 
     if html is not None:
-        from featurestore.skew.drift.html import render_html
+        from featurestore.reports.drift_html import render_html
 
         write_page(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
 
 
 def _row(record: DriftRecord) -> list[str]:
-    from featurestore.errors import RegistryError
-    from featurestore.skew.drift.report import DriftReport
-    from featurestore.temporal import format_instant
+    from featurestore.core.errors import RegistryError
+    from featurestore.core.temporal import format_instant
+    from featurestore.guard.drift.report import DriftReport
 
     ran_at, since, until = map(format_instant, (record.ran_at_us, record.since_us, record.until_us))
     try:

@@ -38,9 +38,9 @@ def explain(
             events=events,
         )
     if html is not None:
-        from featurestore.explaining.html import render_html
+        from featurestore.reports.explain_html import render_html
 
         write_page(html, render_html(found))
-    from featurestore.explaining.render import render
+    from featurestore.reports.explain_text import render
 
     show_report(lambda: render(found), found.to_json, json)

@@ -9,7 +9,7 @@ import typer
 from featurestore.cli.common import PRINT, By, Service, app, echo, show, store_of
 
 if TYPE_CHECKING:
-    from featurestore.live import ServiceState
+    from featurestore.online.answering.live import ServiceState
 
 
 @app.command()
@@ -47,7 +47,7 @@ def history(
     limit: Annotated[int, typer.Option(help="At most so many changes.", min=1)] = 20,
 ) -> None:
     """Show which plans of a service went live, when, by which command and by whom, newest first."""
-    from featurestore.temporal import format_instant
+    from featurestore.core.temporal import format_instant
 
     with store_of(context) as store:
         changes = store.live_changes(service, limit=limit)
@@ -103,7 +103,7 @@ def _plans_row(state: ServiceState) -> list[str]:
 
 
 def _rows(state: ServiceState) -> list[list[str]]:
-    from featurestore.temporal import format_instant
+    from featurestore.core.temporal import format_instant
 
     return [
         [

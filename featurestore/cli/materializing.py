@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.common import PRINT, app, print_json, show, store_of
-from featurestore.progress import listening
+from featurestore.storage.progress import listening
 
 
 @app.command()
@@ -23,7 +23,7 @@ def materialize(
     wait: Annotated[float, typer.Option(help="Seconds to wait for another run on a view to end.", min=0)] = 0.0,
 ) -> None:
     """Fold what became known into the online state."""
-    from featurestore.temporal import format_instant
+    from featurestore.core.temporal import format_instant
 
     names = [name.strip() for given in views for name in given.split(",") if name.strip()] if views else None
     if names == []:
@@ -55,7 +55,7 @@ def runs(
     """List what materializing did, newest run first, also what failed."""
     from dataclasses import asdict
 
-    from featurestore.temporal import format_instant
+    from featurestore.core.temporal import format_instant
 
     with store_of(context) as store:
         found = store.runs(view, limit=limit)

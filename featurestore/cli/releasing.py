@@ -110,7 +110,7 @@ def simulate(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.", show_default=False)] = None,
 ) -> None:
     """Show how far values would lie from fresh ones under some refresh policies, on real history."""
-    from featurestore.skew.simulation_view import render, render_html
+    from featurestore.reports.simulation import render, render_html
 
     with working("answering under each policy"), store_of(context) as store:
         found = store.simulate(view, refresh, spine=spine, as_of=as_of, rows=rows)
@@ -133,7 +133,7 @@ def leakage(
     html: Annotated[Path | None, typer.Option(help="Write the report as a page.", show_default=False)] = None,
 ) -> None:
     """Find features that tell of the label what nobody could know: exit code 1 if that is proven of any."""
-    from featurestore.skew.leakage_view import render, render_html
+    from featurestore.reports.leakage import render, render_html
 
     with working("asking earlier"), store_of(context) as store:
         report = store.leakage(training_set, label, label_time=label_time, rows=rows)

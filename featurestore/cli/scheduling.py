@@ -23,7 +23,7 @@ def run(
 
     An audit that finds skew is done: it tells people, and its exit code is that of the command audit.
     """
-    from featurestore.scheduling import FAILED, Runner
+    from featurestore.operations import FAILED, Runner
 
     with store_of(context) as store:
         runner = Runner(store)
@@ -42,8 +42,8 @@ def run(
 @app.command()
 def jobs(context: typer.Context) -> None:
     """List what the schedule does, when it did it last and what came of it, and when it does it next."""
-    from featurestore.scheduling import Runner
-    from featurestore.temporal import instant_us
+    from featurestore.core.temporal import instant_us
+    from featurestore.operations import Runner
 
     rows = []
     with store_of(context) as store:
@@ -79,7 +79,7 @@ def alerts(context: typer.Context) -> None:
 
 def _second(instant: int) -> str:
     """Write an instant as people read it: to the second."""
-    from featurestore.temporal import format_instant
+    from featurestore.core.temporal import format_instant
 
     return format_instant(instant // 1_000_000 * 1_000_000)
 

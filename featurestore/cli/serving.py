@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.common import app, echo, show, store_of
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 
 keys = typer.Typer(name="keys", help="Make, list and revoke the server's API keys.", no_args_is_help=True)
 app.add_typer(keys)
@@ -32,7 +32,7 @@ def serve(
 @app.command()
 def warm() -> None:
     """Compile all kernels ahead, so that no first use waits for it; for building an image."""
-    from featurestore.warming import warm as compile_all
+    from featurestore.operations.warming import warm as compile_all
 
     found = compile_all()
     typer.echo(f"compiled {found.compiled} kernels, {found.loaded} were there: {', '.join(found.folders)}")
@@ -64,7 +64,7 @@ def create_key(
 @keys.command("list")
 def list_keys(context: typer.Context) -> None:
     """List all keys; what is secret of them is not kept."""
-    from featurestore.temporal import format_instant
+    from featurestore.core.temporal import format_instant
 
     with store_of(context) as store:
         found = store.api_keys.all()

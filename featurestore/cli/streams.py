@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurestore.cli.common import app, echo, show, store_of
-from featurestore.render.cleaning import clean_line
+from featurestore.core.cleaning import clean_line
 
 if TYPE_CHECKING:
     from threading import Event
@@ -27,8 +27,8 @@ def consume(
     option: Annotated[list[str] | None, typer.Option(help="Option of the client, name=value; may be repeated.")] = None,
 ) -> None:
     """Push the messages of a Kafka topic until stopped by a signal."""
-    from featurestore.consuming import consume as run
-    from featurestore.dead_letters import letters_file
+    from featurestore.online.pushing.dead_letters import letters_file
+    from featurestore.operations.consuming import consume as run
 
     with store_of(context) as store:
         done = run(

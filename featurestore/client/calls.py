@@ -20,9 +20,9 @@ from featurestore.client import messages
 from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.problems import error_of
 from featurestore.client.retries import Retries
-from featurestore.errors import RequestError, ServerError, UnreachableError
-from featurestore.online.request_ids import is_request_id
-from featurestore.online.result import OnlineFeatures, PushResult
+from featurestore.core.answers import OnlineFeatures, PushResult
+from featurestore.core.errors import RequestError, ServerError, UnreachableError
+from featurestore.core.request_ids import is_request_id
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"

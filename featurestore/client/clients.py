@@ -15,8 +15,8 @@ from featurestore.client.calls import JSON, Answer, Calls, Sending, Steps, T, Wa
 from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.pins import pinned_by
 from featurestore.client.retries import Retries
-from featurestore.errors import ConfigError
-from featurestore.online.result import OnlineFeatures, PushResult
+from featurestore.core.answers import OnlineFeatures, PushResult
+from featurestore.core.errors import ConfigError
 
 try:
     import httpx

@@ -19,11 +19,22 @@ from typing import Any
 
 import msgspec
 
-from featurestore.dtypes import DType, parse_dtype, plain, read_value
-from featurestore.errors import RequestError
-from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
-from featurestore.statuses import codes_of
-from featurestore.temporal import NOTHING_YET, instant_us
+from featurestore.core.answers import (
+    OnlineFeatures,
+    PushResult,
+    RejectedRow,
+    ViewError,
+    ViewState,
+)
+from featurestore.core.dtypes import (
+    DType,
+    parse_dtype,
+    plain,
+    read_value,
+)
+from featurestore.core.errors import RequestError
+from featurestore.core.statuses import codes_of
+from featurestore.core.temporal import NOTHING_YET, instant_us
 
 _AS_WRITTEN = ("bool", "int64", "float64", "string")
 

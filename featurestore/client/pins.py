@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 
 _MANIFEST = "_manifest.json"
 

@@ -7,8 +7,13 @@ from typing import Any
 
 import msgspec
 
-from featurestore import errors
-from featurestore.errors import FeatureStoreError, RequestError, ServerError, UnreachableError
+from featurestore.core import errors
+from featurestore.core.errors import (
+    FeatureStoreError,
+    RequestError,
+    ServerError,
+    UnreachableError,
+)
 
 _CALLERS_MISTAKES = (400, 413, 422)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar
 
-from featurestore.errors import did_you_mean
+from featurestore.core.errors import did_you_mean
 
 _Class = TypeVar("_Class", bound=type)
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from featurestore.core.errors import DefinitionError, FeatureStoreError, Mistake
 from featurestore.definitions.entities import Entity
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.services import FeatureService
 from featurestore.definitions.sources import Source
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable, Selection
-from featurestore.errors import DefinitionError, FeatureStoreError, Mistake
 
 _FOREIGN = (
     f"{Path(__file__).resolve().parent.parent}{os.sep}",

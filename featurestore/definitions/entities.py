@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import zip_longest
 
+from featurestore.core.dtypes import DType
 from featurestore.definitions.arguments import explain_arguments
-from featurestore.dtypes import DType
 
 DTypeLike = str | DType
 """A dtype or its name: ``"string"``, ``"decimal(10,2)"``."""

@@ -12,8 +12,8 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from featurestore.dtypes import DType
-from featurestore.temporal import MICROSECONDS, duration_us, instant_us
+from featurestore.core.dtypes import DType
+from featurestore.core.temporal import MICROSECONDS, duration_us, instant_us
 
 Params = tuple[tuple[str, Any], ...]
 

@@ -12,9 +12,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike, fspath
 from typing import Any, Literal
 
+from featurestore.core.temporal import Ambiguous, LocalClock, Nonexistent
 from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.entities import DTypeLike
-from featurestore.temporal import Ambiguous, LocalClock, Nonexistent
 
 Format = Literal["parquet", "csv"]
 OnNull = Literal["error", "drop"]

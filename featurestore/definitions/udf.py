@@ -18,9 +18,9 @@ from datetime import timezone
 from types import CodeType, ModuleType
 from typing import Any
 
+from featurestore.core.errors import UnknownUdfError
 from featurestore.definitions.entities import DTypeLike
 from featurestore.definitions.expr import Expr, to_expr
-from featurestore.errors import UnknownUdfError
 
 PURE_MODULES = frozenset(
     {

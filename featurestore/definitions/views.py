@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
+from featurestore.core.temporal import Refresh, continuous
 from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.entities import DTypeLike, Entity
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.sources import Source
-from featurestore.temporal import Refresh, continuous
 
 if TYPE_CHECKING:
     from featurestore.definitions.aggregations import Aggregation

@@ -137,7 +137,8 @@ def _stamp_of_kernels() -> bytes:
     """Return what changes with any file whose functions or numbers are part of machine code made for other files."""
     package = files("featurestore")
     kernels = (file for file in package.joinpath("kernels").iterdir() if file.name.endswith(".py"))
-    sources = [*sorted(kernels, key=lambda file: file.name), *map(package.joinpath, ("temporal.py", "statuses.py"))]
+    core = (package.joinpath("core", name) for name in ("temporal.py", "statuses.py"))
+    sources = [*sorted(kernels, key=lambda file: file.name), *core]
     return sha256(b"".join(sha256(file.read_bytes()).digest() for file in sources)).digest()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore import temporal
+from featurestore.core import temporal
 from featurestore.kernels.events import EXPIRED, NO_EVENT, NOT_FOUND, NULL, OVERFLOWED, PRESENT
 from featurestore.kernels.exact import (
     SQUARE_LIMBS,

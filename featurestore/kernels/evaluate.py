@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore import temporal
-from featurestore.dtypes import DType
-from featurestore.errors import ValueOverflowError
+from featurestore.core import temporal
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import ValueOverflowError
+from featurestore.core.temporal import NO_WATERMARK
+from featurestore.core.values import one_chunk
 from featurestore.kernels.core import evaluate_entities
 from featurestore.kernels.events import (
     NO_EVENT,
@@ -45,10 +47,8 @@ from featurestore.kernels.program import (
     Slot,
     compile_program,
 )
-from featurestore.kernels.values import one_chunk
 from featurestore.kernels.words import from_wide_words, from_words, reader_of, to_words, validity
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
-from featurestore.temporal import NO_WATERMARK
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.statuses import Status
 from featurestore.kernels.jit import jit
-from featurestore.statuses import Status
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

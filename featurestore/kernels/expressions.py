@@ -18,17 +18,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    STRING,
+    DType,
+)
+from featurestore.core.errors import FeatureStoreError, InstantError
+from featurestore.core.temporal import MICROSECONDS, LocalClock, instant_us
+from featurestore.core.values import canonical
+from featurestore.core.zones import from_local, to_local
 from featurestore.definitions.udf import find_udf
-from featurestore.dtypes import FLOAT64, INT64, STRING, DType
-from featurestore.errors import FeatureStoreError, InstantError
 from featurestore.kernels.jit import jit
-from featurestore.kernels.values import canonical
-from featurestore.kernels.zones import from_local, to_local
 from featurestore.plan.model import TypedExpr
 from featurestore.plan.operations import as_decimal, common
 from featurestore.plan.typing import literal_scalar
 from featurestore.plan.udf_trials import rowwise_problem
-from featurestore.temporal import MICROSECONDS, LocalClock, instant_us
 
 Column = Any
 """An Arrow array, or an Arrow scalar that stands for a column of equal values."""

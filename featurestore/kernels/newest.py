@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore import temporal
+from featurestore.core import temporal
 from featurestore.kernels.evaluate import Queries, input_array
 from featurestore.kernels.events import is_before
 from featurestore.kernels.jit import jit

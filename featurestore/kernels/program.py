@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.dtypes import DType
+from featurestore.core.dtypes import DType
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
 
 Ints = npt.NDArray[np.int64]

@@ -18,11 +18,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.temporal import (
+    NO_WATERMARK,
+    NOTHING_YET,
+    horizons,
+    is_visible,
+    window_start,
+)
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import MEMBER_VALUE, need_of
 from featurestore.plan.model import FeaturePlan, ViewPlan
-from featurestore.temporal import NO_WATERMARK, NOTHING_YET, horizons, is_visible, window_start
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

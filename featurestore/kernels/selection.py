@@ -14,12 +14,12 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.dtypes import INT64, list_of
+from featurestore.core.dtypes import INT64, list_of
+from featurestore.core.temporal import NO_WATERMARK
 from featurestore.kernels.evaluate import BoundView, bind
 from featurestore.kernels.events import EXPIRED, NO_EVENT, EventBlock
 from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE, NOT_MEMBER, need_of
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
-from featurestore.temporal import NO_WATERMARK
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

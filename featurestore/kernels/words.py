@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import DType
+from featurestore.core.dtypes import DType
+from featurestore.core.temporal import to_datetime
+from featurestore.core.values import list_items
 from featurestore.kernels.jit import jit
 from featurestore.kernels.ordering import order_key
 from featurestore.kernels.program import is_coded
-from featurestore.kernels.values import list_items
-from featurestore.temporal import to_datetime
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -16,7 +16,7 @@ from featurestore.kernels.on_demand import finish
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import Plan, ViewUse
-from featurestore.progress import Share, silent
+from featurestore.storage.progress import Share, silent
 
 Bytes = npt.NDArray[np.uint8]
 

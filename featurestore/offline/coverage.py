@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore import temporal
-from featurestore.dtypes import INT64
+from featurestore.core import temporal
+from featurestore.core.dtypes import INT64
+from featurestore.core.statuses import Status
 from featurestore.kernels.jit import jit
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import FeaturePlan, InputPlan, Plan, ViewPlan, ViewUse
-from featurestore.statuses import Status
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.errors import StorageError, TrainingSetError, listing
-from featurestore.files import open_parquet
-from featurestore.frames import to_frame
+from featurestore.core.errors import StorageError, TrainingSetError, listing
+from featurestore.core.frames import to_frame
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest
-from featurestore.sources.parquet import DAMAGE
+from featurestore.storage.parquet import DAMAGE, open_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +96,7 @@ class TrainingSet:
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read columns as a pandas frame, in row order.
 
-        Integers and booleans with nulls stay what they are, as in answers; see ``featurestore.frames``.
+        Integers and booleans with nulls stay what they are, as in answers; see ``featurestore.core.frames``.
 
         Args:
             columns: Names; ``None`` reads all.

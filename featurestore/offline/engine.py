@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.dtypes import INT64
+from featurestore.core.dtypes import INT64
 from featurestore.kernels.evaluate import (
     Queries,
     arrange_queries,
@@ -43,7 +43,7 @@ from featurestore.offline.narrowing import narrowed
 from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times
 from featurestore.offline.spilling import share_out, spilled, split
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
-from featurestore.progress import Share, part_of, silent
+from featurestore.storage.progress import Share, part_of, silent
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 Ints = npt.NDArray[np.int64]

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from featurestore.errors import TrainingSetError
+from featurestore.core.errors import TrainingSetError
+from featurestore.core.temporal import format_instant
 from featurestore.offline.coverage import RowsWithoutValues
 from featurestore.offline.profile import FeatureProfile
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.sources.scan import Scan
-from featurestore.temporal import format_instant
 
 FORMAT_VERSION = 1
 """Raised when a manifest of an older library could be misread."""

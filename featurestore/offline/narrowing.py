@@ -20,7 +20,7 @@ from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.kernels.newest import Horizons, asks_only_newest, deciding_columns
 from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times, value_columns
 from featurestore.plan.model import ViewPlan
-from featurestore.progress import Share, silent
+from featurestore.storage.progress import Share, silent
 
 _CODE = "__code"
 _LEAST_GAIN = 4

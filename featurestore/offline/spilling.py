@@ -15,7 +15,7 @@ from featurestore.kernels.evaluate import is_true
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.offline.parts import Part, Rows, arrays, ingest_columns, value_columns
 from featurestore.plan.model import ViewPlan
-from featurestore.progress import Share
+from featurestore.storage.progress import Share
 
 Ints = npt.NDArray[np.int64]
 

@@ -15,15 +15,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import STRING, TIMESTAMP, DType, from_arrow, is_read_as
-from featurestore.errors import SourceDataError, SpineError, listing, repeated
-from featurestore.files import INT96_UNIT
+from featurestore.core.dtypes import (
+    STRING,
+    TIMESTAMP,
+    DType,
+    from_arrow,
+    is_read_as,
+)
+from featurestore.core.errors import (
+    SourceDataError,
+    SpineError,
+    listing,
+    repeated,
+)
+from featurestore.core.temporal import EPOCH_UNITS, likely_unit
 from featurestore.plan.model import Column, Plan
 from featurestore.sources.convert import guess_dtype, to_contract
 from featurestore.sources.files import refuse_table
 from featurestore.sources.frames import frame_table
-from featurestore.sources.parquet import DAMAGE
-from featurestore.temporal import EPOCH_UNITS, likely_unit
+from featurestore.storage.parquet import DAMAGE, INT96_UNIT
 
 AS_OF = "as_of"
 """Column of the instants asked about, unless another one is named."""

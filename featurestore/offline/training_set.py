@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.statuses import Status
+from featurestore.core.temporal import Clock, format_instant
 from featurestore.definitions.sources import Source
 from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces, questions_of
 from featurestore.offline.coverage import EmptyRows, RowsWithoutValues, count_beyond_newest, warning_of
@@ -24,10 +26,8 @@ from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.writer import Piece, Written, check_target, write_training_set
 from featurestore.plan.model import Plan, ViewUse
-from featurestore.progress import Progress, Share, Steps
 from featurestore.sources import ReadSettings, Scan, open_scans
-from featurestore.statuses import Status
-from featurestore.temporal import Clock, format_instant
+from featurestore.storage.progress import Progress, Share, Steps
 
 STATUS_SUFFIX = "__status"
 """What is added to a feature's column name for the column of its statuses."""

@@ -27,13 +27,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import DType
-from featurestore.errors import FeatureStoreError, StorageError
-from featurestore.files import exchange, local_target, make_file, make_folder, sync
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import FeatureStoreError, StorageError
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest, ManifestFile
 from featurestore.offline.profile import FeatureProfile, count_statuses, profile_column, profile_columns
+from featurestore.storage.files import exchange, local_target, make_file, make_folder, sync
 
 Bytes = npt.NDArray[np.uint8]
 

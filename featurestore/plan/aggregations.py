@@ -9,10 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurestore.dtypes import FLOAT64, INT64, DType, list_of
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    DType,
+    list_of,
+)
+from featurestore.core.temporal import MICROSECONDS
 from featurestore.plan.model import Param
 from featurestore.plan.operations import ORDERED_HINT
-from featurestore.temporal import MICROSECONDS
 
 LARGEST_N = 10_000
 """Longest list ``first_n`` and ``last_n`` may give: their results have fixed room."""

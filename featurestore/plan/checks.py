@@ -10,6 +10,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeGuard, get_args
 
+from featurestore.core.dtypes import (
+    DATE,
+    INT64,
+    STRING,
+    DType,
+    parse_dtype,
+)
+from featurestore.core.errors import Mistake
+from featurestore.core.temporal import (
+    EPOCH_UNITS,
+    Ambiguous,
+    Nonexistent,
+    Refresh,
+    is_timezone,
+)
 from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import Definition, Definitions
 from featurestore.definitions.entities import DTypeLike, Entity
@@ -17,13 +32,10 @@ from featurestore.definitions.expr import Expr
 from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import CsvOptions, FileSource, Source, SqlSource
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selectable
-from featurestore.dtypes import DATE, INT64, STRING, DType, parse_dtype
-from featurestore.errors import Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.mistakes import Report, place, wrong_kind
 from featurestore.plan.model import LOG_COLUMNS, Column, EntityPlan, Param
 from featurestore.plan.sql_text import dialect_of, impurity
-from featurestore.temporal import EPOCH_UNITS, Ambiguous, Nonexistent, Refresh, is_timezone
 
 Schema = Mapping[str, DType | None]
 """Columns of a source with their dtypes; ``None`` for types the contract has no dtype for."""

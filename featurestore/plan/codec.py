@@ -18,8 +18,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from featurestore.dtypes import DType, parse_dtype
-from featurestore.errors import RegistryError
+from featurestore.core.dtypes import DType, parse_dtype
+from featurestore.core.errors import RegistryError
 
 VERSION = 1
 """Version of the JSON form and of what a plan means. It is part of every fingerprint: raise it when a kernel's rule

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from featurestore.core.errors import DefinitionError, Mistake
 from featurestore.definitions.collection import Definitions
 from featurestore.definitions.sources import Source
-from featurestore.errors import DefinitionError, Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.checks import (
     Schema,

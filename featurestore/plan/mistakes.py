@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from featurestore.dtypes import DType
-from featurestore.errors import ConfigError, Mistake, did_you_mean, listing
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import (
+    ConfigError,
+    Mistake,
+    did_you_mean,
+    listing,
+)
 
 Report = Callable[[Mistake], None]
 """Takes a mistake down and lets the compiler go on."""

@@ -18,9 +18,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from featurestore.dtypes import DType
+from featurestore.core.dtypes import DType
+from featurestore.core.temporal import (
+    Ambiguous,
+    LocalClock,
+    Nonexistent,
+    Refresh,
+)
 from featurestore.plan.codec import COSMETIC, UNORDERED, fingerprint_of, from_json, to_json
-from featurestore.temporal import Ambiguous, LocalClock, Nonexistent, Refresh
 
 Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
 """A constant inside a plan: everything else is written as text in its canonical form."""

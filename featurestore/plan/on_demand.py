@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import Mistake
 from featurestore.definitions.collection import nodes_of
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.views import OnDemandFeatureView, column_name
-from featurestore.dtypes import DType
-from featurestore.errors import Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.checks import AS_OF, is_expression, is_name, read_dtype, where_is
 from featurestore.plan.mistakes import Report, place

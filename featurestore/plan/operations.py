@@ -12,8 +12,17 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse_dtype
-from featurestore.temporal import is_timezone
+from featurestore.core.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    parse_dtype,
+)
+from featurestore.core.temporal import is_timezone
 
 Dtypes = tuple[DType, ...]
 Constants = Mapping[str, Any]

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import Mistake
 from featurestore.definitions.collection import Definitions, nodes_of
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.views import SEPARATOR, FeatureReference, FeatureView, OnDemandFeatureView, Selection
-from featurestore.dtypes import DType
-from featurestore.errors import Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.checks import AS_OF, is_name, is_output_name
 from featurestore.plan.mistakes import Report

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import ConfigError, Mistake
 from featurestore.definitions.services import ANY_FEATURE, FeatureService
 from featurestore.definitions.views import FeatureView, OnDemandFeatureView, Selection, column_name
-from featurestore.dtypes import DType
-from featurestore.errors import ConfigError, Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.checks import AS_OF, is_listable, where_is
 from featurestore.plan.codec import canonical

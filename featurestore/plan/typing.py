@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from featurestore.core.dtypes import TIMESTAMP, DType, parse_dtype
+from featurestore.core.errors import Mistake, listing
 from featurestore.definitions.expr import Expr
-from featurestore.dtypes import TIMESTAMP, DType, parse_dtype
-from featurestore.errors import Mistake, listing
 from featurestore.plan.model import Param, TypedExpr
 from featurestore.plan.operations import OPERATIONS, OperandError
 

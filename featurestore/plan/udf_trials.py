@@ -13,9 +13,9 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import ConfigError, Mistake
 from featurestore.definitions.udf import find_udf
-from featurestore.dtypes import DType
-from featurestore.errors import ConfigError, Mistake
 from featurestore.plan import mistakes
 from featurestore.plan.model import TypedExpr
 from featurestore.plan.typing import literal_scalar

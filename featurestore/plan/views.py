@@ -7,14 +7,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    TIMESTAMP,
+    DType,
+)
+from featurestore.core.errors import (
+    ConfigError,
+    InstantError,
+    Mistake,
+    repeated,
+)
+from featurestore.core.temporal import duration_us, format_duration
 from featurestore.definitions.aggregations import Aggregation, Duration, Lifetime
 from featurestore.definitions.collection import nodes_of
 from featurestore.definitions.expr import Expr
 from featurestore.definitions.sources import Source, SqlSource
 from featurestore.definitions.udf import find_udf
 from featurestore.definitions.views import FeatureView
-from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, DType
-from featurestore.errors import ConfigError, InstantError, Mistake, repeated
 from featurestore.plan import mistakes
 from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
 from featurestore.plan.checks import (
@@ -41,7 +52,6 @@ from featurestore.plan.model import (
 )
 from featurestore.plan.typing import Scope, infer
 from featurestore.plan.udf_trials import trial_mistakes
-from featurestore.temporal import duration_us, format_duration
 
 WINDOW = "{window}"
 """What stands for each window in the name of a feature over several."""

@@ -16,8 +16,8 @@ from hmac import compare_digest
 
 import sqlalchemy as sa
 
-from featurestore.database import failures, for_writing, open_database
-from featurestore.errors import RegistryError
+from featurestore.core.errors import RegistryError
+from featurestore.storage.database import failures, for_writing, open_database
 
 _WHERE = "API keys"
 _PREFIX = "fs"

@@ -19,10 +19,10 @@ from threading import Lock, Thread
 
 import sqlalchemy as sa
 
-from featurestore.database import failures, for_writing, open_database
-from featurestore.errors import FeatureStoreError, RegistryError
-from featurestore.files import make_file, make_folder
-from featurestore.temporal import Clock, duration_us, format_instant
+from featurestore.core.errors import FeatureStoreError, RegistryError
+from featurestore.core.temporal import Clock, duration_us, format_instant
+from featurestore.storage.database import failures, for_writing, open_database
+from featurestore.storage.files import make_file, make_folder
 
 MARK = ".featurestore-folder"
 """Name of the file that holds a folder's identity."""

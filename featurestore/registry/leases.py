@@ -22,8 +22,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from featurestore.database import failures, for_statement
 from featurestore.registry.tables import LEASES
+from featurestore.storage.database import failures, for_statement
 
 LEASE_SECONDS = 15.0
 """How long a name stays held after its process has died."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from featurestore.temporal import format_instant
+from featurestore.core.temporal import format_instant
 
 DONE = "done"
 FAILED = "failed"

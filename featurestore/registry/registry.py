@@ -17,9 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from featurestore.database import failures, for_writing, open_database
-from featurestore.errors import RegistryError
-from featurestore.locking import Hold, Holder
+from featurestore.core.errors import RegistryError
 from featurestore.registry.leases import LEASE_SECONDS, RegistryLeases
 from featurestore.registry.records import (
     DONE,
@@ -62,6 +60,8 @@ from featurestore.registry.tables import (
     SCHEMA_VERSION,
     VERSION,
 )
+from featurestore.storage import Hold, Holder
+from featurestore.storage.database import failures, for_writing, open_database
 
 _WHERE = "registry"
 _KEPT_JOBS = 200

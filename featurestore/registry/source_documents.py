@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, assert_never
 
+from featurestore.core.errors import ConfigError, RegistryError
+from featurestore.core.urls import holds_secret, shown
 from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
-from featurestore.errors import ConfigError, RegistryError
 from featurestore.registry.records import Applied, Draft, Kind
-from featurestore.urls import holds_secret, shown
 
 _COSMETIC = frozenset({"owner", "description", "tags"})
 _LEFT_OUT = {"ambiguous": "later", "nonexistent": "raise"}

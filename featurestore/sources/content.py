@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.values import list_items, one_chunk
 from featurestore.kernels.jit import jit
-from featurestore.kernels.values import list_items, one_chunk
 
 _MASK = (1 << 64) - 1
 _NULL = np.uint64(0x9AE16A3B2F90404F)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import (
+from featurestore.core.dtypes import (
     BOOL,
     DATE,
     FLOAT64,
@@ -28,9 +28,8 @@ from featurestore.dtypes import (
     is_list_layout,
     is_read_as,
 )
-from featurestore.errors import SourceDataError
-from featurestore.kernels.values import ColumnCounts, list_array, list_items, plain_layout, read_column, too_much
-from featurestore.temporal import (
+from featurestore.core.errors import SourceDataError
+from featurestore.core.temporal import (
     EPOCH_UNITS,
     MAX_INSTANT_US,
     MICROSECONDS,
@@ -38,6 +37,14 @@ from featurestore.temporal import (
     LocalClock,
     epoch_us,
     likely_unit,
+)
+from featurestore.core.values import (
+    ColumnCounts,
+    list_array,
+    list_items,
+    plain_layout,
+    read_column,
+    too_much,
 )
 
 _ZONE_NAME = r"\s*(?:UTC|GMT)$"

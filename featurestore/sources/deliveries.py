@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import from_arrow
-from featurestore.kernels.values import one_chunk
+from featurestore.core.dtypes import from_arrow
+from featurestore.core.values import one_chunk
 from featurestore.kernels.words import to_words, validity
 from featurestore.sources.content import row_hashes
 

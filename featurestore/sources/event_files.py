@@ -10,15 +10,14 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import SourceDataError, SourceMissingError
 from featurestore.definitions.sources import CSV_SUFFIXES, CsvOptions, Source
-from featurestore.dtypes import DType
-from featurestore.errors import SourceDataError, SourceMissingError
-from featurestore.files import open_parquet
 from featurestore.plan.checks import epoch_units
 from featurestore.sources.convert import text_to_contract
-from featurestore.sources.parquet import DAMAGE
 from featurestore.sources.settings import ReadSettings
 from featurestore.sources.text import local_text, read_text
+from featurestore.storage.parquet import DAMAGE, open_parquet
 
 _ROWS_AT_ONCE = 10_000
 _JSON_SUFFIXES = (".jsonl", ".ndjson")

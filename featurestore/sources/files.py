@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from featurestore.core.errors import SourceDataError, SourceMissingError
 from featurestore.definitions.sources import CSV_SUFFIXES, Format
-from featurestore.errors import SourceDataError, SourceMissingError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SUFFIXES: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": CSV_SUFFIXES}

@@ -8,8 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore.dtypes import DType, from_arrow, list_of, read_value, read_values
-from featurestore.errors import SourceDataError, repeated
+from featurestore.core.dtypes import (
+    DType,
+    from_arrow,
+    list_of,
+    read_value,
+    read_values,
+)
+from featurestore.core.errors import SourceDataError, repeated
 from featurestore.sources.convert import article
 from featurestore.sources.rows import WIDE_DECIMAL
 

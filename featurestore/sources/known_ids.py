@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import StorageError
+from featurestore.core.errors import StorageError
 from featurestore.sources.settings import ReadSettings
 
 Hashes = npt.NDArray[np.uint64]

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from featurestore.core.dtypes import TIMESTAMP, DType
+from featurestore.core.errors import SourceDataError
 from featurestore.definitions.sources import Source
-from featurestore.dtypes import TIMESTAMP, DType
-from featurestore.errors import SourceDataError
-from featurestore.event_log import EventLog, Stretch
 from featurestore.plan.model import INGEST_COLUMN, SourcePlan
 from featurestore.sources.convert import to_contract
+from featurestore.sources.event_log import EventLog, Stretch
 from featurestore.sources.rows import RawRows, SourceFile
 
 _PIECE_ROWS = 1 << 17

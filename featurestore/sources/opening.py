@@ -11,15 +11,24 @@ from typing import assert_never
 
 import pyarrow as pa
 
+from featurestore.core.dtypes import (
+    DATE,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    Schema,
+    from_arrow,
+    parse_declared,
+)
+from featurestore.core.errors import SourceDataError, SourceError, SourceMissingError
+from featurestore.core.values import ColumnCounts
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import DATE, INT64, STRING, TIMESTAMP, DType, Schema, from_arrow, parse_declared
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
-from featurestore.event_log import Stretch
-from featurestore.kernels.values import ColumnCounts
 from featurestore.plan.checks import epoch_units
 from featurestore.plan.mistakes import NOT_UTF8
 from featurestore.plan.model import INGEST_COLUMN, SourcePlan, ViewPlan
 from featurestore.sources.convert import can_convert, guess_dtype, inconvertible, text_to_contract, to_contract
+from featurestore.sources.event_log import Stretch
 from featurestore.sources.files import FoundFile, find_files, is_remote
 from featurestore.sources.frames import is_single_use, raw_columns, raw_names, source_table
 from featurestore.sources.logged import LoggedRows, LogRows, in_contract, reads_log

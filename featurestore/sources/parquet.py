@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import (
+from featurestore.core.dtypes import (
     FLOAT64,
     DType,
     Schema,
@@ -27,15 +27,17 @@ from featurestore.dtypes import (
     is_read_as,
     list_of,
 )
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
-from featurestore.files import check_column_chunk, open_parquet
-from featurestore.kernels.values import one_chunk
+from featurestore.core.errors import (
+    SourceDataError,
+    SourceError,
+    SourceMissingError,
+    repeated,
+)
+from featurestore.core.values import one_chunk
 from featurestore.sources.convert import guess_dtype
 from featurestore.sources.files import FoundFile, partition_columns
 from featurestore.sources.rows import SourceFile, naive_columns
-
-DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises when a file is not sound; the last one if names of columns are not."""
+from featurestore.storage.parquet import DAMAGE, check_column_chunk, open_parquet
 
 _BUFFER_BYTES = 1 << 16
 """What is read of a column at a time: a buffer that stays in the processor's cache, where a whole chunk would not."""

@@ -16,13 +16,19 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import SourceDataError, SourceError
+from featurestore.core.temporal import NOTHING_YET
 from featurestore.definitions.sources import FileSource, Source, SqlSource
-from featurestore.dtypes import DType
-from featurestore.errors import SourceDataError, SourceError
-from featurestore.event_log import EventLog, Head, IdColumn, Stretch
 from featurestore.plan.model import SourcePlan, ViewPlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.deliveries import id_hashes
+from featurestore.sources.event_log import (
+    EventLog,
+    Head,
+    IdColumn,
+    Stretch,
+)
 from featurestore.sources.files import is_remote
 from featurestore.sources.known_ids import Hashes, HashSet
 from featurestore.sources.logged import is_in_contract, under_plan_names
@@ -38,7 +44,6 @@ from featurestore.sources.opening import (
 )
 from featurestore.sources.scan import Scan
 from featurestore.sources.settings import ReadSettings
-from featurestore.temporal import NOTHING_YET
 
 
 def outside_identity(source: Source, settings: ReadSettings) -> str:

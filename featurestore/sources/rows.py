@@ -11,8 +11,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from featurestore.dtypes import DType, Schema, from_arrow
-from featurestore.errors import SourceDataError, SourceMissingError, listing
+from featurestore.core.dtypes import DType, Schema, from_arrow
+from featurestore.core.errors import SourceDataError, SourceMissingError, listing
 
 WIDE_DECIMAL = DType("decimal", precision=38, scale=18)
 """The dtype of exact numbers that say no precision: of ``NUMERIC`` in databases, of Python's ``Decimal`` in frames."""

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import SourceDataError
 from featurestore.definitions.sources import OnNull
-from featurestore.dtypes import DType
-from featurestore.errors import SourceDataError
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.deliveries import repeated_deliveries

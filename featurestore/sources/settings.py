@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-    from featurestore.event_log import EventLog
+    from featurestore.sources.event_log import EventLog
 
 _SPOOL_SHARE = 16
 _SPOOL_BYTES = 256 << 20

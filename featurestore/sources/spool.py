@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.dtypes import DType
-from featurestore.errors import StorageError
+from featurestore.core.dtypes import DType
+from featurestore.core.errors import StorageError
 from featurestore.sources.files import FoundFile
 from featurestore.sources.parquet import ParquetRows, check_file
 from featurestore.sources.rows import RawRows, SourceFile, TableRows

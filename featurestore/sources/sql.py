@@ -20,13 +20,28 @@ from sqlalchemy import exc, types
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import quoted_name
 
-from featurestore.database import with_driver
-from featurestore.dtypes import BINARY, BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError, listing
+from featurestore.core.dtypes import (
+    BINARY,
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    list_of,
+)
+from featurestore.core.errors import (
+    SourceDataError,
+    SourceError,
+    SourceMissingError,
+    listing,
+)
+from featurestore.core.urls import expanded, without_secrets
 from featurestore.plan.sql_text import times_or_texts, without_end
 from featurestore.sources.convert import article, guess_dtype
 from featurestore.sources.rows import WIDE_DECIMAL, missing_column
-from featurestore.urls import expanded, without_secrets
+from featurestore.storage.database import with_driver
 
 _CHUNK_ROWS = 50_000
 _SAMPLE_ROWS = 10_000

@@ -23,8 +23,13 @@ from typing import IO, Any, cast
 import duckdb
 import pyarrow as pa
 
+from featurestore.core.errors import (
+    SourceDataError,
+    SourceError,
+    SourceMissingError,
+    repeated,
+)
 from featurestore.definitions.sources import CsvOptions
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError, repeated
 from featurestore.sources.settings import ReadSettings, duckdb_connection, temporary_folder
 
 SAMPLE_ROWS = 20_000

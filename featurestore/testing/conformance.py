@@ -27,8 +27,8 @@ from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any, ClassVar
 
-from featurestore.errors import StateError, StorageError
-from featurestore.online.store import OnlineStore
+from featurestore.core.errors import StateError, StorageError
+from featurestore.online.stores.store import OnlineStore
 
 _SPAWN = multiprocessing.get_context("spawn")
 _KEY = b"\x01\x02\x03\x04\x05\x06\x07\x08\x00\x00\x00\x00i\x00"

@@ -11,11 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from featurestore.core.dtypes import TIMESTAMP, parse_declared
+from featurestore.core.errors import SourceMissingError, SpineError, listing
+from featurestore.core.statuses import Status
+from featurestore.core.temporal import instant_us
 from featurestore.definitions.collection import collect
 from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import TIMESTAMP, parse_declared
-from featurestore.errors import SourceMissingError, SpineError, listing
 from featurestore.offline.build import AS_OF, Features, compute_features, questions_of
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
@@ -25,8 +27,6 @@ from featurestore.plan.model import Plan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans, read_schema
 from featurestore.sources.convert import to_contract
 from featurestore.sources.frames import source_table
-from featurestore.statuses import Status
-from featurestore.temporal import instant_us
 
 _SETTINGS = ReadSettings(threads=1)
 _RESOURCES = Resources(threads=1)

@@ -11,8 +11,9 @@ from http import HTTPStatus
 from typing import Any
 
 from featurestore.config import ServerConfig
-from featurestore.dtypes import TIMESTAMP, DType
-from featurestore.errors import (
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.dtypes import TIMESTAMP, DType
+from featurestore.core.errors import (
     FingerprintMismatchError,
     InstantError,
     RequestError,
@@ -21,14 +22,13 @@ from featurestore.errors import (
     ValueOverflowError,
     listing,
 )
-from featurestore.online.result import OnlineFeatures
+from featurestore.core.statuses import ERROR, Status
+from featurestore.core.temporal import format_instant, instant_us, to_datetime
 from featurestore.plan.model import Column, Plan, ViewPlan
 from featurestore.server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
 from featurestore.server.forms import check_size
 from featurestore.server.problems import RefusedError, too_large
-from featurestore.statuses import ERROR, Status
 from featurestore.store import FeatureStore
-from featurestore.temporal import format_instant, instant_us, to_datetime
 
 STATUSES = {
     Status.PRESENT.name: "PRESENT",

@@ -9,14 +9,14 @@ from http import HTTPStatus
 from typing import Any
 
 from featurestore.config import ServerConfig
-from featurestore.dtypes import TIMESTAMP
-from featurestore.errors import RegistryError, RequestError
+from featurestore.core.dtypes import TIMESTAMP
+from featurestore.core.errors import RegistryError, RequestError
+from featurestore.core.temporal import instant_us
 from featurestore.server.arrow import too_many_columns
 from featurestore.server.events import too_many
 from featurestore.server.feast.messages import ROADS, FeastMaterialize, FeastPush
 from featurestore.server.problems import RefusedError
 from featurestore.store import FeatureStore
-from featurestore.temporal import instant_us
 
 _BY_ROW = re.compile(r"/events/(\d+)/(.+)")
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.temporal import FixedClock
+from featurestore.core.temporal import FixedClock
 
 T0 = 1_700_000_000_000_000
 HOUR = 3_600_000_000
@@ -73,7 +73,7 @@ def work(folder, version, now_us, keep):
 
 if __name__ == "__main__":
     place, number, instant, kept = sys.argv[1:]
-    from featurestore import live, materializing, serving  # noqa: F401  # what the work needs, loaded before it begins
+    from featurestore.online.filling import runs as materializing  # noqa: F401  # what the work needs, loaded before it begins
 
     print("go", flush=True)
     work(Path(place), int(number), int(instant), int(kept))

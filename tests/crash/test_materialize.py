@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.temporal import FixedClock, to_datetime
+from featurestore.core.temporal import FixedClock, to_datetime
 from tests.assertions import bits
 from tests.crash import refreshing
 from tests.crash.refreshing import HOUR, T0, USERS

@@ -5,9 +5,9 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.serving_log import ServingLog
-from featurestore.temporal import FixedClock
+from featurestore.core.temporal import FixedClock
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.serving_log import ServingLog
 from tests.crash.rounds import rounds, run_and_kill
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
 

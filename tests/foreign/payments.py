@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.temporal import FixedClock, instant_us
 
 START = instant_us("2026-03-01T00:00:00Z")
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000

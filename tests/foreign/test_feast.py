@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
-from featurestore.temporal import FixedClock
+from featurestore.core.temporal import FixedClock
 from tests.conftest import FEAST_PYTHON
 from tests.foreign.payments import DAY, START, write_payments
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FrameSource, agg, col
-from featurestore.errors import ConfigError, InstantError, SourceError
-from featurestore.skew.foreign import ForeignMapping, read_mapping
-from featurestore.temporal import FixedClock
+from featurestore.core.errors import ConfigError, InstantError, SourceError
+from featurestore.core.temporal import FixedClock
+from featurestore.guard.audit.foreign import ForeignMapping, read_mapping
 from tests.foreign.payments import DAY, HOUR, SERVICE, START, answers, instants, questions, service, write_payments
 
 MAPPING = """

@@ -7,13 +7,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from featurestore import FeatureView, agg, col
+from featurestore.core.dtypes import INT64
+from featurestore.core.errors import ValueOverflowError
+from featurestore.core.temporal import (
+    NO_WATERMARK,
+    duration_us,
+    horizons,
+    window_start,
+)
 from featurestore.definitions.collection import collect
-from featurestore.dtypes import INT64
-from featurestore.errors import ValueOverflowError
 from featurestore.kernels.program import AGGREGATIONS, ALWAYS_A_VALUE
 from featurestore.plan.aggregations import RULES
 from featurestore.plan.compiler import compile_definitions
-from featurestore.temporal import NO_WATERMARK, duration_us, horizons, window_start
 from tests.assertions import assert_same_answer, assert_same_column
 from tests.budget import examples
 from tests.roads import ask, ask_scenario, status_names

@@ -15,7 +15,8 @@ import pytest
 import typer
 
 import featurestore
-from featurestore import cli, errors
+from featurestore import cli
+from featurestore.core import errors
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")])

@@ -8,10 +8,15 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Entity, FeatureView, agg, col
+from featurestore.core.dtypes import (
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+)
+from featurestore.core.temporal import duration_us
 from featurestore.definitions.collection import collect
-from featurestore.dtypes import INT64, STRING, TIMESTAMP, DType
 from featurestore.plan.compiler import compile_definitions
-from featurestore.temporal import duration_us
 from tests.assertions import assert_same_values
 from tests.roads import ask
 from tests.strategies import source_of, table_of, to_datetime

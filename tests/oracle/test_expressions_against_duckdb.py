@@ -13,8 +13,14 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.core.dtypes import (
+    BOOL,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+)
 from featurestore.definitions.expr import coalesce, col, concat, greatest, least, lit, when
-from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, TIMESTAMP
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.plan.typing import Scope, infer
 from tests.assertions import assert_same_values

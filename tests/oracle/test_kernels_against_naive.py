@@ -9,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore import Entity, FeatureView, agg, col, continuous, every
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+)
+from featurestore.core.errors import ValueOverflowError
 from featurestore.definitions.collection import collect
-from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP
-from featurestore.errors import ValueOverflowError
 from featurestore.kernels import evaluate
 from featurestore.kernels.evaluate import Picked, RowReader, bind
 from featurestore.kernels.events import NO_EVENT

@@ -12,9 +12,9 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from featurestore import FeatureService, FeatureStore, FileSource, OnDemandFeatureView, as_of, request
-from featurestore.errors import OutOfReachError, ValueOverflowError
+from featurestore.core.errors import OutOfReachError, ValueOverflowError
+from featurestore.core.temporal import FixedClock
 from featurestore.kernels.on_demand import finish
-from featurestore.temporal import FixedClock
 from tests.assertions import assert_same_values
 from tests.budget import examples
 from tests.oracle import naive

@@ -10,8 +10,13 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FrameSource, OnDemandFeatureView, agg, col
 from featurestore import request as request_input
+from featurestore.core.temporal import (
+    FixedClock,
+    duration_us,
+    every,
+    instant_us,
+)
 from featurestore.server.app import create_app
-from featurestore.temporal import FixedClock, duration_us, every, instant_us
 
 NOW = "2024-05-02T00:00:00Z"
 USER = Entity("user", key="user", dtype="int64")

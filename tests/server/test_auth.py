@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.errors import RegistryError
+from featurestore.core.errors import RegistryError
 from featurestore.registry.api_keys import Scope
 from featurestore.server.app import create_app
 from featurestore.server.auth import needed_scope

@@ -17,8 +17,8 @@ import pytest
 from featurestore import FileSource
 from featurestore.client import AsyncFeatureStoreClient, FeatureStoreClient, Health
 from featurestore.client.retries import Retries
-from featurestore.dtypes import FLOAT64, INT64
-from featurestore.errors import (
+from featurestore.core.dtypes import FLOAT64, INT64
+from featurestore.core.errors import (
     ConfigError,
     FeatureStoreError,
     FingerprintMismatchError,
@@ -29,7 +29,7 @@ from featurestore.errors import (
     UnknownServiceError,
     UnreachableError,
 )
-from featurestore.online.store import record_key
+from featurestore.online.stores.store import record_key
 from featurestore.registry.api_keys import Scope
 from featurestore.server.app import create_app
 from featurestore.store import FeatureStore

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from featurestore.errors import StorageError
+from featurestore.core.errors import StorageError
 from featurestore.registry.api_keys import Scope
 from featurestore.server.app import Application
 from featurestore.server.features import ENTITIES_IN_LOOP

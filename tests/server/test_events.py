@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import RequestError
+from featurestore.core.errors import RequestError
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.server.app import create_app
 from featurestore.server.events import ARROW_STREAM
-from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, Caller
 from tests.server.test_arrow import stream
 from tests.server.test_client import client_of

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from featurestore.config import ServerConfig
-from featurestore.errors import RequestError, StateError
+from featurestore.core.errors import RequestError, StateError
 from featurestore.server.features import ENTITIES_IN_LOOP
 from featurestore.server.messages import Problem, Reply
 from featurestore.store import FeatureStore

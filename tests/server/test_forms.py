@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from featurestore.dtypes import parse_dtype
+from featurestore.core.dtypes import parse_dtype
 from featurestore.server.forms import ARROW_STREAM, JSON, METADATA_KEY, check_size, form_of
 from featurestore.server.problems import RefusedError
 from tests.server.test_features import problem

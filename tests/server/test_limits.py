@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from featurestore.config import ServerConfig
-from featurestore.errors import RegistryError, StorageError
-from featurestore.online.patience import out_of_time, seconds_left
-from featurestore.online.store import record_key
+from featurestore.core.errors import RegistryError, StorageError
+from featurestore.online.stores.patience import out_of_time, seconds_left
+from featurestore.online.stores.store import record_key
 from featurestore.server.app import create_app
 from tests.server.conftest import Caller
 from tests.server.test_features import problem

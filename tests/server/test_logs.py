@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from featurestore.errors import StorageError
+from featurestore.core.errors import StorageError
 from featurestore.server.logs import JsonLines, LinesHandler, LineWriter, RequestLog
 from featurestore.server.problems import problem_of
 from tests.server.conftest import Caller, create_app

@@ -8,9 +8,9 @@ import pytest
 
 from featurestore import FeatureService
 from featurestore.config import Config
-from featurestore.errors import ConfigError, RegistryError, UnknownUdfError
-from featurestore.online.refreshed import RECHECK_US
-from featurestore.online.removal import discard
+from featurestore.core.errors import ConfigError, RegistryError, UnknownUdfError
+from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.filling.removal import discard
 from featurestore.server.app import create_app
 from featurestore.server.probing import PROBE_SECONDS
 from featurestore.server.workers import _temporary_folder
@@ -128,7 +128,7 @@ def test_a_plan_whose_function_is_missing_is_refused_with_503_on_every_route(cal
     def fail(*_):
         raise UnknownUdfError("the function is not defined in this process", where="udf 'taxed'")
 
-    monkeypatch.setattr("featurestore.online.lookup.find_udf", fail)
+    monkeypatch.setattr("featurestore.online.answering.lookup.find_udf", fail)
     monkeypatch.setattr("featurestore.plan.model.Plan.udfs", frozenset({("taxed", "")}))
     feast = {"feature_service": "plain", "entities": {"user": [1]}}
     for answer in (call.ask(), call("POST", "/get-online-features", json=feast), call("GET", "/readyz")):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FrameSource, agg, col
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.server.app import create_app
-from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, SERVICES, USER, hour
 
 with warnings.catch_warnings():

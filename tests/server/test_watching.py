@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from featurestore.config import ServerConfig
-from featurestore.errors import StorageError
+from featurestore.core.errors import StorageError
 from featurestore.registry import AuditRecord, JobRecord
 from featurestore.server.app import create_app
 from featurestore.server.calls import REQUEST_ID

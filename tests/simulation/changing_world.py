@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.config import Config
-from featurestore.errors import FeatureStoreError, SourceDataError, StateError
+from featurestore.core.errors import FeatureStoreError, SourceDataError, StateError
+from featurestore.core.temporal import FixedClock, duration_us
 from featurestore.offline.training_set import compute_reference
-from featurestore.online.lookup import OnlineReader
-from featurestore.temporal import FixedClock, duration_us
+from featurestore.online.answering.lookup import OnlineReader
 from tests.strategies import START_US, to_datetime
 
 INSTANT = pa.timestamp("us", tz="UTC")

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import StateError, StorageError
-from featurestore.event_log import EventLog
-from featurestore.online import watching
-from featurestore.online.memory import memory_store
-from featurestore.online.store import is_state_key
+from featurestore.core.errors import StateError, StorageError
+from featurestore.core.temporal import NO_WATERMARK, FixedClock
+from featurestore.online.answering import watching
+from featurestore.online.stores.memory import memory_store
+from featurestore.online.stores.store import is_state_key
 from featurestore.plan.model import INGEST_COLUMN
-from featurestore.temporal import NO_WATERMARK, FixedClock
+from featurestore.sources.event_log import EventLog
 from tests.stores import local_store
 from tests.strategies import START_US, to_datetime
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
-from featurestore.errors import StorageError
-from featurestore.online.result import OnlineFeatures
-from featurestore.temporal import FixedClock, duration_us
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.errors import StorageError
+from featurestore.core.temporal import FixedClock, duration_us
 from tests.stores import local_store
 from tests.strategies import START_US, to_datetime
 

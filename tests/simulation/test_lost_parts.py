@@ -6,7 +6,7 @@ A few seeds in every run. For thousands: ``python -m tests.simulation.lost_parts
 import pytest
 import redis
 
-from featurestore.online import watching
+from featurestore.online.answering import watching
 from tests.simulation.lost_parts import LostPartsWorld
 
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
-from featurestore.errors import StorageError
-from featurestore.online.materialize import materialize_view
-from featurestore.online.opening import open_online_store
-from featurestore.online.result import OnlineFeatures
-from featurestore.online.store import OnlineStore
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.errors import StorageError
+from featurestore.core.temporal import FixedClock, duration_us
+from featurestore.online.filling.materialize import materialize_view
+from featurestore.online.stores.opening import open_online_store
+from featurestore.online.stores.store import OnlineStore
 from featurestore.sources import open_scan
-from featurestore.temporal import FixedClock, duration_us
 from tests.stores import local_store
 from tests.strategies import START_US, to_datetime
 

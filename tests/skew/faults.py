@@ -13,8 +13,8 @@ from tempfile import mkdtemp
 from typing import Any
 
 from featurestore import continuous
-from featurestore.online.result import OnlineFeatures
-from featurestore.statuses import codes_of
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.statuses import codes_of
 from tests.skew.shop import (
     END_US,
     EVENTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 
-from featurestore.skew.causes.catalogue import CAUSES, HYPOTHESES, UNEXPLAINED
+from featurestore.guard.causes.catalogue import CAUSES, HYPOTHESES, UNEXPLAINED
 from tests.skew.faults import FAULTS, Fault
 from tests.skew.planting import Audited, audit_planted, everywhere, in_some
 

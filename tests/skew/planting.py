@@ -10,9 +10,9 @@ from tempfile import mkdtemp
 
 import pyarrow.parquet as pq
 
-from featurestore.online.result import OnlineFeatures
-from featurestore.skew.report import AuditReport
-from featurestore.temporal import to_datetime
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.temporal import to_datetime
+from featurestore.guard.audit.report import AuditReport
 from tests.skew.faults import Answers, Fault
 from tests.skew.shop import END_US, SERVICE, START_US, Shop, answers, opened
 

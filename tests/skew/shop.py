@@ -30,8 +30,13 @@ from featurestore import (
     every,
     request,
 )
-from featurestore.online.result import OnlineFeatures
-from featurestore.temporal import FixedClock, Refresh, duration_us, to_datetime
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.temporal import (
+    FixedClock,
+    Refresh,
+    duration_us,
+    to_datetime,
+)
 from tests.strategies import START_US
 
 HOUR = duration_us("1h")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from featurestore.skew import collecting
-from featurestore.skew.causes.catalogue import CAUSES
+from featurestore.guard.audit import collecting
+from featurestore.guard.causes.catalogue import CAUSES
 from tests.skew.faults import FAULTS, as_float32, shop_of, true_shop
 from tests.skew.measuring import SIZES, confusion, fault_of, measured, page
 from tests.skew.planting import EQUAL, audit_planted, in_some

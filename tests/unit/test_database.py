@@ -8,9 +8,9 @@ from threading import Timer
 import pytest
 import sqlalchemy as sa
 
-from featurestore.database import open_database, use_wal, what_is_left
-from featurestore.errors import RegistryError
+from featurestore.core.errors import RegistryError
 from featurestore.registry import Registry
+from featurestore.storage.database import open_database, use_wal, what_is_left
 
 
 def test_what_others_keep_from_being_overwritten_is_named(tmp_path):

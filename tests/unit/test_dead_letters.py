@@ -6,8 +6,13 @@ import threading
 import msgspec
 import pytest
 
-from featurestore.dead_letters import DeadLetter, append_letters, events_in, remove_letters
-from featurestore.errors import StorageError
+from featurestore.core.errors import StorageError
+from featurestore.online.pushing.dead_letters import (
+    DeadLetter,
+    append_letters,
+    events_in,
+    remove_letters,
+)
 
 
 def letter(number, name):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import (
+from featurestore.core.dtypes import (
     BINARY,
     BOOL,
     DATE,

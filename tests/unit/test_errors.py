@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from featurestore import errors
-from featurestore.errors import (
+from featurestore.core import errors
+from featurestore.core.errors import (
     DefinitionError,
     FeatureStoreError,
     Mistake,

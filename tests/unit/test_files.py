@@ -11,14 +11,15 @@ import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg
 from featurestore.cli.common import write_page
-from featurestore.database import open_database
-from featurestore.dead_letters import DeadLetter, append_letters, remove_letters
-from featurestore.errors import FeatureStoreError
-from featurestore.files import exchange, local_path, make_file, make_folder, opener, write_parquet
+from featurestore.core.errors import FeatureStoreError
+from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.guard.audit.export import MismatchFile
 from featurestore.offline.writer import check_target
-from featurestore.online.opening import open_online_store
-from featurestore.skew.export import MismatchFile
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.online.pushing.dead_letters import DeadLetter, append_letters, remove_letters
+from featurestore.online.stores.opening import open_online_store
+from featurestore.storage.database import open_database
+from featurestore.storage.files import exchange, local_path, make_file, make_folder, opener
+from featurestore.storage.parquet import write_parquet
 from tests.server.conftest import NOW, USER
 
 LETTER = DeadLetter("topic", 0, 0, None, "", "no event", "")

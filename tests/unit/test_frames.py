@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from featurestore.frames import to_frame
+from featurestore.core.frames import to_frame
 
 
 def test_a_large_integer_beside_a_null_keeps_all_its_digits():

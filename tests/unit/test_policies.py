@@ -5,7 +5,7 @@ import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.config import Config
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 from tests.server.conftest import ORDERS, USER
 
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from featurestore.progress import Steps, listening, part_of
+from featurestore.storage.progress import Steps, listening, part_of
 from tests.unit.offline.samples import spine, store_of
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import cli
-from featurestore.skew.certificate import Certificate
+from featurestore.guard.release.certificate import Certificate
 
 DEFINITIONS = """
 from featurestore import *

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.errors import InstantError
-from featurestore.temporal import (
+from featurestore.core.errors import InstantError
+from featurestore.core.temporal import (
     MAX_INSTANT_US,
     MICROSECONDS,
     MIN_INSTANT_US,

@@ -18,7 +18,7 @@ from featurestore import (
     col,
     request,
 )
-from featurestore.errors import SourceDataError, SourceMissingError, SpineError
+from featurestore.core.errors import SourceDataError, SourceMissingError, SpineError
 from featurestore.testing import evaluate
 
 

@@ -4,12 +4,22 @@ import pytest
 import sqlalchemy as sa
 
 from featurestore import SqlSource
-from featurestore.database import failures, open_database
-from featurestore.errors import ConfigError, FeatureStoreError, RegistryError, SourceError
-from featurestore.online.opening import open_online_store
+from featurestore.core.errors import (
+    ConfigError,
+    FeatureStoreError,
+    RegistryError,
+    SourceError,
+)
+from featurestore.core.urls import (
+    expanded,
+    holds_secret,
+    shown,
+    without_secrets,
+)
+from featurestore.online.stores.opening import open_online_store
 from featurestore.registry import Applied, read_source, source_draft
 from featurestore.sources.sql import SqlRows
-from featurestore.urls import expanded, holds_secret, shown, without_secrets
+from featurestore.storage.database import failures, open_database
 
 SECRET = "S3cr3t-Hunter2"
 WITH_SECRETS = [

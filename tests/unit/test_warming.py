@@ -6,7 +6,7 @@ import pytest
 
 from featurestore import FeatureService, FeatureStore
 from featurestore.kernels.code_cache import compiled
-from featurestore.warming import warm
+from featurestore.operations.warming import warm
 from tests.server.conftest import LAST, SPENDING
 
 pytestmark = pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="nothing is compiled")

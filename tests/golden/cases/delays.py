@@ -1,7 +1,12 @@
 """The example of the contract: one view on a refresh grid, another picked from, one on-demand feature."""
 
 from featurestore import Entity, FeatureService, FeatureView, FileSource, OnDemandFeatureView, agg, col, every, request
-from featurestore.dtypes import BOOL, FLOAT64, STRING, TIMESTAMP
+from featurestore.core.dtypes import (
+    BOOL,
+    FLOAT64,
+    STRING,
+    TIMESTAMP,
+)
 
 SCHEMAS = {
     "flights": {"carrier": STRING, "landed_at": TIMESTAMP, "arr_delay": FLOAT64, "cancelled": BOOL, "dest": STRING},

@@ -17,7 +17,13 @@ from featurestore import (
     udf,
     when,
 )
-from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP, DType
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+)
 
 SCHEMAS = {
     "reports": {"airport": STRING, "at": TIMESTAMP, "temp": FLOAT64, "sky": STRING},

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FileSource
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.temporal import FixedClock, instant_us
 from tests.server.conftest import LAST, NOW, ORDERS, SPENDING
 
 collect_ignore = ["client_program.py"]

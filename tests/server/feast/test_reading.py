@@ -9,11 +9,11 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FrameSource, agg, col
 from featurestore import request as request_input
+from featurestore.core.statuses import Status
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.definitions.views import OnDemandFeatureView
 from featurestore.server.app import create_app
 from featurestore.server.feast.answers import NO_EVENT, STATUSES
-from featurestore.statuses import Status
-from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import LAST, NOW, ORDERS, SPENDING, Caller
 from tests.server.test_features import problem
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore import FeatureStore
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.server.app import create_app
 from featurestore.server.feast.writes import _aligned
-from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, Caller
 from tests.server.test_features import problem
 

@@ -17,7 +17,7 @@ def registry(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr("featurestore.alerting.ways._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("featurestore.guard.alerts.ways._FIRST_PAUSE_SECONDS", 0.01)
 
 
 class Hook:

@@ -8,13 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurestore.alerting import DELIVERED, UNDELIVERED, Alerts, News, news_of_audit, news_of_job
 from featurestore.config import AlertsConfig
+from featurestore.core.temporal import FixedClock, duration_us
+from featurestore.guard.alerts import (
+    DELIVERED,
+    UNDELIVERED,
+    Alerts,
+    News,
+    news_of_audit,
+    news_of_job,
+)
+from featurestore.guard.audit.report import AuditReport
+from featurestore.guard.comparing.compare import FeatureCounts
+from featurestore.guard.comparing.findings import Finding
 from featurestore.registry import JobRecord, Registry
-from featurestore.skew.compare import FeatureCounts
-from featurestore.skew.findings import Finding
-from featurestore.skew.report import AuditReport
-from featurestore.temporal import FixedClock, duration_us
 
 HOUR = duration_us("1h")
 
@@ -137,7 +144,7 @@ def test_a_way_that_fails_is_tried_again_alone(registry, clock, hook):
 
 
 def test_what_was_told_is_known_however_often_telling_failed_since(alerts, registry, hook, monkeypatch):
-    monkeypatch.setattr("featurestore.alerting.ways._TRIES", 1)
+    monkeypatch.setattr("featurestore.guard.alerts.ways._TRIES", 1)
     alerts.tell(news_of_audit(report("fail", {"a": "x"})))
     hook.answers += [500] * 105
     for _ in range(105):
@@ -177,7 +184,7 @@ def test_whoever_can_be_told_knows_what_is_wrong_and_is_told_nothing_twice(state
         sent.append((message["recovered"], message["verdict"]))
         return True, ""
 
-    monkeypatch.setattr("featurestore.alerting.alerts.deliver", deliver)
+    monkeypatch.setattr("featurestore.guard.alerts.alerts.deliver", deliver)
     with Registry("sqlite://") as registry:
         alerts = Alerts(AlertsConfig(command=["x"]), registry, FixedClock(0))
         known, expected, planned = set(), [], iter(failures)

@@ -14,11 +14,16 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from featurestore.alerting import DELIVERED, UNDELIVERED, Alerts, news_of_audit
-from featurestore.alerting.ways import deliver, ways_of
 from featurestore.config import AlertsConfig
-from featurestore.skew.report import AuditReport
-from featurestore.temporal import FixedClock
+from featurestore.core.temporal import FixedClock
+from featurestore.guard.alerts import (
+    DELIVERED,
+    UNDELIVERED,
+    Alerts,
+    news_of_audit,
+)
+from featurestore.guard.alerts.ways import deliver, ways_of
+from featurestore.guard.audit.report import AuditReport
 from tests.tls import make_certificates
 
 PASSWORD = "a secret"

@@ -6,17 +6,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.catalog import Catalog
+from featurestore.core.errors import (
+    ConfigError,
+    DefinitionError,
+    RegistryError,
+    UnknownServiceError,
+)
+from featurestore.core.temporal import FixedClock
 from featurestore.definitions.aggregations import agg
 from featurestore.definitions.entities import Entity
 from featurestore.definitions.expr import col
 from featurestore.definitions.services import FeatureService
 from featurestore.definitions.sources import FileSource, FrameSource
 from featurestore.definitions.views import FeatureView
-from featurestore.errors import ConfigError, DefinitionError, RegistryError, UnknownServiceError
 from featurestore.registry import Outcome, Registry
+from featurestore.registry.catalog import Catalog
 from featurestore.sources import ReadSettings
-from featurestore.temporal import FixedClock
 
 EVENTS = pa.table(
     {"user": ["a", "b"], "amount": [1.0, 2.0], "at": pa.array([1, 2], pa.timestamp("us", "UTC"))},

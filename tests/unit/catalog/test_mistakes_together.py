@@ -6,7 +6,7 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.cli import main
-from featurestore.errors import DefinitionError, SourceMissingError
+from featurestore.core.errors import DefinitionError, SourceMissingError
 
 USER = Entity("user", key="user")
 

@@ -12,13 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.client.messages import read_features, read_pushed, write_events, write_question
-from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP, list_of
-from featurestore.errors import RequestError
-from featurestore.online.result import OnlineFeatures, PushResult, RejectedRow, ViewError, ViewState
+from featurestore.core.answers import (
+    OnlineFeatures,
+    PushResult,
+    RejectedRow,
+    ViewError,
+    ViewState,
+)
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    TIMESTAMP,
+    list_of,
+)
+from featurestore.core.errors import RequestError
+from featurestore.core.statuses import ERROR_CODE, Status
+from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from featurestore.server.events import message_of
 from featurestore.server.messages import read_question, reply, to_bytes
-from featurestore.statuses import ERROR_CODE, Status
-from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from tests.assertions import bits
 from tests.strategies import DTYPES, values
 

@@ -5,9 +5,15 @@ import json
 
 import pytest
 
-from featurestore import errors
 from featurestore.client.problems import error_of
-from featurestore.errors import FeatureStoreError, RequestError, ServerError, StateError, UnreachableError
+from featurestore.core import errors
+from featurestore.core.errors import (
+    FeatureStoreError,
+    RequestError,
+    ServerError,
+    StateError,
+    UnreachableError,
+)
 from featurestore.server.messages import to_bytes
 from featurestore.server.problems import problem_of
 

@@ -3,7 +3,7 @@
 import pytest
 
 from featurestore.client.retries import Retries
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 
 
 def test_waits_double_up_to_the_longest():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.config import Config, read_bytes
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ import pytest
 from confluent_kafka import Producer
 
 from featurestore import FeatureStore
-from featurestore.consuming import Consumed, consume
-from featurestore.dead_letters import DeadLetter
-from featurestore.errors import ConfigError, RequestError, StorageError
+from featurestore.core.errors import ConfigError, RequestError, StorageError
+from featurestore.online.pushing.dead_letters import DeadLetter
+from featurestore.operations.consuming import Consumed, consume
 from tests.unit.pushing.test_push import orders, spending
 
 AT = (datetime.now(UTC) - timedelta(hours=1)).replace(microsecond=0)

@@ -16,8 +16,8 @@ from numpy import sin as sine
 from pyarrow.parquet import read_table
 
 from featurestore import FrameSource, OnDemandFeatureView, agg, col, lit, request, udf
+from featurestore.core.errors import ConfigError
 from featurestore.definitions.udf import find_udf, source_text
-from featurestore.errors import ConfigError
 from featurestore.kernels.expressions import UdfError
 from featurestore.testing import evaluate
 from tests.unit.plan.world import mistakes_in, plan_of, view

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.skew.drift.assess import assess
-from featurestore.skew.drift.categories import CategoryCounts
-from featurestore.skew.drift.distribution import Distribution
-from featurestore.skew.drift.policy import LEAST_EFFECTS, DriftPolicy
-from featurestore.skew.drift.report import DriftReport
+from featurestore.guard.drift.assess import assess
+from featurestore.guard.drift.categories import CategoryCounts
+from featurestore.guard.drift.distribution import Distribution
+from featurestore.guard.drift.policy import LEAST_EFFECTS, DriftPolicy
+from featurestore.guard.drift.report import DriftReport
 from tests.unit.drift.samples import exactly
 from tests.unit.drift.test_collect import drift
 

@@ -9,13 +9,13 @@ from rich.console import Console
 from scipy import stats
 from scipy.spatial import distance
 
-from featurestore.dtypes import parse_dtype
+from featurestore.core.dtypes import parse_dtype
+from featurestore.guard.drift.categories import MOST_CATEGORIES, CategoryCounts
+from featurestore.guard.drift.compare import Recomputed, Reference, compare_drift
+from featurestore.guard.drift.distribution import from_profile
+from featurestore.guard.drift.policy import DriftPolicy
 from featurestore.offline.profile import profile_column
-from featurestore.skew.drift.categories import MOST_CATEGORIES, CategoryCounts
-from featurestore.skew.drift.compare import Recomputed, Reference, compare_drift
-from featurestore.skew.drift.distribution import from_profile
-from featurestore.skew.drift.policy import DriftPolicy
-from featurestore.skew.drift.render import render
+from featurestore.reports.drift_text import render
 
 DTYPES = {"number": "float64", "whole": "int64", "word": "string", "flag": "bool", "tags": "list<string>"}
 

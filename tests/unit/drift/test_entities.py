@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.dtypes import parse_dtype
-from featurestore.skew.drift.entities import Entities, EntityRows
-from featurestore.skew.sampling import BUCKETS, buckets
+from featurestore.core.dtypes import parse_dtype
+from featurestore.guard.comparing.sampling import BUCKETS, buckets
+from featurestore.guard.drift.entities import Entities, EntityRows
 
 
 def worth(rows_per_entity, *, seed=1):

@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from featurestore.skew.drift.measures import jensen_shannon, psi, wasserstein
+from featurestore.guard.drift.measures import jensen_shannon, psi, wasserstein
 from tests.unit.drift.samples import SHAPES, exactly
 
 PYTHON = os.environ.get("EVIDENTLY_PYTHON")

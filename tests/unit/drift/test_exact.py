@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from featurestore.skew.drift.exact import parting
+from featurestore.guard.drift.exact import parting
 
 
 @st.composite

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.skew.drift.html import render_html
+from featurestore.reports.drift_html import render_html
 from tests.unit.drift.test_collect import drift, table
 from tests.unit.render.pages import HOSTILE, read
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from featurestore.skew.drift.measures import (
+from featurestore.guard.drift.measures import (
     beyond_range,
     chi_square,
     jensen_shannon,

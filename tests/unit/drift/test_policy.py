@@ -11,11 +11,11 @@ from rich.console import Console
 from scipy import stats
 
 from featurestore.config import Config
-from featurestore.drifting import configured
-from featurestore.errors import ConfigError, RegistryError
-from featurestore.skew.drift.policy import DriftPolicy, FixedThreshold, adjust
-from featurestore.skew.drift.render import render
-from featurestore.skew.drift.report import DriftReport
+from featurestore.core.errors import ConfigError, RegistryError
+from featurestore.guard.drift.drifter import configured
+from featurestore.guard.drift.policy import DriftPolicy, FixedThreshold, adjust
+from featurestore.guard.drift.report import DriftReport
+from featurestore.reports.drift_text import render
 from tests.unit.drift.test_collect import drift, table
 
 P_VALUES = [0.001, 0.2, 0.04, 0.03, 0.5, 0.004]
@@ -70,8 +70,8 @@ def test_a_small_move_of_many_rows_is_no_drift():
 def test_many_features_of_one_distribution_do_not_drift():
     random = np.random.default_rng(11)
     names = [f"f{i}" for i in range(100)]
-    from featurestore.dtypes import FLOAT64
-    from featurestore.skew.drift.compare import Reference, compare_drift
+    from featurestore.core.dtypes import FLOAT64
+    from featurestore.guard.drift.compare import Reference, compare_drift
 
     sides = [pa.table({name: random.normal(size=60) for name in names}) for _ in range(2)]
     dtypes = dict.fromkeys(names, FLOAT64)

@@ -5,7 +5,13 @@ import math
 import pytest
 from scipy import special, stats
 
-from featurestore.skew.drift.special import chi_square_tail, gamma_tail, kolmogorov_tail, normal_tail, threshold
+from featurestore.guard.drift.special import (
+    chi_square_tail,
+    gamma_tail,
+    kolmogorov_tail,
+    normal_tail,
+    threshold,
+)
 
 
 @pytest.mark.parametrize("shape", [0.5, 1.0, 2.5, 9.5, 100.0, 5000.0, 32768.0])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from featurestore.event_log import log as log_module
+from featurestore.sources.event_log import log as log_module
 
 NOW_US = 1_700_000_000_000_000
 

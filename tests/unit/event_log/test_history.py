@@ -3,10 +3,15 @@
 import pytest
 import sqlalchemy as sa
 
-from featurestore.errors import StorageError
-from featurestore.event_log import EventLog, Head, KnownKeysError, PushKey
-from featurestore.event_log import log as log_module
-from featurestore.event_log.log import _PRESENT_US, KEYS_KEPT_US
+from featurestore.core.errors import StorageError
+from featurestore.sources.event_log import (
+    EventLog,
+    Head,
+    KnownKeysError,
+    PushKey,
+)
+from featurestore.sources.event_log import log as log_module
+from featurestore.sources.event_log.log import _PRESENT_US, KEYS_KEPT_US
 from tests.unit.event_log.test_log import NOW_US, append, convert, events, held, log, url
 
 __all__ = ["log", "url"]

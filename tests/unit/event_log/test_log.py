@@ -10,15 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from featurestore.dtypes import INT64, STRING
-from featurestore.errors import ConfigError, SourceDataError, StorageError
-from featurestore.event_log import EventLog, Head, IdColumn
-from featurestore.event_log import log as log_module
-from featurestore.event_log.log import _BATCHES, _FILES, _HEADS, _LOOSE, MOST_ROWS
-from featurestore.event_log.stored import packed
+from featurestore.core.dtypes import INT64, STRING
+from featurestore.core.errors import ConfigError, SourceDataError, StorageError
+from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET
 from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.sources.convert import to_contract
-from featurestore.temporal import NO_WATERMARK, NOTHING_YET
+from featurestore.sources.event_log import EventLog, Head, IdColumn
+from featurestore.sources.event_log import log as log_module
+from featurestore.sources.event_log.log import (
+    _BATCHES,
+    _FILES,
+    _HEADS,
+    _LOOSE,
+    MOST_ROWS,
+)
+from featurestore.sources.event_log.stored import packed
 
 NOW_US = 1_700_000_000_000_000
 INGEST = INGEST_COLUMN
@@ -416,7 +422,7 @@ def test_a_column_whose_ids_cannot_be_kept_any_more_is_not_called_unique(log):
 
 
 def test_entering_the_ids_of_a_long_log_that_died_half_way_is_taken_up(log, monkeypatch):
-    monkeypatch.setattr("featurestore.event_log.log._ENTERED_AT_ONCE", 2)
+    monkeypatch.setattr("featurestore.sources.event_log.log._ENTERED_AT_ONCE", 2)
     unnamed(log, events(1, 2, 3))
     log.compact("orders", before_us=NOW_US + 100)
     unnamed(log, events(4, 5))
@@ -435,7 +441,7 @@ def test_entering_the_ids_of_a_long_log_that_died_half_way_is_taken_up(log, monk
 
 
 def test_appends_beside_entering_are_all_compared(log, url, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurestore.event_log.log._ENTERED_AT_ONCE", 3)
+    monkeypatch.setattr("featurestore.sources.event_log.log._ENTERED_AT_ONCE", 3)
     unnamed(log, events(*range(30)))
     other = EventLog(url, tmp_path / "files")
     accepted = []

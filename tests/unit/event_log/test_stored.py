@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.errors import StorageError
-from featurestore.event_log.stored import identities, packed, unpacked
+from featurestore.core.errors import StorageError
+from featurestore.sources.event_log.stored import identities, packed, unpacked
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 

@@ -33,16 +33,21 @@ from featurestore import (
     request,
     udf,
 )
-from featurestore.errors import RequestError, ValueOverflowError
-from featurestore.explaining.html import render_html
-from featurestore.explaining.lines import AGREE, ALONE, DIFFER, verdict
-from featurestore.explaining.render import render
+from featurestore.core.errors import RequestError, ValueOverflowError
+from featurestore.core.temporal import FixedClock, duration_us, instant_us
+from featurestore.guard.audit.foreign import ForeignMapping
 from featurestore.kernels.selection import Fate, Selection
-from featurestore.skew.commands import explain_command
-from featurestore.skew.foreign import ForeignMapping
-from featurestore.skew.html import render_html as render_audit_html
-from featurestore.skew.render import render as render_audit
-from featurestore.temporal import FixedClock, duration_us, instant_us
+from featurestore.reports.audit_html import render_html as render_audit_html
+from featurestore.reports.audit_text import render as render_audit
+from featurestore.reports.commands import explain_command
+from featurestore.reports.explain_html import render_html
+from featurestore.reports.explain_lines import (
+    AGREE,
+    ALONE,
+    DIFFER,
+    verdict,
+)
+from featurestore.reports.explain_text import render
 from tests.budget import examples
 from tests.strategies import HALF_HOUR_US, SPAN, START_US, scenarios, to_datetime
 

@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from featurestore.explaining.html import render_html
-from featurestore.explaining.model import (
+from featurestore.guard.explain.model import (
     Event,
     Explanation,
     LogFacts,
@@ -14,6 +13,7 @@ from featurestore.explaining.model import (
     Value,
     ViewFacts,
 )
+from featurestore.reports.explain_html import render_html
 from tests.unit.render.pages import HOSTILE, read
 
 

@@ -7,9 +7,14 @@ import pyarrow as pa
 import pytest
 
 from featurestore import udf
+from featurestore.core.dtypes import (
+    BINARY,
+    FLOAT64,
+    INT64,
+    parse_dtype,
+)
+from featurestore.core.errors import ConfigError
 from featurestore.definitions.expr import as_of, col, concat, lit, request, when
-from featurestore.dtypes import BINARY, FLOAT64, INT64, parse_dtype
-from featurestore.errors import ConfigError
 from featurestore.kernels.expressions import Environment, UdfError, evaluate
 from featurestore.plan.model import TypedExpr
 from featurestore.plan.typing import Scope
@@ -155,7 +160,7 @@ def failing(values):
 
 @udf(returns="int64")
 def unknowing(values):
-    from featurestore.errors import FeatureStoreError
+    from featurestore.core.errors import FeatureStoreError
 
     raise FeatureStoreError("it says why itself")
 

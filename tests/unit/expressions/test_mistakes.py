@@ -2,8 +2,8 @@
 
 import pytest
 
+from featurestore.core.dtypes import FLOAT64
 from featurestore.definitions.expr import as_of, col, least, lit, request, when
-from featurestore.dtypes import FLOAT64
 from featurestore.kernels.expressions import FUNCTIONS
 from featurestore.plan.operations import OPERATIONS
 from featurestore.plan.typing import Scope

@@ -5,8 +5,17 @@ from decimal import Decimal
 
 import pyarrow as pa
 
+from featurestore.core.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    list_of,
+)
 from featurestore.definitions.expr import col
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.plan.typing import Scope, infer
 

@@ -37,7 +37,7 @@ def test_compiled_code_is_not_older_than_what_it_calls_in_other_files(tmp_path):
 
     assert ask() == ["100", "0"]
     assert ask() == ["100", "1"], "the cache is used"
-    temporal = tmp_path / "featurestore" / "temporal.py"
+    temporal = tmp_path / "featurestore" / "core" / "temporal.py"
     changed = temporal.read_text().replace(
         "return as_of_us + inclusive, min(as_of_us + inclusive, watermark_us)",
         "return as_of_us + inclusive, min(as_of_us + inclusive, watermark_us) + 1",

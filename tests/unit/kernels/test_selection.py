@@ -7,12 +7,17 @@ import pyarrow as pa
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from featurestore.errors import ValueOverflowError
+from featurestore.core.errors import ValueOverflowError
+from featurestore.core.temporal import (
+    NO_WATERMARK,
+    horizons,
+    is_visible,
+    window_start,
+)
+from featurestore.guard.world.events import Events
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE, NOT_MEMBER, need_of
 from featurestore.kernels.selection import Fate, Selection
-from featurestore.skew.causes.events import Events
-from featurestore.temporal import NO_WATERMARK, horizons, is_visible, window_start
 from tests.assertions import assert_same_column
 from tests.budget import examples
 from tests.strategies import HALF_HOUR_US, SPAN, START_US, aggregations, features_of, instants, scenarios

@@ -6,9 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.dtypes import BINARY, DATE, FLOAT64, INT64, STRING, TIMESTAMP, list_of
-from featurestore.errors import SourceDataError
-from featurestore.kernels.values import ColumnCounts, canonical, read_column
+from featurestore.core.dtypes import (
+    BINARY,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    list_of,
+)
+from featurestore.core.errors import SourceDataError
+from featurestore.core.values import ColumnCounts, canonical, read_column
 
 UTC = dt.UTC
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore import agg, col, continuous, every
+from featurestore.core.temporal import NO_WATERMARK
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import arrange
-from featurestore.temporal import NO_WATERMARK
 from tests.assertions import assert_same_answer
 from tests.budget import examples
 from tests.unit.online.stores import T0, plan_of, table_of, view_of

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.dtypes import parse_dtype
+from featurestore.core.dtypes import parse_dtype
 from featurestore.kernels.events import sort_keys
 from featurestore.kernels.words import from_words, reader_of, to_words, validity
 

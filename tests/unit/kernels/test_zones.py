@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import TIMESTAMP
-from featurestore.errors import SourceDataError
-from featurestore.kernels.values import read_column
-from featurestore.kernels.zones import LocalTimeError, from_local, to_local
-from featurestore.temporal import LocalClock, is_timezone
+from featurestore.core.dtypes import TIMESTAMP
+from featurestore.core.errors import SourceDataError
+from featurestore.core.temporal import LocalClock, is_timezone
+from featurestore.core.values import read_column
+from featurestore.core.zones import LocalTimeError, from_local, to_local
 from tests.budget import examples
 
 NAIVE, INSTANT = pa.timestamp("us"), pa.timestamp("us", tz="UTC")

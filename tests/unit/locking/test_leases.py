@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from featurestore.errors import RegistryError, StateError, StorageError
-from featurestore.locking import Holder
+from featurestore.core.errors import RegistryError, StateError, StorageError
+from featurestore.storage import Holder
 
 
 class Leases:

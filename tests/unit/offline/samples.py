@@ -15,9 +15,9 @@ from featurestore import (
     col,
     request,
 )
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.definitions.collection import collect
 from featurestore.plan.compiler import compile_definitions
-from featurestore.temporal import FixedClock, instant_us
 
 NOW = "2024-06-01T00:00:00Z"
 START_US = instant_us("2024-05-01T00:00:00Z")
@@ -91,7 +91,7 @@ def store_of(folder, path=None):
 def plan_of(path="orders.parquet"):
     """Return the compiled service."""
     schema = {"user": "int64", "at": "timestamp", "amount": "float64", "shop": "string"}
-    from featurestore.dtypes import parse_dtype
+    from featurestore.core.dtypes import parse_dtype
 
     dtypes = {name: parse_dtype(dtype) for name, dtype in schema.items()}
     return compile_definitions(collect(service_of(path)), {"orders": dtypes}).services["model"]

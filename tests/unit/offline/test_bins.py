@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.offline.bins import place_edges
+from featurestore.offline.profile import place_edges
 from tests.budget import examples
 
 

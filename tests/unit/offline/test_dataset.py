@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.errors import StorageError, TrainingSetError
+from featurestore.core.errors import StorageError, TrainingSetError
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
 from featurestore.offline.digest import content_digest
 from featurestore.offline.manifest import FORMAT_VERSION, Manifest

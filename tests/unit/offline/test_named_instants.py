@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import SpineError
+from featurestore.core.errors import SpineError
 from featurestore.offline.dataset import TrainingSet
 from featurestore.testing import evaluate
 from tests.unit.offline.samples import events, service_of, spine, store_of

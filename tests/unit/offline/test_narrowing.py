@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Entity, FeatureView, FrameSource, agg, col
+from featurestore.core.dtypes import FLOAT64, INT64, TIMESTAMP
 from featurestore.definitions.collection import collect
-from featurestore.dtypes import FLOAT64, INT64, TIMESTAMP
 from featurestore.kernels.evaluate import arrange_queries
 from featurestore.kernels.keys import KeyIndex
 from featurestore.offline.narrowing import narrowed

@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import BINARY, BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
+from featurestore.core.dtypes import (
+    BINARY,
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    list_of,
+)
 from featurestore.offline.profile import BIN_COUNT, TOP_COUNT, count_statuses, profile_column, profile_columns
 from tests.budget import examples
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FrameSource, agg, col
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.offline.coverage import RowsWithoutValues
 from featurestore.offline.dataset import TrainingSet
-from featurestore.temporal import FixedClock, instant_us
 
 NOW = instant_us("2024-06-01T00:00:00Z")
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine
 
-from featurestore.errors import SpineError
+from featurestore.core.errors import SpineError
 from featurestore.offline.spine import SqlSpine, _storable, read_spine
 from tests.unit.offline.samples import INSTANT, plan_of, spine
 

@@ -5,10 +5,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.errors import SourceDataError, SourceMissingError, SpineError, UnknownServiceError
+from featurestore.core.errors import (
+    SourceDataError,
+    SourceMissingError,
+    SpineError,
+    UnknownServiceError,
+)
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.offline.training_set import build_training_set
 from featurestore.sources import ReadSettings
-from featurestore.temporal import FixedClock, instant_us
 from tests.assertions import assert_same_table
 from tests.unit.offline.samples import (
     INSTANT,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.errors import SourceDataError, StorageError
+from featurestore.core.errors import SourceDataError, StorageError
 from featurestore.offline import writer
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
 from tests.unit.offline.samples import events, spine, store_of, write_events

@@ -3,14 +3,14 @@
 import pyarrow as pa
 
 from featurestore import Entity, FeatureService, FeatureView, FrameSource, agg, col
+from featurestore.core.errors import StorageError
+from featurestore.core.temporal import to_datetime
 from featurestore.definitions.collection import collect
-from featurestore.errors import StorageError
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.materialize import materialize_view
-from featurestore.online.memory import MemoryOnlineStore as MemoryStore
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.online.filling.materialize import materialize_view
+from featurestore.online.stores.memory import MemoryOnlineStore as MemoryStore
 from featurestore.plan.compiler import compile_definitions
 from featurestore.sources import ReadSettings, open_scan, read_schema
-from featurestore.temporal import to_datetime
 
 SETTINGS = ReadSettings(threads=1)
 T0 = 1_700_000_000_000_000

@@ -8,8 +8,8 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
-from featurestore.online.memory import MemoryOnlineStore, memory_store
-from featurestore.online.opening import open_online_store
+from featurestore.online.stores.memory import MemoryOnlineStore, memory_store
+from featurestore.online.stores.opening import open_online_store
 from featurestore.testing import OnlineStoreConformance
 from tests.servers import free_port
 

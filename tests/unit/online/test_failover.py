@@ -8,9 +8,9 @@ import psycopg
 import pytest
 import redis
 
-from featurestore.errors import StorageError
-from featurestore.event_log import EventLog
-from featurestore.online.opening import open_online_store
+from featurestore.core.errors import StorageError
+from featurestore.online.stores.opening import open_online_store
+from featurestore.sources.event_log import EventLog
 from tests.servers import redis_programs, running_redis
 from tests.unit.event_log.test_log import NOW_US, convert, events
 

@@ -5,9 +5,14 @@ import time
 
 import pytest
 
-from featurestore.errors import StorageError
-from featurestore.online.guarded import FAIR_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Guarded
-from featurestore.online.patience import Patience, out_of_time
+from featurestore.core.errors import StorageError
+from featurestore.online.stores.guarded import (
+    FAIR_SECONDS,
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    Guarded,
+)
+from featurestore.online.stores.patience import Patience, out_of_time
 
 
 class Flaky:

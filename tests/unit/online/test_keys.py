@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import parse_dtype, read_value
-from featurestore.online.keys import key_encoder, ordered_keys
+from featurestore.core.dtypes import parse_dtype, read_value
+from featurestore.online.state.keys import key_encoder, ordered_keys
 from tests.budget import examples
 
 VALUES = {

@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 import pytest
 
 from featurestore import Entity, FeatureView, FrameSource, OnDemandFeatureView, agg, as_of, col, every, request
-from featurestore.errors import (
+from featurestore.core.errors import (
     FingerprintMismatchError,
     OutOfReachError,
     RequestError,
     StateError,
     ValueOverflowError,
 )
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.materialize import materialize_view
-from featurestore.online.store import encode_record, record_key, records_of
+from featurestore.core.temporal import FixedClock, instant_us, to_datetime
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.online.filling.materialize import materialize_view
+from featurestore.online.stores.store import encode_record, record_key, records_of
 from featurestore.sources import open_scan
-from featurestore.temporal import FixedClock, instant_us, to_datetime
 from tests.unit.online.stores import (
     T0,
     USER,

@@ -8,11 +8,16 @@ import redis
 import sqlalchemy as sa
 
 from featurestore import FeatureService, FeatureView, agg, col
-from featurestore.errors import StateError, StorageError
-from featurestore.online import watching
-from featurestore.online.losses import missing_states
-from featurestore.online.store import STATES_LOST, record_key, records_of, state_prefix
-from featurestore.temporal import FixedClock, instant_us, to_datetime
+from featurestore.core.errors import StateError, StorageError
+from featurestore.core.temporal import FixedClock, instant_us, to_datetime
+from featurestore.online.answering import watching
+from featurestore.online.state.losses import missing_states
+from featurestore.online.stores.store import (
+    STATES_LOST,
+    record_key,
+    records_of,
+    state_prefix,
+)
 from tests.stores import local_store
 from tests.unit.pushing.test_push import NOW, USER, order, orders
 

@@ -9,13 +9,24 @@ import pytest
 from msgspec.structs import replace as replace_record
 
 from featurestore import Entity, FeatureView, FileSource, FrameSource, agg, col
-from featurestore.errors import OutOfReachError, SourceDataError, StateError, StorageError
-from featurestore.online import materialize as module
-from featurestore.online import reading
-from featurestore.online.folding import Folder
-from featurestore.online.store import decode_record, encode_record, is_state_key, record_key, records_of
+from featurestore.core.errors import (
+    OutOfReachError,
+    SourceDataError,
+    StateError,
+    StorageError,
+)
+from featurestore.core.temporal import NOTHING_YET
+from featurestore.online.filling import materialize as module
+from featurestore.online.filling import reading
+from featurestore.online.filling.folding import Folder
+from featurestore.online.stores.store import (
+    decode_record,
+    encode_record,
+    is_state_key,
+    record_key,
+    records_of,
+)
 from featurestore.sources import open_scan
-from featurestore.temporal import NOTHING_YET
 from tests.unit.online.stores import SETTINGS, T0, DyingStore, MemoryStore, ask, fold, instants, plan_of, view_of
 
 SECOND = 1_000_000

@@ -6,10 +6,15 @@ import time
 import pytest
 
 from featurestore import agg, col
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.serving_log import ServingLog
-from featurestore.online.serving_log.merging import KEEP_REPLACED_US, has_work, maintenance, merge
-from featurestore.temporal import FixedClock, duration_us
+from featurestore.core.temporal import FixedClock, duration_us
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.serving_log import ServingLog
+from featurestore.serving_log.merging import (
+    KEEP_REPLACED_US,
+    has_work,
+    maintenance,
+    merge,
+)
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
 
 DAY = duration_us("1d")

@@ -6,12 +6,12 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.config import Config
-from featurestore.errors import ConfigError
-from featurestore.online.memory import MemoryOnlineStore
-from featurestore.online.opening import open_online_store
-from featurestore.online.postgres import PostgresOnlineStore
-from featurestore.online.redis import RedisOnlineStore
-from featurestore.online.sql import SqlOnlineStore
+from featurestore.core.errors import ConfigError
+from featurestore.online.stores.memory import MemoryOnlineStore
+from featurestore.online.stores.opening import open_online_store
+from featurestore.online.stores.postgres import PostgresOnlineStore
+from featurestore.online.stores.redis import RedisOnlineStore
+from featurestore.online.stores.sql import SqlOnlineStore
 
 KINDS = {
     "memory://": MemoryOnlineStore,
@@ -87,7 +87,7 @@ def test_a_wrong_url_says_what_is_wrong_and_keeps_the_password(url):
 def test_a_client_that_is_not_installed_is_named_with_its_extra(monkeypatch, package, url, extra):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"featurestore.online.{extra}")
-    monkeypatch.delitem(sys.modules, "featurestore.online.postgres_pool")
+    monkeypatch.delitem(sys.modules, "featurestore.online.stores.postgres_pool")
     with pytest.raises(ConfigError, match=rf"pip install 'featurestore\[{extra}\]'") as caught:
         open_online_store(url)
     assert caught.value.code == "missing-extra"

@@ -3,10 +3,15 @@
 import pytest
 
 from featurestore import FeatureView, FrameSource, OnDemandFeatureView, agg, col, request
-from featurestore.errors import OutOfReachError, StateError, StorageError, ValueOverflowError
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.store import encode_record, record_key, records_of
-from featurestore.temporal import FixedClock, to_datetime
+from featurestore.core.errors import (
+    OutOfReachError,
+    StateError,
+    StorageError,
+    ValueOverflowError,
+)
+from featurestore.core.temporal import FixedClock, to_datetime
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.online.stores.store import encode_record, record_key, records_of
 from tests.unit.online.stores import T0, USER, MemoryStore, compiled, fold, table_of, view_of
 
 NOW = T0 + 5_000_000

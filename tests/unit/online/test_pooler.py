@@ -8,9 +8,9 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureView, FileSource, agg
 from featurestore.config import Config
-from featurestore.database import is_pooled, open_database
-from featurestore.errors import ConfigError
-from featurestore.online.opening import open_online_store
+from featurestore.core.errors import ConfigError
+from featurestore.online.stores.opening import open_online_store
+from featurestore.storage.database import is_pooled, open_database
 from featurestore.store import FeatureStore
 from tests.pooler import pooled
 

@@ -8,8 +8,8 @@ from concurrent.futures import TimeoutError as NotDoneError
 import psycopg
 import pytest
 
-from featurestore.errors import ConfigError, StateError, StorageError
-from featurestore.online.opening import open_online_store
+from featurestore.core.errors import ConfigError, StateError, StorageError
+from featurestore.online.stores.opening import open_online_store
 from tests.servers import postgres_folders, running_postgres
 
 

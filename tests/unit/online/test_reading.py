@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.online import reading
-from featurestore.online.reading import Reader
+from featurestore.online.filling import reading
+from featurestore.online.filling.reading import Reader
 from tests.unit.online.stores import plan_of, view_of
 
 END = 1_000

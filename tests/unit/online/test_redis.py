@@ -8,8 +8,8 @@ import uuid
 import pytest
 import redis
 
-from featurestore.errors import StateError, StorageError
-from featurestore.online.opening import open_online_store
+from featurestore.core.errors import StateError, StorageError
+from featurestore.online.stores.opening import open_online_store
 from tests.servers import free_port, redis_programs, running_redis
 
 STATE = b"\x01" * 8 + b"\x00" * 4 + b"key"

@@ -4,8 +4,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from featurestore.errors import StorageError
-from featurestore.online.opening import open_online_store
+from featurestore.core.errors import StorageError
+from featurestore.online.stores.opening import open_online_store
 from tests.servers import redis_programs, running_redis
 from tests.tls import TlsSide, make_certificates, tls_before
 

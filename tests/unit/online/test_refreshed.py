@@ -6,10 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from featurestore.errors import RegistryError, StorageError
-from featurestore.online.patience import Patience
-from featurestore.online.refreshed import RECHECK_US, STILL_ASKING, Refreshed, Stall
-from featurestore.temporal import FixedClock
+from featurestore.core.errors import RegistryError, StorageError
+from featurestore.core.temporal import FixedClock
+from featurestore.online.answering.refreshed import (
+    RECHECK_US,
+    STILL_ASKING,
+    Refreshed,
+    Stall,
+)
+from featurestore.online.stores.patience import Patience
 
 
 class Place:

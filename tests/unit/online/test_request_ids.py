@@ -2,7 +2,7 @@ import re
 import subprocess
 import sys
 
-from featurestore.online.request_ids import new_request_id
+from featurestore.core.request_ids import new_request_id
 
 FORKING = """
 import os

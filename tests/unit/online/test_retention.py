@@ -10,11 +10,11 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from featurestore import agg, col, continuous, every
+from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import arrange
 from featurestore.kernels.retention import keeps_everything, still_matter
-from featurestore.online.folding import Folder
-from featurestore.temporal import NO_WATERMARK, NOTHING_YET
+from featurestore.online.filling.folding import Folder
 from tests.assertions import assert_same_answer
 from tests.budget import examples
 from tests.unit.online.stores import T0, MemoryStore, plan_of, table_of, view_of

@@ -10,10 +10,17 @@ import time
 import pytest
 
 from featurestore import FeatureStore, OnDemandFeatureView, request
-from featurestore.errors import StorageError
-from featurestore.online.lookup import OnlineReader
-from featurestore.online.serving_log import Caller, ServingLog, log_schema
-from featurestore.online.serving_log.segments import (
+from featurestore.core.errors import StorageError
+from featurestore.core.statuses import Status
+from featurestore.core.temporal import (
+    FixedClock,
+    duration_us,
+    instant_us,
+    to_datetime,
+)
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.serving_log import Caller, ServingLog, log_schema
+from featurestore.serving_log.segments import (
     RecordFrame,
     SegmentWriter,
     framed,
@@ -21,8 +28,6 @@ from featurestore.online.serving_log.segments import (
     segments_in,
     unlocked,
 )
-from featurestore.statuses import Status
-from featurestore.temporal import FixedClock, duration_us, instant_us, to_datetime
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
 
 SECOND = 1_000_000
@@ -351,7 +356,7 @@ def test_writing_goes_on_while_a_segment_is_sealed(tmp_path, reader, monkeypatch
             started.append(self)
             super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **options)
 
-    monkeypatch.setattr("featurestore.online.serving_log.log.subprocess.Popen", Slow)
+    monkeypatch.setattr("featurestore.serving_log.log.subprocess.Popen", Slow)
     log = ServingLog(tmp_path / "log", interval_seconds=0.1)
     log.append(reader.plan, ask(reader, "a", request_id="before"))
     wait_until(lambda: len(rows_of(log)) == 1)
@@ -384,7 +389,7 @@ def test_a_segment_that_was_taken_for_one_left_behind_before_it_was_locked_is_ma
                 taken[0].unlink()
         locked(file, kind)
 
-    monkeypatch.setattr("featurestore.online.serving_log.segments.fcntl.flock", lock)
+    monkeypatch.setattr("featurestore.serving_log.segments.fcntl.flock", lock)
     writer = SegmentWriter(tmp_path, first_us=T0)
     assert len(taken) == 1
     assert writer.path.exists()
@@ -506,7 +511,7 @@ def test_a_segment_that_no_process_can_be_started_for_stays_the_writers(tmp_path
         raise OSError(11, "Resource temporarily unavailable")
 
     with monkeypatch.context() as patched:
-        patched.setattr("featurestore.online.serving_log.log.subprocess.Popen", refused)
+        patched.setattr("featurestore.serving_log.log.subprocess.Popen", refused)
         with pytest.raises(StorageError, match="Resource temporarily"):
             log._seal_if_due()
     log.append(reader.plan, ask(reader, "b"))

@@ -7,8 +7,8 @@ import weakref
 
 import pytest
 
-from featurestore.errors import ConfigError, StorageError
-from featurestore.online.sql import SqlOnlineStore
+from featurestore.core.errors import ConfigError, StorageError
+from featurestore.online.stores.sql import SqlOnlineStore
 
 
 @pytest.fixture

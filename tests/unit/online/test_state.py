@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.errors import StateError
+from featurestore.core.errors import StateError
+from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import arrange
 from featurestore.kernels.keys import KeyIndex
 from featurestore.kernels.words import from_words
-from featurestore.online.state import StateCodec
-from featurestore.temporal import NOTHING_YET
+from featurestore.online.state.state import StateCodec
 from tests.assertions import assert_same_column
 from tests.budget import examples
 from tests.strategies import scenarios

@@ -10,9 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FrameSource, OnlineQuestion, agg, col
-from featurestore.errors import FeatureStoreError, StateError, StorageError, ValueOverflowError
-from featurestore.online.answering import BoundService
-from featurestore.temporal import FixedClock, duration_us, instant_us
+from featurestore.core.errors import (
+    FeatureStoreError,
+    StateError,
+    StorageError,
+    ValueOverflowError,
+)
+from featurestore.core.temporal import FixedClock, duration_us, instant_us
+from featurestore.online.answering.answering import BoundService
 from tests.server.conftest import NOW, SERVICES, SPENDING, USER, hour
 
 LARGE = FeatureService(

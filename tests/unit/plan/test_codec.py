@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import INT64, DType, list_of
-from featurestore.errors import RegistryError
+from featurestore.core.dtypes import INT64, DType, list_of
+from featurestore.core.errors import RegistryError
 from featurestore.plan.codec import COSMETIC, UNORDERED, VERSION, fingerprint_of, from_json, to_json
 from featurestore.plan.model import Column, Param, TypedExpr
 

@@ -18,11 +18,18 @@ from featurestore import (
     every,
     request,
 )
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    list_of,
+)
+from featurestore.core.temporal import MICROSECONDS, Refresh
 from featurestore.definitions.collection import Definitions, collect
-from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Column, FeaturePlan, InputPlan, Plan
-from featurestore.temporal import MICROSECONDS, Refresh
 from tests.unit.plan.world import SCHEMAS, carrier, compiled, flights, plan_of, service_plan, view, world
 
 DAY = MICROSECONDS["d"]

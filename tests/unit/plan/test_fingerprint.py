@@ -20,7 +20,7 @@ from featurestore import (
     every,
     request,
 )
-from featurestore.dtypes import INT64, TIMESTAMP
+from featurestore.core.dtypes import INT64, TIMESTAMP
 from featurestore.plan.model import Plan
 from tests.unit.plan.world import SCHEMAS, carrier, flights, plan_of, service_plan, view, world
 

@@ -15,10 +15,15 @@ from featurestore import (
     col,
     request,
 )
+from featurestore.core.dtypes import (
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+)
 from featurestore.definitions.aggregations import Aggregation
 from featurestore.definitions.collection import collect
 from featurestore.definitions.expr import Expr
-from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP
 from featurestore.plan.checks import readable_sources
 from featurestore.plan.compiler import compile_definitions
 from tests.unit.plan.world import (

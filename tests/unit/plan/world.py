@@ -15,9 +15,18 @@ from featurestore import (
     every,
     request,
 )
+from featurestore.core.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    list_of,
+)
+from featurestore.core.errors import DefinitionError, Mistake
 from featurestore.definitions.collection import collect
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, list_of
-from featurestore.errors import DefinitionError, Mistake
 from featurestore.plan.compiler import Plans, compile_definitions
 from featurestore.plan.model import Plan, ViewPlan
 

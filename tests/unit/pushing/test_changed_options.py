@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
-from featurestore.errors import DefinitionError, SourceDataError
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.errors import DefinitionError, SourceDataError
+from featurestore.core.temporal import FixedClock, instant_us
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 DTYPES = {"user": "string", "x": "float64", "at": "timestamp", "eid": "int64", "other": "string", "known": "timestamp"}

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureView, FileSource, agg
-from featurestore.materializing import materialize
-from featurestore.online.store import records_of
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.online.filling.runs import materialize
+from featurestore.online.stores.store import records_of
 from tests.stores import local_store
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)

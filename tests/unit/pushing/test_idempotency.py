@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.errors import RequestError, StorageError
-from featurestore.event_log import OUTCOME_UNKNOWN
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.errors import RequestError, StorageError
+from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.sources.event_log import OUTCOME_UNKNOWN
 from tests.stores import local_store
 from tests.unit.pushing.test_push import NOW, ask, order, orders, spending
 

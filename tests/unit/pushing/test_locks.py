@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureView, FileSource, agg
-from featurestore.event_log import EventLog
-from featurestore.online import streaming
-from featurestore.online.locks import held
-from featurestore.online.streaming import folding
+from featurestore.online.filling import streaming
+from featurestore.online.filling.streaming import folding
+from featurestore.online.stores.locks import held
+from featurestore.sources.event_log import EventLog
 from tests.stores import OTHERS, local_store
 
 BEGIN = datetime.now(UTC) - timedelta(hours=1)

@@ -12,8 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col, every
-from featurestore.errors import RequestError, SourceDataError, SourceMissingError, StorageError
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.errors import (
+    RequestError,
+    SourceDataError,
+    SourceMissingError,
+    StorageError,
+)
+from featurestore.core.temporal import FixedClock, instant_us
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 USER = Entity("user", key="user", dtype="string")
@@ -200,7 +205,7 @@ def test_what_fails_after_the_commit_does_not_fail_the_push(store, clock, monkey
         raise SourceMissingError("the files are not there", where="source 'orders'")
 
     with monkeypatch.context() as patched:
-        patched.setattr("featurestore.pushing.streams.stream_of", fail)
+        patched.setattr("featurestore.online.pushing.streams.stream_of", fail)
         result = store.push("orders", [order(2)])
     assert (result.accepted, result.is_followed) == (1, False)
     assert "the files are not there" in caplog.text

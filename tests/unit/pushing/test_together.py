@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from featurestore.pushing.together import Together
+from featurestore.online.pushing.together import Together
 
 
 class Held:

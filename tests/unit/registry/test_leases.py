@@ -12,11 +12,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from featurestore.database import open_database
-from featurestore.errors import RegistryError, StateError
+from featurestore.core.errors import RegistryError, StateError
 from featurestore.registry import Registry
 from featurestore.registry.leases import RegistryLeases
 from featurestore.registry.tables import LEASES
+from featurestore.storage.database import open_database
 
 FIRST, SECOND = b"1" * 16, b"2" * 16
 PATIENCE_SECONDS = 20

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from featurestore.errors import RegistryError
+from featurestore.core.errors import RegistryError
+from featurestore.core.temporal import NOTHING_YET
 from featurestore.registry import (
     FAILED,
     RUNNING,
@@ -24,7 +25,6 @@ from featurestore.registry import (
     Registry,
     RunRecord,
 )
-from featurestore.temporal import NOTHING_YET
 
 
 @pytest.fixture

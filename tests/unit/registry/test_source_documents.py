@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
+from featurestore.core.dtypes import INT64
+from featurestore.core.errors import ConfigError, RegistryError
 from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
-from featurestore.dtypes import INT64
-from featurestore.errors import ConfigError, RegistryError
 from featurestore.registry import Applied, read_source, source_draft
 
 FILE = FileSource(

@@ -8,15 +8,21 @@ from dataclasses import replace
 
 import pytest
 
-from featurestore.explaining.html import render_html as render_explanation
-from featurestore.skew.compare import FeatureCounts
-from featurestore.skew.drift.html import render_html as render_drift
-from featurestore.skew.html import render_html
-from featurestore.skew.leakage import HINDSIGHT, SHIFTS, FeaturePower, LeakageReport, SourceDelay
-from featurestore.skew.leakage_view import render_html as render_leakage
-from featurestore.skew.policy import Policy
-from featurestore.skew.simulation import PolicyOutcome, Simulation
-from featurestore.skew.simulation_view import render_html as render_simulation
+from featurestore.guard.audit.policy import Policy
+from featurestore.guard.comparing.compare import FeatureCounts
+from featurestore.guard.release.leakage_report import (
+    HINDSIGHT,
+    SHIFTS,
+    FeaturePower,
+    LeakageReport,
+    SourceDelay,
+)
+from featurestore.guard.release.simulation import PolicyOutcome, Simulation
+from featurestore.reports.audit_html import render_html
+from featurestore.reports.drift_html import render_html as render_drift
+from featurestore.reports.explain_html import render_html as render_explanation
+from featurestore.reports.leakage import render_html as render_leakage
+from featurestore.reports.simulation import render_html as render_simulation
 from tests.unit.drift.test_html import given
 from tests.unit.explaining.test_html import rich as rich_explanation
 from tests.unit.render.pages import HOSTILE

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from featurestore.render.charts import (
+from featurestore.reports.charts import (
     REST,
     Lane,
     Series,
@@ -17,8 +17,13 @@ from featurestore.render.charts import (
     stacked,
     timeline,
 )
-from featurestore.render.markup import Markup, element, escape, joined
-from featurestore.render.page import page
+from featurestore.reports.markup import (
+    Markup,
+    element,
+    escape,
+    joined,
+)
+from featurestore.reports.page import page
 from tests.unit.render.pages import HOSTILE, read
 
 LABELS = ["a", HOSTILE, "c"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from featurestore.cli import _Lines
 from featurestore.cli.common import echo, echo_json, printed, show
-from featurestore.render.cleaning import clean, clean_json, clean_line
+from featurestore.core.cleaning import clean, clean_json, clean_line
 from featurestore.server.logs import JsonLines
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b5n\x7f\u202e\u2066\u200f\u061c\u2028\r\b\x85\ud800"

@@ -6,7 +6,17 @@ from itertools import chain, product
 
 import pytest
 
-from featurestore.render.page import _DARK, _LIGHT, facts, folded, heading, page, panel, section, table
+from featurestore.reports.page import (
+    _DARK,
+    _LIGHT,
+    facts,
+    folded,
+    heading,
+    page,
+    panel,
+    section,
+    table,
+)
 from tests.unit.render.pages import HOSTILE, read
 
 TEXTS = ("text", "muted", "link", "good", "bad", "doubt")

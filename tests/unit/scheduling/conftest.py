@@ -5,7 +5,7 @@ import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
 from featurestore.config import Config
-from featurestore.temporal import FixedClock, duration_us, instant_us
+from featurestore.core.temporal import FixedClock, duration_us, instant_us
 from tests.server.conftest import NOW, ORDERS, USER
 
 

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from featurestore import FeatureService, FeatureView
-from featurestore.errors import StateError
+from featurestore.core.errors import StateError
+from featurestore.core.temporal import duration_us
+from featurestore.operations import Runner
 from featurestore.registry.leases import LEASE_SECONDS
 from featurestore.registry.tables import LEASES
-from featurestore.scheduling import Runner
-from featurestore.temporal import duration_us
 from tests.servers import postgres_folders, redis_programs, running_postgres, running_redis
 
 MINUTE = duration_us("1m")
@@ -25,8 +25,8 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("featurestore.scheduling.runner._CHECK_SECONDS", 0.1)
-    monkeypatch.setattr("featurestore.scheduling.runner._STAND_BY_SECONDS", 0.1)
+    monkeypatch.setattr("featurestore.operations.runner._CHECK_SECONDS", 0.1)
+    monkeypatch.setattr("featurestore.operations.runner._STAND_BY_SECONDS", 0.1)
 
 
 class Process:

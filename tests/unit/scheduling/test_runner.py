@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from featurestore import FeatureService, FeatureView, FileSource, agg, col
-from featurestore.errors import ConfigError
+from featurestore.core.errors import ConfigError
+from featurestore.core.temporal import duration_us, instant_us
+from featurestore.operations import Runner
 from featurestore.registry import JobRecord
-from featurestore.scheduling import Runner
-from featurestore.temporal import duration_us, instant_us
 from tests.server.conftest import NOW, USER
 
 CLICKS = {"user": "int64", "at": "timestamp"}
@@ -56,7 +56,7 @@ def test_what_nobody_expected_is_taken_down_too_with_its_trace(opened, caplog):
     runner = Runner(opened(audits=[AUDIT]))
     broken = replace(runner.jobs[0], work=lambda: str(1 // 0))
     runner.jobs = (broken, *runner.jobs[1:])
-    with caplog.at_level(logging.ERROR, "featurestore.scheduling"):
+    with caplog.at_level(logging.ERROR, "featurestore.operations"):
         records = runner.run_due()
     assert [record.outcome for record in records] == ["failed", "done", "done"]
     assert records[0].said.startswith("ZeroDivisionError: ")
@@ -204,7 +204,7 @@ def test_what_is_not_to_be_done_any_more_is_taken_down_once(opened):
 
 
 def test_a_registry_that_fails_costs_the_record_and_not_the_process(opened, caplog, monkeypatch):
-    from featurestore.errors import RegistryError
+    from featurestore.core.errors import RegistryError
 
     store = opened()
     runner = Runner(store)

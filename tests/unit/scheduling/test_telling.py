@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.scheduling import Runner
-from featurestore.temporal import duration_us, to_datetime
+from featurestore.core.temporal import duration_us, to_datetime
+from featurestore.operations import Runner
 from tests.server.conftest import ORDERS
 
 AUDIT = {"service": "model", "every": "6h", "since": "48h"}

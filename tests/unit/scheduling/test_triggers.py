@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.scheduling import GridTrigger, LaterTrigger, read_crontab
-from featurestore.temporal import duration_us, format_instant, instant_us, to_datetime
+from featurestore.core.temporal import (
+    duration_us,
+    format_instant,
+    instant_us,
+    to_datetime,
+)
+from featurestore.operations import GridTrigger, LaterTrigger, read_crontab
 
 HOUR, MINUTE = duration_us("1h"), duration_us("1m")
 # A Monday.

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from featurestore.skew.causes.altering import of_items
-from featurestore.skew.causes.entities import spellings
-from featurestore.skew.causes.events import loose
-from featurestore.skew.causes.requests import _changes
-from featurestore.skew.causes.units import _affine, _divided
-from featurestore.temporal import MICROSECONDS
+from featurestore.core.temporal import MICROSECONDS
+from featurestore.guard.causes.altering import of_items
+from featurestore.guard.causes.entities import spellings
+from featurestore.guard.causes.requests import _changes
+from featurestore.guard.causes.units import _affine, _divided
+from featurestore.guard.world.events import loose
 
 INSTANT = pa.timestamp("us", tz="UTC")
 

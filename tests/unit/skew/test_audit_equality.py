@@ -8,14 +8,14 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from featurestore import FeatureService
+from featurestore.core.errors import ValueOverflowError
+from featurestore.core.statuses import Status
 from featurestore.definitions.collection import collect
-from featurestore.errors import ValueOverflowError
+from featurestore.guard.audit.audit import Options, audit
+from featurestore.guard.audit.policy import Policy
 from featurestore.offline.build import compute_features
-from featurestore.online.serving_log import log_schema
 from featurestore.plan.compiler import compile_definitions
-from featurestore.skew.audit import Options, audit
-from featurestore.skew.policy import Policy
-from featurestore.statuses import Status
+from featurestore.serving_log import log_schema
 from tests.budget import examples
 from tests.roads import ONE_PART, TableRows, query_arrays
 from tests.strategies import START_US, scenarios

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore import every
-from featurestore.skew.changed_sources import source_comparer
+from featurestore.core.temporal import format_instant
+from featurestore.guard.audit.changed_sources import source_comparer
 from featurestore.sources.content import row_hashes
-from featurestore.temporal import format_instant
 from tests.budget import examples
 from tests.unit.skew.world import INSTANT, SERVICE, USERS, SmallWorld, at, payments
 

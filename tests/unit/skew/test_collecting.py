@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import StorageError
-from featurestore.skew import collecting, spilled
-from featurestore.skew.collecting import Collected
+from featurestore.core.errors import StorageError
+from featurestore.guard.audit import collecting, spilled
+from featurestore.guard.audit.collecting import Collected
 from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
 
 MOST = 40

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import parse_dtype
-from featurestore.skew.compare import NOT_LOGGED, FeatureCounts, compare
+from featurestore.core.dtypes import parse_dtype
+from featurestore.guard.comparing.compare import NOT_LOGGED, FeatureCounts, compare
 
 UTC = dt.UTC
 VALUES = {

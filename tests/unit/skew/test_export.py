@@ -3,9 +3,9 @@
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.errors import ConfigError, StorageError
-from featurestore.skew import collecting
-from featurestore.temporal import to_datetime
+from featurestore.core.errors import ConfigError, StorageError
+from featurestore.core.temporal import to_datetime
+from featurestore.guard.audit import collecting
 from tests.strategies import START_US
 from tests.unit.skew.test_lots import HOUR, served_wrong
 from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture

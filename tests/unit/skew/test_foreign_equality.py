@@ -7,11 +7,11 @@ import pyarrow as pa
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from featurestore.errors import ValueOverflowError
+from featurestore.core.errors import ValueOverflowError
+from featurestore.guard.audit.audit import audit
+from featurestore.guard.audit.foreign import ForeignLog, ForeignMapping
+from featurestore.guard.audit.policy import Policy
 from featurestore.offline.build import compute_features
-from featurestore.skew.audit import audit
-from featurestore.skew.foreign import ForeignLog, ForeignMapping
-from featurestore.skew.policy import Policy
 from featurestore.sources import ReadSettings
 from tests.budget import examples
 from tests.roads import TableRows

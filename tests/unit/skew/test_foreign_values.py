@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.dtypes import parse_dtype
-from featurestore.errors import SourceDataError
-from featurestore.skew.foreign_values import read_foreign, texts_of
+from featurestore.core.dtypes import parse_dtype
+from featurestore.core.errors import SourceDataError
+from featurestore.guard.audit.foreign_values import read_foreign, texts_of
 from featurestore.sources.frames import raw_columns
 from tests.assertions import assert_same_column
 from tests.strategies import DTYPES, decimals, values
@@ -195,7 +195,7 @@ def test_a_value_is_read_the_same_beside_any_other(data, dtype):
 
 
 def test_a_long_column_is_read_in_parts(monkeypatch):
-    monkeypatch.setattr("featurestore.skew.foreign_values._FEW", 3)
+    monkeypatch.setattr("featurestore.guard.audit.foreign_values._FEW", 3)
     column = read(pa.array(["1", "2.0", None, "4", "x", "6", "7"]), "int64")
     assert column.values.to_pylist() == [1, 2, None, 4, None, 6, 7]
     assert column.unread.to_pylist() == [None] * 4 + ["x", None, None]

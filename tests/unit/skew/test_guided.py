@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.skew.causes.guided import Puzzle
+from featurestore.guard.causes.guided import Puzzle
 
 EVENTS = 40
 NEWER = 25

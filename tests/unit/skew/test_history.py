@@ -5,8 +5,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.skew.history import History
-from featurestore.temporal import NO_WATERMARK, NOTHING_YET
+from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET
+from featurestore.guard.release.history import History
 
 SCHEMA = pa.schema([("number", pa.int64()), ("known", pa.timestamp("us", tz="UTC"))])
 

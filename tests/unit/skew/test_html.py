@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from featurestore.skew.compare import FeatureCounts
-from featurestore.skew.confusion import Confusion, ListEdits
-from featurestore.skew.difference import NumberDifferences
-from featurestore.skew.findings import Event, Example, Finding
-from featurestore.skew.html import render_html
-from featurestore.skew.policy import Policy
-from featurestore.skew.report import AuditReport, Skipped
-from featurestore.skew.slices import Bucket, Slice
+from featurestore.guard.audit.policy import Policy
+from featurestore.guard.audit.report import AuditReport, Skipped
+from featurestore.guard.audit.slices import Bucket, Slice
+from featurestore.guard.comparing.compare import FeatureCounts
+from featurestore.guard.comparing.confusion import Confusion, ListEdits
+from featurestore.guard.comparing.difference import NumberDifferences
+from featurestore.guard.comparing.findings import Event, Example, Finding
+from featurestore.reports.audit_html import render_html
 from tests.unit.render.pages import HOSTILE, read
 from tests.unit.skew.test_report import MISMATCH, report
 

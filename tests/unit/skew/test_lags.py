@@ -5,8 +5,8 @@ import re
 import pytest
 
 from featurestore import continuous, every
-from featurestore.skew.causes import lags
-from featurestore.temporal import format_instant
+from featurestore.core.temporal import format_instant
+from featurestore.guard.causes import lags
 from tests.unit.skew.world import USERS, SmallWorld, at, payments
 
 DECLARED = "refresh=every('1h', lag='10m')"

@@ -4,9 +4,9 @@ import sqlite3
 
 import pytest
 
-from featurestore.errors import StateError
-from featurestore.online.store import state_prefix
-from featurestore.temporal import to_datetime
+from featurestore.core.errors import StateError
+from featurestore.core.temporal import to_datetime
+from featurestore.online.stores.store import state_prefix
 from tests.strategies import START_US
 from tests.unit.skew.test_lots import HOUR
 from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.skew.causes import prove
-from featurestore.skew.causes.events import Events
-from featurestore.skew.causes.lots import lots_of
-from featurestore.skew.causes.model import Facts
-from featurestore.temporal import to_datetime
+from featurestore.core.temporal import to_datetime
+from featurestore.guard.causes import prove
+from featurestore.guard.causes.lots import lots_of
+from featurestore.guard.causes.model import Facts
+from featurestore.guard.world.events import Events
 from tests.strategies import START_US
 
 HOUR = 3_600_000_000
@@ -106,7 +106,7 @@ def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
     whole = store.audit("model", **span)
     asked = []
     monkeypatch.setattr(
-        "featurestore.skew.explaining.lots_of",
+        "featurestore.guard.audit.proving.lots_of",
         lambda *given: asked.append(lots_of(*given, most_events=200)) or asked[-1],
     )
     apart = store.audit("model", **span)

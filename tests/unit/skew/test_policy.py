@@ -4,15 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.auditing import configured
 from featurestore.config import Config
-from featurestore.dtypes import FLOAT64, INT64, parse_dtype
-from featurestore.errors import ConfigError
-from featurestore.skew.compare import FeatureCounts
-from featurestore.skew.findings import Finding
-from featurestore.skew.policy import Policy
-from featurestore.skew.report import AuditReport
-from featurestore.skew.tolerance import Tolerance
+from featurestore.core.dtypes import FLOAT64, INT64, parse_dtype
+from featurestore.core.errors import ConfigError
+from featurestore.guard.audit.auditor import configured
+from featurestore.guard.audit.policy import Policy
+from featurestore.guard.audit.report import AuditReport
+from featurestore.guard.comparing.compare import FeatureCounts
+from featurestore.guard.comparing.findings import Finding
+from featurestore.guard.comparing.tolerance import Tolerance
 
 
 def report(*features, findings=()):

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from featurestore.errors import RegistryError
-from featurestore.skew.compare import FeatureCounts
-from featurestore.skew.confusion import ListEdits
-from featurestore.skew.findings import Finding
-from featurestore.skew.policy import Policy
-from featurestore.skew.render import render
-from featurestore.skew.report import AuditReport, Mismatch, Skipped
+from featurestore.core.errors import RegistryError
+from featurestore.guard.audit.policy import Policy
+from featurestore.guard.audit.report import AuditReport, Mismatch, Skipped
+from featurestore.guard.comparing.compare import FeatureCounts
+from featurestore.guard.comparing.confusion import ListEdits
+from featurestore.guard.comparing.findings import Finding
+from featurestore.reports.audit_text import render
 
 MISMATCH = Mismatch(
     feature="v__f",

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
-from featurestore.dtypes import INT64, parse_dtype
+from featurestore.core.dtypes import INT64, parse_dtype
+from featurestore.guard.comparing.sampling import key_buckets, row_buckets, sampled
 from featurestore.plan.model import Column
-from featurestore.skew.sampling import key_buckets, row_buckets, sampled
 
 AT = pa.array(range(1000), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from featurestore.skew.drift.report import DriftReport
-from featurestore.skew.report import AuditReport
-from featurestore.temporal import to_datetime
+from featurestore.core.temporal import to_datetime
+from featurestore.guard.audit.report import AuditReport
+from featurestore.guard.drift.report import DriftReport
 from tests.strategies import START_US
 from tests.unit.skew.test_html import rich
 from tests.unit.skew.test_lots import HOUR, served_wrong

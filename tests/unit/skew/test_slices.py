@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.online.serving_log import Caller
-from featurestore.skew.slices import SliceTally, age_classes, width_of
-from featurestore.temporal import to_datetime
+from featurestore.core.temporal import to_datetime
+from featurestore.guard.audit.slices import SliceTally, age_classes, width_of
+from featurestore.serving_log import Caller
 from tests.strategies import START_US
 from tests.unit.skew.test_lots import HOUR
 from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from featurestore.dtypes import parse_dtype
-from featurestore.skew.compare import Details, compare, completed
-from featurestore.skew.interval import wilson
+from featurestore.core.dtypes import parse_dtype
+from featurestore.guard.comparing.compare import Details, compare, completed, wilson
 from tests.budget import examples
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: value + 0.0)

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.skew.causes.surprise import MOST_BITS, surprises
-from featurestore.skew.causes.world import Values
-from featurestore.statuses import Status
+from featurestore.core.statuses import Status
+from featurestore.guard.causes.surprise import MOST_BITS, surprises
+from featurestore.guard.world.world import Values
 
 
 def bits(reference: list, served: list, kind: pa.DataType, *, status: Status = Status.PRESENT) -> np.ndarray:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, continuous
-from featurestore.skew.foreign import ForeignMapping
-from featurestore.temporal import FixedClock, duration_us, to_datetime
+from featurestore.core.temporal import FixedClock, duration_us, to_datetime
+from featurestore.guard.audit.foreign import ForeignMapping
 from tests.strategies import START_US
 
 HOUR, MINUTE = duration_us("1h"), duration_us("1m")

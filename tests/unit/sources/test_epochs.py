@@ -22,10 +22,20 @@ from featurestore import (
     agg,
     col,
 )
-from featurestore.dtypes import TIMESTAMP
-from featurestore.errors import DefinitionError, RequestError, SourceDataError, SpineError
+from featurestore.core.dtypes import TIMESTAMP
+from featurestore.core.errors import (
+    DefinitionError,
+    RequestError,
+    SourceDataError,
+    SpineError,
+)
+from featurestore.core.temporal import (
+    MAX_INSTANT_US,
+    MIN_INSTANT_US,
+    epoch_us,
+    likely_unit,
+)
 from featurestore.sources.convert import to_contract
-from featurestore.temporal import MAX_INSTANT_US, MIN_INSTANT_US, epoch_us, likely_unit
 from tests.unit.plan.world import SCHEMAS, flights, plan_of, view
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.errors import SourceDataError, SourceMissingError, SpineError
+from featurestore.core.errors import SourceDataError, SourceMissingError, SpineError
 from featurestore.offline.spine import _from_files
 from featurestore.sources.files import find_files
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from featurestore.core.errors import SourceDataError
 from featurestore.definitions.sources import FrameSource
-from featurestore.errors import SourceDataError
 from featurestore.sources import open_scan, read_schema
 from tests.unit.sources.scans import plan_of, scan_of
 

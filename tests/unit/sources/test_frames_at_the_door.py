@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FrameSource, agg, col, when
-from featurestore.errors import DefinitionError, SourceDataError
+from featurestore.core.errors import DefinitionError, SourceDataError
 from featurestore.sources import read_schema
 
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

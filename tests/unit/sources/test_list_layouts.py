@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FrameSource, agg, col
-from featurestore.dtypes import list_of, parse_dtype
-from featurestore.errors import SourceDataError
-from featurestore.kernels.values import list_items, plain_layout
+from featurestore.core.dtypes import list_of, parse_dtype
+from featurestore.core.errors import SourceDataError
+from featurestore.core.values import list_items, plain_layout
 from featurestore.kernels.words import from_words, to_words, validity
 from featurestore.sources.content import row_hashes
 from featurestore.sources.convert import to_contract

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from featurestore.core.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.definitions.sources import FileSource
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
-from featurestore.files import check_footer
 from featurestore.sources import ReadSettings, read_schema
+from featurestore.storage.parquet import check_footer
 from tests.unit.sources.scans import plan_of, scan_of
 
 UTC_US = pa.timestamp("us", tz="UTC")

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.core.dtypes import STRING
+from featurestore.core.errors import SourceDataError, SourceMissingError
+from featurestore.core.temporal import continuous
 from featurestore.definitions.sources import FileSource, FrameSource
-from featurestore.dtypes import STRING
-from featurestore.errors import SourceDataError, SourceMissingError
 from featurestore.plan.model import Column, EntityPlan, ViewPlan
 from featurestore.sources import ReadSettings, open_scan, open_scans, read_schema
 from featurestore.sources import scan as scan_module
-from featurestore.temporal import continuous
 from tests.unit.sources.scans import SETTINGS, plan_of, scan_of
 
 UTC_US = pa.timestamp("us", tz="UTC")

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 import sqlalchemy
 
+from featurestore.core.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.definitions.sources import SqlSource
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.sources import open_scan, read_schema
 from tests.unit.sources.scans import plan_of, scan_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from featurestore.core.dtypes import INT64
+from featurestore.core.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.definitions.sources import CsvOptions, FileSource
-from featurestore.dtypes import INT64
-from featurestore.errors import SourceDataError, SourceError, SourceMissingError
 from featurestore.sources import ReadSettings, open_scan, read_schema
 from featurestore.sources.text import _failure
 from tests.unit.sources.scans import plan_of, scan_of

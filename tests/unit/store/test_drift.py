@@ -9,11 +9,11 @@ import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, OnDemandFeatureView, agg, col, request
 from featurestore.config import DriftPolicyConfig, PolicyConfig
-from featurestore.drifting import read_reference
-from featurestore.errors import InstantError, RegistryError, TrainingSetError
-from featurestore.skew.drift.html import render_html
-from featurestore.skew.drift.policy import DriftPolicy
-from featurestore.temporal import FixedClock, instant_us, to_datetime
+from featurestore.core.errors import InstantError, RegistryError, TrainingSetError
+from featurestore.core.temporal import FixedClock, instant_us, to_datetime
+from featurestore.guard.drift.drifter import read_reference
+from featurestore.guard.drift.policy import DriftPolicy
+from featurestore.reports.drift_html import render_html
 from tests.server.conftest import USER
 
 NOW = "2024-05-03T00:00:00Z"

@@ -18,11 +18,16 @@ from sqlalchemy.pool import Pool
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.config import Config
-from featurestore.dead_letters import DeadLetter, append_letters, letters_file
-from featurestore.errors import RegistryError, RequestError, StateError, StorageError
+from featurestore.core.errors import (
+    RegistryError,
+    RequestError,
+    StateError,
+    StorageError,
+)
+from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.online.pushing.dead_letters import DeadLetter, append_letters, letters_file
 from featurestore.registry.data_folders import DataFolders
 from featurestore.sources.pushed import PushedEvents
-from featurestore.temporal import FixedClock, instant_us
 from tests.stores import NETWORKED, local_store
 
 USER = Entity("user", key="user", dtype="string")

@@ -9,8 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col, every
-from featurestore.errors import TrainingSetError
-from featurestore.temporal import FixedClock, duration_us, instant_us, to_datetime
+from featurestore.core.errors import TrainingSetError
+from featurestore.core.temporal import (
+    FixedClock,
+    duration_us,
+    instant_us,
+    to_datetime,
+)
 from tests.server.conftest import NOW, ORDERS, USER
 
 DAY = duration_us("1d")
@@ -90,7 +95,7 @@ def test_a_source_whose_columns_changed_stops_it(store, manifest, tmp_path):
 
 
 def _dtype(name):
-    from featurestore.dtypes import from_arrow
+    from featurestore.core.dtypes import from_arrow
 
     return from_arrow(ORDERS.schema.field(name).type)
 

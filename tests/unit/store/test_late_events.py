@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FrameSource, agg, col
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.temporal import FixedClock, instant_us
 
 
 def store_of(folder, *, created):
@@ -28,7 +28,7 @@ def store_of(folder, *, created):
 
 def messages(caplog):
     """Return what runs warned of; kernels may say beside that they are compiled."""
-    return [record.getMessage() for record in caplog.records if record.name == "featurestore.materializing"]
+    return [record.getMessage() for record in caplog.records if record.name == "featurestore.online.filling.runs"]
 
 
 def test_a_run_says_that_most_events_become_known_only_later(tmp_path, caplog):

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import RequestError
-from featurestore.skew.association import association, coded
-from featurestore.skew.leakage import LeakageReport
-from featurestore.skew.leakage_view import render_html
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.errors import RequestError
+from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.guard.release.association import association, coded
+from featurestore.guard.release.leakage_report import LeakageReport
+from featurestore.reports.leakage import render_html
 from tests.unit.render.pages import read
 
 START = instant_us("2026-03-01T00:00:00Z")

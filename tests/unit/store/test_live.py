@@ -7,12 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import RegistryError, StateError, StorageError, UnknownServiceError
-from featurestore.live import RESTORABLE_US, acting_user
-from featurestore.online.patience import Patience
-from featurestore.online.refreshed import RECHECK_US
-from featurestore.online.store import record_key, records_of, state_prefix
-from featurestore.temporal import FixedClock, instant_us
+from featurestore.core.errors import (
+    RegistryError,
+    StateError,
+    StorageError,
+    UnknownServiceError,
+)
+from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.online.answering.live import RESTORABLE_US, acting_user
+from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.stores.patience import Patience
+from featurestore.online.stores.store import record_key, records_of, state_prefix
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import NETWORKED, local_store
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
-from featurestore.errors import SourceError, StateError
+from featurestore.core.errors import SourceError, StateError
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.sources.content import content_of, joined
-from featurestore.temporal import FixedClock, instant_us
 
 USER = Entity("user", key="user", dtype="int64")
 T0 = instant_us("2026-03-01T00:00:00Z")
@@ -79,7 +79,7 @@ def test_files_that_say_the_same_are_no_reason_to_rebuild(store, source, tmp_pat
     assert (run.rebuilt, run.events) == ("", 1)
     assert total(store) == 7.0
     read = []
-    monkeypatch.setattr("featurestore.online.reading.Reader.content_below", lambda *_: read.append(1))
+    monkeypatch.setattr("featurestore.online.filling.reading.Reader.content_below", lambda *_: read.append(1))
     store.materialize()
     assert read == [], "files that did not change need not be read again"
 

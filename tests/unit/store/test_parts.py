@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore, FileSource
-from featurestore.errors import SourceMissingError, StorageError
+from featurestore.core.errors import SourceMissingError, StorageError
 from featurestore.store import _CLOSING_ORDER, _Part
 from tests.server.conftest import NOW, ORDERS
 from tests.unit.store.test_store import spending

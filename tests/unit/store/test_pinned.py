@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
-from featurestore.errors import FingerprintMismatchError, UnknownServiceError
-from featurestore.online.question import OnlineQuestion
-from featurestore.online.refreshed import RECHECK_US
-from featurestore.temporal import FixedClock, instant_us, to_datetime
+from featurestore.core.errors import FingerprintMismatchError, UnknownServiceError
+from featurestore.core.question import OnlineQuestion
+from featurestore.core.temporal import FixedClock, instant_us, to_datetime
+from featurestore.online.answering.refreshed import RECHECK_US
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import NETWORKED, local_store
 
@@ -136,7 +136,7 @@ def test_a_plan_that_is_kept_and_cannot_be_refreshed_fails_no_run(open_store, or
 
 
 def test_fingerprints_that_are_made_up_are_not_kept(open_store, orders, monkeypatch):
-    monkeypatch.setattr("featurestore.serving.COMBINATIONS", 4)
+    monkeypatch.setattr("featurestore.online.answering.serving.COMBINATIONS", 4)
     store = open_store()
     old = apply(store, orders, "1d")
     store.materialize()

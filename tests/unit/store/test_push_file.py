@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore, cli
-from featurestore.errors import RequestError, SourceDataError, SourceMissingError
+from featurestore.core.errors import RequestError, SourceDataError, SourceMissingError
 from tests.unit.pushing.test_push import orders, spending
 
 ROWS = [

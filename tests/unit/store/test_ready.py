@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureView, FileSource, agg
+from featurestore.core.errors import RegistryError, StateError, UnknownUdfError
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.definitions import udf
-from featurestore.errors import RegistryError, StateError, UnknownUdfError
-from featurestore.online.refreshed import RECHECK_US
-from featurestore.online.removal import discard
+from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.filling.removal import discard
 from featurestore.store import FeatureStore
-from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import local_store
 

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from featurestore.errors import StorageError
+from featurestore.core.errors import StorageError
+from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.server.app import create_app
 from featurestore.server.metrics import are_possible
-from featurestore.temporal import FixedClock, instant_us
 from tests.server.conftest import Caller
 from tests.stores import local_store
 from tests.unit.pushing.test_push import NOW, ask, order, orders, spending

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, continuous, every
-from featurestore.errors import InstantError, RequestError, SourceError
-from featurestore.skew.simulation_view import render, render_html
-from featurestore.temporal import FixedClock, instant_us, parse_refresh
+from featurestore.core.errors import InstantError, RequestError, SourceError
+from featurestore.core.temporal import FixedClock, instant_us, parse_refresh
+from featurestore.reports.simulation import render, render_html
 from tests.unit.render.pages import read
 
 START = instant_us("2026-03-01T00:00:00Z")

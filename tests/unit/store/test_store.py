@@ -5,10 +5,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
-from featurestore.errors import ConfigError, RegistryError, RequestError, StateError, UnknownServiceError
-from featurestore.online.refreshed import RECHECK_US
-from featurestore.online.serving_log import ServingLog
-from featurestore.temporal import FixedClock, instant_us, to_datetime
+from featurestore.core.errors import (
+    ConfigError,
+    RegistryError,
+    RequestError,
+    StateError,
+    UnknownServiceError,
+)
+from featurestore.core.temporal import FixedClock, instant_us, to_datetime
+from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.serving_log import ServingLog
 from tests.server.conftest import NOW, ORDERS, USER
 
 KNOWN = [{"user": 1}]
@@ -224,7 +230,7 @@ def test_views_are_answered_without_a_service(opened, source):
 
 
 def test_no_more_combinations_of_views_are_kept_than_some(opened, source, monkeypatch):
-    monkeypatch.setattr("featurestore.serving.COMBINATIONS", 2)
+    monkeypatch.setattr("featurestore.online.answering.serving.COMBINATIONS", 2)
     names = ["a", "b", "c"]
     with opened() as store:
         store.apply(*(spending(source, name=name) for name in names))

@@ -22,13 +22,8 @@ from featurestore import (
     every,
     request,
 )
-from featurestore.errors import RegistryError, SourceError
-from featurestore.online.memory import MemoryOnlineStore
-from featurestore.registry import Registry
-from featurestore.skew.certificate import Certificate
-from featurestore.skew.instants import at_edges, between, edges, kinds
-from featurestore.skew.picking import Occurrence
-from featurestore.temporal import (
+from featurestore.core.errors import RegistryError, SourceError
+from featurestore.core.temporal import (
     NO_WATERMARK,
     FixedClock,
     horizons,
@@ -38,7 +33,17 @@ from featurestore.temporal import (
     to_datetime,
     window_start,
 )
-from featurestore.verifying import Verifier
+from featurestore.guard.comparing.questions import Occurrence
+from featurestore.guard.release.certificate import Certificate
+from featurestore.guard.release.instants import (
+    at_edges,
+    between,
+    edges,
+    kinds,
+)
+from featurestore.guard.release.verify import Verifier
+from featurestore.online.stores.memory import MemoryOnlineStore
+from featurestore.registry import Registry
 
 START = instant_us("2026-03-01T00:00:00Z")
 NOW = instant_us("2026-03-20T00:00:00Z")
@@ -214,7 +219,7 @@ class Pushless(MemoryOnlineStore):
 def test_a_store_that_answers_from_too_new_a_state_is_found(store, monkeypatch):
     found = store.verify("model", rows=100)
     assert found.verdict == "pass"
-    monkeypatch.setattr("featurestore.online.lookup.is_stale", lambda *_: False)
+    monkeypatch.setattr("featurestore.online.answering.lookup.is_stale", lambda *_: False)
     found = store.verify("model", rows=100)
     assert {phase.name: bool(phase.different) for phase in found.phases} == {"refreshed": False, "stale": True}
     assert found.exit_code == 1

@@ -1,6 +1,0 @@
-"""Telling people about audits and jobs, by webhook, mail or a command: what is news to them, and when it is over."""
-
-from featurestore.alerting.alerts import DELIVERED, UNDELIVERED, Alerts
-from featurestore.alerting.news import News, news_of_audit, news_of_drift, news_of_job
-
-__all__ = ["DELIVERED", "UNDELIVERED", "Alerts", "News", "news_of_audit", "news_of_drift", "news_of_job"]

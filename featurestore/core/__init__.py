@@ -1,0 +1,1 @@
+"""Carry values, instants and errors; know nothing of features."""

@@ -1,0 +1,218 @@
+"""The ways in which a message reaches people: each is tried a few times, unless it says that trying is of no use.
+
+A message is JSON: the body that is posted, the text of a mail, the standard input of a command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import smtplib
+import ssl
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from email.message import EmailMessage
+from http.client import HTTPException, InvalidURL
+from typing import Any, NoReturn, Protocol
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import msgspec
+
+from featurestore.config import AlertsConfig, SmtpConfig
+from featurestore.core.temporal import Clock
+
+_TRIES = 3
+_FIRST_PAUSE_SECONDS = 0.5
+_TIMEOUT_SECONDS = 20.0
+_SHOWN = 500
+_TOO_MANY = 429
+_SMTPS_PORT = 465
+_SMTP_PORT = 25
+
+Message = Mapping[str, Any]
+
+
+class NotDeliveredError(Exception):
+    """A message that did not arrive.
+
+    Attributes:
+        is_final: Whether another try would end the same way.
+    """
+
+    def __init__(self, problem: str, *, is_final: bool) -> None:
+        super().__init__(problem)
+        self.is_final = is_final
+
+
+class Way(Protocol):
+    """One way to tell people.
+
+    Attributes:
+        name: What it is called in records.
+    """
+
+    name: str
+
+    def deliver(self, message: Message) -> str:
+        """Deliver a message; return what is worth knowing about it, nothing if it reached everybody.
+
+        Raises:
+            NotDeliveredError: It reached nobody.
+        """
+        ...
+
+
+def ways_of(settings: AlertsConfig, clock: Clock) -> tuple[Way, ...]:
+    """Return the ways that are configured."""
+    ways: list[Way] = []
+    if settings.webhook:
+        ways.append(Webhook(settings.webhook, settings.webhook_secret_env, clock))
+    if settings.smtp is not None:
+        ways.append(Mail(settings.smtp))
+    if settings.command:
+        ways.append(Command(settings.command))
+    return tuple(ways)
+
+
+def deliver(way: Way, message: Message) -> tuple[bool, str]:
+    """Deliver a message, a few times if need be; return whether it arrived, and what is worth knowing about it."""
+    pause = _FIRST_PAUSE_SECONDS
+    for left in reversed(range(_TRIES)):
+        try:
+            return True, way.deliver(message)
+        except NotDeliveredError as error:
+            if error.is_final or not left:
+                return False, str(error)
+        time.sleep(pause)
+        pause *= 2
+    raise AssertionError("the last try is not repeated")
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Where a post was sent on to, nobody has taken the message: it would be asked for a page."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing."""
+
+
+_OPENER = build_opener(_NoRedirects)
+
+
+class Webhook:
+    """Posts messages, signed: ``X-Featurestore-Signature: t=SECONDS,v1=HMAC-SHA256("SECONDS." + body)``."""
+
+    name = "webhook"
+
+    def __init__(self, url: str, secret_env: str, clock: Clock) -> None:
+        self._url = url
+        self._secret_env = secret_env
+        self._clock = clock
+
+    def deliver(self, message: Message) -> str:
+        """Post a message; whoever answers 2xx has it."""
+        body = msgspec.json.encode(message)
+        headers = {"Content-Type": "application/json"}
+        secret = os.environ.get(self._secret_env, "")
+        if secret:
+            seconds = str(self._clock.now_us() // 1_000_000)
+            signature = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
+            headers["X-Featurestore-Signature"] = f"t={seconds},v1={signature}"
+        try:
+            _OPENER.open(Request(self._url, body, headers), timeout=_TIMEOUT_SECONDS).close()
+        except HTTPError as error:
+            error.close()
+            is_final = error.code != _TOO_MANY and error.code < 500
+            raise NotDeliveredError(f"it was answered {error.code} {error.reason}", is_final=is_final) from None
+        except (ValueError, InvalidURL):  # which say the address, and that is a secret
+            raise NotDeliveredError("the address of the webhook cannot be used", is_final=True) from None
+        except (OSError, HTTPException) as error:
+            raise NotDeliveredError(str(error) or type(error).__name__, is_final=False) from error
+        return ""
+
+
+class Mail:
+    """Mails messages."""
+
+    name = "mail"
+
+    def __init__(self, smtp: SmtpConfig) -> None:
+        self._smtp = smtp
+
+    def deliver(self, message: Message) -> str:
+        """Mail a message to everybody; it arrived if the server took it for anybody."""
+        try:
+            mail = self._mail(message)
+        except ValueError as error:
+            raise NotDeliveredError(str(error), is_final=True) from error
+        try:
+            with self._connected() as server:
+                if self._smtp.starttls:
+                    server.starttls(context=ssl.create_default_context())
+                if self._smtp.user:
+                    server.login(self._smtp.user, os.environ.get(self._smtp.password_env, ""))
+                refused = server.send_message(mail)
+        except smtplib.SMTPRecipientsRefused as error:
+            _fail(_refusals(error.recipients), (code for code, _ in error.recipients.values()), error)
+        except smtplib.SMTPResponseException as error:
+            _fail(str(error), [error.smtp_code], error)
+        except OSError as error:
+            raise NotDeliveredError(str(error), is_final=False) from error
+        return _refusals(refused)
+
+    def _mail(self, message: Message) -> EmailMessage:
+        mail = EmailMessage()
+        mail["Subject"] = " ".join(str(message["text"]).split())[:200]
+        mail["From"], mail["To"] = self._smtp.sender, ", ".join(self._smtp.to)
+        mail.set_content(msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
+        return mail
+
+    def _connected(self) -> smtplib.SMTP:
+        smtp = self._smtp
+        if smtp.tls:
+            context = ssl.create_default_context()
+            return smtplib.SMTP_SSL(smtp.host, smtp.port or _SMTPS_PORT, timeout=_TIMEOUT_SECONDS, context=context)
+        return smtplib.SMTP(smtp.host, smtp.port or _SMTP_PORT, timeout=_TIMEOUT_SECONDS)
+
+
+def _fail(problem: str, codes: Iterable[int], error: Exception) -> NoReturn:
+    """Raise for answers of a mail server; those from 500 on are final."""
+    raise NotDeliveredError(problem, is_final=all(code >= 500 for code in codes)) from error
+
+
+def _refusals(refused: Mapping[str, tuple[int, bytes]]) -> str:
+    """Say for whom a mail server took no mail, and why."""
+    return "; ".join(
+        f"{receiver} was refused: {code} {said.decode(errors='replace')}"
+        for receiver, (code, said) in sorted(refused.items())
+    )
+
+
+class Command:
+    """Runs a command with the message on its standard input; exit code 0 says that it was delivered."""
+
+    name = "command"
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+
+    def deliver(self, message: Message) -> str:
+        """Run the command."""
+        body = msgspec.json.encode(message)
+        try:
+            subprocess.run(self._arguments, input=body, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS)
+        except subprocess.CalledProcessError as error:
+            raise NotDeliveredError(_told(error, error.stderr), is_final=False) from error
+        except subprocess.TimeoutExpired as error:
+            raise NotDeliveredError(_told(error, error.stderr), is_final=False) from error
+        except OSError as error:
+            raise NotDeliveredError(str(error), is_final=True) from error
+        return ""
+
+
+def _told(error: Exception, stderr: bytes | None) -> str:
+    """Return how a command ended, with the end of what it said."""
+    said = (stderr or b"").decode(errors="replace").strip()[-_SHOWN:]
+    return f"{error} It said: {said}" if said else str(error)

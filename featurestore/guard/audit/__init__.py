@@ -1,0 +1,1 @@
+"""Compare what was served with what the training road gives."""

@@ -1,0 +1,164 @@
+"""Every value that differs, as Parquet: for those who want to look at more than a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from featurestore.core.errors import StorageError
+from featurestore.guard.audit.slices import as_text
+from featurestore.guard.causes.catalogue import UNEXPLAINED
+from featurestore.guard.causes.model import Case
+from featurestore.guard.causes.prove import Proof
+from featurestore.guard.comparing.compare import status_names, unread_texts
+from featurestore.guard.world.world import Values
+from featurestore.offline.build import Features
+from featurestore.plan.model import Plan
+from featurestore.storage.files import local_target, make_file, make_folder
+
+Flags = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+FILE_NAME = "mismatches.parquet"
+"""Name of the file within the folder."""
+
+SCHEMA = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("request_id", pa.string()),
+        ("row", pa.int32()),
+        ("as_of", pa.timestamp("us", tz="UTC")),
+        ("entity", pa.string()),
+        ("feature", pa.string()),
+        ("reference", pa.string()),
+        ("current", pa.string()),
+        ("reference_status", pa.string()),
+        ("current_status", pa.string()),
+        ("cause", pa.string()),
+        ("assumption", pa.string()),
+    ]
+)
+"""Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between;
+``cause`` is empty where it was not to be looked for, and where what was served is no value of the feature at all."""
+
+
+class MismatchFile:
+    """The file, while it is written. It comes into its place when the block ends well, or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; it is made if it is not there."""
+        self._path = local_target(folder, where="mismatches") / FILE_NAME
+        self._unfinished = folder / f".{FILE_NAME}.unfinished"
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> MismatchFile:
+        """Begin the file.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        with self._told():
+            make_folder(self._unfinished.parent)
+            make_file(self._unfinished)
+            self._writer = pq.ParquetWriter(self._unfinished, SCHEMA)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the file into its place, or remove it if something went wrong.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        with self._told():
+            if self._writer is not None:
+                self._writer.close()
+            if kind is None:
+                self._unfinished.replace(self._path)
+            else:
+                self._unfinished.unlink(missing_ok=True)
+
+    def add_unexamined(self, plan: Plan, log: pa.Table, expected: Features, differs: Mapping[str, Flags]) -> None:
+        """Write values that differ and whose causes nobody will look for.
+
+        Args:
+            plan: The plan that answered.
+            log: Rows of its log.
+            expected: What the training set has for them.
+            differs: Per output the rows to write.
+        """
+        for name, flags in differs.items():
+            rows = np.flatnonzero(flags)
+            if len(rows):
+                served = log.column(f"value__{name}").combine_chunks()
+                codes = log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False)
+                reference = Values(expected.values[name], expected.statuses[name])
+                blank = pa.array([""] * len(rows))
+                self._add(_table(plan, name, log, rows, reference, Values(served, codes), blank, blank))
+
+    def add(self, case: Case, proof: Proof) -> None:
+        """Write values that were examined, with their causes."""
+        causes = pa.array([*(variant.cause for variant in proof.variants), UNEXPLAINED])
+        said = pa.array([*(variant.said for variant in proof.variants), ""])
+        for name, differs in case.differs.items():
+            rows = np.flatnonzero(differs)
+            if len(rows):
+                owner = proof.owner[name][rows]
+                place = pa.array(np.where(owner < 0, len(proof.variants), owner))
+                named = causes.take(place), said.take(place)
+                self._add(
+                    _table(case.world.plan, name, case.world.log, rows, case.reference[name], case.served[name], *named)
+                )
+
+    def _add(self, table: pa.Table) -> None:
+        assert self._writer is not None
+        with self._told():
+            self._writer.write_table(table)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "Check the path, its rights and the disk."
+            raise StorageError(f"cannot write {self._path}: {error}", where="mismatches", hint=hint) from error
+
+
+def _table(
+    plan: Plan,
+    name: str,
+    log: pa.Table,
+    rows: Ints,
+    reference: Values,
+    served: Values,
+    cause: pa.Array,
+    assumption: pa.Array,
+) -> pa.Table:
+    places = pa.array(rows)
+    keys = [
+        pc.binary_join_element_wise(
+            f"{key.name}=", as_text(log.column(f"key__{key.name}").combine_chunks().take(places)).fill_null("None"), ""
+        )
+        for key in plan.join_keys
+    ]
+    arrays = [
+        pa.repeat(pa.scalar(plan.fingerprint), len(rows)),
+        log.column("request_id").combine_chunks().take(places),
+        log.column("row").combine_chunks().take(places),
+        log.column("as_of").combine_chunks().take(places),
+        pc.binary_join_element_wise(*keys, ", ").cast(pa.string()),
+        pa.repeat(pa.scalar(name), len(rows)),
+        as_text(reference.values.take(places)),
+        pc.coalesce(unread_texts(log, name).take(places), as_text(served.values.take(places))),
+        status_names(reference.statuses[rows]),
+        status_names(served.statuses[rows]),
+        cause,
+        assumption,
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)

@@ -1,0 +1,148 @@
+"""What an audit can find out beside the log: events of the entities concerned, and what online state still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.core.errors import FeatureStoreError
+from featurestore.core.statuses import Status
+from featurestore.core.temporal import Clock, to_datetime
+from featurestore.definitions.sources import Source
+from featurestore.guard.causes.model import HeldState, SourceChange
+from featurestore.guard.world.events import CountEvents, loose
+from featurestore.guard.world.world import Values
+from featurestore.kernels.keys import UNKNOWN, KeyIndex
+from featurestore.online.answering.lookup import OnlineReader
+from featurestore.online.stores.store import AHEAD_OF_LOG, OnlineStore, records_of
+from featurestore.plan.model import Plan, ViewPlan
+from featurestore.sources import ReadSettings, open_scans
+
+Flags = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+_MOST_ASKED = 20_000
+_CODES = {status.name: int(status) for status in Status}
+
+
+def event_reader(
+    sources: Callable[[Iterable[str]], Mapping[str, Source]], settings: ReadSettings
+) -> Callable[[ViewPlan, Sequence[pa.Array], bool], pa.Table]:
+    """Return a function that reads the events of some entities from their source.
+
+    Entities whose text key differs only by case, spaces around it or leading zeros come along, so that it can be told
+    whether spellings of a key were mixed up.
+
+    Args:
+        sources: Finds definitions of sources by name.
+        settings: What reading may use.
+    """
+
+    def read(view: ViewPlan, keys: Sequence[pa.Array], every_delivery: bool) -> pa.Table:
+        source = sources([view.source.name])[view.source.name]
+        if every_delivery:
+            source = replace(source, event_id=None)
+            view = replace(view, source=replace(view.source, event_id=None))
+        names = [column.name for column in view.source.columns]
+        own = [key.name for key in view.entity.keys]
+        index, _ = KeyIndex.build([loose(key) for key in keys])
+        schema = pa.schema([(column.name, column.dtype.arrow) for column in view.source.columns])
+        kept: list[pa.RecordBatch] = []
+        with open_scans([view], {source.name: source}, settings) as scans:
+            for batch in scans[view.name].batches(names):
+                codes = index.codes([loose(batch.column(name)) for name in own])
+                chosen = codes != UNKNOWN
+                if bool(chosen.any()):
+                    kept.append(batch.filter(pa.array(chosen)))
+        return pa.Table.from_batches(kept, schema=schema).combine_chunks()
+
+    return read
+
+
+def event_counter(sources: Callable[[Iterable[str]], Mapping[str, Source]], settings: ReadSettings) -> CountEvents:
+    """Return a function that counts events of entities, as ``event_reader`` would read them.
+
+    Args:
+        sources: Finds definitions of sources by name.
+        settings: What reading may use.
+    """
+
+    def count(view: ViewPlan, keys: Sequence[pa.Array]) -> Ints:
+        source = sources([view.source.name])[view.source.name]
+        own = [key.name for key in view.entity.keys]
+        index, asked = KeyIndex.build([loose(key) for key in keys])
+        found = np.zeros(len(index) + 1, dtype=np.int64)
+        with open_scans([view], {source.name: source}, settings) as scans:
+            for batch in scans[view.name].batches(own):
+                codes = index.codes([loose(batch.column(name)) for name in own])
+                found[:-1] += np.bincount(codes[codes != UNKNOWN], minlength=len(index))
+        return np.asarray(found[asked], dtype=np.int64)
+
+    return count
+
+
+def with_lost_events(
+    changes: Callable[[ViewPlan], SourceChange | None], store: OnlineStore
+) -> Callable[[ViewPlan], SourceChange | None]:
+    """Return how sources differ from what was folded, with the events that their logs have lost.
+
+    What was pushed stands in no run: that the log has lost a part of it is noted in the view's record.
+
+    Args:
+        changes: How sources differ from what runs read.
+        store: Where states are kept.
+    """
+
+    def changed(view: ViewPlan) -> SourceChange | None:
+        change = changes(view)
+        try:
+            loss = records_of(store, [view])[view.name].lost
+        except FeatureStoreError:
+            return change
+        if loss is None or loss.code != AHEAD_OF_LOG:
+            return change
+        known = change or SourceChange(view.name, view.source.name, (), is_rewritten=True)
+        return replace(known, said=(loss.problem, *known.said), is_rewritten=True)
+
+    return changed
+
+
+def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table], HeldState | None]:
+    """Return a function that asks today's online state the questions of a log.
+
+    Args:
+        store: Where states are kept.
+        clock: Tells the present instant.
+    """
+    readers: dict[str, OnlineReader] = {}
+
+    def held(plan: Plan, log: pa.Table) -> HeldState | None:
+        reader = readers.setdefault(plan.fingerprint, OnlineReader(plan, store, clock))
+        keys = log.select([f"key__{column.name}" for column in plan.join_keys]).to_pylist()
+        requests = log.select([f"request__{column.name}" for column in plan.request]).to_pylist()
+        instants = log.column("as_of").combine_chunks().cast(pa.int64()).to_pylist()
+        rows = list(range(min(_MOST_ASKED, log.num_rows)))
+        answered = np.zeros(log.num_rows, dtype=np.bool_)
+        columns: list[list[object]] = [[None] * log.num_rows for _ in plan.outputs]
+        codes = np.zeros((len(plan.outputs), log.num_rows), dtype=np.uint8)
+        for row in rows:
+            entity = {name.removeprefix("key__"): value for name, value in keys[row].items()}
+            request = {name.removeprefix("request__"): value for name, value in requests[row].items()}
+            try:
+                found = reader.get([entity], request=request or None, as_of=to_datetime(instants[row]))
+            except FeatureStoreError:
+                continue
+            answered[row] = True
+            for place, (value, status) in enumerate(zip(found.rows[0], found.statuses[0], strict=True)):
+                columns[place][row], codes[place, row] = value, _CODES[status]
+        values = {
+            output.name: Values(pa.array(columns[i], type=output.dtype.arrow), codes[i])
+            for i, output in enumerate(plan.outputs)
+        }
+        return HeldState(values, answered) if bool(answered.any()) else None
+
+    return held

@@ -1,0 +1,452 @@
+"""Which events are missing, or counted twice, is read from the differences between features.
+
+Let ``S`` be the events that serving did not have. For every *linear* feature with window ``W``
+
+    sum of x(e) over the events e of S in W  =  recomputed - served
+
+where ``x`` is 1 for a count, the value for a sum, and the value less the served mean for a mean, whose right-hand side
+is then the recomputed sum less the served mean for each event that was recomputed. Events that count twice satisfy the
+same equations with the sign turned. Windows of one question end together, so their lower edges cut its events into
+shells; shells are solved from the newest on, each by the features whose window begins with it, what was found in newer
+ones taken off.
+
+Within a shell are found: single events, pairs, triples and fours (one or two are combined, what is missing is looked up
+among single events or pairs, sorted by the feature that tells events apart best), and runs of neighbours of any length.
+Each is bounded, by the constants below: of larger shells triples and fours are sought among the newest events, of many
+solutions the newest are taken. Of those left the ones that are most consistent with the entity's other rows are handed
+on; that they are right is for the kernels to say, which must give what was served, in all features of the view
+together.
+
+The rows of an entity are taken in the order of time: what is missing in one is taken off the next, unless it is there
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.core.temporal import NOTHING_YET, window_start
+from featurestore.kernels.events import EventBlock
+from featurestore.kernels.program import need_of
+from featurestore.kernels.words import validity
+from featurestore.plan.model import FeaturePlan, ViewPlan
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_MOST_SETS = 32
+"""Solutions of a shell that are gone on with, and of a row that are compared with other rows."""
+
+_MOST_TRIED = 4
+"""Solutions of a row that the kernels are asked about."""
+
+_MOST_IN_PAIRS = 1_000
+_MOST_COMBINED_OF = 200
+"""Events of a shell among which pairs, and triples and fours, are sought, newest first."""
+
+_MOST_COMBINED = 20_000
+"""Combinations that are looked at where the feature that tells events apart best tells few."""
+
+_LONGEST_RUN = 64
+"""Longest run of neighbours that is sought where no count says how long it is."""
+
+_ROUNDING = 2.0**-48
+"""Largest error of a difference of two floats that are each rounded once, relative to their size."""
+
+_LINEAR = ("count", "sum", "mean")
+_NUMBERS = ("float64", "int64", "decimal")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A feature that adds up what its events contribute.
+
+    Attributes:
+        output: Name of the output.
+        feature: Its definition.
+    """
+
+    output: str
+    feature: FeaturePlan
+
+
+def linear_features(view: ViewPlan, outputs: Mapping[str, str]) -> tuple[Linear, ...]:
+    """Return the features of a view that differences can be read from.
+
+    Args:
+        view: The view.
+        outputs: Names of outputs by feature.
+    """
+    return tuple(
+        Linear(outputs[feature.name], feature)
+        for feature in view.features
+        if feature.name in outputs and feature.aggregation in _LINEAR and _is_number(view, feature)
+    )
+
+
+def _is_number(view: ViewPlan, feature: FeaturePlan) -> bool:
+    value = view.inputs[feature.input].value
+    return feature.aggregation == "count" or (value is not None and value.dtype.kind in _NUMBERS)
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """The equations of one row.
+
+    Attributes:
+        columns: What each event contributes to each equation, 0 outside of its window; events from the oldest on.
+        since: Per equation the first event of its window.
+        wanted: Per equation what the events that are sought add up to.
+        slack: Per equation how far off that may be.
+    """
+
+    columns: Floats
+    since: Ints
+    wanted: Floats
+    slack: Floats
+
+    def is_solved(self, wanted: Floats | None = None) -> bool:
+        """Tell whether nothing is left to be found."""
+        return bool(np.all(np.abs(self.wanted if wanted is None else wanted) <= self.slack))
+
+    def left(self, taken: Ints) -> Floats:
+        """Return what is still wanted when some events are taken off."""
+        return np.asarray(self.wanted - self.columns[taken].sum(axis=0), dtype=np.float64)
+
+    def solutions(self, taken: Ints) -> list[Ints]:
+        """Return sets of events that solve all equations beside some that are taken already, newest first."""
+        found: list[tuple[Ints, Floats]] = [(taken, self.left(taken))]
+        free = np.ones(len(self.columns), dtype=np.bool_)
+        free[taken] = False
+        end = len(self.columns)
+        for edge in np.unique(self.since)[::-1].tolist():
+            own = np.flatnonzero(self.since == edge)
+            shell = (edge + np.flatnonzero(free[edge:end]))[::-1]
+            found = [
+                (np.concatenate([chosen, shell[more]]), wanted - self.columns[shell[more]].sum(axis=0))
+                for chosen, wanted in found
+                for more in _sets(self.columns[np.ix_(shell, own)], wanted[own], self.slack[own])
+            ][:_MOST_SETS]
+            end = edge
+        return [chosen for chosen, _ in found]
+
+
+def _sets(columns: Floats, wanted: Floats, slack: Floats) -> list[Ints]:
+    """Return the smallest sets of a shell's events that add up to what is wanted; the empty one if nothing is."""
+    if bool(np.all(np.abs(wanted) <= slack)):
+        return [np.zeros(0, dtype=np.int64)]
+    if len(columns) == 0:
+        return []
+    is_positive = np.all(columns >= 0, axis=0)
+    if bool(np.any(is_positive & (wanted < -slack))):
+        return []
+    # What contributes more than is wanted to a sum without negative summands is in no solution.
+    useful = np.flatnonzero(~np.any(is_positive & (columns > wanted + slack), axis=1))
+    is_count = np.all(columns == 1.0, axis=0)
+    size = round(float(wanted[is_count][0])) if bool(is_count.any()) else None
+    own = columns[useful]
+    for count, seek in ((1, _singles), (2, _pairs), (3, _triples), (4, _fours)):
+        if size in (None, count):
+            found = seek(own, wanted, slack)
+            if len(found):
+                return [useful[chosen] for chosen in found[:_MOST_SETS]]
+    return _runs(columns, wanted, slack, size)[:_MOST_SETS]
+
+
+def _singles(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
+    return np.flatnonzero(np.all(np.abs(columns - wanted) <= slack, axis=1)).reshape(-1, 1)
+
+
+def _pairs(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
+    one = np.arange(min(len(columns), _MOST_IN_PAIRS)).reshape(-1, 1)
+    return _completed(columns, one, one, wanted, slack)
+
+
+def _triples(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
+    count = min(len(columns), _MOST_COMBINED_OF)
+    return _completed(columns, _two_of(count), np.arange(count).reshape(-1, 1), wanted, slack)
+
+
+def _fours(columns: Floats, wanted: Floats, slack: Floats) -> Ints:
+    two = _two_of(min(len(columns), _MOST_COMBINED_OF))
+    return _completed(columns, two, two, wanted, slack)
+
+
+def _two_of(count: int) -> Ints:
+    return np.column_stack(np.triu_indices(count, 1))
+
+
+def _completed(columns: Floats, begun: Ints, rest: Ints, wanted: Floats, slack: Floats) -> Ints:
+    """Complete sets by others of later events, so that they add up to what is wanted."""
+    if len(begun) == 0 or len(rest) == 0:
+        return np.zeros((0, begun.shape[1] + rest.shape[1]), dtype=np.int64)
+    key = int(np.argmax([len(np.unique(column)) for column in columns.T]))
+    sums = columns[rest, key].sum(axis=1)
+    order = np.argsort(sums, kind="stable")
+    ranked = sums[order]
+    missing = wanted[key] - columns[begun, key].sum(axis=1)
+    low = np.searchsorted(ranked, missing - slack[key])
+    counts = np.searchsorted(ranked, missing + slack[key], side="right") - low
+    room = int(np.searchsorted(np.cumsum(counts), _MOST_COMBINED, side="right"))
+    begun, low, counts = begun[:room], low[:room], counts[:room]
+    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - low, counts)
+    first, second = np.repeat(begun, counts, axis=0), rest[order[places]]
+    is_later = second[:, 0] > first[:, -1]
+    sets = np.column_stack([first[is_later], second[is_later]])
+    fits = np.all(np.abs(columns[sets].sum(axis=1) - wanted) <= slack, axis=1)
+    return np.asarray(sets[fits], dtype=np.int64)
+
+
+def _runs(columns: Floats, wanted: Floats, slack: Floats, size: int | None) -> list[Ints]:
+    """Return runs of neighbours that add up to what is wanted, short ones first."""
+    total = np.vstack([np.zeros(columns.shape[1]), np.cumsum(columns, axis=0)])
+    slack = slack + _ROUNDING * np.abs(columns).sum(axis=0)
+    lengths = range(2, min(len(columns), _LONGEST_RUN) + 1) if size is None else [size]
+    return [
+        np.arange(begin, begin + length)
+        for length in lengths
+        if 0 < length <= len(columns)
+        for begin in np.flatnonzero(np.all(np.abs(total[length:] - total[:-length] - wanted) <= slack, axis=1)).tolist()
+    ]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows of one view, with what both roads say.
+
+    Attributes:
+        view: The view.
+        block: Its events.
+        codes: Per row its entity; negative if it has no events.
+        bound: Per row the event bound.
+        ingest_bound: Per row the ingest bound.
+        linear: The features that differences are read from.
+        reference: What is recomputed, one array per feature.
+        served: What was served, likewise.
+        slack: Per feature by how much of themselves values may be off, because they are rounded before they are served.
+        differs: Rows with anything to explain.
+        is_doubled: Whether events that count twice are sought, rather than those that are missing.
+    """
+
+    view: ViewPlan
+    block: EventBlock
+    codes: Ints
+    bound: Ints
+    ingest_bound: Ints
+    linear: tuple[Linear, ...]
+    reference: Sequence[pa.Array]
+    served: Sequence[pa.Array]
+    slack: Sequence[float]
+    differs: Flags
+    is_doubled: bool
+
+    def entities(self) -> Iterator[Ints]:
+        """Yield the rows of each entity in the order of time."""
+        rows = np.flatnonzero(self.codes >= 0)
+        rows = rows[np.lexsort([self.bound[rows], self.codes[rows]])]
+        yield from np.split(rows, np.flatnonzero(np.diff(self.codes[rows])) + 1)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row's puzzle, and the place in the block of each of its events."""
+
+    puzzle: Puzzle
+    places: Ints
+
+    def inside(self, places: Ints) -> Ints:
+        """Return which of its events some places are; those it does not see are left out."""
+        return np.flatnonzero(np.isin(self.places, places))
+
+
+class _Reader:
+    """Makes puzzles of rows."""
+
+    def __init__(self, asked: Questions) -> None:
+        self._asked = asked
+        self._values = [_number(array) for array in asked.reference], [_number(array) for array in asked.served]
+        self._known = [validity(array) for array in asked.served]
+
+    def row(self, row: int) -> _Row:
+        asked = self._asked
+        block = asked.block
+        low, high = (int(block.offsets[asked.codes[row] + step]) for step in (0, 1))
+        high = low + int(np.searchsorted(block.event_time[low:high], asked.bound[row]))
+        starts = [self._start(one.feature, row) for one in asked.linear]
+        low += int(np.searchsorted(block.event_time[low:high], min(starts, default=NOTHING_YET)))
+        places = low + np.flatnonzero(block.ingest_time[low:high] < asked.ingest_bound[row])
+        times = block.event_time[places]
+        since = np.searchsorted(times, np.array(starts, dtype=np.int64))
+        columns = np.zeros((len(places), len(starts)))
+        wanted, slack = np.zeros(len(starts)), np.zeros(len(starts))
+        for number, one in enumerate(asked.linear):
+            own = places[since[number] :]
+            values, is_counted = self._contributed(one.feature, own)
+            reference, served = (found[number][row] for found in self._values)
+            if one.feature.aggregation == "mean":
+                # A mean of nothing has no value; then the sum that is left is 0.
+                values = np.where(is_counted, values - served, 0.0)
+                count = int(is_counted.sum())
+                reference, served = reference * count, served * count
+            columns[since[number] :, number] = values
+            wanted[number] = served - reference if asked.is_doubled else reference - served
+            slack[number] = (_ROUNDING + asked.slack[number]) * (abs(reference) + abs(served))
+        return _Row(Puzzle(columns, since, wanted, slack), places)
+
+    def _start(self, feature: FeaturePlan, row: int) -> int:
+        if feature.window_us is None:
+            return NOTHING_YET
+        inclusive = int(self._asked.view.source.inclusive)
+        return window_start(int(self._asked.bound[row]), feature.window_us, feature.resolution_us, inclusive)
+
+    def _contributed(self, feature: FeaturePlan, places: Ints) -> tuple[Floats, Flags]:
+        """Return what events add to a count or sum, and whether they are counted at all."""
+        block = self._asked.block
+        is_counted = block.flags[feature.input, places] >= need_of(feature)
+        if feature.aggregation == "count":
+            return is_counted.astype(np.float64), is_counted
+        value = self._asked.view.inputs[feature.input].value
+        assert value is not None
+        words = block.values[feature.input, places]
+        numbers = words.view(np.float64) if value.dtype.kind == "float64" else words.astype(np.float64)
+        if value.dtype.kind == "decimal":
+            numbers = numbers / 10.0**value.dtype.scale
+        return np.where(is_counted, numbers, 0.0), is_counted
+
+
+def _number(array: pa.Array) -> Floats:
+    return np.asarray(array.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False))
+
+
+Gained = Callable[[Ints, Sequence[Ints]], Ints]
+"""Tells, for rows and the places of the events that each is tried without (or with twice), how many values come out."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        rows: Rows in which events make a difference.
+        places: For each the places of the events in the block.
+        silent: Rows that differ, but not in any linear feature: nothing can be read from them.
+    """
+
+    rows: list[int]
+    places: list[Ints]
+    silent: Ints
+
+
+def find_events(asked: Questions, gained: Gained) -> Found:
+    """Find the events of each row by its differences.
+
+    Rows of different entities are tried together, one of each at a time.
+
+    Args:
+        asked: The rows.
+        gained: Asks the kernels.
+    """
+    reader = _Reader(asked)
+    found = Found([], [], np.zeros(0, dtype=np.int64))
+    silent: list[int] = []
+    walks = [_Walk(asked, reader, rows, found, silent) for rows in asked.entities()]
+    while True:
+        tried = [(walk, walk.row, chosen) for walk in walks for chosen in walk.next_candidates()]
+        if not tried:
+            break
+        gains = gained(np.array([row for _, row, _ in tried], dtype=np.int64), [chosen for _, _, chosen in tried])
+        for (walk, _, chosen), gain in zip(tried, gains.tolist(), strict=True):
+            walk.note(chosen, gain)
+        for walk in walks:
+            walk.decide()
+    return Found(found.rows, found.places, np.array(silent, dtype=np.int64))
+
+
+class _Walk:
+    """Goes through the rows of one entity in the order of time.
+
+    Attributes:
+        row: The row that candidates are for.
+    """
+
+    def __init__(self, asked: Questions, reader: _Reader, rows: Ints, found: Found, silent: list[int]) -> None:
+        self.row = -1
+        self._asked = asked
+        self._rows = rows.tolist()
+        self._read = {row: reader.row(row) for row in self._rows}
+        self._found = found
+        self._silent = silent
+        self._place = 0
+        self._is_count = np.array([one.feature.aggregation == "count" for one in asked.linear], dtype=np.bool_)
+        self._gone = np.zeros(0, dtype=np.int64)
+        self._best: tuple[int, Ints] | None = None
+
+    def next_candidates(self) -> list[Ints]:
+        """Go on to the next row that something can be found in; return sets of places to be tried, none at the end."""
+        while self._place < len(self._rows):
+            self.row = self._rows[self._place]
+            self._place += 1
+            candidates = self._candidates(self._read[self.row])
+            if candidates:
+                return candidates
+        return []
+
+    def _candidates(self, row: _Row) -> list[Ints]:
+        taken = row.inside(self._gone)
+        differs = bool(self._asked.differs[self.row])
+        if row.puzzle.is_solved(row.puzzle.left(taken)):
+            if differs and len(taken):
+                return [row.places[taken]]
+            if differs:
+                self._silent.append(self.row)
+            return []
+        if row.puzzle.is_solved():
+            # What was missing is there again.
+            self._gone = np.setdiff1d(self._gone, row.places[taken])
+            return []
+        if not differs:
+            return []
+        nothing = np.zeros(0, dtype=np.int64)
+        sets = row.puzzle.solutions(taken) or (row.puzzle.solutions(nothing) if len(taken) else [])
+        return self._ranked([np.sort(row.places[chosen]) for chosen in sets])
+
+    def _ranked(self, sets: list[Ints]) -> list[Ints]:
+        """Return the sets with which the entity's other rows come out best as well."""
+        if len(sets) > 1:
+            sets = sorted(sets, key=self._inconsistent)
+        return sets[:_MOST_TRIED]
+
+    def _inconsistent(self, chosen: Ints) -> tuple[float, int]:
+        """Return how far counts of the entity are off under a set, and how many equations do not come out."""
+        gone = self._gone_with(chosen)
+        off, wrong = 0.0, 0
+        for row in self._read.values():
+            left = np.abs(row.puzzle.left(row.inside(gone)))
+            off += float(left[self._is_count].sum())
+            wrong += int((left > row.puzzle.slack).sum())
+        return off, wrong
+
+    def _gone_with(self, chosen: Ints) -> Ints:
+        """Return the events that are gone if those are that a set says of the present row."""
+        return np.union1d(np.setdiff1d(self._gone, self._read[self.row].places), chosen)
+
+    def note(self, chosen: Ints, gain: int) -> None:
+        """Take note of what the kernels say about a set."""
+        if gain > 0 and (self._best is None or gain > self._best[0]):
+            self._best = (gain, chosen)
+
+    def decide(self) -> None:
+        """Keep the best set of the row."""
+        if self._best is None:
+            return
+        chosen = self._best[1]
+        self._best = None
+        self._found.rows.append(self.row)
+        self._found.places.append(chosen)
+        self._gone = self._gone_with(chosen)

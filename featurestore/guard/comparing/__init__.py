@@ -1,0 +1,1 @@
+"""Compare what two roads answered to one question."""

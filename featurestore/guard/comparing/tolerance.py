@@ -1,0 +1,51 @@
+"""Tolerances: how far numbers may lie apart and still be let pass. They are counted apart, never as equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.core.dtypes import DType
+from featurestore.guard.comparing.difference import distances
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two numbers may lie apart; any of the three suffices.
+
+    Attributes:
+        absolute: Largest ``|current - reference|``, inclusive.
+        relative: Largest ``|current - reference| / |reference|``, inclusive.
+        ulps: Largest count of floats between the two, inclusive; for float64 only.
+    """
+
+    absolute: float = 0.0
+    relative: float = 0.0
+    ulps: int = 0
+
+    def lets_pass(self, reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
+        """Tell of pairs of numbers which lie near enough.
+
+        Args:
+            reference: Numbers of one road, no nulls.
+            current: Numbers of the other.
+            dtype: What they are.
+        """
+        absolute, size, ulps = distances(reference, current, dtype)
+        near = (absolute <= self.absolute) | (absolute <= self.relative * size)
+        if ulps is not None:
+            near |= ulps <= self.ulps
+        return np.asarray(near, dtype=np.bool_)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.absolute:g}" if self.absolute else "",
+            f"{self.relative:.3g} of the value" if self.relative else "",
+            f"{self.ulps} ulps" if self.ulps else "",
+        ]
+        return " or ".join(filter(None, parts)) or "nothing"

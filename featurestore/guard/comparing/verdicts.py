@@ -1,0 +1,6 @@
+"""The verdicts of every policy of the guard."""
+
+PASS = "pass"
+WARN = "warn"
+FAIL = "fail"
+CANNOT_TELL = "cannot tell"

@@ -1,0 +1,231 @@
+"""From two distributions of a feature to what the report says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.guard.drift.categories import CategoryCounts
+from featurestore.guard.drift.distribution import Distribution
+from featurestore.guard.drift.measures import (
+    INDEPENDENT,
+    Distance,
+    Worth,
+    beyond_range,
+    chi_square,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    largest_share_difference,
+    only_one_sample,
+    psi,
+    share_difference,
+    wasserstein,
+)
+from featurestore.guard.drift.numbers import NumberCounts
+from featurestore.guard.drift.report import (
+    Bins,
+    Category,
+    FeatureDrift,
+    Measured,
+)
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+SHOWN_CATEGORIES = 20
+"""Categories that a report names."""
+
+_LEAST_EXPECTED = 5.0
+_Binned = Callable[[Counts, Counts, Worth], Distance]
+_OF_BINS: dict[str, _Binned] = {"psi": psi, "jensen_shannon": jensen_shannon, "chi_square": chi_square}
+
+MEASURES = (
+    "kolmogorov_smirnov",
+    "wasserstein",
+    "l_infinity",
+    *_OF_BINS,
+    "null_share",
+    "beyond_range",
+    "new_categories",
+    "vanished_categories",
+)
+"""Names of all measures."""
+
+
+def assess(
+    name: str, dtype: str, *, reference: Distribution, current: Distribution, significance: float
+) -> FeatureDrift:
+    """Measure how one feature moved.
+
+    Args:
+        name: Column.
+        dtype: Its dtype.
+        reference: The earlier or offline distribution.
+        current: The later or served one, counted alike.
+        significance: Probability for which the distances by chance are given.
+
+    Returns:
+        The feature's part of the report, not judged.
+    """
+    found: dict[str, Distance] = {}
+    details: dict[str, object] = {}
+    left, right = reference.values, current.values
+    worth = reference.worth, current.worth
+    if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
+        details |= _of_each(left, right)
+        if left.total and right.total:
+            edges = bins_of(left, right, reference.bins)
+            bins = bin_counts(left, edges), bin_counts(right, edges)
+            found |= _numbers(left, right, *bins, worth)
+            details["bins"] = Bins(*(tuple(part.tolist()) for part in (edges, *bins)))
+    elif isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts) and left.total and right.total:
+        found |= _categories(left, right, worth)
+        details |= _named(left, right)
+    if reference.row_count and current.row_count:
+        found["null_share"] = share_difference(
+            reference=reference.null_count,
+            reference_rows=reference.row_count,
+            current=current.null_count,
+            current_rows=current.row_count,
+            worth=worth,
+        )
+    measures = tuple(_measured(measure, one, significance) for measure, one in found.items())
+    return FeatureDrift(
+        name,
+        dtype,
+        reference.row_count,
+        current.row_count,
+        round(reference.effective_rows),
+        round(current.effective_rows),
+        reference.null_count,
+        current.null_count,
+        measures,
+        **details,  # type: ignore[arg-type]  # each under the name of its own field
+    )
+
+
+def _measured(measure: str, one: Distance, significance: float) -> Measured:
+    by_chance = one.limit(significance)
+    # Plain numbers: NumPy's have no JSON form.
+    return Measured(
+        measure,
+        float(one.value),
+        float(one.p_value),
+        None if by_chance is None else float(by_chance),
+        float(one.error),
+    )
+
+
+def bins_of(reference: NumberCounts, current: NumberCounts, bins: Floats) -> Floats:
+    """Return the lower edges of bins for two samples: those of the reference, and what lies outside its range.
+
+    Values below and above have a bin of their own if they are so many that a formula of chance holds for them; fewer
+    are counted in the first and the last bin. So a feature that had one value in training and has another now differs.
+
+    Args:
+        reference: The reference's counts; there must be a value.
+        current: Counts of the current sample in the same cells; there must be a value.
+        bins: Lower edges of the reference's bins, the first one its smallest value.
+    """
+    below, above = _outside(reference, current)
+    least = _LEAST_EXPECTED / _smaller_share(reference.total, current.total)
+    if below >= least:
+        bins = np.concatenate([current.extremes[:1], bins])
+    if above >= least:
+        bins = np.append(bins, np.nextafter(reference.extremes[1], np.inf))
+    return bins
+
+
+def _smaller_share(reference_rows: float, current_rows: float) -> float:
+    return min(reference_rows, current_rows) / (reference_rows + current_rows)
+
+
+def _outside(reference: NumberCounts, current: NumberCounts) -> tuple[int, int]:
+    """Return how many current values lie below and above the reference's range."""
+    low, high = reference.extremes
+    below = int(current.counts[: np.searchsorted(current.edges, low) + 1].sum())
+    above = int(current.counts[np.searchsorted(current.edges, high, side="right") + 1 :].sum())
+    return below, above
+
+
+def bin_counts(numbers: NumberCounts, bins: Floats) -> Counts:
+    """Return counts per bin; what lies below the first edge is in the first bin.
+
+    Args:
+        numbers: The counts per cell.
+        bins: Lower edges, all of them edges of cells.
+    """
+    upto = np.concatenate([[0], np.cumsum(numbers.counts)])
+    places = np.searchsorted(numbers.edges, bins[1:]) + 1
+    return np.diff(np.concatenate([[0], upto[places], upto[-1:]])).astype(np.int64)
+
+
+def aligned(reference: CategoryCounts, current: CategoryCounts, worth: Worth = INDEPENDENT) -> tuple[Counts, Counts]:
+    """Return the counts of the same categories in both; those that chance hardly shows are counted together.
+
+    These are the ones that would be expected fewer than five times in the smaller sample, counted as what its rows are
+    worth, and those without a name. One by one they say nothing, and together they would hide what others say.
+    """
+    names = sorted(reference.counts.keys() | current.counts.keys())
+    left, right = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (reference, current))
+    rows = reference.total * worth[0], current.total * worth[1]
+    shared = (left * worth[0] + right * worth[1]) * _smaller_share(*rows) >= _LEAST_EXPECTED
+    if reference.unnamed or current.unnamed:
+        shared &= (left > 0) & (right > 0)
+    sides = []
+    for counts, total in ((left, reference.total), (right, current.total)):
+        kept = counts[shared]
+        sides.append(np.append(kept, total - kept.sum()))
+    keep = sides[0] + sides[1] > 0
+    return sides[0][keep], sides[1][keep]
+
+
+def _numbers(
+    left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts, worth: Worth
+) -> dict[str, Distance]:
+    found = {
+        "kolmogorov_smirnov": kolmogorov_smirnov(left, right, worth),
+        "wasserstein": wasserstein(left, right, worth),
+    }
+    found |= {name: measure(left_bins, right_bins, worth) for name, measure in _OF_BINS.items()}
+    below, above = _outside(left, right)
+    found["beyond_range"] = beyond_range(
+        below=below, above=above, rows=right.total, reference_rows=left.total, worth=worth
+    )
+    return found
+
+
+def _of_each(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for side, one in (("reference", left), ("current", right)):
+        if one.total:
+            found |= {f"{side}_range": tuple(map(float, one.extremes)), f"{side}_mean": one.mean}
+    return found
+
+
+def _categories(left: CategoryCounts, right: CategoryCounts, worth: Worth) -> dict[str, Distance]:
+    pair = aligned(left, right, worth)
+    found = {"l_infinity": largest_share_difference(*pair, worth)}
+    found |= {name: measure(*pair, worth) for name, measure in _OF_BINS.items()}
+    if left.unnamed or right.unnamed:
+        return found
+    names = list(left.counts | right.counts)
+    before, now = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (left, right))
+    found["new_categories"] = only_one_sample(inside=now, outside=before, worth=worth[::-1])
+    found["vanished_categories"] = only_one_sample(inside=before, outside=now, worth=worth)
+    return found
+
+
+def _named(left: CategoryCounts, right: CategoryCounts) -> dict[str, object]:
+    share = {name: count / left.total for name, count in left.counts.items()}
+    for name, count in right.counts.items():
+        share[name] = share.get(name, 0.0) + count / right.total
+    ranked = sorted(share, key=lambda name: (-share[name], name))
+    each = [Category(name, left.counts[name], right.counts[name]) for name in ranked]
+    found: dict[str, object] = {"categories": tuple(each[:SHOWN_CATEGORIES])}
+    if not left.unnamed and not right.unnamed:
+        found["new_categories"] = tuple(one for one in each if not one.reference)[:SHOWN_CATEGORIES]
+        found["vanished_categories"] = tuple(one for one in each if not one.current)[:SHOWN_CATEGORIES]
+    return found

@@ -1,0 +1,77 @@
+"""What audits of applied services allow: what the configuration and the definitions say of them, put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from featurestore.config import DEFAULT_POLICY, Config, PolicyConfig, read_policy
+from featurestore.core.errors import ConfigError, listing
+from featurestore.definitions.services import ANY_FEATURE
+from featurestore.guard.causes.catalogue import CAUSES
+from featurestore.guard.drift import drifter as drifting
+from featurestore.plan.model import Plan
+
+
+def policy_of(service: str, config: Config, plans: Mapping[str, Plan]) -> PolicyConfig:
+    """Return what is allowed of a service: what the configuration says of it, else its definition, else the default.
+
+    Args:
+        service: Name of the service; it need not be applied.
+        config: The configuration.
+        plans: The plans of all applied services by name.
+
+    Raises:
+        ConfigError: A policy, also another service's, names what there is not.
+    """
+    check_policies(config, plans)
+    return config.policy(service, _declared(plans.get(service)))
+
+
+def check_policies(config: Config, plans: Mapping[str, Plan]) -> None:
+    """Make sure that every configured or declared policy is of a service, and about features and causes that there are.
+
+    Args:
+        config: The configuration.
+        plans: The plans of all applied services by name.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    columns = {name: {output.name for output in plan.outputs} for name, plan in plans.items()}
+    for name, policy in config.policies.items():
+        where = f"policies.{name}"
+        if name != DEFAULT_POLICY and name not in plans:
+            raise ConfigError(
+                f"there is no service '{name}'",
+                where=where,
+                hint=listing("Services", {*plans, DEFAULT_POLICY}, wrong=name),
+                code="unknown-service",
+            )
+        known = set().union(*columns.values()) if name == DEFAULT_POLICY else columns[name]
+        for feature in policy.tolerances:
+            if feature not in known and feature != ANY_FEATURE:
+                raise ConfigError(
+                    f"there is no feature '{feature}'",
+                    where=f"{where}.tolerances",
+                    hint=listing("Columns", known, wrong=feature),
+                    code="unknown-feature",
+                )
+        _check_names(policy, where)
+    for name, plan in plans.items():
+        _check_names(_declared(plan), f"service '{name}', policy")
+
+
+def _check_names(policy: PolicyConfig, where: str) -> None:
+    """Make sure that there are the causes, and the measures and thresholds of drift, that a policy names."""
+    drifting.configured(policy)
+    for cause in policy.causes:
+        if cause not in CAUSES:
+            hint = listing("Causes", CAUSES, wrong=cause)
+            raise ConfigError(f"there is no cause '{cause}'", where=f"{where}.causes", hint=hint, code="unknown-cause")
+
+
+def _declared(plan: Plan | None) -> PolicyConfig:
+    if plan is None or not plan.policy:
+        return PolicyConfig()
+    return read_policy(json.loads(plan.policy), f"service '{plan.name}', policy")

@@ -1,0 +1,1 @@
+"""Judge a plan or a training set before it is used."""

@@ -1,9 +1,0 @@
-"""Names that one process holds alone, whatever store they are about, and leases for stores that know only rows or keys.
-
-What it must not know: any store.
-"""
-
-from featurestore.locking.leases import Holder, Leases
-from featurestore.locking.names import Hold, busy, lost
-
-__all__ = ["Hold", "Holder", "Leases", "busy", "lost"]

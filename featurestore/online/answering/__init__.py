@@ -1,0 +1,1 @@
+"""Answer questions from online state."""

@@ -1,0 +1,212 @@
+"""From stored states to values: one compiled call for all views and entities of a request.
+
+The programs of a service's views are put behind each other once; a request then costs one pass over its states. The
+loops that fold events are ``kernels.core``'s, the same that build training sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.core.statuses import ERROR_CODE
+from featurestore.kernels.evaluate import Picked, RowReader, bind
+from featurestore.kernels.events import OVERFLOWED
+from featurestore.online.state.packing import SOUND, VIEW_COLUMNS, answer_views
+from featurestore.online.state.state import Dictionaries, StateCodec, joined_states
+from featurestore.plan.model import ViewPlan
+
+Ints = npt.NDArray[np.int64]
+
+_MANY = 64
+"""Among so many entities it is looked whether some were asked about more than once: each is evaluated once."""
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A feature that has no value for some entities, because an exact sum does not fit.
+
+    Attributes:
+        view: Place of its view.
+        feature: Its place among the view's features.
+        entities: Places of the entities, in order.
+    """
+
+    view: int
+    feature: int
+    entities: tuple[int, ...]
+
+
+class Answers(NamedTuple):
+    """Answers of all views of a service.
+
+    Attributes:
+        rows: Per entity the Python values of the features picked; ``None`` is null.
+        statuses: ``Status`` codes, one row per feature picked; ``ERROR_CODE`` where a sum does not fit.
+        newest: Per view the event time of the newest event each entity's answer saw, ``NO_EVENT`` if none.
+        overflows: Of all features, picked or not, those of which a sum does not fit.
+    """
+
+    rows: list[list[Any]]
+    statuses: npt.NDArray[np.uint8]
+    newest: list[list[int]]
+    overflows: tuple[Overflow, ...] = ()
+
+
+class BoundService:
+    """The views of a service with their kernels, ready to be asked all at once."""
+
+    def __init__(self, views: Sequence[ViewPlan], picks: Sequence[int] | None = None) -> None:
+        """Bind the views.
+
+        Args:
+            views: In the order they will be answered in; one may occur several times.
+            picks: The features wanted, in the order of a row, as places among all features of all views, view behind
+                view in plan order; ``None`` picks all in that order.
+        """
+        self._bound = [bind(view) for view in views]
+        self._codecs = [StateCodec(view) for view in views]
+        self._has_dictionaries = any(codec.has_dictionaries for codec in self._codecs)
+        self._no_dictionaries: list[Callable[[int, int], Sequence[Any]]] = [_no_dictionary] * len(views)
+        programs = [bound.program for bound in self._bound]
+        self._windows = _stacked([program.windows for program in programs], 2)
+        self._groups = _stacked([program.groups for program in programs], 7)
+        self._features = _stacked([program.features for program in programs], 6)
+        layouts = [(*codec.layout, *bound.policy) for codec, bound in zip(self._codecs, self._bound, strict=True)]
+        sizes = [
+            (len(p.windows), len(p.groups), len(p.features), p.row_count, len(view.features))
+            for p, view in zip(programs, views, strict=True)
+        ]
+        self._views = np.zeros((len(views) + 1, VIEW_COLUMNS), dtype=np.int64)
+        self._views[:-1, :6] = np.array(layouts, dtype=np.int64).reshape(-1, 6)
+        self._views[1:, 6:] = np.cumsum(np.array(sizes, dtype=np.int64).reshape(-1, 5), axis=0)
+        self._parts = [
+            (slice(low[0], high[0]), slice(low[1], high[1])) for low, high in pairwise(self._views[:, -2:].tolist())
+        ]
+        self._row_count, self._feature_count = self._views[-1, -2:].tolist()
+        every = [
+            Picked(reader, number, own.start + i, rows.start)
+            for number, (bound, (rows, own)) in enumerate(zip(self._bound, self._parts, strict=True))
+            for i, reader in enumerate(bound.readers)
+        ]
+        self._reader = RowReader(every if picks is None else [every[place] for place in picks])
+
+    def answer(
+        self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, bounds_us: Ints
+    ) -> Answers:
+        """Evaluate stored states.
+
+        Args:
+            stored: Per view the state of each entity, ``None`` where it has none.
+            count: Count of entities.
+            as_of_us: Instant asked about.
+            bounds_us: Per view the exclusive bound of the ingest times that may be used.
+
+        Raises:
+            StateError: A state is damaged or foreign.
+        """
+        if count >= _MANY and (same := _same(stored)) is not None:
+            firsts, places = same
+            distinct = [[states[entity] for entity in firsts] for states in stored]
+            return _spread(self.answer(distinct, len(firsts), as_of_us=as_of_us, bounds_us=bounds_us), places)
+        words = np.zeros((self._row_count, count), dtype=np.int64)
+        statuses = np.empty((self._feature_count, count), dtype=np.uint8)
+        newest = np.empty((len(self._bound), count), dtype=np.int64)
+        given = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
+        joined, starts = joined_states([state for states in given for state in states])
+        at = np.empty((len(self._bound) * count, 2), dtype=np.int64)
+        problem, number, overflowed = answer_views(
+            np.frombuffer(joined, dtype=np.int64),
+            starts,
+            self._views,
+            self._windows,
+            self._groups,
+            self._features,
+            as_of_us,
+            bounds_us,
+            words,
+            statuses,
+            newest,
+            at,
+        )
+        if problem != SOUND:
+            raise self._codecs[number].error(problem)
+        overflows = self._overflows(statuses) if overflowed else ()
+        rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, at, count))
+        return Answers(rows, codes, newest.tolist(), overflows)
+
+    def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
+        """Return per view what gives the values that codes stand for."""
+        if not self._has_dictionaries:
+            return self._no_dictionaries
+        found = []
+        for number, codec in enumerate(self._codecs):
+            own: list[Dictionaries] = []
+            if codec.has_dictionaries:
+                at = places[number * count : (number + 1) * count].tolist()
+                own = [codec.dictionaries(joined, begin, end) for begin, end in at]
+            found.append(_finder(own))
+        return found
+
+    def _overflows(self, statuses: npt.NDArray[np.uint8]) -> tuple[Overflow, ...]:
+        """Find the features whose sums do not fit, and write that they have no value."""
+        found = []
+        for view, (_, own) in enumerate(self._parts):
+            part = statuses[own]
+            for feature in (part == OVERFLOWED).any(axis=1).nonzero()[0].tolist():
+                found.append(Overflow(view, feature, tuple((part[feature] == OVERFLOWED).nonzero()[0].tolist())))
+        statuses[statuses == OVERFLOWED] = ERROR_CODE
+        return tuple(found)
+
+
+def _same(stored: Sequence[Sequence[bytes | None]]) -> tuple[list[int], list[int]] | None:
+    """Find entities that were asked about more than once: their states are the same objects.
+
+    Returns:
+        The places of the distinct entities, and per entity which of these it is; ``None`` if all are distinct.
+    """
+    found: dict[tuple[int, ...], int] = {}
+    places = [found.setdefault(tuple(map(id, states)), len(found)) for states in zip(*stored, strict=True)]
+    if len(found) == len(places):
+        return None
+    firsts: dict[int, int] = {}
+    for entity, place in enumerate(places):
+        firsts.setdefault(place, entity)
+    return list(firsts.values()), places
+
+
+def _spread(answers: Answers, places: Sequence[int]) -> Answers:
+    """Return the answers of distinct entities for all that were asked about."""
+    entities: dict[int, list[int]] = {}
+    for entity, place in enumerate(places):
+        entities.setdefault(place, []).append(entity)
+    return Answers(
+        rows=[list(answers.rows[place]) for place in places],
+        statuses=answers.statuses[:, places],
+        newest=[[newest[place] for place in places] for newest in answers.newest],
+        overflows=tuple(
+            replace(one, entities=tuple(sorted(entity for place in one.entities for entity in entities[place])))
+            for one in answers.overflows
+        ),
+    )
+
+
+def _finder(dictionaries: Sequence[Dictionaries]) -> Callable[[int, int], Sequence[Any]]:
+    """Return a function that gives the values codes of (input, entity) stand for; none where words are values."""
+    if not dictionaries:
+        return _no_dictionary
+    return lambda source, entity: dictionaries[entity][source] or ()
+
+
+def _no_dictionary(_: int, __: int) -> Sequence[Any]:
+    return ()
+
+
+def _stacked(tables: Sequence[Ints], width: int) -> Ints:
+    """Put tables of numbers behind each other."""
+    return np.concatenate([np.zeros((0, width), dtype=np.int64), *tables])

@@ -1,0 +1,77 @@
+"""How the online side is, for those who watch over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from featurestore.core.errors import FeatureStoreError
+from featurestore.core.temporal import NOTHING_YET
+from featurestore.online.stores.store import ViewRecord
+
+
+@dataclass(frozen=True)
+class ViewVitals:
+    """How one view is.
+
+    Attributes:
+        source: Name of its source.
+        staleness_us: The present instant minus the one up to which the view is complete, or was when it had state;
+            ``None`` if it never had any that this process saw.
+        log_us: The instant before which all events of its log are in its state; ``None`` if it has no state.
+        has_state: Whether it has state.
+        is_lost: Whether a part of its states is gone, so that it answers nothing.
+    """
+
+    source: str
+    staleness_us: int | None
+    log_us: int | None
+    has_state: bool
+    is_lost: bool = False
+
+
+@dataclass(frozen=True)
+class LogVitals:
+    """How far the log of one source goes.
+
+    Attributes:
+        head_us: The instant before which all its events became known.
+        ahead_us: How far that is ahead of the present; 0 if it is not.
+    """
+
+    head_us: int
+    ahead_us: int
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """How the online side is.
+
+    Attributes:
+        views: The views that answer, by name.
+        is_store_left_alone: Whether the online store failed a moment ago and is not asked.
+        store_problem: Why the online store could not be read; ``None`` if it could.
+    """
+
+    views: Mapping[str, ViewVitals] = field(default_factory=dict)
+    is_store_left_alone: bool = False
+    store_problem: FeatureStoreError | None = None
+
+
+def view_vitals(source: str, record: ViewRecord, *, now_us: int, complete_us: int | None) -> ViewVitals:
+    """Return how a view is.
+
+    Args:
+        source: Name of its source.
+        record: What the store knows about its states.
+        now_us: The present instant.
+        complete_us: The instant up to which the view is complete, or was when it had state; ``None`` if it never had.
+    """
+    has_state = record.watermark_us != NOTHING_YET
+    return ViewVitals(
+        source=source,
+        staleness_us=None if complete_us is None else max(0, now_us - complete_us),
+        log_us=max(record.log_us, record.watermark_us) if has_state else None,
+        has_state=has_state,
+        is_lost=record.lost is not None,
+    )

@@ -1,0 +1,1 @@
+"""Fold events of sources into online state."""

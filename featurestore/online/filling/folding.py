@@ -1,0 +1,270 @@
+"""Putting new events into the states of their entities: read, merge, drop what cannot matter, encode.
+
+Nothing is written here: who folds decides what else is written with the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.core.dtypes import TIMESTAMP
+from featurestore.core.temporal import NOTHING_YET
+from featurestore.core.values import one_chunk
+from featurestore.kernels.evaluate import bind
+from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, arrange_kept, kept_places, take_columns
+from featurestore.kernels.keys import KeyIndex
+from featurestore.kernels.program import MEMBER_VALUE
+from featurestore.kernels.retention import all_matter, still_matter
+from featurestore.kernels.words import to_words
+from featurestore.online.state.keys import ordered_keys
+from featurestore.online.state.state import StateCodec, States
+from featurestore.online.stores.store import OnlineStore, state_prefix
+from featurestore.plan.model import ViewPlan
+
+Ints = npt.NDArray[np.int64]
+
+
+class Folder:
+    """Folds events of one view into states."""
+
+    def __init__(self, view: ViewPlan, store: OnlineStore) -> None:
+        """Bind a view to the store of its states."""
+        self._view = view
+        self._store = store
+        self._codec = StateCodec(view)
+
+    def of_use(self, table: pa.Table, reach_us: int) -> pa.Table:
+        """Leave out events that cannot matter beside the others: they cannot beside more of them either.
+
+        Args:
+            table: Columns of the view's source, in contract dtypes.
+            reach_us: Earliest instant that can be asked about.
+
+        Returns:
+            The other events, in their order.
+        """
+        times, _ = to_words(one_chunk(table.column(self._view.source.event_time)), TIMESTAMP)
+        if all_matter(self._view, times, reach_us):
+            return table
+        prepared, inputs = bind(self._view).prepare_inputs(table)
+        index, codes = KeyIndex.build(self._keys_of(_rows_of(table, prepared)))
+        kept = kept_places(prepared, inputs, codes, len(index), lambda seen: still_matter(self._view, seen, reach_us))
+        return table if len(kept) == table.num_rows else table.take(pa.array(prepared.rows[kept]))
+
+    def _keys_of(self, table: pa.Table) -> list[pa.Array]:
+        return [one_chunk(table.column(key.name)) for key in self._view.entity.keys]
+
+    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> Fresh:
+        """Prepare the events of use, entity by entity in the order of their states' keys: so stores write fastest.
+
+        Args:
+            table: Columns of the view's source, in contract dtypes.
+            generation: Generation of the states.
+            reach_us: Earliest instant that can be asked about.
+        """
+        prepared, inputs = bind(self._view).prepare_inputs(table)
+        columns = self._keys_of(_rows_of(table, prepared))
+        index, codes = KeyIndex.build(columns)
+        first_rows = np.empty(len(index), dtype=np.int64)
+        first_rows[codes[::-1]] = np.arange(len(codes))[::-1]
+        dtypes = [key.dtype for key in self._view.entity.keys]
+        parts = [column.take(pa.array(first_rows)) for column in columns]
+        keys, order = ordered_keys(state_prefix(self._view, generation), dtypes, parts)
+        number = np.empty(len(keys), dtype=np.int64)
+        number[order] = np.arange(len(keys))
+        block = arrange_kept(
+            prepared, inputs, number[codes], len(keys), lambda times: still_matter(self._view, times, reach_us)
+        )
+        nothing = np.zeros(0, dtype=np.int64)
+        return Fresh(keys, block, replace(prepared, rows=nothing, event_time=nothing, ingest_time=nothing))
+
+    def folded(
+        self,
+        fresh: Fresh,
+        begin: int,
+        end: int,
+        bound_us: int | None,
+        reach_us: int,
+        *,
+        read: Callable[[Sequence[bytes]], Mapping[bytes, bytes]] | None = None,
+    ) -> Items:
+        """Merge new events of some entities with their stored ones.
+
+        Args:
+            fresh: The new events.
+            begin: First entity of these.
+            end: One past the last.
+            bound_us: Exclusive ingest time up to which the states are complete then; events that a state has already
+                are left out. ``None`` for pushed events: how far these are folded is in the view's record, and all
+                that are given are new.
+            reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
+            read: Gives the stored states of some keys, and perhaps of others; ``None`` reads them from the store.
+
+        Returns:
+            Keys and states, to be written.
+        """
+        keys, block = fresh.keys[begin:end], fresh.block(begin, end)
+        found = (read or self._store.read)(keys)
+        stored = [found.get(key) for key in keys]
+        if all(state is None for state in stored):
+            bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
+            return Items(keys, self._codec.encode(block, bounds), new=len(keys))
+        old = self._codec.decode(stored)
+        codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
+        events = fresh.events(block)
+        bounds = old.bounds
+        if bound_us is not None:
+            unknown = np.flatnonzero(events.ingest_time >= old.bounds[codes])
+            events, codes = taken(events, unknown), codes[unknown]
+            bounds = np.maximum(old.bounds, bound_us)
+        merged, merged_codes = _merge(self._codec, old, events, codes)
+        arranged = arrange(merged, merged_codes, len(keys))
+        arranged = _filtered(arranged, still_matter(self._view, arranged, reach_us))
+        return Items(keys, self._codec.encode(arranged, bounds), new=stored.count(None))
+
+
+class Items(Sequence[tuple[bytes, bytes]]):
+    """Keys with their values, paired when they are looked at: that many pairs would keep the garbage collector busy."""
+
+    def __init__(self, keys: Sequence[bytes], values: Sequence[bytes], *, new: int = 0) -> None:
+        """Take as many values as keys.
+
+        Args:
+            keys: The keys.
+            values: The value of each.
+            new: How many of the keys the store did not have.
+        """
+        self._keys = keys
+        self._values = values
+        self.new = new
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return zip(self._keys, self._values, strict=True)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[bytes, bytes]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Items: ...
+
+    def __getitem__(self, at: int | slice) -> tuple[bytes, bytes] | Items:
+        if isinstance(at, slice):
+            return Items(self._keys[at], self._values[at])
+        return self._keys[at], self._values[at]
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """New events of some entities, without those that cannot matter.
+
+    Attributes:
+        keys: Key of each entity's state, ascending.
+        whole: The events, entities in the order of ``keys``.
+        prepared: Tells their dictionaries and types.
+    """
+
+    keys: tuple[bytes, ...]
+    whole: EventBlock
+    prepared: PreparedEvents
+
+    def block(self, begin: int, end: int) -> EventBlock:
+        """Return the events of some of the entities."""
+        offsets = self.whole.offsets
+        rows = slice(int(offsets[begin]), int(offsets[end]))
+        event_time = self.whole.event_time[rows]
+        is_same = self.whole.ingest_time is self.whole.event_time
+        return replace(
+            self.whole,
+            offsets=offsets[begin : end + 1] - offsets[begin],
+            event_time=event_time,
+            ingest_time=event_time if is_same else self.whole.ingest_time[rows],
+            values=np.ascontiguousarray(self.whole.values[:, rows]),
+            flags=np.ascontiguousarray(self.whole.flags[:, rows]),
+        )
+
+    def events(self, block: EventBlock) -> PreparedEvents:
+        """Return the events of a block as events in no special order."""
+        return replace(
+            self.prepared,
+            rows=np.arange(len(block), dtype=np.int64),
+            event_time=block.event_time,
+            ingest_time=block.ingest_time,
+            values=block.values,
+            flags=block.flags,
+        )
+
+
+def _rows_of(table: pa.Table, prepared: PreparedEvents) -> pa.Table:
+    """Return the rows of a table that were prepared."""
+    return table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
+
+
+def taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
+    """Return some events, by their places."""
+    event_time = prepared.event_time[rows]
+    is_same = prepared.ingest_time is prepared.event_time
+    return replace(
+        prepared,
+        rows=prepared.rows[rows],
+        event_time=event_time,
+        ingest_time=event_time if is_same else prepared.ingest_time[rows],
+        values=take_columns(prepared.values, rows),
+        flags=take_columns(prepared.flags, rows),
+    )
+
+
+def _filtered(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
+    """Leave some events out of a block."""
+    if kept.all():
+        return block
+    rows = np.flatnonzero(kept)
+    return replace(
+        block,
+        offsets=np.concatenate([[0], np.cumsum(kept)])[block.offsets],
+        event_time=block.event_time[rows],
+        ingest_time=block.ingest_time[rows],
+        values=take_columns(block.values, rows),
+        flags=take_columns(block.flags, rows),
+    )
+
+
+def _merge(codec: StateCodec, old: States, fresh: PreparedEvents, codes: Ints) -> tuple[PreparedEvents, Ints]:
+    """Put stored and new events together, coded inputs in one dictionary for all entities."""
+    stored = old.block
+    if len(stored) == 0:
+        return fresh, codes
+    counts = np.diff(stored.offsets)
+    values = np.concatenate([stored.values, fresh.values], axis=1)
+    flags = np.concatenate([stored.flags, fresh.flags], axis=1)
+    dictionaries = list(fresh.dictionaries)
+    for i, dtype in enumerate(codec.coded):
+        if dtype is not None:
+            known = [own[i] or () if own else () for own in old.dictionaries]
+            joined = pa.array([value for own in known for value in own], type=dtype.arrow)
+            every = pa.concat_arrays([joined, fresh.dictionaries[i]])
+            starts = np.cumsum([0, *map(len, known)])
+            shift = np.concatenate([np.repeat(starts[:-1], counts), np.full(len(codes), starts[-1])])
+            words, dictionaries[i] = to_words(every, dtype)
+            has_value = flags[i] == MEMBER_VALUE
+            values[i, has_value] = words[values[i, has_value] + shift[has_value]]
+    event_time = np.concatenate([stored.event_time, fresh.event_time])
+    is_same = stored.ingest_time is stored.event_time and fresh.ingest_time is fresh.event_time
+    merged = replace(
+        fresh,
+        rows=np.arange(values.shape[1], dtype=np.int64),
+        event_time=event_time,
+        ingest_time=event_time if is_same else np.concatenate([stored.ingest_time, fresh.ingest_time]),
+        values=values,
+        flags=flags,
+        dictionaries=tuple(dictionaries),
+    )
+    return merged, np.concatenate([np.repeat(np.arange(len(counts)), counts), codes])

@@ -1,0 +1,68 @@
+"""Removing online state: what is left of it if the remover dies is none, never a part that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from featurestore.online.filling.streaming import folding
+from featurestore.online.stores.locks import held
+from featurestore.online.stores.store import (
+    OnlineStore,
+    PlanOfView,
+    ViewRecord,
+    decode_record,
+    encode_record,
+    record_key,
+    state_prefix,
+)
+
+
+def discard(store: OnlineStore, view: PlanOfView, *, is_needed: Callable[[], bool]) -> int | None:
+    """Remove all state of a plan of a view, unless it is needed.
+
+    The record goes first: from then on nothing is materialized, and whoever fills the view begins with nothing. Whoever
+    comes to need the plan before that is heard, and the record put back; who does so later finds nothing materialized.
+
+    Args:
+        store: Where states are kept.
+        view: The plan.
+        is_needed: Tells whether somebody needs the plan by now.
+
+    Returns:
+        How many keys there were; ``None`` if it is needed.
+
+    Raises:
+        StateError: A run is at work on it (``busy``).
+        StorageError: The store cannot be written; removing again completes the work.
+    """
+    key = record_key(view)
+    with ExitStack() as stack:
+        stack.enter_context(held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0))
+        stack.enter_context(folding([view], store))
+        if is_needed():
+            return None
+        stored = store.read([key]).get(key)
+        if stored is not None:
+            empty = encode_record(ViewRecord(view.name, view.fingerprint))
+            store.write([(key, empty)], expected={key: stored})
+            if is_needed():
+                store.write([(key, stored)], expected={key: empty})
+                return None
+        return store.delete(key)
+
+
+def discard_dead(store: OnlineStore, view: PlanOfView) -> int:
+    """Remove the generations of a view that nobody reads and no run will go on with; return how many keys there were.
+
+    Raises:
+        StateError: A run is at work on it (``busy``), or its record is damaged.
+        StorageError: The store cannot be written.
+    """
+    key = record_key(view)
+    with held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0):
+        record = decode_record(view, store.read([key]).get(key))
+        dead = [record.generation - 1] if record.generation else []
+        if record.filling is None:
+            dead.append(record.generation + 1)
+        return sum(store.delete(state_prefix(view, generation)) for generation in dead)

@@ -1,0 +1,1 @@
+"""Pack the events of one entity."""

@@ -1,0 +1,343 @@
+"""The loops that lay states out as words, read them back, and answer from them: many entities, all views in one call.
+
+One state is a run of 64-bit words: a header (magic, mark of the view, ingest bound, count of events), then column by
+column event times, ingest times if the view has its own, and the inputs' words, then the flags, one byte per input and
+event, and the entity's dictionaries, both filled up to whole words. The last word holds the length of the dictionaries
+in its low half and a CRC-32 of all bytes before in its high half.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.core.temporal import NOTHING_YET
+from featurestore.kernels.core import evaluate_entities
+from featurestore.kernels.events import NO_EVENT, NOT_FOUND
+from featurestore.kernels.jit import borrowed, jit
+from featurestore.kernels.program import MEMBER_VALUE
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+MAGIC = int.from_bytes(b"FSSTATE1", "little")
+"""Name and version of the layout. A machine of another byte order reads it as something else, and refuses."""
+
+HEADER_WORDS = 4
+FEWEST_WORDS = HEADER_WORDS + 1
+
+SOUND, FOREIGN_LAYOUT, FOREIGN_VIEW, DAMAGED = range(4)
+
+
+def _crc_tables() -> npt.NDArray[np.uint32]:
+    """Return what eight bytes at a time do to a CRC-32, reflected, with the polynomial of zlib."""
+    tables = np.zeros((8, 256), dtype=np.uint32)
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
+        tables[0, byte] = value
+    for further in range(1, 8):
+        before = tables[further - 1]
+        tables[further] = (before >> np.uint32(8)) ^ tables[0][before & np.uint32(0xFF)]
+    return tables
+
+
+_CRC = _crc_tables()
+_ALL = np.uint64(0xFFFFFFFF)
+
+
+@jit
+def _checksum(words: Ints, begin: int, end: int) -> Any:
+    """Return the CRC-32 of some words and the low half of the word after them, as zlib gives it for their bytes.
+
+    Source:
+        Kounavis and Berry 2005, "slicing by 8".
+    """
+    crc = _ALL
+    for i in range(begin, end):
+        word = np.uint64(words[i]) ^ crc
+        crc = np.uint64(0)
+        for part in range(8):
+            crc ^= np.uint64(_CRC[7 - part, (word >> np.uint64(8 * part)) & np.uint64(0xFF)])
+    word = (np.uint64(words[end]) & _ALL) ^ crc
+    crc = np.uint64(0)
+    for part in range(4):
+        crc ^= np.uint64(_CRC[3 - part, (word >> np.uint64(8 * part)) & np.uint64(0xFF)])
+    return np.int64(crc ^ _ALL)
+
+
+@jit
+def _words_of(count: int, columns: int, inputs: int, dictionary_bytes: int) -> int:
+    """Return the length of a state, its last word included."""
+    return HEADER_WORDS + count * columns + (count * inputs + 7) // 8 + (dictionary_bytes + 7) // 8 + 1
+
+
+@jit
+def _check(words: Ints, begin: int, end: int, mark: int, columns: int, inputs: int) -> int:
+    """Tell what is wrong with one state, if anything."""
+    if end - begin < FEWEST_WORDS:
+        return DAMAGED
+    if words[begin] != MAGIC:
+        return FOREIGN_LAYOUT
+    if words[begin + 1] != mark:
+        return FOREIGN_VIEW
+    count, dictionary_bytes = words[begin + 3], words[end - 1] & 0xFFFFFFFF
+    if count < 0 or count > end - begin:
+        return DAMAGED
+    return SOUND if _words_of(count, columns, inputs, dictionary_bytes) == end - begin else DAMAGED
+
+
+@jit
+def unpack(
+    words: Ints, starts: Ints, mark: int, inputs: int, has_ingest: bool
+) -> tuple[int, Ints, Ints, Ints, Ints, Ints, Bytes, Ints]:
+    """Read states that lie behind each other into one block.
+
+    Args:
+        words: All states.
+        starts: State ``e`` is ``words[starts[e]:starts[e + 1]]``; an empty one means the entity has none.
+        mark: What the states must be marked with.
+        inputs: Count of the view's inputs.
+        has_ingest: Whether the states hold ingest times.
+
+    Returns:
+        What is wrong with the first unsound state, ``SOUND`` if none is; offsets of events per entity; ingest bounds,
+        ``NOTHING_YET`` where there is no state; event times; ingest times, none unless ``has_ingest``; words and flags,
+        one row per input; and per entity where its dictionaries begin and end, in bytes.
+    """
+    words, starts = borrowed(words), borrowed(starts)
+    entities = starts.size - 1
+    columns = 1 + int(has_ingest) + inputs
+    offsets = np.zeros(entities + 1, dtype=np.int64)
+    bounds = np.empty(entities, dtype=np.int64)
+    dictionaries = np.zeros((entities, 2), dtype=np.int64)
+    problem = SOUND
+    for entity in range(entities):
+        begin, end = starts[entity], starts[entity + 1]
+        offsets[entity + 1] = offsets[entity]
+        bounds[entity] = NOTHING_YET
+        if begin < end and problem == SOUND:
+            problem = _check(words, begin, end, mark, columns, inputs)
+            if problem == SOUND:
+                bounds[entity] = words[begin + 2]
+                offsets[entity + 1] += words[begin + 3]
+    events = offsets[entities] if problem == SOUND else 0
+    times = np.empty(events, dtype=np.int64)
+    ingests = np.empty(events if has_ingest else 0, dtype=np.int64)
+    values = np.empty((inputs, events), dtype=np.int64)
+    flags = np.empty((inputs, events), dtype=np.uint8)
+    raw = words.view(np.uint8)
+    to_times, to_ingests, to_values, to_flags = borrowed(times), borrowed(ingests), borrowed(values), borrowed(flags)
+    for entity in range(entities if problem == SOUND else 0):
+        first, stop = offsets[entity], offsets[entity + 1]
+        begin, end = starts[entity], starts[entity + 1]
+        if begin == end:
+            continue
+        count = stop - first
+        at = begin + HEADER_WORDS
+        for event in range(count):
+            to_times[first + event] = words[at + event]
+        at += count
+        if has_ingest:
+            for event in range(count):
+                to_ingests[first + event] = words[at + event]
+            at += count
+        for i in range(inputs):
+            for event in range(count):
+                to_values[i, first + event] = words[at + event]
+            at += count
+        for i in range(inputs):
+            for event in range(count):
+                to_flags[i, first + event] = raw[8 * at + i * count + event]
+        at += (count * inputs + 7) // 8
+        dictionaries[entity, 0] = 8 * at
+        dictionaries[entity, 1] = 8 * at + (words[end - 1] & 0xFFFFFFFF)
+    return problem, offsets, bounds, times, ingests, values, flags, dictionaries
+
+
+@jit
+def pack(
+    offsets: Ints,
+    times: Ints,
+    ingests: Ints,
+    values: Ints,
+    flags: Bytes,
+    bounds: Ints,
+    mark: int,
+    has_ingest: bool,
+    packed: Bytes,
+    packed_offsets: Ints,
+) -> tuple[Ints, Ints]:
+    """Lay the states of all entities of a block behind each other, the inverse of ``unpack``.
+
+    Args:
+        offsets: Events of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        times: Event times.
+        ingests: Ingest times; left out unless ``has_ingest``.
+        values: Words, one row per input.
+        flags: Membership, one row per input.
+        bounds: Ingest bound of each entity.
+        mark: The view's mark.
+        has_ingest: Whether ingest times are written.
+        packed: Dictionaries of all entities behind each other.
+        packed_offsets: Those of entity ``e`` are ``packed[packed_offsets[e]:packed_offsets[e + 1]]``.
+
+    Returns:
+        The words, and where each state begins (one more than there are entities).
+    """
+    entities = offsets.size - 1
+    inputs = values.shape[0]
+    columns = 1 + int(has_ingest) + inputs
+    starts = np.zeros(entities + 1, dtype=np.int64)
+    for entity in range(entities):
+        count = offsets[entity + 1] - offsets[entity]
+        own = packed_offsets[entity + 1] - packed_offsets[entity]
+        starts[entity + 1] = starts[entity] + _words_of(count, columns, inputs, own)
+    words = np.zeros(starts[entities], dtype=np.int64)
+    raw = words.view(np.uint8)
+    for entity in range(entities):
+        first, stop = offsets[entity], offsets[entity + 1]
+        begin, count = starts[entity], stop - first
+        words[begin] = MAGIC
+        words[begin + 1] = mark
+        words[begin + 2] = bounds[entity]
+        words[begin + 3] = count
+        at = begin + HEADER_WORDS
+        for event in range(count):
+            words[at + event] = times[first + event]
+        at += count
+        if has_ingest:
+            for event in range(count):
+                words[at + event] = ingests[first + event]
+            at += count
+        for i in range(inputs):
+            for event in range(count):
+                words[at + event] = values[i, first + event]
+            at += count
+        for i in range(inputs):
+            for event in range(count):
+                raw[8 * at + i * count + event] = flags[i, first + event]
+        at += (count * inputs + 7) // 8
+        low, high = packed_offsets[entity], packed_offsets[entity + 1]
+        for byte in range(high - low):
+            raw[8 * at + byte] = packed[low + byte]
+        last = starts[entity + 1] - 1
+        words[last] = high - low
+        words[last] |= _checksum(words, begin, last) << 32
+    return words, starts
+
+
+@jit
+def rank(offsets: Ints, words: Ints, flags: Bytes) -> tuple[Ints, Ints]:
+    """Replace codes of one dictionary for all entities by codes of one for each, in place; their order stays.
+
+    Args:
+        offsets: Events of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        words: Codes; changed.
+        flags: Which events have a value; the words of others become 0.
+
+    Returns:
+        The codes that each entity uses, ascending, entity by entity; and where each entity's begin.
+    """
+    used = np.empty(words.size, dtype=np.int64)
+    used_offsets = np.zeros(offsets.size, dtype=np.int64)
+    filled = 0
+    for entity in range(offsets.size - 1):
+        begin, end = offsets[entity], offsets[entity + 1]
+        has_value = flags[begin:end] == MEMBER_VALUE
+        own = np.unique(words[begin:end][has_value])
+        for i in range(begin, end):
+            words[i] = np.searchsorted(own, words[i]) if flags[i] == MEMBER_VALUE else 0
+        used[filled : filled + own.size] = own
+        filled += own.size
+        used_offsets[entity + 1] = filled
+    return used[:filled].copy(), used_offsets
+
+
+# Columns of the table of views.
+VIEW_MARK, VIEW_INPUTS, VIEW_HAS_INGEST, VIEW_PERIOD, VIEW_LAG, VIEW_INCLUSIVE = range(6)
+VIEW_WINDOWS, VIEW_GROUPS, VIEW_FEATURES, VIEW_ROWS, VIEW_STATUSES = range(6, 11)
+VIEW_COLUMNS = 11
+
+
+@jit
+def answer_views(
+    states: Ints,
+    starts: Ints,
+    views: Ints,
+    windows: Ints,
+    groups: Ints,
+    features: Ints,
+    as_of_us: int,
+    watermarks: Ints,
+    words: Ints,
+    statuses: Bytes,
+    newest: Ints,
+    dictionaries: Ints,
+) -> tuple[int, int, bool]:
+    """Answer all features of all views of a service for some entities at one instant.
+
+    Args:
+        states: The entities' states of the first view behind each other, then those of the second, and so on.
+        starts: Where each begins (one more than there are); an empty one means the entity has none.
+        views: One row per view: how its states are laid out, its policy, and where its parts of the other tables begin;
+            and one row of ends.
+        windows: Tables of the programs of all views, behind each other.
+        groups: The same.
+        features: The same.
+        as_of_us: Instant asked about.
+        watermarks: One per view.
+        words: Result; rows as the programs laid them out, view behind view; zeros before.
+        statuses: Result, one row per feature.
+        newest: Result, one row per view.
+        dictionaries: Result, per state where its dictionaries begin and end, in bytes.
+
+    Returns:
+        What is wrong with a state, ``SOUND`` if nothing is; of which view; and whether a sum did not fit its dtype.
+    """
+    entities = newest.shape[1]
+    query_offsets = np.arange(entities + 1)
+    as_of = np.full(entities, as_of_us)
+    overflowed = False
+    statuses[:] = NOT_FOUND
+    newest[:] = NO_EVENT
+    for v in range(views.shape[0] - 1):
+        view, following = views[v], views[v + 1]
+        problem, offsets, _, times, ingests, values, flags, places = unpack(
+            states,
+            starts[v * entities : (v + 1) * entities + 1],
+            view[VIEW_MARK],
+            view[VIEW_INPUTS],
+            view[VIEW_HAS_INGEST] != 0,
+        )
+        if problem != SOUND:
+            return problem, v, False
+        for entity in range(entities):
+            dictionaries[v * entities + entity, 0] = places[entity, 0]
+            dictionaries[v * entities + entity, 1] = places[entity, 1]
+        policy = view[VIEW_PERIOD : VIEW_INCLUSIVE + 1]
+        does_overflow = evaluate_entities(
+            0,
+            entities,
+            offsets,
+            times,
+            ingests if view[VIEW_HAS_INGEST] != 0 else times,
+            values,
+            flags,
+            query_offsets,
+            as_of,
+            np.full(entities, watermarks[v]),
+            query_offsets[:entities],
+            policy,
+            windows[view[VIEW_WINDOWS] : following[VIEW_WINDOWS]],
+            groups[view[VIEW_GROUPS] : following[VIEW_GROUPS]],
+            features[view[VIEW_FEATURES] : following[VIEW_FEATURES]],
+            words[view[VIEW_ROWS] : following[VIEW_ROWS]],
+            statuses[view[VIEW_STATUSES] : following[VIEW_STATUSES]],
+            newest[v],
+        )
+        overflowed = overflowed or does_overflow
+    return SOUND, -1, overflowed

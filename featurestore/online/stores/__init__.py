@@ -1,0 +1,1 @@
+"""Keep online state: SQLite, PostgreSQL, Redis or memory."""

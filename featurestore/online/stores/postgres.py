@@ -1,0 +1,393 @@
+"""Online state in PostgreSQL.
+
+A read is one prepared statement with all keys in an array, binary both ways: one statement is one snapshot. A write is
+one transaction that first locks what it expects, then compares, then sets:
+
+- Rows that are expected and written are locked against everybody; rows that are only expected are locked against
+  change, so that many writers may rest on one record at once.
+- Keys that must not exist are taken by a placeholder row, which nobody else sees and for which others wait.
+
+So the condition still holds when the transaction commits, at the isolation level ``READ COMMITTED``, also against
+writers that expect nothing. Locks are taken in the order of the keys; should two writers block each other all the
+same, the server ends one of them, and that one starts again. A write is durable when it returns, as the server's
+``synchronous_commit`` says.
+
+Sessions keep prepared statements and locks: a pooler in between must pool by session, and is refused if it does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+from psycopg.errors import (
+    DeadlockDetected,
+    DuplicatePreparedStatement,
+    InvalidSqlStatementName,
+    ReadOnlySqlTransaction,
+    SerializationFailure,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from featurestore.core.errors import ConfigError
+from featurestore.core.urls import without_secrets
+from featurestore.online.stores.options import (
+    count,
+    identifier,
+    read_url,
+    seconds,
+)
+from featurestore.online.stores.patience import SHORT_SECONDS, out_of_time, seconds_left
+from featurestore.online.stores.postgres_keys import (
+    BEGINNING,
+    LONGEST,
+    VALUE_AT,
+    has_long,
+    opened,
+    stored_expected,
+    stored_key,
+    stored_value,
+)
+from featurestore.online.stores.postgres_pool import (
+    Pool,
+    PostgresConnection,
+    SessionCheck,
+    Sessions,
+)
+from featurestore.online.stores.refusals import (
+    READ_ONLY_HINT,
+    WHERE,
+    conflict,
+    failed,
+    pooled_by_transaction,
+    unavailable,
+)
+from featurestore.online.stores.store import after
+from featurestore.storage import Hold, busy, lost
+from featurestore.storage.database import LEFT_IN_POSTGRES
+
+_OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
+_ATTEMPTS = 5
+"""How often a write is tried whose transaction the server ends because of another's."""
+
+_DELETED_AT_ONCE = 5_000
+
+T = TypeVar("T")
+Connection = PostgresConnection
+
+
+class PostgresOnlineStore:
+    """An ``OnlineStore`` in PostgreSQL, safe to use from several threads and processes.
+
+    Attributes:
+        items_at_once: Beyond that, one statement is no faster than several.
+        keeps_time: A read gives its connection up when time is up.
+    """
+
+    items_at_once = 2_000
+    keeps_time = True
+
+    def __init__(self, url: str) -> None:
+        """Read the URL; nothing is connected yet. The table is made with the first connection if it is not there.
+
+        Args:
+            url: ``postgresql://user:password@host:5432/database``. Options: ``table``, the name of the table
+                (``online_state``); ``timeout`` of a read or write (``10s``), ``connect_timeout`` (``3s``), ``pool``,
+                the most connections (32); all others are libpq's (``sslmode``).
+
+        Raises:
+            ConfigError: The URL cannot be used. With the first connection: a pooler in between does not keep sessions
+                (``transaction-pooler``).
+        """
+        parsed = read_url(url, own=_OPTIONS, passed=None)
+        options = parsed.options
+        self._place = parsed.shown
+        self._timeout: float = options.get("timeout", 10.0)
+        self._connect_timeout: float = options.get("connect_timeout", 3.0)
+        self._table: str = options.get("table", "online_state")
+        self._conninfo = parsed.url._replace(scheme="postgresql").geturl()
+        try:
+            psycopg.conninfo.conninfo_to_dict(self._conninfo)
+        except psycopg.Error as error:
+            problem = without_secrets(str(error).strip(), url)
+            raise ConfigError(f"'{parsed.shown}': {problem}", where=WHERE, code="store-url") from None
+        self._statements = _Statements(self._table)
+        self._check = SessionCheck(self._conninfo)
+        self._is_made = False
+        self._making = threading.Lock()
+        size: int = options.get("pool", 32)
+        self._pool = Pool(self._connect, size, self._timeout)
+        self._holders = Pool(self._connect_to_hold, size, self._timeout)
+        self._sessions = Sessions(self._holders)
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that exist, all from one moment."""
+        if not keys:
+            return {}
+        if has_long(keys):
+            return self._read_long(keys)
+        return self._read(keys)
+
+    def _read_long(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Read keys of which some are not stored as they are."""
+        found = self._read([stored_key(key) for key in keys])
+        values = {key: opened(key, stored) for key in keys if (stored := found.get(stored_key(key))) is not None}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Read stored keys."""
+        statement, seconds = self._statements.read, seconds_left()
+        if seconds < SHORT_SECONDS and not self._pool.has_idle:
+            raise out_of_time(self._place)
+        with self._failures("read"), self._pool.lent() as connection, connection.hurried(seconds):
+            try:
+                return dict(connection.reader.execute(statement, (list(keys),), prepare=True).fetchall())
+            except psycopg.OperationalError:
+                if seconds < self._timeout and not seconds_left():
+                    raise out_of_time(self._place) from None
+                raise
+
+    def write(
+        self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
+        """Set values, all or none, if some keys still have the values they are expected to have."""
+        latest = sorted(dict(items).items())
+        if not latest and not expected:
+            return
+        if has_long([key for key, _ in latest]) or has_long(list(expected or ())):
+            latest = sorted((stored_key(key), stored_value(key, value)) for key, value in latest)
+            expected = stored_expected(expected or {})
+        with self._failures("write"), self._pool.lent() as connection:
+            _again(lambda: self._write(connection, latest, expected or {}))
+
+    def _write(
+        self, connection: Connection, items: Sequence[tuple[bytes, bytes]], expected: Mapping[bytes, bytes | None]
+    ) -> None:
+        """Write in one transaction; a single statement is one by itself."""
+        if not expected:
+            self._upsert(connection, items)
+            return
+        written = {key for key, _ in items}
+        absent = sorted(key for key, value in expected.items() if value is None)
+        with connection.transaction():
+            self._take_absent(connection, absent)
+            self._compare(connection, {key: value for key, value in expected.items() if value is not None}, written)
+            self._upsert(connection, items)
+            if left := [key for key in absent if key not in written]:
+                connection.execute(self._statements.drop, (left,), binary=True)
+
+    def _take_absent(self, connection: Connection, keys: Sequence[bytes]) -> None:
+        """Lock keys that must not exist."""
+        if keys and connection.execute(self._statements.take, (keys,), prepare=True).rowcount < len(keys):
+            raise conflict()
+
+    def _compare(self, connection: Connection, expected: Mapping[bytes, bytes], written: set[bytes]) -> None:
+        """Lock keys that must have values, and compare."""
+        for statement, keys in (
+            (self._statements.lock_read, sorted(expected.keys() - written)),
+            (self._statements.lock_written, sorted(expected.keys() & written)),
+        ):
+            if keys:
+                rows = connection.execute(statement, (keys,), prepare=True, binary=True).fetchall()
+                if len(rows) < len(keys) or any(expected[key] != value for key, value in rows):
+                    raise conflict()
+
+    def _upsert(self, connection: Connection, items: Sequence[tuple[bytes, bytes]]) -> None:
+        if items:
+            keys, values = zip(*items, strict=True)
+            connection.execute(self._statements.upsert, (list(keys), list(values)), prepare=True)
+
+    def delete(self, prefix: bytes) -> int:
+        """Delete all keys that begin with a prefix, some thousands at a time; return how many there were."""
+        if len(prefix) > BEGINNING:
+            # Of long keys less than the prefix is stored as it is; the whole keys are in the values.
+            begin = prefix[:BEGINNING]
+            bounds: list[bytes | int] = [begin, begin + b"\xff" * (LONGEST + 1 - BEGINNING), LONGEST + 1]
+            deleted = self._delete(self._statements.delete_long, [*bounds, VALUE_AT + 1, len(prefix), prefix])
+            if len(prefix) > LONGEST:
+                return deleted
+            highest = after(prefix) or b"\xff" * (LONGEST + 2)
+            return deleted + self._delete(self._statements.delete_short, [prefix, highest, LONGEST])
+        end = after(prefix)
+        if end is None:
+            return self._delete(self._statements.delete_from, [prefix])
+        return self._delete(self._statements.delete_range, [prefix, end])
+
+    def _delete(self, statement: bytes, bounds: Sequence[bytes | int]) -> int:
+        deleted = 0
+        with self._failures("delete from"), self._pool.lent() as connection:
+            while True:
+                gone = _again(lambda: connection.execute(statement, [*bounds, _DELETED_AT_ONCE]).rowcount)
+                deleted += gone
+                if not gone:
+                    return deleted
+
+    def count(self, prefix: bytes) -> int:
+        """Return how many keys begin with a prefix."""
+        end = after(prefix)
+        statement, bounds = self._statements.count_from, [prefix]
+        if end is not None:
+            statement, bounds = self._statements.count_range, [prefix, end]
+        with self._failures("read"), self._pool.lent() as connection:
+            (count,) = connection.execute(statement, bounds).fetchone() or (0,)
+            return int(count)
+
+    def what_is_left(self) -> str:
+        """Say where what was deleted may still be."""
+        return LEFT_IN_POSTGRES
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[Hold]:
+        """Hold a name alone among all processes, by an advisory lock of a session that only holds names meanwhile."""
+        digest = hashlib.blake2b(f"{self._table}/{name}".encode(), digest_size=8).digest()
+        number = int.from_bytes(digest, "big", signed=True)
+        is_done = is_held = False
+        with ExitStack() as lending:
+            with self._failures("lock"):
+                session = lending.enter_context(self._sessions.lent(number))
+                if session is None or not _is_taken(session, number):
+                    raise busy(name, WHERE)
+            try:
+                yield _SessionHold(session)
+                is_done = True
+            finally:
+                with suppress(psycopg.Error):
+                    is_held = session.execute("SELECT pg_advisory_unlock(%s)", (number,)).fetchone() == (True,)
+        if is_done and not is_held:
+            raise lost(name, WHERE)
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        try:
+            self._pool.close()
+        finally:
+            self._holders.close()
+
+    def _connect(self) -> Connection:
+        """Open a connection; the first one makes the table."""
+        connection = PostgresConnection.open(
+            self._conninfo,
+            connect_timeout=self._connect_timeout,
+            timeout=self._timeout,
+            check=None if self._is_made else self._check,
+        )
+        with self._making:
+            if not self._is_made:
+                self._make(connection)
+                self._is_made = True
+        return connection
+
+    def _connect_to_hold(self) -> Connection:
+        """Open a connection that the server gives up about a minute after the holder's machine is gone."""
+        connection = self._connect()
+        connection.execute("SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10")
+        connection.execute("SET tcp_keepalives_count = 3; SET idle_session_timeout = 0")
+        return connection
+
+    def _make(self, connection: Connection) -> None:
+        if connection.execute("SELECT to_regclass(%s)", (self._table,)).fetchone() != (None,):
+            return
+        with connection.transaction():
+            # Two that make one table at once would be an error for one of them, in spite of IF NOT EXISTS.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"make {self._table}",))
+            connection.execute(self._statements.create)
+
+    @contextmanager
+    def _failures(self, verb: str) -> Iterator[None]:
+        """Turn the driver's errors into the library's."""
+        try:
+            yield
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise unavailable(verb, self._place, error) from error
+        except (DuplicatePreparedStatement, InvalidSqlStatementName) as error:
+            raise pooled_by_transaction() from error
+        except ReadOnlySqlTransaction as error:
+            # The server is a replica by now: connections that were made before lead to it, new ones to the primary.
+            self._pool.renew()
+            self._holders.renew()
+            raise unavailable(verb, self._place, error, READ_ONLY_HINT) from error
+        except psycopg.Error as error:
+            raise failed(verb, self._place, error) from error
+
+
+def _is_taken(session: Connection, number: int) -> bool:
+    """Let a session take an advisory lock; tell whether it has it now."""
+    return session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() == (True,)
+
+
+class _SessionHold:
+    """A name that a session holds: for as long as it answers, nobody else can."""
+
+    def __init__(self, session: Connection) -> None:
+        self._session = session
+
+    def is_held(self) -> bool:
+        """Ask the session for an answer; one that has ended or does not answer in time is closed."""
+        try:
+            self._session.execute("SELECT 1")
+        except psycopg.Error:
+            self._session.close()
+            return False
+        return True
+
+
+class _Statements:
+    """The statements on one table."""
+
+    def __init__(self, table: str) -> None:
+        def on(text: str) -> bytes:
+            # As bytes the driver finds them in its cache; composed, it would put them together each time.
+            return sql.SQL(text).format(table=sql.Identifier(table)).as_bytes()
+
+        self.create = _table_statement(table)
+        self.read = on("SELECT key, value FROM {table} WHERE key = ANY(%b)")
+        self.take = on("INSERT INTO {table} SELECT unnest(%b::bytea[]), '' ON CONFLICT (key) DO NOTHING")
+        self.drop = on("DELETE FROM {table} WHERE key = ANY(%b)")
+        self.lock_read = on("SELECT key, value FROM {table} WHERE key = ANY(%b) ORDER BY key FOR SHARE")
+        self.lock_written = on("SELECT key, value FROM {table} WHERE key = ANY(%b) ORDER BY key FOR NO KEY UPDATE")
+        self.upsert = on(
+            "INSERT INTO {table} SELECT * FROM unnest(%b::bytea[], %b::bytea[])"
+            " ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+        )
+        self.count_from = on("SELECT count(*) FROM {table} WHERE key >= %b")
+        self.count_range = on("SELECT count(*) FROM {table} WHERE key >= %b AND key < %b")
+        first = "(SELECT key FROM {table} WHERE %s LIMIT %%b FOR UPDATE)"
+        delete = "DELETE FROM {table} WHERE key IN "
+        self.delete_from = on(delete + first % "key >= %b")
+        self.delete_range = on(delete + first % "key >= %b AND key < %b")
+        long = "key >= %b AND key <= %b AND length(key) = %s AND substr(value, %s, %s) = %b"
+        self.delete_long = on(delete + first % long)
+        self.delete_short = on(delete + first % "key >= %b AND key < %b AND length(key) <= %s")
+
+
+def _table_statement(name: str) -> str:
+    """Return what makes a table.
+
+    States are some kilobytes of packed bytes that are replaced often: they stay in the row as far as a page allows,
+    are not compressed again, and pages keep room for the next version of a row.
+    """
+    table = sa.Table(
+        name,
+        sa.MetaData(),
+        sa.Column("key", sa.LargeBinary, primary_key=True),
+        sa.Column("value", sa.LargeBinary, nullable=False),
+    )
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
+    create = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).rstrip()
+    create = f"{create} WITH (fillfactor = 75, toast_tuple_target = 8160)"
+    return f"{create}; ALTER TABLE {name} ALTER COLUMN value SET STORAGE EXTERNAL"
+
+
+def _again(work: Callable[[], T]) -> T:
+    """Do work that is one transaction, again if the server ended it because of another's."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(DeadlockDetected, SerializationFailure):
+            return work()
+    return work()

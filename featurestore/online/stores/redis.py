@@ -1,0 +1,463 @@
+"""Online state in Redis or Valkey.
+
+A read is one ``MGET`` and a write is one script, so each is a single step for the server: readers see the whole of a
+write or nothing of it, and what a write expects is compared in the same step. A script that does not fit in memory is
+refused before its first change. How much of what was acknowledged survives a crash of the server, or the promotion of
+a replica, is the server's setting (``appendfsync``, ``min-replicas-to-write``).
+
+The server must not evict keys (``maxmemory-policy noeviction``). The first write makes sure of that, and whoever
+serves asks again every second.
+A cluster is not supported, since its nodes do not read or write many keys as one.
+
+Commands are never sent twice: after a timeout nobody knows whether the server has executed them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from queue import Empty
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from featurestore.core.errors import ConfigError
+from featurestore.online.stores.options import (
+    choice,
+    count,
+    existing_file,
+    existing_folder,
+    read_url,
+    seconds,
+    switch,
+)
+from featurestore.online.stores.patience import SHORT_SECONDS, out_of_time, seconds_left
+from featurestore.online.stores.refusals import (
+    WHERE,
+    conflict,
+    drops_keys,
+    failed,
+    unavailable,
+)
+from featurestore.online.stores.store import is_state_key
+from featurestore.storage import Hold, Holder
+
+T = TypeVar("T")
+
+_WRITE = """
+local absent, present, kept, expiring, lifetime =
+    tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+for i = 1, absent do
+    if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
+end
+for i = 1, present do
+    if redis.call('GET', KEYS[absent + i]) ~= ARGV[5 + i] then return 0 end
+end
+local key, value = absent + present, 5 + present
+for i = 1, kept do
+    redis.call('SET', KEYS[key + i], ARGV[value + i])
+end
+key, value = key + kept, value + kept
+for i = 1, expiring do
+    redis.call('SET', KEYS[key + i], ARGV[value + i], 'PX', lifetime)
+end
+return 1
+"""
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+_COUNT = """
+local step = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
+return {step[1], #step[2]}
+"""
+"""One step of counting keys; the keys themselves stay with the server."""
+
+_SCANNED_AT_ONCE = 5_000
+_AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+)
+_LOCKED_OUT = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+)
+
+
+def _prefix(text: str) -> str:
+    if _MARK in text:
+        raise ValueError(f"a prefix must not contain '{_MARK}'")
+    return text
+
+
+_MARK = "|"
+"""Ends the prefix in every key, so that no store's keys begin with another store's prefix and mark."""
+
+_OPTIONS = {
+    "connect_timeout": seconds,
+    "expire": seconds,
+    "lease": seconds,
+    "pool": count,
+    "prefix": _prefix,
+    "timeout": seconds,
+}
+_TLS = {
+    "ssl_ca_certs": existing_file,
+    "ssl_ca_path": existing_folder,
+    "ssl_cert_reqs": choice("required", "optional", "none"),
+    "ssl_certfile": existing_file,
+    "ssl_check_hostname": switch,
+    "ssl_keyfile": existing_file,
+}
+_TLS_HINT = (
+    "rediss:// needs a server that speaks TLS; ssl_ca_certs names the authority that signed its certificate, "
+    "ssl_certfile and ssl_keyfile the client's own."
+)
+_CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""What TLS says when a connection ended: no disagreement, the server may have been stopped."""
+
+
+class RedisOnlineStore:
+    """An ``OnlineStore`` in Redis or Valkey, safe to use from several threads and processes.
+
+    Attributes:
+        items_at_once: The server does one thing at a time: a write of a thousand states takes it some milliseconds.
+        keeps_time: A read gives its connection up when time is up.
+        drops_after_us: How long after its last write a state is dropped; 0 for never.
+    """
+
+    items_at_once = 1_000
+    keeps_time = True
+
+    def __init__(self, url: str) -> None:
+        """Read the URL; nothing is connected yet.
+
+        Args:
+            url: ``redis://[user:password@]host[:6379][/0]``, ``valkey://…`` the same. Options:
+                ``prefix`` of all keys (``fs``), ``timeout`` of an answer (``5s``), ``connect_timeout`` (``2s``),
+                ``pool``, the most connections (64), ``lease``, how long a name stays held after its holder has died
+                (``15s``), and ``expire``: a state that was not written for so long is dropped, and its entity is then
+                answered as one never seen; records of views stay.
+                With TLS ``rediss://…`` or ``valkeys://…``; the server's certificate is checked, by the machine's
+                authorities or those of the file ``ssl_ca_certs``. More options: ``ssl_ca_path`` (a folder of them),
+                ``ssl_certfile`` and ``ssl_keyfile`` (the client's certificate), ``ssl_check_hostname`` (``true``),
+                ``ssl_cert_reqs`` (``required``; ``none`` encrypts and trusts everybody).
+
+        Raises:
+            ConfigError: The URL cannot be used, or names a file that is not there.
+        """
+        tls = _TLS if url.startswith(("rediss:", "valkeys:")) else {}
+        parsed = read_url(url, own=_OPTIONS | tls, passed=frozenset())
+        options = parsed.options
+        self._place = parsed.shown
+        self._lifetime_ms = max(1, round(1000 * options["expire"])) if "expire" in options else 0
+        self.drops_after_us = 1_000 * self._lifetime_ms
+        prefix = f"{options.get('prefix', 'fs')}{_MARK}".encode()
+        self._states = prefix + b"s"
+        self._is_checked = False
+        if not parsed.url.hostname or not re.fullmatch(r"/?|/\d+", parsed.url.path):
+            hint = "Write it as redis://host:6379/0."
+            raise ConfigError(f"'{parsed.shown}' names no server", where=WHERE, hint=hint, code="store-url")
+        wait = self._wait_seconds = float(options.get("timeout", 5.0))
+        self._pool = redis.BlockingConnectionPool.from_url(
+            parsed.url._replace(scheme=parsed.url.scheme.replace("valkey", "redis")).geturl(),
+            max_connections=options.get("pool", 64),
+            timeout=wait,
+            socket_timeout=wait,
+            socket_connect_timeout=options.get("connect_timeout", 2.0),
+            retry=Retry(NoBackoff(), 0),
+            client_name="featurestore",
+            **{name: value for name, value in options.items() if name in tls},
+        )
+        self._client = redis.Redis(connection_pool=self._pool)
+        self._renewals = 0
+        self._write = self._client.register_script(_WRITE)
+        self._count = self._client.register_script(_COUNT)
+        leases = _Leases(self._client, prefix + b"l", self._place, self._on_primary)
+        self._holder = Holder(leases, options.get("lease", 15.0), WHERE)
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that exist, all from one moment."""
+        if not keys:
+            return {}
+        with _Failures("read", self._place):
+            found = self._command(_get_many(self._states, keys), seconds=seconds_left())
+        return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
+
+    def _command(self, command: bytes, *, seconds: float) -> Any:
+        """Send one command and return its answer: what the client does, without what it does around that.
+
+        The client's own way takes twice the time; nothing is tried again here either.
+        """
+        is_hasty = seconds < self._wait_seconds
+        renewals = self._renewals
+        if seconds < SHORT_SECONDS and not self._has_idle():
+            raise out_of_time(self._place)
+        connection = self._lent()
+        try:
+            connection.send_packed_command((command,), check_health=False)
+            return connection.read_response(timeout=seconds) if is_hasty else connection.read_response()
+        except redis.exceptions.TimeoutError:
+            connection.disconnect()
+            if is_hasty:
+                raise out_of_time(self._place) from None
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            if renewals != self._renewals:
+                connection.disconnect()
+            self._give_back(connection)
+
+    def _lent(self) -> Any:
+        """Take a connection that lies ready; if none does, the client's pool sees to it."""
+        places: Any = self._pool.pool
+        with suppress(Empty):
+            connection = places.get_nowait()
+            if _is_ready(connection):
+                return connection
+            places.put_nowait(connection)
+        return self._pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in the client
+
+    def _give_back(self, connection: Any) -> None:
+        if connection.should_reconnect():
+            self._pool.release(connection)  # type: ignore[no-untyped-call]  # untyped in the client
+        else:
+            self._pool.pool.put_nowait(connection)
+
+    def _has_idle(self) -> bool:
+        """Tell whether a connection is open that nobody uses."""
+        places: Any = self._pool.pool
+        return bool(places.queue) and places.queue[-1] is not None
+
+    def write(
+        self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
+        """Set values, all or none, if some keys still have the values they are expected to have."""
+        expected = expected or {}
+        absent = [key for key, value in expected.items() if value is None]
+        present = [(key, value) for key, value in expected.items() if value is not None]
+        kept = [item for item in items if not self._lifetime_ms or not is_state_key(item[0])]
+        expiring = [item for item in items if is_state_key(item[0])] if self._lifetime_ms else []
+        compared = [*present, *kept, *expiring]
+        if not compared and not absent:
+            return
+        if not self._is_checked:
+            self._check_eviction()
+        keys = [*absent, *[key for key, _ in compared]]
+        counts = [len(absent), len(present), len(kept), len(expiring), self._lifetime_ms]
+        keys = [self._states + key for key in keys]
+        args = [*counts, *[value for _, value in compared]]
+        with _Failures("write", self._place):
+            is_written = self._on_primary(lambda: self._write(keys=keys, args=args))
+        if not is_written:
+            raise conflict()
+
+    def _on_primary(self, command: Callable[[], T]) -> T:
+        """Execute a command that writes; once more on a new connection if the server has become a replica.
+
+        A replica refuses such a command before it changes anything. New connections may lead to the primary.
+        """
+        try:
+            return command()
+        except redis.exceptions.ReadOnlyError:
+            self._renew_connections()
+            return command()
+
+    def _renew_connections(self) -> None:
+        """Close the connections that are idle; those that are lent follow when they are given back."""
+        self._renewals += 1
+        _disconnect_idle(self._pool)
+
+    def why_it_drops_keys(self) -> str:
+        """Return why the server may drop states by itself at present; empty if it does not.
+
+        A server that has become a replica is left on the way: the next command opens a new connection.
+        """
+        with _Failures("ask", self._place):
+            try:
+                memory: Any = self._client.info("memory")
+                replication: Any = self._client.info("replication")
+            except redis.exceptions.NoPermissionError:
+                return ""
+        if replication.get("role") == "slave":
+            self._renew_connections()
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        is_affected = policy.startswith("allkeys-") or (policy.startswith("volatile-") and self._lifetime_ms > 0)
+        if not memory.get("maxmemory") or not is_affected:
+            return ""
+        return f"{self._place} evicts keys when its memory is full ({policy})"
+
+    def _check_eviction(self) -> None:
+        """Make sure that the server does not drop states when its memory is full.
+
+        Raises:
+            StorageError: It does.
+        """
+        if reason := self.why_it_drops_keys():
+            raise drops_keys(reason)
+        self._is_checked = True
+
+    def count(self, prefix: bytes) -> int | None:
+        """Return how many keys begin with a prefix; ``None`` with the option ``expire``, which drops keys by their age.
+
+        The server walks over all of its keys for that, a few thousand at a time.
+        """
+        if self._lifetime_ms:
+            return None
+        pattern = _escaped(self._states + prefix) + b"*"
+        found, cursor = 0, b"0"
+        with _Failures("read", self._place):
+            while True:
+                answer: Any = self._count(args=[cursor, pattern, _SCANNED_AT_ONCE])
+                cursor, step = answer
+                found += int(step)
+                if cursor == b"0":
+                    return found
+
+    def delete(self, prefix: bytes) -> int:
+        """Delete all keys that begin with a prefix; return how many there were.
+
+        The server walks over all of its keys for that, a few thousand at a time.
+        """
+        pattern = _escaped(self._states + prefix) + b"*"
+        deleted = cursor = 0
+        with _Failures("delete from", self._place):
+            while True:
+                answer: Any = self._client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
+                cursor, found = answer
+                if found:
+                    gone: Any = self._on_primary(partial(self._client.unlink, *found))
+                    deleted += gone
+                if cursor == 0:
+                    return deleted
+
+    def what_is_left(self) -> str:
+        """Say where what was deleted may still be."""
+        return (
+            "Redis keeps deleted keys in its append-only file and snapshots until they are written anew "
+            "(BGREWRITEAOF, BGSAVE), if it has any"
+        )
+
+    def exclusive(self, name: str) -> AbstractContextManager[Hold]:
+        """Hold a name alone among all processes, by a lease that a thread renews."""
+        return self._holder.hold(name)
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        try:
+            self._holder.close()
+        finally:
+            _disconnect_idle(self._pool)
+
+
+def _get_many(prefix: bytes, keys: Sequence[bytes]) -> bytes:
+    """Return the command that reads some keys, as it is sent."""
+    parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
+    width = len(prefix)
+    parts += [b"$%d\r\n%b%b\r\n" % (width + len(key), prefix, key) for key in keys]
+    return b"".join(parts)
+
+
+def _is_ready(connection: Any) -> bool:
+    """Tell whether a connection is open, this process's, and has nothing to say: not even that it was closed."""
+    if connection is None or not connection.is_connected or connection.pid != os.getpid():
+        return False
+    try:
+        return not (connection.should_reconnect() or connection.can_read())
+    except redis.exceptions.ConnectionError:
+        return False
+
+
+def _disconnect_idle(pool: redis.BlockingConnectionPool) -> None:
+    """Disconnect what nobody uses. It is taken out for that time, so that nobody is lent what is being closed.
+
+    The pool's own way may disconnect a connection that it has just lent.
+    """
+    places: Any = pool.pool
+    taken = []
+    with suppress(Empty):
+        while True:
+            taken.append(places.get_nowait())
+    for connection in reversed(taken):
+        if connection is not None:
+            connection.disconnect()
+        places.put_nowait(connection)
+
+
+def _escaped(text: bytes) -> bytes:
+    """Return the pattern that matches just these bytes."""
+    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in text)
+
+
+class _Leases:
+    """Holders of names, each in a key of its own that expires."""
+
+    def __init__(
+        self, client: redis.Redis, prefix: bytes, place: str, on_primary: Callable[[Callable[[], Any]], Any]
+    ) -> None:
+        self._client = client
+        self._on_primary = on_primary
+        self._prefix = prefix
+        self._place = place
+        self._renew = client.register_script(_RENEW)
+        self._release = client.register_script(_RELEASE)
+
+    def take(self, name: str, token: bytes, seconds: float) -> bool:
+        """Make a token the holder of a name that nobody holds; tell whether it is now."""
+        with _Failures("lock", self._place):
+            key, milliseconds = self._prefix + name.encode(), round(1000 * seconds)
+            return bool(self._on_primary(lambda: self._client.set(key, token, nx=True, px=milliseconds)))
+
+    def renew(self, name: str, token: bytes, seconds: float) -> bool:
+        """Let a token hold a name for so long from now; tell whether it held it still."""
+        with _Failures("lock", self._place):
+            keys, milliseconds = [self._prefix + name.encode()], round(1000 * seconds)
+            return bool(self._on_primary(lambda: self._renew(keys=keys, args=[token, milliseconds])))
+
+    def release(self, name: str, token: bytes) -> bool:
+        """Let nobody hold a name that a token holds; tell whether it held it still."""
+        with _Failures("unlock", self._place):
+            keys = [self._prefix + name.encode()]
+            return bool(self._on_primary(lambda: self._release(keys=keys, args=[token])))
+
+
+class _Failures:
+    """Turns the client's errors into the library's, as a context manager."""
+
+    __slots__ = ("_place", "_verb")
+
+    def __init__(self, verb: str, place: str) -> None:
+        self._verb = verb
+        self._place = place
+
+    def __enter__(self) -> None:
+        """Begin what may fail."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise what the library says of a failure.
+
+        Raises:
+            StorageError: The client failed.
+        """
+        if not isinstance(error, redis.RedisError):
+            return
+        if _is_distrust(error):
+            raise failed(self._verb, self._place, error, hint=_TLS_HINT) from error
+        is_away = isinstance(error, _AWAY) and not isinstance(error, _LOCKED_OUT)
+        raise (unavailable if is_away else failed)(self._verb, self._place, error) from error
+
+
+def _is_distrust(error: redis.RedisError) -> bool:
+    """Tell whether client and server disagree about TLS, which does not pass by itself."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT_OFF)

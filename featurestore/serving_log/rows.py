@@ -1,0 +1,200 @@
+"""Rows of the serving log: their columns, and how answers become records and records become rows.
+
+A record is an answer as MessagePack, quick to write and of no fixed shape; rows are Arrow, made when a segment is read
+or sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.core.answers import OnlineFeatures
+from featurestore.core.dtypes import (
+    TIMESTAMP,
+    DType,
+    from_arrow,
+    read_value,
+)
+from featurestore.plan.model import Plan
+
+_INSTANT = TIMESTAMP.arrow
+_SHARES = 1 << 32
+
+
+class Caller(NamedTuple):
+    """Who asked, if it says so.
+
+    Attributes:
+        model: Name of the model.
+        model_version: Its version.
+    """
+
+    model: str | None = None
+    model_version: str | None = None
+
+
+NOBODY = Caller()
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """An answer as it is appended.
+
+    Attributes:
+        request_id: Name of the request.
+        as_of_us: Instant asked about.
+        logged_at_us: When it was answered.
+        model: The caller's model.
+        model_version: Its version.
+        places: Place of each row in its request.
+        keys: Per row the key columns, in the order of the plan's join keys.
+        requests: Per row the request inputs, in the plan's order.
+        values: Per row the values, in the plan's order.
+        statuses: The ``Status`` code of each value, a byte each, row by row.
+        watermarks_us: Per view, in the plan's order.
+    """
+
+    request_id: str
+    as_of_us: int
+    logged_at_us: int
+    model: str | None
+    model_version: str | None
+    places: list[int]
+    keys: list[list[Any]]
+    requests: list[list[Any]]
+    values: list[list[Any]]
+    statuses: bytes
+    watermarks_us: list[int]
+
+
+def log_schema(plan: Plan) -> pa.Schema:
+    """Return the columns of a service's serving log.
+
+    ``request_id``, ``row`` (place of the entity in its request), ``as_of``, ``logged_at``, ``service``,
+    ``fingerprint``, ``model`` and ``model_version`` as the caller named them; ``key__…`` and ``request__…`` in their
+    dtypes; ``value__…`` and ``status__…`` (``Status`` codes) per feature; ``watermark__…`` per view.
+    """
+    return pa.schema(
+        [
+            ("request_id", pa.string()),
+            ("row", pa.int32()),
+            ("as_of", _INSTANT),
+            ("logged_at", _INSTANT),
+            ("service", pa.string()),
+            ("fingerprint", pa.string()),
+            ("model", pa.string()),
+            ("model_version", pa.string()),
+            *((f"key__{column.name}", column.dtype.arrow) for column in plan.join_keys),
+            *((f"request__{column.name}", column.dtype.arrow) for column in plan.request),
+            *((f"value__{output.name}", output.dtype.arrow) for output in plan.outputs),
+            *((f"status__{output.name}", pa.uint8()) for output in plan.outputs),
+            *((f"watermark__{use.alias}", _INSTANT) for use in plan.uses),
+        ]
+    )
+
+
+def is_sampled(keys: Sequence[Any], share: float) -> bool:
+    """Tell whether an entity is among a share of all; it is so always or never, in every process."""
+    return crc32(msgspec.msgpack.encode(keys)) < share * _SHARES
+
+
+def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_us: int, share: float) -> Record:
+    """Return the record of an answer, with the rows of sampled entities."""
+    names, inputs = [column.name for column in plan.join_keys], [column.name for column in plan.request]
+    keys = [[row[name] for name in names] for row in answer.entities]
+    width = len(answer.columns)
+    places = list(range(len(keys))) if share >= 1.0 else [i for i, key in enumerate(keys) if is_sampled(key, share)]
+    is_whole = len(places) == len(keys)
+    return Record(
+        request_id=answer.request_id,
+        as_of_us=answer.as_of_us,
+        logged_at_us=logged_at_us,
+        model=caller.model,
+        model_version=caller.model_version,
+        places=places,
+        keys=keys if is_whole else [keys[i] for i in places],
+        requests=[[answer.requests[i][name] for name in inputs] for i in places],
+        values=answer.rows if is_whole else [answer.rows[i] for i in places],
+        statuses=answer.codes if is_whole else b"".join([answer.codes[i * width : (i + 1) * width] for i in places]),
+        watermarks_us=[answer.views[use.alias].watermark_us for use in plan.uses],
+    )
+
+
+def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequence[Record]) -> pa.Table:
+    """Lay records of one plan out as rows of its log."""
+    lengths = np.array([len(record.places) for record in records], dtype=np.int64)
+    rows = int(lengths.sum())
+
+    def repeated(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
+        return pa.array(values, type=dtype).take(pa.array(np.repeat(np.arange(len(values)), lengths)))
+
+    def instants(values: Sequence[int]) -> pa.Array:
+        return repeated(values, pa.int64()).cast(_INSTANT)
+
+    common: dict[str, pa.Array] = {
+        "request_id": repeated([record.request_id for record in records], pa.string()),
+        "row": pa.array([place for record in records for place in record.places], pa.int32()),
+        "as_of": instants([record.as_of_us for record in records]),
+        "logged_at": instants([record.logged_at_us for record in records]),
+        "service": pa.repeat(pa.scalar(service), rows),
+        "fingerprint": pa.repeat(pa.scalar(fingerprint), rows),
+        "model": repeated([record.model for record in records], pa.string()),
+        "model_version": repeated([record.model_version for record in records], pa.string()),
+    }
+    statuses = np.frombuffer(b"".join(record.statuses for record in records), dtype=np.uint8)
+    parts: Mapping[str, list[pa.Array]] = {
+        "key__": _columns(schema, "key__", (row for record in records for row in record.keys), rows),
+        "request__": _columns(schema, "request__", (row for record in records for row in record.requests), rows),
+        "value__": _columns(schema, "value__", (row for record in records for row in record.values), rows),
+        "status__": [pa.array(column) for column in statuses.reshape(rows, -1).T] if rows else [],
+        "watermark__": [instants(column) for column in zip(*(record.watermarks_us for record in records), strict=True)],
+    }
+    arrays = iter([array for name in parts for array in parts[name]])
+    return pa.Table.from_arrays([common.get(name) or next(arrays) for name in schema.names], schema=schema)
+
+
+def matching(table: pa.Table, wanted: Iterable[Mapping[str, Any]]) -> pa.Array:
+    """Tell for each row of a log whether it has the key columns and values of any of some keys."""
+    found = pa.array(np.zeros(table.num_rows, dtype=np.bool_))
+    for keys in wanted:
+        columns = {f"key__{name}": value for name, value in keys.items()}
+        if set(columns) <= set(table.column_names):
+            found = pc.or_(found, _has(table, columns))
+    return found
+
+
+def _has(table: pa.Table, columns: Mapping[str, Any]) -> pa.Array:
+    matches = pa.array(np.ones(table.num_rows, dtype=np.bool_))
+    for name, value in columns.items():
+        column = table.column(name).combine_chunks()
+        try:
+            given = pa.scalar(value, column.type)
+        except (pa.ArrowException, TypeError):
+            # The key had another dtype when these rows were served.
+            return pa.array(np.zeros(table.num_rows, dtype=np.bool_))
+        matches = pc.and_(matches, pc.equal(column, given).fill_null(False))
+    return matches
+
+
+def _columns(schema: pa.Schema, prefix: str, rows: Iterable[Sequence[Any]], count: int) -> list[pa.Array]:
+    """Turn rows into the columns of the schema that have a prefix."""
+    types = [field.type for field in schema if field.name.startswith(prefix)]
+    columns = list(zip(*rows, strict=True)) if count else [()] * len(types)
+    return [_column(values, kind) for values, kind in zip(columns, types, strict=True)] if types else []
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    dtype = from_arrow(kind)
+    assert dtype is not None
+    return pa.array([read_value(dtype, value) for value in values] if _is_text(dtype) else values, type=kind)
+
+
+def _is_text(dtype: DType) -> bool:
+    """Tell whether MessagePack keeps values of a dtype as text."""
+    return dtype.kind in ("date", "decimal") or (dtype.item is not None and _is_text(dtype.item))

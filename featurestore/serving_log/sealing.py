@@ -1,0 +1,107 @@
+"""Sealing: the records of a segment become Parquet files, by service and day, and the segment goes.
+
+The files of a segment bear its name. As long as the segment is there, it is what counts and they do not; so sealing can
+die at any point and be done again, and no row is read twice or lost. Run as a program, ``python -m
+featurestore.serving_log.sealing FOLDER SEGMENT``, so that a server's requests need not wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.core.dtypes import TIMESTAMP
+from featurestore.core.temporal import to_datetime
+from featurestore.serving_log.rows import Record, table_of
+from featurestore.serving_log.segments import SUFFIX, read_segment
+from featurestore.storage.parquet import write_parquet
+
+SEGMENTS = "segments"
+"""Folder of the segments, inside that of the log."""
+
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["service", "fingerprint"]}
+"""How files of the log are written."""
+
+_AHEAD = "ahead"
+
+
+def seal(folder: Path, segment: Path) -> int:
+    """Write a segment's records as Parquet, and remove the segment.
+
+    Args:
+        folder: Folder of the log.
+        segment: A segment that nobody writes.
+
+    Returns:
+        How many bytes at its end a crash had cut off.
+
+    Raises:
+        OSError: The disk refuses; the segment is still there.
+    """
+    plans, torn = read_segment(segment)
+    for number, logged in enumerate(plans):
+        by_day: dict[str, list[Record]] = defaultdict(list)
+        for record in logged.records:
+            by_day[to_datetime(record.logged_at_us).date().isoformat()].append(record)
+        for day, records in by_day.items():
+            table = table_of(logged.schema, logged.service, logged.fingerprint, records)
+            place = folder / f"service={logged.service}" / f"day={day}"
+            later = pc.greater_equal(table.column("as_of"), pa.scalar(_end_of(day), TIMESTAMP.arrow))
+            for ahead, rows in ((False, table.filter(pc.invert(later))), (True, table.filter(later))):
+                if rows.num_rows:
+                    write_file(rows, place / sealed_name(segment.name.removesuffix(SUFFIX), number, ahead=ahead))
+    segment.unlink()
+    return torn
+
+
+def _end_of(day: str) -> datetime:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
+
+
+def sealed_name(name: str, number: int, *, ahead: bool) -> str:
+    """Return the name of a sealed file.
+
+    Args:
+        name: Of its segment.
+        number: Of its plan within the segment.
+        ahead: Whether its rows were asked about later days than the one on which they were logged. All other files
+            hold no row that was asked about a later day, so readers of later days need not open them.
+    """
+    return f"{name}-{number}{_AHEAD if ahead else ''}.parquet"
+
+
+def is_ahead(path: Path) -> bool:
+    """Tell whether a sealed file holds rows that were asked about later days than the one on which they were logged."""
+    return path.stem.endswith(_AHEAD)
+
+
+def segment_of(path: Path) -> str:
+    """Return the name of the segment that a sealed file came from."""
+    return path.name.rpartition("-")[0] + SUFFIX
+
+
+def write_file(table: pa.Table, path: Path) -> None:
+    """Write a file of the log so that it is there whole, on the disk, or not at all.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    write_parquet(table, path, **COMPRESSION)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Seal one segment; return the exit code."""
+    folder, segment = map(Path, arguments)
+    seal(folder, segment)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
