@@ -12,18 +12,15 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.temporal import (
     MAX_INSTANT_US,
     MICROSECONDS,
     MIN_INSTANT_US,
     LocalClock,
 )
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 # Views change the type of a column and nothing else; a cast takes ten times as long where there are few rows.
 _WORD, _NAIVE, _INSTANT = pa.int64(), pa.timestamp("us"), pa.timestamp("us", tz="UTC")

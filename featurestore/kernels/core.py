@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featurestore.core import temporal
+from featurestore.core.columns import Bytes, Ints
 from featurestore.kernels.events import EXPIRED, NO_EVENT, NOT_FOUND, NULL, OVERFLOWED, PRESENT
 from featurestore.kernels.exact import (
     SQUARE_LIMBS,
@@ -69,9 +69,6 @@ from featurestore.kernels.program import (
     SUM_WIDE,
     VARIANCE,
 )
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 _SCAN, _SWEPT, _LATE = range(3)
 _FREE_SCAN = 64

@@ -15,10 +15,10 @@ from struct import Struct
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core import temporal
+from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import ValueOverflowError
 from featurestore.core.temporal import NO_WATERMARK
@@ -49,10 +49,6 @@ from featurestore.kernels.program import (
 )
 from featurestore.kernels.words import from_wide_words, from_words, reader_of, to_words, validity
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
 
 _horizons = jit(temporal.horizons)
 

@@ -14,12 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Bytes, Ints
 from featurestore.core.statuses import Status
 from featurestore.kernels.jit import jit
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-
 
 PRESENT = int(Status.PRESENT)
 NULL = int(Status.NULL)

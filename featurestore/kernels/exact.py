@@ -14,11 +14,9 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Ints
 from featurestore.kernels.jit import jit
-
-Ints = npt.NDArray[np.int64]
 
 _MASK = 0xFFFFFFFF
 _MASK_U = np.uint64(0xFFFFFFFF)

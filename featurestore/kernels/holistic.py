@@ -9,8 +9,8 @@ sorting grows with the length of the window.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Bytes, Ints
 from featurestore.kernels.events import NULL, PRESENT
 from featurestore.kernels.exact import round_between
 from featurestore.kernels.jit import jit
@@ -26,9 +26,6 @@ from featurestore.kernels.program import (
     MEMBER_VALUE,
     MODE,
 )
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 
 @jit

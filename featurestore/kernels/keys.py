@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Ints
 from featurestore.kernels.jit import jit
-
-Ints = npt.NDArray[np.int64]
 
 UNKNOWN = -1
 """Code of a key that the index does not hold."""

@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core import temporal
+from featurestore.core.columns import Flags, Ints
 from featurestore.kernels.evaluate import Queries, input_array
 from featurestore.kernels.events import is_before
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import MEMBER_NULL, need_of
 from featurestore.plan.model import InputPlan, ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _NEWEST_ONLY = frozenset({"last", "time_since_last"})
 

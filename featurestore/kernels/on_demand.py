@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Bytes
 from featurestore.kernels.events import NULL, PRESENT
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.kernels.words import validity
 from featurestore.plan.model import Plan
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def finish(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Ints
 from featurestore.kernels.jit import jit
-
-Ints = npt.NDArray[np.int64]
 
 _FRACTION_BITS = 0x7FFFFFFFFFFFFFFF
 

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import DType
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
-
-Ints = npt.NDArray[np.int64]
 
 # How a group walks the events.
 ADDITIVE, EXTREME, ORDERED, HOLISTIC = range(4)

@@ -16,8 +16,8 @@ Everything else may be dropped: no lookup from ``reach`` on can tell the differe
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.temporal import (
     NO_WATERMARK,
     NOTHING_YET,
@@ -29,10 +29,6 @@ from featurestore.kernels.events import EventBlock
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import MEMBER_VALUE, need_of
 from featurestore.plan.model import FeaturePlan, ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
 
 _NEWEST = frozenset({"last", "last_n", "time_since_last"})
 _OLDEST = frozenset({"first", "first_n"})

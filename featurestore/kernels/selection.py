@@ -14,15 +14,13 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.columns import Bytes, Ints
 from featurestore.core.dtypes import INT64, list_of
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.kernels.evaluate import BoundView, bind
 from featurestore.kernels.events import EXPIRED, NO_EVENT, EventBlock
 from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE, NOT_MEMBER, need_of
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 _OLDEST = frozenset({"first", "first_n"})
 _NEWEST = frozenset({"last", "last_n", "time_since_last"})

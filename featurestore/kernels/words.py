@@ -17,15 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.dtypes import DType
 from featurestore.core.temporal import to_datetime
 from featurestore.core.values import list_items
 from featurestore.kernels.jit import jit
 from featurestore.kernels.ordering import order_key
 from featurestore.kernels.program import is_coded
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _EPOCH_DAY = date(1970, 1, 1)
 

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Bytes
 from featurestore.kernels.on_demand import finish
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.storage.progress import Share, silent
-
-Bytes = npt.NDArray[np.uint8]
 
 AS_OF = "as_of"
 """Column of the spine that holds the instants asked about."""

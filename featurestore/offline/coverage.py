@@ -10,15 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core import temporal
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.dtypes import INT64
 from featurestore.core.statuses import Status
 from featurestore.kernels.jit import jit
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
 from featurestore.plan.model import FeaturePlan, InputPlan, Plan, ViewPlan, ViewUse
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _COUNTS = frozenset({"count", "count_distinct"})
 _LATEST = frozenset({"last", "time_since_last"})

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Bytes, Ints
 from featurestore.core.dtypes import INT64
 from featurestore.kernels.evaluate import (
     Queries,
@@ -46,8 +47,6 @@ from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 from featurestore.storage.progress import Share, part_of, silent
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 _ORDERED = frozenset({"first", "last", "first_n", "last_n"})
 _PICKED = frozenset({"first", "last"})

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.kernels.words import to_words
 from featurestore.plan.model import ViewPlan
-
-Ints = npt.NDArray[np.int64]
 
 BYTES_PER_EVENT = 90
 """About what an event of a part takes while it is worked through."""

@@ -20,14 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Bytes, Floats
 from featurestore.core.dtypes import FLOAT64, DType
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import format_instant
 from featurestore.kernels.jit import jit
 from featurestore.kernels.words import to_words
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64 | np.float64]
 
 BIN_COUNT = 20

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.kernels.evaluate import is_true
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.offline.parts import Part, Rows, arrays, ingest_columns, value_columns
 from featurestore.plan.model import ViewPlan
 from featurestore.storage.progress import Share
-
-Ints = npt.NDArray[np.int64]
 
 _CODE = "__code"
 _BUSIEST = 100

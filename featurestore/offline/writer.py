@@ -22,11 +22,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.core.columns import Bytes
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import FeatureStoreError, StorageError
 from featurestore.offline.dataset import MANIFEST_NAME, TrainingSet
@@ -34,8 +33,6 @@ from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest, ManifestFile
 from featurestore.offline.profile import FeatureProfile, count_statuses, profile_column, profile_columns
 from featurestore.storage.files import exchange, local_target, make_file, make_folder, sync
-
-Bytes = npt.NDArray[np.uint8]
 
 FILE_ROWS = 1 << 19
 """Rows of a file; a larger training set has several."""

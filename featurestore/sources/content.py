@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Words
 from featurestore.core.values import list_items, one_chunk
 from featurestore.kernels.jit import jit
 
@@ -24,8 +24,6 @@ _PRIME = np.uint64(0x100000001B3)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-Words = npt.NDArray[np.uint64]
-Flags = npt.NDArray[np.bool_]
 
 _NOTHING_MISSING = np.zeros(0, dtype=np.bool_)
 

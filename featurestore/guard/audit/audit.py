@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import argument_text
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import format_instant
@@ -51,10 +51,6 @@ from featurestore.guard.world.world import event_bounds, stale_rows
 from featurestore.offline.build import AS_OF, Features
 from featurestore.offline.coverage import count_beyond_newest
 from featurestore.plan.model import Plan
-
-Bytes = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 Reference = Callable[[Plan, pa.Table], tuple[Features, Mapping[str, int | None]]]
 """Recomputes a spine offline: its features with statuses, and the newest event time per view."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Ints, Words
 from featurestore.core.temporal import format_instant
 from featurestore.definitions.sources import Source
 from featurestore.guard.causes.model import Came, SourceChange
@@ -23,10 +23,6 @@ from featurestore.registry import FileRead, Registry, RunRecord
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.sources.content import row_hashes
 from featurestore.sources.rows import SourceFile
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
 
 _MOST_RUNS = 200
 """Newest runs of a view that its source is compared with."""

@@ -10,18 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.guard.audit.spilled import Spilled
 from featurestore.guard.causes.requests import PREVIOUS
 from featurestore.guard.comparing.compare import is_unread
 from featurestore.guard.comparing.sampling import BUCKETS, key_buckets
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 MOST_ROWS = 200_000
 """Rows that differ and lie in memory at a time."""

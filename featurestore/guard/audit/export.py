@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.errors import StorageError
 from featurestore.guard.audit.slices import as_text
 from featurestore.guard.causes.catalogue import UNEXPLAINED
@@ -22,9 +22,6 @@ from featurestore.guard.world.world import Values
 from featurestore.offline.build import Features
 from featurestore.plan.model import Plan
 from featurestore.storage.files import local_target, make_file, make_folder
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 FILE_NAME = "mismatches.parquet"
 """Name of the file within the folder."""

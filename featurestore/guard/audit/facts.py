@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.errors import FeatureStoreError
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import Clock, to_datetime
@@ -21,9 +21,6 @@ from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.stores.store import AHEAD_OF_LOG, OnlineStore, records_of
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.sources import ReadSettings, open_scans
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 _MOST_ASKED = 20_000
 _CODES = {status.name: int(status) for status in Status}

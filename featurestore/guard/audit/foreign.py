@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from featurestore.core.columns import Flags
 from featurestore.core.dtypes import TIMESTAMP, DType, read_value
 from featurestore.core.errors import (
     ConfigError,
@@ -38,8 +38,6 @@ from featurestore.guard.comparing.compare import NOT_LOGGED, unread_column
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
 from featurestore.serving_log import log_schema
 from featurestore.sources import ReadSettings, column_names, read_raw
-
-Flags = npt.NDArray[np.bool_]
 
 _WHERE = "foreign log"
 

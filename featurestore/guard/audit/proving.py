@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.guard.audit.collecting import Collected, Round
 from featurestore.guard.causes.choosing import count_of
 from featurestore.guard.causes.lags import Counted
@@ -30,9 +30,6 @@ from featurestore.guard.world.world import (
     answer,
 )
 from featurestore.plan.model import Plan
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 _NUMBERS_EACH = 1 << 40
 """Numbers kept for the events of a lot: no event of one has the number of an event of another."""

@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.temporal import MICROSECONDS, format_duration, format_instant
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 _MOST_BUCKETS = 48
 _WIDTHS = tuple(MICROSECONDS[unit] * count for unit, count in (("s", 1), ("s", 10), ("m", 1), ("m", 5), ("m", 15)))

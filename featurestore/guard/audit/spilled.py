@@ -11,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.errors import StorageError
 from featurestore.guard.comparing.sampling import BUCKETS
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 _FLAG = "differs__"
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType
 from featurestore.guard.causes.model import Case
 from featurestore.guard.world.world import Values, World
 from featurestore.kernels.words import validity
 
-Floats = npt.NDArray[np.float64]
 Change = Callable[[pa.Array], pa.Array]
 
 LEARNED_BITS = 17.0

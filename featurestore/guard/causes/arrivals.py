@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints, Words
 from featurestore.core.temporal import (
     MICROSECONDS,
     NO_WATERMARK,
@@ -24,9 +25,6 @@ from featurestore.guard.causes.model import (
 )
 from featurestore.guard.world.events import Events
 from featurestore.guard.world.world import ViewWorld, World, of_view
-
-Ints = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
 
 _PERIODS = tuple(MICROSECONDS[unit] for unit in ("m", "h", "d"))
 _DELAYS = (0, *_PERIODS)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.guard.world.world import World
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _FEWEST = 60
 """Rows that are taken whatever the count of their events."""

@@ -9,18 +9,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags
 from featurestore.core.dtypes import literal
 from featurestore.guard.causes.altering import HELD_SHARE, LEARNED_BITS
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.world.world import Values, World
 from featurestore.kernels.events import NULL, PRESENT
 from featurestore.kernels.words import validity
-
-Flags = npt.NDArray[np.bool_]
 
 _DEFAULTS = 3
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Ints
 from featurestore.core.errors import FeatureStoreError
 from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET, format_instant
 from featurestore.guard.causes.arrivals import LATE_FIX, delaying, ingest_times
@@ -44,9 +44,6 @@ from featurestore.guard.world.world import (
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _NEWEST = 32
 """Newest events of an entity that are tried one by one."""

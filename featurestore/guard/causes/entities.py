@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.causes.spelling import SPELLINGS
 from featurestore.guard.comparing.compare import NOT_LOGGED
@@ -23,7 +23,6 @@ from featurestore.kernels.words import validity
 _DIGITS = r"^[0-9]+(\.0*)?$"
 _WIDTHS = 3
 
-Flags = npt.NDArray[np.bool_]
 Spelling = Callable[[pa.Array], pa.Array]
 
 

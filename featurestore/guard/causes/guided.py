@@ -27,18 +27,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Floats, Ints
 from featurestore.core.temporal import NOTHING_YET, window_start
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.program import need_of
 from featurestore.kernels.words import validity
 from featurestore.plan.model import FeaturePlan, ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _MOST_SETS = 32
 """Solutions of a shell that are gone on with, and of a row that are compared with other rows."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Floats, Ints
 from featurestore.core.errors import FeatureStoreError
 from featurestore.core.temporal import (
     MICROSECONDS,
@@ -32,10 +32,6 @@ from featurestore.guard.world.world import answer, operands
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import ViewPlan
 from featurestore.registry import RunRecord
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _MINUTE, _SECOND = MICROSECONDS["m"], MICROSECONDS["s"]
 _PERIODS = tuple(minutes * _MINUTE for minutes in (5, 15, 30, 60, 180, 360, 1440))

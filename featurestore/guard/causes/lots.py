@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.guard.causes.model import Case, Facts
 from featurestore.guard.causes.prove import Proof
 from featurestore.guard.comparing.sampling import key_buckets
@@ -19,8 +19,6 @@ from featurestore.guard.world.events import Events, loose
 from featurestore.guard.world.world import Values, World
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan
-
-Ints = npt.NDArray[np.int64]
 
 MOST_EVENTS = 2_000_000
 """Events that a lot may have, all views together; an entity with more of them is a lot by itself."""

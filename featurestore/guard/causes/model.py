@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Floats, Ints
 from featurestore.guard.world.events import CountEvents, ReadEvents
 from featurestore.guard.world.world import Values, World
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import RunRecord
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType
 from featurestore.core.values import canonical
 from featurestore.guard.causes.altering import (
     Change,
-    Floats,
     as_numbers,
     changed,
     dtype_of,

@@ -22,8 +22,8 @@ from functools import cached_property
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.errors import FeatureStoreError
 from featurestore.guard.causes.catalogue import HYPOTHESES, VALUES
 from featurestore.guard.causes.choosing import count_of, light_rows, spread_rows
@@ -38,9 +38,6 @@ from featurestore.guard.causes.trials import (
 )
 from featurestore.guard.world.events import loose
 from featurestore.guard.world.world import World, answer, operands
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _PAIR_BITS = 7.0
 _PAIR_SHARE = 0.05

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.temporal import (
     MAX_INSTANT_US,
     MIN_INSTANT_US,
@@ -25,8 +25,6 @@ from featurestore.guard.world.world import (
     of_view,
 )
 from featurestore.plan.model import ViewPlan
-
-Ints = npt.NDArray[np.int64]
 
 ON_TIME = "Refresh as often and as soon as the view promises."
 """What to do about any missed refresh; findings put in its place how late refreshes were and what to declare."""

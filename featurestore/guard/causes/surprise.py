@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Floats, Ints
 from featurestore.guard.causes.model import Case
 from featurestore.guard.world.world import Values
 from featurestore.kernels.events import NOT_FOUND
 from featurestore.kernels.words import validity
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 MOST_BITS = 10.0
 """Most that any value is worth, so that a feature of which all values are distinct does not outweigh everything."""

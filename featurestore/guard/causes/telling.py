@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import format_instant, instant_us
 from featurestore.guard.causes.catalogue import UNEXPLAINED
@@ -22,8 +23,6 @@ from featurestore.guard.causes.rewriting import changes_of
 from featurestore.guard.comparing.compare import status_name
 from featurestore.guard.comparing.findings import Event, Example, Finding
 from featurestore.guard.world.world import ViewWorld, World, operands
-
-Ints = npt.NDArray[np.int64]
 
 _EXAMPLES = 3
 _EVENTS = 5

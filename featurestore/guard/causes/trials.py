@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags
 from featurestore.core.errors import FeatureStoreError
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.comparing.compare import agrees
@@ -19,8 +19,6 @@ from featurestore.guard.world.world import (
     answer,
 )
 from featurestore.kernels.events import NOT_FOUND
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Floats
 from featurestore.core.temporal import MICROSECONDS, format_duration
 from featurestore.guard.causes.altering import (
     HELD_SHARE,
     LEARNED_BITS,
     Change,
-    Floats,
     as_numbers,
     changed,
     differing,

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.temporal import (
     MICROSECONDS,
@@ -25,8 +25,6 @@ from featurestore.guard.causes.rules import changed_features
 from featurestore.guard.world.events import Events
 from featurestore.guard.world.world import ViewWorld, World, each_view
 from featurestore.plan.model import FeaturePlan, TypedExpr, ViewPlan
-
-Ints = npt.NDArray[np.int64]
 
 _HOUR_US = MICROSECONDS["h"]
 _SHIFTS_US = tuple(MICROSECONDS[unit] for unit in ("s", "m", "h", "d", "w"))

@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Bytes, Flags, Floats
 from featurestore.core.dtypes import DType
 from featurestore.core.statuses import Status
 from featurestore.guard.comparing.confusion import (
@@ -27,10 +27,6 @@ from featurestore.guard.comparing.confusion import (
 from featurestore.guard.comparing.difference import DifferenceTally, NumberDifferences, tally_differences
 from featurestore.guard.comparing.tolerance import Tolerance
 from featurestore.kernels.words import validity
-
-Flags = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 NOT_LOGGED = 255
 """Stands for the status of a value whose log says none: then values alone are compared."""

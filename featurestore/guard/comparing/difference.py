@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType
-
-Floats = npt.NDArray[np.float64]
 
 _GROWTH = 1.01
 _LOG_GROWTH = math.log(_GROWTH)

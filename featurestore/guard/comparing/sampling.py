@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import (
     INT64,
     STRING,
@@ -18,8 +18,6 @@ from featurestore.core.errors import ConfigError
 from featurestore.core.values import one_chunk
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.plan.model import Column, Plan, TypedExpr
-
-Ints = npt.NDArray[np.int64]
 
 BUCKETS = 1_000_003
 """How many different numbers keys are hashed to."""

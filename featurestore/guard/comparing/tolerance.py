@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags
 from featurestore.core.dtypes import DType
 from featurestore.guard.comparing.difference import distances
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.columns import Floats
 from featurestore.guard.drift.categories import CategoryCounts
 from featurestore.guard.drift.distribution import Distribution
 from featurestore.guard.drift.measures import (
@@ -32,7 +33,6 @@ from featurestore.guard.drift.report import (
 )
 
 Counts = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 SHOWN_CATEGORIES = 20
 """Categories that a report names."""

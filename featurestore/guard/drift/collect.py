@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType
 from featurestore.guard.drift.categories import CategoryCounts
 from featurestore.guard.drift.distribution import Distribution, is_categorical, to_numbers
@@ -21,8 +21,6 @@ from featurestore.guard.drift.entities import Batch
 from featurestore.guard.drift.grid import COARSE_BINS, Sample, fine_edges
 from featurestore.guard.drift.numbers import NumberCounts
 from featurestore.offline.profile import place_edges
-
-Floats = npt.NDArray[np.float64]
 
 Rows = Callable[[], Iterable[Batch]]
 """Reads a sample from its beginning, in batches with one column per feature; may be called twice.

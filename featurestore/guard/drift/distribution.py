@@ -6,16 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType, parse_dtype
 from featurestore.guard.drift.categories import CategoryCounts
 from featurestore.guard.drift.numbers import NumberCounts
 from featurestore.offline.profile import FeatureProfile, Histogram
 
-Floats = npt.NDArray[np.float64]
 Values = NumberCounts | CategoryCounts | None
 
 AGED = frozenset({"timestamp", "date"})

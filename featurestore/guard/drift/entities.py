@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.guard.comparing.sampling import BUCKETS
 
 Batch: TypeAlias = pa.Table | pa.RecordBatch
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from featurestore.core.columns import Floats
 
 _REACH = 40.0
 _SAME = 1.0 + 1e-7

@@ -7,11 +7,9 @@ and add up. Edges decide only how finely a distribution is seen.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Floats
 from featurestore.offline.profile import place_edges
-
-Floats = npt.NDArray[np.float64]
 
 FINE_CELLS = 512
 """Cells of about equal weight in which large data are counted."""

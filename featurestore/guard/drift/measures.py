@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.columns import Floats
 from featurestore.guard.drift.exact import Parting, parting
 from featurestore.guard.drift.numbers import NumberCounts
 from featurestore.guard.drift.special import (
@@ -27,7 +28,6 @@ from featurestore.guard.drift.special import (
     threshold,
 )
 
-Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Tail = Callable[[float], float]
 Worth = tuple[float, float]

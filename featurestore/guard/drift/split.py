@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.columns import Floats
 from featurestore.guard.drift.assess import bin_counts, bins_of
 from featurestore.guard.drift.categories import CategoryCounts
 from featurestore.guard.drift.distribution import Distribution
@@ -24,7 +25,6 @@ from featurestore.guard.drift.measures import LEAST_STD, floored
 from featurestore.guard.drift.numbers import NumberCounts
 from featurestore.guard.drift.report import Split
 
-Floats = npt.NDArray[np.float64]
 _Weigh = Callable[[Floats], float]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import DType
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import format_duration
-from featurestore.guard.explain.entity import EntityEvents, Ints
+from featurestore.guard.explain.entity import EntityEvents
 from featurestore.guard.explain.listing import EventList
 from featurestore.guard.explain.model import Told
 from featurestore.guard.explain.words import (

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Bytes, Ints
 from featurestore.core.errors import ValueOverflowError
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.guard.explain.candidates import Candidates
@@ -21,9 +21,6 @@ from featurestore.guard.world.world import Values
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.selection import Fate, Selection
 from featurestore.plan.model import FeaturePlan, ViewPlan
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 FATES = (*(fate.name.lower() for fate in Fate), REJECTED, DUPLICATE)
 """Names of fates by code: those of the kernels, then those of rows that are no events of the view."""

@@ -12,16 +12,14 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.online.filling.streaming import Stream
 from featurestore.sources import Scan, SourceFile
 from featurestore.sources.event_log import Head
 
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 Ingest = tuple[int, int] | None
 _T = TypeVar("_T")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.errors import RequestError, listing
 from featurestore.core.temporal import MAX_INSTANT_US, format_duration
@@ -33,9 +33,6 @@ from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.training_set import compute_reference
 from featurestore.plan.model import FeaturePlan, InputPlan, Output, Plan, TypedExpr, ViewPlan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans
-
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 _NEVER = MAX_INSTANT_US
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.errors import SourceError
 from featurestore.core.temporal import (
     MICROSECONDS,
@@ -35,8 +35,6 @@ from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.serving import plan_of_views
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.sources import ReadSettings, open_scans
-
-Ints = npt.NDArray[np.int64]
 
 _LEAST_SERVED = 1_000
 """Rows that the serving log must have to be asked again."""

@@ -8,19 +8,16 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Ints, Words
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns, tied_places, time_order
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.sources.content import row_hashes
-
-Ints = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
 
 TieOrder = Literal["content", "content reversed", "source", "source reversed"]
 """How events of equal times stand: by content as the contract says, by rows of the source, or either backwards."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.guard.world.events import (
@@ -27,10 +27,6 @@ from featurestore.kernels.events import NOT_FOUND, EventBlock
 from featurestore.kernels.keys import UNKNOWN
 from featurestore.kernels.on_demand import finish
 from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan, ViewUse
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

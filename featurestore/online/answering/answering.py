@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.columns import Ints
 from featurestore.core.statuses import ERROR_CODE
 from featurestore.kernels.evaluate import Picked, RowReader, bind
 from featurestore.kernels.events import OVERFLOWED
 from featurestore.online.state.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.online.state.state import Dictionaries, StateCodec, joined_states
 from featurestore.plan.model import ViewPlan
-
-Ints = npt.NDArray[np.int64]
 
 _MANY = 64
 """Among so many entities it is looked whether some were asked about more than once: each is evaluated once."""

@@ -23,6 +23,7 @@ from featurestore.core.answers import (
     ViewError,
     ViewState,
 )
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import TIMESTAMP, DType, read_value
 from featurestore.core.errors import (
     FeatureStoreError,
@@ -69,8 +70,6 @@ from featurestore.online.stores.store import (
     state_prefix,
 )
 from featurestore.plan.model import Column, Plan, ViewUse
-
-Ints = npt.NDArray[np.int64]
 
 _OF_ONE_VIEW = (StateError, OutOfReachError)
 """Failures that are one view's; the others can be answered."""

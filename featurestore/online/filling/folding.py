@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.core.values import one_chunk
@@ -26,8 +27,6 @@ from featurestore.online.state.keys import ordered_keys
 from featurestore.online.state.state import StateCodec, States
 from featurestore.online.stores.store import OnlineStore, state_prefix
 from featurestore.plan.model import ViewPlan
-
-Ints = npt.NDArray[np.int64]
 
 
 class Folder:

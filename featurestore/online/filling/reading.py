@@ -9,9 +9,9 @@ from itertools import chain, pairwise
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import INT64
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.core.values import one_chunk
@@ -20,7 +20,6 @@ from featurestore.plan.model import Column, TypedExpr, ViewPlan
 from featurestore.sources.content import content_of, joined
 from featurestore.sources.rows import SourceFile
 
-Ints = npt.NDArray[np.int64]
 Reduce = Callable[[pa.Table], pa.Table]
 _T = TypeVar("_T")
 

@@ -13,13 +13,11 @@ from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import DType
 from featurestore.core.temporal import instant_us
-
-Ints = npt.NDArray[np.int64]
 
 _INT = struct.Struct(">cq")
 _LENGTH = struct.Struct(">cI")

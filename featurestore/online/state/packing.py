@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.columns import Bytes, Ints
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.core import evaluate_entities
 from featurestore.kernels.events import NO_EVENT, NOT_FOUND
 from featurestore.kernels.jit import borrowed, jit
 from featurestore.kernels.program import MEMBER_VALUE
-
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 MAGIC = int.from_bytes(b"FSSTATE1", "little")
 """Name and version of the layout. A machine of another byte order reads it as something else, and refuses."""

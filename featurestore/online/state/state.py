@@ -18,9 +18,9 @@ from zlib import crc32
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Ints
 from featurestore.core.dtypes import DType, read_value
 from featurestore.core.errors import StateError
 from featurestore.core.values import list_items
@@ -38,7 +38,6 @@ from featurestore.online.state.packing import (
 )
 from featurestore.plan.model import ViewPlan
 
-Ints = npt.NDArray[np.int64]
 Dictionaries = tuple[tuple[Any, ...] | None, ...]
 
 _SOUND_CHECK = 0x2144DF1C
