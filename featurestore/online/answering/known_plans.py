@@ -14,7 +14,7 @@ from featurestore.core.errors import FeatureStoreError
 from featurestore.plan.model import Plan
 from featurestore.storage.files import write_bytes
 
-_LOGGER = logging.getLogger("featurestore.online.answering.serving")
+_LOGGER = logging.getLogger("featurestore.online.answering")
 _VERSION = 1
 
 

@@ -49,7 +49,7 @@ from featurestore.plan.model import Output, Plan, ViewPlan, ViewUse
 from featurestore.registry.catalog import Catalog
 from featurestore.serving_log import Caller, ServingLog
 
-_LOGGER = logging.getLogger("featurestore.online.answering.serving")
+_LOGGER = logging.getLogger("featurestore.online.answering")
 
 _WHERE = "registry"
 

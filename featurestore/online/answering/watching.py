@@ -31,7 +31,7 @@ LOOK_SECONDS = 1.0
 _SHARE = 0.01
 """The share of the time that counting states may take."""
 
-_LOGGER = logging.getLogger("featurestore.online.answering.serving")
+_LOGGER = logging.getLogger("featurestore.online.answering")
 
 
 class LossReports(Protocol):

@@ -28,7 +28,7 @@ from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
 
-_LOGGER = logging.getLogger("featurestore.online.filling.runs")
+_LOGGER = logging.getLogger("featurestore.online.filling")
 
 FoldProgress = Callable[[str, int, int], None]
 """Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""

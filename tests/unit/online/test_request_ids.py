@@ -6,7 +6,7 @@ from featurestore.core.request_ids import new_request_id
 
 FORKING = """
 import os
-from featurestore.online.request_ids import new_request_id
+from featurestore.core.request_ids import new_request_id
 new_request_id()
 child = os.fork()
 os.write(1, f"{new_request_id()}\\n".encode())

@@ -28,7 +28,7 @@ def store_of(folder, *, created):
 
 def messages(caplog):
     """Return what runs warned of; kernels may say beside that they are compiled."""
-    return [record.getMessage() for record in caplog.records if record.name == "featurestore.online.filling.runs"]
+    return [record.getMessage() for record in caplog.records if record.name == "featurestore.online.filling"]
 
 
 def test_a_run_says_that_most_events_become_known_only_later(tmp_path, caplog):
