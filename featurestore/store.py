@@ -1,93 +1,39 @@
-"""The feature store as users hold it: parts, and the verbs that hand the work to them.
-
-Parts are made when they are first needed, so that a server never loads what only training sets need, and the other
-way round.
-"""
+"""The feature store as users hold it: it holds parts, and its verbs hand the work to them."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
-from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal
 
-from featurestore.config import FILE_NAME, Config, PolicyConfig
+from featurestore.config import FILE_NAME, Config
+from featurestore.core.answers import OnlineFeatures
 from featurestore.core.errors import FeatureStoreError, RegistryError, listing
 from featurestore.core.question import OnlineQuestion
-from featurestore.core.temporal import (
-    Clock,
-    Refresh,
-    SystemClock,
-    check_period,
-    duration_us,
-    instant_us,
-    moment_us,
-    parse_refresh,
-)
-
-if TYPE_CHECKING:
-    from featurestore.core.answers import OnlineFeatures
-    from featurestore.definitions.sources import Source
-    from featurestore.guard.audit.audit import Progress
-    from featurestore.guard.audit.auditor import Auditor
-    from featurestore.guard.audit.foreign import ForeignMapping
-    from featurestore.guard.audit.policy import Policy
-    from featurestore.guard.audit.report import AuditReport
-    from featurestore.guard.drift.drifter import Drifter
-    from featurestore.guard.drift.policy import DriftPolicy
-    from featurestore.guard.drift.report import DriftReport
-    from featurestore.guard.explain.model import Explanation
-    from featurestore.guard.release.certificate import Certificate
-    from featurestore.guard.release.gate import Gate
-    from featurestore.guard.release.leakage_report import LeakageReport
-    from featurestore.guard.release.simulation import Simulation
-    from featurestore.offline.dataset import TrainingSet
-    from featurestore.online.answering.live import LivePlans, Removed, ServiceState
-    from featurestore.online.answering.readiness import Readiness
-    from featurestore.online.answering.serving import Serving
-    from featurestore.online.answering.vitals import LogVitals, Vitals
-    from featurestore.online.filling.materialize import ViewRun
-    from featurestore.online.filling.runs import FoldProgress
-    from featurestore.online.forgetting import Forgotten
-    from featurestore.online.pushing import PushResult, Streams
-    from featurestore.online.stores.store import OnlineStore
-    from featurestore.plan.model import Plan, ViewPlan
-    from featurestore.registry import AuditRecord, DriftRecord, Live, LiveChange, Registry, RunRecord
-    from featurestore.registry.api_keys import ApiKeys
-    from featurestore.registry.catalog import Catalog, Changes
-    from featurestore.registry.data_folders import DataFolders
-    from featurestore.serving_log import ServingLog
-    from featurestore.sources import ReadSettings
-    from featurestore.sources.event_log import EventLog
-    from featurestore.storage import Hold
-    from featurestore.storage.progress import Progress as StepProgress
-
-_CLOSING_ORDER = (
-    "_auditor",
-    "_drifter",
-    "api_keys",
-    "_streams",
-    "_serving",
-    "_live_plans",
-    "_serving_log",
-    "_data_folders",
-    "_online",
-    "_event_log",
-    "_settings",
-    "_catalog",
-    "_registry",
-)
-"""The parts of a store, those that use others first."""
-
-Instant = datetime | str
-"""An aware ``datetime``, or ISO 8601 text with a time zone."""
-
+from featurestore.core.temporal import Clock, Instant, instant_us
+from featurestore.definitions.sources import Source
+from featurestore.guard.verbs import GuardVerbs
+from featurestore.offline.dataset import TrainingSet
+from featurestore.offline.training_set import build_training_set
+from featurestore.online.answering.live import Removed, ServiceState, acting_user
+from featurestore.online.answering.readiness import Readiness
+from featurestore.online.answering.vitals import LogVitals, Vitals
+from featurestore.online.filling.materialize import ViewRun
+from featurestore.online.filling.runs import FoldProgress, materialize, refresh_kept
+from featurestore.online.forgetting import Forgotten, forget
+from featurestore.online.pushing import PushResult
+from featurestore.parts import Parts
+from featurestore.plan.model import Plan, ViewPlan
+from featurestore.registry import Live, LiveChange, Registry, RunRecord
+from featurestore.registry.api_keys import ApiKeys
+from featurestore.registry.catalog import Changes
+from featurestore.sources import read_schema
+from featurestore.sources.event_files import read_events
+from featurestore.storage import Hold
+from featurestore.storage.progress import Progress, listening
 
 _VERBS_OF_FEAST = {
     "get_historical_features": "Write training_set(service, spine, path).",
@@ -100,58 +46,27 @@ _VERBS_OF_FEAST = {
     "teardown": "Write gc() for unused online state, or delete the store's folder.",
 }
 
-_T = TypeVar("_T")
-_LOGGER = logging.getLogger("featurestore.store")
 
-
-class _Part(Generic[_T]):
-    """A part of a store, made when it is first needed: once, whichever threads need it at the same time.
-
-    It lies in the store's ``__dict__`` from then on, where reading it takes no lock.
-    """
-
-    def __init__(self, make: Callable[[FeatureStore], _T]) -> None:
-        self._make = make
-        self.__doc__ = make.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, store: None, owner: type) -> _Part[_T]: ...
-
-    @overload
-    def __get__(self, store: FeatureStore, owner: type) -> _T: ...
-
-    def __get__(self, store: FeatureStore | None, owner: type) -> _T | _Part[_T]:
-        if store is None:
-            return self
-        with store._making:
-            if self._name not in store.__dict__:
-                store.__dict__[self._name] = self._make(store)
-            part: _T = store.__dict__[self._name]
-            return part
-
-
-class FeatureStore:
+class FeatureStore(GuardVerbs):
     """A feature store.
 
-    May be used from several threads; close it in the end, or use it as a context manager.
+    Several threads may use it. Close it in the end, or use it as a context manager.
 
     Attributes:
         config: Where it keeps things and what it may use.
+        parts: Its parts, made when they are first used; for tests, and for programs that extend the store.
     """
 
-    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
-        """Take the configuration; nothing is opened yet.
+    def __init__(self, config: Config, *, clock: Clock | None = None, parts: Parts | None = None) -> None:
+        """Store the configuration; nothing is opened yet.
 
         Args:
             config: Where things are kept.
-            clock: Tells the present instant; the machine's if ``None``.
+            clock: Returns the present instant; the machine's clock if ``None``.
+            parts: The parts, if some of them exist already; then their clock counts.
         """
         self.config = config
-        self._clock = clock or SystemClock()
-        self._making = RLock()
+        self.parts = parts or Parts(config, clock=clock)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = FILE_NAME, *, clock: Clock | None = None) -> FeatureStore:
@@ -159,7 +74,7 @@ class FeatureStore:
 
         Args:
             path: The file, or the folder it lies in.
-            clock: Tells the present instant; the machine's if ``None``.
+            clock: Returns the present instant; the machine's clock if ``None``.
 
         Raises:
             ConfigError: The file is missing or wrong.
@@ -174,7 +89,7 @@ class FeatureStore:
 
         Args:
             folder: The folder; it is made when something is stored.
-            clock: Tells the present instant; the machine's if ``None``.
+            clock: Returns the present instant; the machine's clock if ``None``.
 
         Raises:
             ConfigError: An override in the environment is wrong.
@@ -191,15 +106,13 @@ class FeatureStore:
 
     @property
     def clock(self) -> Clock:
-        """What tells the present instant."""
-        return self._clock
+        """What returns the present instant."""
+        return self.parts.clock
 
-    @_Part
+    @property
     def api_keys(self) -> ApiKeys:
         """The API keys of the server."""
-        from featurestore.registry.api_keys import ApiKeys
-
-        return ApiKeys(self.config.registry)
+        return self.parts.api_keys
 
     def apply(
         self,
@@ -236,12 +149,12 @@ class FeatureStore:
                 changed.
             StateError: A plan was to be promoted that has no online state yet. It is applied and the old one answers.
         """
-        given = definitions or (self._catalog.import_definitions(),)
-        kept = None if promote == "auto" else self._live_plans.kept()
+        given = definitions or (self.parts.catalog.import_definitions(),)
+        kept = None if promote == "auto" else self.parts.live_plans.kept()
         who = _who(by)
-        if self._registry.live():  # what a process that died could not record is the plan that stays live now
-            self._record_live("materialize", who)
-        changes = self._catalog.apply(given, prune=prune, remove=remove, kept_live=kept, changed_by=who)
+        if self.parts.registry.live():  # what a process that died could not record is the plan that stays live now
+            self.parts.live_plans.record("materialize", changed_by=who)
+        changes = self.parts.catalog.apply(given, prune=prune, remove=remove, kept_live=kept, changed_by=who)
         self._plans_changed(changes, who)
         if promote is True:
             for state in self.status():
@@ -264,7 +177,7 @@ class FeatureStore:
                 changed since (``restore-conflict``). Nothing was changed.
         """
         who = _who(by)
-        changes = self._catalog.restore(name, changed_by=who)
+        changes = self.parts.catalog.restore(name, changed_by=who)
         self._plans_changed(changes, who)
         return changes
 
@@ -280,7 +193,7 @@ class FeatureStore:
             StateError: A view has no online state; the message names it. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self._live_plans.promote(service, changed_by=_who(by))
+        live = self.parts.live_plans.promote(service, changed_by=_who(by))
         self._forget()
         return live
 
@@ -300,7 +213,7 @@ class FeatureStore:
             StateError: There is no such plan, or its states are gone. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self._live_plans.rollback(service, changed_by=_who(by))
+        live = self.parts.live_plans.rollback(service, changed_by=_who(by))
         self._forget()
         return live
 
@@ -314,14 +227,14 @@ class FeatureStore:
         Raises:
             UnknownServiceError: The service is not applied and has no history.
         """
-        changes = self._registry.live_changes(service, limit=limit)
+        changes = self.parts.registry.live_changes(service, limit=limit)
         if service is not None and not changes:
-            self._catalog.plan(service)
+            self.parts.catalog.plan(service)
         return changes
 
     def status(self) -> tuple[ServiceState, ...]:
         """Return for each applied service which plan is live, which is applied, and how far their views are."""
-        return self._live_plans.status()
+        return self.parts.live_plans.status()
 
     def gc(self, *, dry_run: bool = False, keep: int = 1) -> tuple[Removed, ...]:
         """Remove online state that no plan needs which is live, applied, or kept to roll back to.
@@ -338,7 +251,7 @@ class FeatureStore:
             StateError: Somebody promotes, rolls back or removes at the same time, for half a minute.
             StorageError: The online store cannot be written; running again completes the work.
         """
-        return self._live_plans.remove_unused(dry_run=dry_run, keep=keep)
+        return self.parts.live_plans.remove_unused(dry_run=dry_run, keep=keep)
 
     def plan(self, service: str) -> Plan:
         """Return the compiled plan of an applied service.
@@ -346,17 +259,17 @@ class FeatureStore:
         Raises:
             UnknownServiceError: No service of that name is applied.
         """
-        return self._catalog.plan(service)
+        return self.parts.catalog.plan(service)
 
     @property
     def registry(self) -> Registry:
         """The registry, for programs that keep records of their own in it."""
-        return self._registry
+        return self.parts.registry
 
     @property
     def takes_pushes(self) -> bool:
         """Whether any applied source accepts pushes."""
-        return bool(self._catalog.streams())
+        return bool(self.parts.catalog.streams())
 
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
         """Hold a name alone among all processes that share the registry; the hold tells whether it still does.
@@ -366,20 +279,20 @@ class FeatureStore:
                 meanwhile (``"lease-lost"``).
             RegistryError: The registry cannot be asked.
         """
-        return self._registry.exclusive(name)
+        return self.parts.registry.exclusive(name)
 
     def services(self) -> tuple[Plan, ...]:
         """Return the plans of all applied services, sorted by name."""
-        return tuple(plan for _, plan in sorted(self._catalog.services().items()))
+        return tuple(plan for _, plan in sorted(self.parts.catalog.services().items()))
 
     def views(self) -> tuple[ViewPlan, ...]:
         """Return the plans of all applied views, sorted by name."""
-        return tuple(view for _, view in sorted(self._catalog.views().items()))
+        return tuple(view for _, view in sorted(self.parts.catalog.views().items()))
 
     @property
     def keeps_time(self) -> bool:
         """Whether online state is read within the time that ``featurestore.online.stores.patience`` allows."""
-        return self._serving.store.keeps_time
+        return self.parts.serving.store.keeps_time
 
     def service_names(self) -> tuple[str, ...]:
         """Return the names of the applied services, sorted; those known last if the registry is away.
@@ -387,7 +300,7 @@ class FeatureStore:
         Raises:
             RegistryError: The registry cannot be read, and no process of this data folder has served yet.
         """
-        return self._serving.names()
+        return self.parts.serving.names()
 
     def live_services(self) -> tuple[Plan, ...]:
         """Return the plans by which services are answered at present, sorted by name.
@@ -395,7 +308,7 @@ class FeatureStore:
         They are the applied ones unless these wait for state or for ``promote``; a change in another process is seen
         within a second.
         """
-        return self._serving.services()
+        return self.parts.serving.services()
 
     def live_plan(self, service: str, *, expected_fingerprint: str | None = None) -> Plan:
         """Return the plan that answers a service, for a caller that expects this plan or any.
@@ -405,11 +318,11 @@ class FeatureStore:
             FingerprintMismatchError: Another plan is live, and the expected one has no online state.
             UnknownUdfError: The plan needs a function that this process does not have.
         """
-        return self._serving.plan(service, expected_fingerprint)
+        return self.parts.serving.plan(service, expected_fingerprint)
 
     def live_views(self) -> tuple[ViewPlan, ...]:
         """Return the plans by which views by themselves are answered at present, sorted by name."""
-        return self._serving.views()
+        return self.parts.serving.views()
 
     def training_set(
         self,
@@ -422,7 +335,7 @@ class FeatureStore:
         as_of: str = "as_of",
         as_of_unit: str | None = None,
         overwrite: bool = False,
-        progress: bool | StepProgress | None = None,
+        progress: bool | Progress | None = None,
     ) -> TrainingSet:
         """Build a training set: a service's features for each row of a spine, at the row's own instant.
 
@@ -453,18 +366,15 @@ class FeatureStore:
             StorageError: There is a training set and it is not to be replaced (``target-exists``), or the target cannot
                 be written. Nothing is left behind.
         """
-        from featurestore.offline.training_set import build_training_set
-        from featurestore.storage.progress import listening
-
-        plan = self._catalog.plan(service)
+        plan = self.parts.catalog.plan(service)
         with listening(progress, opening="reading the spine") as told:
             return build_training_set(
                 plan,
                 spine,
                 path,
-                sources=self._catalog.sources(use.view.source.name for use in plan.uses),
-                settings=self._settings,
-                clock=self._clock,
+                sources=self.parts.catalog.sources(use.view.source.name for use in plan.uses),
+                settings=self.parts.settings,
+                clock=self.parts.clock,
                 hindsight=hindsight,
                 statuses=statuses,
                 as_of=as_of,
@@ -507,19 +417,17 @@ class FeatureStore:
             StateError: Another run on the view is under way.
             StorageError: The online store cannot be written; running again completes the work.
         """
-        from featurestore.online.filling.runs import materialize, refresh_kept
-
         views = None if views is None else list(views)
-        now_us = self._clock.now_us()
+        now_us = self.parts.clock.now_us()
         until_us = now_us if until is None else min(now_us, instant_us(until, where="until"))
         try:
             runs = materialize(
                 self._views_to_fold(views),
-                catalog=self._catalog,
-                registry=self._registry,
-                store=self._online,
-                settings=self._settings,
-                clock=self._clock,
+                catalog=self.parts.catalog,
+                registry=self.parts.registry,
+                store=self.parts.online,
+                settings=self.parts.settings,
+                clock=self.parts.clock,
                 until_us=until_us,
                 full=full,
                 wait_seconds=wait_seconds,
@@ -527,17 +435,17 @@ class FeatureStore:
             )
         finally:  # a view that failed does not keep the others from going live
             self._forget()
-            self._record_live("materialize", _who(by))
+            self.parts.live_plans.record("materialize", changed_by=_who(by))
         refresh_kept(
-            self._live_plans.kept_views(
-                self._catalog.views().keys() if views is None else set(views),
+            self.parts.live_plans.kept_views(
+                self.parts.catalog.views().keys() if views is None else set(views),
                 keep=self.config.schedule.keep_plans,
             ),
-            catalog=self._catalog,
-            registry=self._registry,
-            store=self._online,
-            settings=self._settings,
-            clock=self._clock,
+            catalog=self.parts.catalog,
+            registry=self.parts.registry,
+            store=self.parts.online,
+            settings=self.parts.settings,
+            clock=self.parts.clock,
             until_us=until_us,
             full=full,
         )
@@ -550,7 +458,7 @@ class FeatureStore:
             view: Of this view only.
             limit: At most so many.
         """
-        return self._registry.runs(view, limit=limit)
+        return self.parts.registry.runs(view, limit=limit)
 
     def forget(self, entity: str, keys: Mapping[str, Any], *, wait_seconds: float = 60) -> Forgotten:
         """Remove what is kept about an entity: its online states, its pushed events, dead letters, what was served.
@@ -572,18 +480,16 @@ class FeatureStore:
             StateError: A run on a view did not end in time; forget again.
             StorageError: A log or the online store cannot be written; forget again.
         """
-        from featurestore.online.forgetting import forget
-
         return forget(
             entity,
             keys,
-            catalog=self._catalog,
-            registry=self._registry,
-            store=self._online,
-            settings=self._settings,
-            served=self._serving_log,
+            catalog=self.parts.catalog,
+            registry=self.parts.registry,
+            store=self.parts.online,
+            settings=self.parts.settings,
+            served=self.parts.serving_log,
             data=self.config.data,
-            folders=self._data_folders,
+            folders=self.parts.data_folders,
             wait_seconds=wait_seconds,
         )
 
@@ -592,7 +498,7 @@ class FeatureStore:
 
         So commands on other machines can name it: what was served and dead letters are kept there.
         """
-        self._data_folders.note_use()
+        self.parts.data_folders.note_use()
 
     def source(self, name: str) -> Source:
         """Return the definition of an applied source.
@@ -601,7 +507,7 @@ class FeatureStore:
             RegistryError: No source of that name is applied.
             ConfigError: It is not stored, and no module that defines it is configured.
         """
-        return self._catalog.sources([name])[name]
+        return self.parts.catalog.sources([name])[name]
 
     def push(
         self, source: str, events: Any, *, partial: bool = False, idempotency_key: str | None = None
@@ -626,7 +532,7 @@ class FeatureStore:
             StorageError: The log cannot be written; nothing was taken. Only if the code is ``push-outcome-unknown``
                 nobody knows whether all was: push the same events again with the same idempotency key.
         """
-        return self._streams.push(source, events, partial=partial, idempotency_key=idempotency_key)
+        return self.parts.streams.push(source, events, partial=partial, idempotency_key=idempotency_key)
 
     def push_file(
         self, source: str, path: str | os.PathLike[str], *, partial: bool = False
@@ -648,12 +554,11 @@ class FeatureStore:
             RequestError: The source accepts no pushes, or a row is bad; what was pushed before stays.
             StorageError: The log cannot be written; what was pushed before stays.
         """
-        from featurestore.sources import read_schema
-        from featurestore.sources.event_files import read_events
-
         self.push(source, [])
         definition, row = self.source(source), 0
-        for events in read_events(Path(path), definition, read_schema(definition, self._settings), self._settings):
+        for events in read_events(
+            Path(path), definition, read_schema(definition, self.parts.settings), self.parts.settings
+        ):
             yield row, self.push(source, events, partial=partial)
             row += len(events)
 
@@ -667,7 +572,7 @@ class FeatureStore:
             StateError: A stored state is damaged.
             StorageError: The log or the online store cannot be used.
         """
-        return self._streams.catch_up()
+        return self.parts.streams.catch_up()
 
     def start_following(self, interval_seconds: float = 1.0) -> None:
         """Catch up now and at an interval from now on, in the background, until the store is closed.
@@ -675,8 +580,8 @@ class FeatureStore:
         A process that serves calls this once, so that lookups are complete up to the present instant, and have what
         other processes pushed.
         """
-        self._streams.start(interval_seconds)
-        self._serving.watch.start()
+        self.parts.streams.start(interval_seconds)
+        self.parts.serving.watch.start()
 
     def compact(self, source: str | None = None, *, before: Instant | None = None) -> dict[str, int]:
         """Move pushed events from the log's database to Parquet files under the data folder.
@@ -694,8 +599,8 @@ class FeatureStore:
                 what was moved before is not in it (``other-data-folder``). Nothing was moved.
             StorageError: A file or the database cannot be written.
         """
-        before_us = self._clock.now_us() if before is None else instant_us(before, where="before")
-        return self._streams.compact(source, before_us=before_us)
+        before_us = self.parts.clock.now_us() if before is None else instant_us(before, where="before")
+        return self.parts.streams.compact(source, before_us=before_us)
 
     def repair_log(self, source: str | None = None) -> dict[str, int]:
         """Bring logs whose head lies in the future back to the present, and rebuild the states made of them.
@@ -713,8 +618,8 @@ class FeatureStore:
             RequestError: The source accepts no pushes.
             StorageError: The log cannot be written, or events of the future were compacted.
         """
-        ahead = {name for name, ahead_us in self._streams.ahead_us().items() if ahead_us > 0}
-        moved = self._streams.redate(source)
+        ahead = {name for name, ahead_us in self.parts.streams.ahead_us().items() if ahead_us > 0}
+        moved = self.parts.streams.redate(source)
         repaired = ahead & moved.keys()
         views = [view.name for view in self.views() if view.source.name in repaired]
         if views:
@@ -764,7 +669,7 @@ class FeatureStore:
         question = OnlineQuestion(
             service, entities, request, as_of, expected_fingerprint, request_id, partial, model, model_version
         )
-        return self._serving.answer(question)
+        return self.parts.serving.answer(question)
 
     def get_online_features_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
         """Answer several questions, each as if it had been asked by itself.
@@ -779,7 +684,7 @@ class FeatureStore:
             Per question its answer, or the error that ``get_online_features`` raises for it: what is wrong with one
             keeps no other from its answer.
         """
-        return self._serving.answer_together(questions)
+        return self.parts.serving.answer_together(questions)
 
     def get_online_views(
         self,
@@ -809,518 +714,7 @@ class FeatureStore:
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
-        return self._serving.answer_views(views, entities, as_of=as_of, partial=partial)
-
-    def audit(
-        self,
-        service: str,
-        since: Instant | timedelta = "24h",
-        until: Instant | timedelta | None = None,
-        *,
-        sample: float | None = None,
-        policy: Policy | None = None,
-        by: Sequence[str] = (),
-        causes: bool = True,
-        explain_rows: int | None = None,
-        mismatches: str | os.PathLike[str] | None = None,
-        progress: Progress | None = None,
-    ) -> AuditReport:
-        """Recompute offline what was served, compare it to the bit, and prove why values differ.
-
-        Args:
-            service: Name of the service.
-            since: First ``as_of`` of the answers to compare: an instant, or how long before now (``"24h"``).
-            until: One past the last; now if ``None``.
-            sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
-            by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
-            causes: Whether to prove why values differ; without it an audit only counts.
-            explain_rows: Of how many rows that differ causes are proven; ``None`` for all.
-            mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go.
-
-        Returns:
-            The judged report; it is also kept in the registry.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the last is not after the first.
-            ConfigError: The sample is no share, or ``explain_rows`` no count.
-            SourceError: A source cannot give its rows.
-            StorageError: The serving log cannot be written or read, or the disk refuses rows that are to be explained.
-        """
-        from featurestore.guard.comparing.sampling import check_rows, check_share
-
-        since_us, until_us = _period(since, until, now_us=self._clock.now_us(), where="audit")
-        return self._auditor.audit(
-            service,
-            since_us=since_us,
-            until_us=until_us,
-            policy=policy or self._allowed(service),
-            sample=check_share(sample),
-            by=by,
-            causes=causes,
-            explain_rows=check_rows(explain_rows),
-            mismatches=None if mismatches is None else Path(mismatches),
-            progress=progress,
-        )
-
-    def verify(
-        self,
-        service: str,
-        *,
-        rows: int = 2_000,
-        instants: int | None = None,
-        between: int = 10,
-        progress: Progress | None = None,
-    ) -> Certificate:
-        """Replay a service's history on both roads before it is released, and compare to the bit.
-
-        Instants on both sides of the edges at which events begin or cease to count are chosen from what the sources
-        hold, and some between them. Up to each, state is filled in a store of its own as it would have been then. It
-        is asked about entities that occur and some that do not before that refresh, amid what is pushed (if a source
-        accepts pushes), and after it. The store that serves is not touched.
-
-        Args:
-            service: Name of the service; it is applied, and need not be materialized.
-            rows: About how many pairs of entity and instant.
-            instants: At how many instants beside edges; each costs a refresh of all views. ``None`` for at least 20,
-                and as many as it takes to ask at every kind of edge.
-            between: At how many instants anywhere in the span of these.
-            progress: Is told how far it is.
-
-        Returns:
-            The certificate, with its verdict; it is also kept in the registry.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            SourceError: A source cannot give its rows, there are none, or it is written meanwhile.
-        """
-        from featurestore.guard.release.verify import Verifier
-
-        now_us = self._clock.now_us()
-        verifier = Verifier(self._catalog, self._registry, self._settings, self._auditor.recent)
-        return verifier.verify(
-            service, rows=rows, instant_count=instants, between_count=between, now_us=now_us, progress=progress
-        )
-
-    def simulate(
-        self,
-        view: str,
-        policies: Sequence[Refresh | str],
-        *,
-        spine: Any = None,
-        as_of: str = "as_of",
-        rows: int = 20_000,
-    ) -> Simulation:
-        """Tell how far a view's values would lie from fresh ones under several refresh policies, on real history.
-
-        Args:
-            view: Name of the view.
-            policies: ``every(…)``, ``continuous()``, or text: ``"every 1h lag 10m"``.
-            spine: What to ask, in any form that training sets take. If ``None``, what was served in the last week is
-                asked again; if that is little, questions are chosen at and soon after the entities' own events.
-            as_of: Column of the spine that holds the instants asked about.
-            rows: How many questions to choose.
-
-        Returns:
-            Per policy the share of differing values and their sizes, staleness, and runs and states a day.
-
-        Raises:
-            RequestError: There is no such view.
-            InstantError: A policy is unreadable.
-            SourceError: The source cannot give its rows, or there are none.
-            SpineError: The spine lacks a column.
-        """
-        from featurestore.core.errors import RequestError, listing
-        from featurestore.guard.release.simulate import served_questions, simulate
-
-        chosen = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
-        views = self._catalog.views()
-        if view not in views:
-            hint = listing("Views", sorted(views), wrong=view)
-            raise RequestError(f"there is no feature view '{view}'", field="/view", hint=hint, code="unknown-view")
-        return simulate(
-            views[view],
-            chosen,
-            sources=self._catalog.sources([views[view].source.name]),
-            settings=self._settings,
-            spine=spine,
-            as_of=as_of,
-            served=served_questions(views[view], self._catalog.services().values(), self._auditor.recent),
-            rows=rows,
-            now_us=self._clock.now_us(),
-        )
-
-    def leakage(
-        self,
-        training_set: TrainingSet | str | os.PathLike[str],
-        label: str,
-        *,
-        label_time: str | None = None,
-        rows: int = 50_000,
-    ) -> LeakageReport:
-        """Tell which features of a training set tell of the label only because they see what nobody could know.
-
-        Rows are asked again a microsecond, a minute, an hour and a day earlier, with hindsight, and just before the
-        label's own event if its time is known. What a feature loses by it proves a leak or raises a doubt.
-
-        Args:
-            training_set: The set, or its folder.
-            label: Column of the spine that is predicted.
-            label_time: Column of the spine that says when the label's event happened, null where it did not.
-            rows: How many rows to look at, chosen by a hash of key and instant.
-
-        Returns:
-            What each feature tells and what becomes of it, leaks first, then what may be one; and how late events of
-            the sources became known.
-
-        Raises:
-            TrainingSetError: There is no training set, or it is damaged.
-            RequestError: There is no such label, it holds one value only, or its time is no instant.
-            SourceError: A source cannot give its rows.
-        """
-        from featurestore.guard.release.leakage import look_for_leaks
-        from featurestore.offline.dataset import TrainingSet
-
-        built = training_set if isinstance(training_set, TrainingSet) else TrainingSet.open(training_set)
-        names = (source.name for source in built.manifest.sources)
-        return look_for_leaks(
-            built,
-            label,
-            label_time=label_time,
-            sources=self._catalog.sources(names),
-            settings=self._settings,
-            rows=rows,
-        )
-
-    def policy(self, service: str) -> PolicyConfig:
-        """Return what is allowed of a service: what the configuration says, else its definition, else the default.
-
-        Args:
-            service: Name of the service; it need not be applied.
-
-        Raises:
-            ConfigError: A policy, also another service's, names what there is not.
-        """
-        from featurestore.guard.policies import policy_of
-
-        return policy_of(service, self.config, self._catalog.services())
-
-    def gate(
-        self,
-        training_set: str | os.PathLike[str],
-        *,
-        max_audit_age: timedelta | str | None = None,
-        max_state_age: timedelta | str | None = None,
-    ) -> Gate:
-        """Tell whether what would be served now is what a training set was made of.
-
-        Looked at are the definition, the columns of answers, the columns of sources, whether the set was built with
-        hindsight, online state, and the verdict of the last audit of what was served and how old that is.
-
-        Args:
-            training_set: Its folder, or its manifest's file.
-            max_audit_age: How long ago the newest answers that were audited may have been given; what the configuration
-                says (7 days) if ``None``.
-            max_state_age: Up to how long ago the state of views with ``continuous()`` must be complete; what the
-                configuration says (1 day) if ``None``.
-
-        Returns:
-            The checks and the verdict.
-
-        Raises:
-            TrainingSetError: There is no training set, or its manifest is damaged.
-        """
-        from featurestore.guard.release.gate import Gatekeeper
-        from featurestore.offline.dataset import read_manifest
-
-        gatekeeper = Gatekeeper(self._catalog, self._registry, self._online, self._settings, self._live_plans.plan)
-        manifest = read_manifest(training_set)
-        policy = self.policy(manifest.service)
-        return gatekeeper.look(
-            manifest,
-            max_audit_age_us=duration_us(policy.max_audit_age if max_audit_age is None else max_audit_age),
-            max_state_age_us=duration_us(policy.max_state_age if max_state_age is None else max_state_age),
-            now_us=self._clock.now_us(),
-        )
-
-    def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
-        """Return what verifications found, newest first.
-
-        Args:
-            service: Of this service only; of all if ``None``.
-            limit: At most so many.
-        """
-        from featurestore.guard.release.certificate import Certificate
-
-        found = self._registry.certificates(service, limit=limit)
-        return tuple(Certificate.from_json(record.document) for record in found)
-
-    def audit_foreign(
-        self,
-        service: str,
-        log: Any,
-        mapping: ForeignMapping | str | os.PathLike[str],
-        *,
-        since: Instant | timedelta | None = None,
-        until: Instant | timedelta | None = None,
-        sample: float | None = None,
-        policy: Policy | None = None,
-        by: Sequence[str] = (),
-        causes: bool = True,
-        explain_rows: int | None = None,
-        mismatches: str | os.PathLike[str] | None = None,
-        progress: Progress | None = None,
-    ) -> AuditReport:
-        """Compare what another system served with what training sets hold at the same instants, to the bit.
-
-        Args:
-            service: Name of the service whose definitions say what the features are.
-            log: What was served: a Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame (pandas,
-                Polars, pyarrow: whatever a ``FrameSource`` takes).
-            mapping: Which column holds what: a TOML file, or the same as an object.
-            since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
-            until: One past the last; the log's last included if ``None``.
-            sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
-            by: Keys or request inputs to look for slices in.
-            causes: Whether to prove why values differ.
-            explain_rows: Of how many rows that differ, as in ``audit``.
-            mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go if that is known.
-
-        Returns:
-            The judged report; it is also kept in the registry. What the log does not say is not compared.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            ConfigError: The mapping is unreadable, or does not fit the service.
-            SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
-        """
-        from featurestore.guard.audit.foreign import ForeignMapping, read_mapping
-        from featurestore.guard.comparing.sampling import check_rows, check_share
-
-        now_us = self._clock.now_us()
-        return self._auditor.audit_foreign(
-            service,
-            os.fspath(log) if isinstance(log, os.PathLike) else log,
-            mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
-            since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
-            until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or self._allowed(service),
-            sample=check_share(sample),
-            by=by,
-            causes=causes,
-            explain_rows=check_rows(explain_rows),
-            mismatches=None if mismatches is None else Path(mismatches),
-            progress=progress,
-        )
-
-    def audit_live(
-        self,
-        service: str,
-        entities: int = 1_000,
-        *,
-        policy: Policy | None = None,
-        causes: bool = True,
-        mismatches: str | os.PathLike[str] | None = None,
-        progress: Progress | None = None,
-    ) -> AuditReport:
-        """Ask both roads about some entities at the present instant, and compare their answers to the bit.
-
-        Entities are chosen by a hash of their key from those that sources and the serving log know, evenly from those
-        that online state answers in different ways (known, expired, not found) and that were updated at different
-        times. What is asked goes to no log.
-
-        Args:
-            service: Name of the service.
-            entities: How many to ask about.
-            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
-            causes: Whether to prove why values differ.
-            mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go.
-
-        Returns:
-            The judged report; it is also kept in the registry.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            StateError: A view has no online state.
-            SourceError: A source cannot give its rows.
-            StorageError: The serving log or the online store cannot be read.
-        """
-        return self._auditor.audit_live(
-            service,
-            entities,
-            policy=policy or self._allowed(service),
-            causes=causes,
-            mismatches=None if mismatches is None else Path(mismatches),
-            progress=progress,
-        )
-
-    def audits(self, service: str | None = None, *, limit: int = 100) -> tuple[AuditRecord, ...]:
-        """Return the audits that the registry keeps, newest first.
-
-        Args:
-            service: Of this service only.
-            limit: At most so many.
-        """
-        return self._registry.audits(service, limit=limit)
-
-    def audit_report(self, number: int) -> AuditReport:
-        """Return the report of an audit that the registry keeps.
-
-        Args:
-            number: The audit's number there.
-
-        Raises:
-            RegistryError: There is no such audit, or its report is of a form that this library does not read.
-        """
-        from featurestore.guard.audit.report import AuditReport
-
-        return replace(AuditReport.from_json(self._registry.audit(number).report), id=number)
-
-    def alert(self, report: AuditReport | DriftReport) -> str:
-        """Tell the configured people what an audit, or a comparison of distributions, found, if it is news to them.
-
-        What they know is kept apart for the log, live audits and logs of other systems, and by the share of entities:
-        an audit of a tenth does not say that what a full one found is over.
-
-        Args:
-            report: The judged report.
-
-        Returns:
-            ``"delivered"``, ``"undelivered"`` if a way to tell them failed, or nothing if there was nothing to tell.
-
-        Raises:
-            RegistryError: The registry failed.
-        """
-        from featurestore.guard.alerts import Alerts, news_of_audit, news_of_drift
-        from featurestore.guard.audit.report import AuditReport
-
-        news = news_of_audit(report) if isinstance(report, AuditReport) else news_of_drift(report)
-        return Alerts(self.config.alerts, self._registry, self._clock).tell(news)
-
-    def drift(
-        self,
-        service: str,
-        *,
-        reference: str | os.PathLike[str] | TrainingSet | tuple[Instant | timedelta, Instant | timedelta],
-        current: tuple[Instant | timedelta, Instant | timedelta | None] = ("24h", None),
-        policy: DriftPolicy | None = None,
-        recompute: bool = False,
-        record: bool = True,
-    ) -> DriftReport:
-        """Compare the distributions of what was served with those of a training set or of another period.
-
-        Args:
-            service: Name of the service.
-            reference: A training set or its folder; the path of its manifest alone, whose profiles are coarser; or
-                another period of what was served, first ``as_of`` and one past the last: instants, or how long before
-                now.
-            current: First ``as_of`` of the answers to compare, and one past the last; ``None`` is now.
-            policy: What is drift; by default what the configuration says, else what chance does not explain and is
-                large enough to matter.
-            recompute: Whether to recompute what was served, and split every distance from a training set into the part
-                of skew and the part of the population.
-            record: Whether the registry keeps the report.
-
-        Returns:
-            The judged report.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the last is not after the first.
-            TrainingSetError: There is no training set, or it is another service's.
-            SourceError: A source cannot give its rows.
-            StorageError: The serving log cannot be written or read.
-        """
-        from featurestore.guard.drift.drifter import configured
-
-        now_us = self._clock.now_us()
-        since_us, until_us = _period(*current, now_us=now_us, where="current")
-        return self._drifter.drift(
-            service,
-            reference=_period(*reference, now_us=now_us, where="reference")
-            if isinstance(reference, tuple)
-            else reference,
-            since_us=since_us,
-            until_us=until_us,
-            policy=policy or configured(self.policy(service)),
-            recompute=recompute,
-            record=record,
-        )
-
-    def drifts(self, service: str | None = None, *, limit: int = 100) -> tuple[DriftRecord, ...]:
-        """Return the comparisons of distributions that the registry keeps, newest first.
-
-        Args:
-            service: Of this service only.
-            limit: At most so many.
-        """
-        return self._registry.drifts(service, limit=limit)
-
-    def drift_report(self, number: int) -> DriftReport:
-        """Return the report of a comparison of distributions that the registry keeps.
-
-        Args:
-            number: The comparison's number there.
-
-        Raises:
-            RegistryError: There is no such comparison, or its report is of a form that this library does not read.
-        """
-        from featurestore.guard.drift.report import DriftReport
-
-        return replace(DriftReport.from_json(self._registry.drift(number).report), id=number)
-
-    def explain(
-        self,
-        service: str,
-        entity: Mapping[str, Any] | None = None,
-        *,
-        at: Instant | None = None,
-        feature: str | None = None,
-        request: Mapping[str, Any] | None = None,
-        request_id: str | None = None,
-        events: int = 20,
-    ) -> Explanation:
-        """Say why features of one entity have the values they have, event by event, and what each road says.
-
-        The training road computes the values; the online road is asked at the same instant; and the serving log is
-        looked through for a row about this entity and instant. Nothing is logged.
-
-        Args:
-            service: Name of the service.
-            entity: Key columns by name; may be left out for a request of one entity.
-            at: Instant asked about, exclusive; may be left out for a request.
-            feature: Column of the answer; ``None`` explains all.
-            request: Request inputs; those not given are the logged ones, or null.
-            request_id: A request of the serving log: its row is explained, by the plan that answered it.
-            events: How many events are listed per feature, of those used and of the others; all are counted.
-
-        Returns:
-            The explanation: data, with ``to_json``.
-
-        Raises:
-            UnknownServiceError: No service of that name is applied.
-            RequestError: A field is missing, unknown or of a wrong type, or no such request was logged.
-            InstantError: ``at`` is no instant.
-            SourceError: A source cannot give its rows.
-            ValueOverflowError: An integer sum does not fit into int64.
-            StorageError: The serving log cannot be written or read.
-        """
-        from featurestore.guard.explain.explain import Explainer
-
-        return Explainer(self._catalog, self._serving_log, self._online, self._settings, self._clock).explain(
-            service,
-            entity,
-            at_us=None if at is None else instant_us(at, where="at"),
-            feature=feature,
-            request=request,
-            request_id=request_id,
-            events=events,
-        )
+        return self.parts.serving.answer_views(views, entities, as_of=as_of, partial=partial)
 
     def vitals(self) -> Vitals:
         """Tell how fresh the views are that answer, for monitoring.
@@ -1330,7 +724,7 @@ class FeatureStore:
         Raises:
             RegistryError: The views are not known, and the registry cannot be read.
         """
-        return self._serving.vitals()
+        return self.parts.serving.vitals()
 
     def problems(self) -> tuple[FeatureStoreError, ...]:
         """Return what is wrong with parts of the store at present, each with what to do; nothing if all is well.
@@ -1339,13 +733,13 @@ class FeatureStore:
         head lies in the future, and a serving log that cannot be written. A part that cannot be asked is named, too.
         """
         found: list[FeatureStoreError] = []
-        for part in (self._serving.problems, self._streams.problems):
+        for part in (self.parts.serving.problems, self.parts.streams.problems):
             try:
                 found += part()
             except FeatureStoreError as error:
                 found.append(error)
-        if self.config.serving_log.enabled and self._serving_log.failure is not None:
-            found.append(self._serving_log.failure)
+        if self.config.serving_log.enabled and self.parts.serving_log.failure is not None:
+            found.append(self.parts.serving_log.failure)
         return tuple(found)
 
     def logs(self) -> dict[str, LogVitals]:
@@ -1355,10 +749,8 @@ class FeatureStore:
             RegistryError: The registry cannot be read.
             StorageError: The event log cannot be read.
         """
-        from featurestore.online.answering.vitals import LogVitals
-
-        ahead_us = self._streams.ahead_us()
-        heads = self._streams.heads()
+        ahead_us = self.parts.streams.ahead_us()
+        heads = self.parts.streams.heads()
         return {name: LogVitals(head.next_ingest_us, ahead_us.get(name, 0)) for name, head in heads.items()}
 
     def readiness(self) -> Readiness:
@@ -1367,13 +759,13 @@ class FeatureStore:
         The plans that answer are kept in the data folder from now on, so that a process can start while the registry is
         away.
         """
-        return self._serving.readiness()
+        return self.parts.serving.readiness()
 
     def log_backlog(self) -> tuple[int, int]:
         """Return how many served rows wait to be written, and how many were lost because too many waited."""
         if not self.config.serving_log.enabled:
             return 0, 0
-        return self._serving_log.waiting_rows, self._serving_log.lost_rows
+        return self.parts.serving_log.waiting_rows, self.parts.serving_log.lost_rows
 
     def log_failures(self) -> tuple[int, str]:
         """Return how often this process could not write, seal or clear up the serving log, and why it cannot now.
@@ -1382,8 +774,8 @@ class FeatureStore:
         """
         if not self.config.serving_log.enabled:
             return 0, ""
-        failure = self._serving_log.failure
-        return self._serving_log.failure_count, "" if failure is None else str(failure)
+        failure = self.parts.serving_log.failure
+        return self.parts.serving_log.failure_count, "" if failure is None else str(failure)
 
     def check(self) -> None:
         """Make sure that every applied service can be answered online, and load what answering needs.
@@ -1393,7 +785,7 @@ class FeatureStore:
             RegistryError: The registry cannot be read.
             StorageError: The online store cannot be read.
         """
-        self._serving.check()
+        self.parts.serving.check()
 
     def close(self) -> None:
         """Write what waits to be written, and close files and connections; the next use opens them again.
@@ -1401,22 +793,9 @@ class FeatureStore:
         Every part is closed, also after one that fails.
 
         Raises:
-            FeatureStoreError: The first failure, once all parts are closed; later ones are logged.
+            FeatureStoreError: A part failed to close; failures before it are its ``__context__``.
         """
-        with self._making:
-            parts = [(name, self.__dict__.pop(name)) for name in _CLOSING_ORDER if name in self.__dict__]
-        failure: BaseException | None = None
-        for name, part in parts:
-            try:
-                if hasattr(part, "close"):
-                    part.close()
-            except BaseException as error:
-                if failure is None:
-                    failure = error
-                else:
-                    _LOGGER.warning("closing %s failed as well: %s", name.lstrip("_"), error)
-        if failure is not None:
-            raise failure
+        self.parts.close()
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -1429,174 +808,29 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.config.folder)!r})"
 
-    @_Part
-    def _registry(self) -> Registry:
-        from featurestore.registry import Registry
-
-        return Registry(self.config.registry)
-
-    @_Part
-    def _catalog(self) -> Catalog:
-        from featurestore.registry.catalog import Catalog
-
-        return Catalog(
-            self._registry,
-            settings=self._settings,
-            clock=self._clock,
-            module=self.config.definitions,
-            folder=self.config.folder,
-        )
-
-    @_Part
-    def _settings(self) -> ReadSettings:
-        from featurestore.sources import ReadSettings
-
-        return ReadSettings(
-            threads=self.config.threads,
-            memory_bytes=self.config.memory_limit,
-            temp_folder=self.config.temp_folder,
-            base_folder=self.config.source_folder,
-            event_log=self._event_log,
-        )
-
-    @_Part
-    def _event_log(self) -> EventLog:
-        from featurestore.sources.event_log import EventLog
-
-        return EventLog(self.config.event_log, self.config.data / "event_log", is_shared=self.config.data_is_shared)
-
-    @_Part
-    def _streams(self) -> Streams:
-        from featurestore.online.pushing import Streams
-
-        return Streams(
-            self._catalog,
-            self._online,
-            self._event_log,
-            to_follow=lambda: self._live_plans.to_follow(keep=self.config.schedule.keep_plans),
-            settings=self._settings,
-            clock=self._clock,
-            began=lambda: self._record_live("push", _who(None)),
-        )
-
-    @_Part
-    def _online(self) -> OnlineStore:
-        from featurestore.online.stores.opening import open_online_store
-
-        return open_online_store(self.config.online)
-
-    @_Part
-    def _serving_log(self) -> ServingLog:
-        from featurestore.serving_log import ServingLog
-
-        settings = self.config.serving_log
-        return ServingLog(
-            self.config.data / "serving_log",
-            clock=self._clock,
-            interval_seconds=settings.flush_seconds,
-            share=settings.share,
-            retention_days=settings.retention_days,
-            written=self._data_folders.note_use,
-        )
-
-    @_Part
-    def _data_folders(self) -> DataFolders:
-        from featurestore.registry.data_folders import DataFolders
-
-        return DataFolders(self.config.registry, self.config.data, self._clock)
-
-    @_Part
-    def _serving(self) -> Serving:
-        from featurestore.online.answering.known_plans import KnownPlans
-        from featurestore.online.answering.serving import Serving
-
-        log = self._serving_log if self.config.serving_log.enabled else None
-        return Serving(
-            lambda: self._catalog,
-            lambda: self._live_plans,
-            self._online,
-            log,
-            self._clock,
-            KnownPlans(self.config.data / "serving", self.config.registry),
-        )
-
-    @_Part
-    def _auditor(self) -> Auditor:
-        from featurestore.guard.audit.auditor import Auditor
-
-        return Auditor(
-            self._catalog,
-            self._registry,
-            self._serving_log,
-            self._online,
-            self._settings,
-            self._clock,
-            self._data_folders,
-        )
-
-    @_Part
-    def _drifter(self) -> Drifter:
-        from featurestore.guard.drift.drifter import Drifter
-
-        return Drifter(self._catalog, self._registry, self._serving_log, self._settings, self._clock)
-
-    @_Part
-    def _live_plans(self) -> LivePlans:
-        from featurestore.online.answering.live import LivePlans
-
-        return LivePlans(self._catalog, self._registry, self._online, self._clock)
-
-    def _allowed(self, service: str) -> Policy:
-        from featurestore.guard.audit.auditor import configured
-
-        return configured(self.policy(service))
-
     def _plans_changed(self, changes: Changes, who: str) -> None:
         """Let the next question ask which plans are live, and record those that are at once, if any can be."""
         self._forget()
-        recorded = self._registry.live()
+        recorded = self.parts.registry.live()
         if any(change.name in recorded and change.outcome != "unchanged" for change in changes):
-            self._record_live("apply", who)
-
-    def _record_live(self, verb: str, who: str) -> None:
-        """Record which plans went live by themselves. What fails is recorded by the next verb that does so."""
-        try:
-            self._live_plans.record(verb, changed_by=who)
-        except FeatureStoreError as error:
-            _LOGGER.warning("which plans went live could not be recorded: %s", error)
+            self.parts.live_plans.record("apply", changed_by=who)
 
     def _forget(self) -> None:
         """Let the next question ask which plans are live."""
-        for part in ("_serving", "_streams"):
-            if part in self.__dict__:
-                self.__dict__[part].forget()
+        for part in (self.parts.made("serving"), self.parts.made("streams")):
+            if part is not None:
+                part.forget()
 
     def _views_to_fold(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
-        known = self._catalog.views()
+        known = self.parts.catalog.views()
         wanted = None if names is None else list(dict.fromkeys(names))
         for name in wanted or ():
             if name not in known:
                 hint = listing("Views", known, wrong=name)
                 raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
-        return self._live_plans.to_refresh(wanted)
+        return self.parts.live_plans.to_refresh(wanted)
 
 
 def _who(by: str | None) -> str:
     """Return who acts: the given name, else the user of the process."""
-    from featurestore.online.answering.live import acting_user
-
     return by or acting_user()
-
-
-def _period(
-    since: Instant | timedelta, until: Instant | timedelta | None, *, now_us: int, where: str
-) -> tuple[int, int]:
-    """Read a period: its first instant, and one past the last.
-
-    Raises:
-        InstantError: A bound is no instant, or the last is not after the first.
-    """
-    first_us = moment_us(since, now_us=now_us, where=f"{where}, since")
-    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=f"{where}, until")
-    check_period(first_us, last_us, where=where)
-    return first_us, last_us

@@ -278,6 +278,29 @@ def within_years(instant: int) -> int:
     return instant
 
 
+def period_us(
+    since: datetime | timedelta | str, until: datetime | timedelta | str | None, *, now_us: int, where: str
+) -> tuple[int, int]:
+    """Read a period.
+
+    Args:
+        since: Its first instant, or how long before now that was.
+        until: One past its last instant; the present one is the last if ``None``.
+        now_us: The present instant.
+        where: The argument or column, for the message.
+
+    Returns:
+        The first instant, and one past the last, in microseconds.
+
+    Raises:
+        InstantError: A bound is not an instant, or the last is not after the first.
+    """
+    first_us = moment_us(since, now_us=now_us, where=f"{where}, since")
+    last_us = now_us + 1 if until is None else moment_us(until, now_us=now_us, where=f"{where}, until")
+    check_period(first_us, last_us, where=where)
+    return first_us, last_us
+
+
 def check_period(first_us: int, last_us: int, *, where: str) -> None:
     """Make sure that a period holds an instant.
 
@@ -431,6 +454,10 @@ def window_start(event_bound_us: int, length_us: int, resolution_us: int, inclus
 def is_expired(event_time_us: int, as_of_us: int, ttl_us: int) -> bool:
     """Tell whether a latest value is older than its time to live (``event_time < as_of - ttl``)."""
     return event_time_us < as_of_us - ttl_us
+
+
+Instant = datetime | str
+"""An aware ``datetime``, or ISO 8601 text with a time zone."""
 
 
 class Clock(Protocol):

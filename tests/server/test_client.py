@@ -168,7 +168,7 @@ def test_a_part_of_an_answer_is_the_stores_own_too(client, store):
     asked = ("all_of_it", [{"user": 1}, {"user": 9}], {"budget": 1})
     client.get_online_features(*asked)
     view = next(use.view for use in store.plan("all_of_it").uses if use.alias == "last_order")
-    store._online.write([(record_key(view), b"{")])
+    store.parts.online.write([(record_key(view), b"{")])
     own = store.get_online_features(*asked, as_of=NOW, partial=True)
     found = client.get_online_features(*asked, as_of=NOW, partial=True)
     assert own.event_times["last_order"] == [None, None]
@@ -195,7 +195,7 @@ def test_services_say_what_to_ask_with(client, store):
 def test_health_is_whether_every_service_can_be_answered(kind, client, store, tmp_path):
     assert client.health() == Health(is_ready=True)
     config = store.config.model_copy(update={"online": f"sqlite:///{tmp_path}/empty.db"})
-    with FeatureStore(config, clock=store._clock) as empty:
+    with FeatureStore(config, clock=store.clock) as empty:
         unready = client_of(
             kind, "http://test", httpx.ASGITransport(create_app(empty), raise_app_exceptions=False), retries=QUICK
         )
@@ -381,8 +381,8 @@ def test_a_real_server_answers_many_threads_and_tasks(project):
 
 def test_the_serving_log_names_the_model_that_asked(client, store):
     client.get_online_features("plain", [{"user": 1}], model="churn", model_version="7")
-    store._serving_log.flush()
-    (table,) = store._serving_log.read("plain", since_us=0, until_us=2**60)
+    store.parts.serving_log.flush()
+    (table,) = store.parts.serving_log.read("plain", since_us=0, until_us=2**60)
     assert table.select(["model", "model_version"]).to_pylist() == [{"model": "churn", "model_version": "7"}]
 
 

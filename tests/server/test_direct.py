@@ -170,7 +170,7 @@ def test_a_store_that_fails_is_told_of_by_asgi(store, app, monkeypatch):
         raise StorageError("it is down", where="online store")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._serving.store._store, "read", down)
+        patch.setattr(store.parts.serving.store._store, "read", down)
         written = exchanged(app, request(ORDINARY))
     assert written.startswith(b"HTTP/1.1 503")
     assert answer_of(written)["code"] in {"storage", "store-down"}
@@ -194,8 +194,8 @@ def test_nothing_is_sent_to_a_caller_who_has_gone_away(app):
 
 def logged(store) -> list[str]:
     """Return the names of the requests in the serving log."""
-    store._serving_log.flush()
-    tables = store._serving_log.read("plain", since_us=0, until_us=2**60)
+    store.parts.serving_log.flush()
+    tables = store.parts.serving_log.read("plain", since_us=0, until_us=2**60)
     return [name for table in tables for name in table["request_id"].to_pylist()]
 
 
@@ -203,13 +203,13 @@ def logged(store) -> list[str]:
 def asked(store, monkeypatch):
     """The questions that the library is asked."""
     asked = []
-    answer_together = store._serving.answer_together
+    answer_together = store.parts.serving.answer_together
 
     def keeping(questions):
         asked.extend(questions)
         return answer_together(questions)
 
-    monkeypatch.setattr(store._serving, "answer_together", keeping)
+    monkeypatch.setattr(store.parts.serving, "answer_together", keeping)
     return asked
 
 

@@ -109,7 +109,7 @@ def test_event_times_and_watermarks_are_told_per_view(call):
 
 
 def test_a_late_refresh_is_stale(call, store):
-    store._clock.instant_us += 7_200_000_000
+    store.clock.instant_us += 7_200_000_000
     found = call.ask("all_of_it", request={"budget": 1}).json()
     assert found["views"]["last_order"]["is_stale"]
     assert found["views"]["last_order"]["horizon"] == "2024-05-02T00:00:00Z"
@@ -239,7 +239,7 @@ def test_other_methods_are_refused(call):
 @pytest.fixture
 def narrow(store):
     config = store.config.model_copy(update={"server": ServerConfig(max_body=200, max_entities=2, auth="none")})
-    with FeatureStore(config, clock=store._clock) as opened:
+    with FeatureStore(config, clock=store.clock) as opened:
         yield Caller(create_app(opened))
 
 
@@ -267,7 +267,7 @@ def test_entities_over_the_limit_are_too_many(narrow):
 
 def test_a_view_without_state_is_no_mistake_of_the_caller(store, tmp_path):
     config = store.config.model_copy(update={"online": f"sqlite:///{tmp_path}/empty.db"})
-    with FeatureStore(config, clock=store._clock) as opened:
+    with FeatureStore(config, clock=store.clock) as opened:
         response = Caller(create_app(opened)).ask()
     assert response.status_code == 503
     assert problem(response)["code"] == "not-materialized"
@@ -283,7 +283,7 @@ def test_what_nobody_foresaw_is_told_without_its_details(call, store, caplog):
         def forget(self):
             pass
 
-    store._serving = Broken()
+    store.parts.serving = Broken()
     response = call.ask()
     assert response.status_code == 500
     assert problem(response)["code"] == "internal-error"
@@ -309,7 +309,7 @@ def test_served_rows_are_in_the_log_once_the_store_is_closed(call, store):
     request_id = call.ask("plain", [{"user": 1}, {"user": 2}]).json()["request_id"]
     call.ask("plain", [{"user": "no"}])
     store.close()
-    tables = list(store._serving_log.read("plain", since_us=0, until_us=2**60))
+    tables = list(store.parts.serving_log.read("plain", since_us=0, until_us=2**60))
     rows = [row for table in tables for row in table.to_pylist()]
     assert [(row["request_id"], row["row"], row["key__user"]) for row in rows] == [
         (request_id, 0, 1),

@@ -39,7 +39,7 @@ class SlowStore:
 def slow(store):
     """Put a store that is slow between the server and its states."""
     store.check()
-    guarded = store._serving.store
+    guarded = store.parts.serving.store
     guarded._store = slow = SlowStore(guarded._store)
     yield slow
     slow.may_go_on.set()
@@ -152,7 +152,7 @@ class Hasty(SlowStore):
 @pytest.fixture
 def hasty(store):
     store.check()
-    guarded = store._serving.store
+    guarded = store.parts.serving.store
     guarded._store = hasty = Hasty(guarded._store)
     yield hasty
     hasty.may_go_on.set()
@@ -199,7 +199,7 @@ def test_a_store_that_hangs_is_given_up_at_the_deadline_and_left_alone_then(stor
 
 
 def test_a_refusal_says_when_the_store_will_be_asked_again(store, slow):
-    store._serving.store._pause, store._serving.store._closed_until = 5.0, time.perf_counter() + 3.5
+    store.parts.serving.store._pause, store.parts.serving.store._closed_until = 5.0, time.perf_counter() + 3.5
     assert Caller(create_app(store)).ask().headers["retry-after"] == "4"
 
 
@@ -274,7 +274,7 @@ def test_heads_can_be_asked_for(call, path):
 
 def test_a_store_that_is_down_is_asked_once_however_many_ask(call, store, slow):
     now = [100.0]
-    store._serving.store._elapsed = lambda: now[0]
+    store.parts.serving.store._elapsed = lambda: now[0]
     slow.is_down = True
     answers = [call.ask() for _ in range(20)]
     assert {answer.status_code for answer in answers} == {503}
@@ -293,8 +293,8 @@ def test_a_registry_that_is_down_stops_nobody_from_being_answered(store, call, m
     def fail(service):
         raise RegistryError("connection refused")
 
-    monkeypatch.setattr(store._live_plans, "plan", fail)
-    store._clock.instant_us += 5_000_000
+    monkeypatch.setattr(store.parts.live_plans, "plan", fail)
+    store.clock.instant_us += 5_000_000
     assert call.ask().status_code == 200
     assert "those known last answer on" in caplog.text
 
@@ -302,11 +302,11 @@ def test_a_registry_that_is_down_stops_nobody_from_being_answered(store, call, m
 @pytest.fixture
 def half(store, call):
     """Damage what is known of one of two views, while the server runs."""
-    store._serving_log._interval_seconds = 0
+    store.parts.serving_log._interval_seconds = 0
     assert call.ask("all_of_it", request={"budget": 1}).status_code == 200
     view = next(use.view for use in store.plan("all_of_it").uses if use.alias == "last_order")
-    store._online.write([(record_key(view), b"{")])
-    store._clock.instant_us += 5_000_000
+    store.parts.online.write([(record_key(view), b"{")])
+    store.clock.instant_us += 5_000_000
 
 
 def test_views_that_can_answer_do(call, half):

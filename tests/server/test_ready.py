@@ -21,7 +21,7 @@ FEAST = {"features": ["spending:total"], "entities": {"user": [1]}}
 
 
 def later(store):
-    store._clock.instant_us += RECHECK_US
+    store.clock.instant_us += RECHECK_US
 
 
 def is_quick(ask):
@@ -70,8 +70,10 @@ def test_a_registry_that_is_away_takes_nobody_out_and_feasts_routes_answer(call,
     def fail(*_):
         raise RegistryError("connection refused", where="registry")
 
-    store._catalog.services = store._catalog.views = store._catalog.streams = store._live_plans.plan = fail
-    store.registry.last_jobs = store._live_plans.view = fail
+    store.parts.catalog.services = store.parts.catalog.views = store.parts.catalog.streams = (
+        store.parts.live_plans.plan
+    ) = fail
+    store.registry.last_jobs = store.parts.live_plans.view = fail
     later(store)
     ready = call("GET", "/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "registry": "registry"})
@@ -85,11 +87,11 @@ def test_a_registry_that_is_away_takes_nobody_out_and_feasts_routes_answer(call,
 def test_a_registry_that_hangs_keeps_neither_probes_nor_metrics_nor_questions(call, store, hanging):
     assert call("GET", "/readyz").status_code == 200
     call("POST", "/get-online-features", json=FEAST)
-    hanging(store._catalog, "services")
-    hanging(store._catalog, "views")
-    hanging(store._live_plans, "plan")
-    hanging(store._live_plans, "view")
-    hanging(store._streams, "heads")
+    hanging(store.parts.catalog, "services")
+    hanging(store.parts.catalog, "views")
+    hanging(store.parts.live_plans, "plan")
+    hanging(store.parts.live_plans, "view")
+    hanging(store.parts.streams, "heads")
     hanging(store.registry, "last_jobs")
     for _ in range(3):
         later(store)
@@ -105,7 +107,7 @@ def test_a_registry_that_hangs_keeps_neither_probes_nor_metrics_nor_questions(ca
 
 def test_a_store_that_hangs_is_not_ready_and_leaves_metrics(call, store, hanging):
     assert call("GET", "/readyz").status_code == 200
-    hanging(store._serving.store._store, "read")
+    hanging(store.parts.serving.store._store, "read")
     for _ in range(2):
         found = is_quick(lambda: call("GET", "/readyz"))
         assert (found.status_code, found.json()["code"]) == (503, "not-ready-in-time")
@@ -115,8 +117,8 @@ def test_a_store_that_hangs_is_not_ready_and_leaves_metrics(call, store, hanging
 
 def test_a_view_that_lost_its_state_is_told_and_its_staleness_rises(call, store):
     assert samples(call)["featurestore_view_has_state", "spending"] == 1
-    discard(store._online, store.views()[-1], is_needed=lambda: False)
-    store._clock.instant_us += 90_000_000
+    discard(store.parts.online, store.views()[-1], is_needed=lambda: False)
+    store.clock.instant_us += 90_000_000
     found = samples(call)
     assert found["featurestore_view_has_state", "spending"] == 0
     assert found["featurestore_view_staleness_seconds", "spending"] == 90

@@ -30,7 +30,7 @@ def test_a_running_server_is_healthy(call):
 def test_a_server_is_ready_once_every_service_can_be_answered(call, store, tmp_path):
     assert call("GET", "/readyz").json() == {"status": "ready"}
     config = store.config.model_copy(update={"online": f"sqlite:///{tmp_path}/empty.db"})
-    with FeatureStore(config, clock=store._clock) as empty:
+    with FeatureStore(config, clock=store.clock) as empty:
         response = Caller(create_app(empty))("GET", "/readyz")
     assert response.status_code == 503
     assert response.json()["code"] == "not-materialized"

@@ -51,15 +51,15 @@ def test_requests_are_counted_by_route_and_service(call):
 
 
 def test_views_say_how_stale_they_are(call, store):
-    store._clock.instant_us += 90_000_000
+    store.clock.instant_us += 90_000_000
     found = samples(call)
     assert found["featurestore_view_staleness_seconds", "spending"] == 90
     assert found["featurestore_store_up",] == 1
 
 
 def test_the_serving_log_says_what_waits_and_what_is_lost(call, store):
-    store._serving_log._interval_seconds = 0
-    store._serving_log._most_waiting_rows = 5
+    store.parts.serving_log._interval_seconds = 0
+    store.parts.serving_log._most_waiting_rows = 5
     call.ask(entities=[{"user": 1}] * 4)
     call.ask(entities=[{"user": 1}] * 3)
     found = samples(call)
@@ -69,19 +69,19 @@ def test_the_serving_log_says_what_waits_and_what_is_lost(call, store):
 
 
 def test_failures_of_the_serving_log_are_counted(call, store):
-    store._serving_log._interval_seconds = 0
+    store.parts.serving_log._interval_seconds = 0
     folder = store.config.data / "serving_log"
     folder.mkdir(parents=True)
     (folder / "segments").write_text("in the way")
     call.ask(entities=[{"user": 1}])
     for _ in range(2):
         with pytest.raises(StorageError):
-            store._serving_log.flush()
+            store.parts.serving_log.flush()
     count, problem = store.log_failures()
     assert (count, "segments" in problem) == (2, True)
     assert samples(call)["featurestore_serving_log_failures_total",] == 2
     (folder / "segments").unlink()
-    store._serving_log.flush()
+    store.parts.serving_log.flush()
     assert store.log_failures() == (2, "")
     assert samples(call)["featurestore_serving_log_failures_total",] == 2
 

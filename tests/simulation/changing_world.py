@@ -351,7 +351,7 @@ class ChangingWorld:
         """Push events, some of them again; sometimes by a process that does not know of the last apply yet."""
         which = self.chance.choice((0, 0, 1))
         store = self.stores[which]
-        intake = store._streams._sources()["events"].intake
+        intake = store.parts.streams._sources()["events"].intake
         declared = {name: str(dtype) for name, dtype in intake.dtypes.items()}
         given = [self._row(declared, intake) for _ in range(self.chance.randrange(1, 4))]
         self.note(f"push by {which}, event_id={intake.source.event_id}: {given}")
@@ -489,7 +489,7 @@ class ChangingWorld:
         except FeatureStoreError as error:
             self.note(f"  catch_up failed: {error}")
         live = self.store.status()[0].live
-        for plan in self.store._catalog.past_plans("model"):
+        for plan in self.store.parts.catalog.past_plans("model"):
             options = self.plans[plan.fingerprint]
             self._check_online(plan, options)
             if plan.fingerprint in (live, self.store.plan("model").fingerprint):
@@ -517,7 +517,7 @@ class ChangingWorld:
 
     def _ask(self, plan: Any) -> Any:
         try:
-            return OnlineReader(plan, self.store._online, self.clock).get(_entities(self.plans[plan.fingerprint]))
+            return OnlineReader(plan, self.store.parts.online, self.clock).get(_entities(self.plans[plan.fingerprint]))
         except StateError as error:
             if error.code != "not-materialized":
                 raise
@@ -529,9 +529,9 @@ class ChangingWorld:
             {name: [key[name] for key in keys] for name in options.keys}
             | {"as_of": pa.array([self.clock.now_us()] * len(keys), pa.int64()).cast(INSTANT)}
         )
-        sources = self.store._catalog.sources(["events"])
+        sources = self.store.parts.catalog.sources(["events"])
         try:
-            features, _ = compute_reference(plan, spine, sources=sources, settings=self.store._settings)
+            features, _ = compute_reference(plan, spine, sources=sources, settings=self.store.parts.settings)
         except FeatureStoreError as error:
             self.compared["refused"] += 1
             is_old = any(self.options.dtypes[name] != options.dtypes[name] for name in options.columns)

@@ -95,7 +95,9 @@ class StreamWorld:
         events += self.chance.sample(self.payments, min(len(self.payments), self.chance.randrange(3)))
         self.chance.shuffle(events)
         if self.chance.random() < 0.35:
-            with mock.patch.object(type(self.store._online), "write", side_effect=StorageError("the disk is full")):
+            with mock.patch.object(
+                type(self.store.parts.online), "write", side_effect=StorageError("the disk is full")
+            ):
                 assert not self.store.push("payments", events).is_followed
             return
         assert self.store.push("payments", events).is_followed

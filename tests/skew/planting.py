@@ -56,7 +56,7 @@ def audit_planted(truth: Shop, planted: Sequence[tuple[Fault | None, OnlineFeatu
         plan = store.plan(SERVICE)
         for place, (_, answer) in enumerate(planted):
             logged = replace(answer, fingerprint=plan.fingerprint, request_id=f"r{place:05d}")
-            store._serving_log.append(plan, logged)
+            store.parts.serving_log.append(plan, logged)
         report = store.audit(
             SERVICE, since=to_datetime(START_US), until=to_datetime(END_US), mismatches=folder / "mismatches"
         )

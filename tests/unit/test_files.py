@@ -71,7 +71,7 @@ def test_a_whole_store_is_its_owners_alone(tmp_path, umask):
         store.materialize()
         store.get_online_features("model", [{"user": 1}])
         store.api_keys.create("key", ["read"], now_us=0)
-        store._serving_log.flush()
+        store.parts.serving_log.flush()
         during = list(folder.rglob("*"))
         store.compact()
     append_letters(folder / "dead_letters" / "orders.jsonl", [DeadLetter("t", 0, 0, None, "", "", "")])

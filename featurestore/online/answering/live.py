@@ -10,6 +10,7 @@ promoted. Every change of the live plan is recorded. Every answer says which pla
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -19,6 +20,7 @@ from itertools import chain, islice, takewhile
 from typing import TypeVar
 
 from featurestore.core.errors import (
+    FeatureStoreError,
     RegistryError,
     RequestError,
     StateError,
@@ -42,6 +44,8 @@ _LOCK_SECONDS = 30.0
 
 RESTORABLE_US = duration_us("7d")
 """How long ``gc`` keeps the states of services and views that were removed, so that the removal can be undone."""
+
+_LOGGER = logging.getLogger("featurestore.online.answering")
 
 
 @dataclass(frozen=True)
@@ -218,14 +222,18 @@ class LivePlans:
     def record(self, verb: str, *, changed_by: str) -> None:
         """Record the plans that went live by themselves since that was last recorded.
 
+        A failure is logged: the next verb that records includes what this one missed.
+
         Args:
             verb: What gave them their last missing state.
-            changed_by: Who called for it.
-
-        Raises:
-            StorageError: The online store cannot be read.
-            RegistryError: The registry failed.
+            changed_by: The user who called it.
         """
+        try:
+            self._record_changes(verb, changed_by)
+        except FeatureStoreError as error:
+            _LOGGER.warning("which plans went live could not be recorded: %s", error)
+
+    def _record_changes(self, verb: str, changed_by: str) -> None:
         recorded = self._registry.live()
         for service, applied in self._catalog.services().items():
             known = recorded.get(service)

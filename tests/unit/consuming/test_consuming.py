@@ -222,7 +222,7 @@ def test_what_is_read_again_after_a_crash_counts_once(store, brokers, producer, 
 @pytest.fixture
 def failing_log(store, monkeypatch):
     """Lets the log fail for so many pushes to come."""
-    log, failures = store._event_log, []
+    log, failures = store.parts.event_log, []
     taken = log.append
 
     def append(source, events, **options):
@@ -351,7 +351,7 @@ def test_the_command_ends_with_a_signal_and_says_what_it_did(store, brokers, pro
     ) as process:
         try:
             ends = time.monotonic() + 60
-            while store._event_log.head("orders").next_sequence < 4 and time.monotonic() < ends:
+            while store.parts.event_log.head("orders").next_sequence < 4 and time.monotonic() < ends:
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             said = process.communicate(timeout=30)[0]

@@ -73,9 +73,9 @@ def view_of(store):
 def lose(store, user):
     """Delete a user's state as an eviction, or an operator, would: nothing else learns of it."""
     view = view_of(store)
-    generation = records_of(store._online, [view])["spending"].generation
+    generation = records_of(store.parts.online, [view])["spending"].generation
     key = state_prefix(view, generation) + b"s\x00\x00\x00\x01" + user.encode()
-    assert store._online.delete(key) == 1
+    assert store.parts.online.delete(key) == 1
 
 
 def code_of(action):
@@ -85,8 +85,8 @@ def code_of(action):
 
 
 def test_the_record_counts_the_states(store):
-    record = records_of(store._online, [view_of(store)])["spending"]
-    assert record.states == 3 == store._online.count(state_prefix(view_of(store), record.generation))
+    record = records_of(store.parts.online, [view_of(store)])["spending"]
+    assert record.states == 3 == store.parts.online.count(state_prefix(view_of(store), record.generation))
 
 
 def test_a_state_that_is_gone_is_an_error_of_every_process_until_a_run_heals_it(store, tmp_path, online, clock):
@@ -136,7 +136,7 @@ def test_a_fresh_run_notices_by_itself(store, clock):
 
 def test_states_that_are_forgotten_on_purpose_are_no_loss(store, clock):
     store.forget("user", {"user": "b"})
-    assert missing_states(view_of(store), store._online) == ""
+    assert missing_states(view_of(store), store.parts.online) == ""
     store.check()
     assert counts(store, clock) == [2, 0, 1]
 
@@ -144,7 +144,7 @@ def test_states_that_are_forgotten_on_purpose_are_no_loss(store, clock):
 def test_a_full_run_and_new_entities_are_counted(store, clock):
     store.materialize(full=True)
     store.push("orders", [order(10, user="d"), order(11, user="e"), order(12, user="a")])
-    record = records_of(store._online, [view_of(store)])["spending"]
+    record = records_of(store.parts.online, [view_of(store)])["spending"]
     assert record.states == 5
     store.check()
 
@@ -155,7 +155,7 @@ def test_a_lost_record_does_not_bring_the_plan_before_back(store, tmp_path, onli
     store.materialize()
     newer = store.plan("model").fingerprint
     assert store.get_online_features("model", USERS).fingerprint == newer
-    store._online.delete(record_key(view_of(store)))
+    store.parts.online.delete(record_key(view_of(store)))
     clock.instant_us += 2_000_000
     assert code_of(lambda: store.get_online_features("model", USERS)) == "not-materialized"
     with local_store(tmp_path / "store", online=online, clock=clock) as other:
@@ -269,7 +269,7 @@ def test_a_process_that_may_not_write_keeps_what_it_found(store, tmp_path, clock
         raise StorageError("read-only")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store._online, "write", refuse)
+        patched.setattr(store.parts.online, "write", refuse)
         assert code_of(store.check) == STATES_LOST
         assert code_of(lambda: store.get_online_features("model", USERS[:1])) == STATES_LOST
     store.materialize()

@@ -109,4 +109,4 @@ def test_another_package_brings_a_store(tmp_path, monkeypatch):
 def test_the_store_opens_what_its_configuration_says(tmp_path):
     config = Config.local(tmp_path).model_copy(update={"online": "memory://configured"})
     with FeatureStore(config) as store:
-        assert store._online is open_online_store("memory://configured")
+        assert store.parts.online is open_online_store("memory://configured")

@@ -577,8 +577,8 @@ def test_every_dtype_is_read_back_as_it_was_served(tmp_path, clock):
         store.apply(*SERVICES)
         store.materialize()
         answer = store.get_online_features("all_of_it", [{"user": 1}, {"user": 2}, {"user": 9}], {"budget": 1.5})
-        store._serving_log.flush()
-        (table,) = store._serving_log.read("all_of_it", **ALWAYS)
+        store.parts.serving_log.flush()
+        (table,) = store.parts.serving_log.read("all_of_it", **ALWAYS)
     for place, name in enumerate(answer.columns):
         assert table.column(f"value__{name}").to_pylist() == [row[place] for row in answer.rows]
 

@@ -109,7 +109,7 @@ class Counting:
 def test_the_store_is_read_once_for_all_about_one_instant(store, monkeypatch):
     asked = [OnlineQuestion("plain", [{"user": user}]) for user in (1, 2, 1, 3)]
     store.get_online_features_together(asked)
-    guarded = store._serving.store
+    guarded = store.parts.serving.store
     counting = Counting(guarded._store)
     monkeypatch.setattr(guarded, "_store", counting)
     answers = store.get_online_features_together([*asked, OnlineQuestion("plain", [{"user": "x"}])])
@@ -136,7 +136,7 @@ def test_what_a_view_fails_by_is_told_to_all_after_one_read(tmp_path, is_partial
         store.materialize(views=["large"])
         asked = [OnlineQuestion("both", [{"user": 1}], partial=is_partial)] * 16
         store.get_online_features_together(asked)
-        guarded = store._serving.store
+        guarded = store.parts.serving.store
         guarded._store = counting = Counting(guarded._store)
         answers = store.get_online_features_together(asked)
         assert counting.reads == 1
@@ -147,7 +147,7 @@ def test_what_a_view_fails_by_is_told_to_all_after_one_read(tmp_path, is_partial
 def test_one_bad_entity_among_many_costs_few_reads(store, monkeypatch):
     asked = [OnlineQuestion("large", [{"user": 2 if place == 13 else 1}]) for place in range(32)]
     store.get_online_features_together(asked)
-    guarded = store._serving.store
+    guarded = store.parts.serving.store
     counting = Counting(guarded._store)
     monkeypatch.setattr(guarded, "_store", counting)
     answers = store.get_online_features_together(asked)
@@ -163,7 +163,7 @@ def test_a_store_that_is_down_is_asked_once_for_all(store, monkeypatch):
             self.reads += 1
             raise StorageError("it is down", where="online store")
 
-    guarded = store._serving.store
+    guarded = store.parts.serving.store
     store.get_online_features("plain", [])
     down = Down()
     with monkeypatch.context() as patch:
@@ -204,8 +204,8 @@ def test_every_answer_goes_to_the_serving_log(tmp_path):
             OnlineQuestion("plain", [{"user": 3}], request_id="second", model="b"),
         ]
         store.get_online_features_together(asked)
-        store._serving_log.flush()
-        log = pa.concat_tables(store._serving_log.read("plain", since_us=0, until_us=2**60))
+        store.parts.serving_log.flush()
+        log = pa.concat_tables(store.parts.serving_log.read("plain", since_us=0, until_us=2**60))
         rows = log.select(["request_id", "row", "key__user", "model", "model_version"]).to_pylist()
     assert sorted(tuple(row.values()) for row in rows) == [
         ("first", 0, 1, "a", "1"),

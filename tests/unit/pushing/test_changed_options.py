@@ -198,7 +198,7 @@ def test_a_plan_that_cannot_read_a_value_says_so_and_stays_behind(store, clock, 
     plans.append(store.views()[0].fingerprint[:12])
     for _ in range(2):
         assert not store.push("events", [{**EVENT, "x": second}]).is_followed
-    assert any(f"(plan {plan})" in str(store._streams.failure) for plan in plans)
+    assert any(f"(plan {plan})" in str(store.parts.streams.failure) for plan in plans)
     clock.instant_us += 5_000_000
     answer = store.get_online_features("model", [{"user": "a"}])
     assert answer.to_dicts()[0] == {"user": "a", "view__n": 1, "view__last": first}

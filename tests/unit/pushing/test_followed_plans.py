@@ -49,8 +49,8 @@ def ask(store):
 
 def log_instants(store):
     """How far the states of each plan of the view have followed the log, newest plan first."""
-    views = list(store._catalog.past_views("v"))
-    return [records_of(store._online, [view])["v"].log_us for view in views]
+    views = list(store.parts.catalog.past_views("v"))
+    return [records_of(store.parts.online, [view])["v"].log_us for view in views]
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -91,8 +91,8 @@ def test_a_plan_that_goes_live_without_a_change_of_definitions_is_kept_complete(
     store.apply(third)
     push(store, clock)
     assert ask(store) == 2
-    parts = {"catalog": store._catalog, "registry": store.registry, "store": store._online, "clock": clock}
-    materialize(between, **parts, settings=store._settings, until_us=clock.now_us(), full=False)
+    parts = {"catalog": store.parts.catalog, "registry": store.registry, "store": store.parts.online, "clock": clock}
+    materialize(between, **parts, settings=store.parts.settings, until_us=clock.now_us(), full=False)
     push(store, clock)
     answer = store.get_online_features("model", [{"user": "a"}])
     assert store.status()[0].live == answer.fingerprint != store.status()[0].applied

@@ -33,7 +33,7 @@ def store(tmp_path, clock, event_log):
 
 
 def count_of(store):
-    return sum(stretch.row_count for stretch in store._event_log.stretches("orders"))
+    return sum(stretch.row_count for stretch in store.parts.event_log.stretches("orders"))
 
 
 def test_the_same_key_with_the_same_events_counts_once_and_is_answered_as_before(store, tmp_path, clock, event_log):

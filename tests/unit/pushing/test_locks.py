@@ -61,7 +61,7 @@ def test_a_view_materialized_during_a_push_is_not_waited_for_while_other_locks_a
     locks were given back first, each waited for the other until the time was up.
     """
     monkeypatch.setattr(streaming, "_LOCK_SECONDS", 3.0)
-    log = store.__dict__["_event_log"] = PausedLog(store.config.event_log, store.config.data / "event_log")
+    log = store.parts.event_log = PausedLog(store.config.event_log, store.config.data / "event_log")
     store.apply(FeatureService("model", features=views(source(tmp_path), 2)))
     first, second = store.views()
     store.materialize(views=[first.name])
@@ -69,9 +69,9 @@ def test_a_view_materialized_during_a_push_is_not_waited_for_while_other_locks_a
 
     def hold_second_then_first():
         names = [f"fold-{view.fingerprint[:16]}" for view in (second, first)]
-        with held(store._online, names[0], wait_seconds=20):
+        with held(store.parts.online, names[0], wait_seconds=20):
             is_held.set()
-            with held(store._online, names[1], wait_seconds=20):
+            with held(store.parts.online, names[1], wait_seconds=20):
                 pass
 
     other = threading.Thread(target=hold_second_then_first)
@@ -93,15 +93,15 @@ def test_a_thread_that_holds_a_folding_lock_takes_no_other(store, tmp_path):
     """The rule is checked where the locks are taken, so that no later change breaks it unseen."""
     store.apply(FeatureService("model", features=views(source(tmp_path), 2)))
     first, second = store.views()
-    with folding([first, second], store._online):
-        with pytest.raises(AssertionError, match="held already"), folding([second], store._online):
+    with folding([first, second], store.parts.online):
+        with pytest.raises(AssertionError, match="held already"), folding([second], store.parts.online):
             pass
         with (
             pytest.raises(Exception, match="holds"),
-            held(store._online, f"fold-{first.fingerprint[:16]}", wait_seconds=0),
+            held(store.parts.online, f"fold-{first.fingerprint[:16]}", wait_seconds=0),
         ):
             pass
-    with folding([second], store._online):
+    with folding([second], store.parts.online):
         pass
 
 

@@ -89,7 +89,7 @@ def test_pushes_that_are_committed_together_are_told_each_what_became_of_its_own
         [],
         [order(5, 8.0) | {"note": "gift"}],
     ]
-    together = store._streams._sources()["orders"].pushes
+    together = store.parts.streams._sources()["orders"].pushes
     with ThreadPoolExecutor(len(pushes)) as pool:
         with together._committing:
             waiting = []
@@ -210,7 +210,7 @@ def test_what_fails_after_the_commit_does_not_fail_the_push(store, clock, monkey
     assert (result.accepted, result.is_followed) == (1, False)
     assert "the files are not there" in caplog.text
     assert store.catch_up() == 1
-    assert store._streams.failure is None
+    assert store.parts.streams.failure is None
     assert ask(store, clock)["spending__count"] == 2
 
 
@@ -273,7 +273,7 @@ def test_an_online_store_that_is_down_delays_the_answer_and_nothing_else(store, 
     store.push("orders", [order(1)])
     clock.instant_us += 1_000_000
     with monkeypatch.context() as patched:
-        patched.setattr(store._online, "write", refuse, raising=False)
+        patched.setattr(store.parts.online, "write", refuse, raising=False)
         assert not store.push("orders", [order(2)]).is_followed
     before = store.get_online_features("model", [{"user": "a"}])
     assert before.to_dicts()[0]["spending__count"] == 1
@@ -284,7 +284,7 @@ def test_an_online_store_that_is_down_delays_the_answer_and_nothing_else(store, 
 
 def ask_within_pushes(store, clock, monkeypatch, ask_now):
     """Ask within every push, when its events are committed and online state does not have them yet."""
-    committed, answers = store._event_log.append, []
+    committed, answers = store.parts.event_log.append, []
 
     def append(*given, **named):
         appended = committed(*given, **named)
@@ -292,7 +292,7 @@ def ask_within_pushes(store, clock, monkeypatch, ask_now):
         answers.append(ask_now())
         return appended
 
-    monkeypatch.setattr(store._event_log, "append", append)
+    monkeypatch.setattr(store.parts.event_log, "append", append)
     return answers
 
 
@@ -329,7 +329,7 @@ def test_a_push_that_died_is_not_waited_for(store, clock, monkeypatch):
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store._event_log, "append", refuse)
+        patched.setattr(store.parts.event_log, "append", refuse)
         with pytest.raises(StorageError):
             store.push("orders", [order(2)])
     died_us = clock.instant_us

@@ -28,7 +28,7 @@ def world(tmp_path):
 
 
 def change_of(world):
-    compare = source_comparer(world.store._catalog.sources, world.store._registry, world.store._settings)
+    compare = source_comparer(world.store.parts.catalog.sources, world.store.parts.registry, world.store.parts.settings)
     return compare(world.store.plan(SERVICE).uses[0].view)
 
 

@@ -97,7 +97,7 @@ def served_wrong(store):
     rows = [list(row) for row in answer.rows]
     for user in range(0, 30, 3):
         rows[user][list(answer.columns).index("spending__orders")] -= 1
-    store._serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
+    store.parts.serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
 
 
 def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
@@ -143,7 +143,7 @@ def test_single_events_are_searched_for_every_entity_however_few_a_sample_holds(
         store.materialize(until=to_datetime(START_US + 50 * HOUR))
         answer = store.get_online_features("model", [{"user": user} for user in range(users)], as_of=as_of)
         rows = [[total - lost[user]] for user, (total,) in enumerate(answer.rows)]
-        store._serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
+        store.parts.serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
         report = store.audit("model", since=to_datetime(START_US), until=to_datetime(START_US + 99 * HOUR))
     assert report.causes == {"event_lost": users}
 

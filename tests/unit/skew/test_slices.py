@@ -24,7 +24,9 @@ def serve(store, users, *, hours=49, wrong=0, version="1"):
     for row in rows[:wrong]:
         row[list(answer.columns).index("spending__orders")] -= 1
     caller = Caller(model="ranking", model_version=version)
-    store._serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id=f"{version} {hours}"), caller)
+    store.parts.serving_log.append(
+        store.plan("model"), replace(answer, rows=rows, request_id=f"{version} {hours}"), caller
+    )
 
 
 def at_hour(hours):

@@ -80,14 +80,14 @@ class SmallWorld:
     def log(self, answer, number, **changes):
         """Log an answer once more, with something changed."""
         plan = self.store.plan(SERVICE)
-        self.store._serving_log.append(plan, replace(answer, request_id=f"again-{number:05d}", **changes))
+        self.store.parts.serving_log.append(plan, replace(answer, request_id=f"again-{number:05d}", **changes))
 
     def audit(self, **options):
         return self.store.audit(SERVICE, since=to_datetime(at(0)), until=to_datetime(at(60)), **options)
 
     def logged(self):
-        self.store._serving_log.flush()
-        return pa.concat_tables(list(self.store._serving_log.read(SERVICE, since_us=at(0), until_us=at(60))))
+        self.store.parts.serving_log.flush()
+        return pa.concat_tables(list(self.store.parts.serving_log.read(SERVICE, since_us=at(0), until_us=at(60))))
 
     def audit_foreign(self, table, **options):
         names = [f"spend__{feature}" for feature in self.view.features]

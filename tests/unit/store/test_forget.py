@@ -166,7 +166,7 @@ def test_what_was_served_is_gone_under_every_role(store, orders):
     kept = [
         row
         for name in ("by_user_model", "pair")
-        for table in store._serving_log.read(name, since_us=since, until_us=until)
+        for table in store.parts.serving_log.read(name, since_us=since, until_us=until)
         for row in table.to_pylist()
     ]
     assert sorted((row["key__user"], row.get("key__friend")) for row in kept) == [("anna", None), ("bob", "anna")]
@@ -199,7 +199,7 @@ def test_a_run_under_way_is_waited_for(store, orders):
     store.apply(service(orders))
     store.materialize()
     name = f"materialize-{store.views()[0].fingerprint[:16]}"
-    with store._online.exclusive(name), pytest.raises(StateError) as caught:
+    with store.parts.online.exclusive(name), pytest.raises(StateError) as caught:
         store.forget("user", {"user": "ann"}, wait_seconds=0.05)
     assert caught.value.code == "busy"
 
@@ -208,8 +208,8 @@ class Between:
     """Lets another store forget while a push goes on: as soon as its events are in the log."""
 
     def __init__(self, store, other, user):
-        self._append, self._other, self._user = store._event_log.append, other, user
-        store._event_log.append = self._appended
+        self._append, self._other, self._user = store.parts.event_log.append, other, user
+        store.parts.event_log.append = self._appended
 
     def _appended(self, *given, **options):
         appended = self._append(*given, **options)
@@ -263,11 +263,11 @@ def test_a_push_that_could_not_be_announced_does_not_bring_it_back_either(tmp_pa
         def down(*_, **__):
             raise StorageError("the store is down")
 
-        write, store._online.write = store._online.write, down
+        write, store.parts.online.write = store.parts.online.write, down
         between = Between(store, other, "ann")
         assert not store.push("clicks", [pushed(3), pushed(4, user="bob")]).is_followed
         between.thread.join()
-        store._online.write = write
+        store.parts.online.write = write
         assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
 
 
@@ -280,11 +280,11 @@ def test_a_push_that_lost_its_lock_does_not_bring_it_back_either(tmp_path, clock
     ):
         store.apply(service(clicks))
         store.push("clicks", [pushed(1), pushed(2, user="bob")])
-        store._online.exclusive = lambda name: nullcontext()
+        store.parts.online.exclusive = lambda name: nullcontext()
         between = Between(store, other, "ann")
         store.push("clicks", [pushed(3), pushed(4, user="bob")])
         between.thread.join()
-        del store._online.exclusive
+        del store.parts.online.exclusive
         assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
 
 
@@ -295,7 +295,7 @@ def test_catching_up_does_not_bring_back_what_is_forgotten_while_it_reads(tmp_pa
     ):
         store.apply(service(clicks))
         store.push("clicks", [pushed(1), pushed(2, user="bob")])
-        store._event_log.append(
+        store.parts.event_log.append(
             "clicks",
             table([("ann", 1, 3, 8.0)]),
             event_id=None,
@@ -359,10 +359,10 @@ def test_dying_while_states_are_removed_leaves_a_view_that_is_rebuilt(tmp_path, 
         def dies(_):
             raise StorageError("killed")
 
-        delete, store._online.delete = store._online.delete, dies
+        delete, store.parts.online.delete = store.parts.online.delete, dies
         with pytest.raises(StorageError):
             store.forget("user", {"user": "ann"})
-        store._online.delete = delete
+        store.parts.online.delete = delete
         pq.write_table(table([row for row in ROWS if row[0] != "ann"]), orders.path)
         assert store.materialize()[0].rebuilt == "an entity was forgotten"
         assert ask(store, "ann")[1] == "NOT_FOUND"
@@ -376,7 +376,7 @@ def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tm
     ):
         store.apply(service(clicks))
         store.push("clicks", [pushed(1), pushed(2, user="bob")])
-        remove, late = store._event_log.forget, [pushed(3), pushed(4, user="bob")]
+        remove, late = store.parts.event_log.forget, [pushed(3), pushed(4, user="bob")]
 
         def removed(*given, **options):
             count = remove(*given, **options)
@@ -384,7 +384,7 @@ def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tm
                 other.push("clicks", [late.pop(), late.pop()])
             return count
 
-        store._event_log.forget = removed
+        store.parts.event_log.forget = removed
         assert dict(store.forget("user", {"user": "ann"}).events) == {"clicks": 2}
         assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
 
@@ -631,9 +631,9 @@ def test_a_registry_that_is_away_holds_up_no_answer(tmp_path, clock, clicks, mon
         with monkeypatch.context() as patched:
             patched.setattr(DataFolders, "register", lambda self: (_ for _ in ()).throw(RegistryError("away")))
             ask(store, "ann")
-            store._serving_log.flush()
-            store._data_folders.close()
+            store.parts.serving_log.flush()
+            store.parts.data_folders.close()
         ask(store, "ann")
     with on_machine(tmp_path, monkeypatch, "second", clock) as store:
-        assert [folder.host for folder in store._data_folders.others()] == ["first"]
-        assert store._data_folders.others(since_us=clock.instant_us + 2 * HOUR) == ()
+        assert [folder.host for folder in store.parts.data_folders.others()] == ["first"]
+        assert store.parts.data_folders.others(since_us=clock.instant_us + 2 * HOUR) == ()

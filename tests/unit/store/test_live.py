@@ -172,7 +172,7 @@ def test_a_plan_that_went_live_and_was_not_recorded_stays_live(store, source, mo
     store.materialize()
     new = apply(store, source, "2d")
     with monkeypatch.context() as dying:
-        dying.setattr(type(store._live_plans), "record", lambda *_, **__: None)
+        dying.setattr(type(store.parts.live_plans), "record", lambda *_, **__: None)
         store.materialize()
     apply(store, source, "3d")
     assert live(store) == new
@@ -277,7 +277,7 @@ def test_a_live_plan_whose_record_is_lost_is_an_error_and_not_an_older_plan(open
     for window in ("1d", "2d"):
         apply(store, source, window)
         store.materialize()
-    store._online.delete(record_key(store.plan(MODEL).uses[0].view))
+    store.parts.online.delete(record_key(store.plan(MODEL).uses[0].view))
     with pytest.raises(StateError):
         live(open_store())
 
@@ -350,7 +350,7 @@ def test_gc_leaves_what_a_run_is_at_work_on(store, source):
     old = store.plan(MODEL).uses[0].view.fingerprint
     apply(store, source, "2d")
     store.materialize()
-    with store._online.exclusive(f"materialize-{old[:16]}"):
+    with store.parts.online.exclusive(f"materialize-{old[:16]}"):
         assert [(one.is_busy, one.count) for one in store.gc(keep=0)] == [(True, 0)]
     assert [(one.is_busy, one.count) for one in store.gc(keep=0)] == [(False, 3)]
 
@@ -360,8 +360,8 @@ def test_gc_removes_generations_that_a_rebuild_left_behind(store, source):
     store.materialize()
     view = store.plan(MODEL).uses[0].view
     store.materialize(full=True)
-    assert records_of(store._online, [view])["spending"].generation == 1
-    store._online.write([(state_prefix(view, 0) + b"old", b"x"), (state_prefix(view, 2) + b"new", b"x")])
+    assert records_of(store.parts.online, [view])["spending"].generation == 1
+    store.parts.online.write([(state_prefix(view, 0) + b"old", b"x"), (state_prefix(view, 2) + b"new", b"x")])
     assert [(one.count, one.reason) for one in store.gc()] == [(2, "a rebuild left it behind")]
     assert store.get_online_features(MODEL, KNOWN).rows == [[2]]
 
@@ -372,7 +372,7 @@ def test_gc_that_died_left_no_state_that_answers_in_part(store, source):
     store.materialize()
     apply(store, source, "2d")
     store.materialize()
-    online = store._online
+    online = store.parts.online
 
     class Dying:
         def __getattr__(self, name):
@@ -381,10 +381,10 @@ def test_gc_that_died_left_no_state_that_answers_in_part(store, source):
         def delete(self, prefix):
             raise StorageError("dead")
 
-    store._live_plans._store = Dying()
+    store.parts.live_plans._store = Dying()
     with pytest.raises(StorageError):
         store.gc(keep=0)
-    store._live_plans._store = online
+    store.parts.live_plans._store = online
     apply(store, source, "1d")
 
     pq.write_table(ORDERS.slice(0, 1), source.path)
@@ -401,7 +401,7 @@ def test_state_of_a_plan_that_is_applied_again_meanwhile_is_not_removed(open_sto
     for window in ("1d", "2d", "3d"):
         apply(store, source, window)
         store.materialize()
-    exclusive, write, waiting = store._online.exclusive, store._online.write, [True]
+    exclusive, write, waiting = store.parts.online.exclusive, store.parts.online.write, [True]
 
     def held(name):
         if moment == "before" and name == f"materialize-{view.fingerprint[:16]}" and waiting:
@@ -415,9 +415,9 @@ def test_state_of_a_plan_that_is_applied_again_meanwhile_is_not_removed(open_sto
             waiting.pop()
             apply(other, source, "1d")
 
-    store._online.exclusive, store._online.write = held, written
+    store.parts.online.exclusive, store.parts.online.write = held, written
     removed = store.gc(keep=0)
-    store._online.exclusive, store._online.write = exclusive, write
+    store.parts.online.exclusive, store.parts.online.write = exclusive, write
     assert len(removed) == 1 and not waiting
     assert live(open_store()) == first
 
@@ -426,7 +426,7 @@ def test_a_damaged_record_takes_no_plan_off_and_cannot_be_promoted(open_store, s
     store = open_store()
     old = apply(store, source, "1d")
     store.materialize()
-    store._online.write([(record_key(store.plan(MODEL).uses[0].view), b"damaged")])
+    store.parts.online.write([(record_key(store.plan(MODEL).uses[0].view), b"damaged")])
     later = open_store()
     with pytest.raises(StateError):
         later.get_online_features(MODEL, KNOWN)
@@ -443,8 +443,8 @@ def test_who_has_little_time_is_answered_by_the_plan_known_last(open_store, sour
     assert live(server) == old
     new = apply(trainer, source, "2d")
     trainer.materialize()
-    may_answer, ask = threading.Event(), server._live_plans.plan
-    monkeypatch.setattr(server._live_plans, "plan", lambda service: may_answer.wait(60) and ask(service))
+    may_answer, ask = threading.Event(), server.parts.live_plans.plan
+    monkeypatch.setattr(server.parts.live_plans, "plan", lambda service: may_answer.wait(60) and ask(service))
     clock.instant_us += RECHECK_US
     with Patience(1.0):
         assert live(server) == old

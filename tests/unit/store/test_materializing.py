@@ -97,7 +97,7 @@ def test_runs_say_what_was_read(store, source, tmp_path):
     store.apply(service(source))
     store.materialize()
     (run,) = store.runs()
-    (file,) = store._registry.files_read(run.files)
+    (file,) = store.parts.registry.files_read(run.files)
     status = (tmp_path / "a.parquet").stat()
     assert (file.path, file.size, file.mtime_ns, file.row_count) == (
         str(tmp_path / "a.parquet"),
@@ -125,14 +125,17 @@ def test_a_view_that_fails_is_recorded_and_does_not_keep_the_others_from_being_d
 def test_a_second_run_is_refused_or_waits(store, source):
     store.apply(service(source))
     name = f"materialize-{store.plan('spending_model').uses[0].view.fingerprint[:16]}"
-    with store._online.exclusive(name), pytest.raises(StateError, match="another run on it is under way") as caught:
+    with (
+        store.parts.online.exclusive(name),
+        pytest.raises(StateError, match="another run on it is under way") as caught,
+    ):
         store.materialize()
     assert caught.value.code == "busy"
     assert store.runs() == ()
     holding, free = threading.Event(), threading.Event()
 
     def hold():
-        with store._online.exclusive(name):
+        with store.parts.online.exclusive(name):
             holding.set()
             free.wait(10)
 

@@ -1,6 +1,5 @@
 """Parts of a store: made once however many threads need them, closed all whatever fails; and where paths count from."""
 
-import logging
 import threading
 import time
 
@@ -8,16 +7,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore, FileSource
+from featurestore.config import Config
 from featurestore.core.errors import SourceMissingError, StorageError
-from featurestore.store import _CLOSING_ORDER, _Part
+from featurestore.online.stores.memory import memory_store
+from featurestore.parts import CLOSING_ORDER, Part, Parts
 from tests.server.conftest import NOW, ORDERS
 from tests.unit.store.test_store import spending
 
 
-@pytest.mark.parametrize("name", ["_registry", "_serving", "_streams", "_online", "api_keys"])
+@pytest.mark.parametrize("name", ["registry", "serving", "streams", "online", "api_keys"])
 def test_a_part_is_made_once_for_many_threads(tmp_path, monkeypatch, name):
     made = []
-    parts = {one: part for one, part in vars(FeatureStore).items() if isinstance(part, _Part)}
+    parts = {one: part for one, part in vars(Parts).items() if isinstance(part, Part)}
 
     def slowly(part, build):
         def made_slowly(store):
@@ -34,7 +35,7 @@ def test_a_part_is_made_once_for_many_threads(tmp_path, monkeypatch, name):
 
         def need():
             start.wait()
-            seen.append(getattr(store, name))
+            seen.append(getattr(store.parts, name))
 
         threads = [threading.Thread(target=need) for _ in range(8)]
         for thread in threads:
@@ -46,11 +47,10 @@ def test_a_part_is_made_once_for_many_threads(tmp_path, monkeypatch, name):
 
 
 def test_every_part_is_in_the_order_of_closing():
-    assert {name for name, part in vars(FeatureStore).items() if isinstance(part, _Part)} == set(_CLOSING_ORDER)
+    assert {name for name, part in vars(Parts).items() if isinstance(part, Part)} == set(CLOSING_ORDER)
 
 
-def test_closing_closes_every_part_and_raises_the_first_failure(tmp_path, caplog):
-    store = FeatureStore.local(tmp_path / "store")
+def test_closing_closes_every_part_whatever_fails(tmp_path):
     closed = []
 
     class Failing:
@@ -59,17 +59,25 @@ def test_closing_closes_every_part_and_raises_the_first_failure(tmp_path, caplog
 
         def close(self):
             closed.append(self._name)
-            if self._name in ("_streams", "_event_log"):
+            if self._name in ("streams", "event_log"):
                 raise StorageError(f"{self._name} cannot be closed")
 
-    for name in _CLOSING_ORDER:
-        store.__dict__[name] = Failing(name)
-    with caplog.at_level(logging.WARNING), pytest.raises(StorageError, match="_streams cannot be closed"):
+    config = Config.local(tmp_path / "store")
+    store = FeatureStore(config, parts=Parts(config, **{name: Failing(name) for name in CLOSING_ORDER}))
+    with pytest.raises(StorageError, match="event_log cannot be closed") as caught:
         store.close()
-    assert closed == list(_CLOSING_ORDER)
-    assert "_event_log cannot be closed" in caplog.text
+    assert closed == list(CLOSING_ORDER)
+    assert "streams cannot be closed" in str(caught.value.__context__)
     store.close()
-    assert closed == list(_CLOSING_ORDER), "what was closed is not closed again"
+    assert closed == list(CLOSING_ORDER), "what was closed is not closed again"
+
+
+def test_a_part_that_is_handed_in_is_used(tmp_path):
+    config, states = Config.local(tmp_path / "store"), memory_store()
+    with FeatureStore(config, parts=Parts(config, online=states)) as store:
+        assert store.parts.online is states
+    with pytest.raises(TypeError, match="a feature store has no part 'onlin'"):
+        Parts(config, onlin=states)
 
 
 def test_relative_paths_of_a_local_store_count_from_the_working_directory(tmp_path, monkeypatch):

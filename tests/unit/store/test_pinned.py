@@ -143,9 +143,9 @@ def test_fingerprints_that_are_made_up_are_not_kept(open_store, orders, monkeypa
     for number in range(20):
         with pytest.raises(FingerprintMismatchError):
             asked(store, f"{number:064x}")
-        assert len(store._serving._readers) <= 5
+        assert len(store.parts.serving._readers) <= 5
     for number in range(20):
         with pytest.raises(UnknownServiceError):
             store.get_online_features(f"nowhere_{number}", KNOWN)
-        assert len(store._serving._readers) <= 5
+        assert len(store.parts.serving._readers) <= 5
     assert answers_by(store, old)

@@ -60,8 +60,8 @@ def away(store):
     def fail(*_):
         raise RegistryError("connection refused", where="registry")
 
-    store._catalog.services = store._catalog.views = store._live_plans.plan = fail
-    store._clock.instant_us += RECHECK_US
+    store.parts.catalog.services = store.parts.catalog.views = store.parts.live_plans.plan = fail
+    store.clock.instant_us += RECHECK_US
     return store
 
 
@@ -90,7 +90,7 @@ def test_a_service_that_lost_its_state_takes_the_process_out(opened, orders, clo
     store.materialize()
     assert store.readiness().is_ready
     lost = store.services()[1].uses[0].view
-    discard(store._online, lost, is_needed=lambda: False)
+    discard(store.parts.online, lost, is_needed=lambda: False)
     clock.instant_us += RECHECK_US
     found = store.readiness()
     assert not found.is_ready
@@ -126,7 +126,7 @@ def test_a_process_starts_with_the_plans_known_last_while_the_registry_is_away(o
     expected = before.get_online_features("a_model", KNOWN)
     before.readiness()
     server = opened(registry=AWAY)
-    server._serving._known._file = before._serving._known._file
+    server.parts.serving._known._file = before.parts.serving._known._file
     assert server.service_names() == ("a_model",)
     assert server.readiness().is_ready
     found = server.get_online_features("a_model", KNOWN, expected_fingerprint=expected.fingerprint)
@@ -149,7 +149,7 @@ def test_plans_that_were_damaged_on_disk_are_not_answered(opened, orders, damage
     add(before, orders, "a")
     before.materialize()
     before.readiness()
-    file = before._serving._known._file
+    file = before.parts.serving._known._file
     written = json.loads(file.read_bytes())
     if damage == "other plan":
         written["plans"][0]["plan"] = written["plans"][0]["plan"].replace("86400000000", "86400000001")
@@ -158,7 +158,7 @@ def test_plans_that_were_damaged_on_disk_are_not_answered(opened, orders, damage
     text = {"cut": json.dumps(written)[:-40], "no json": "", "a list": "[1]"}.get(damage, json.dumps(written))
     file.write_text(text)
     server = opened(registry=AWAY)
-    server._serving._known._file = file
+    server.parts.serving._known._file = file
     with pytest.raises(RegistryError):
         server.get_online_features("a_model", KNOWN)
 
@@ -168,7 +168,7 @@ def test_plans_are_kept_for_their_owner_alone_and_leave_nothing_half_written(ope
     add(store, orders, "a")
     store.materialize()
     store.readiness()
-    (file,) = store._serving._known._file.parent.iterdir()
+    (file,) = store.parts.serving._known._file.parent.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.stat().st_mtime_ns
     store.readiness()

@@ -237,7 +237,7 @@ def test_no_more_combinations_of_views_are_kept_than_some(opened, source, monkey
         store.materialize()
         for chosen in (["a"], ["b"], ["c"], ["a", "b", "c"], ["a"]):
             assert len(store.get_online_views(chosen, KNOWN).columns) == 2 * len(chosen)
-            assert len(store._serving._readers) <= 2
+            assert len(store.parts.serving._readers) <= 2
 
 
 def test_views_with_one_key_of_two_dtypes_are_asked_one_by_one(opened):

@@ -132,7 +132,9 @@ class ForgetfulStore(MemoryOnlineStore):
 
 
 def test_a_store_that_loses_writes_is_found(store):
-    verifier = Verifier(store._catalog, store._registry, store._settings, lambda _: (), new_store=ForgetfulStore)
+    verifier = Verifier(
+        store.parts.catalog, store.parts.registry, store.parts.settings, lambda _: (), new_store=ForgetfulStore
+    )
     found = verifier.verify("model", rows=200, instant_count=12, between_count=0, now_us=NOW)
     assert (found.verdict, found.exit_code) == ("fail", 1)
     assert found.different > 0
@@ -203,7 +205,9 @@ def test_half_of_what_a_source_with_files_holds_is_replayed_as_pushes(tmp_path):
         found = store.verify("model", rows=200)
         assert (found.verdict, [phase.name for phase in found.phases]) == ("pass", ["refreshed", "stale", "pushed"])
         assert found.phases[2].rows > 0
-        broken = Verifier(store._catalog, store._registry, store._settings, lambda _: (), new_store=Pushless)
+        broken = Verifier(
+            store.parts.catalog, store.parts.registry, store.parts.settings, lambda _: (), new_store=Pushless
+        )
         found = broken.verify("model", rows=200, instant_count=None, between_count=10, now_us=NOW)
     assert {phase.name: bool(phase.different) for phase in found.phases}["pushed"]
 
