@@ -99,7 +99,7 @@ class FeatureStore(GuardVerbs):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say what the store calls the verbs of Feast."""
+            """Name the verb of this store for a verb of Feast."""
             if name in _VERBS_OF_FEAST:
                 raise AttributeError(f"FeatureStore has no attribute '{name}'. {_VERBS_OF_FEAST[name]}")
             return object.__getattribute__(self, name)
@@ -127,35 +127,36 @@ class FeatureStore(GuardVerbs):
         What is applied but not among the definitions stays applied, unless it is named in ``remove``.
 
         Args:
-            definitions: Modules, definitions, and iterables of these; what they refer to comes along. Without any, the
-                configured definitions' module is applied.
+            definitions: Modules, definitions, and iterables of these, together with the definitions they refer to.
+                Without any, the configured definitions module is applied.
             remove: Names of services, views and sources to remove: ``"name"``, or ``"view:name"`` for one kind only.
-                Online state stays until ``gc`` deletes it; until then ``restore``, or applying it again, undoes it.
+                Their online state stays until ``gc`` deletes it. Until then ``restore``, or applying them again, undoes
+                the removal.
             prune: Whether to remove everything that is not among the definitions. Only for programs that own the whole
-                registry: it removes what others applied.
-            promote: When changed services answer by their new plans: ``"auto"`` as soon as these have online state;
-                ``False`` not before ``promote`` is called; ``True`` at once, together with every other applied plan
-                that is not live yet. A plan that was rolled back from goes live by ``promote`` alone.
-            by: Who applies, for the history of live plans; ``user@host`` if ``None``.
+                registry: it removes the definitions of other teams as well.
+            promote: When changed services answer by their new plans. ``"auto"``: as soon as these have online state.
+                ``False``: not before ``promote`` is called. ``True``: at once, together with every other applied plan
+                that is not live yet. A plan that was rolled back from goes live only by ``promote``.
+            by: The user who applies, for the history of live plans; ``user@host`` if ``None``.
 
         Returns:
-            What changed, with fingerprints; and what stays applied although the modules do not define it.
+            The changes, with fingerprints, and the definitions that stay applied although the modules lack them.
 
         Raises:
-            DefinitionError: The definitions hold mistakes; all are named, nothing was changed.
-            SourceError: A source's columns cannot be found out.
+            DefinitionError: The definitions hold mistakes; the message names all of them. Nothing was changed.
+            SourceError: The columns of a source cannot be read.
             RegistryError: A name to remove was never applied (``unknown-name``), is among the definitions
                 (``still-defined``) or is used by what stays (``still-used``); or the registry failed. Nothing was
                 changed.
-            StateError: A plan was to be promoted that has no online state yet. It is applied and the old one answers.
+            StateError: A plan to promote has no online state yet. It is applied, and the old plan still answers.
         """
-        given = definitions or (self.parts.catalog.import_definitions(),)
-        kept = None if promote == "auto" else self.parts.live_plans.kept()
-        who = _who(by)
-        if self.parts.registry.live():  # what a process that died could not record is the plan that stays live now
-            self.parts.live_plans.record("materialize", changed_by=who)
-        changes = self.parts.catalog.apply(given, prune=prune, remove=remove, kept_live=kept, changed_by=who)
-        self._plans_changed(changes, who)
+        sources = definitions or (self.parts.catalog.import_definitions(),)
+        pinned = None if promote == "auto" else self.parts.live_plans.kept()
+        user = _acting(by)
+        if self.parts.registry.live():  # a process that died may have left a change unrecorded: its plan is live now
+            self.parts.live_plans.record("materialize", changed_by=user)
+        changes = self.parts.catalog.apply(sources, prune=prune, remove=remove, kept_live=pinned, changed_by=user)
+        self._plans_changed(changes, user)
         if promote is True:
             for state in self.status():
                 if state.is_pending and not state.is_withdrawn:
@@ -163,65 +164,65 @@ class FeatureStore(GuardVerbs):
         return changes
 
     def restore(self, name: str, *, by: str | None = None) -> Changes:
-        """Undo the removal of a service, view or source, together with what it needs and was removed as well.
+        """Undo the removal of a service, view or source, and of the removed definitions that it needs.
 
-        A service answers at once by the plan that was live when it was removed, if its online state is still there.
+        A service answers at once by the plan that was live when it was removed, if that plan still has online state.
         ``gc`` keeps the state for 7 days after the removal.
 
         Args:
             name: Its name; ``"view:name"`` for one kind only.
-            by: Who restores, for the history of live plans; ``user@host`` if ``None``.
+            by: The user who restores, for the history of live plans; ``user@host`` if ``None``.
 
         Raises:
-            RegistryError: Nothing of that name was removed (``unknown-removed``), or a view or source that it needs was
-                changed since (``restore-conflict``). Nothing was changed.
+            RegistryError: No definition of that name was removed (``unknown-removed``), or a view or source that it
+                needs has changed since (``restore-conflict``). Nothing was changed.
         """
-        who = _who(by)
-        changes = self.parts.catalog.restore(name, changed_by=who)
-        self._plans_changed(changes, who)
+        user = _acting(by)
+        changes = self.parts.catalog.restore(name, changed_by=user)
+        self._plans_changed(changes, user)
         return changes
 
     def promote(self, service: str, *, by: str | None = None) -> Live:
-        """Let a service answer by its applied plan from now on: one step, seen by all processes within a second.
+        """Let a service answer by its applied plan from now on. All processes switch within a second.
 
         Args:
             service: Name of the service.
-            by: Who promotes, for the history; ``user@host`` if ``None``.
+            by: The user who promotes, for the history; ``user@host`` if ``None``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: A view has no online state; the message names it. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self.parts.live_plans.promote(service, changed_by=_who(by))
-        self._forget()
+        live = self.parts.live_plans.promote(service, changed_by=_acting(by))
+        self._discard_live_plans()
         return live
 
     def rollback(self, service: str, *, by: str | None = None) -> Live:
-        """Let a service answer by the plan again that was live before: one step, as ``promote``.
+        """Let a service answer by the plan that was live before. The switch is one step, as in ``promote``.
 
-        Materializing refreshes that plan again from then on. What is applied does not change. The plan that was left
-        stays down, whatever is applied or materialized later, until ``promote`` brings it back. Once more goes back
-        further.
+        ``materialize`` refreshes that plan again from then on. The applied definitions do not change. The plan that was
+        left does not become live again by ``apply`` or ``materialize``, only by ``promote``. A second call goes back
+        one plan further.
 
         Args:
             service: Name of the service.
-            by: Who rolls back, for the history; ``user@host`` if ``None``.
+            by: The user who rolls back, for the history; ``user@host`` if ``None``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            StateError: There is no such plan, or its states are gone. Nothing was changed.
+            StateError: No earlier plan was live, or its online state has been deleted. Nothing was changed.
             RegistryError: The registry failed; nothing was changed.
         """
-        live = self.parts.live_plans.rollback(service, changed_by=_who(by))
-        self._forget()
+        live = self.parts.live_plans.rollback(service, changed_by=_acting(by))
+        self._discard_live_plans()
         return live
 
     def live_changes(self, service: str | None = None, *, limit: int = 100) -> tuple[LiveChange, ...]:
-        """Return which plans went live, when, in place of which, by which verb and by whom, newest first.
+        """Return the changes of live plans, newest first: when, from which plan to which, by which verb and user.
 
         Args:
-            service: Of this service only. The registry keeps the newest thousand changes of each.
+            service: Changes of this service only. The registry keeps the newest thousand of each.
             limit: At most so many.
 
         Raises:
@@ -233,23 +234,23 @@ class FeatureStore(GuardVerbs):
         return changes
 
     def status(self) -> tuple[ServiceState, ...]:
-        """Return for each applied service which plan is live, which is applied, and how far their views are."""
+        """Return for each applied service its live plan, its applied plan, and how far their views are filled."""
         return self.parts.live_plans.status()
 
     def gc(self, *, dry_run: bool = False, keep: int = 1) -> tuple[Removed, ...]:
-        """Remove online state that no plan needs which is live, applied, or kept to roll back to.
+        """Remove online state that is needed by no plan that is live, applied, or kept for a rollback.
 
         Args:
-            dry_run: Whether only to tell what would be removed.
-            keep: How many plans of each service are kept that were live before. Unless it is 0, the states of services
-                and views that were removed in the last 7 days are kept as well.
+            dry_run: Whether only to report what would be removed.
+            keep: How many earlier live plans of each service are kept. Unless it is 0, the states of services and views
+                that were removed in the last 7 days are kept as well.
 
         Returns:
-            What was removed, and what was left because a run is at work on it.
+            The states that were removed, and those left in place because a run is updating them.
 
         Raises:
-            StateError: Somebody promotes, rolls back or removes at the same time, for half a minute.
-            StorageError: The online store cannot be written; running again completes the work.
+            StateError: Another process has been promoting, rolling back or removing for half a minute.
+            StorageError: The online store cannot be written; a second call completes the work.
         """
         return self.parts.live_plans.remove_unused(dry_run=dry_run, keep=keep)
 
@@ -263,7 +264,7 @@ class FeatureStore(GuardVerbs):
 
     @property
     def registry(self) -> Registry:
-        """The registry, for programs that keep records of their own in it."""
+        """The registry, for programs that keep their own records in it."""
         return self.parts.registry
 
     @property
@@ -272,12 +273,12 @@ class FeatureStore(GuardVerbs):
         return bool(self.parts.catalog.streams())
 
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
-        """Hold a name alone among all processes that share the registry; the hold tells whether it still does.
+        """Hold a lease on a name among all processes that share the registry; the hold reports whether it still has it.
 
         Raises:
-            StateError: Another process holds it (``code`` is ``"busy"``); or, when it is given back, it was lost
-                meanwhile (``"lease-lost"``).
-            RegistryError: The registry cannot be asked.
+            StateError: Another process holds it (``code`` is ``"busy"``), or the lease was lost before it was released
+                (``"lease-lost"``).
+            RegistryError: The registry cannot be read.
         """
         return self.parts.registry.exclusive(name)
 
@@ -295,23 +296,23 @@ class FeatureStore(GuardVerbs):
         return self.parts.serving.store.keeps_time
 
     def service_names(self) -> tuple[str, ...]:
-        """Return the names of the applied services, sorted; those known last if the registry is away.
+        """Return the names of the applied services, sorted; the cached ones if the registry cannot be reached.
 
         Raises:
-            RegistryError: The registry cannot be read, and no process of this data folder has served yet.
+            RegistryError: The registry cannot be read, and the data folder holds no cached plans yet.
         """
         return self.parts.serving.names()
 
     def live_services(self) -> tuple[Plan, ...]:
-        """Return the plans by which services are answered at present, sorted by name.
+        """Return the live plans of all services, sorted by name.
 
-        They are the applied ones unless these wait for state or for ``promote``; a change in another process is seen
-        within a second.
+        A live plan is the applied one unless that waits for online state or for ``promote``. A change by another
+        process is seen within a second.
         """
         return self.parts.serving.services()
 
     def live_plan(self, service: str, *, expected_fingerprint: str | None = None) -> Plan:
-        """Return the plan that answers a service, for a caller that expects this plan or any.
+        """Return the plan that answers a service, for a caller that expects a certain plan or any.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
@@ -321,7 +322,7 @@ class FeatureStore(GuardVerbs):
         return self.parts.serving.plan(service, expected_fingerprint)
 
     def live_views(self) -> tuple[ViewPlan, ...]:
-        """Return the plans by which views by themselves are answered at present, sorted by name."""
+        """Return the live plans of views that are asked by themselves, sorted by name."""
         return self.parts.serving.views()
 
     def training_set(
@@ -341,19 +342,19 @@ class FeatureStore(GuardVerbs):
 
         Args:
             service: Name of the service.
-            spine: Rows to fill: a pandas or Polars frame, a pyarrow table, a DuckDB relation, whatever has
+            spine: The rows to fill: a pandas or Polars frame, a pyarrow table, a DuckDB relation, any object with
                 ``__arrow_c_stream__``, the path of a Parquet file, or a ``SqlSpine``. It has the key columns, the
-                column of instants that ``as_of`` names, and the request inputs; other columns pass through.
-            path: The folder it will be. What is there must be an empty folder, or a training set to replace.
+                column of instants that ``as_of`` names, and the request inputs. Other columns pass through.
+            path: The folder to write. If it exists, it must be empty or hold a training set to replace.
             hindsight: Whether to treat every event as known from its event time on, for analysis only.
             statuses: Whether to add a column of statuses for each feature.
-            as_of: Column of the spine that holds the instants asked about. It keeps its name.
+            as_of: Column of the spine that holds the instants. It keeps its name.
             as_of_unit: What numbers in ``as_of`` count since 1970: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; ``None``
                 refuses numbers.
-            overwrite: Whether a training set that is there is replaced, in one step. Readers find the old or the new
-                one, also if the process is killed.
-            progress: Whether to show on standard error how far the work is; ``None`` does so if that is a terminal. A
-                function is told instead: the step, rows done, rows to do.
+            overwrite: Whether to replace an existing training set, in one step. Readers find the old one or the new
+                one, even if the process is killed.
+            progress: Whether to show progress on standard error; ``None`` does so if that is a terminal. A function is
+                called instead with the step, the rows done and the rows to do.
 
         Returns:
             The training set: exactly the spine's rows in the spine's order.
@@ -361,13 +362,13 @@ class FeatureStore(GuardVerbs):
         Raises:
             UnknownServiceError: No service of that name is applied.
             SpineError: The spine cannot be used; the message names the column and the fix.
-            SourceError: A source cannot give its rows, or was rewritten meanwhile.
-            ConfigError: A source's rows lay in memory and it must be applied again.
-            StorageError: There is a training set and it is not to be replaced (``target-exists``), or the target cannot
-                be written. Nothing is left behind.
+            SourceError: A source cannot be read, or was rewritten during the build.
+            ConfigError: A source was a frame of another process; apply it again.
+            StorageError: A training set exists and ``overwrite`` is false (``target-exists``), or the target cannot be
+                written. Nothing is left behind.
         """
         plan = self.parts.catalog.plan(service)
-        with listening(progress, opening="reading the spine") as told:
+        with listening(progress, opening="reading the spine") as report_progress:
             return build_training_set(
                 plan,
                 spine,
@@ -380,7 +381,7 @@ class FeatureStore(GuardVerbs):
                 as_of=as_of,
                 as_of_unit=as_of_unit,
                 overwrite=overwrite,
-                progress=told,
+                progress=report_progress,
             )
 
     def materialize(
@@ -395,27 +396,27 @@ class FeatureStore(GuardVerbs):
     ) -> tuple[ViewRun, ...]:
         """Fold the events of sources into online state, as far as they became known before an instant.
 
-        Several views are done at a time; one that fails does not keep the others from being done. Every run is kept
-        in the registry, with counts, times and how it ended. Plans that were live before and are kept to go back to are
-        refreshed after the others; if one cannot be, that is logged and no error.
+        Several views are updated in parallel; one that fails does not stop the others. The registry records every run
+        with counts, times and its outcome. Earlier plans that are kept for a rollback are refreshed last; a failure of
+        theirs is logged and is not an error.
 
         Args:
-            until: Exclusive bound of ingest times; the present instant if ``None``. A later one counts as the present:
-                nothing is complete up to the future.
+            until: Exclusive bound of ingest times; the present instant if ``None``. A later instant counts as the
+                present one, because the future is not complete.
             views: Names of views; ``None`` means all applied ones, and those that still serve.
-            full: Whether to fold everything again instead of what is new.
-            wait_seconds: How long to wait for another run on a view to end; by default it is refused at once.
-            progress: Told, from several threads, how far each view is: its name, events folded, events to fold.
-            by: Who materializes, for the history of live plans; ``user@host`` if ``None``.
+            full: Whether to fold all events again instead of the new ones.
+            wait_seconds: How long to wait for another run on a view; by default the call is refused at once.
+            progress: Called from several threads with the name of a view, the events folded and the events to fold.
+            by: The user who materializes, for the history of live plans; ``user@host`` if ``None``.
 
         Returns:
-            What was done, view by view.
+            One result per view.
 
         Raises:
             RegistryError: No view of that name is applied.
-            SourceError: A source cannot give its rows.
-            StateError: Another run on the view is under way.
-            StorageError: The online store cannot be written; running again completes the work.
+            SourceError: A source cannot be read.
+            StateError: Another process is updating the view.
+            StorageError: The online store cannot be written; a second run completes the work.
         """
         views = None if views is None else list(views)
         now_us = self.parts.clock.now_us()
@@ -433,9 +434,9 @@ class FeatureStore(GuardVerbs):
                 wait_seconds=wait_seconds,
                 progress=progress,
             )
-        finally:  # a view that failed does not keep the others from going live
-            self._forget()
-            self.parts.live_plans.record("materialize", changed_by=_who(by))
+        finally:  # the plans of the views that did not fail may go live
+            self._discard_live_plans()
+            self.parts.live_plans.record("materialize", changed_by=_acting(by))
         refresh_kept(
             self.parts.live_plans.kept_views(
                 self.parts.catalog.views().keys() if views is None else set(views),
@@ -452,20 +453,20 @@ class FeatureStore(GuardVerbs):
         return runs
 
     def runs(self, view: str | None = None, *, limit: int = 100) -> tuple[RunRecord, ...]:
-        """Return what materializing did, newest run first, also what failed.
+        """Return the runs of ``materialize``, newest first, including failed ones.
 
         Args:
-            view: Of this view only.
+            view: Runs of this view only.
             limit: At most so many.
         """
         return self.parts.registry.runs(view, limit=limit)
 
     def forget(self, entity: str, keys: Mapping[str, Any], *, wait_seconds: float = 60) -> Forgotten:
-        """Remove what is kept about an entity: its online states, its pushed events, dead letters, what was served.
+        """Remove all records of an entity: online states, pushed events, dead letters and rows of the serving log.
 
-        Sources, views and services that were removed count as well. Files and tables that sources read are not touched;
-        they are named, and so are the data folders of other machines. Views that read them are rebuilt by their next
-        run: with all events of the entity that are there then, or without the entity.
+        Sources, views and services that were removed count as well. Files and tables that sources read are not changed;
+        the result names them, and the data folders of other machines. The next run rebuilds the views that read them,
+        with the events of the entity that exist then, or without the entity.
 
         Args:
             entity: Name of the entity.
@@ -473,10 +474,10 @@ class FeatureStore(GuardVerbs):
             wait_seconds: How long to wait for a run on a view to end.
 
         Returns:
-            What was removed, and what may still hold something of it.
+            The counts of removed records, and the places that may still hold some.
 
         Raises:
-            RequestError: There is no such entity, or the keys are not its keys.
+            RequestError: The entity does not exist, or the keys are not its key columns.
             StateError: A run on a view did not end in time; forget again.
             StorageError: A log or the online store cannot be written; forget again.
         """
@@ -496,7 +497,7 @@ class FeatureStore(GuardVerbs):
     def note_data_folder(self) -> None:
         """Register, in the background, that this process uses its data folder.
 
-        So commands on other machines can name it: what was served and dead letters are kept there.
+        Commands on other machines can then name it: it holds a serving log and dead letters.
         """
         self.parts.data_folders.note_use()
 
@@ -505,7 +506,7 @@ class FeatureStore(GuardVerbs):
 
         Raises:
             RegistryError: No source of that name is applied.
-            ConfigError: It is not stored, and no module that defines it is configured.
+            ConfigError: Its definition is not stored, and no definitions module is configured.
         """
         return self.parts.catalog.sources([name])[name]
 
@@ -516,43 +517,42 @@ class FeatureStore(GuardVerbs):
 
         Args:
             source: Name of the source.
-            events: A list of mappings from column to value, or a frame. Every event has the columns that views read;
-                the instant it became known is the log's to say.
-            partial: Whether the good rows are taken if others are bad; by default none is.
-            idempotency_key: Names this push, so that it can be repeated: the same key with the same events is taken
-                once, and answered as it was then. The log remembers a key for a day at least.
+            events: A list of mappings from column to value, or a frame. Every event has the columns that views read.
+                The log assigns the ingest time.
+            partial: Whether to accept the valid rows if others are invalid; by default no row is accepted then.
+            idempotency_key: A name for this push, so that it can be repeated: the same key with the same events is
+                accepted once and gets the same answer. The log keeps a key for at least a day.
 
         Returns:
-            What became of the events. When it returns they are committed: no crash loses them, training sets see them,
-            and online state has them or catches up.
+            The outcome for the events. They are committed now: a crash does not lose them, training sets see them, and
+            online state has them or catches up.
 
         Raises:
-            RequestError: The source accepts no pushes, a row is bad (``field`` points at it), or the idempotency key
-                was used for other events (``idempotency-key-reused``). Nothing was taken.
-            StorageError: The log cannot be written; nothing was taken. Only if the code is ``push-outcome-unknown``
-                nobody knows whether all was: push the same events again with the same idempotency key.
+            RequestError: The source does not accept pushes, a row is invalid (``field`` points at it), or the
+                idempotency key was used for other events (``idempotency-key-reused``). No event was accepted.
+            StorageError: The log cannot be written, and no event was accepted. Only the code ``push-outcome-unknown``
+                means that the events may have been accepted: push them again with the same idempotency key.
         """
         return self.parts.streams.push(source, events, partial=partial, idempotency_key=idempotency_key)
 
     def push_file(
         self, source: str, path: str | os.PathLike[str], *, partial: bool = False
     ) -> Iterator[tuple[int, PushResult]]:
-        """Push the events of a file, some thousand at a time.
+        """Push the events of a file in batches of some thousand.
 
         Args:
             source: Name of the source.
-            path: Parquet, CSV, or lines of JSON (``.jsonl``, ``.ndjson``); the suffix tells. The text of CSV is read in
+            path: Parquet, CSV, or lines of JSON (``.jsonl``, ``.ndjson``), by its suffix. The text of CSV is read in
                 the dtypes of the source.
-            partial: Whether the good rows are taken if others are bad; by default none is of those pushed together.
+            partial: Whether to accept the valid rows of a batch if others are invalid; by default none is then.
 
         Yields:
-            As soon as some events are pushed, the number of the first of these in the file, from 0, and what became
-            of them.
+            After each batch the number of its first row in the file, from 0, and the outcome.
 
         Raises:
-            SourceError: The file cannot be read; what was pushed before stays.
-            RequestError: The source accepts no pushes, or a row is bad; what was pushed before stays.
-            StorageError: The log cannot be written; what was pushed before stays.
+            SourceError: The file cannot be read. Batches pushed before stay, here and below.
+            RequestError: The source does not accept pushes, or a row is invalid.
+            StorageError: The log cannot be written.
         """
         self.push(source, [])
         definition, row = self.source(source), 0
@@ -563,10 +563,10 @@ class FeatureStore(GuardVerbs):
             row += len(events)
 
     def catch_up(self) -> int:
-        """Fold the pushed events that online state does not have yet; return how many, once for each view.
+        """Fold the pushed events that online state lacks, and return their number, counted once per view.
 
-        Pushes do that by themselves. What is left for this is what a crash, or an online store that was down, left
-        behind; and to let lookups say that they are complete up to now although nothing was pushed.
+        A push does this itself. This call is for events that a crash, or an online store that was down, left unfolded,
+        and it advances the watermark of lookups to the present although nothing was pushed.
 
         Raises:
             StateError: A stored state is damaged.
@@ -575,10 +575,10 @@ class FeatureStore(GuardVerbs):
         return self.parts.streams.catch_up()
 
     def start_following(self, interval_seconds: float = 1.0) -> None:
-        """Catch up now and at an interval from now on, in the background, until the store is closed.
+        """Call ``catch_up`` now and at an interval, in the background, until the store is closed.
 
-        A process that serves calls this once, so that lookups are complete up to the present instant, and have what
-        other processes pushed.
+        A process that serves calls this once. Its lookups are then complete up to the present instant and include
+        events that other processes pushed.
         """
         self.parts.streams.start(interval_seconds)
         self.parts.serving.watch.start()
@@ -588,34 +588,34 @@ class FeatureStore(GuardVerbs):
 
         Args:
             source: Name of the source; all if ``None``.
-            before: Only events that became known before it; all if ``None``.
+            before: Only events with an earlier ingest time; all if ``None``.
 
         Returns:
-            How many events were moved, by source. What they mean is the same before, during and after it.
+            The number of moved events by source. No value changes before, during or after the move.
 
         Raises:
-            RequestError: The source accepts no pushes.
+            RequestError: The source does not accept pushes.
             ConfigError: Other processes that use the log might not see the data folder (``data-not-shared``), or
-                what was moved before is not in it (``other-data-folder``). Nothing was moved.
+                events that were moved before are not in it (``other-data-folder``). Nothing was moved.
             StorageError: A file or the database cannot be written.
         """
         before_us = self.parts.clock.now_us() if before is None else instant_us(before, where="before")
         return self.parts.streams.compact(source, before_us=before_us)
 
     def repair_log(self, source: str | None = None) -> dict[str, int]:
-        """Bring logs whose head lies in the future back to the present, and rebuild the states made of them.
+        """Repair logs whose head lies in the future, and rebuild the states made from them.
 
-        A clock that was ahead gives events ingest times of the future; the log refuses pushes then
-        (``log-head-ahead``). These events get the present as their ingest time, in their order.
+        A clock that was ahead gives events ingest times in the future; the log then refuses pushes
+        (``log-head-ahead``). Such events get the present as their ingest time, in their order.
 
         Args:
             source: Name of the source; all if ``None``.
 
         Returns:
-            How many events got another ingest time, by source.
+            The number of events with a new ingest time, by source.
 
         Raises:
-            RequestError: The source accepts no pushes.
+            RequestError: The source does not accept pushes.
             StorageError: The log cannot be written, or events of the future were compacted.
         """
         ahead = {name for name, ahead_us in self.parts.streams.ahead_us().items() if ahead_us > 0}
@@ -643,15 +643,15 @@ class FeatureStore(GuardVerbs):
 
         Args:
             service: Name of the service.
-            entities: For each row of the answer the key columns by name; values of exactly their dtypes.
+            entities: One mapping per row of the answer: key columns to values of exactly their dtypes.
             request: Request inputs by name: one mapping for all entities, or one per entity.
-            as_of: Instant asked about, exclusive; the present one if ``None``.
-            expected_fingerprint: The plan the caller was trained on. It answers, live or not, as long as it has online
-                state; else it is an error. Without it the live plan answers.
-            request_id: Name of the request in the serving log; made up if ``None``.
-            partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
-                ``errors`` says why. Such an answer is not logged. If no view can answer, that is an error.
-            model: Name of the model that asks, for the serving log.
+            as_of: The instant of the answer, exclusive; the present one if ``None``.
+            expected_fingerprint: The plan that the caller's model was trained on. It answers, live or not, as long as
+                it has online state; else the call fails. Without it the live plan answers.
+            request_id: Name of the request in the serving log; generated if ``None``.
+            partial: Whether to answer if some views cannot: their values are null with status ``ERROR``, and ``errors``
+                gives the reasons. Such an answer is not logged. If no view can answer, the call fails.
+            model: Name of the calling model, for the serving log.
             model_version: Its version.
 
         Returns:
@@ -660,7 +660,7 @@ class FeatureStore(GuardVerbs):
         Raises:
             UnknownServiceError: No service of that name is applied.
             RequestError: A field is missing, unknown or of a wrong type; ``field`` points at it.
-            OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
+            OutOfReachError: ``as_of`` is earlier than the state of a view covers.
             FingerprintMismatchError: Another plan is live, and the expected one has no online state.
             UnknownUdfError: The plan needs a function that this process does not have.
             StateError: A view has no online state, or a damaged one.
@@ -674,15 +674,15 @@ class FeatureStore(GuardVerbs):
     def get_online_features_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
         """Answer several questions, each as if it had been asked by itself.
 
-        Questions to one service about the same instant, or about the present one, are read and computed together, which
-        costs little more than one of them: for servers that answer many callers.
+        Questions to one service about the same instant, or about the present one, are read and computed as one batch,
+        which costs little more than one question. Servers use it to answer many callers.
 
         Args:
             questions: The questions, in any order.
 
         Returns:
-            Per question its answer, or the error that ``get_online_features`` raises for it: what is wrong with one
-            keeps no other from its answer.
+            Per question its answer, or the error that ``get_online_features`` raises for it. An error of one question
+            does not affect the others.
         """
         return self.parts.serving.answer_together(questions)
 
@@ -694,56 +694,56 @@ class FeatureStore(GuardVerbs):
         *,
         partial: bool = False,
     ) -> OnlineFeatures:
-        """Answer all features of some views for some entities at one instant, whatever services there are.
+        """Answer all features of some views for some entities at one instant, without a service.
 
-        No service answers, so nothing goes to the serving log and no audit covers it: for looking, and for clients
-        that know views only.
+        Nothing is written to the serving log, so no audit covers the answer. It is for inspection, and for clients that
+        know only views.
 
         Args:
             views: Names of views; their columns are ``view__feature``.
-            entities: For each row of the answer the key columns of all views by name; values of exactly their dtypes.
-            as_of: Instant asked about, exclusive; the present one if ``None``.
-            partial: Whether views may answer if others cannot, as in ``get_online_features``.
+            entities: One mapping per row of the answer: the key columns of all views to values of exactly their dtypes.
+            as_of: The instant of the answer, exclusive; the present one if ``None``.
+            partial: Whether to answer if some views cannot, as in ``get_online_features``.
 
         Returns:
             Values and statuses in the order of ``entities``; ``service`` is empty.
 
         Raises:
-            RequestError: There is no such view, or a field is missing, unknown or of a wrong type.
-            OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
+            RequestError: A view does not exist, or a field is missing, unknown or of a wrong type.
+            OutOfReachError: ``as_of`` is earlier than the state of a view covers.
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
         """
         return self.parts.serving.answer_views(views, entities, as_of=as_of, partial=partial)
 
     def vitals(self) -> Vitals:
-        """Tell how fresh the views are that answer, for monitoring.
+        """Return how fresh the live views are, for monitoring.
 
-        What the online store does not say is in ``store_problem``.
+        If the online store cannot be read, ``store_problem`` gives the reason.
 
         Raises:
-            RegistryError: The views are not known, and the registry cannot be read.
+            RegistryError: The views are not cached, and the registry cannot be read.
         """
         return self.parts.serving.vitals()
 
     def problems(self) -> tuple[FeatureStoreError, ...]:
-        """Return what is wrong with parts of the store at present, each with what to do; nothing if all is well.
+        """Return the present problems of the parts of the store, each with its remedy; empty if there are none.
 
-        That is states that are lost or may be dropped, states that hold events which their log has no more, logs whose
-        head lies in the future, and a serving log that cannot be written. A part that cannot be asked is named, too.
+        Problems are: states that are lost or may be dropped, states with events that their log has lost, logs whose
+        head lies in the future, a serving log that cannot be written, and a part that cannot be reached.
         """
-        found: list[FeatureStoreError] = []
+        problems: list[FeatureStoreError] = []
         for part in (self.parts.serving.problems, self.parts.streams.problems):
             try:
-                found += part()
+                problems += part()
             except FeatureStoreError as error:
-                found.append(error)
+                problems.append(error)
         if self.config.serving_log.enabled and self.parts.serving_log.failure is not None:
-            found.append(self.parts.serving_log.failure)
-        return tuple(found)
+            problems.append(self.parts.serving_log.failure)
+        return tuple(problems)
 
     def logs(self) -> dict[str, LogVitals]:
-        """Tell for each source that accepts pushes how far its log goes.
+        """Return for each source that accepts pushes how far its log goes.
 
         Raises:
             RegistryError: The registry cannot be read.
@@ -754,21 +754,21 @@ class FeatureStore(GuardVerbs):
         return {name: LogVitals(head.next_ingest_us, ahead_us.get(name, 0)) for name, head in heads.items()}
 
     def readiness(self) -> Readiness:
-        """Tell which services can be answered online, and load what answering needs; for processes that serve.
+        """Return which services can be answered online, and load what answering needs; for processes that serve.
 
-        The plans that answer are kept in the data folder from now on, so that a process can start while the registry is
-        away.
+        The live plans are cached in the data folder from now on, so that a process can start while the registry cannot
+        be reached.
         """
         return self.parts.serving.readiness()
 
     def log_backlog(self) -> tuple[int, int]:
-        """Return how many served rows wait to be written, and how many were lost because too many waited."""
+        """Return how many served rows wait to be written, and how many were lost because too many were waiting."""
         if not self.config.serving_log.enabled:
             return 0, 0
         return self.parts.serving_log.waiting_rows, self.parts.serving_log.lost_rows
 
     def log_failures(self) -> tuple[int, str]:
-        """Return how often this process could not write, seal or clear up the serving log, and why it cannot now.
+        """Return how often this process failed to write, seal or clean the serving log, and the present reason.
 
         The reason is empty if the last attempt of each kind succeeded.
         """
@@ -778,7 +778,7 @@ class FeatureStore(GuardVerbs):
         return self.parts.serving_log.failure_count, "" if failure is None else str(failure)
 
     def check(self) -> None:
-        """Make sure that every applied service can be answered online, and load what answering needs.
+        """Check that every applied service can be answered online, and load what answering needs.
 
         Raises:
             StateError: A view has no online state.
@@ -788,7 +788,7 @@ class FeatureStore(GuardVerbs):
         self.parts.serving.check()
 
     def close(self) -> None:
-        """Write what waits to be written, and close files and connections; the next use opens them again.
+        """Write pending rows, and close files and connections; the next use opens them again.
 
         Every part is closed, also after one that fails.
 
@@ -808,15 +808,15 @@ class FeatureStore(GuardVerbs):
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.config.folder)!r})"
 
-    def _plans_changed(self, changes: Changes, who: str) -> None:
-        """Let the next question ask which plans are live, and record those that are at once, if any can be."""
-        self._forget()
+    def _plans_changed(self, changes: Changes, user: str) -> None:
+        """Discard the cached live plans, and record the plans that went live with the change."""
+        self._discard_live_plans()
         recorded = self.parts.registry.live()
         if any(change.name in recorded and change.outcome != "unchanged" for change in changes):
-            self.parts.live_plans.record("apply", changed_by=who)
+            self.parts.live_plans.record("apply", changed_by=user)
 
-    def _forget(self) -> None:
-        """Let the next question ask which plans are live."""
+    def _discard_live_plans(self) -> None:
+        """Discard the cached live plans: the next question reads them again."""
         for part in (self.parts.made("serving"), self.parts.made("streams")):
             if part is not None:
                 part.forget()
@@ -831,6 +831,6 @@ class FeatureStore(GuardVerbs):
         return self.parts.live_plans.to_refresh(wanted)
 
 
-def _who(by: str | None) -> str:
-    """Return who acts: the given name, else the user of the process."""
+def _acting(by: str | None) -> str:
+    """Return the name of the acting user: the given one, else the user of the process."""
     return by or acting_user()

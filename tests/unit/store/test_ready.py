@@ -101,7 +101,7 @@ def test_a_process_that_can_answer_nothing_is_not_ready(opened, orders):
     store = opened()
     assert store.readiness().is_ready, "there is nothing to answer"
     add(store, orders, "a")
-    store._forget()
+    store._discard_live_plans()
     found = store.readiness()
     assert isinstance(found.problem, StateError)
 
