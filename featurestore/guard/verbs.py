@@ -1,6 +1,6 @@
-"""The verbs of a feature store that look on: audits, drift, explanations, and what is checked before a release.
+"""The verbs of the guard: audits, drift, explanations, and the checks before a release.
 
-Each reads its arguments, fills in what the configuration says, and hands the parts to the room that does the work.
+Each verb reads its arguments, applies the configured policy, and hands the parts to the module that does the work.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from featurestore.registry import AuditRecord, DriftRecord
 
 
 class GuardVerbs:
-    """What a feature store answers about skew, drift and releases.
+    """The verbs of a feature store about skew, drift and releases.
 
     Attributes:
         config: Where the store keeps things and what it may use.
@@ -66,36 +66,36 @@ class GuardVerbs:
         mismatches: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
-        """Recompute offline what was served, compare it to the bit, and prove why values differ.
+        """Recompute the served values offline, compare them bit for bit, and prove the causes of differences.
 
         Args:
             service: Name of the service.
-            since: First ``as_of`` of the answers to compare: an instant, or how long before now (``"24h"``).
-            until: One past the last; now if ``None``.
-            sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
-            by: Columns of the log (keys, request inputs) to look for slices in, beside the usual properties.
+            since: First ``as_of`` of the answers to compare: an instant, or a time before now (``"24h"``).
+            until: One past the last ``as_of``; now if ``None``.
+            sample: Share of the entities to audit, chosen by a hash of their key; ``None`` audits all.
+            policy: What is allowed; by default the configured policy, else that of the definition, else only equality.
+            by: Columns of the log (keys, request inputs) to search for slices, beside the usual properties.
             causes: Whether to prove why values differ; without it an audit only counts.
-            explain_rows: Of how many rows that differ causes are proven; ``None`` for all.
-            mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go.
+            explain_rows: How many of the differing rows get proven causes; ``None`` for all.
+            mismatches: Folder that receives every differing value as Parquet, with its cause.
+            progress: Called with the name of the step, the work done and the work to do.
 
         Returns:
-            The judged report; it is also kept in the registry.
+            The judged report; the registry keeps it as well.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the last is not after the first.
-            ConfigError: The sample is no share, or ``explain_rows`` no count.
-            SourceError: A source cannot give its rows.
-            StorageError: The serving log cannot be written or read, or the disk refuses rows that are to be explained.
+            InstantError: A bound is not an instant, or the last is not after the first.
+            ConfigError: The sample is not a share, or ``explain_rows`` is not a count.
+            SourceError: A source cannot be read.
+            StorageError: The serving log cannot be written or read, or the disk refuses the rows to explain.
         """
         since_us, until_us = period_us(since, until, now_us=self.parts.clock.now_us(), where="audit")
         return self._auditor.audit(
             service,
             since_us=since_us,
             until_us=until_us,
-            policy=policy or self._allowed(service),
+            policy=policy or self._audit_policy(service),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -113,27 +113,27 @@ class GuardVerbs:
         between: int = 10,
         progress: Progress | None = None,
     ) -> Certificate:
-        """Replay a service's history on both roads before it is released, and compare to the bit.
+        """Replay a service's history on both roads before its release, and compare the values bit for bit.
 
-        Instants on both sides of the edges at which events begin or cease to count are chosen from what the sources
-        hold, and some between them. Up to each, state is filled in a store of its own as it would have been then. It
-        is asked about entities that occur and some that do not before that refresh, amid what is pushed (if a source
-        accepts pushes), and after it. The store that serves is not touched.
+        The instants lie on both sides of the edges at which events begin or cease to count, and between them; the
+        sources give them. For each instant, online state is filled in a temporary store as it would have been then.
+        Lookups for entities that occur, and some that do not, run before that refresh, amid pushes (if a source accepts
+        pushes), and after it. The serving store is not touched.
 
         Args:
-            service: Name of the service; it is applied, and need not be materialized.
-            rows: About how many pairs of entity and instant.
-            instants: At how many instants beside edges; each costs a refresh of all views. ``None`` for at least 20,
-                and as many as it takes to ask at every kind of edge.
-            between: At how many instants anywhere in the span of these.
-            progress: Is told how far it is.
+            service: Name of the service; it must be applied and need not be materialized.
+            rows: The approximate number of pairs of entity and instant.
+            instants: The number of instants beside edges; each costs a refresh of all views. ``None`` for at least 20,
+                and as many as every kind of edge needs.
+            between: The number of instants anywhere in the span of these.
+            progress: Called with the name of the step, the work done and the work to do.
 
         Returns:
-            The certificate, with its verdict; it is also kept in the registry.
+            The certificate, with its verdict; the registry keeps it as well.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            SourceError: A source cannot give its rows, there are none, or it is written meanwhile.
+            SourceError: A source cannot be read, has no rows, or changes during the replay.
         """
         now_us = self.parts.clock.now_us()
         verifier = Verifier(self.parts.catalog, self.parts.registry, self.parts.settings, self._auditor.recent)
@@ -150,33 +150,33 @@ class GuardVerbs:
         as_of: str = "as_of",
         rows: int = 20_000,
     ) -> Simulation:
-        """Tell how far a view's values would lie from fresh ones under several refresh policies, on real history.
+        """Measure on real history how far a view's values would lie from fresh ones under several refresh policies.
 
         Args:
             view: Name of the view.
             policies: ``every(…)``, ``continuous()``, or text: ``"every 1h lag 10m"``.
-            spine: What to ask, in any form that training sets take. If ``None``, what was served in the last week is
-                asked again; if that is little, questions are chosen at and soon after the entities' own events.
-            as_of: Column of the spine that holds the instants asked about.
-            rows: How many questions to choose.
+            spine: The rows to compute, in any form that training sets take. If ``None``, the rows served in the last
+                week; if these are few, rows at and soon after the entities' own events.
+            as_of: Column of the spine that holds the instants.
+            rows: How many rows to choose.
 
         Returns:
-            Per policy the share of differing values and their sizes, staleness, and runs and states a day.
+            Per policy the share and sizes of differing values, staleness, and runs and states per day.
 
         Raises:
-            RequestError: There is no such view.
-            InstantError: A policy is unreadable.
-            SourceError: The source cannot give its rows, or there are none.
+            RequestError: The view does not exist.
+            InstantError: A policy is not valid.
+            SourceError: The source cannot be read, or has no rows.
             SpineError: The spine lacks a column.
         """
-        chosen = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
+        refreshes = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
         views = self.parts.catalog.views()
         if view not in views:
             hint = listing("Views", sorted(views), wrong=view)
             raise RequestError(f"there is no feature view '{view}'", field="/view", hint=hint, code="unknown-view")
         return simulate(
             views[view],
-            chosen,
+            refreshes,
             sources=self.parts.catalog.sources([views[view].source.name]),
             settings=self.parts.settings,
             spine=spine,
@@ -194,25 +194,26 @@ class GuardVerbs:
         label_time: str | None = None,
         rows: int = 50_000,
     ) -> LeakageReport:
-        """Tell which features of a training set tell of the label only because they see what nobody could know.
+        """Find features of a training set that predict the label only because they contain later knowledge.
 
-        Rows are asked again a microsecond, a minute, an hour and a day earlier, with hindsight, and just before the
-        label's own event if its time is known. What a feature loses by it proves a leak or raises a doubt.
+        The rows are computed again a microsecond, a minute, an hour and a day earlier, with hindsight, and just before
+        the label's own event if its time is known. The information that a feature loses proves a leak or raises a
+        doubt.
 
         Args:
             training_set: The set, or its folder.
-            label: Column of the spine that is predicted.
-            label_time: Column of the spine that says when the label's event happened, null where it did not.
-            rows: How many rows to look at, chosen by a hash of key and instant.
+            label: Column of the spine that the model predicts.
+            label_time: Column of the spine with the instant of the label's event, null where none happened.
+            rows: How many rows to use, chosen by a hash of key and instant.
 
         Returns:
-            What each feature tells and what becomes of it, leaks first, then what may be one; and how late events of
-            the sources became known.
+            For each feature its association with the label and the changes of it, leaks first, then doubts; and how
+            late events of the sources became known.
 
         Raises:
-            TrainingSetError: There is no training set, or it is damaged.
-            RequestError: There is no such label, it holds one value only, or its time is no instant.
-            SourceError: A source cannot give its rows.
+            TrainingSetError: The training set does not exist, or is damaged.
+            RequestError: The label does not exist, has only one value, or its time is not an instant.
+            SourceError: A source cannot be read.
         """
         built = training_set if isinstance(training_set, TrainingSet) else TrainingSet.open(training_set)
         names = (source.name for source in built.manifest.sources)
@@ -226,13 +227,13 @@ class GuardVerbs:
         )
 
     def policy(self, service: str) -> PolicyConfig:
-        """Return what is allowed of a service: what the configuration says, else its definition, else the default.
+        """Return the policy of a service: the configured one, else that of its definition, else the default.
 
         Args:
             service: Name of the service; it need not be applied.
 
         Raises:
-            ConfigError: A policy, also another service's, names what there is not.
+            ConfigError: A policy, also that of another service, names something that does not exist.
         """
         return policy_of(service, self.config, self.parts.catalog.services())
 
@@ -243,23 +244,22 @@ class GuardVerbs:
         max_audit_age: timedelta | str | None = None,
         max_state_age: timedelta | str | None = None,
     ) -> Gate:
-        """Tell whether what would be served now is what a training set was made of.
+        """Check whether the features served now are those that a training set was built from.
 
-        Looked at are the definition, the columns of answers, the columns of sources, whether the set was built with
-        hindsight, online state, and the verdict of the last audit of what was served and how old that is.
+        The checks are: the definition, the columns of answers, the columns of sources, hindsight of the set, online
+        state, and the verdict and age of the last audit.
 
         Args:
-            training_set: Its folder, or its manifest's file.
-            max_audit_age: How long ago the newest answers that were audited may have been given; what the configuration
-                says (7 days) if ``None``.
-            max_state_age: Up to how long ago the state of views with ``continuous()`` must be complete; what the
-                configuration says (1 day) if ``None``.
+            training_set: Its folder, or the file of its manifest.
+            max_audit_age: The largest age of the newest audited answers; the configured one (7 days) if ``None``.
+            max_state_age: The largest age of the state of views with ``continuous()``; the configured one (1 day) if
+                ``None``.
 
         Returns:
             The checks and the verdict.
 
         Raises:
-            TrainingSetError: There is no training set, or its manifest is damaged.
+            TrainingSetError: The training set does not exist, or its manifest is damaged.
         """
         gatekeeper = Gatekeeper(
             self.parts.catalog, self.parts.registry, self.parts.online, self.parts.settings, self.parts.live_plans.plan
@@ -274,14 +274,14 @@ class GuardVerbs:
         )
 
     def certificates(self, service: str | None = None, *, limit: int = 100) -> tuple[Certificate, ...]:
-        """Return what verifications found, newest first.
+        """Return the certificates of verifications, newest first.
 
         Args:
-            service: Of this service only; of all if ``None``.
+            service: Certificates of this service only; of all if ``None``.
             limit: At most so many.
         """
-        found = self.parts.registry.certificates(service, limit=limit)
-        return tuple(Certificate.from_json(record.document) for record in found)
+        records = self.parts.registry.certificates(service, limit=limit)
+        return tuple(Certificate.from_json(record.document) for record in records)
 
     def audit_foreign(
         self,
@@ -299,30 +299,30 @@ class GuardVerbs:
         mismatches: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
-        """Compare what another system served with what training sets hold at the same instants, to the bit.
+        """Compare the values that another system served with those of training sets at the same instants, bit for bit.
 
         Args:
-            service: Name of the service whose definitions say what the features are.
-            log: What was served: a Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame (pandas,
+            service: Name of the service that defines the features.
+            log: The served rows: a Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame (pandas,
                 Polars, pyarrow: whatever a ``FrameSource`` takes).
-            mapping: Which column holds what: a TOML file, or the same as an object.
-            since: First ``as_of`` to compare: an instant, or how long before now; the log's first if ``None``.
-            until: One past the last; the log's last included if ``None``.
-            sample: Share of the entities to look at, chosen by a hash of their key; ``None`` looks at all.
-            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
-            by: Keys or request inputs to look for slices in.
+            mapping: The meaning of its columns: a TOML file, or the same as an object.
+            since: First ``as_of`` to compare: an instant, or a time before now; the first of the log if ``None``.
+            until: One past the last ``as_of``; the last of the log is included if ``None``.
+            sample: Share of the entities to audit, chosen by a hash of their key; ``None`` audits all.
+            policy: What is allowed; by default the configured policy, else that of the definition, else only equality.
+            by: Keys or request inputs to search for slices.
             causes: Whether to prove why values differ.
-            explain_rows: Of how many rows that differ, as in ``audit``.
-            mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go if that is known.
+            explain_rows: How many of the differing rows get proven causes, as in ``audit``.
+            mismatches: Folder that receives every differing value as Parquet, with its cause.
+            progress: Called with the name of the step, the work done and, if known, the work to do.
 
         Returns:
-            The judged report; it is also kept in the registry. What the log does not say is not compared.
+            The judged report; the registry keeps it as well. Features that the log lacks are not compared.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            ConfigError: The mapping is unreadable, or does not fit the service.
-            SourceError: The log cannot be read, lacks a column, or holds what is no value of a feature.
+            ConfigError: The mapping is not valid, or does not fit the service.
+            SourceError: The log cannot be read, or lacks a column.
         """
         now_us = self.parts.clock.now_us()
         return self._auditor.audit_foreign(
@@ -331,7 +331,7 @@ class GuardVerbs:
             mapping if isinstance(mapping, ForeignMapping) else read_mapping(mapping),
             since_us=None if since is None else moment_us(since, now_us=now_us, where="since"),
             until_us=None if until is None else moment_us(until, now_us=now_us, where="until"),
-            policy=policy or self._allowed(service),
+            policy=policy or self._audit_policy(service),
             sample=check_share(sample),
             by=by,
             causes=causes,
@@ -350,33 +350,32 @@ class GuardVerbs:
         mismatches: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> AuditReport:
-        """Ask both roads about some entities at the present instant, and compare their answers to the bit.
+        """Ask both roads about some entities at the present instant, and compare their answers bit for bit.
 
-        Entities are chosen by a hash of their key from those that sources and the serving log know, evenly from those
-        that online state answers in different ways (known, expired, not found) and that were updated at different
-        times. What is asked goes to no log.
+        The entities come from the sources and the serving log. A hash of the key chooses them, evenly over the statuses
+        of their answers (known, expired, not found) and over the times of their last updates. Nothing is logged.
 
         Args:
             service: Name of the service.
             entities: How many to ask about.
-            policy: What is allowed; by default what configuration and definition say, else nothing but equality.
+            policy: What is allowed; by default the configured policy, else that of the definition, else only equality.
             causes: Whether to prove why values differ.
-            mismatches: Folder that receives every value that differs as Parquet, with its cause.
-            progress: Is told what is being done, how far it is, and how far it will go.
+            mismatches: Folder that receives every differing value as Parquet, with its cause.
+            progress: Called with the name of the step, the work done and the work to do.
 
         Returns:
-            The judged report; it is also kept in the registry.
+            The judged report; the registry keeps it as well.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: A view has no online state.
-            SourceError: A source cannot give its rows.
+            SourceError: A source cannot be read.
             StorageError: The serving log or the online store cannot be read.
         """
         return self._auditor.audit_live(
             service,
             entities,
-            policy=policy or self._allowed(service),
+            policy=policy or self._audit_policy(service),
             causes=causes,
             mismatches=None if mismatches is None else Path(mismatches),
             progress=progress,
@@ -386,7 +385,7 @@ class GuardVerbs:
         """Return the audits that the registry keeps, newest first.
 
         Args:
-            service: Of this service only.
+            service: Audits of this service only.
             limit: At most so many.
         """
         return self.parts.registry.audits(service, limit=limit)
@@ -395,24 +394,24 @@ class GuardVerbs:
         """Return the report of an audit that the registry keeps.
 
         Args:
-            number: The audit's number there.
+            number: Number of the audit in the registry.
 
         Raises:
-            RegistryError: There is no such audit, or its report is of a form that this library does not read.
+            RegistryError: The audit does not exist, or its report has a format that this version cannot read.
         """
         return replace(AuditReport.from_json(self.parts.registry.audit(number).report), id=number)
 
     def alert(self, report: AuditReport | DriftReport) -> str:
-        """Tell the configured people what an audit, or a comparison of distributions, found, if it is news to them.
+        """Send the configured alerts about a report, unless the same finding was sent before.
 
-        What they know is kept apart for the log, live audits and logs of other systems, and by the share of entities:
-        an audit of a tenth does not say that what a full one found is over.
+        The findings that were sent are stored separately for the log, live audits and logs of other systems, and by the
+        share of entities: an audit of a tenth of the entities does not end an alert of a full one.
 
         Args:
             report: The judged report.
 
         Returns:
-            ``"delivered"``, ``"undelivered"`` if a way to tell them failed, or nothing if there was nothing to tell.
+            ``"delivered"``, ``"undelivered"`` if a channel failed, or ``""`` if there was nothing to send.
 
         Raises:
             RegistryError: The registry failed.
@@ -430,18 +429,18 @@ class GuardVerbs:
         recompute: bool = False,
         record: bool = True,
     ) -> DriftReport:
-        """Compare the distributions of what was served with those of a training set or of another period.
+        """Compare the distributions of served values with those of a training set or of another period.
 
         Args:
             service: Name of the service.
             reference: A training set or its folder; the path of its manifest alone, whose profiles are coarser; or
-                another period of what was served, first ``as_of`` and one past the last: instants, or how long before
+                another period of served values, its first ``as_of`` and one past its last: instants, or times before
                 now.
             current: First ``as_of`` of the answers to compare, and one past the last; ``None`` is now.
-            policy: What is drift; by default what the configuration says, else what chance does not explain and is
-                large enough to matter.
-            recompute: Whether to recompute what was served, and split every distance from a training set into the part
-                of skew and the part of the population.
+            policy: The thresholds of drift; by default the configured ones, else a change beyond chance that is large
+                enough to matter.
+            recompute: Whether to recompute the served values, and split every distance from a training set into the
+                part of skew and the part of the population.
             record: Whether the registry keeps the report.
 
         Returns:
@@ -449,9 +448,9 @@ class GuardVerbs:
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            InstantError: A bound is no instant, or the last is not after the first.
-            TrainingSetError: There is no training set, or it is another service's.
-            SourceError: A source cannot give its rows.
+            InstantError: A bound is not an instant, or the last is not after the first.
+            TrainingSetError: The training set does not exist, or belongs to another service.
+            SourceError: A source cannot be read.
             StorageError: The serving log cannot be written or read.
         """
         now_us = self.parts.clock.now_us()
@@ -474,7 +473,7 @@ class GuardVerbs:
         """Return the comparisons of distributions that the registry keeps, newest first.
 
         Args:
-            service: Of this service only.
+            service: Comparisons of this service only.
             limit: At most so many.
         """
         return self.parts.registry.drifts(service, limit=limit)
@@ -483,10 +482,10 @@ class GuardVerbs:
         """Return the report of a comparison of distributions that the registry keeps.
 
         Args:
-            number: The comparison's number there.
+            number: Number of the comparison in the registry.
 
         Raises:
-            RegistryError: There is no such comparison, or its report is of a form that this library does not read.
+            RegistryError: The comparison does not exist, or its report has a format that this version cannot read.
         """
         return replace(DriftReport.from_json(self.parts.registry.drift(number).report), id=number)
 
@@ -501,28 +500,28 @@ class GuardVerbs:
         request_id: str | None = None,
         events: int = 20,
     ) -> Explanation:
-        """Say why features of one entity have the values they have, event by event, and what each road says.
+        """Explain the feature values of one entity event by event, and show what each road returns.
 
-        The training road computes the values; the online road is asked at the same instant; and the serving log is
-        looked through for a row about this entity and instant. Nothing is logged.
+        The training road computes the values, the online road answers at the same instant, and the serving log is
+        searched for a row about this entity and instant. Nothing is logged.
 
         Args:
             service: Name of the service.
-            entity: Key columns by name; may be left out for a request of one entity.
-            at: Instant asked about, exclusive; may be left out for a request.
+            entity: Key columns by name; optional for a request of one entity.
+            at: The instant, exclusive; optional for a request.
             feature: Column of the answer; ``None`` explains all.
-            request: Request inputs; those not given are the logged ones, or null.
+            request: Request inputs; missing ones are the logged ones, or null.
             request_id: A request of the serving log: its row is explained, by the plan that answered it.
-            events: How many events are listed per feature, of those used and of the others; all are counted.
+            events: How many events are listed per feature, used ones and others each; all are counted.
 
         Returns:
             The explanation: data, with ``to_json``.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            RequestError: A field is missing, unknown or of a wrong type, or no such request was logged.
-            InstantError: ``at`` is no instant.
-            SourceError: A source cannot give its rows.
+            RequestError: A field is missing, unknown or of a wrong type, or the request was not logged.
+            InstantError: ``at`` is not an instant.
+            SourceError: A source cannot be read.
             ValueOverflowError: An integer sum does not fit into int64.
             StorageError: The serving log cannot be written or read.
         """
@@ -551,5 +550,5 @@ class GuardVerbs:
             parts.data_folders,
         )
 
-    def _allowed(self, service: str) -> Policy:
+    def _audit_policy(self, service: str) -> Policy:
         return configured(self.policy(service))

@@ -52,7 +52,7 @@ def test_what_the_configuration_says_comes_before_the_definition_and_that_before
     store = opened(policy=declared, policies=policies)
     policy = store.policy("model")
     assert (policy.allowed_share, policy.warn_share, policy.least_rows) == (0.1, 0.5, 7)
-    assert store._allowed("model").tolerance_of("spending__total").ulps == 2
+    assert store._audit_policy("model").tolerance_of("spending__total").ulps == 2
     before = store.plan("model").fingerprint
     assert opened(policies=policies).plan("model").fingerprint == before, "a policy changes no value"
     assert store.policy("model").warn_share == 0.2, "what is applied counts"
