@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check coverage floors bench soak clean
+.PHONY: help demo test nightly check coverage floors bench soak clean
 
 help:
 	@echo "make demo   run the whole story on real flights"
-	@echo "make test   run all tests"
+	@echo "make test   run the tests: everything, of long lists of cases a fair sample"
+	@echo "make nightly  run every test, with more examples, more rounds of crashes, the whole matrix of causes"
 	@echo "make check  format, lint, types, import contracts, doctests"
 	@echo "make coverage  branch coverage of what every value stands on; fails below 95 %"
 	@echo "make floors  run the tests with the oldest versions of pandas, NumPy, Arrow and SQLAlchemy that are promised"
@@ -27,8 +28,16 @@ demo: .venv/installed
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 # A test process that crashes ends the run: pytest-xdist does not come to an end with another in its place.
+PYTEST := -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --max-worker-restart=0
+
+# The kernels are compiled once, before the processes start; the code is kept between runs.
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
+	$(BIN)/featurestore warm
+	$(BIN)/python $(PYTEST)
+
+nightly: .venv/installed
+	$(BIN)/featurestore warm
+	HYPOTHESIS_PROFILE=nightly CRASH_ROUNDS=20 $(BIN)/python $(PYTEST) -m ""
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -50,8 +59,7 @@ coverage: .venv/installed
 	@touch $@
 
 floors: .venv-floors/installed
-	.venv-floors/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder \
-		--max-worker-restart=0
+	.venv-floors/bin/python $(PYTEST)
 
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,bench]"

@@ -7,7 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
-PAGES = ["README.md", "docs/audits.md", "docs/drift.md", "docs/how_it_works.md", "docs/online_stores.md"]
+PAGES = [
+    "README.md",
+    "docs/audits.md",
+    "docs/drift.md",
+    "docs/how_it_works.md",
+    "docs/missing_values.md",
+    "docs/online_stores.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
