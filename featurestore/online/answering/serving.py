@@ -59,6 +59,9 @@ _LOOK_SECONDS = 0.25
 _GLANCE_SECONDS = 0.005
 """How long a question waits for one, at most once a second."""
 
+_FIRST_LOOK_SECONDS = 1.0
+"""How long the first question about a view waits until its states are counted."""
+
 COMBINATIONS = 64
 """How many combinations of views, and plans that callers expect, are kept bound."""
 
@@ -457,6 +460,7 @@ class Serving:
         """Return what answers by a plan; one that was bound before keeps its reader."""
         if known is not None and known.plan == plan:
             return known
+        self.watch.look_first(plan.views, wait_seconds=0.0 if self.store.is_open else _FIRST_LOOK_SECONDS)
         return OnlineReader(plan, self.store, self._clock, self.watch)
 
     def _keep_plans(self) -> None:

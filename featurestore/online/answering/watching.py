@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from featurestore.core.errors import FeatureStoreError, StateError, StorageError
@@ -77,6 +77,7 @@ class StateWatch:
         self._store = store
         self._views = views
         self._lost: dict[str, Loss] = {}
+        self._first_looks: dict[str, threading.Thread] = {}
         self._drops: StateError | None = None
         self._due = 0.0
         self._count_due = 0.0
@@ -110,11 +111,34 @@ class StateWatch:
         if thread is not None:
             thread.join(wait_seconds)
 
+    def look_first(self, views: Collection[ViewPlan], *, wait_seconds: float) -> None:
+        """Count the states of views that have not been counted yet; return when they are, or time is up.
+
+        A process that begins to answer finds by this what was lost before it began. Counting goes on in a thread when
+        time is up.
+
+        Args:
+            views: The views that are about to be answered.
+            wait_seconds: How long to wait, also for counts that another caller has begun.
+        """
+        with self._lock:
+            new = [view for view in views if view.fingerprint not in self._first_looks]
+            if new:
+                thread = threading.Thread(target=self._look_first, args=(new,), name="counting states", daemon=True)
+                self._first_looks |= {view.fingerprint: thread for view in new}
+                thread.start()
+            looks = {self._first_looks[view.fingerprint] for view in views}
+        until = time.monotonic() + wait_seconds
+        for look in looks:
+            look.join(max(0.0, until - time.monotonic()))
+
     def forget(self) -> None:
         """Forget what was found, and look anew with the next question: a run may have healed it."""
-        self._lost.clear()
-        self._due = self._count_due = 0.0
-        self.version += 1
+        with self._lock:
+            self._lost.clear()
+            self._first_looks.clear()
+            self._due = self._count_due = 0.0
+            self.version += 1
 
     def start(self) -> None:
         """Look again and again until closed."""
@@ -128,21 +152,32 @@ class StateWatch:
     def close(self) -> None:
         """Look no more."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:
+            looks = [*self._first_looks.values(), *([] if self._thread is None else [self._thread])]
+        for look in looks:
+            look.join()
 
     def _look(self) -> None:
         try:
             self._look_at_server()
             if time.monotonic() >= self._count_due:
                 began = time.monotonic()
-                self._count()
+                for view in self._views():
+                    self._count(view)
                 took = time.monotonic() - began
                 self._count_due = began + max(LOOK_SECONDS, took / _SHARE)
         except FeatureStoreError:
             pass  # whoever asks is told that the store or the registry cannot answer; the next look may succeed
         finally:
             self._due = time.monotonic() + LOOK_SECONDS
+
+    def _look_first(self, views: Iterable[ViewPlan]) -> None:
+        try:
+            self._look_at_server()
+            for view in views:
+                self._count(view)
+        except FeatureStoreError:
+            pass  # whoever asks is told so; looks from now on count these views, too
 
     def _look_at_server(self) -> None:
         reason = why_it_drops_keys(self._store)
@@ -152,26 +187,31 @@ class StateWatch:
             if drops is not None:
                 _LOGGER.warning("%s", drops)
 
-    def _count(self) -> None:
-        """Count the states of every view that is answered."""
-        for view in self._views():
-            record = records_of(self._store, [view])[view.name]
-            problem = "" if record.lost is not None else missing_states(view, self._store)
-            if problem:
-                loss = Loss(STATES_LOST, problem)
-                _LOGGER.warning("%s", loss_error(view.name, loss))
-                try:
-                    note_loss(view, self._store, loss)
-                except StorageError:
-                    self._keep(view, loss)
-            elif view.fingerprint in self._lost:
-                del self._lost[view.fingerprint]
-                self.version += 1
+    def _count(self, view: ViewPlan) -> None:
+        """Count the states of a view, and write into its record if some are gone."""
+        record = records_of(self._store, [view])[view.name]
+        problem = "" if record.lost is not None else missing_states(view, self._store)
+        if problem:
+            loss = Loss(STATES_LOST, problem)
+            _LOGGER.warning("%s", loss_error(view.name, loss))
+            try:
+                note_loss(view, self._store, loss)
+            except StorageError:
+                self._keep(view, loss)
+        else:
+            self._drop(view)
 
     def _keep(self, view: ViewPlan, loss: Loss) -> None:
         """Keep for this process what the view's record cannot be made to say."""
-        self._lost[view.fingerprint] = loss
-        self.version += 1
+        with self._lock:
+            self._lost[view.fingerprint] = loss
+            self.version += 1
+
+    def _drop(self, view: ViewPlan) -> None:
+        """Drop what was kept of a view: its record says it by now, or a run has healed it."""
+        with self._lock:
+            if self._lost.pop(view.fingerprint, None) is not None:
+                self.version += 1
 
 
 def _as_state_error(error: StorageError) -> StateError:

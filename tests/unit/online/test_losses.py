@@ -1,5 +1,6 @@
 """States, records and ends of logs that are gone: each is noticed by those who serve, named, and healed by a run."""
 
+import threading
 from contextlib import closing
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ from featurestore.core.errors import StateError, StorageError
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
 from featurestore.online.answering import watching
 from featurestore.online.state.losses import missing_states
+from featurestore.online.stores.memory import MemoryOnlineStore
 from featurestore.online.stores.store import (
     STATES_LOST,
     record_key,
@@ -105,6 +107,59 @@ def test_a_state_that_is_gone_is_an_error_of_every_process_until_a_run_heals_it(
     assert counts(store, clock) == [2, 2, 1]
     assert store.problems() == ()
     store.check()
+
+
+@pytest.mark.parametrize("ask", ["get_online_features", "get_online_views"])
+def test_a_process_that_begins_finds_a_loss_of_before_with_its_first_question(
+    store, tmp_path, online, clock, monkeypatch, ask
+):
+    """No server runs that could have noticed, and the process ends with its answer, as ``featurestore get`` does.
+
+    Histories of ``tests.simulation.lost_parts`` found it, seed 100008: NOT_FOUND, as nothing was bound to look after.
+    """
+    monkeypatch.undo()  # looks are as rare as in production
+    asked = ["spending"] if ask == "get_online_views" else "model"
+    lose(store, "b")
+    with local_store(tmp_path / "store", online=online, clock=clock) as other:
+        assert code_of(lambda: getattr(other, ask)(asked, USERS)) == STATES_LOST
+
+
+def test_a_process_looks_anew_after_it_applied_definitions(store, tmp_path, monkeypatch):
+    monkeypatch.undo()  # looks are as rare as in production
+    lose(store, "b")
+    store.apply(service(tmp_path))
+    assert code_of(lambda: store.get_online_features("model", USERS)) == STATES_LOST
+
+
+class SlowToCount(MemoryOnlineStore):
+    """A store that does not answer how many states it has until it may."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+        self.may_answer = threading.Event()
+        self.asked = 0
+
+    def count(self, prefix):
+        self.asked += 1
+        self.may_answer.wait()
+        return super().count(prefix)
+
+
+@pytest.mark.parametrize("online", ["memory"], indirect=True)
+def test_a_first_count_that_takes_long_goes_on_beside_the_answers(store):
+    """Callers wait for the same count, each for as long as it likes; the loss is known to all when it has ended."""
+    view = view_of(store)
+    lose(store, "b")
+    slow = SlowToCount(store._online.values)
+    watch = watching.StateWatch(slow, lambda: [view])
+    watch.look_first([view], wait_seconds=0)
+    watch.look_first([view], wait_seconds=0)
+    assert records_of(slow, [view])["spending"].lost is None
+    slow.may_answer.set()
+    watch.look_first([view], wait_seconds=60)
+    assert slow.asked == 1
+    assert records_of(slow, [view])["spending"].lost.code == STATES_LOST
 
 
 def test_a_push_does_not_begin_a_lost_state_anew(store, clock):
