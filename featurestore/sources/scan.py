@@ -245,7 +245,18 @@ class Scan:
         watermark, or went.
         """
         self._selection()
-        return sum(self._each_piece(lambda number: self._count_below(number, ingest_us)))
+        return sum(self._each_piece(lambda number: int(np.count_nonzero(self._below(number, ingest_us)))))
+
+    def files_below(self, ingest_us: int) -> frozenset[SourceFile]:
+        """Return those of ``files`` in which an event with ``ingest_time < ingest_us`` lies."""
+        ends = np.cumsum([file.row_count for file in self.files])
+
+        def below(number: int) -> npt.NDArray[np.int64]:
+            rows = self._starts[number] + np.flatnonzero(self._below(number, ingest_us))
+            return np.unique(np.searchsorted(ends, rows, side="right"))
+
+        places = {int(place) for found in self._each_piece(below) for place in found}
+        return frozenset(file for place, file in enumerate(self.files) if place in places)
 
     def outside(self) -> Scan:
         """Return the same events without those of the event log; which delivery of an event counts stays as it is."""
@@ -360,14 +371,15 @@ class Scan:
         chosen = pa.array(mask)
         return [arrays[name].filter(chosen) for name in columns]
 
-    def _count_below(self, number: int, ingest_us: int) -> int:
+    def _below(self, number: int, ingest_us: int) -> Mask:
+        """Tell which rows of a piece are events with ``ingest_time < ingest_us``."""
         mask = self._selection().masks[number]
-        kept = self._rows.piece_rows[number] if mask is None else int(mask.sum())
         bounds = self._rows.bounds_us(number, self.ingest_column)
         if bounds is not None and (bounds[1] < ingest_us or bounds[0] >= ingest_us):
-            return kept if bounds[1] < ingest_us else 0
-        below = _instants(self._converted(number, [self.ingest_column])[self.ingest_column]) < ingest_us
-        return int(np.count_nonzero(below if mask is None else below & mask))
+            below = np.full(self._rows.piece_rows[number], bounds[1] < ingest_us)
+        else:
+            below = _instants(self._converted(number, [self.ingest_column])[self.ingest_column]) < ingest_us
+        return below if mask is None else below & mask
 
     def _newest(self, column: str) -> int | None:
         found = self._each_piece(lambda number: self._newest_in(number, column))

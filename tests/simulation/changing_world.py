@@ -23,6 +23,7 @@ from featurestore.core.errors import FeatureStoreError, SourceDataError, StateEr
 from featurestore.core.temporal import FixedClock, duration_us
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.lookup import OnlineReader
+from featurestore.online.stores.store import MOST_PUSH_US
 from tests.strategies import START_US, to_datetime
 
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -412,7 +413,8 @@ class ChangingWorld:
 
     def deliver(self) -> None:
         """Write a file; its columns have types of their own, and local times in one of them."""
-        self.clock.instant_us += SECOND  # what is complete by now was answered before
+        # What is complete by now was answered before, also as of the beginning of a push that is not folded yet.
+        self.clock.instant_us += MOST_PUSH_US
         kinds = {
             "user": pa.string(),
             "group": pa.string(),

@@ -80,6 +80,10 @@ class Part:
         """Count the events that became known before an instant."""
         return len(self.times(NOTHING_YET, ingest_us))
 
+    def files_below(self, _: int) -> tuple[SourceFile, ...]:
+        """Return all files: history changes none of them."""
+        return self.files
+
     def times(self, from_us: int, until_us: int) -> Ints:
         """Return the instants of a range at which events became known, ascending, one per event."""
         first, end = np.searchsorted(self._times, [from_us, until_us])

@@ -8,8 +8,9 @@ the state before the run or after it.
 That rests on the source holding the same events below the watermark as when they were folded. What is noticed:
 
 - more or fewer of them, always (late rows of a source without an ingest time, a partition that was deleted);
-- other ones, if a local file that was folded has gone or has another size or time of writing, and always for sources
-  that do not lie in local files: then everything below the watermark is read and its content compared.
+- other ones, if a local file that was folded has gone or has another size or time of writing, or if a new one has a
+  delivery below the watermark that counts, and always for sources that do not lie in local files: then everything below
+  the watermark is read and its content compared.
 
 What is not noticed is a local file rewritten with the same size, time of writing and count of rows, and what columns
 say that the view does not read. If the events are not the same, the view is rebuilt beside its old state and switched
@@ -309,17 +310,20 @@ class _Run:
         if record.pending_us > record.watermark_us:
             is_same = self._is_same(record.pending_us, record.pending_rows, record.pending_content)
             return "" if is_same else "the source changed after a run that did not end"
-        if record.content is None or self._is_untouched(record.rows_below, record.content):
+        if record.content is None or self._is_untouched(record):
             return ""
         is_same = self._reader.content_below(record.watermark_us) == record.content
         return "" if is_same else "the source has other events below the watermark than it had"
 
-    def _is_untouched(self, row_count: int, content: int) -> bool:
-        """Tell whether files say by themselves that what was folded is still there."""
+    def _is_untouched(self, record: ViewRecord) -> bool:
+        """Tell whether files say by themselves that they hold below the watermark what was folded, and nothing else.
+
+        The source has as many events there as it had.
+        """
         before = self._read_before
-        if before is None or (before.row_count, before.content) != (row_count, content):
+        if before is None or (before.row_count, before.content) != (record.rows_below, record.content):
             return False
-        return self._reader.has_all(before.files)
+        return self._reader.lie_in(before.files, below_us=record.watermark_us)
 
     def _is_same(self, below_us: int, row_count: int, content: int | None) -> bool:
         """Tell whether the source still has the events below an instant that it had; they are read for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -56,6 +56,10 @@ class Events(Protocol):
 
     def count_below(self, ingest_us: int) -> int:
         """Count the events that became known before an instant."""
+        ...
+
+    def files_below(self, ingest_us: int) -> Collection[SourceFile]:
+        """Return the files in which events lie that became known before an instant, and perhaps others."""
         ...
 
     def check_unchanged(self) -> None:
@@ -176,10 +180,16 @@ class Reader:
         """Return the content of all events that became known before an instant; they are read for it."""
         return content_of(self._source.batches(self._columns, ingest=(NOTHING_YET, ingest_us)))
 
-    def has_all(self, files: Iterable[SourceFile]) -> bool:
-        """Tell whether the source still holds some files just as they were; what has none cannot tell."""
-        wanted = set(files)
-        return bool(wanted) and wanted <= set(self._source.files)
+    def lie_in(self, files: Iterable[SourceFile], *, below_us: int) -> bool:
+        """Tell whether the events below an instant lie in some files, all of which are still just as they were.
+
+        A file beside them with such an event may hold another delivery of an event that one of them has: then the
+        count of events is the same, and what they say is not. What lies in no files cannot tell.
+        """
+        known = set(files)
+        if not known or not known <= set(self._source.files):
+            return False
+        return self._view.source.event_id is None or known.issuperset(self._source.files_below(below_us))
 
     def _buckets(self, ingest: tuple[int, int], keys: Sequence[Column], count: int) -> Iterator[pa.Table]:
         for bucket in range(count):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -300,3 +301,20 @@ def test_instants_are_cut_to_microseconds_before_ranges_are_asked():
         assert scan.read(["at"]).column("at").to_pylist()[0] == dt.datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=dt.UTC)
     with open_scan(source(table), plan_of(source(table)), keys=["key"]) as scan:
         assert scan.estimated_bytes(["key"]) > 0
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_files_are_told_in_which_events_lie_below_an_instant(tmp_path, suffix):
+    """A delivery that does not count is not an event of its file. Pieces of CSV files go over their ends."""
+    rows = {"a": (["x", "y"], [1, 5]), "b": ([], []), "c": (["x", "z"], [2, 6]), "d": (["w"], [0])}
+    for name, (ids, instants) in rows.items():
+        at = pa.array([instant * 1_000_000 for instant in instants], UTC_US)
+        table = pa.table({"key": ["k"] * len(ids), "id": pa.array(ids, pa.string()), "at": at})
+        if suffix == "csv":
+            csv.write_csv(table, tmp_path / f"{name}.csv")
+        else:
+            pq.write_table(table, tmp_path / f"{name}.parquet")
+    definition = FileSource("clicks", path=str(tmp_path / f"*.{suffix}"), event_time="at", event_id="id")
+    with scan_of(definition) as scan:
+        found = [{file.path[-len(suffix) - 2] for file in scan.files_below(s * 1_000_000)} for s in (0, 1, 2, 6, 7)]
+    assert found == [set(), {"d"}, {"a", "d"}, {"a", "d"}, {"a", "c", "d"}]

@@ -11,6 +11,7 @@ import pytest
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, FrameSource, agg, col
 from featurestore.core.errors import SourceError, StateError
 from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.online.filling.reading import Reader
 from featurestore.sources.content import content_of, joined
 
 USER = Entity("user", key="user", dtype="int64")
@@ -79,9 +80,37 @@ def test_files_that_say_the_same_are_no_reason_to_rebuild(store, source, tmp_pat
     assert (run.rebuilt, run.events) == ("", 1)
     assert total(store) == 7.0
     read = []
-    monkeypatch.setattr("featurestore.online.filling.reading.Reader.content_below", lambda *_: read.append(1))
+    monkeypatch.setattr(Reader, "content_below", lambda *_: read.append(1))
     store.materialize()
     assert read == [], "files that did not change need not be read again"
+
+
+def deliveries(*rows):
+    ids, users, hours, amounts = zip(*rows, strict=True)
+    at = pa.array([T0 + hour * HOUR for hour in hours], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    return pa.table({"id": ids, "user": users, "at": at, "amount": pa.array(amounts, pa.float64())})
+
+
+@pytest.mark.parametrize(("hour", "rebuilt"), [(1, True), (5, False), (30, False)])
+def test_an_earlier_delivery_of_a_folded_event_in_a_new_file_rebuilds_the_view(
+    store, tmp_path, clock, monkeypatch, hour, rebuilt
+):
+    """There are as many events as before, and the new one counts, for another entity even; a later one does not.
+
+    Histories of ``tests.simulation.test_changing_options`` found it, seed 100888: the old delivery counted still.
+    """
+    pq.write_table(deliveries((1, 1, 2, 1.0), (2, 1, 3, 2.0)), tmp_path / "a.parquet")
+    store.apply(service(FileSource("orders", path=str(tmp_path / "*.parquet"), event_time="at", event_id="id")))
+    store.materialize()
+    pq.write_table(deliveries((1, 7, hour, 4.0)), tmp_path / "b.parquet")
+    clock.instant_us += 12 * HOUR
+    read = []
+    content_below = Reader.content_below
+    monkeypatch.setattr(Reader, "content_below", lambda *args: read.append(1) or content_below(*args))
+    (run,) = store.materialize()
+    assert bool(run.rebuilt) == rebuilt
+    assert total(store) == (2.0 if rebuilt else 3.0)
+    assert bool(read) == rebuilt, "folded events are read again only if a new file has events among them"
 
 
 def test_a_frame_applied_again_with_other_values_rebuilds_the_view(store):
