@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.config import Config
+from featurestore.config import Config, ServingLogConfig
 
 Urls = Callable[[], str]
 """Gives the URL of an empty online store, another one each time."""
@@ -39,8 +39,14 @@ def online_urls(request: pytest.FixtureRequest, online_urls_of: Callable[[str], 
 
 
 def local_store(
-    folder: Path | str, *, online: str | None = None, event_log: str | None = None, **options
+    folder: Path | str,
+    *,
+    online: str | None = None,
+    event_log: str | None = None,
+    has_serving_log: bool = True,
+    **options,
 ) -> FeatureStore:
     """Open a store that keeps everything under a folder, which all processes of a test see, except what has a URL."""
     elsewhere = {name: url for name, url in (("online", online), ("event_log", event_log)) if url}
-    return FeatureStore(Config.local(folder).model_copy(update=elsewhere | {"data_is_shared": True}), **options)
+    shared = {"data_is_shared": True, "serving_log": ServingLogConfig(enabled=has_serving_log)}
+    return FeatureStore(Config.local(folder).model_copy(update=elsewhere | shared), **options)

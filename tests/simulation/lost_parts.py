@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 import sys
 import tempfile
+import traceback
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime
@@ -99,20 +100,27 @@ class LostPartsWorld:
         self.acknowledged: list[tuple[str, list[dict]]] = []
         self.right = self.behind = self.refused = 0
         self.fingerprints: list[str] = []
+        self.story: list[str] = []
         self.answered = 0
         self.events_outside = [self._event() for _ in range(self.chance.choice((0, 5)))]
         if self.events_outside:
             (folder / "clicks").mkdir(parents=True)
             pq.write_table(pa.Table.from_pylist(self.events_outside, SCHEMA), folder / "clicks/first.parquet")
-        self.store = self._open()
+        self.store = self._open(self.online)
+        self.elsewhere = self._open("memory://")
         self.apply()
         self.database = sa.create_engine(f"sqlite:///{folder / 'store/event_log.db'}")
+        self.log = EventLog(str(self.database.url), folder / "store/event_log")
+        self.head: tuple[int, str] | None = None
+        self.logged: list[dict] = []
 
-    def _open(self) -> FeatureStore:
-        return local_store(self.folder / "store", online=self.online, clock=self.clock)
+    def _open(self, online: str) -> FeatureStore:
+        return local_store(self.folder / "store", online=online, clock=self.clock, has_serving_log=False)
 
     def close(self) -> None:
+        self.log.close()
         self.database.dispose()
+        self.elsewhere.close()
         self.store.close()
 
     def apply(self) -> None:
@@ -159,9 +167,7 @@ class LostPartsWorld:
 
     def grow(self) -> None:
         """Let a process that cannot reach the online store push."""
-        elsewhere = local_store(self.folder / "store", online="memory://", clock=self.clock)
-        with closing(elsewhere):
-            elsewhere.push("clicks", [self._event()])
+        self.elsewhere.push("clicks", [self._event()])
 
     def materialize(self) -> None:
         with suppress(StateError):
@@ -169,7 +175,7 @@ class LostPartsWorld:
 
     def restart(self) -> None:
         self.store.close()
-        self.store = self._open()
+        self.store = self._open(self.online)
 
     def change(self) -> None:
         """Change the definition; it goes live when it is filled."""
@@ -268,11 +274,7 @@ class LostPartsWorld:
 
     def expected(self, as_of: datetime) -> dict[str, tuple[int, float]]:
         """Return count and sum of each user's events that were known, from the log itself."""
-        log = EventLog(str(self.database.url), self.folder / "store/event_log")
-        with closing(log):
-            tables = log.read("clicks", 0, NO_WATERMARK, ["id", "user", "amount", INGEST_COLUMN])
-        pushed = [row for table in tables for row in table.to_pylist()]
-        rows = [row for row in pushed if row[INGEST_COLUMN] < as_of] + self.events_outside
+        rows = [row for row in self._pushed() if row[INGEST_COLUMN] < as_of] + self.events_outside
         if self.has_ids:
             rows = list({row["id"]: row for row in rows}.values())
         found = dict.fromkeys(USERS, (0, 0.0))
@@ -280,6 +282,16 @@ class LostPartsWorld:
             count, total = found[row["user"]]
             found[row["user"]] = (count + 1, total + row["amount"])
         return found
+
+    def _pushed(self) -> list[dict]:
+        """Return the events of the log; they are read if its head is another one."""
+        with self.database.connect() as connection:
+            (head,) = connection.exec_driver_sql("SELECT next_sequence, mark FROM event_log_heads").fetchall()
+        if head != self.head:
+            tables = self.log.read("clicks", 0, NO_WATERMARK, ["id", "user", "amount", INGEST_COLUMN])
+            self.logged = [row for table in tables for row in table.to_pylist()]
+            self.head = head
+        return self.logged
 
     def live(self, steps: int = STEPS) -> None:
         """Live through a history; in the end everything is healed, and right."""
@@ -308,11 +320,11 @@ class LostPartsWorld:
         for _ in range(steps):
             self.clock.instant_us += self.chance.choice((1, 1_000_000, 60_000_000))
             if self.chance.random() < 0.12:
-                self.chance.choice(losses)()
+                self._happens(self.chance.choice(losses))
                 if self.chance.random() < 0.3:
-                    self.push()
+                    self._happens(self.push)
             else:
-                self.chance.choice(happens)()
+                self._happens(self.chance.choice(happens))
             self.notice()
             self.ask()
         self.clock.instant_us += 1_000_000
@@ -325,6 +337,10 @@ class LostPartsWorld:
         if self.right == before:
             raise AssertionError("after a run nothing is answered")
 
+    def _happens(self, event: Callable[[], None]) -> None:
+        self.story.append(event.__name__)
+        event()
+
 
 def look_at_once() -> None:
     """Let every look count the states: in the tests no second passes."""
@@ -332,27 +348,29 @@ def look_at_once() -> None:
     watching._SHARE = 1e9
 
 
-def run(seeds: range) -> tuple[int, int, int]:
-    """Live through many histories; return how many answers were right, behind, refused."""
+def run(seeds: range) -> list[int]:
+    """Live through many histories, print how many answers were of each kind, and return the seeds that failed."""
     look_at_once()
     logging.disable()
-    totals = [0, 0, 0]
+    counts: Counter[str] = Counter()
+    failed: list[int] = []
     for seed in seeds:
-        folder = Path(tempfile.mkdtemp(prefix="lost-parts-"))
-        world = LostPartsWorld(folder, seed)
-        try:
-            world.live()
-        except BaseException:
-            print(f"seed {seed} failed", flush=True)
-            raise
-        finally:
-            world.close()
-            shutil.rmtree(folder, ignore_errors=True)
-        print(f"seed {seed}: {world.right} right, {world.behind} behind, {world.refused} refused", flush=True)
-        totals = [total + more for total, more in zip(totals, (world.right, world.behind, world.refused), strict=True)]
-    return totals[0], totals[1], totals[2]
+        with (
+            tempfile.TemporaryDirectory(prefix="lost-parts-") as folder,
+            closing(LostPartsWorld(Path(folder), seed)) as world,
+        ):
+            try:
+                world.live()
+            except Exception:
+                failed.append(seed)
+                print(f"seed {seed} failed after {', '.join(world.story)}", flush=True)
+                traceback.print_exc()
+        counts.update(right=world.right, behind=world.behind, refused=world.refused)
+        count = seed + 1 - seeds.start
+        if count % 50 == 0 or count == len(seeds):
+            print(f"{count} histories, {dict(counts)} answers, failed: {failed}", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
-    first, last = int(sys.argv[1]), int(sys.argv[2])
-    print(run(range(first, last)))
+    sys.exit(bool(run(range(int(sys.argv[1]), int(sys.argv[2])))))
