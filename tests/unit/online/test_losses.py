@@ -151,7 +151,7 @@ def test_a_first_count_that_takes_long_goes_on_beside_the_answers(store):
     """Callers wait for the same count, each for as long as it likes; the loss is known to all when it has ended."""
     view = view_of(store)
     lose(store, "b")
-    slow = SlowToCount(store._online.values)
+    slow = SlowToCount(store.parts.online.values)
     watch = watching.StateWatch(slow, lambda: [view])
     watch.look_first([view], wait_seconds=0)
     watch.look_first([view], wait_seconds=0)
