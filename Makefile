@@ -37,7 +37,7 @@ test: .venv/installed
 
 nightly: .venv/installed
 	$(BIN)/featurestore warm
-	HYPOTHESIS_PROFILE=nightly CRASH_ROUNDS=20 $(BIN)/python $(PYTEST) -m ""
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python $(PYTEST) -m ""
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

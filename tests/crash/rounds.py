@@ -1,17 +1,11 @@
-"""How often processes are killed, and where: more rounds with ``CRASH_ROUNDS``."""
+"""Processes that are killed while they work."""
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-
-
-def rounds(usual):
-    """Return how many rounds a test has: as usual, or as many as the environment says."""
-    return int(os.environ.get("CRASH_ROUNDS", usual))
 
 
 def run_and_kill(module, arguments, delay):

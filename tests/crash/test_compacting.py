@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.rounds import rounds, run_and_kill
+from tests.budget import times
+from tests.crash.rounds import run_and_kill
 from tests.simulation.payments import check_all_counted, events_of, opened, service
 from tests.stores import NETWORKED
 
-ROUNDS = 8
+ROUNDS = 3
 LONGEST_SECONDS = 0.4
 NAME = "z"
 
@@ -26,7 +27,7 @@ def test_an_event_is_neither_lost_nor_doubled_by_who_dies_while_compacting(kind,
     chance = random.Random(5)
     acknowledged = 0
     # Each log all rounds, and a few beside the other stores of states.
-    for _ in range(rounds(2 if online else ROUNDS)):
+    for _ in range(times(2 if online else ROUNDS)):
         said = run_and_kill(
             "tests.crash.test_compacting",
             [tmp_path, online or "", event_log or "", acknowledged],

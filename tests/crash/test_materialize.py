@@ -15,10 +15,11 @@ import pytest
 from featurestore import FeatureStore
 from featurestore.core.temporal import FixedClock, to_datetime
 from tests.assertions import bits
+from tests.budget import times
 from tests.crash import refreshing
 from tests.crash.refreshing import HOUR, T0, USERS
 
-ROUNDS = 12
+ROUNDS = 4
 LONGEST_SECONDS = 1.5
 """About how long the work takes that is killed."""
 
@@ -77,7 +78,7 @@ def history():
     return []
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("number", range(times(ROUNDS)))
 def test_a_killed_refresh_never_shows(number, tmp_path, history):
     chance = random.Random(number)
     before_us, now_us = T0 + 5 * HOUR, T0 + 8 * HOUR

@@ -8,10 +8,11 @@ from pathlib import Path
 from featurestore.core.temporal import FixedClock
 from featurestore.online.answering.lookup import OnlineReader
 from featurestore.serving_log import ServingLog
-from tests.crash.rounds import rounds, run_and_kill
+from tests.budget import times
+from tests.crash.rounds import run_and_kill
 from tests.unit.online.stores import T0, MemoryStore, compiled, fold, view_of
 
-ROUNDS = 6
+ROUNDS = 3
 LONGEST_SECONDS = 0.3
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -20,7 +21,7 @@ DAY = 86_400 * SECOND
 def test_a_row_is_neither_lost_nor_doubled_by_who_dies_while_sealing(tmp_path):
     chance = random.Random(3)
     flushed = 0
-    for _ in range(rounds(ROUNDS)):
+    for _ in range(times(ROUNDS)):
         delay = chance.random() * LONGEST_SECONDS
         said = run_and_kill("tests.crash.test_sealing", [tmp_path / "log", flushed], delay)
         flushed = int(said[-1]) if said else flushed

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from featurestore.online.answering import watching
+from tests.budget import times
 from tests.simulation.lost_parts import LostPartsWorld
 
 
@@ -16,7 +17,7 @@ def _every_look_counts(monkeypatch):
     monkeypatch.setattr(watching, "_SHARE", 1e9)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(times(4)))
 def test_an_answer_is_right_or_an_error_or_flagged(tmp_path, seed):
     check(LostPartsWorld(tmp_path, seed))
 

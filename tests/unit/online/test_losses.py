@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from featurestore import FeatureService, FeatureView, agg, col
 from featurestore.core.errors import StateError, StorageError
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
-from featurestore.online.answering import watching
+from featurestore.online.answering import serving, watching
 from featurestore.online.state.losses import missing_states
 from featurestore.online.stores.memory import MemoryOnlineStore
 from featurestore.online.stores.store import (
@@ -118,6 +118,7 @@ def test_a_process_that_begins_finds_a_loss_of_before_with_its_first_question(
     Histories of ``tests.simulation.lost_parts`` found it, seed 100008: NOT_FOUND, as nothing was bound to look after.
     """
     monkeypatch.undo()  # looks are as rare as in production
+    monkeypatch.setattr(serving, "_FIRST_LOOK_SECONDS", 60)  # on a busy machine a count may take longer than usual
     asked = ["spending"] if ask == "get_online_views" else "model"
     lose(store, "b")
     with local_store(tmp_path / "store", online=online, clock=clock) as other:
@@ -126,6 +127,7 @@ def test_a_process_that_begins_finds_a_loss_of_before_with_its_first_question(
 
 def test_a_process_looks_anew_after_it_applied_definitions(store, tmp_path, monkeypatch):
     monkeypatch.undo()  # looks are as rare as in production
+    monkeypatch.setattr(serving, "_FIRST_LOOK_SECONDS", 60)
     lose(store, "b")
     store.apply(service(tmp_path))
     assert code_of(lambda: store.get_online_features("model", USERS)) == STATES_LOST
