@@ -25,7 +25,7 @@ from featurestore.core.dtypes import (
 )
 from featurestore.core.temporal import duration_us
 from featurestore.definitions.collection import collect
-from featurestore.plan.aggregations import RULES, Refusal
+from featurestore.plan.aggregations import SPELLINGS, Refusal
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import ViewPlan
 
@@ -125,9 +125,9 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
 
 def operands_of(name: str) -> list[str | None]:
     """Columns that an aggregation takes, and ``None`` if it can do without one."""
-    rule = RULES[name]
-    columns = [column for column, dtype in DTYPES.items() if not isinstance(rule.gives(dtype), Refusal)]
-    return [*columns, None] if rule.takes_events else columns
+    aggregate = SPELLINGS[name].aggregate
+    columns = [column for column, dtype in DTYPES.items() if not isinstance(aggregate.gives(dtype), Refusal)]
+    return columns if aggregate.over_events is None else [*columns, None]
 
 
 def conditions() -> st.SearchStrategy[Any]:
@@ -150,10 +150,10 @@ def conditions() -> st.SearchStrategy[Any]:
 @st.composite
 def aggregations(draw, name: str | None = None, column: Any = ...):
     """An aggregation with its options, window and condition."""
-    name = draw(st.sampled_from(sorted(RULES))) if name is None else name
-    rule = RULES[name]
+    name = draw(st.sampled_from(sorted(SPELLINGS))) if name is None else name
+    spelling = SPELLINGS[name]
     column = draw(st.sampled_from(operands_of(name))) if column is ... else column
-    options = {option: draw(OPTIONS[option]) for option in rule.options}
+    options = {option: draw(OPTIONS[option]) for option in spelling.options}
     operand = () if column is None else (col(column),)
     built = getattr(agg, name)(*operand, where=draw(conditions()), **options)
     window = draw(st.sampled_from((*WINDOWS, None, None)))
@@ -161,9 +161,9 @@ def aggregations(draw, name: str | None = None, column: Any = ...):
         resolution = draw(st.sampled_from(RESOLUTIONS))
         fits = resolution is not None and duration_us(resolution) <= duration_us(window)
         built = built.over(window, resolution=resolution if fits else None)
-    elif not rule.defaults_to_lifetime or draw(st.booleans()):
+    elif not spelling.aggregate.defaults_to_lifetime or draw(st.booleans()):
         built = built.lifetime()
-    if rule.takes_ttl and draw(st.booleans()):
+    if spelling.aggregate.takes_ttl and draw(st.booleans()):
         built = built.ttl(draw(st.sampled_from(TIMES_TO_LIVE)))
     return built
 

@@ -39,7 +39,6 @@ from featurestore.kernels.expressions import Environment
 from featurestore.kernels.expressions import evaluate as evaluate_expression
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import (
-    ALWAYS_A_VALUE,
     MEMBER_NULL,
     MEMBER_VALUE,
     NOT_MEMBER,
@@ -48,6 +47,7 @@ from featurestore.kernels.program import (
     compile_program,
 )
 from featurestore.kernels.words import from_wide_words, from_words, reader_of, to_words, validity
+from featurestore.plan.aggregations import aggregate_of
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 
 _horizons = jit(temporal.horizons)
@@ -75,7 +75,7 @@ class Answer:
 
     def is_valid(self, index: int) -> Flags:
         """Tell per query whether a feature has a value; counts always have one."""
-        if self.features[index].aggregation in ALWAYS_A_VALUE:
+        if aggregate_of(self.features[index]).over_no_rows is not None:
             return np.ones(self.words.shape[1], dtype=np.bool_)
         return np.asarray(self.statuses[index] == PRESENT, dtype=np.bool_)
 
@@ -146,7 +146,7 @@ def reader_of_feature(feature: FeaturePlan, slot: Slot) -> Reader:
     return Reader(
         row=slot.row,
         is_float=feature.dtype.kind == "float64",
-        has_always=feature.aggregation in ALWAYS_A_VALUE,
+        has_always=aggregate_of(feature).over_no_rows is not None,
         value=None if is_plain else _value_reader(feature, slot),
     )
 

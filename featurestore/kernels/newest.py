@@ -20,9 +20,8 @@ from featurestore.kernels.evaluate import Queries, input_array
 from featurestore.kernels.events import is_before
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import MEMBER_NULL, need_of
+from featurestore.plan.aggregations import aggregate_of
 from featurestore.plan.model import InputPlan, ViewPlan
-
-_NEWEST_ONLY = frozenset({"last", "time_since_last"})
 
 _horizons = jit(temporal.horizons)
 _is_visible = jit(temporal.is_visible)
@@ -33,7 +32,7 @@ def asks_only_newest(view: ViewPlan) -> bool:
 
     A window ends where visibility does: if the newest visible member lies before its lower edge, so do all.
     """
-    return all(feature.aggregation in _NEWEST_ONLY for feature in view.features)
+    return all(aggregate_of(feature).needs_newest_only for feature in view.features)
 
 
 def deciding_columns(view: ViewPlan) -> set[str]:

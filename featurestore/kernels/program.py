@@ -7,7 +7,6 @@ entity's events are prepared once for all their windows.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,10 +14,11 @@ import numpy as np
 
 from featurestore.core.columns import Ints
 from featurestore.core.dtypes import DType
+from featurestore.plan.aggregations import Kind, Result, aggregate_of, members_wanted
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
 
 # How a group walks the events.
-ADDITIVE, EXTREME, ORDERED, HOLISTIC = range(4)
+ADDITIVE, EXTREME, ORDERED, HOLISTIC = map(int, (Kind.ADDITIVE, Kind.EXTREME, Kind.ORDERED, Kind.HOLISTIC))
 
 # What a feature makes of what its group found.
 COUNT, SUM_FLOAT, SUM_INT, SUM_WIDE, MEAN, VARIANCE, DEVIATION = range(7)
@@ -43,28 +43,26 @@ LARGEST_WIDE_DIGITS = 18
 """Decimals of up to this many digits are carried as whole numbers; an int64 holds them."""
 
 _FINISH = {
-    "count": (ADDITIVE, COUNT),
-    "sum": (ADDITIVE, SUM_FLOAT),
-    "mean": (ADDITIVE, MEAN),
-    "var": (ADDITIVE, VARIANCE),
-    "std": (ADDITIVE, DEVIATION),
-    "min": (EXTREME, SMALLEST),
-    "max": (EXTREME, LARGEST),
-    "first": (ORDERED, FIRST),
-    "last": (ORDERED, LAST),
-    "first_n": (ORDERED, FIRST_N),
-    "last_n": (ORDERED, LAST_N),
-    "time_since_last": (ORDERED, SINCE_LAST),
-    "count_distinct": (HOLISTIC, DISTINCT),
-    "quantile": (HOLISTIC, QUANTILE),
-    "mode": (HOLISTIC, MODE),
+    "count": COUNT,
+    "sum": SUM_FLOAT,
+    "mean": MEAN,
+    "var": VARIANCE,
+    "std": DEVIATION,
+    "min": SMALLEST,
+    "max": LARGEST,
+    "first": FIRST,
+    "last": LAST,
+    "first_n": FIRST_N,
+    "last_n": LAST_N,
+    "time_since_last": SINCE_LAST,
+    "count_distinct": DISTINCT,
+    "quantile": QUANTILE,
+    "mode": MODE,
 }
+"""The kernel of each aggregation, among those of its kind; sums of other dtypes than float64 have their own."""
 
 AGGREGATIONS = frozenset(_FINISH)
 """Every aggregation there is a kernel for."""
-
-ALWAYS_A_VALUE = frozenset({"count", "count_distinct"})
-"""Aggregations that give 0 over no rows; all others give null."""
 
 
 def need_of(feature: FeaturePlan) -> int:
@@ -110,7 +108,7 @@ def compile_program(view: ViewPlan) -> Program:
     """Translate the features of a view."""
     features = view.features
     windows = sorted({_window(feature) for feature in features})
-    slots = _slots(features)
+    slots = _slots(view)
     order = sorted(range(len(features)), key=lambda i: (_group_key(view, features[i]), _window(features[i])))
     groups: list[tuple[int, ...]] = []
     rows: list[tuple[int, ...]] = []
@@ -135,30 +133,34 @@ def _window(feature: FeaturePlan) -> tuple[int, int]:
     return feature.window_us, feature.resolution_us
 
 
-def _slots(features: Sequence[FeaturePlan]) -> tuple[Slot, ...]:
-    widths = [_width(feature) for feature in features]
+def _slots(view: ViewPlan) -> tuple[Slot, ...]:
+    widths = [_width(view, feature) for feature in view.features]
     starts = np.cumsum([0, *widths])
     return tuple(Slot(int(start), width) for start, width in zip(starts, widths, strict=False))
 
 
-def _width(feature: FeaturePlan) -> int:
+def _width(view: ViewPlan, feature: FeaturePlan) -> int:
     """Words of one result: a list has its length and its items, a decimal sum two halves."""
-    if feature.aggregation in ("first_n", "last_n"):
-        return 1 + _whole(feature, "n")
-    return 2 if feature.aggregation == "sum" and feature.dtype.kind == "decimal" else 1
+    aggregate = aggregate_of(feature)
+    if aggregate.result is Result.LIST:
+        return 1 + members_wanted(feature)
+    return 2 if aggregate.kind is Kind.ADDITIVE and _finish(view, feature) == SUM_WIDE else 1
 
 
-def _whole(feature: FeaturePlan, name: str) -> int:
-    value = feature.param(name)
-    assert isinstance(value, int)
-    return value
+def _finish(view: ViewPlan, feature: FeaturePlan) -> int:
+    """Return the kernel of a feature: exact sums are kept in another form for each dtype."""
+    finish = _FINISH[feature.aggregation]
+    is_sum = aggregate_of(feature).kind is Kind.ADDITIVE and finish == SUM_FLOAT
+    if not is_sum or _is_float(view.inputs[feature.input]):
+        return finish
+    return SUM_WIDE if feature.dtype.kind == "decimal" else SUM_INT
 
 
 def _group_key(view: ViewPlan, feature: FeaturePlan) -> tuple[int, int, int, int, int]:
-    kind, finish = _FINISH[feature.aggregation]
+    kind = aggregate_of(feature).kind
     source = view.inputs[feature.input]
-    direction = finish if kind == EXTREME else 0
-    return kind, feature.input, need_of(feature), int(_is_float(source)), direction
+    direction = _FINISH[feature.aggregation] if kind is Kind.EXTREME else 0
+    return int(kind), feature.input, need_of(feature), int(_is_float(source)), direction
 
 
 def _is_float(source: InputPlan) -> bool:
@@ -166,30 +168,31 @@ def _is_float(source: InputPlan) -> bool:
 
 
 def _level(feature: FeaturePlan) -> int:
-    """What a group must keep: sums need counts and sums, variances squares as well; lists their length."""
-    if feature.aggregation in ("first_n", "last_n"):
-        return _whole(feature, "n")
-    return {"count": 0, "sum": 1, "mean": 1, "var": 2, "std": 2, "max": LARGEST}.get(feature.aggregation, 0)
+    """What a group must keep: the highest power that is summed, the direction of an extreme, the length of a list."""
+    aggregate = aggregate_of(feature)
+    if aggregate.kind is Kind.EXTREME:
+        return _FINISH[feature.aggregation]
+    return members_wanted(feature) if aggregate.result is Result.LIST else aggregate.powers
 
 
 def _feature_row(
     view: ViewPlan, feature: FeaturePlan, index: int, windows: list[tuple[int, int]], slot: Slot
 ) -> tuple[int, ...]:
-    _, finish = _FINISH[feature.aggregation]
-    if feature.aggregation == "sum" and not _is_float(view.inputs[feature.input]):
-        finish = SUM_WIDE if feature.dtype.kind == "decimal" else SUM_INT
     ttl = NO_TTL if feature.ttl_us is None else feature.ttl_us
-    return finish, windows.index(_window(feature)), slot.row, index, _param(feature), ttl
+    return _finish(view, feature), windows.index(_window(feature)), slot.row, index, _param(feature), ttl
 
 
 def _param(feature: FeaturePlan) -> int:
     """The one number a feature's option is, floats as their bits."""
+    params = dict(feature.params)
     for name in ("ddof", "n", "unit_us"):
-        if name in dict(feature.params):
-            return _whole(feature, name)
-    if feature.aggregation == "quantile":
-        rank = feature.param("q")
-        assert isinstance(rank, int | float)
-        bits: int = struct.unpack("<q", struct.pack("<d", rank))[0]
-        return bits
-    return 0
+        if name in params:
+            value = params[name]
+            assert isinstance(value, int)
+            return value
+    rank = params.get("q")
+    if rank is None:
+        return 0
+    assert isinstance(rank, int | float)
+    bits: int = struct.unpack("<q", struct.pack("<d", rank))[0]
+    return bits

@@ -28,17 +28,15 @@ from featurestore.core.temporal import (
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import MEMBER_VALUE, need_of
-from featurestore.plan.model import FeaturePlan, ViewPlan
-
-_NEWEST = frozenset({"last", "last_n", "time_since_last"})
-_OLDEST = frozenset({"first", "first_n"})
+from featurestore.plan.aggregations import End, aggregate_of, members_wanted
+from featurestore.plan.model import ViewPlan
 
 _is_visible = jit(is_visible)
 
 
 def keeps_everything(view: ViewPlan) -> bool:
     """Tell whether every event of a view matters for ever."""
-    return any(f.window_us is None and f.aggregation not in _NEWEST | _OLDEST for f in view.features)
+    return any(f.window_us is None and aggregate_of(f).end is None for f in view.features)
 
 
 def longest_us(view: ViewPlan) -> int | None:
@@ -85,7 +83,7 @@ def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
     every_event = np.full(len(block), MEMBER_VALUE, dtype=np.uint8)
     wishes = [(every_event, MEMBER_VALUE, 1, True)]
     wishes += [
-        (block.flags[f.input], need_of(f), _wanted(f), f.aggregation in _NEWEST)
+        (block.flags[f.input], need_of(f), members_wanted(f), aggregate_of(f).end is End.NEWEST)
         for f in view.features
         if f.window_us is None
     ]
@@ -118,12 +116,6 @@ def _earliest(view: ViewPlan, reach_us: int) -> tuple[int, int, int]:
         if feature.window_us is not None
     ]
     return min(starts, default=event_bound), event_bound, ingest_bound
-
-
-def _wanted(feature: FeaturePlan) -> int:
-    count = dict(feature.params).get("n", 1)
-    assert isinstance(count, int)
-    return count
 
 
 @jit

@@ -20,10 +20,8 @@ from featurestore.core.temporal import NO_WATERMARK
 from featurestore.kernels.evaluate import BoundView, bind
 from featurestore.kernels.events import EXPIRED, NO_EVENT, EventBlock
 from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE, NOT_MEMBER, need_of
+from featurestore.plan.aggregations import End, aggregate_of, members_wanted
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
-
-_OLDEST = frozenset({"first", "first_n"})
-_NEWEST = frozenset({"last", "last_n", "time_since_last"})
 
 
 class Fate(IntEnum):
@@ -89,8 +87,8 @@ class Selection:
         if key not in self._folded:
             self._folded[key] = self._fates_before_ranking(feature)
         fates = self._folded[key].copy()
-        if feature.aggregation in _OLDEST | _NEWEST and len(fates):
-            picked = self._asked(self._places, feature, feature.input, need_of(feature), _wanted(feature))
+        if aggregate_of(feature).end is not None and len(fates):
+            picked = self._asked(self._places, feature, feature.input, need_of(feature), members_wanted(feature))
             used = fates == Fate.USED
             fates[used] = Fate.OUTRANKED
             fates[picked] = self._fate_of_picked(feature)
@@ -125,7 +123,7 @@ class Selection:
         """Ask for the places of up to so many members of an input in a feature's window, from the feature's end on."""
         probe = FeaturePlan(
             name="places",
-            aggregation="first_n" if feature.aggregation in _OLDEST else "last_n",
+            aggregation="first_n" if aggregate_of(feature).end is End.OLDEST else "last_n",
             input=source,
             dtype=list_of(INT64),
             window_us=feature.window_us,
@@ -135,9 +133,3 @@ class Selection:
         asked = BoundView(replace(self._view, inputs=(*self._view.inputs, InputPlan()), features=(probe,)))
         words = asked.evaluate(block, self._entity, self._as_of, watermark=self._watermark).words
         return words[1 : 1 + int(words[0, 0]), 0]
-
-
-def _wanted(feature: FeaturePlan) -> int:
-    count = dict(feature.params).get("n", 1)
-    assert isinstance(count, int)
-    return count

@@ -16,10 +16,8 @@ from featurestore.core.statuses import Status
 from featurestore.kernels.jit import jit
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
+from featurestore.plan.aggregations import aggregate_of
 from featurestore.plan.model import FeaturePlan, InputPlan, Plan, ViewPlan, ViewUse
-
-_COUNTS = frozenset({"count", "count_distinct"})
-_LATEST = frozenset({"last", "time_since_last"})
 
 _horizons = jit(temporal.horizons)
 
@@ -155,10 +153,11 @@ class EmptyRows:
         is_expired = np.zeros_like(is_empty)
         for feature, column, statuses in zip(use.view.features, answer.columns, answer.statuses, strict=True):
             is_expired |= statuses == Status.EXPIRED
-            if feature.aggregation in _COUNTS:
-                is_empty &= column.to_numpy(zero_copy_only=False) == 0
-            else:
+            over_no_rows = aggregate_of(feature).over_no_rows
+            if over_no_rows is None:
                 is_empty &= statuses != Status.PRESENT
+            else:
+                is_empty &= column.to_numpy(zero_copy_only=False) == over_no_rows
             if not is_empty.any():
                 break
         self._pieces.setdefault(use.alias, []).append((is_empty, is_expired & is_empty))
@@ -195,7 +194,7 @@ class EmptyRows:
 def _reasons(use: ViewUse, spine: pa.Table, is_expired: Flags, rows: Rows, resources: Resources) -> RowsWithoutValues:
     keys = [spine.column(key).combine_chunks() for key in use.keys]
     as_of = np.ascontiguousarray(spine.column("as_of").combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False))
-    windows = [feature.window_us for feature in use.view.features if feature.aggregation not in _LATEST]
+    windows = [feature.window_us for feature in use.view.features if not aggregate_of(feature).needs_newest_only]
     longest = None if not windows or None in windows else max(window for window in windows if window is not None)
     probe = replace(
         use.view,

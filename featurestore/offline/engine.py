@@ -43,14 +43,12 @@ from featurestore.kernels.words import to_words
 from featurestore.offline.narrowing import narrowed
 from featurestore.offline.parts import Part, Resources, Rows, arrays, ingest_columns, read_times
 from featurestore.offline.spilling import share_out, spilled, split
+from featurestore.plan.aggregations import aggregate_of
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 from featurestore.storage.progress import Share, part_of, silent
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-_ORDERED = frozenset({"first", "last", "first_n", "last_n"})
-_PICKED = frozenset({"first", "last"})
-_WITHOUT_VALUES = _PICKED | {"count", "time_since_last"}
 _GATHER_ROWS = 1_000_000
 _READ = 0.5
 """Which share of the work on a view it is to read its source; about half."""
@@ -221,7 +219,7 @@ def _order(view: ViewPlan, part: Part, entity_count: int, threads: int, hindsigh
     event_time, ingest_time = read_times(view, columns, hindsight=hindsight)
     del columns
     rows, offsets, has_ties = time_order(part.codes, entity_count, event_time, ingest_time, threads=threads)
-    if has_ties and any(feature.aggregation in _ORDERED for feature in view.features):
+    if has_ties and any(aggregate_of(feature).needs_order_of_ties for feature in view.features):
         places, runs = tied_places(offsets, rows, event_time, ingest_time)
         order_by_content(places, runs, rows, [_content(source, part, rows[places]) for source in view.inputs])
     sorted_event_time = _gather(event_time, rows, threads)
@@ -254,8 +252,8 @@ def _evaluate_input(
     array, flags = input_array(source, columns, len(part.codes))
     del columns
     answers: dict[FeaturePlan, tuple[pa.Array, Bytes]] = {}
-    light = [feature for feature in features if feature.aggregation in _WITHOUT_VALUES]
-    heavy = [feature for feature in features if feature.aggregation not in _WITHOUT_VALUES]
+    light = [feature for feature in features if not aggregate_of(feature).needs_values]
+    heavy = [feature for feature in features if aggregate_of(feature).needs_values]
     if light:
         answers |= _by_row(view, light, array, flags, order, queries, resources, shared)
     if heavy:
@@ -313,15 +311,14 @@ def _by_row(
 
 def _shape(feature: FeaturePlan) -> FeaturePlan:
     """Return what is asked of the members, whatever the input; picked rows are numbers."""
-    is_picked = feature.aggregation in _PICKED
-    return replace(feature, name="", input=0, dtype=INT64 if is_picked else feature.dtype)
+    return replace(feature, name="", input=0, dtype=INT64 if aggregate_of(feature).picks_value else feature.dtype)
 
 
 def _looked_up(
     feature: FeaturePlan, array: pa.Array | None, answer: pa.Array, statuses: Bytes
 ) -> tuple[pa.Array, Bytes]:
     """Replace row numbers by the values in these rows, where the feature picks one."""
-    if feature.aggregation not in _PICKED:
+    if not aggregate_of(feature).picks_value:
         return answer, statuses
     assert array is not None
     return array.take(answer), statuses

@@ -1,12 +1,14 @@
-"""What aggregations take and give: dtypes, options, and whether they must name a window.
+"""Aggregations: one record each, which holds every trait that any part of the library asks for.
 
-The one table that the compiler judges aggregations by. How they fold is the kernels' business.
+To add an aggregation, write one record here, its kernel (``featurestore.kernels.program`` names the kernels) and its
+method of ``agg``; the laws in ``tests/laws`` find it by its record. No other module may compare names of aggregations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 from typing import Any
 
 from featurestore.core.dtypes import (
@@ -16,21 +18,63 @@ from featurestore.core.dtypes import (
     list_of,
 )
 from featurestore.core.temporal import MICROSECONDS
-from featurestore.plan.model import Param
+from featurestore.plan.model import FeaturePlan, Param
 from featurestore.plan.operations import ORDERED_HINT
 
 LARGEST_N = 10_000
-"""Longest list ``first_n`` and ``last_n`` may give: their results have fixed room."""
+"""Longest list that ``first_n`` and ``last_n`` return: their results have a fixed size."""
 
 LARGEST_SUMMED_PRECISION = 18
-"""Digits a decimal may have to be summed: sums of more could not be held exactly."""
+"""Digits that a decimal may have to be summed: sums of longer decimals could not be kept exactly."""
 
 Params = tuple[tuple[str, Param], ...]
 
 
+class Kind(IntEnum):
+    """How the events of a window are aggregated."""
+
+    ADDITIVE = 0
+    """Sums are kept that can be added to and subtracted from (algebraic, invertible)."""
+    EXTREME = 1
+    """The smallest or largest value is kept (distributive, not invertible)."""
+    ORDERED = 2
+    """Events are picked from one end of the order of time."""
+    HOLISTIC = 3
+    """All values of the window are needed at once."""
+
+
+class End(Enum):
+    """From which end of the order of time an aggregation picks its events."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+class Result(Enum):
+    """What a result is made of."""
+
+    COMPUTED = "computed"
+    """A number that no event need hold."""
+    VALUE = "value"
+    """The value of one event."""
+    LIST = "list"
+    """The values of up to ``n`` events."""
+
+
+class Contribution(Enum):
+    """What one event adds to a linear aggregate."""
+
+    ONE = "one"
+    """One: the aggregate counts."""
+    VALUE = "value"
+    """Its value: the aggregate is a sum."""
+    DEVIATION = "deviation"
+    """Its value less the mean, divided by the count: the aggregate is a mean."""
+
+
 @dataclass(frozen=True)
 class Refusal:
-    """Why an aggregation does not take what it was given: problem and hint."""
+    """Why an aggregation does not accept an operand: problem and hint."""
 
     problem: str
     hint: str
@@ -38,11 +82,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an aggregation.
+    """An option of an aggregation.
 
     Attributes:
-        expected: What it should be, in words.
-        read: Turns what the user wrote into the plan's parameter; ``None`` if it cannot be that.
+        expected: The accepted values, in words.
+        read: Returns the plan's parameter (name, value) for the value that the user wrote; ``None`` if it is not valid.
     """
 
     expected: str
@@ -50,26 +94,80 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What the compiler knows of one aggregation.
+class Aggregate:
+    """The traits of one aggregation.
 
     Attributes:
-        plan_name: Its name in a plan, where two names for one thing became one.
-        gives: Dtype of the result for a dtype of the operand.
-        takes_events: Whether it can do without an operand.
-        defaults_to_lifetime: Whether it may leave the window out.
-        takes_ttl: Whether its value can expire.
-        options: Its options, by the name users write.
-        fixed: Parameters it always has in a plan.
+        name: Its name in plans.
+        kind: How events are aggregated.
+        gives: Dtype of the result for a dtype of the operand, or why that dtype is refused.
+        sentence: How a value was computed, as a format string. Fields: ``{value}`` the value; ``{n}`` the number of
+            events used, with its noun, and ``{count}`` without it; ``{used}`` the numbers of these events;
+            ``{members}`` the number of events that the window holds; names of options; names of other aggregations,
+            for their values over the same events.
+        result: Whether the result is computed or made of values of events.
+        end: End of the order of time that events are picked from; ``None`` unless the kind is ``ORDERED``.
+        over_no_rows: The value over no events; ``None`` is null.
+        over_events: Dtype of the result without an operand; ``None`` if the aggregation needs one.
+        needs_values: Whether the kernel reads the values of events. Otherwise times and memberships suffice; a result
+            that is the value of one event is then looked up in the row that the kernel returned.
+        powers: Highest power of the values of which sums are kept; 0 unless the kind is ``ADDITIVE``.
+        contribution: What each event adds to the result; ``None`` if the aggregate is not linear.
+        defaults_to_lifetime: Whether a window may be left out.
+        takes_ttl: Whether a value can expire.
+        options: Its options, by the name that users write.
+        aliases: Other names that users write for it, each with the parameters that the name fixes.
     """
 
-    plan_name: str
+    name: str
+    kind: Kind
     gives: Callable[[DType], DType | Refusal]
-    takes_events: bool = False
+    sentence: str
+    result: Result = Result.COMPUTED
+    end: End | None = None
+    over_no_rows: int | None = None
+    over_events: DType | None = None
+    needs_values: bool = True
+    powers: int = 0
+    contribution: Contribution | None = None
     defaults_to_lifetime: bool = False
     takes_ttl: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
+    aliases: Mapping[str, Params] = field(default_factory=dict)
+
+    @property
+    def needs_newest_only(self) -> bool:
+        """Whether the newest event that takes part decides the value alone."""
+        return self.end is End.NEWEST and self.result is not Result.LIST
+
+    @property
+    def picks_value(self) -> bool:
+        """Whether the result is the value of the one event that the order of time decides on."""
+        return self.kind is Kind.ORDERED and self.result is Result.VALUE
+
+    @property
+    def needs_order_of_ties(self) -> bool:
+        """Whether the order of events with equal times can change the result."""
+        return self.kind is Kind.ORDERED and self.result is not Result.COMPUTED
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """An aggregation under a name that users write.
+
+    Attributes:
+        aggregate: The aggregation.
+        fixed: Parameters that the name fixes: ``median`` is the quantile at 0.5.
+    """
+
+    aggregate: Aggregate
     fixed: Params = ()
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """The options that are left to the user."""
+        fixed = dict(self.fixed)
+        return {name: option for name, option in self.aggregate.options.items() if name not in fixed}
 
 
 def _same(dtype: DType) -> DType | Refusal:
@@ -163,25 +261,142 @@ def _read_rank(value: Any) -> tuple[str, Param] | None:
 
 _Q = Option("a number from 0 to 1", _read_rank)
 
-RULES: Mapping[str, Rule] = {
-    "count": Rule("count", _counted, takes_events=True),
-    "sum": Rule("sum", _summed),
-    "mean": Rule("mean", _averaged),
-    "min": Rule("min", _sorted),
-    "max": Rule("max", _sorted),
-    "var": Rule("var", _averaged, options={"ddof": _DDOF}),
-    "std": Rule("std", _averaged, options={"ddof": _DDOF}),
-    "first": Rule("first", _same, defaults_to_lifetime=True, options={"respect_nulls": _NULLS}),
-    "last": Rule("last", _same, defaults_to_lifetime=True, takes_ttl=True, options={"respect_nulls": _NULLS}),
-    "latest": Rule("last", _same, defaults_to_lifetime=True, takes_ttl=True, options={"respect_nulls": _NULLS}),
-    "first_n": Rule("first_n", _listed, defaults_to_lifetime=True, options={"n": _N}),
-    "last_n": Rule("last_n", _listed, defaults_to_lifetime=True, options={"n": _N}),
-    "count_distinct": Rule("count_distinct", _counted),
-    "quantile": Rule("quantile", _averaged, options={"q": _Q}),
-    "median": Rule("quantile", _averaged, fixed=(("q", 0.5),)),
-    "mode": Rule("mode", _ordered),
-    "time_since_last": Rule(
-        "time_since_last", _measured, takes_events=True, defaults_to_lifetime=True, options={"unit": _UNIT}
+_ORDER = "by (event_time, ingest_time, content)"
+
+_RECORDS = (
+    Aggregate(
+        "count",
+        Kind.ADDITIVE,
+        _counted,
+        "{n} counted = {value}",
+        over_no_rows=0,
+        over_events=INT64,
+        needs_values=False,
+        contribution=Contribution.ONE,
     ),
+    Aggregate(
+        "sum",
+        Kind.ADDITIVE,
+        _summed,
+        "exact sum of {n}, rounded once = {value}",
+        powers=1,
+        contribution=Contribution.VALUE,
+    ),
+    Aggregate(
+        "mean",
+        Kind.ADDITIVE,
+        _averaged,
+        "exact sum {sum} of {n} / {count} = {value}",
+        powers=1,
+        contribution=Contribution.DEVIATION,
+    ),
+    Aggregate("min", Kind.EXTREME, _sorted, "the smallest of {n} = {value}", result=Result.VALUE),
+    Aggregate("max", Kind.EXTREME, _sorted, "the largest of {n} = {value}", result=Result.VALUE),
+    Aggregate(
+        "var",
+        Kind.ADDITIVE,
+        _averaged,
+        "exact variance of {n} with mean {mean}, divided by n - {ddof} = {value}",
+        powers=2,
+        options={"ddof": _DDOF},
+    ),
+    Aggregate(
+        "std",
+        Kind.ADDITIVE,
+        _averaged,
+        "exact standard deviation of {n} with mean {mean}, divided by n - {ddof} = {value}",
+        powers=2,
+        options={"ddof": _DDOF},
+    ),
+    Aggregate(
+        "first",
+        Kind.ORDERED,
+        _same,
+        f"first of {{members}} {_ORDER}: {{used}} = {{value}}",
+        result=Result.VALUE,
+        end=End.OLDEST,
+        needs_values=False,
+        defaults_to_lifetime=True,
+        options={"respect_nulls": _NULLS},
+    ),
+    Aggregate(
+        "last",
+        Kind.ORDERED,
+        _same,
+        f"last of {{members}} {_ORDER}: {{used}} = {{value}}",
+        result=Result.VALUE,
+        end=End.NEWEST,
+        needs_values=False,
+        defaults_to_lifetime=True,
+        takes_ttl=True,
+        options={"respect_nulls": _NULLS},
+        aliases={"latest": ()},
+    ),
+    Aggregate(
+        "first_n",
+        Kind.ORDERED,
+        _listed,
+        f"the first of {{members}} {_ORDER}: {{used}} = {{value}}",
+        result=Result.LIST,
+        end=End.OLDEST,
+        defaults_to_lifetime=True,
+        options={"n": _N},
+    ),
+    Aggregate(
+        "last_n",
+        Kind.ORDERED,
+        _listed,
+        f"the last of {{members}} {_ORDER}: {{used}} = {{value}}",
+        result=Result.LIST,
+        end=End.NEWEST,
+        defaults_to_lifetime=True,
+        options={"n": _N},
+    ),
+    Aggregate("count_distinct", Kind.HOLISTIC, _counted, "distinct values among {n} = {value}", over_no_rows=0),
+    Aggregate(
+        "quantile",
+        Kind.HOLISTIC,
+        _averaged,
+        "quantile {q} of {n} from {min} to {max}, linear between neighbours = {value}",
+        options={"q": _Q},
+        aliases={"median": (("q", 0.5),)},
+    ),
+    Aggregate(
+        "mode",
+        Kind.HOLISTIC,
+        _ordered,
+        "the most frequent of {n}, the smallest of equally frequent ones = {value}",
+        result=Result.VALUE,
+    ),
+    Aggregate(
+        "time_since_last",
+        Kind.ORDERED,
+        _measured,
+        "as_of - event_time of the last event ({used}), in units of {unit} = {value}",
+        end=End.NEWEST,
+        over_events=FLOAT64,
+        needs_values=False,
+        defaults_to_lifetime=True,
+        options={"unit": _UNIT},
+    ),
+)
+
+AGGREGATES: Mapping[str, Aggregate] = {record.name: record for record in _RECORDS}
+"""Every aggregation by its name in plans."""
+
+SPELLINGS: Mapping[str, Spelling] = {
+    name: Spelling(record, fixed) for record in _RECORDS for name, fixed in ((record.name, ()), *record.aliases.items())
 }
-"""Every aggregation by the name users write."""
+"""Every aggregation by the names that users write."""
+
+
+def aggregate_of(feature: FeaturePlan) -> Aggregate:
+    """Return the traits of a feature's aggregation."""
+    return AGGREGATES[feature.aggregation]
+
+
+def members_wanted(feature: FeaturePlan) -> int:
+    """Return how many events a feature of kind ``ORDERED`` picks at most, counted from its end."""
+    count = dict(feature.params).get("n", 1)
+    assert isinstance(count, int)
+    return count

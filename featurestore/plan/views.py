@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from featurestore.core.dtypes import (
-    FLOAT64,
-    INT64,
-    TIMESTAMP,
-    DType,
-)
+from featurestore.core.dtypes import TIMESTAMP, DType
 from featurestore.core.errors import (
     ConfigError,
     InstantError,
@@ -27,7 +22,7 @@ from featurestore.definitions.sources import Source, SqlSource
 from featurestore.definitions.udf import find_udf
 from featurestore.definitions.views import FeatureView
 from featurestore.plan import mistakes
-from featurestore.plan.aggregations import RULES, Params, Refusal, Rule
+from featurestore.plan.aggregations import SPELLINGS, Params, Refusal, Spelling
 from featurestore.plan.checks import (
     Schema,
     epoch_units,
@@ -78,7 +73,7 @@ class _Draft:
     """A feature before its input has an index."""
 
     name: str
-    rule: Rule
+    spelling: Spelling
     input: InputPlan
     dtype: DType
     window_us: int | None
@@ -165,7 +160,7 @@ def _expressions(inputs: tuple[InputPlan, ...]) -> Iterator[TypedExpr | None]:
 def _feature_plan(draft: _Draft, inputs: tuple[InputPlan, ...]) -> FeaturePlan:
     return FeaturePlan(
         name=draft.name,
-        aggregation=draft.rule.plan_name,
+        aggregation=draft.spelling.aggregate.name,
         input=inputs.index(draft.input),
         dtype=draft.dtype,
         window_us=draft.window_us,
@@ -240,37 +235,37 @@ def _compile_feature(key: Any, aggregation: object, events: _Events, where: str)
     report = events.report
     if not is_aggregation(aggregation, where, report):
         return
-    rule = RULES.get(aggregation.name)
-    if rule is None:
-        report(mistakes.bad_option(where, "the aggregation", aggregation.name, f"one of {', '.join(RULES)}"))
+    spelling = SPELLINGS.get(aggregation.name)
+    if spelling is None:
+        report(mistakes.bad_option(where, "the aggregation", aggregation.name, f"one of {', '.join(SPELLINGS)}"))
         return
-    value, dtype = _operand(aggregation, rule, events, where)
+    value, dtype = _operand(aggregation, spelling, events, where)
     condition = _condition(aggregation.where, events, where)
-    params = _params(aggregation, rule, where, report)
-    ttl_us = _time_to_live(aggregation, rule, where, report)
-    for name, window_us, resolution_us in _windows(key, aggregation, rule, where, report):
+    params = _params(aggregation, spelling, where, report)
+    ttl_us = _time_to_live(aggregation, spelling, where, report)
+    for name, window_us, resolution_us in _windows(key, aggregation, spelling, where, report):
         if dtype is not None and params is not None:
-            yield _Draft(name, rule, InputPlan(value, condition), dtype, window_us, resolution_us, ttl_us, params)
+            yield _Draft(name, spelling, InputPlan(value, condition), dtype, window_us, resolution_us, ttl_us, params)
 
 
 def _operand(
-    aggregation: Aggregation, rule: Rule, events: _Events, where: str
+    aggregation: Aggregation, spelling: Spelling, events: _Events, where: str
 ) -> tuple[TypedExpr | None, DType | None]:
     """Return the typed operand and the dtype of the result; no dtype if there was a mistake."""
     if aggregation.value is None:
-        if not rule.takes_events:
+        dtype = spelling.aggregate.over_events
+        if dtype is None:
             example = f"agg.{aggregation.name}(col('x'))"
             events.report(mistakes.wrong_kind(where, "the operand", None, "an expression", f"Write {example}."))
-            return None, None
-        return None, INT64 if rule.plan_name == "count" else FLOAT64
+        return None, dtype
     value = _type_over_events(aggregation.value, events, where, "the operand")
     if value is None:
         return None, None
-    dtype = rule.gives(value.dtype)
-    if isinstance(dtype, Refusal):
-        events.report(Mistake(where, f"agg.{aggregation.name} {dtype.problem}", dtype.hint, "wrong-dtype"))
+    given = spelling.aggregate.gives(value.dtype)
+    if isinstance(given, Refusal):
+        events.report(Mistake(where, f"agg.{aggregation.name} {given.problem}", given.hint, "wrong-dtype"))
         return None, None
-    return value, dtype
+    return value, given
 
 
 def _condition(condition: Expr | None, events: _Events, where: str) -> TypedExpr | None:
@@ -321,9 +316,9 @@ def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:
             yield from (mistakes.impure_udf(where, params["name"], problem) for problem in problems)
 
 
-def _params(aggregation: Aggregation, rule: Rule, where: str, report: Report) -> Params | None:
-    found = dict(rule.fixed)
-    for name, option in rule.options.items():
+def _params(aggregation: Aggregation, spelling: Spelling, where: str, report: Report) -> Params | None:
+    found = dict(spelling.fixed)
+    for name, option in spelling.options.items():
         read = option.read(aggregation.options.get(name))
         if read is None:
             report(mistakes.bad_option(where, name, aggregation.options.get(name), option.expected))
@@ -332,10 +327,10 @@ def _params(aggregation: Aggregation, rule: Rule, where: str, report: Report) ->
     return tuple(sorted(found.items()))
 
 
-def _time_to_live(aggregation: Aggregation, rule: Rule, where: str, report: Report) -> int | None:
+def _time_to_live(aggregation: Aggregation, spelling: Spelling, where: str, report: Report) -> int | None:
     if aggregation.time_to_live is None:
         return None
-    if not rule.takes_ttl:
+    if not spelling.aggregate.takes_ttl:
         report(mistakes.misplaced_ttl(where, f"agg.{aggregation.name}"))
         return None
     length = _length(aggregation.time_to_live, where, report)
@@ -345,13 +340,13 @@ def _time_to_live(aggregation: Aggregation, rule: Rule, where: str, report: Repo
 
 
 def _windows(
-    key: Any, aggregation: Aggregation, rule: Rule, where: str, report: Report
+    key: Any, aggregation: Aggregation, spelling: Spelling, where: str, report: Report
 ) -> Iterator[tuple[str, int | None, int]]:
     """Yield name, length and resolution of each feature, or report why its windows cannot be read."""
     if not isinstance(key, str):
         report(mistakes.bad_name(where, key))
         return
-    if not aggregation.windows and not rule.defaults_to_lifetime:
+    if not aggregation.windows and not spelling.aggregate.defaults_to_lifetime:
         report(mistakes.missing_window(where, f"agg.{aggregation.name}"))
     if len(aggregation.windows) > 1 and WINDOW not in key:
         report(mistakes.ambiguous_window(where, len(aggregation.windows)))

@@ -22,7 +22,7 @@ from featurestore.kernels.evaluate import Picked, RowReader, bind
 from featurestore.kernels.events import NO_EVENT
 from featurestore.offline import narrowing
 from featurestore.offline.parts import Resources
-from featurestore.plan.aggregations import RULES
+from featurestore.plan.aggregations import SPELLINGS
 from featurestore.plan.compiler import compile_definitions
 from tests.assertions import assert_same_values
 from tests.budget import examples
@@ -115,7 +115,7 @@ def test_kernels_give_the_naive_answers_at_every_edge(scenario):
 
 
 @pytest.mark.parametrize(
-    ("name", "column"), [(name, column) for name in sorted(RULES) for column in operands_of(name)], ids=str
+    ("name", "column"), [(name, column) for name in sorted(SPELLINGS) for column in operands_of(name)], ids=str
 )
 def test_every_aggregation_gives_the_naive_answers_on_every_dtype(name, column):
     @given(scenarios(features=features_of(aggregations(name, column), max_size=3)))
@@ -214,7 +214,7 @@ COLUMNS = {
 def everything_over(*windows):
     """Return every aggregation over several windows and the lifetime."""
     found = {}
-    for name in sorted(RULES):
+    for name in sorted(SPELLINGS):
         options = {"first_n": {"n": 3}, "last_n": {"n": 3}, "quantile": {"q": 0.3}}.get(name, {})
         for column in ("number", "whole", "text"):
             if column in operands_of(name):

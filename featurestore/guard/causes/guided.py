@@ -34,6 +34,7 @@ from featurestore.core.temporal import NOTHING_YET, window_start
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.program import need_of
 from featurestore.kernels.words import validity
+from featurestore.plan.aggregations import Contribution, aggregate_of
 from featurestore.plan.model import FeaturePlan, ViewPlan
 
 _MOST_SETS = 32
@@ -55,7 +56,6 @@ _LONGEST_RUN = 64
 _ROUNDING = 2.0**-48
 """Largest error of a difference of two floats that are each rounded once, relative to their size."""
 
-_LINEAR = ("count", "sum", "mean")
 _NUMBERS = ("float64", "int64", "decimal")
 
 
@@ -82,13 +82,15 @@ def linear_features(view: ViewPlan, outputs: Mapping[str, str]) -> tuple[Linear,
     return tuple(
         Linear(outputs[feature.name], feature)
         for feature in view.features
-        if feature.name in outputs and feature.aggregation in _LINEAR and _is_number(view, feature)
+        if feature.name in outputs and _is_linear(view, feature)
     )
 
 
-def _is_number(view: ViewPlan, feature: FeaturePlan) -> bool:
-    value = view.inputs[feature.input].value
-    return feature.aggregation == "count" or (value is not None and value.dtype.kind in _NUMBERS)
+def _is_linear(view: ViewPlan, feature: FeaturePlan) -> bool:
+    contribution, value = aggregate_of(feature).contribution, view.inputs[feature.input].value
+    if contribution is None or contribution is Contribution.ONE:
+        return contribution is not None
+    return value is not None and value.dtype.kind in _NUMBERS
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,7 @@ class _Reader:
             own = places[since[number] :]
             values, is_counted = self._contributed(one.feature, own)
             reference, served = (found[number][row] for found in self._values)
-            if one.feature.aggregation == "mean":
+            if aggregate_of(one.feature).contribution is Contribution.DEVIATION:
                 # A mean of nothing has no value; then the sum that is left is 0.
                 values = np.where(is_counted, values - served, 0.0)
                 count = int(is_counted.sum())
@@ -305,7 +307,7 @@ class _Reader:
         """Return what events add to a count or sum, and whether they are counted at all."""
         block = self._asked.block
         is_counted = block.flags[feature.input, places] >= need_of(feature)
-        if feature.aggregation == "count":
+        if aggregate_of(feature).contribution is Contribution.ONE:
             return is_counted.astype(np.float64), is_counted
         value = self._asked.view.inputs[feature.input].value
         assert value is not None
@@ -379,7 +381,8 @@ class _Walk:
         self._found = found
         self._silent = silent
         self._place = 0
-        self._is_count = np.array([one.feature.aggregation == "count" for one in asked.linear], dtype=np.bool_)
+        contributions = [aggregate_of(one.feature).contribution for one in asked.linear]
+        self._is_count = np.array([found is Contribution.ONE for found in contributions], dtype=np.bool_)
         self._gone = np.zeros(0, dtype=np.int64)
         self._best: tuple[int, Ints] | None = None
 

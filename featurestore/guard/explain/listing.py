@@ -26,9 +26,8 @@ from featurestore.guard.explain.words import (
 )
 from featurestore.kernels.evaluate import input_array
 from featurestore.kernels.selection import Fate
+from featurestore.plan.aggregations import End, Result, aggregate_of
 from featurestore.plan.model import FeaturePlan
-
-_VALUE_IS_AN_EVENTS = frozenset({"min", "max", "mode", "first", "last"})
 
 
 class EventList:
@@ -77,7 +76,7 @@ class EventList:
             fate=fate,
             said="" if fate == USED else self._said(fate, columns),
             is_value=fate == USED
-            and feature.aggregation in _VALUE_IS_AN_EVENTS
+            and aggregate_of(feature).result is Result.VALUE
             and value is not None
             and bool(found == value),
         )
@@ -103,7 +102,7 @@ class EventList:
 
     def _ranked(self) -> str:
         verb = "comes" if len(self._first) == 1 else "come"
-        return f"{verb} {'before' if self._feature.aggregation.startswith('first') else 'after'}"
+        return f"{verb} {'before' if aggregate_of(self._feature).end is End.OLDEST else 'after'}"
 
     def _values(self, rows: npt.NDArray[np.int64]) -> Sequence[Any]:
         """Return what the aggregation would fold of some rows; ``None`` where it folds nothing."""

@@ -20,6 +20,7 @@ import msgspec
 from featurestore.core.temporal import MICROSECONDS
 from featurestore.guard.release.association import Association
 from featurestore.guard.world.world import operands
+from featurestore.plan.aggregations import Kind, aggregate_of
 from featurestore.plan.model import Plan
 
 SCHEMA = "featurestore-leakage-2"
@@ -235,7 +236,7 @@ def feature_spans(plan: Plan) -> dict[str, int]:
     Latest values and lifetimes have none: what came last may honestly be what tells most.
     """
     windows = {
-        f"{use.alias}__{feature.name}": 0 if feature.aggregation in _ORDERED else feature.window_us or 0
+        f"{use.alias}__{feature.name}": 0 if aggregate_of(feature).kind is Kind.ORDERED else feature.window_us or 0
         for use in plan.uses
         for feature in use.view.features
     }
@@ -243,9 +244,6 @@ def feature_spans(plan: Plan) -> dict[str, int]:
         output.name: min((windows[column] for column in operands(plan, output.name) if column in windows), default=0)
         for output in plan.outputs
     }
-
-
-_ORDERED = ("first", "first_n", "last", "last_n", "time_since_last")
 
 
 def _vanishes(before: Association, after: Association, deviations: float) -> bool:
