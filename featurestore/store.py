@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config
 from featurestore.core.answers import OnlineFeatures
-from featurestore.core.errors import FeatureStoreError, RegistryError, listing
+from featurestore.core.errors import FeatureStoreError, RegistryError, unknown_view
 from featurestore.core.question import OnlineQuestion
 from featurestore.core.temporal import Clock, Instant, instant_us
 from featurestore.definitions.sources import Source
@@ -826,8 +826,7 @@ class FeatureStore(GuardVerbs):
         wanted = None if names is None else list(dict.fromkeys(names))
         for name in wanted or ():
             if name not in known:
-                hint = listing("Views", known, wrong=name)
-                raise RegistryError(f"there is no view '{name}'", where="registry", hint=hint, code="unknown-view")
+                raise unknown_view(name, known).error(RegistryError, "registry")
         return self.parts.live_plans.to_refresh(wanted)
 
 

@@ -30,8 +30,9 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 class FeatureStoreError(Exception):
@@ -259,6 +260,84 @@ def listing(title: str, names: Iterable[str], *, wrong: str = "") -> str:
     text = f"{title}: {', '.join(known) or 'none'}."
     nearest = did_you_mean(wrong, known) if wrong else ""
     return f"{text} {nearest}".rstrip()
+
+
+_Error = TypeVar("_Error", bound=FeatureStoreError)
+
+
+@dataclass(frozen=True)
+class UnknownName:
+    """A name that stands for nothing. Where the name was written decides which error reports it.
+
+    Attributes:
+        problem: What does not exist.
+        hint: The names that do exist, and the one that was probably meant.
+        code: Stable name of the mistake.
+    """
+
+    problem: str
+    hint: str
+    code: str
+
+    def mistake(self, where: str) -> Mistake:
+        """Return the mistake of a definition."""
+        return Mistake(where, self.problem, self.hint, self.code)
+
+    def in_request(self, field: str = "") -> RequestError:
+        """Return the error of a request, with the JSON pointer to the name."""
+        cls = UnknownServiceError if self.code == UnknownServiceError.default_code else RequestError
+        return cls(self.problem, field=field, hint=self.hint, code=self.code)
+
+    def error(self, cls: Callable[..., _Error], where: str) -> _Error:
+        """Return an error of another class, such as ``ConfigError``."""
+        return cls(self.problem, where=where, hint=self.hint, code=self.code)
+
+
+def unknown_service(name: str, known: Iterable[str]) -> UnknownName:
+    """Describe a feature service that is not applied.
+
+    Example:
+        >>> print(unknown_service("modle", ["model"]).mistake("policies.modle"))
+        policies.modle: there is no service 'modle'. Services: model. Did you mean 'model'?   [unknown-service]
+    """
+    return _unknown("service", name, "Services", known)
+
+
+def unknown_view(name: str, known: Iterable[str]) -> UnknownName:
+    """Describe a feature view that does not exist."""
+    return _unknown("view", name, "Views", known)
+
+
+def unknown_source(name: str, known: Iterable[str]) -> UnknownName:
+    """Describe a source that does not exist."""
+    return _unknown("source", name, "Sources", known)
+
+
+def unknown_stream(name: str, known: Iterable[str]) -> UnknownName:
+    """Describe a source that does not exist, or does not accept pushed events."""
+    problem = f"there is no source '{name}' that accepts pushes"
+    return UnknownName(problem, listing("Sources with stream=True", known, wrong=str(name)), "unknown-source")
+
+
+def unknown_entity(name: str, known: Iterable[str]) -> UnknownName:
+    """Describe an entity that does not exist."""
+    return _unknown("entity", name, "Entities", known)
+
+
+def unknown_feature(name: str, known: Iterable[str], *, view: str | None = None) -> UnknownName:
+    """Describe a feature that a view does not have, or, without a view, a service."""
+    problem = f"there is no feature '{name}'" if view is None else f"view '{view}' has no feature '{name}'"
+    return UnknownName(problem, listing("Features", known, wrong=str(name)), "unknown-feature")
+
+
+def unknown_column(name: str, known: Iterable[str], *, source: str | None = None) -> UnknownName:
+    """Describe a column that a source, a file or a table does not have."""
+    problem = f"there is no column '{name}'" if source is None else f"column '{name}' is not in source '{source}'"
+    return UnknownName(problem, listing("Columns", known, wrong=str(name)), "unknown-column")
+
+
+def _unknown(kind: str, name: str, title: str, known: Iterable[str]) -> UnknownName:
+    return UnknownName(f"there is no {kind} '{name}'", listing(title, known, wrong=str(name)), f"unknown-{kind}")
 
 
 def repeated(names: Iterable[str]) -> list[str]:

@@ -20,14 +20,6 @@ from featurestore.definitions.sources import Source
 if TYPE_CHECKING:
     from featurestore.definitions.aggregations import Aggregation
 
-SEPARATOR = "__"
-"""Stands between the name of a view and that of its feature in a column's name."""
-
-
-def column_name(alias: str, feature: str) -> str:
-    """Return the name under which a view's feature is known: ``"view__feature"``."""
-    return f"{alias}{SEPARATOR}{feature}"
-
 
 class Selectable(ABC):
     """What features can be picked from: views, aliased views, on-demand views and selections themselves."""
@@ -186,10 +178,6 @@ class Selection(Selectable):
         """Return the selection itself."""
         return self
 
-    def output_name(self, feature: str) -> str:
-        """Return the name of a feature's column in the answer."""
-        return self.renames.get(feature) or column_name(self.prefix or self.role, feature)
-
 
 @dataclass(frozen=True, eq=False)
 class FeatureReference(Expr):
@@ -218,5 +206,5 @@ class FeatureReference(Expr):
 def reference_to(selection: Selection) -> FeatureReference:
     """Return the expression that stands for the one feature a selection holds."""
     assert selection.names is not None and len(selection.names) == 1
-    column = column_name(selection.role, selection.names[0])
-    return FeatureReference("feature", params=(("column", column),), selection=selection)
+    params = (("view", selection.role), ("feature", selection.names[0]))
+    return FeatureReference("feature", params=params, selection=selection)

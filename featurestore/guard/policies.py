@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from featurestore.config import DEFAULT_POLICY, Config, PolicyConfig, read_policy
-from featurestore.core.errors import ConfigError, listing
+from featurestore.core.errors import ConfigError, listing, unknown_feature, unknown_service
 from featurestore.definitions.services import ANY_FEATURE
 from featurestore.guard.causes.catalogue import CAUSES
 from featurestore.guard.drift import drifter as drifting
@@ -42,21 +42,11 @@ def check_policies(config: Config, plans: Mapping[str, Plan]) -> None:
     for name, policy in config.policies.items():
         where = f"policies.{name}"
         if name != DEFAULT_POLICY and name not in plans:
-            raise ConfigError(
-                f"there is no service '{name}'",
-                where=where,
-                hint=listing("Services", {*plans, DEFAULT_POLICY}, wrong=name),
-                code="unknown-service",
-            )
+            raise unknown_service(name, {*plans, DEFAULT_POLICY}).error(ConfigError, where)
         known = set().union(*columns.values()) if name == DEFAULT_POLICY else columns[name]
         for feature in policy.tolerances:
             if feature not in known and feature != ANY_FEATURE:
-                raise ConfigError(
-                    f"there is no feature '{feature}'",
-                    where=f"{where}.tolerances",
-                    hint=listing("Columns", known, wrong=feature),
-                    code="unknown-feature",
-                )
+                raise unknown_feature(feature, known).error(ConfigError, f"{where}.tolerances")
         _check_names(policy, where)
     for name, plan in plans.items():
         _check_names(_declared(plan), f"service '{name}', policy")

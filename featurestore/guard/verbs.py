@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.config import Config, PolicyConfig
-from featurestore.core.errors import RequestError, listing
+from featurestore.core.errors import unknown_view
 from featurestore.core.temporal import Instant, Refresh, duration_us, instant_us, moment_us, parse_refresh, period_us
 from featurestore.guard.alerts import Alerts, news_of_audit, news_of_drift
 from featurestore.guard.audit.audit import Progress
@@ -172,8 +172,7 @@ class GuardVerbs:
         refreshes = [parse_refresh(policy) if isinstance(policy, str) else policy for policy in policies]
         views = self.parts.catalog.views()
         if view not in views:
-            hint = listing("Views", sorted(views), wrong=view)
-            raise RequestError(f"there is no feature view '{view}'", field="/view", hint=hint, code="unknown-view")
+            raise unknown_view(view, views).in_request("/view")
         return simulate(
             views[view],
             refreshes,

@@ -77,7 +77,7 @@ def compute_features(
             told=told(use),
         )
         observe(use, answer)
-        for name, column, status in zip(_names(use), answer.columns, answer.statuses, strict=True):
+        for name, column, status in zip(use.columns, answer.columns, answer.statuses, strict=True):
             columns[name], statuses[name] = column, status
     requests = {column.name: _one(spine, column.name) for column in plan.request}
     values, found = finish(plan, columns, statuses, requests, as_of)
@@ -111,10 +111,6 @@ def in_pieces(plan: Plan, row_count: int, resources: Resources) -> Iterator[tupl
         length = min(length, max(100_000, int(resources.memory_bytes * _SHARE_FOR_ANSWERS) // max(1, width)))
     for offset in range(0, max(1, row_count), length):
         yield offset, min(length, row_count - offset)
-
-
-def _names(use: ViewUse) -> list[str]:
-    return [f"{use.alias}__{feature.name}" for feature in use.view.features]
 
 
 def _one(table: pa.Table, name: str) -> pa.Array:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.core.errors import StorageError, TrainingSetError, listing
+from featurestore.core.errors import StorageError, TrainingSetError, unknown_column
 from featurestore.core.frames import to_frame
 from featurestore.offline.digest import ContentDigest
 from featurestore.offline.manifest import Manifest
@@ -195,12 +195,7 @@ class TrainingSet:
         for column in columns or ():
             if column not in known:
                 file.close()
-                raise TrainingSetError(
-                    f"there is no column '{column}'",
-                    where=f"training set '{self.path}'",
-                    hint=listing("Columns", known, wrong=column),
-                    code="unknown-column",
-                )
+                raise unknown_column(column, known).error(TrainingSetError, f"training set '{self.path}'")
         return file
 
     def _damaged(self, name: str, error: Exception) -> TrainingSetError:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.dtypes import from_arrow, read_value
-from featurestore.core.errors import RequestError, SourceDataError, listing
+from featurestore.core.errors import RequestError, SourceDataError, unknown_entity
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.online.filling.streaming import folding
@@ -134,8 +134,7 @@ def forget(
     ever = [view for view in everything.values() if view.entity.name == entity]
     if not ever:
         names = sorted({view.entity.name for view in everything.values()})
-        hint = listing("Entities", names, wrong=entity)
-        raise RequestError(f"there is no entity '{entity}'", field="/entity", hint=hint, code="unknown-entity")
+        raise unknown_entity(entity, names).in_request("/entity")
     one = _One.read(ever, keys)
     views = [view for view in ever if one.keys_in(view) is not None]
     sources = {name: catalog.source_ever(name) for name in sorted({view.source.name for view in views})}

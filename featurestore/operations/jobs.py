@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from featurestore.config import NEVER, AuditJobConfig, DriftJobConfig
-from featurestore.core.errors import ConfigError, listing
+from featurestore.core.errors import ConfigError, unknown_service
 from featurestore.core.temporal import duration_us, to_datetime
 from featurestore.guard.alerts import (
     UNDELIVERED,
@@ -184,8 +184,7 @@ def _told(verdict: str, told: str) -> str:
 
 def _check_service(service: str, known: Mapping[str, Plan], where: str) -> None:
     if service not in known:
-        hint = listing("Services", known, wrong=service)
-        raise ConfigError(f"there is no service '{service}'", where=where, hint=hint, code="unknown-service")
+        raise unknown_service(service, known).error(ConfigError, where)
 
 
 def _timed(what: str, every: str | None, cron: str | None, options: str, where: str) -> tuple[str, Trigger, bool]:

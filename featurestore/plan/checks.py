@@ -6,7 +6,6 @@ A definition holds what the user wrote, of whatever type; after these passes the
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeGuard, get_args
 
@@ -35,16 +34,11 @@ from featurestore.definitions.views import FeatureReference, FeatureView, OnDema
 from featurestore.plan import mistakes
 from featurestore.plan.mistakes import Report, place, wrong_kind
 from featurestore.plan.model import LOG_COLUMNS, Column, EntityPlan, Param
+from featurestore.plan.names import AS_OF, is_name
 from featurestore.plan.sql_text import dialect_of, impurity
 
 Schema = Mapping[str, DType | None]
 """Columns of a source with their dtypes; ``None`` for types the contract has no dtype for."""
-
-AS_OF = "as_of"
-"""Column of a spine that holds the instant asked about; no key, input or feature may be named so."""
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
-_OUTPUT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def kind_of(definition: Definition) -> str:
@@ -63,16 +57,6 @@ def kind_of(definition: Definition) -> str:
 def where_is(definition: Definition) -> str:
     """Return the place of a definition in messages: ``"source 'flights'"``."""
     return place(kind_of(definition), definition.name)
-
-
-def is_name(value: object) -> bool:
-    """Tell whether a value can stand on a side of ``view__feature`` so that both can be told apart again."""
-    return isinstance(value, str) and len(value) <= mistakes.MOST_CHARACTERS and _NAME.fullmatch(value) is not None
-
-
-def is_output_name(value: object) -> bool:
-    """Tell whether a value can be the whole name of a column of an answer."""
-    return isinstance(value, str) and _OUTPUT_NAME.fullmatch(value) is not None
 
 
 def check_names(definitions: Definitions, report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from featurestore.core import errors
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import (
     ConfigError,
@@ -12,6 +13,7 @@ from featurestore.core.errors import (
     did_you_mean,
     listing,
 )
+from featurestore.plan.names import LONGEST_NAME, SEPARATOR
 
 Report = Callable[[Mistake], None]
 """Takes a mistake down and lets the compiler go on."""
@@ -23,15 +25,11 @@ def place(kind: str, name: object, feature: object = None) -> str:
     return outer if feature is None else f"{outer}, feature '{feature}'"
 
 
-MOST_CHARACTERS = 200
-"""Of a name: files and folders are named by it."""
-
-
 def bad_name(where: str, name: object) -> Mistake:
     """Return the mistake of a name that cannot be part of a column's name."""
     hint = (
-        f"Letters, digits and single underscores, a letter first, at most {MOST_CHARACTERS} characters; "
-        "'__' stands between view and feature."
+        f"Letters, digits and single underscores, a letter first, at most {LONGEST_NAME} characters; "
+        f"'{SEPARATOR}' stands between view and feature."
     )
     return Mistake(where, f"{name!r} cannot be used as a name", hint, "bad-name")
 
@@ -101,12 +99,7 @@ def unknown_dtype(where: str, problem: str) -> Mistake:
 
 def unknown_column(where: str, column: str, source: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of a column that a source does not have."""
-    return Mistake(
-        where,
-        f"column '{column}' is not in source '{source}'",
-        listing("Columns", known, wrong=str(column)),
-        "unknown-column",
-    )
+    return errors.unknown_column(column, known, source=source).mistake(where)
 
 
 def unread_source(where: str) -> Mistake:
@@ -176,13 +169,12 @@ def misplaced_ttl(where: str, aggregation: str) -> Mistake:
 
 def unknown_feature(where: str, view: str, feature: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of a feature that a view does not have."""
-    problem = f"view '{view}' has no feature '{feature}'"
-    return Mistake(where, problem, listing("Features", known, wrong=str(feature)), "unknown-feature")
+    return errors.unknown_feature(feature, known, view=view).mistake(where)
 
 
 def unknown_view(where: str, view: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of a reference by name to a view that is not defined."""
-    return Mistake(where, f"there is no view '{view}'", listing("Views", known, wrong=view), "unknown-view")
+    return errors.unknown_view(view, known).mistake(where)
 
 
 def column_on_demand(where: str, column: str) -> Mistake:

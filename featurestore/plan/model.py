@@ -26,6 +26,7 @@ from featurestore.core.temporal import (
     Refresh,
 )
 from featurestore.plan.codec import COSMETIC, UNORDERED, fingerprint_of, from_json, to_json
+from featurestore.plan.names import feature_column
 
 Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
 """A constant inside a plan: everything else is written as text in its canonical form."""
@@ -220,6 +221,11 @@ class ViewUse:
     alias: str
     view: ViewPlan
     keys: tuple[str, ...]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The column of each feature, ``alias__feature``, in the order of the view's features."""
+        return tuple(feature_column(self.alias, feature.name) for feature in self.view.features)
 
 
 @dataclass(frozen=True)

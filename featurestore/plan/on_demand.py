@@ -8,10 +8,11 @@ from featurestore.core.dtypes import DType
 from featurestore.core.errors import Mistake
 from featurestore.definitions.collection import nodes_of
 from featurestore.definitions.expr import Expr
-from featurestore.definitions.views import OnDemandFeatureView, column_name
+from featurestore.definitions.views import OnDemandFeatureView
 from featurestore.plan import mistakes
-from featurestore.plan.checks import AS_OF, is_expression, is_name, read_dtype, where_is
+from featurestore.plan.checks import is_expression, read_dtype, where_is
 from featurestore.plan.mistakes import Report, place
+from featurestore.plan.names import AS_OF, feature_column, is_name
 from featurestore.plan.references import Compiled, references_in
 from featurestore.plan.typing import Scope, infer
 from featurestore.plan.views import udf_mistakes, without_trial_mistakes
@@ -43,7 +44,7 @@ def _type_feature(
     view: OnDemandFeatureView, name: str, compiled: Compiled, path: tuple[str, ...], report: Report
 ) -> None:
     """Type one feature and keep it in ``compiled.features``; ``path`` holds the features that wait for it."""
-    key, column = (id(view), name), column_name(view.name, name)
+    key, column = (id(view), name), feature_column(view.name, name)
     if key in compiled.features:
         return
     where = place("on-demand feature view", view.name, name)
@@ -62,7 +63,7 @@ def _type_feature(
             _type_feature(selection.view, needed, compiled, (*path, column), report)
     for mistake in dict.fromkeys(found):
         report(mistake)
-    dtypes = {column_name(s.role, n): compiled.dtype(s.view, n) for s in references for n in s.names or ()}
+    dtypes = {feature_column(s.role, n): compiled.dtype(s.view, n) for s in references for n in s.names or ()}
     if key in compiled.features:
         return
     known = {column: dtype for column, dtype in dtypes.items() if dtype is not None}

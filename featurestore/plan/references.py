@@ -10,11 +10,11 @@ from featurestore.core.dtypes import DType
 from featurestore.core.errors import Mistake
 from featurestore.definitions.collection import Definitions, nodes_of
 from featurestore.definitions.expr import Expr
-from featurestore.definitions.views import SEPARATOR, FeatureReference, FeatureView, OnDemandFeatureView, Selection
+from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selection
 from featurestore.plan import mistakes
-from featurestore.plan.checks import AS_OF, is_name, is_output_name
 from featurestore.plan.mistakes import Report
 from featurestore.plan.model import TypedExpr, ViewPlan
+from featurestore.plan.names import AS_OF, is_name, is_output_name
 from featurestore.plan.views import feature_names
 
 
@@ -85,13 +85,13 @@ def references_in(expression: Expr, compiled: Compiled, where: str, report: Repo
 
 
 def _by_name(node: Expr, compiled: Compiled, where: str, report: Report) -> Selection | None:
-    """Return what a reference that holds only ``"view__feature"`` stands for."""
-    alias, _, feature = str(dict(node.params)["column"]).partition(SEPARATOR)
-    view = compiled.find(alias)
+    """Return what a reference that holds only the names of a view and a feature stands for."""
+    params = dict(node.params)
+    view = compiled.find(str(params["view"]))
     if view is None:
-        report(mistakes.unknown_view(where, alias, (known.name for known in compiled.all_views)))
+        report(mistakes.unknown_view(where, str(params["view"]), (known.name for known in compiled.all_views)))
         return None
-    return Selection(view, names=(feature,))
+    return Selection(view, names=(str(params["feature"]),))
 
 
 def selection_mistakes(selection: Selection, compiled: Compiled, where: str) -> Iterator[Mistake]:

@@ -9,12 +9,13 @@ from typing import Any
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import ConfigError, Mistake
 from featurestore.definitions.services import ANY_FEATURE, FeatureService
-from featurestore.definitions.views import FeatureView, OnDemandFeatureView, Selection, column_name
+from featurestore.definitions.views import FeatureView, OnDemandFeatureView, Selection
 from featurestore.plan import mistakes
-from featurestore.plan.checks import AS_OF, is_listable, where_is
+from featurestore.plan.checks import is_listable, where_is
 from featurestore.plan.codec import canonical
 from featurestore.plan.mistakes import Report
 from featurestore.plan.model import Column, OnDemandFeature, Output, Plan, TypedExpr, ViewUse
+from featurestore.plan.names import AS_OF, feature_column
 from featurestore.plan.references import Compiled, bound_keys, references_in, selection_mistakes
 
 
@@ -102,7 +103,7 @@ def _is_sound(selection: Selection, assembly: _Assembly) -> bool:
 
 def _need(selection: Selection, name: str, assembly: _Assembly) -> None:
     """Take down what a feature needs: its view under its role, or the features it is computed from."""
-    compiled, column = assembly.compiled, column_name(selection.role, name)
+    compiled, column = assembly.compiled, feature_column(selection.role, name)
     if compiled.dtype(selection.view, name) is None:
         assembly.is_incomplete = True
         return
@@ -131,8 +132,8 @@ def _outputs(selection: Selection, compiled: Compiled) -> Iterator[Output]:
         dtype = compiled.dtype(selection.view, name)
         if dtype is not None:
             yield Output(
-                name=selection.output_name(name),
-                column=column_name(selection.role, name),
+                name=selection.renames.get(name) or feature_column(selection.prefix or selection.role, name),
+                column=feature_column(selection.role, name),
                 dtype=dtype,
                 kind="view" if isinstance(selection.view, FeatureView) else "on_demand",
             )

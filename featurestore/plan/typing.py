@@ -11,6 +11,7 @@ from featurestore.core.dtypes import TIMESTAMP, DType, parse_dtype
 from featurestore.core.errors import Mistake, listing
 from featurestore.definitions.expr import Expr
 from featurestore.plan.model import Param, TypedExpr
+from featurestore.plan.names import feature_column
 from featurestore.plan.operations import OPERATIONS, OperandError
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ def infer(expr: Expr, scope: Scope, report: Callable[[Mistake], None], where: st
     except OperandError as error:
         report(Mistake(f"{where}, {shown(expr)}", str(error), error.hint, error.code))
         return None
-    return TypedExpr(expr.op, dtype, typed, tuple(sorted((name, _param(value)) for name, value in expr.params)))
+    constants = {"column": _column(dict(expr.params))} if expr.op == "feature" else dict(expr.params)
+    return TypedExpr(expr.op, dtype, typed, tuple(sorted((name, _param(value)) for name, value in constants.items())))
+
+
+def _column(constants: Mapping[str, Any]) -> str:
+    """Return the column of the feature that a ``feature`` node names by its view and its own name."""
+    return feature_column(constants["view"], constants["feature"])
 
 
 def _param(value: Any) -> Param:
@@ -72,7 +79,7 @@ def _dtype_of(expr: Expr, args: tuple[TypedExpr, ...], scope: Scope) -> DType:
         case "request":
             return _lookup("request input", constants["name"], scope.requests, "Inputs", "unknown-request")
         case "feature":
-            return _lookup("feature", constants["column"], scope.features, "Features", "unknown-feature")
+            return _lookup("feature", _column(constants), scope.features, "Features", "unknown-feature")
         case "as_of":
             if not scope.allow_as_of:
                 raise OperandError("as_of() is known only when the question is asked", code="look-ahead")
@@ -151,9 +158,10 @@ _INFIX = {
 def shown(expr: Expr) -> str:
     """Write an expression much as the user wrote it, for messages."""
     constants = dict(expr.params)
-    if expr.op in ("column", "request", "feature"):
-        name = constants.get("name", constants.get("column"))
-        return {"column": f"col('{name}')", "request": f"request('{name}')"}.get(expr.op, str(name))
+    if expr.op == "feature":
+        return _column(constants)
+    if expr.op in ("column", "request"):
+        return f"{'col' if expr.op == 'column' else 'request'}('{constants['name']}')"
     if expr.op == "literal":
         return repr(constants["value"])
     if expr.op in _INFIX and len(expr.args) == 2:

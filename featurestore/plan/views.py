@@ -28,7 +28,6 @@ from featurestore.plan.checks import (
     epoch_units,
     is_aggregation,
     is_expression,
-    is_name,
     parsing_of,
     usable_dtype,
     where_is,
@@ -45,6 +44,7 @@ from featurestore.plan.model import (
     TypedExpr,
     ViewPlan,
 )
+from featurestore.plan.names import is_name
 from featurestore.plan.typing import Scope, infer
 from featurestore.plan.udf_trials import trial_mistakes
 

@@ -20,8 +20,9 @@ from featurestore.core.errors import (
     Mistake,
     RegistryError,
     SourceError,
-    UnknownServiceError,
     listing,
+    unknown_service,
+    unknown_source,
 )
 from featurestore.core.temporal import Clock
 from featurestore.definitions.collection import Definitions, collect, import_definitions
@@ -357,9 +358,7 @@ class Catalog:
         """
         plans = self._current().services
         if service not in plans:
-            raise UnknownServiceError(
-                f"there is no service '{service}'", field="/service", hint=listing("Services", plans, wrong=service)
-            )
+            raise unknown_service(service, plans).in_request("/service")
         return plans[service]
 
     def past_plans(self, service: str) -> Iterator[Plan]:
@@ -432,9 +431,8 @@ class Catalog:
     def _source(self, name: str) -> Source:
         applied = self._registry.find(Kind.SOURCE, name)
         if applied is None:
-            raise RegistryError(
-                "it is not applied", where=f"source '{name}'", hint="Apply the definitions.", code="unknown-source"
-            )
+            names = (item.name for item in self._registry.objects(Kind.SOURCE))
+            raise unknown_source(name, names).error(RegistryError, "registry")
         with self._lock:
             known = self._sources.get(name)
         if known is not None and source_draft(known).fingerprint == applied.fingerprint:

@@ -12,7 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from featurestore.core.dtypes import DType, Schema, from_arrow
-from featurestore.core.errors import SourceDataError, SourceMissingError, listing
+from featurestore.core.errors import SourceDataError, SourceMissingError, unknown_column
 
 WIDE_DECIMAL = DType("decimal", precision=38, scale=18)
 """The dtype of exact numbers that say no precision: of ``NUMERIC`` in databases, of Python's ``Decimal`` in frames."""
@@ -178,5 +178,4 @@ def naive_columns(schema: pa.Schema) -> frozenset[str]:
 
 def missing_column(where: str, column: str, known: Sequence[str]) -> SourceMissingError:
     """Return the error for a column that a source does not have."""
-    hint = listing("Columns", known, wrong=column)
-    return SourceMissingError(f"there is no column '{column}'", where=where, hint=hint, code="unknown-column")
+    return unknown_column(column, known).error(SourceMissingError, where)

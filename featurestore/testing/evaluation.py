@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.core.dtypes import TIMESTAMP, parse_declared
-from featurestore.core.errors import SourceMissingError, SpineError, listing
+from featurestore.core.errors import SourceMissingError, SpineError, listing, unknown_source
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import instant_us
 from featurestore.definitions.collection import collect
@@ -98,9 +98,11 @@ def _in_memory(sources: tuple[Source, ...], events: Any) -> dict[str, Source]:
             raise SourceMissingError("one frame for several sources", where="events", hint=hint)
         events = {names[0]: events}
     for name in sorted({*names, *events}):
-        if name not in events or name not in names:
-            problem = f"there are no rows for source '{name}'" if name in names else f"there is no source '{name}'"
-            raise SourceMissingError(problem, where="events", hint=listing("Sources", names, wrong=name))
+        if name not in names:
+            raise unknown_source(name, names).error(SourceMissingError, "events")
+        if name not in events:
+            problem = f"there are no rows for source '{name}'"
+            raise SourceMissingError(problem, where="events", hint=listing("Sources", names))
     return {source.name: _framed(source, events[source.name]) for source in sources}
 
 

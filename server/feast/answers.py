@@ -18,13 +18,17 @@ from featurestore.core.errors import (
     InstantError,
     RequestError,
     StateError,
+    UnknownName,
     UnknownServiceError,
     ValueOverflowError,
     listing,
+    unknown_feature,
+    unknown_view,
 )
 from featurestore.core.statuses import ERROR, Status
 from featurestore.core.temporal import format_instant, instant_us, to_datetime
 from featurestore.plan.model import Column, Plan, ViewPlan
+from featurestore.plan.names import feature_column, split_column
 from featurestore.server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
 from featurestore.server.forms import check_size
 from featurestore.server.problems import RefusedError, too_large
@@ -95,10 +99,12 @@ def answer(
     if service is not None:
         own = {feature.column: feature for feature in _features_of(service)}
         names = {output.column: output.name for output in service.outputs}
-        wanted = [_named(own[names[f"{view}__{name}"]], view, name) for view, name in references]
+        wanted = [_named(own[names[feature_column(view, name)]], view, name) for view, name in references]
         result = _ask(store, service, question.entities, count, request_id, wanted)
     else:
-        wanted = [_Feature(f"{view}__{name}", view, name, f"{view}__{name}") for view, name in references]
+        wanted = [
+            _Feature(feature_column(view, name), view, name, feature_column(view, name)) for view, name in references
+        ]
         result = _ask_views(store, references, question.entities, count, wanted)
     check_size(result, limits.max_answer)
     return _reply(question, result, wanted), result
@@ -151,7 +157,7 @@ def _service_of(store: FeatureStore, references: Sequence[tuple[str, str]], give
     features are known by services only; for these the one that reads the fewest views is taken. A service counts only
     if what it calls by a view's name is that view, as it answers by itself.
     """
-    columns = {f"{view}__{name}" for view, name in references}
+    columns = {feature_column(view, name) for view, name in references}
     views = {view.name: view for view in store.live_views()}
     own = {name: {feature.name for feature in view.features} for name, view in views.items()}
     known = all(name in own.get(view, ()) for view, name in references)
@@ -187,33 +193,38 @@ def _needs(plan: Plan) -> set[str]:
 def _unknown(references: Sequence[tuple[str, str]], views: Mapping[str, set[str]], shown: Set[str]) -> RefusedError:
     """Return the refusal of the first feature that is neither a view's nor shown by a service."""
     for place, (view, name) in enumerate(references):
-        if view not in views and f"{view}__{name}" in shown:
+        if view not in views and feature_column(view, name) in shown:
             continue
         if view not in views:
-            detail = f"There is no view '{view}'. {listing('Views', views, wrong=view)}"
-            return RefusedError(HTTPStatus.NOT_FOUND, detail, "unknown-view", f"/features/{place}")
+            return _not_found(unknown_view(view, views), f"/features/{place}")
         if name not in views[view]:
-            detail = f"View '{view}' has no feature '{name}'. {listing('Features', views[view], wrong=name)}"
-            return RefusedError(HTTPStatus.NOT_FOUND, detail, "unknown-feature", f"/features/{place}")
+            return _not_found(unknown_feature(name, views[view], view=view), f"/features/{place}")
     detail = "No service has all of these features, and views alone do not give them. Ask for them service by service."
     return RefusedError(HTTPStatus.NOT_FOUND, detail, "no-such-service", "/features")
+
+
+def _not_found(name: UnknownName, field: str) -> RefusedError:
+    detail = f"{name.problem[0].upper()}{name.problem[1:]}. {name.hint}"
+    return RefusedError(HTTPStatus.NOT_FOUND, detail, name.code, field)
 
 
 def _features_of(plan: Plan) -> list[_Feature]:
     """Return what a service answers with."""
     own = {
-        f"{use.alias}__{feature.name}": (use.alias, feature.name) for use in plan.uses for feature in use.view.features
+        column: (use.alias, feature.name)
+        for use in plan.uses
+        for column, feature in zip(use.columns, use.view.features, strict=True)
     }
     found = []
     for output in plan.outputs:
-        alias, name = own.get(output.column, ("", output.column.partition("__")[2]))
+        alias, name = own.get(output.column, ("", split_column(output.column)[1]))
         found.append(_Feature(output.name, alias, name if output.name == output.column else output.name, output.name))
     return found
 
 
 def _named(feature: _Feature, view: str, name: str) -> _Feature:
     """Return a feature under the name it was asked by: a service may show it under another."""
-    return _Feature(feature.column, feature.alias, name, f"{view}__{name}")
+    return _Feature(feature.column, feature.alias, name, feature_column(view, name))
 
 
 def _ask(

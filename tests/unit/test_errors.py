@@ -6,6 +6,7 @@ import pytest
 
 from featurestore.core import errors
 from featurestore.core.errors import (
+    ConfigError,
     DefinitionError,
     FeatureStoreError,
     Mistake,
@@ -14,6 +15,9 @@ from featurestore.core.errors import (
     did_you_mean,
     listing,
     render,
+    unknown_feature,
+    unknown_service,
+    unknown_view,
 )
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, FeatureStoreError)]
@@ -79,3 +83,21 @@ def test_a_listing_is_sorted_and_ends_with_a_suggestion():
     assert listing("Columns", ["b", "amount"], wrong="amout") == "Columns: amount, b. Did you mean 'amount'?"
     assert listing("Columns", ["b", "a"]) == "Columns: a, b."
     assert listing("Columns", [], wrong="x") == "Columns: none."
+
+
+def test_an_unknown_name_reads_the_same_in_every_error():
+    unknown = unknown_view("spnd", ["spend", "visits"])
+    text = "there is no view 'spnd'. Views: spend, visits. Did you mean 'spend'?   [unknown-view]"
+    assert str(unknown.mistake("feature service 'model'")) == f"feature service 'model': {text}"
+    assert str(unknown.error(ConfigError, "policies.x")) == f"policies.x: {text}"
+    assert str(unknown.in_request("/view")) == f"request/view: {text}"
+    assert unknown.in_request("/view").field == "/view"
+
+
+def test_an_unknown_service_in_a_request_has_its_own_class():
+    assert isinstance(unknown_service("modle", ["model"]).in_request("/service"), UnknownServiceError)
+    assert not isinstance(unknown_view("v", []).in_request(), UnknownServiceError)
+
+
+def test_an_unknown_feature_names_its_view():
+    assert unknown_feature("lst", ["last"], view="delays").problem == "view 'delays' has no feature 'lst'"

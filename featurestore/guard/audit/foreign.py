@@ -22,12 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from featurestore.core.columns import Flags
 from featurestore.core.dtypes import TIMESTAMP, DType, read_value
-from featurestore.core.errors import (
-    ConfigError,
-    SourceDataError,
-    SourceMissingError,
-    listing,
-)
+from featurestore.core.errors import ConfigError, SourceDataError, SourceMissingError, listing, unknown_column
 from featurestore.core.temporal import is_timezone
 from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
 from featurestore.guard.audit.audit import Remarks
@@ -417,12 +412,7 @@ def _named(plan: Plan, mapping: ForeignMapping) -> dict[str, str]:
 def _check_columns(named: Mapping[str, str], known: Sequence[str]) -> None:
     for column, key in named.items():
         if column not in known:
-            raise SourceMissingError(
-                f"there is no column '{column}'",
-                where=f"{_WHERE}, {key} in the mapping",
-                hint=listing("Columns", known, wrong=column),
-                code="unknown-column",
-            )
+            raise unknown_column(column, known).error(SourceMissingError, f"{_WHERE}, {key} in the mapping")
 
 
 def _sliced(plan: Plan, by: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

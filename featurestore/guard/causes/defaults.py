@@ -19,6 +19,7 @@ from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.world.world import Values, World
 from featurestore.kernels.events import NULL, PRESENT
 from featurestore.kernels.words import validity
+from featurestore.plan.names import feature_column
 
 _DEFAULTS = 3
 
@@ -115,7 +116,7 @@ def _filled_features(case: Case) -> Iterator[Variant]:
     for alias, view in case.world.views.items():
         for feature in view.view.features:
             if feature.dtype.kind in ("float64", "int64"):
-                column = f"{alias}__{feature.name}"
+                column = feature_column(alias, feature.name)
                 yield Variant(
                     "default_for_null",
                     f"{column} counted as 0 where it has no value, for features computed on demand",

@@ -31,6 +31,7 @@ from featurestore.guard.world.events import Events
 from featurestore.guard.world.world import answer, operands
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import ViewPlan
+from featurestore.plan.names import view_of
 from featurestore.registry import RunRecord
 
 _MINUTE, _SECOND = MICROSECONDS["m"], MICROSECONDS["s"]
@@ -162,9 +163,7 @@ def _answers(case: Case, alias: str, counted: Counted) -> _Answers | None:
     """Choose rows and read the view's events for them; ``None`` if no output is of this view alone."""
     plan, views = case.world.plan, case.world.views
     outputs = [
-        name
-        for name in case.differs
-        if {column.partition("__")[0] for column in operands(plan, name)} & views.keys() == {alias}
+        name for name in case.differs if {view_of(column) for column in operands(plan, name)} & views.keys() == {alias}
     ]
     if not outputs:
         return None

@@ -38,6 +38,7 @@ from featurestore.guard.causes.trials import (
 )
 from featurestore.guard.world.events import loose
 from featurestore.guard.world.world import World, answer, operands
+from featurestore.plan.names import view_of
 
 _PAIR_BITS = 7.0
 _PAIR_SHARE = 0.05
@@ -318,7 +319,7 @@ class _Prover:
         outputs = {output.name: output for output in sample.world.plan.outputs}
         found = []
         for result, group in accepted:
-            alias = outputs[group[0]].column.partition("__")[0]
+            alias = view_of(outputs[group[0]].column)
             mixed = _mixed(sample, alias) if outputs[group[0]].kind == "view" else frozenset()
             if mixed and result.variant.outputs is None:
                 row_bits = result.row_bits - result.variant.row_bits
@@ -576,7 +577,7 @@ def _mixed(case: Case, alias: str) -> frozenset[str]:
     """Return the outputs to explain that are computed on demand from a view and at least one other."""
     found = set()
     for name in case.outputs:
-        aliases = {column.partition("__")[0] for column in operands(case.world.plan, name)} & case.world.views.keys()
+        aliases = {view_of(column) for column in operands(case.world.plan, name)} & case.world.views.keys()
         if alias in aliases and len(aliases) > 1:
             found.add(name)
     return frozenset(found)
@@ -584,7 +585,7 @@ def _mixed(case: Case, alias: str) -> frozenset[str]:
 
 def _variants(hypothesis: Hypothesis, case: Case) -> Iterator[Variant]:
     """Propose assumptions, also about one view alone where nothing else is served of it that would speak for them."""
-    served = {output.column.partition("__")[0] for output in case.world.plan.outputs if output.kind == "view"}
+    served = {view_of(output.column) for output in case.world.plan.outputs if output.kind == "view"}
     silent = {alias: mixed for alias in case.world.views.keys() - served if (mixed := _mixed(case, alias))}
     for variant in hypothesis.variants(case):
         yield variant
@@ -652,7 +653,7 @@ def _groups(case: Case) -> list[tuple[str, ...]]:
     for output in case.world.plan.outputs:
         if output.name in case.differs:
             is_view = output.kind == "view"
-            key = f"view {output.column.partition('__')[0]}" if is_view else f"output {output.name}"
+            key = f"view {view_of(output.column)}" if is_view else f"output {output.name}"
             found.setdefault(key, []).append(output.name)
     return [tuple(names) for names in found.values()]
 

@@ -23,6 +23,7 @@ from featurestore.guard.causes.rewriting import changes_of
 from featurestore.guard.comparing.compare import status_name
 from featurestore.guard.comparing.findings import Event, Example, Finding
 from featurestore.guard.world.world import ViewWorld, World, operands
+from featurestore.plan.names import view_of
 
 _EXAMPLES = 3
 _EVENTS = 5
@@ -127,7 +128,7 @@ def _unexplained(case: Case, proof: Proof) -> Finding | None:
     if not any(bool(flags.any()) for flags in owned.values()):
         return None
     names = [name for name, flags in owned.items() if bool(flags.any())]
-    aliases = {column.partition("__")[0] for name in names for column in operands(case.world.plan, name)}
+    aliases = {view_of(column) for name in names for column in operands(case.world.plan, name)}
     rewritten = changes_of(case, aliases)
     return _counted(
         case,
@@ -207,7 +208,7 @@ def _example(case: Case, name: str, row: int, events: dict[str, Ints]) -> Exampl
 
 def _events_for(world: World, name: str, row: int, events: Mapping[str, Ints]) -> tuple[Event, ...]:
     """Return those of some events that an output of a row is made of, oldest first."""
-    aliases = {column.partition("__")[0] for column in operands(world.plan, name)}
+    aliases = {view_of(column) for column in operands(world.plan, name)}
     return tuple(
         event
         for alias in sorted(aliases & events.keys())

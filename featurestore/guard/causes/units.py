@@ -30,6 +30,7 @@ from featurestore.guard.causes.altering import (
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.world.world import ViewWorld, of_view
 from featurestore.plan.model import InputPlan, TypedExpr
+from featurestore.plan.names import split_column
 
 _FEWEST = 3
 """Distinct values that must agree on one factor or offset before it is a finding rather than chance."""
@@ -171,7 +172,7 @@ def _scaled(output: str, factor: float, held: float) -> Iterator[Variant]:
 
 def _scaled_inputs(case: Case, output: str, factor: float) -> Iterator[Variant]:
     """Propose that the values of events were scaled before they were folded."""
-    alias, _, name = next(found.column for found in case.world.plan.outputs if found.name == output).partition("__")
+    alias, name = split_column(next(found.column for found in case.world.plan.outputs if found.name == output))
     view = case.world.views.get(alias)
     feature = next((found for found in view.view.features if found.name == name), None) if view else None
     if feature is None or view is None:

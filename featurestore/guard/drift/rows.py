@@ -39,7 +39,7 @@ class Layout:
     @classmethod
     def of(cls, plan: Plan) -> Layout:
         """Return what is counted of a service; on-demand features are about all its entities together."""
-        uses = {f"{use.alias}__{feature.name}": use.keys for use in plan.uses for feature in use.view.features}
+        uses = {column: use.keys for use in plan.uses for column in use.columns}
         keys = {column.name: column.dtype for column in plan.join_keys}
         about = {output.name: uses.get(output.column, tuple(keys)) for output in plan.outputs}
         return cls({output.name: output.dtype for output in plan.outputs}, keys, about)

@@ -116,7 +116,7 @@ class Explainer:
 def _uses_needed(plan: Plan) -> Iterator[ViewUse]:
     columns = {output.column for output in plan.outputs}
     for use in plan.uses:
-        if any(f"{use.alias}__{feature.name}" in columns for feature in use.view.features):
+        if not columns.isdisjoint(use.columns):
             yield use
 
 
@@ -144,10 +144,10 @@ class _Telling:
         self._entities = entities
         self._most_events = most_events
         self._features: dict[str, tuple[str, FeaturePlan]] = {
-            f"{use.alias}__{feature.name}": (use.alias, feature)
+            column: (use.alias, feature)
             for use in plan.uses
             if use.alias in entities
-            for feature in use.view.features
+            for column, feature in zip(use.columns, use.view.features, strict=True)
         }
         self._again = self._answer_again()
 

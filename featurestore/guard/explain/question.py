@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.dtypes import TIMESTAMP, from_arrow, read_value
-from featurestore.core.errors import RequestError, listing
+from featurestore.core.errors import RequestError, unknown_feature
 from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from featurestore.guard.explain.words import shown, texts
 from featurestore.guard.world.world import operands
@@ -219,8 +219,7 @@ def _requests(
 def _columns(plan: Plan, feature: str | None) -> tuple[str, ...]:
     names = [output.name for output in plan.outputs]
     if feature is not None and feature not in names:
-        hint = listing("Features", names, wrong=feature)
-        raise RequestError(f"there is no feature '{feature}'", field="/feature", hint=hint, code="unknown-feature")
+        raise unknown_feature(feature, names).in_request("/feature")
     chosen = [output for output in plan.outputs if feature in (None, output.name)]
     own = [output.column for output in chosen]
     needed = set().union(*(operands(plan, output.name) for output in chosen)) if chosen else set()

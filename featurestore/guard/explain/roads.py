@@ -47,7 +47,11 @@ class Answered:
 def plan_of_columns(question: Question) -> Plan:
     """Return the plan that answers just the columns to explain, each under its own name."""
     plan = question.plan
-    dtypes = {f"{use.alias}__{feature.name}": feature.dtype for use in plan.uses for feature in use.view.features}
+    dtypes = {
+        column: feature.dtype
+        for use in plan.uses
+        for column, feature in zip(use.columns, use.view.features, strict=True)
+    }
     on_demand = {feature.column: feature.dtype for feature in plan.on_demand}
     return replace(
         plan,

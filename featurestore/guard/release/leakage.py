@@ -207,7 +207,7 @@ def _delay(view: ViewPlan, scan: Scan) -> SourceDelay:
 def _views_of(plan: Plan, output: str) -> list[ViewUse]:
     """Return the uses of views that an output is made of."""
     columns = operands(plan, output)
-    return [use for use in plan.uses if any(f"{use.alias}__{own.name}" in columns for own in use.view.features)]
+    return [use for use in plan.uses if not columns.isdisjoint(use.columns)]
 
 
 def _newest(

@@ -236,9 +236,9 @@ def feature_spans(plan: Plan) -> dict[str, int]:
     Latest values and lifetimes have none: what came last may honestly be what tells most.
     """
     windows = {
-        f"{use.alias}__{feature.name}": 0 if aggregate_of(feature).kind is Kind.ORDERED else feature.window_us or 0
+        column: 0 if aggregate_of(feature).kind is Kind.ORDERED else feature.window_us or 0
         for use in plan.uses
-        for feature in use.view.features
+        for column, feature in zip(use.columns, use.view.features, strict=True)
     }
     return {
         output.name: min((windows[column] for column in operands(plan, output.name) if column in windows), default=0)

@@ -27,6 +27,7 @@ from featurestore.kernels.events import NOT_FOUND, EventBlock
 from featurestore.kernels.keys import UNKNOWN
 from featurestore.kernels.on_demand import finish
 from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan, ViewUse
+from featurestore.plan.names import feature_column
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,14 @@ def answer(world: World, outputs: Collection[str], *, threads: int = 1) -> dict[
     columns: dict[str, pa.Array] = {}
     statuses: dict[str, Bytes] = {}
     for use in world.plan.uses:
-        features = [feature for feature in _view(world, use).features if f"{use.alias}__{feature.name}" in needed]
+        features = [
+            feature for feature in _view(world, use).features if feature_column(use.alias, feature.name) in needed
+        ]
         if not features:
             continue
         found = _answer_view(world.views[use.alias], features, world.as_of, threads)
         for feature, values in zip(features, found, strict=True):
-            name = f"{use.alias}__{feature.name}"
+            name = feature_column(use.alias, feature.name)
             filled = _filled(values, world.fills.get(name))
             columns[name], statuses[name] = filled.values, filled.statuses
     instants = pa.array(world.as_of).cast(TIMESTAMP.arrow)

@@ -19,13 +19,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from typing import TypeVar
 
-from featurestore.core.errors import (
-    FeatureStoreError,
-    RegistryError,
-    RequestError,
-    StateError,
-    listing,
-)
+from featurestore.core.errors import FeatureStoreError, RegistryError, StateError, unknown_view
 from featurestore.core.temporal import NOTHING_YET, Clock, duration_us
 from featurestore.online.filling.removal import discard, discard_dead
 from featurestore.online.stores.locks import held
@@ -166,9 +160,7 @@ class LivePlans:
         """
         views = self._catalog.views()
         if name not in views:
-            raise RequestError(
-                f"there is no view '{name}'", hint=listing("Views", views, wrong=name), code="unknown-view"
-            )
+            raise unknown_view(name, views).in_request()
         withdrawn = self._withdrawn_views()
         held = [view for view in self._held_views() if view.name == name]
         if held:

@@ -114,7 +114,7 @@ class _BoundUse:
         self.view = view
         self.alias = use.alias
         self.record_key = record_key(view)
-        self.names = tuple(f"{use.alias}__{feature.name}" for feature in view.features)
+        self.names = use.columns
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
         self._known: tuple[bytes | None, ViewRecord] = (None, decode_record(view, None))
 

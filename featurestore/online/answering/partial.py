@@ -18,7 +18,7 @@ def missing_columns(plan: Plan, aliases: Collection[str]) -> frozenset[str]:
     """
     return needing(
         plan,
-        {f"{use.alias}__{feature.name}" for use in plan.uses if use.alias in aliases for feature in use.view.features},
+        {column for use in plan.uses if use.alias in aliases for column in use.columns},
     )
 
 

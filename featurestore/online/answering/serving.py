@@ -520,5 +520,9 @@ def plan_of_views(views: Iterable[ViewPlan]) -> Plan:
                     hint="Ask for these views one by one.",
                     code="keys-differ",
                 )
-    columns = [(f"{use.alias}__{feature.name}", feature.dtype) for use in uses for feature in use.view.features]
-    return Plan("", uses, outputs=tuple(Output(name, name, dtype, "view") for name, dtype in columns))
+    outputs = [
+        Output(column, column, feature.dtype, "view")
+        for use in uses
+        for column, feature in zip(use.columns, use.view.features, strict=True)
+    ]
+    return Plan("", uses, outputs=tuple(outputs))

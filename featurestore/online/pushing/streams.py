@@ -19,12 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.answers import PushResult
-from featurestore.core.errors import (
-    FeatureStoreError,
-    RequestError,
-    StorageError,
-    listing,
-)
+from featurestore.core.errors import FeatureStoreError, RequestError, StorageError, unknown_stream
 from featurestore.core.temporal import NOTHING_YET, Clock, duration_us
 from featurestore.definitions.sources import Source
 from featurestore.online.filling.materialize import DEFAULT_HISTORY_US, materialize_view
@@ -396,12 +391,7 @@ class Streams:
     def _source(self, name: str) -> _Bound:
         known = self._sources()
         if name not in known:
-            raise RequestError(
-                f"there is no source '{name}' that accepts pushes",
-                field="/source",
-                hint=f"{listing('Sources with stream=True', known, wrong=name)}",
-                code="unknown-source",
-            )
+            raise unknown_stream(name, known).in_request("/source")
         return known[name]
 
     def _sources(self) -> Mapping[str, _Bound]:

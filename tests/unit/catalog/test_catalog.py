@@ -192,7 +192,7 @@ def test_unknown_names_are_errors_that_list_the_known(opened, file_source):
     catalog.apply((spending(file_source),))
     with pytest.raises(UnknownServiceError, match="Did you mean 'spending_model'"):
         catalog.plan("spending_modl")
-    with pytest.raises(RegistryError, match="source 'nothing': it is not applied"):
+    with pytest.raises(RegistryError, match="registry: there is no source 'nothing'"):
         catalog.sources(["nothing"])
 
 

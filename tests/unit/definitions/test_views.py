@@ -19,7 +19,7 @@ def test_one_name_gives_an_expression_that_knows_its_column():
     found = weather["temp"]
     assert isinstance(found, FeatureReference)
     assert isinstance(found, Expr)
-    assert (found.op, found.params) == ("feature", (("column", "weather__temp"),))
+    assert (found.op, found.params) == ("feature", (("view", "weather"), ("feature", "temp")))
 
 
 def test_several_names_give_a_selection():
@@ -34,22 +34,13 @@ def test_one_name_in_a_tuple_gives_a_selection_of_one():
 
 def test_an_alias_stands_for_the_view_in_columns():
     origin = weather.aliased("origin_weather", {"airport": "origin"})
-    assert origin["temp"].params == (("column", "origin_weather__temp"),)
+    assert origin["temp"].params == (("view", "origin_weather"), ("feature", "temp"))
     assert origin["temp", "visib"].keys == {"airport": "origin"}
 
 
 def test_on_demand_features_are_picked_in_the_same_way():
-    assert asked["at"].params == (("column", "asked__at"),)
+    assert asked["at"].params == (("view", "asked"), ("feature", "at"))
     assert asked["at"].selection.view is asked
-
-
-def test_output_names_follow_renaming_then_prefix_then_alias():
-    assert weather.select().output_name("temp") == "weather__temp"
-    assert weather.aliased("here").prefixed("p").output_name("temp") == "p__temp"
-    assert weather.prefixed("p").renamed({"temp": "t"}).output_name("temp") == "t"
-    assert weather.prefixed("p").renamed({"temp": "t"}).output_name("visib") == "p__visib"
-    assert weather["temp"].renamed("t").output_name("temp") == "t"
-    assert weather["temp"].prefixed("p").output_name("temp") == "p__temp"
 
 
 def test_selecting_changes_nothing_in_what_was_selected_from():

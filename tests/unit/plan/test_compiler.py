@@ -209,6 +209,23 @@ def test_one_view_in_two_roles_asks_for_a_key_column_each():
     assert [column.name for column in plan.join_keys] == ["airport", "carrier", "origin"]
 
 
+def test_names_of_columns_follow_renaming_then_prefix_then_alias():
+    w = world()
+    listed = [
+        w.weather.aliased("here").prefixed("p")["temp"],
+        w.weather.prefixed("q").renamed({"temp": "t"})["temp", "visib"],
+        w.weather.aliased("there")["temp"],
+    ]
+    plan = service_plan(FeatureService("service", features=listed))
+    assert [output.name for output in plan.outputs] == ["p__temp", "t", "q__visib", "there__temp"]
+    assert [output.column for output in plan.outputs] == [
+        "here__temp",
+        "weather__temp",
+        "weather__visib",
+        "there__temp",
+    ]
+
+
 def test_columns_can_be_renamed_one_by_one_and_prefixed_together():
     w = world()
     listed = [
@@ -233,7 +250,9 @@ def test_a_feature_may_be_referred_to_by_its_column_alone():
     from featurestore.definitions.expr import Expr
 
     w = world()
-    by_name = OnDemandFeatureView("other", features={"f": Expr("feature", params=(("column", "delays__last"),)) * 2.0})
+    by_name = OnDemandFeatureView(
+        "other", features={"f": Expr("feature", params=(("view", "delays"), ("feature", "last"))) * 2.0}
+    )
     plans = compiled(w.delays, FeatureService("s", features=[by_name]))
     assert [use.alias for use in plans.services["s"].uses] == ["delays"]
 

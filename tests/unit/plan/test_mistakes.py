@@ -211,9 +211,9 @@ VIEW_MISTAKES = [
     ("unknown-request", lambda: on_demand(request("x"))),
     ("no-columns", lambda: on_demand(DELAY)),
     ("unknown-feature", lambda: on_demand(world().delays["lst"])),
-    ("unknown-view", lambda: on_demand(by_name("nowhere__f"))),
+    ("unknown-view", lambda: on_demand(by_name("nowhere", "f"))),
     ("bad-name", lambda: OnDemandFeatureView("o", features={"a_": as_of()})),
-    ("cycle", lambda: on_demand(by_name("late__f"))),
+    ("cycle", lambda: on_demand(by_name("late", "f"))),
     ("unknown-key", lambda: on_demand(world().delays.aliased("role", {"carier": "c"})["last"])),
     ("bad-name", lambda: on_demand(world().delays.aliased("a__b")["last"])),
     ("wrong-operand", lambda: on_demand(world().delays["last"] + "x")),
@@ -235,8 +235,8 @@ def sql(query):
     return SqlSource("flights", url="sqlite://", event_time="landed_at", query=query)
 
 
-def by_name(column):
-    return Expr("feature", params=(("column", column),))
+def by_name(view, feature):
+    return Expr("feature", params=(("view", view), ("feature", feature)))
 
 
 @pytest.mark.parametrize(("code", "make"), VIEW_MISTAKES)
@@ -321,7 +321,7 @@ def test_a_column_of_an_answer_cannot_have_the_name_of_a_request_input():
 
 
 def test_features_that_need_each_other_are_shown_as_a_circle():
-    pair = OnDemandFeatureView("o", features={"a": by_name("o__b"), "b": by_name("o__a")})
+    pair = OnDemandFeatureView("o", features={"a": by_name("o", "b"), "b": by_name("o", "a")})
     assert the_mistake(pair).problem == "it needs itself: o__a → o__b → o__a"
 
 
