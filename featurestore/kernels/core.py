@@ -22,7 +22,8 @@ import numpy as np
 
 from featurestore.core import temporal
 from featurestore.core.columns import Bytes, Ints
-from featurestore.kernels.events import EXPIRED, NO_EVENT, NOT_FOUND, NULL, OVERFLOWED, PRESENT
+from featurestore.core.statuses import EXPIRED, NOT_FOUND, NULL, OVERFLOWED, PRESENT
+from featurestore.kernels.events import NO_EVENT
 from featurestore.kernels.exact import (
     SQUARE_LIMBS,
     VALUE_LIMBS,

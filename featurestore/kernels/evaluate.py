@@ -21,20 +21,11 @@ from featurestore.core import temporal
 from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import ValueOverflowError
+from featurestore.core.statuses import NOT_FOUND, OVERFLOWED, PRESENT
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.core.values import one_chunk
 from featurestore.kernels.core import evaluate_entities
-from featurestore.kernels.events import (
-    NO_EVENT,
-    NOT_FOUND,
-    OVERFLOWED,
-    PRESENT,
-    EventBlock,
-    PreparedEvents,
-    in_parallel,
-    move,
-    time_order,
-)
+from featurestore.kernels.events import NO_EVENT, EventBlock, PreparedEvents, in_parallel, move, time_order
 from featurestore.kernels.expressions import Environment
 from featurestore.kernels.expressions import evaluate as evaluate_expression
 from featurestore.kernels.jit import jit

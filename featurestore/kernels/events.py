@@ -15,16 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.columns import Bytes, Ints
-from featurestore.core.statuses import Status
 from featurestore.kernels.jit import jit
-
-PRESENT = int(Status.PRESENT)
-NULL = int(Status.NULL)
-NOT_FOUND = int(Status.NOT_FOUND)
-EXPIRED = int(Status.EXPIRED)
-
-OVERFLOWED = 255
-"""Never leaves the kernels: an exact integer sum did not fit, and the caller is told by an error."""
 
 NO_EVENT = -(2**63)
 """Stands for "no event was seen" where an event time is expected."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from featurestore.core.columns import Bytes, Ints
-from featurestore.kernels.events import NULL, PRESENT
+from featurestore.core.statuses import NULL, PRESENT
 from featurestore.kernels.exact import round_between
 from featurestore.kernels.jit import jit
 from featurestore.kernels.ordering import as_float, as_word, order_key, search

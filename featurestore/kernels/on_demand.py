@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.columns import Bytes
-from featurestore.kernels.events import NULL, PRESENT
+from featurestore.core.statuses import NULL, PRESENT
 from featurestore.kernels.expressions import Environment, evaluate
 from featurestore.kernels.words import validity
 from featurestore.plan.model import Plan

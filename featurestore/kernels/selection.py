@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from featurestore.core.columns import Bytes, Ints
 from featurestore.core.dtypes import INT64, list_of
+from featurestore.core.statuses import EXPIRED
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.kernels.evaluate import BoundView, bind
-from featurestore.kernels.events import EXPIRED, NO_EVENT, EventBlock
+from featurestore.kernels.events import NO_EVENT, EventBlock
 from featurestore.kernels.program import MEMBER_NULL, MEMBER_VALUE, NOT_MEMBER, need_of
 from featurestore.plan.aggregations import End, aggregate_of, members_wanted
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan

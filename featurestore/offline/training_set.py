@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.core.statuses import Status
+from featurestore.core.statuses import STATUS_NAMES
 from featurestore.core.temporal import Clock, format_instant
 from featurestore.definitions.sources import Source
 from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces, questions_of
@@ -37,7 +37,7 @@ _WRITTEN = 0.8
 
 _LOGGER = logging.getLogger("featurestore.offline")
 
-_NAMES = pa.array([status.name for status in Status])
+_NAMES = pa.array(STATUS_NAMES)
 
 
 def build_training_set(

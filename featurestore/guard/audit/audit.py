@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import argument_text
-from featurestore.core.statuses import Status
+from featurestore.core.statuses import Status, status_name
 from featurestore.core.temporal import format_instant
 from featurestore.guard.audit.collecting import Collected
 from featurestore.guard.audit.proving import Explained, ExplainRows
@@ -41,7 +41,6 @@ from featurestore.guard.comparing.compare import (
     compare,
     completed,
     is_unread,
-    status_name,
     status_names,
     unread_texts,
 )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from featurestore.core.columns import Ints
 from featurestore.core.errors import FeatureStoreError
-from featurestore.core.statuses import Status
+from featurestore.core.statuses import status_code
 from featurestore.core.temporal import Clock, to_datetime
 from featurestore.definitions.sources import Source
 from featurestore.guard.causes.model import HeldState, SourceChange
@@ -23,7 +23,6 @@ from featurestore.plan.model import Plan, ViewPlan
 from featurestore.sources import ReadSettings, open_scans
 
 _MOST_ASKED = 20_000
-_CODES = {status.name: int(status) for status in Status}
 
 
 def event_reader(
@@ -135,7 +134,7 @@ def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table],
                 continue
             answered[row] = True
             for place, (value, status) in enumerate(zip(found.rows[0], found.statuses[0], strict=True)):
-                columns[place][row], codes[place, row] = value, _CODES[status]
+                columns[place][row], codes[place, row] = value, status_code(status)
         values = {
             output.name: Values(pa.array(columns[i], type=output.dtype.arrow), codes[i])
             for i, output in enumerate(plan.outputs)

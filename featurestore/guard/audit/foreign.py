@@ -23,13 +23,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from featurestore.core.columns import Flags
 from featurestore.core.dtypes import TIMESTAMP, DType, read_value
 from featurestore.core.errors import ConfigError, SourceDataError, SourceMissingError, listing, unknown_column
+from featurestore.core.statuses import NOT_LOGGED
 from featurestore.core.temporal import is_timezone
 from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
 from featurestore.guard.audit.audit import Remarks
 from featurestore.guard.audit.foreign_instants import read_instants
 from featurestore.guard.audit.foreign_values import plain_column, read_foreign, texts_of
 from featurestore.guard.audit.slices import BY
-from featurestore.guard.comparing.compare import NOT_LOGGED, unread_column
+from featurestore.guard.comparing.compare import unread_column
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
 from featurestore.serving_log import log_schema
 from featurestore.sources import ReadSettings, column_names, read_raw

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from featurestore.core.columns import Flags
 from featurestore.core.dtypes import literal
+from featurestore.core.statuses import NULL, PRESENT
 from featurestore.guard.causes.altering import HELD_SHARE, LEARNED_BITS
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.world.world import Values, World
-from featurestore.kernels.events import NULL, PRESENT
 from featurestore.kernels.words import validity
 from featurestore.plan.names import feature_column
 

@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.columns import Flags
+from featurestore.core.statuses import NOT_FOUND, NOT_LOGGED
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.causes.spelling import SPELLINGS
-from featurestore.guard.comparing.compare import NOT_LOGGED
 from featurestore.guard.world.events import Events
 from featurestore.guard.world.world import ViewWorld, World, of_view
-from featurestore.kernels.events import NOT_FOUND
 from featurestore.kernels.words import validity
 
 _DIGITS = r"^[0-9]+(\.0*)?$"

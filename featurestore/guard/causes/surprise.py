@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.columns import Floats, Ints
+from featurestore.core.statuses import NOT_FOUND
 from featurestore.guard.causes.model import Case
 from featurestore.guard.world.world import Values
-from featurestore.kernels.events import NOT_FOUND
 from featurestore.kernels.words import validity
 
 MOST_BITS = 10.0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.columns import Ints
-from featurestore.core.statuses import Status
+from featurestore.core.statuses import Status, status_name
 from featurestore.core.temporal import format_instant, instant_us
 from featurestore.guard.causes.catalogue import UNEXPLAINED
 from featurestore.guard.causes.lags import Counted, lag_evidence
@@ -20,7 +20,6 @@ from featurestore.guard.causes.model import Case, SourceChange, Variant
 from featurestore.guard.causes.prove import Proof
 from featurestore.guard.causes.refreshing import ON_TIME
 from featurestore.guard.causes.rewriting import changes_of
-from featurestore.guard.comparing.compare import status_name
 from featurestore.guard.comparing.findings import Event, Example, Finding
 from featurestore.guard.world.world import ViewWorld, World, operands
 from featurestore.plan.names import view_of

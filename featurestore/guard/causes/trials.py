@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from featurestore.core.columns import Flags
 from featurestore.core.errors import FeatureStoreError
+from featurestore.core.statuses import NOT_FOUND
 from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.comparing.compare import agrees
 from featurestore.guard.world.world import (
@@ -18,7 +19,6 @@ from featurestore.guard.world.world import (
     World,
     answer,
 )
-from featurestore.kernels.events import NOT_FOUND
 
 
 @dataclass(frozen=True)

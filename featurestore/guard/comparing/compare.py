@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from featurestore.core.columns import Bytes, Flags, Floats
 from featurestore.core.dtypes import DType
-from featurestore.core.statuses import Status
+from featurestore.core.statuses import NOT_LOGGED, status_name
 from featurestore.guard.comparing.confusion import (
     Confusion,
     ConfusionTally,
@@ -27,12 +27,6 @@ from featurestore.guard.comparing.confusion import (
 from featurestore.guard.comparing.difference import DifferenceTally, NumberDifferences, tally_differences
 from featurestore.guard.comparing.tolerance import Tolerance
 from featurestore.kernels.words import validity
-
-NOT_LOGGED = 255
-"""Stands for the status of a value whose log says none: then values alone are compared."""
-
-_NAMES = {int(status): status.name for status in Status}
-
 
 _Z = 1.959963984540054
 """The normal quantile of 97.5 %: two sides of 95 %."""
@@ -334,11 +328,6 @@ def _details(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags
 def _pairs_of(reference_statuses: Bytes, current_statuses: Bytes) -> dict[tuple[int, int], int]:
     counts = np.bincount(reference_statuses.astype(np.int64) * 256 + current_statuses, minlength=1)
     return {divmod(int(pair), 256): int(counts[pair]) for pair in np.flatnonzero(counts)}
-
-
-def status_name(code: int) -> str:
-    """Return the name of a status, as reports write it."""
-    return "not logged" if code == NOT_LOGGED else _NAMES.get(code, str(code))
 
 
 def status_names(codes: Bytes) -> pa.Array:

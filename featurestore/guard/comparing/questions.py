@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.answers import OnlineFeatures
-from featurestore.core.statuses import Status
+from featurestore.core.statuses import status_code
 from featurestore.core.temporal import to_datetime
 from featurestore.guard.comparing.sampling import key_buckets
 from featurestore.plan.model import Plan, ViewUse
@@ -20,7 +20,6 @@ from featurestore.sources import Scan
 Row = dict[str, Any]
 
 _MOST_LOGGED = 500_000
-_CODES = {status.name: int(status) for status in Status}
 
 
 def logged_questions(plan: Plan, recent: Iterable[pa.Table]) -> pa.Table | None:
@@ -157,7 +156,7 @@ def as_log(plan: Plan, rows: Sequence[tuple[OnlineFeatures, int]], now_us: int) 
         columns[f"request__{column.name}"] = [answer.requests[row][column.name] for answer, row in rows]
     for place, output in enumerate(plan.outputs):
         columns[f"value__{output.name}"] = [answer.rows[row][place] for answer, row in rows]
-        columns[f"status__{output.name}"] = [_CODES[answer.statuses[row][place]] for answer, row in rows]
+        columns[f"status__{output.name}"] = [status_code(answer.statuses[row][place]) for answer, row in rows]
     for use in plan.uses:
         columns[f"watermark__{use.alias}"] = [to_datetime(answer.views[use.alias].watermark_us) for answer, _ in rows]
     arrays = [pa.array(columns.get(name, [None] * len(rows)), type=schema.field(name).type) for name in schema.names]

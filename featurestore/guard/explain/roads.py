@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.errors import FeatureStoreError
-from featurestore.core.statuses import ERROR, Status
+from featurestore.core.statuses import ERROR, Status, status_code
 from featurestore.core.temporal import Clock, format_instant, to_datetime
 from featurestore.definitions.sources import Source
 from featurestore.guard.comparing.compare import compare
@@ -23,8 +23,6 @@ from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.stores.store import StateReads
 from featurestore.plan.model import Output, Plan
 from featurestore.sources import ReadSettings
-
-_CODES = {status.name: int(status) for status in Status}
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def ask_online(question: Question, plan: Plan, store: StateReads, clock: Clock) 
     except FeatureStoreError as error:
         return Answered({}, {}, {}, str(error))
     values = {
-        output.name: Values(pa.array([value], type=output.dtype.arrow), np.array([_CODES[status]], dtype=np.uint8))
+        output.name: Values(pa.array([value], type=output.dtype.arrow), np.array([status_code(status)], dtype=np.uint8))
         for output, value, status in zip(plan.outputs, found.rows[0], found.statuses[0], strict=True)
         if status != ERROR
     }

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from featurestore.core.columns import Ints
 from featurestore.core.errors import SourceError
+from featurestore.core.statuses import NOT_FOUND
 from featurestore.core.temporal import (
     MICROSECONDS,
     Refresh,
@@ -27,7 +28,6 @@ from featurestore.guard.comparing.questions import occurrences
 from featurestore.guard.comparing.sampling import row_buckets, sampled
 from featurestore.guard.release.simulation import PolicyOutcome, Simulation
 from featurestore.guard.world.world import event_bounds
-from featurestore.kernels.events import NOT_FOUND
 from featurestore.kernels.keys import KeyIndex
 from featurestore.offline.build import AS_OF, Features, questions_of
 from featurestore.offline.spine import read_spine

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import TIMESTAMP
+from featurestore.core.statuses import NOT_FOUND
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.guard.world.events import (
     Events,
@@ -23,7 +24,7 @@ from featurestore.guard.world.events import (
     spread,
 )
 from featurestore.kernels.evaluate import bind, bounds_of
-from featurestore.kernels.events import NOT_FOUND, EventBlock
+from featurestore.kernels.events import EventBlock
 from featurestore.kernels.keys import UNKNOWN
 from featurestore.kernels.on_demand import finish
 from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan, ViewUse

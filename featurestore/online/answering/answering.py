@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.core.columns import Ints
-from featurestore.core.statuses import ERROR_CODE
+from featurestore.core.statuses import ERROR_CODE, OVERFLOWED
 from featurestore.kernels.evaluate import Picked, RowReader, bind
-from featurestore.kernels.events import OVERFLOWED
 from featurestore.online.state.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.online.state.state import Dictionaries, StateCodec, joined_states
 from featurestore.plan.model import ViewPlan

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.core.columns import Bytes, Ints
+from featurestore.core.statuses import NOT_FOUND
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.core import evaluate_entities
-from featurestore.kernels.events import NO_EVENT, NOT_FOUND
+from featurestore.kernels.events import NO_EVENT
 from featurestore.kernels.jit import borrowed, jit
 from featurestore.kernels.program import MEMBER_VALUE
 

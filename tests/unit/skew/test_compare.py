@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.core.dtypes import parse_dtype
-from featurestore.guard.comparing.compare import NOT_LOGGED, FeatureCounts, compare
+from featurestore.core.statuses import NOT_LOGGED
+from featurestore.guard.comparing.compare import FeatureCounts, compare
 
 UTC = dt.UTC
 VALUES = {
