@@ -25,7 +25,7 @@ from featurestore.definitions.sources import FileSource, FrameSource, Source, Sq
 from featurestore.online.filling.streaming import folding
 from featurestore.online.pushing.dead_letters import Removed, letters_file, remove_letters
 from featurestore.online.state.keys import key_encoder
-from featurestore.online.stores.locks import held
+from featurestore.online.stores.locks import LONG_WAITS, hold_lock, run_lock
 from featurestore.online.stores.store import (
     ENTITY_FORGOTTEN,
     UNCOUNTED,
@@ -349,8 +349,8 @@ class _Remover:
         views = sorted(self.views, key=lambda view: view.fingerprint)
         with ExitStack() as stack:
             for view in views:
-                name = f"materialize-{view.fingerprint[:16]}"
-                stack.enter_context(held(self.store, name, wait_seconds=self.wait_seconds, longest_wait=0.25))
+                name = run_lock(view.fingerprint)
+                stack.enter_context(hold_lock(self.store, name, wait_seconds=self.wait_seconds, backoff=LONG_WAITS))
             stack.enter_context(folding(views, self.store))
             yield
 

@@ -30,6 +30,7 @@ from featurestore.core.errors import (
     RequestError,
     StorageError,
 )
+from featurestore.core.retrying import Backoff, retry
 from featurestore.online.pushing.dead_letters import DeadLetter, append_letters, events_in
 from featurestore.store import FeatureStore
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("featurestore.operations.consuming")
 _WAIT_SECONDS = 0.5
 
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 5.0
+_BACKOFF = Backoff(0.2, longest_seconds=5.0)
 """How long a database that fails is left alone before a push is tried again, at first and at most."""
 
 _REFUSALS = (
@@ -193,22 +194,29 @@ class _Outage:
         Raises:
             _StoppedError: The consumer was stopped meanwhile.
         """
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
+
+        def push_and_log() -> PushResult:
             try:
                 result = push()
             except (StorageError, RegistryError) as error:
                 if error.code != self._said:
                     _LOGGER.warning("the push is tried again until it succeeds: %s", error)
                 self._said = error.code
-                if self._stop.wait(pause):
-                    raise _StoppedError from error
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                continue
+                raise
             if self._said:
                 _LOGGER.warning("pushes succeed again")
             self._said = ""
             return result
+
+        return retry(push_and_log, is_transient=_is_outage, backoff=_BACKOFF, sleep=self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise _StoppedError
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, StorageError | RegistryError)
 
 
 @contextmanager

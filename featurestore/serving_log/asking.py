@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from featurestore.core.retrying import wait_for
 from featurestore.serving_log.segments import segments_in
 
 _MARK = "asked"
@@ -45,10 +46,12 @@ class SealRequests:
             return []
         (self._segments / _MARK).touch(mode=0o600)
         self._seen = self._touched()
-        end = time.monotonic() + _LONGEST_SECONDS
-        while (left := [path for path in waited if path.exists()]) and time.monotonic() < end:
-            time.sleep(_PAUSE_SECONDS)
-        return left
+        wait_for(
+            lambda: not any(path.exists() for path in waited),
+            timeout_seconds=_LONGEST_SECONDS,
+            pause_seconds=_PAUSE_SECONDS,
+        )
+        return [path for path in waited if path.exists()]
 
     def _open_segments(self) -> list[Path]:
         return segments_in(self._segments)

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 from featurestore.core.answers import OnlineFeatures
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.errors import StorageError
+from featurestore.core.retrying import retry
 from featurestore.core.temporal import (
     MAX_INSTANT_US,
     MIN_INSTANT_US,
@@ -87,7 +88,7 @@ _LOSSES = "losses.jsonl"
 _ANY = ""
 """Stands for the service of losses of which it is not known."""
 
-_TRIES = 5
+_ATTEMPTS = 5
 _LOGGER = logging.getLogger("featurestore.serving_log")
 
 MOST_WAITING_ROWS = 200_000
@@ -578,19 +579,23 @@ class ServingLog:
         Files that cannot hold rows that were asked about an instant from ``since_us`` on are left out.
         """
         first = to_datetime(min(max(since_us, MIN_INSTANT_US), MAX_INSTANT_US)).date()
-        for _ in range(_TRIES):
+
+        def read() -> tuple[list[Path], list[Logged]]:
             segments = segments_in(self._folder / SEGMENTS)
             names = {path.name for path in segments}
-            try:
-                files = _files_since(self._folder / f"service={service}", first)
-                read = [logged for path in segments for logged in read_segment(path)[0]]
-            except FileNotFoundError:
-                continue  # it was sealed meanwhile: its files are there now
-            except OSError as error:
-                raise self._storage_error("read", self._folder / SEGMENTS, error) from error
+            files = _files_since(self._folder / f"service={service}", first)
+            rows = [logged for path in segments for logged in read_segment(path)[0]]
             sealed = [path for path in files if segment_of(path) not in names]
-            return sealed, [logged for logged in read if logged.service == service and logged.records]
-        raise self._storage_error("read", self._folder / SEGMENTS, OSError("its segments do not hold still"))
+            return sealed, [logged for logged in rows if logged.service == service and logged.records]
+
+        try:
+            # A segment that was sealed meanwhile is not there any more: its files are.
+            return retry(read, is_transient=lambda error: isinstance(error, FileNotFoundError), attempts=_ATTEMPTS)
+        except FileNotFoundError:
+            problem = OSError("its segments changed at every attempt to read them")
+            raise self._storage_error("read", self._folder / SEGMENTS, problem) from None
+        except OSError as error:
+            raise self._storage_error("read", self._folder / SEGMENTS, error) from error
 
     def _files(self, service: str) -> list[Path]:
         """Return the sealed files of a service, oldest first."""

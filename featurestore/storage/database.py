@@ -8,7 +8,6 @@ once.
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from featurestore.core.errors import ConfigError, FeatureStoreError, RegistryError
+from featurestore.core.retrying import Backoff, retry
 from featurestore.core.urls import shown, without_secrets
 from featurestore.storage.files import local_target, make_file, make_folder
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
 _BUSY_MS = 20_000
-_ASK_AGAIN_SECONDS = 0.01
+_WAL_BACKOFF = Backoff(0.01, longest_seconds=0.01)
 _PRIMARY_CODE = 0xFF
 """The bits of SQLite's error codes that say which kind of failure it is; those above say how it came about."""
 
@@ -254,15 +254,18 @@ def use_wal(connection: sqlite3.Connection, *, wait_seconds: float) -> None:
     Raises:
         sqlite3.Error: The file is still locked when the time is over, cannot be written, or is no database.
     """
-    until = time.monotonic() + wait_seconds
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(_ASK_AGAIN_SECONDS)
+    retry(
+        lambda: connection.execute("PRAGMA journal_mode = WAL"),
+        is_transient=_is_busy,
+        timeout_seconds=wait_seconds,
+        backoff=_WAL_BACKOFF,
+    )
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and (
+        error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    )
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

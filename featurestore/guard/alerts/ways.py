@@ -11,7 +11,6 @@ import os
 import smtplib
 import ssl
 import subprocess
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
 from http.client import HTTPException, InvalidURL
@@ -22,10 +21,11 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import msgspec
 
 from featurestore.config import AlertsConfig, SmtpConfig
+from featurestore.core.retrying import Backoff, retry
 from featurestore.core.temporal import Clock
 
-_TRIES = 3
-_FIRST_PAUSE_SECONDS = 0.5
+_ATTEMPTS = 3
+_BACKOFF = Backoff(0.5)
 _TIMEOUT_SECONDS = 20.0
 _SHOWN = 500
 _TOO_MANY = 429
@@ -79,16 +79,14 @@ def ways_of(settings: AlertsConfig, clock: Clock) -> tuple[Way, ...]:
 
 def deliver(way: Way, message: Message) -> tuple[bool, str]:
     """Deliver a message, a few times if need be; return whether it arrived, and what is worth knowing about it."""
-    pause = _FIRST_PAUSE_SECONDS
-    for left in reversed(range(_TRIES)):
-        try:
-            return True, way.deliver(message)
-        except NotDeliveredError as error:
-            if error.is_final or not left:
-                return False, str(error)
-        time.sleep(pause)
-        pause *= 2
-    raise AssertionError("the last try is not repeated")
+    try:
+        return True, retry(lambda: way.deliver(message), is_transient=_may_pass, attempts=_ATTEMPTS, backoff=_BACKOFF)
+    except NotDeliveredError as error:
+        return False, str(error)
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, NotDeliveredError) and not error.is_final
 
 
 class _NoRedirects(HTTPRedirectHandler):

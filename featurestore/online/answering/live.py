@@ -22,7 +22,7 @@ from typing import TypeVar
 from featurestore.core.errors import FeatureStoreError, RegistryError, StateError, unknown_view
 from featurestore.core.temporal import NOTHING_YET, Clock, duration_us
 from featurestore.online.filling.removal import discard, discard_dead
-from featurestore.online.stores.locks import held
+from featurestore.online.stores.locks import hold_lock, is_busy
 from featurestore.online.stores.store import (
     OnlineStore,
     PlanOfView,
@@ -416,7 +416,7 @@ class LivePlans:
     @contextmanager
     def _deciding(self) -> Iterator[None]:
         """Hold off others who decide which plans answer and which states are removed."""
-        with held(self._store, "live-plans", wait_seconds=_LOCK_SECONDS, longest_wait=0.1):
+        with hold_lock(self._store, "live-plans", wait_seconds=_LOCK_SECONDS):
             yield
 
     def _decide(self, plan: Plan, live: Plan, *, verb: str, changed_by: str) -> Live:
@@ -562,7 +562,7 @@ def _removed(view: PlanOfView, reason: str, remove: Callable[[], int | None]) ->
     try:
         count = remove()
     except StateError as error:
-        if error.code != "busy":
+        if not is_busy(error):
             raise
         return Removed(view.name, view.fingerprint, reason, is_busy=True)
     return None if count is None else Removed(view.name, view.fingerprint, reason, count)

@@ -46,7 +46,7 @@ from featurestore.online.filling.streaming import (
     follow,
 )
 from featurestore.online.state.losses import check_expiry, log_mismatch, missing_states
-from featurestore.online.stores.locks import held
+from featurestore.online.stores.locks import LONG_WAITS, hold_lock, is_busy, run_lock
 from featurestore.online.stores.store import (
     ENTITY_FORGOTTEN,
     UNCOUNTED,
@@ -79,8 +79,6 @@ _ENTRY_BYTES = 200
 _STATE_BYTES_AT_ONCE = 32_000_000
 _ENTITIES_AT_FIRST = 1_000
 _SAMPLED = 16
-_FIRST_WAIT_SECONDS = 0.01
-_LONGEST_WAIT_SECONDS = 0.25
 
 Progress = Callable[[int, int], None]
 """Is told how many events a run has folded so far, and how many it will fold."""
@@ -171,16 +169,10 @@ def _alone_on(view: ViewPlan, store: OnlineStore, wait_seconds: float) -> Iterat
     with ExitStack() as stack:
         try:
             stack.enter_context(
-                held(
-                    store,
-                    f"materialize-{view.fingerprint[:16]}",
-                    wait_seconds=wait_seconds,
-                    first_wait=_FIRST_WAIT_SECONDS,
-                    longest_wait=_LONGEST_WAIT_SECONDS,
-                )
+                hold_lock(store, run_lock(view.fingerprint), wait_seconds=wait_seconds, backoff=LONG_WAITS)
             )
         except StateError as error:
-            if error.code != "busy":
+            if not is_busy(error):
                 raise
             raise StateError(
                 "another run on it is under way",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from featurestore.online.filling.streaming import folding
-from featurestore.online.stores.locks import held
+from featurestore.online.stores.locks import hold_lock, run_lock
 from featurestore.online.stores.store import (
     OnlineStore,
     PlanOfView,
@@ -38,7 +38,7 @@ def discard(store: OnlineStore, view: PlanOfView, *, is_needed: Callable[[], boo
     """
     key = record_key(view)
     with ExitStack() as stack:
-        stack.enter_context(held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0))
+        stack.enter_context(hold_lock(store, run_lock(view.fingerprint), wait_seconds=0))
         stack.enter_context(folding([view], store))
         if is_needed():
             return None
@@ -60,7 +60,7 @@ def discard_dead(store: OnlineStore, view: PlanOfView) -> int:
         StorageError: The store cannot be written.
     """
     key = record_key(view)
-    with held(store, f"materialize-{view.fingerprint[:16]}", wait_seconds=0):
+    with hold_lock(store, run_lock(view.fingerprint), wait_seconds=0):
         record = decode_record(view, store.read([key]).get(key))
         dead = [record.generation - 1] if record.generation else []
         if record.filling is None:

@@ -25,7 +25,7 @@ from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.retention import keeps_everything
 from featurestore.online.filling.folding import Folder, Items
 from featurestore.online.state.losses import check_expiry, log_mismatch, note_loss
-from featurestore.online.stores.locks import held
+from featurestore.online.stores.locks import hold_lock
 from featurestore.online.stores.store import (
     UNCOUNTED,
     OnlineStore,
@@ -84,7 +84,7 @@ def folding(views: Iterable[PlanOfView], store: OnlineStore) -> Iterator[None]:
     assert not getattr(_HELD, "fingerprints", ()), f"folding locks are held already: {_HELD.fingerprints}"
     with ExitStack() as stack:
         for fingerprint in ordered:
-            stack.enter_context(held(store, f"fold-{fingerprint[:16]}", wait_seconds=_LOCK_SECONDS))
+            stack.enter_context(hold_lock(store, f"fold-{fingerprint[:16]}", wait_seconds=_LOCK_SECONDS))
         _HELD.fingerprints = ordered
         try:
             yield

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from featurestore.core.errors import StateError
+from featurestore.core.retrying import retry
 from featurestore.core.temporal import NOTHING_YET, format_duration
 from featurestore.kernels.retention import longest_us
 from featurestore.online.stores.store import (
@@ -32,8 +33,8 @@ from featurestore.sources.event_log import Head
 if TYPE_CHECKING:
     from featurestore.online.filling.streaming import Pushed
 
-_TRIES = 20
-"""How often a loss is written anew because the record has changed meanwhile."""
+_ATTEMPTS = 20
+"""How often to try to record a loss while other processes change the record."""
 
 
 def check_expiry(view: ViewPlan, store: OnlineStore) -> None:
@@ -128,15 +129,15 @@ def note_loss(view: PlanOfView, store: OnlineStore, loss: Loss) -> None:
         StorageError: The store cannot be written.
     """
     key = record_key(view)
-    for attempt in range(_TRIES):
+
+    def write() -> None:
         stored = store.read([key]).get(key)
         record = decode_record(view, stored)
-        if stored is None or record.lost is not None:
-            return
-        try:
+        if stored is not None and record.lost is None:
             store.write([(key, encode_record(msgspec.structs.replace(record, lost=loss)))], expected={key: stored})
-        except StateError as error:
-            if error.code != "conflict" or attempt + 1 == _TRIES:
-                raise
-        else:
-            return
+
+    retry(write, is_transient=_is_conflict, attempts=_ATTEMPTS)
+
+
+def _is_conflict(error: Exception) -> bool:
+    return isinstance(error, StateError) and error.code == "conflict"

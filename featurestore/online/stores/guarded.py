@@ -14,11 +14,14 @@ from concurrent.futures import Future
 from threading import Lock, Thread
 
 from featurestore.core.errors import StorageError
+from featurestore.core.retrying import Backoff
 from featurestore.online.stores.patience import OUT_OF_TIME, seconds_left
 from featurestore.online.stores.store import StateReads
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
+
+_BACKOFF = Backoff(FIRST_PAUSE_SECONDS, longest_seconds=LONGEST_PAUSE_SECONDS)
 
 PROBE_SECONDS = 0.05
 """So long the caller of a probe waits for its answer."""
@@ -75,7 +78,7 @@ class Guarded:
     def _failed(self, why: str) -> None:
         """Refuse reads for a moment."""
         with self._lock:
-            self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+            self._pause = _BACKOFF.after(self._pause)
             self._closed_until = self._elapsed() + self._pause
             self._why = why
 

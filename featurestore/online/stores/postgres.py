@@ -37,6 +37,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from featurestore.core.errors import ConfigError
+from featurestore.core.retrying import retry
 from featurestore.core.urls import without_secrets
 from featurestore.online.stores.options import (
     count,
@@ -387,7 +388,8 @@ def _table_statement(name: str) -> str:
 
 def _again(work: Callable[[], T]) -> T:
     """Do work that is one transaction, again if the server ended it because of another's."""
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(DeadlockDetected, SerializationFailure):
-            return work()
-    return work()
+    return retry(work, is_transient=_is_victim, attempts=_ATTEMPTS)
+
+
+def _is_victim(error: Exception) -> bool:
+    return isinstance(error, DeadlockDetected | SerializationFailure)

@@ -47,6 +47,7 @@ from featurestore.core.dtypes import (
     parse_dtype,
 )
 from featurestore.core.errors import ConfigError, SourceDataError, StorageError
+from featurestore.core.retrying import retry
 from featurestore.core.temporal import (
     NO_WATERMARK,
     NOTHING_YET,
@@ -157,8 +158,8 @@ _KEYS = sa.Table(
 MOST_ROWS = 5_000
 """Most events of one batch: what the online state folds in one transaction. Larger appends are cut."""
 
-_READ_AGAIN = 5
-"""How often a read begins anew because files that the database named were replaced before they were opened."""
+_ATTEMPTS = 6
+"""How often to try to read events while compaction replaces files that the database has named."""
 
 MOST_AHEAD_US = duration_us("1s")
 """How far ahead of the present the head of a log may be."""
@@ -631,11 +632,12 @@ class EventLog:
         Raises:
             StorageError: The database or a file cannot be read.
         """
-        for _ in range(_READ_AGAIN):
-            with suppress(FileNotFoundError):
-                return self._opened_events(self._located(source, first, last), first, last, columns)
         with _file_failures():
-            return self._opened_events(self._located(source, first, last), first, last, columns)
+            return retry(
+                lambda: self._opened_events(self._located(source, first, last), first, last, columns),
+                is_transient=lambda error: isinstance(error, FileNotFoundError),
+                attempts=_ATTEMPTS,
+            )
 
     def _located(self, source: str, first: int, last: int) -> _Located:
         with self._reading() as connection:
