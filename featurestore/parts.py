@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from featurestore.config import Config
 from featurestore.core.temporal import Clock, SystemClock
-from featurestore.online.answering.known_plans import KnownPlans
 from featurestore.online.answering.live import LivePlans, acting_user
+from featurestore.online.answering.plan_cache import PlanCache
 from featurestore.online.answering.serving import Serving
 from featurestore.online.pushing import Streams
 from featurestore.online.stores.opening import open_online_store
@@ -193,7 +193,7 @@ class Parts:
             self.online,
             log,
             self.clock,
-            KnownPlans(self.config.data / "serving", self.config.registry),
+            PlanCache(self.config.data / "serving", self.config.registry),
         )
 
     def close(self) -> None:

@@ -18,9 +18,8 @@ from featurestore.definitions.sources import Source
 from featurestore.guard.verbs import GuardVerbs
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.training_set import build_training_set
+from featurestore.online.answering.health import LogVitals, Readiness, Vitals
 from featurestore.online.answering.live import Removed, ServiceState, acting_user
-from featurestore.online.answering.readiness import Readiness
-from featurestore.online.answering.vitals import LogVitals, Vitals
 from featurestore.online.filling.materialize import ViewRun
 from featurestore.online.filling.runs import FoldProgress, materialize, refresh_kept
 from featurestore.online.forgetting import Forgotten, forget
@@ -292,7 +291,7 @@ class FeatureStore(GuardVerbs):
 
     @property
     def keeps_time(self) -> bool:
-        """Whether online state is read within the time that ``featurestore.online.stores.patience`` allows."""
+        """Whether online state is read within the time that ``featurestore.online.stores.deadline`` allows."""
         return self.parts.serving.store.keeps_time
 
     def service_names(self) -> tuple[str, ...]:
@@ -684,7 +683,7 @@ class FeatureStore(GuardVerbs):
             Per question its answer, or the error that ``get_online_features`` raises for it. An error of one question
             does not affect the others.
         """
-        return self.parts.serving.answer_together(questions)
+        return self.parts.serving.answer_many(questions)
 
     def get_online_views(
         self,

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from featurestore.config import ServerConfig
 from featurestore.core.errors import FeatureStoreError, RegistryError
-from featurestore.online.answering.readiness import Readiness
+from featurestore.online.answering.health import Readiness
 from featurestore.server.calls import Call, call_of
 from featurestore.server.deadlines import allowed_seconds
 from featurestore.server.messages import Question

@@ -22,8 +22,8 @@ from featurestore.config import ServerConfig
 from featurestore.core.answers import OnlineFeatures
 from featurestore.core.errors import StorageError
 from featurestore.core.question import OnlineQuestion
-from featurestore.online.answering.refreshed import STILL_ASKING
-from featurestore.online.stores.patience import OUT_OF_TIME, Patience
+from featurestore.online.answering.cached_value import STILL_ASKING
+from featurestore.online.stores.deadline import OUT_OF_TIME, Deadline
 from featurestore.server.bodies import decode
 from featurestore.server.calls import Call, Header
 from featurestore.server.deadlines import HEADER as DEADLINE_HEADER
@@ -170,7 +170,7 @@ class FeaturesRoute:
 
     def _answer_at_once(self, questions: Sequence[OnlineQuestion]) -> Sequence[OnlineFeatures | Exception | None]:
         """Answer in the event loop; ``None`` for those for which the store takes too long for that."""
-        with Patience(SLOW_SECONDS):
+        with Deadline(SLOW_SECONDS):
             answers = self._store().get_online_features_together(questions)
         if any(_took_long(found) for found in answers):
             self._is_slow()

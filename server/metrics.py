@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from featurestore.guard.audit.report import AuditReport
     from featurestore.guard.drift.report import DriftReport
-    from featurestore.online.answering.readiness import Readiness
-    from featurestore.online.answering.vitals import LogVitals, Vitals
+    from featurestore.online.answering.health import LogVitals, Readiness, Vitals
     from featurestore.registry import JobRecord
 
 PATH = "/metrics"

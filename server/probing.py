@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
-from featurestore.online.stores.patience import Patience
+from featurestore.online.stores.deadline import Deadline
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Probe(Generic[T]):
 
     def _run(self, looking: Future[T]) -> None:
         try:
-            with Patience(PROBE_SECONDS):
+            with Deadline(PROBE_SECONDS):
                 found = self._work()
         except Exception as error:  # it is the askers'
             self._under_way = None

@@ -13,8 +13,8 @@ from threading import Lock, Semaphore, Thread
 from typing import Any, TypeVar
 
 from featurestore.core.errors import StorageError
-from featurestore.online.answering.refreshed import STILL_ASKING
-from featurestore.online.stores.patience import OUT_OF_TIME, wait_until
+from featurestore.online.answering.cached_value import STILL_ASKING
+from featurestore.online.stores.deadline import OUT_OF_TIME, set_deadline
 from featurestore.server.calls import Call
 from featurestore.server.deadlines import too_late
 
@@ -54,7 +54,7 @@ class Threads:
         """
         until = call.began + seconds
         context = copy_context()
-        context.run(wait_until, until)
+        context.run(set_deadline, until)
         doing = self.submit(lambda: context.run(work))
         try:
             async with asyncio.timeout(None if seconds == inf else max(0.0, until - time.perf_counter())):

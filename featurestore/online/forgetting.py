@@ -23,7 +23,7 @@ from featurestore.core.errors import RequestError, SourceDataError, unknown_enti
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.online.filling.streaming import folding
-from featurestore.online.pushing.dead_letters import Removed, letters_file, remove_letters
+from featurestore.online.pushing.dead_letters import RemovedLetters, letters_file, remove_letters
 from featurestore.online.state.keys import key_encoder
 from featurestore.online.stores.locks import LONG_WAITS, hold_lock, run_lock
 from featurestore.online.stores.store import (
@@ -135,7 +135,7 @@ def forget(
     if not ever:
         names = sorted({view.entity.name for view in everything.values()})
         raise unknown_entity(entity, names).in_request("/entity")
-    one = _One.read(ever, keys)
+    one = _EntityKeys.read(ever, keys)
     views = [view for view in ever if one.keys_in(view) is not None]
     sources = {name: catalog.source_ever(name) for name in sorted({view.source.name for view in views})}
     pushed = catalog.took_pushes()
@@ -180,7 +180,7 @@ def forget(
 
 
 @dataclass(frozen=True)
-class _One:
+class _EntityKeys:
     """The entity in question.
 
     Its keys may have had other dtypes in other plans, and in events that were pushed then. In another plan a value is
@@ -196,7 +196,7 @@ class _One:
     variants: Sequence[Mapping[str, pa.Scalar]]
 
     @classmethod
-    def read(cls, views: Sequence[ViewPlan], given: Mapping[str, Any]) -> _One:
+    def read(cls, views: Sequence[ViewPlan], given: Mapping[str, Any]) -> _EntityKeys:
         """Read the keys of an entity.
 
         Args:
@@ -337,7 +337,7 @@ class _Remover:
     """
 
     views: Sequence[ViewPlan]
-    one: _One
+    one: _EntityKeys
     source: Source | None
     store: OnlineStore
     settings: ReadSettings
@@ -407,7 +407,7 @@ class _Remover:
         return marked
 
 
-def _asked(catalog: Catalog, service: str, entity: str, one: _One) -> list[dict[str, Any]]:
+def _asked(catalog: Catalog, service: str, entity: str, one: _EntityKeys) -> list[dict[str, Any]]:
     """Return the columns and values by which a service was ever asked about an entity: under every role it plays."""
     found: list[dict[str, Any]] = []
     for plan in catalog.past_plans(service):
@@ -441,7 +441,7 @@ def _outside(sources: Mapping[str, Source | None], settings: ReadSettings) -> It
         )
 
 
-def _unreadable(letters: Mapping[str, Removed], data: Path) -> Iterator[str]:
+def _unreadable(letters: Mapping[str, RemovedLetters], data: Path) -> Iterator[str]:
     """Say where messages lie that nobody can read."""
     for name, found in letters.items():
         if found.unreadable:
@@ -483,7 +483,7 @@ def _unread(sources: Iterable[str]) -> Iterator[str]:
         yield f"source '{name}' accepted pushes and no feature view ever read it: its events in the log are as before"
 
 
-def _otherwise(ever: Sequence[ViewPlan], one: _One) -> Iterator[str]:
+def _otherwise(ever: Sequence[ViewPlan], one: _EntityKeys) -> Iterator[str]:
     """Say by which other keys the entity's views are kept, or were."""
     others = [view for view in ever if _names(view) != set(one.keys)]
     for name, names in sorted({(view.name, _key_names(view)) for view in others}):

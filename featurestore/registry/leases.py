@@ -1,4 +1,4 @@
-"""Leases in the registry: one row for each name that somebody holds.
+"""LeaseStore in the registry: one row for each name that somebody holds.
 
 A lease runs out by the clock of the database, the only one that all who ask share. By their own, a machine whose clock
 runs ahead by more than a lease would find every lease run out and take it beside its holder, and one whose clock is
@@ -30,7 +30,7 @@ LEASE_SECONDS = 15.0
 
 
 class RegistryLeases:
-    """Leases in the registry's database, of any dialect that knows the standard's intervals, or SQLite's."""
+    """LeaseStore in the registry's database, of any dialect that knows the standard's intervals, or SQLite's."""
 
     def __init__(self, engine: sa.Engine, where: str) -> None:
         """Take the registry's engine.

@@ -60,7 +60,7 @@ from featurestore.registry.tables import (
     SCHEMA_VERSION,
     VERSION,
 )
-from featurestore.storage import Hold, Holder
+from featurestore.storage import Hold, LeaseHolder
 from featurestore.storage.database import failures, for_writing, open_database
 
 _WHERE = "registry"
@@ -100,7 +100,7 @@ class Registry:
             RegistryError: The database cannot be used, or its tables are of another version.
         """
         self._engine = open_database(url, where=_WHERE)
-        self._holder = Holder(RegistryLeases(self._engine, _WHERE), LEASE_SECONDS, _WHERE)
+        self._holder = LeaseHolder(RegistryLeases(self._engine, _WHERE), LEASE_SECONDS, _WHERE)
         try:
             self._create()
         except RegistryError:

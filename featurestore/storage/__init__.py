@@ -3,7 +3,6 @@
 What it must not know: any store.
 """
 
-from featurestore.storage.leases import Holder, Leases
-from featurestore.storage.names import Hold, busy, lost
+from featurestore.storage.leases import Hold, LeaseHolder, LeaseStore, busy, lost
 
-__all__ = ["Hold", "Holder", "Leases", "busy", "lost"]
+__all__ = ["Hold", "LeaseHolder", "LeaseStore", "busy", "lost"]

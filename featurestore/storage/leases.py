@@ -16,18 +16,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from featurestore.storage.names import (
-    UNANSWERED,
-    Hold,
-    busy,
-    lost,
-)
+from featurestore.core.errors import RegistryError, StateError, StorageError
+
+UNANSWERED = (RegistryError, StorageError)
+"""What is raised where a store cannot be asked; the next time may succeed."""
+
+
+class Hold(Protocol):
+    """A name while it is held."""
+
+    def is_held(self) -> bool:
+        """Ask whether the name is still held; may be called from several threads, until it is given back.
+
+        Once ``False``, always ``False``: somebody else holds the name, or may from now on. A store that cannot be asked
+        raises nothing: the name is held for as long as nobody else can have got it. ``True`` is true when it is said;
+        who works for long asks again and again.
+        """
+        ...
+
+
+def busy(name: str, where: str) -> StateError:
+    """Return the error for a name that somebody else holds.
+
+    Args:
+        name: The name.
+        where: The store that says so.
+    """
+    return StateError(f"somebody else holds '{name}'", where=where, hint="Wait until it has ended.", code="busy")
+
+
+def lost(name: str, where: str) -> StateError:
+    """Return the error for a name that was held and is not any more.
+
+    Args:
+        name: The name.
+        where: The store that says so.
+    """
+    return StateError(
+        f"'{name}' was no longer held when the work ended: the store was away for too long, or somebody took it away",
+        where=where,
+        hint="Somebody else may have held it meanwhile; conditional writes were still safe. Run it again.",
+        code="lease-lost",
+    )
+
 
 _MOST_DOUBTFUL = 16
 """Tokens of one name that are remembered, the latest."""
 
 
-class Leases(Protocol):
+class LeaseStore(Protocol):
     """Where leases are kept; each operation is atomic.
 
     Where they cannot be asked, a ``StorageError`` or ``RegistryError`` says so.
@@ -46,10 +83,10 @@ class Leases(Protocol):
         ...
 
 
-class Holder:
+class LeaseHolder:
     """Holds names for a process. One thread renews all of them, and ends when there are none."""
 
-    def __init__(self, leases: Leases, seconds: float, where: str) -> None:
+    def __init__(self, leases: LeaseStore, seconds: float, where: str) -> None:
         """Hold nothing yet.
 
         Args:
@@ -177,7 +214,7 @@ class Holder:
 class _Lease:
     """A name that a token holds."""
 
-    def __init__(self, holder: Holder, token: bytes) -> None:
+    def __init__(self, holder: LeaseHolder, token: bytes) -> None:
         self._holder = holder
         self._token = token
 

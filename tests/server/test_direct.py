@@ -203,13 +203,13 @@ def logged(store) -> list[str]:
 def asked(store, monkeypatch):
     """The questions that the library is asked."""
     asked = []
-    answer_together = store.parts.serving.answer_together
+    answer_many = store.parts.serving.answer_many
 
     def keeping(questions):
         asked.extend(questions)
-        return answer_together(questions)
+        return answer_many(questions)
 
-    monkeypatch.setattr(store.parts.serving, "answer_together", keeping)
+    monkeypatch.setattr(store.parts.serving, "answer_many", keeping)
     return asked
 
 

@@ -277,7 +277,7 @@ def test_what_nobody_foresaw_is_told_without_its_details(call, store, caplog):
     class Broken:
         store = SimpleNamespace(keeps_time=True)
 
-        def answer_together(self, _):
+        def answer_many(self, _):
             raise RuntimeError("a secret")
 
         def forget(self):

@@ -11,7 +11,7 @@ import pytest
 
 from featurestore.config import ServerConfig
 from featurestore.core.errors import RegistryError, StorageError
-from featurestore.online.stores.patience import out_of_time, seconds_left
+from featurestore.online.stores.deadline import out_of_time, seconds_left
 from featurestore.online.stores.store import record_key
 from featurestore.server.app import create_app
 from tests.server.conftest import Caller

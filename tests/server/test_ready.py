@@ -9,7 +9,7 @@ import pytest
 from featurestore import FeatureService
 from featurestore.config import Config
 from featurestore.core.errors import ConfigError, RegistryError, UnknownUdfError
-from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.answering.cached_value import RECHECK_US
 from featurestore.online.filling.removal import discard
 from featurestore.server.app import create_app
 from featurestore.server.probing import PROBE_SECONDS

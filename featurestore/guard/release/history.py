@@ -134,7 +134,7 @@ class Pushes:
         return self
 
     def steps(self, from_us: int, until_us: int, most_events: int) -> Iterator[tuple[int, pa.Table]]:
-        """Give the events of a range of ingest times, cut between instants; see ``streaming.Pushed``."""
+        """Give the events of a range of ingest times, cut between instants; see ``streaming.PushedLog``."""
         columns = list(self.part.scan.schema)
         times = self.part.times(from_us, until_us)
         while len(times) > most_events:

@@ -29,7 +29,7 @@ from featurestore.offline.parts import Resources
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.filling.materialize import DEFAULT_HISTORY_US, materialize_view
-from featurestore.online.filling.reading import ReadBefore
+from featurestore.online.filling.reading import PreviousRead
 from featurestore.online.filling.streaming import follow
 from featurestore.online.stores.store import OnlineStore
 from featurestore.plan.model import Plan, ViewPlan, ViewUse
@@ -93,7 +93,7 @@ class Replay:
         self._clock = FixedClock(0)
         self._reader = OnlineReader(plan, online, self._clock)
         self._held = {name: Held(is_all_pushed=history.is_all_pushed) for name, history in histories.items()}
-        self._runs: dict[str, ReadBefore] = {}
+        self._runs: dict[str, PreviousRead] = {}
         self._phases = {name: Answers(name) for name in ("refreshed", "stale", "pushed")}
 
     def phases(self) -> list[Answers]:
@@ -137,7 +137,7 @@ class Replay:
                 stream=history.stream(until_us),
                 read_before=self._runs.get(view.name),
             )
-            self._runs[view.name] = ReadBefore(run.row_count, run.content or 0, history.scan.files)
+            self._runs[view.name] = PreviousRead(run.row_count, run.content or 0, history.scan.files)
             self._held[view.name] = replace(self._held[view.name], outside_us=until_us, pushed_us=until_us)
 
     def _ask(self, phase: str, instant: int, keys: Sequence[Row], request: Sequence[Row]) -> None:

@@ -56,11 +56,11 @@ from featurestore.definitions.udf import find_udf
 from featurestore.kernels.evaluate import overflow
 from featurestore.kernels.events import NO_EVENT
 from featurestore.kernels.on_demand import finish
-from featurestore.online.answering.answering import Answers, BoundService, Overflow
+from featurestore.online.answering.bound_service import Answers, BoundService, Overflow
 from featurestore.online.answering.partial import error_of, missing_columns, needing
-from featurestore.online.answering.watching import LossReports, NoReports
+from featurestore.online.answering.state_watch import LossReports, NoReports
 from featurestore.online.state.keys import key_encoder
-from featurestore.online.stores.refusals import STORE_EVICTS
+from featurestore.online.stores.errors import STORE_EVICTS
 from featurestore.online.stores.store import (
     StateReads,
     ViewRecord,
@@ -80,7 +80,7 @@ _OF_AN_ENTITY = frozenset({"corrupt-state", "foreign-state", STORE_EVICTS, Value
 _ENTITIES_AT_ONCE_HINT = "Give a list of objects, one per entity: [{…}, {…}]."
 
 
-class _Reach(NamedTuple):
+class _ViewReach(NamedTuple):
     """How far a view's state reaches; for many views of a service it is the same.
 
     Attributes:
@@ -126,13 +126,13 @@ class _BoundUse:
             self._known = (stored, record)
         return record
 
-    def reach(self, record: ViewRecord) -> _Reach:
+    def reach(self, record: ViewRecord) -> _ViewReach:
         """Return how far the view's state reaches that a record tells of."""
         sound_us = None if record.lost is None else record.lost.sound_us
-        return _Reach(self.policy, record.bound_us(self.policy[0]), record.watermark_us, sound_us)
+        return _ViewReach(self.policy, record.bound_us(self.policy[0]), record.watermark_us, sound_us)
 
 
-class _Asked(NamedTuple):
+class _ParsedRequest(NamedTuple):
     """A question as it was read.
 
     Attributes:
@@ -146,7 +146,7 @@ class _Asked(NamedTuple):
     request_id: str
 
 
-class _Whole(NamedTuple):
+class _BatchAnswer(NamedTuple):
     """The answer for the entities of one or more questions; ``OnlineFeatures`` says what each part means."""
 
     as_of_us: int
@@ -163,7 +163,7 @@ _Lists = list[list[Any]]
 
 
 @dataclass(frozen=True)
-class _Told:
+class RecordSnapshot:
     """What the records of all views said at one moment: they change seldom, so most questions find them told already.
 
     Attributes:
@@ -180,7 +180,7 @@ class _Told:
     stored: list[bytes | None] | None
     records: list[ViewRecord]
     prefixes: list[bytes]
-    reaches: list[_Reach]
+    reaches: list[_ViewReach]
     reach_of: list[int]
     bounds_us: Ints
     reach_us: int
@@ -188,7 +188,7 @@ class _Told:
 
 
 @dataclass(frozen=True)
-class _Role:
+class _KeyColumns:
     """Key columns that one or more views of a service are asked by.
 
     Attributes:
@@ -206,13 +206,13 @@ class _Role:
         return [self.encode([row[name] for name in self.names]) for row in asked]
 
 
-def _roles(uses: Sequence[ViewUse]) -> tuple[_Role, ...]:
+def _roles(uses: Sequence[ViewUse]) -> tuple[_KeyColumns, ...]:
     """Group views by key columns, so that each key is encoded once."""
     found: dict[tuple[str, ...], list[int]] = {}
     for place, use in enumerate(uses):
         found.setdefault(use.keys, []).append(place)
     return tuple(
-        _Role(names, key_encoder([key.dtype for key in uses[places[0]].view.entity.keys]), tuple(places))
+        _KeyColumns(names, key_encoder([key.dtype for key in uses[places[0]].view.entity.keys]), tuple(places))
         for names, places in found.items()
     )
 
@@ -290,12 +290,12 @@ class OnlineReader:
             StorageError: The store cannot be read.
         """
         question = OnlineQuestion(self.plan.name, entities, request, as_of, expected_fingerprint, request_id, partial)
-        (found,) = self.get_together([question])
+        (found,) = self.get_many([question])
         if isinstance(found, Exception):
             raise found
         return found
 
-    def get_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
+    def get_many(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
         """Answer several questions, each as if it had been asked by itself; the store is read once for all.
 
         Args:
@@ -305,11 +305,11 @@ class OnlineReader:
             Per question its answer, or what ``get`` raises for it.
         """
         asked = [self._asked(question) for question in questions]
-        sound = [one for one in asked if isinstance(one, _Asked)]
+        sound = [one for one in asked if isinstance(one, _ParsedRequest)]
         answers = iter(self._answers(sound, questions[0].as_of, is_partial=questions[0].partial) if sound else ())
-        return [next(answers) if isinstance(one, _Asked) else one for one in asked]
+        return [next(answers) if isinstance(one, _ParsedRequest) else one for one in asked]
 
-    def _asked(self, question: OnlineQuestion) -> _Asked | Exception:
+    def _asked(self, question: OnlineQuestion) -> _ParsedRequest | Exception:
         """Read a question; what is wrong with it is returned."""
         expected = question.expected_fingerprint
         if expected not in (None, self.plan.fingerprint) and not question.takes_live_plan:
@@ -319,10 +319,10 @@ class OnlineReader:
             inputs = self._read_request(question.request, len(entities))
         except Exception as error:  # it is the asker's, and nobody else's
             return error
-        return _Asked(entities, inputs, question.request_id or new_request_id())
+        return _ParsedRequest(entities, inputs, question.request_id or new_request_id())
 
     def _answers(
-        self, asked: Sequence[_Asked], as_of: datetime | str | None, *, is_partial: bool
+        self, asked: Sequence[_ParsedRequest], as_of: datetime | str | None, *, is_partial: bool
     ) -> list[OnlineFeatures | Exception]:
         """Answer questions together; in halves if something is wrong with an entity, to learn of whose it is."""
         entities = [entity for one in asked for entity in one.entities]
@@ -352,7 +352,7 @@ class OnlineReader:
         as_of: datetime | str | None,
         *,
         is_partial: bool,
-    ) -> _Whole:
+    ) -> _BatchAnswer:
         """Answer for some entities."""
         as_of_us = self._clock.now_us() if as_of is None else _read_instant(as_of)
         failures = _Failures(len(self._uses) if is_partial else 0)
@@ -374,7 +374,7 @@ class OnlineReader:
         if answers.overflows:
             self._take_overflows_out(answers.overflows, rows, codes, errors, is_partial=is_partial)
         states = [reach.state(as_of_us) for reach in told.reaches]
-        return _Whole(
+        return _BatchAnswer(
             as_of_us=as_of_us,
             rows=rows,
             codes=codes.T.tobytes(),
@@ -389,7 +389,7 @@ class OnlineReader:
             compute_seconds=time.perf_counter() - was_read,
         )
 
-    def _part(self, whole: _Whole, asked: _Asked, end: int) -> OnlineFeatures:
+    def _part(self, whole: _BatchAnswer, asked: _ParsedRequest, end: int) -> OnlineFeatures:
         """Return one question's part of an answer; it ends where the next question's begins."""
         count, width = len(asked.entities), len(self._columns)
         begin = end - count
@@ -454,7 +454,7 @@ class OnlineReader:
 
     def _read_states(
         self, asked: Sequence[Mapping[str, Any]], failures: _Failures
-    ) -> tuple[_Told, list[list[bytes | None]]]:
+    ) -> tuple[RecordSnapshot, list[list[bytes | None]]]:
         """Read the records and states of all views in one snapshot; once more if a view was switched meanwhile."""
         own_keys = [(role.uses, role.keys(asked)) for role in self._roles]
         while True:
@@ -489,7 +489,9 @@ class OnlineReader:
             if place not in failures.found and any(key is not None and key not in found for key in column):
                 failures.keep(place, why)
 
-    def _read_records(self, stored: list[bytes | None], prefixes: Sequence[bytes], failures: _Failures) -> _Told:
+    def _read_records(
+        self, stored: list[bytes | None], prefixes: Sequence[bytes], failures: _Failures
+    ) -> RecordSnapshot:
         """Read the records of all views; of one that is damaged none is left.
 
         Args:
@@ -515,14 +517,16 @@ class OnlineReader:
             records.append(record)
         return self._tell(stored if is_sound else None, records, valid)
 
-    def _tell(self, stored: list[bytes | None] | None, records: list[ViewRecord], prefixes: list[bytes]) -> _Told:
+    def _tell(
+        self, stored: list[bytes | None] | None, records: list[ViewRecord], prefixes: list[bytes]
+    ) -> RecordSnapshot:
         """Return what records say."""
-        reaches: dict[_Reach, int] = {}
+        reaches: dict[_ViewReach, int] = {}
         reach_of = [
             reaches.setdefault(use.reach(record), len(reaches)) for use, record in zip(self._uses, records, strict=True)
         ]
         distinct = list(reaches)
-        return _Told(
+        return RecordSnapshot(
             stored=stored,
             records=records,
             prefixes=prefixes,

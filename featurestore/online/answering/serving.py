@@ -31,14 +31,13 @@ from featurestore.core.errors import (
 )
 from featurestore.core.question import OnlineQuestion
 from featurestore.core.temporal import NOTHING_YET, Clock, instant_us
-from featurestore.online.answering.known_plans import KnownPlans
+from featurestore.online.answering.cached_value import CachedValue, RecentTimeout
+from featurestore.online.answering.health import Readiness, ServiceReadiness, Vitals, view_vitals
 from featurestore.online.answering.live import LivePlans
 from featurestore.online.answering.lookup import OnlineReader, fingerprint_mismatch
-from featurestore.online.answering.readiness import Readiness, ServiceReadiness
-from featurestore.online.answering.refreshed import Refreshed, Stall
-from featurestore.online.answering.vitals import Vitals, view_vitals
-from featurestore.online.answering.watching import StateWatch
-from featurestore.online.stores.guarded import Guarded
+from featurestore.online.answering.plan_cache import PlanCache
+from featurestore.online.answering.state_watch import StateWatch
+from featurestore.online.stores.circuit_breaker import CircuitBreaker
 from featurestore.online.stores.store import (
     OnlineStore,
     ViewRecord,
@@ -67,14 +66,14 @@ COMBINATIONS = 64
 
 
 @dataclass(frozen=True)
-class _Pinned:
+class _ServicePlan:
     """A service, to be answered by one plan."""
 
     service: str
     fingerprint: str
 
 
-_Asked: TypeAlias = str | tuple[str, ...] | _Pinned
+_ReaderKey: TypeAlias = str | tuple[str, ...] | _ServicePlan
 """A service; views; or a service by one plan."""
 
 
@@ -93,7 +92,7 @@ class Serving:
         store: OnlineStore,
         log: ServingLog | None,
         clock: Clock,
-        known: KnownPlans,
+        known: PlanCache,
     ) -> None:
         """Take the parts.
 
@@ -107,16 +106,16 @@ class Serving:
         """
         self._catalog = catalog
         self._plans = plans
-        self.store = Guarded(store)
+        self.store = CircuitBreaker(store)
         self._log = log
         self._clock = clock
         self._known = known
         self._lock = Lock()
         self.watch = StateWatch(store, self._answered_views)
-        self._stall = Stall()
-        self._readers: dict[_Asked, Refreshed[OnlineReader | None]] = {}
-        self._names = Refreshed(self._find_names, clock, self._stall, where=_WHERE)
-        self._views = Refreshed(self._find_views, clock, self._stall, where=_WHERE)
+        self._stall = RecentTimeout()
+        self._readers: dict[_ReaderKey, CachedValue[OnlineReader | None]] = {}
+        self._names = CachedValue(self._find_names, clock, self._stall, where=_WHERE)
+        self._views = CachedValue(self._find_views, clock, self._stall, where=_WHERE)
         self._bounds_us: dict[str, int] = {}
         self._answered: set[str] = set()
         self._keeps_plans = False
@@ -125,12 +124,12 @@ class Serving:
 
     def answer(self, question: OnlineQuestion) -> OnlineFeatures:
         """Answer a question; see ``FeatureStore.get_online_features``."""
-        (found,) = self.answer_together([question])
+        (found,) = self.answer_many([question])
         if isinstance(found, Exception):
             raise found
         return found
 
-    def answer_together(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
+    def answer_many(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
         """Answer several questions; see ``FeatureStore.get_online_features_together``.
 
         What is only a part of the plan's answer goes to no log: an audit would have nothing to compare it with.
@@ -150,7 +149,7 @@ class Serving:
         for (reader, _, _), places in alike.items():
             own = [questions[place] for place in places]
             try:
-                answers = reader.get_together(own)
+                answers = reader.get_many(own)
             except Exception as error:  # it is the askers'
                 found |= dict.fromkeys(places, error)
                 continue
@@ -309,8 +308,8 @@ class Serving:
         """Look up which plans are live with the next question."""
         with self._lock:
             self._readers = {}
-            self._names = Refreshed(self._find_names, self._clock, self._stall, where=_WHERE)
-            self._views = Refreshed(self._find_views, self._clock, self._stall, where=_WHERE)
+            self._names = CachedValue(self._find_names, self._clock, self._stall, where=_WHERE)
+            self._views = CachedValue(self._find_views, self._clock, self._stall, where=_WHERE)
         self.watch.forget()
 
     def _find_names(self, known: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -381,16 +380,16 @@ class Serving:
 
     def _pinned_reader(self, service: str, fingerprint: str) -> OnlineReader | None:
         """Return what answers a service by one plan, ``None`` if it has no state."""
-        asked = _Pinned(service, fingerprint)
+        asked = _ServicePlan(service, fingerprint)
         return self._refreshed(asked, partial(self._find_pinned, asked)).get()
 
     def _refreshed(
-        self, asked: _Asked, find: Callable[[OnlineReader | None], OnlineReader | None]
-    ) -> Refreshed[OnlineReader | None]:
+        self, asked: _ReaderKey, find: Callable[[OnlineReader | None], OnlineReader | None]
+    ) -> CachedValue[OnlineReader | None]:
         known = self._readers.get(asked)
         if known is not None:
             return known
-        made: Refreshed[OnlineReader | None] = Refreshed(find, self._clock, self._stall, where=_WHERE)
+        made: CachedValue[OnlineReader | None] = CachedValue(find, self._clock, self._stall, where=_WHERE)
         with self._lock:
             if asked not in self._readers:
                 self._make_room()
@@ -439,7 +438,7 @@ class Serving:
             return reader
         raise error
 
-    def _find_pinned(self, asked: _Pinned, known: OnlineReader | None) -> OnlineReader | None:
+    def _find_pinned(self, asked: _ServicePlan, known: OnlineReader | None) -> OnlineReader | None:
         """Return what answers a service by one plan, ``None`` if it was never applied or has no state."""
         self.watch.look(wait_seconds=_GLANCE_SECONDS)
         try:
@@ -471,7 +470,7 @@ class Serving:
         pinned = [
             reader.plan
             for asked, reader in readers.items()
-            if isinstance(asked, _Pinned) and asked.service in names and reader is not None
+            if isinstance(asked, _ServicePlan) and asked.service in names and reader is not None
         ]
         self._known.keep([*live, *pinned])
 

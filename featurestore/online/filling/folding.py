@@ -23,13 +23,13 @@ from featurestore.kernels.keys import KeyIndex
 from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.retention import all_matter, still_matter
 from featurestore.kernels.words import to_words
+from featurestore.online.state.codec import StateCodec, States
 from featurestore.online.state.keys import ordered_keys
-from featurestore.online.state.state import StateCodec, States
 from featurestore.online.stores.store import OnlineStore, state_prefix
 from featurestore.plan.model import ViewPlan
 
 
-class Folder:
+class StateUpdater:
     """Folds events of one view into states."""
 
     def __init__(self, view: ViewPlan, store: OnlineStore) -> None:
@@ -59,7 +59,7 @@ class Folder:
     def _keys_of(self, table: pa.Table) -> list[pa.Array]:
         return [one_chunk(table.column(key.name)) for key in self._view.entity.keys]
 
-    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> Fresh:
+    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> NewEvents:
         """Prepare the events of use, entity by entity in the order of their states' keys: so stores write fastest.
 
         Args:
@@ -81,18 +81,18 @@ class Folder:
             prepared, inputs, number[codes], len(keys), lambda times: still_matter(self._view, times, reach_us)
         )
         nothing = np.zeros(0, dtype=np.int64)
-        return Fresh(keys, block, replace(prepared, rows=nothing, event_time=nothing, ingest_time=nothing))
+        return NewEvents(keys, block, replace(prepared, rows=nothing, event_time=nothing, ingest_time=nothing))
 
     def folded(
         self,
-        fresh: Fresh,
+        fresh: NewEvents,
         begin: int,
         end: int,
         bound_us: int | None,
         reach_us: int,
         *,
         read: Callable[[Sequence[bytes]], Mapping[bytes, bytes]] | None = None,
-    ) -> Items:
+    ) -> KeyValues:
         """Merge new events of some entities with their stored ones.
 
         Args:
@@ -113,7 +113,7 @@ class Folder:
         stored = [found.get(key) for key in keys]
         if all(state is None for state in stored):
             bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
-            return Items(keys, self._codec.encode(block, bounds), new=len(keys))
+            return KeyValues(keys, self._codec.encode(block, bounds), new=len(keys))
         old = self._codec.decode(stored)
         codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
         events = fresh.events(block)
@@ -125,10 +125,10 @@ class Folder:
         merged, merged_codes = _merge(self._codec, old, events, codes)
         arranged = arrange(merged, merged_codes, len(keys))
         arranged = _filtered(arranged, still_matter(self._view, arranged, reach_us))
-        return Items(keys, self._codec.encode(arranged, bounds), new=stored.count(None))
+        return KeyValues(keys, self._codec.encode(arranged, bounds), new=stored.count(None))
 
 
-class Items(Sequence[tuple[bytes, bytes]]):
+class KeyValues(Sequence[tuple[bytes, bytes]]):
     """Keys with their values, paired when they are looked at: that many pairs would keep the garbage collector busy."""
 
     def __init__(self, keys: Sequence[bytes], values: Sequence[bytes], *, new: int = 0) -> None:
@@ -153,16 +153,16 @@ class Items(Sequence[tuple[bytes, bytes]]):
     def __getitem__(self, at: int) -> tuple[bytes, bytes]: ...
 
     @overload
-    def __getitem__(self, at: slice) -> Items: ...
+    def __getitem__(self, at: slice) -> KeyValues: ...
 
-    def __getitem__(self, at: int | slice) -> tuple[bytes, bytes] | Items:
+    def __getitem__(self, at: int | slice) -> tuple[bytes, bytes] | KeyValues:
         if isinstance(at, slice):
-            return Items(self._keys[at], self._values[at])
+            return KeyValues(self._keys[at], self._values[at])
         return self._keys[at], self._values[at]
 
 
 @dataclass(frozen=True)
-class Fresh:
+class NewEvents:
     """New events of some entities, without those that cannot matter.
 
     Attributes:

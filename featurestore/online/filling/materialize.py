@@ -31,13 +31,13 @@ import msgspec
 from featurestore.core.errors import SourceError, StateError
 from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET, duration_us
 from featurestore.kernels.retention import keeps_everything
-from featurestore.online.filling.folding import Folder, Fresh, Items
+from featurestore.online.filling.folding import KeyValues, NewEvents, StateUpdater
 from featurestore.online.filling.reading import (
     Events,
-    Piece,
-    ReadBefore,
+    PreviousRead,
     Reader,
     Step,
+    StepEvents,
 )
 from featurestore.online.filling.streaming import (
     Stream,
@@ -50,7 +50,7 @@ from featurestore.online.stores.locks import LONG_WAITS, hold_lock, is_busy, run
 from featurestore.online.stores.store import (
     ENTITY_FORGOTTEN,
     UNCOUNTED,
-    Filling,
+    FillProgress,
     OnlineStore,
     ViewRecord,
     count_states,
@@ -122,7 +122,7 @@ def materialize_view(
     history_us: int = DEFAULT_HISTORY_US,
     events_at_once: int = EVENTS_AT_ONCE,
     stream: Stream | None = None,
-    read_before: ReadBefore | None = None,
+    read_before: PreviousRead | None = None,
     wait_seconds: float = 0,
     began: Callable[[], None] | None = None,
     progress: Progress | None = None,
@@ -194,7 +194,7 @@ class _Run:
         history_us: int,
         events_at_once: int,
         stream: Stream | None,
-        read_before: ReadBefore | None,
+        read_before: PreviousRead | None,
         progress: Progress | None,
     ) -> None:
         self._view = view
@@ -203,7 +203,7 @@ class _Run:
         self._store = store
         self._history_us = history_us
         self._events_at_once = events_at_once
-        self._folder = Folder(view, store)
+        self._folder = StateUpdater(view, store)
         self._keeps_all = keeps_everything(view)
         self._stream = None if stream is None else stream.read_back()
         self._read_before = read_before
@@ -348,7 +348,7 @@ class _Run:
         if filling is None or not can_go_on:
             filling = self._begun(generation, self._reach_us(until_us))
         is_empty = filling.pending_us == NOTHING_YET
-        filled = _Filled(self._store, self._record.forgets, is_empty=is_empty)
+        filled = _StateCache(self._store, self._record.forgets, is_empty=is_empty)
         self._written = 0 if is_empty else UNCOUNTED
         events = entities = 0
         for step, piece in self._pieces(filling.done_us, until_us, filling.reach_us):
@@ -384,13 +384,13 @@ class _Run:
             with self._alone():
                 self._put(msgspec.structs.replace(self._record, leftover=None))
 
-    def _begun(self, generation: int, reach_us: int) -> Filling:
+    def _begun(self, generation: int, reach_us: int) -> FillProgress:
         """Announce a fill that begins from nothing."""
         with self._alone():
             if self._record.filling is not None:
                 self._put(msgspec.structs.replace(self._record, filling=None))
         self._store.delete(state_prefix(self._view, generation))
-        filling = Filling(generation, reach_us)
+        filling = FillProgress(generation, reach_us)
         with self._alone():
             self._put(msgspec.structs.replace(self._record, filling=filling))
         return filling
@@ -487,7 +487,7 @@ class _Run:
         self._store.write([(self._key, stored)], expected={self._key: self._stored})
         self._stored, self._record = stored, record
 
-    def _pieces(self, begin: int, end: int, reach_us: int) -> Iterator[tuple[Step, Piece]]:
+    def _pieces(self, begin: int, end: int, reach_us: int) -> Iterator[tuple[Step, StepEvents]]:
         """Read a range of ingest times in steps, without what matters only before a reach."""
         steps = self._reader.steps(begin, end)
         self._expected = sum(step.events for step in steps)
@@ -500,7 +500,7 @@ class _Run:
             self._progress(self._folded, max(self._folded, self._expected))
 
     def _fold(
-        self, piece: Piece, generation: int, bound_us: int, reach_us: int, filled: _Filled | None = None
+        self, piece: StepEvents, generation: int, bound_us: int, reach_us: int, filled: _StateCache | None = None
     ) -> tuple[int, int]:
         """Fold one step into the states of its entities; return counts of events and entities."""
         events = entities = 0
@@ -511,7 +511,9 @@ class _Run:
             self._told(count)
         return events, entities
 
-    def _fold_fresh(self, fresh: Fresh, bound_us: int | None, reach_us: int, filled: _Filled | None = None) -> int:
+    def _fold_fresh(
+        self, fresh: NewEvents, bound_us: int | None, reach_us: int, filled: _StateCache | None = None
+    ) -> int:
         """Fold all events that some entities have in a step; return the count of entities.
 
         While states are written, the next ones are made; beside pushes, which write the same states, they are not.
@@ -542,7 +544,7 @@ class _Run:
         return len(fresh.keys)
 
 
-class _Filled:
+class _StateCache:
     """The states of a generation that this run fills: it knows what it wrote, and need not read that again.
 
     Nobody else changes them but who forgets an entity; from then on they are read from the store.
@@ -572,7 +574,7 @@ class _Filled:
         known = self._known
         return self._store.read if known is None else lambda _: known
 
-    def keep(self, items: Items) -> None:
+    def keep(self, items: KeyValues) -> None:
         """Know states that are written now. Once they are too large together, all are read from the store again."""
         if self._known is None or self.is_last:
             return
@@ -583,5 +585,5 @@ class _Filled:
             self._known = None
 
 
-def _distrusted(filling: Filling) -> Filling:
+def _distrusted(filling: FillProgress) -> FillProgress:
     return msgspec.structs.replace(filling, pending_rows=-1)

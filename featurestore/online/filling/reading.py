@@ -68,7 +68,7 @@ class Events(Protocol):
 
 
 @dataclass(frozen=True)
-class ReadBefore:
+class PreviousRead:
     """What a run that ended had read.
 
     Attributes:
@@ -92,7 +92,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Piece:
+class StepEvents:
     """The events of a step.
 
     Attributes:
@@ -152,7 +152,7 @@ class Reader:
             found.append(Step(low, high, int(count * share)))
         return found
 
-    def pieces(self, steps: Sequence[Step], reduce: Reduce) -> Iterator[tuple[Step, Piece]]:
+    def pieces(self, steps: Sequence[Step], reduce: Reduce) -> Iterator[tuple[Step, StepEvents]]:
         """Read the events of steps, each while the one before is worked on.
 
         Args:
@@ -161,7 +161,7 @@ class Reader:
         """
         return ahead((step, self._piece(step, reduce)) for step in steps)
 
-    def _piece(self, step: Step, reduce: Reduce) -> Piece:
+    def _piece(self, step: Step, reduce: Reduce) -> StepEvents:
         """Read the events of a step; by entity, in several goes, if too many became known at one instant."""
         ingest = (step.begin, step.end)
         buckets = step.events // (2 * self._events_at_once) + 1
@@ -171,10 +171,10 @@ class Reader:
             count = sum(part.row_count for part in parts)
             content = joined(*(part.content for part in parts))
             tables = [(count, pa.concat_tables([part.events for part in parts]))] if count else []
-            return Piece(content, count, tables)
+            return StepEvents(content, count, tables)
         content = content_of(self._source.batches(self._columns, ingest=ingest))
         found = self._buckets(ingest, hashed, buckets)
-        return Piece(content, step.events, ((table.num_rows, table) for table in found if table.num_rows))
+        return StepEvents(content, step.events, ((table.num_rows, table) for table in found if table.num_rows))
 
     def content_below(self, ingest_us: int) -> int:
         """Return the content of all events that became known before an instant; they are read for it."""

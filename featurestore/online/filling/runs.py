@@ -15,7 +15,7 @@ from featurestore.core.errors import FeatureStoreError, StorageError
 from featurestore.core.temporal import Clock, format_duration, format_instant
 from featurestore.definitions.sources import Source
 from featurestore.online.filling.materialize import EVENTS_AT_ONCE, ViewRun, materialize_view
-from featurestore.online.filling.reading import ReadBefore
+from featurestore.online.filling.reading import PreviousRead
 from featurestore.online.filling.streaming import Stream
 from featurestore.online.stores.store import OnlineStore
 from featurestore.plan.model import ViewPlan
@@ -211,7 +211,7 @@ class _Context:
 
 def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewRun:
     """Run one view, and take down that it began and how it went."""
-    taken_down = _TakenDown(view, context)
+    taken_down = _RunRecorder(view, context)
     progress = context.progress
     try:
         stream = _stream(source, view, context.settings)
@@ -272,7 +272,7 @@ def _with_late_events(run: ViewRun, view: ViewPlan, scan: Scan) -> ViewRun:
     return replace(run, late_events=late)
 
 
-class _TakenDown:
+class _RunRecorder:
     """The record of one run: there from its beginning, so that a run that dies is seen."""
 
     def __init__(self, view: ViewPlan, context: _Context) -> None:
@@ -295,13 +295,13 @@ class _TakenDown:
             self._context.registry.end_run(self._number, run)
 
 
-def _read_before(registry: Registry, view: ViewPlan) -> ReadBefore | None:
+def _read_before(registry: Registry, view: ViewPlan) -> PreviousRead | None:
     """Return what the last run of a plan had read, if it was taken down."""
     last = registry.last_run(view.fingerprint)
     if last is None or not last.content:
         return None
     files = tuple(SourceFile(**asdict(file)) for file in registry.files_read(last.files))
-    return ReadBefore(last.row_count, int(last.content, 16), files)
+    return PreviousRead(last.row_count, int(last.content, 16), files)
 
 
 def _done(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int, files: str) -> RunRecord:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from featurestore.core.errors import StateError, StorageError
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.retention import keeps_everything
-from featurestore.online.filling.folding import Folder, Items
+from featurestore.online.filling.folding import KeyValues, StateUpdater
 from featurestore.online.state.losses import check_expiry, log_mismatch, note_loss
 from featurestore.online.stores.locks import hold_lock
 from featurestore.online.stores.store import (
@@ -45,7 +45,7 @@ MOST_EVENTS = 5_000
 _LOCK_SECONDS = 60.0
 
 
-class Pushed(Protocol):
+class PushedLog(Protocol):
     """The pushed events of a source, for one view."""
 
     def head(self) -> Head:
@@ -64,7 +64,7 @@ class Pushed(Protocol):
         """Give events by ingest time, in order: for each step its exclusive bound and its events."""
         ...
 
-    def read_back(self) -> Pushed:
+    def read_back(self) -> PushedLog:
         """Return the same, read from the log even if what was just appended is still at hand."""
         ...
 
@@ -106,7 +106,7 @@ class Stream:
             one of a run that folded all of them, the watermark follows the log.
     """
 
-    pushed: Pushed
+    pushed: PushedLog
     outside: str = ""
 
     def read_back(self) -> Stream:
@@ -239,7 +239,7 @@ def _follow(
     the time, and nobody can have removed an event from the log since.
     """
     key = record_key(view)
-    folder = Folder(view, store)
+    folder = StateUpdater(view, store)
     keeps_all = keeps_everything(view)
     events = 0
     stored = store.read([key]).get(key)
@@ -283,10 +283,10 @@ def at_head(record: ViewRecord, head: Head) -> ViewRecord:
     return msgspec.structs.replace(record, log_sequence=head.next_sequence, log_mark=head.mark)
 
 
-def pushed_items(folder: Folder, table: pa.Table, generation: int, reach_us: int) -> Items:
+def pushed_items(folder: StateUpdater, table: pa.Table, generation: int, reach_us: int) -> KeyValues:
     """Merge pushed events into the states of their entities; nothing is written."""
     fresh = folder.arranged(table, generation, reach_us) if table.num_rows else None
-    return folder.folded(fresh, 0, len(fresh.keys), None, reach_us) if fresh and fresh.keys else Items((), ())
+    return folder.folded(fresh, 0, len(fresh.keys), None, reach_us) if fresh and fresh.keys else KeyValues((), ())
 
 
 def _followed(record: ViewRecord, log_us: int, outside: str, history_us: int, *, keeps_all: bool) -> ViewRecord:

@@ -47,7 +47,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovedLetters:
     """What became of the lines of a file.
 
     Attributes:
@@ -101,7 +101,7 @@ def append_letters(path: Path, letters: Sequence[DeadLetter]) -> None:
             os.fsync(file.fileno())
 
 
-def remove_letters(path: Path, is_wanted: Callable[[Any], bool]) -> Removed:
+def remove_letters(path: Path, is_wanted: Callable[[Any], bool]) -> RemovedLetters:
     """Remove the letters whose messages hold certain events; what cannot be read stays.
 
     Args:
@@ -113,7 +113,7 @@ def remove_letters(path: Path, is_wanted: Callable[[Any], bool]) -> Removed:
         StorageError: The file cannot be read or written; nothing was removed.
     """
     if not path.exists():
-        return Removed()
+        return RemovedLetters()
     with _failures(path), _alone_in(path) as file:
         lines = path.read_bytes().splitlines(keepends=True)
         found = [_is_wanted(line, is_wanted) for line in lines]
@@ -126,7 +126,7 @@ def remove_letters(path: Path, is_wanted: Callable[[Any], bool]) -> Removed:
             # Who waits to append to the file that is replaced finds out, and opens this one.
             rest.replace(path)
             file.truncate(0)
-    return Removed(found.count(True), found.count(None))
+    return RemovedLetters(found.count(True), found.count(None))
 
 
 def _is_wanted(line: bytes, is_wanted: Callable[[Any], bool]) -> bool | None:

@@ -30,8 +30,8 @@ from featurestore.online.filling.streaming import (
     follow,
     materialized,
 )
-from featurestore.online.pushing.intake import Intake
-from featurestore.online.pushing.together import Together
+from featurestore.online.pushing.event_schema import EventSchema
+from featurestore.online.pushing.group_commit import GroupCommit
 from featurestore.online.stores.store import OnlineStore
 from featurestore.plan.model import ViewPlan
 from featurestore.registry.catalog import Catalog
@@ -58,12 +58,12 @@ RECHECK_US = duration_us("1s")
 
 _LOGGER = logging.getLogger("featurestore.online.pushing")
 
-_Follow: TypeAlias = Callable[[ViewPlan, Stream], int | None]
+_FollowView: TypeAlias = Callable[[ViewPlan, Stream], int | None]
 """Brings one view to the head of the log; gives how many events it folded, ``None`` if it was never materialized."""
 
 
 @dataclass(frozen=True)
-class _Committed:
+class _PushOutcome:
     """What became of one push among those that were committed together.
 
     Attributes:
@@ -93,7 +93,7 @@ class _Push:
 
 
 @dataclass(frozen=True)
-class _Bound:
+class _PushTarget:
     """A source that accepts pushes, as of one revision of the registry.
 
     Attributes:
@@ -104,11 +104,11 @@ class _Bound:
         pushes: Commits what is pushed.
     """
 
-    intake: Intake
+    intake: EventSchema
     views: tuple[ViewPlan, ...]
     applied: frozenset[str]
     outside_ids: OutsideIds
-    pushes: Together[_Push, _Committed | RequestError]
+    pushes: GroupCommit[_Push, _PushOutcome | RequestError]
 
 
 class Streams:
@@ -144,7 +144,7 @@ class Streams:
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
-        self._bound: Mapping[str, _Bound] = {}
+        self._bound: Mapping[str, _PushTarget] = {}
         self._revision = -1
         self._checked_at_us = NOTHING_YET
         self._stop = threading.Event()
@@ -173,7 +173,7 @@ class Streams:
             rejected=rejected,
         )
 
-    def _commit(self, bound: _Bound, pushes: Sequence[_Push]) -> list[_Committed | RequestError]:
+    def _commit(self, bound: _PushTarget, pushes: Sequence[_Push]) -> list[_PushOutcome | RequestError]:
         """Commit pushes of one source in one go; of those with one idempotency key only the first, ever."""
         known: dict[bytes, PushKey] = {}
         while True:
@@ -190,11 +190,11 @@ class Streams:
             break
         outcomes = {id(push): outcome for push, outcome in zip(new, done, strict=True)}
         is_followed = all(outcome.is_followed for outcome in done) if done else self._is_caught_up(bound)
-        before = {key: (one.content, _Committed(one.accepted, one.head, is_followed)) for key, one in known.items()}
+        before = {key: (one.content, _PushOutcome(one.accepted, one.head, is_followed)) for key, one in known.items()}
         before |= {key: (push.content, outcomes[id(push)]) for key, push in first.items()}
         return [outcomes.get(id(push)) or _repeated(push, *before[push.key]) for push in pushes]
 
-    def _commit_new(self, bound: _Bound, pushes: Sequence[_Push]) -> list[_Committed]:
+    def _commit_new(self, bound: _PushTarget, pushes: Sequence[_Push]) -> list[_PushOutcome]:
         """Commit and fold pushes of one source.
 
         Raises:
@@ -236,7 +236,7 @@ class Streams:
             others = [view for view in bound.views if view.fingerprint not in known]
             is_followed &= not others or self._succeeds(partial(self._follow_alone, bound, others))
         is_followed &= announced.is_made
-        return [_Committed(count, appended.head, is_followed) for count in accepted(appended.places)]
+        return [_PushOutcome(count, appended.head, is_followed) for count in accepted(appended.places)]
 
     def _log_now_us(self) -> int:
         """Return the present instant by the clock that gives events their ingest times."""
@@ -336,7 +336,7 @@ class Streams:
             return False
         return True
 
-    def _is_caught_up(self, bound: _Bound) -> bool:
+    def _is_caught_up(self, bound: _PushTarget) -> bool:
         """Fold what online state lacks of a source; tell whether every view has all of it."""
         try:
             self._follow_alone(bound, bound.views)
@@ -345,7 +345,7 @@ class Streams:
             return False
         return True
 
-    def _follow_alone(self, bound: _Bound, views: Sequence[ViewPlan]) -> int:
+    def _follow_alone(self, bound: _PushTarget, views: Sequence[ViewPlan]) -> int:
         """Bring views to the head of their log, each while its own lock alone is held; those without state begin."""
         filled = {view.fingerprint for view in materialized(views, self._store)}
 
@@ -356,7 +356,9 @@ class Streams:
 
         return self._follow(bound, views, one)
 
-    def _follow(self, bound: _Bound, views: Sequence[ViewPlan], one: _Follow, recent: Recent | None = None) -> int:
+    def _follow(
+        self, bound: _PushTarget, views: Sequence[ViewPlan], one: _FollowView, recent: Recent | None = None
+    ) -> int:
         """Bring views of a source to the head of its log; a view that fails does not keep the others behind."""
         folded = 0
         failures: list[Exception] = []
@@ -377,7 +379,7 @@ class Streams:
             raise failures[0]
         return folded
 
-    def _begin(self, bound: _Bound, view: ViewPlan, stream: Stream) -> int:
+    def _begin(self, bound: _PushTarget, view: ViewPlan, stream: Stream) -> int:
         """Run a view for the first time, which needs no asking for if there is nothing to fold but pushed events."""
         source = bound.intake.source
         until_us = self._log.seal(source.name, self._clock.now_us()).next_ingest_us
@@ -388,13 +390,13 @@ class Streams:
         self._began()
         return run.events
 
-    def _source(self, name: str) -> _Bound:
+    def _source(self, name: str) -> _PushTarget:
         known = self._sources()
         if name not in known:
             raise unknown_stream(name, known).in_request("/source")
         return known[name]
 
-    def _sources(self) -> Mapping[str, _Bound]:
+    def _sources(self) -> Mapping[str, _PushTarget]:
         """Return the sources that accept pushes, as applied at most a second ago."""
         now_us = self._clock.now_us()
         with self._lock:
@@ -406,20 +408,20 @@ class Streams:
                 self._checked_at_us = now_us
             return self._bound
 
-    def _bind_all(self) -> dict[str, _Bound]:
+    def _bind_all(self) -> dict[str, _PushTarget]:
         sources = self._catalog.streams()
         followed = tuple(self._to_follow()) if sources else ()
         return {name: self._bind(source, followed) for name, source in sources.items()}
 
-    def _bind(self, source: Source, followed: Iterable[ViewPlan]) -> _Bound:
+    def _bind(self, source: Source, followed: Iterable[ViewPlan]) -> _PushTarget:
         applied = [view for view in self._catalog.views().values() if view.source.name == source.name]
         views = tuple(view for view in followed if view.source.name == source.name and reads_log(source, view.source))
-        intake = Intake.of(source, read_schema(source, self._settings), applied)
+        intake = EventSchema.of(source, read_schema(source, self._settings), applied)
         prints = frozenset(view.fingerprint for view in applied)
-        pushes: Together[_Push, _Committed | RequestError] = Together(
+        pushes: GroupCommit[_Push, _PushOutcome | RequestError] = GroupCommit(
             lambda some: self._commit(bound, some), size=lambda push: int(push.events.num_rows), most=MOST_ROWS
         )
-        bound = _Bound(intake, views, prints, OutsideIds(source, self._settings), pushes)
+        bound = _PushTarget(intake, views, prints, OutsideIds(source, self._settings), pushes)
         return bound
 
 
@@ -446,7 +448,7 @@ def _push_of(events: pa.Table, idempotency_key: str | None) -> _Push:
     return _Push(events, key, content)
 
 
-def _repeated(push: _Push, content: bytes, committed: _Committed) -> _Committed | RequestError:
+def _repeated(push: _Push, content: bytes, committed: _PushOutcome) -> _PushOutcome | RequestError:
     """Return the outcome of a push whose idempotency key was used before: the one it had then, for the same events."""
     if push.content == content:
         return committed

@@ -31,7 +31,7 @@ from featurestore.plan.model import ViewPlan
 from featurestore.sources.event_log import Head
 
 if TYPE_CHECKING:
-    from featurestore.online.filling.streaming import Pushed
+    from featurestore.online.filling.streaming import PushedLog
 
 _ATTEMPTS = 20
 """How often to try to record a loss while other processes change the record."""
@@ -81,7 +81,7 @@ def missing_states(view: PlanOfView, store: OnlineStore) -> str:
     return f"{before.states - count} of its {before.states} states are gone from the online store"
 
 
-def log_mismatch(record: ViewRecord, pushed: Pushed, head: Head) -> Loss | None:
+def log_mismatch(record: ViewRecord, pushed: PushedLog, head: Head) -> Loss | None:
     """Return what is wrong if states hold events that the log has no more, else ``None``.
 
     A log that lost nothing but the promise that no earlier event will come is given that promise again.

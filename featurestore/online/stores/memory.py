@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from featurestore.online.stores.refusals import WHERE, conflict
+from featurestore.online.stores.errors import WHERE, conflict
 from featurestore.storage import Hold, busy
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from featurestore.core.errors import ConfigError, listing
-from featurestore.online.stores.refusals import WHERE
+from featurestore.online.stores.errors import WHERE
 from featurestore.online.stores.store import OnlineStore
 
 GROUP = "featurestore.online_stores"

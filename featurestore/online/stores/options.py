@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from featurestore.core.errors import ConfigError, InstantError, listing
 from featurestore.core.temporal import duration_us
-from featurestore.online.stores.refusals import WHERE
+from featurestore.online.stores.errors import WHERE
 
 Reader = Callable[[str], Any]
 

@@ -18,6 +18,7 @@ Sessions keep prepared statements and locks: a pooler in between must pool by se
 from __future__ import annotations
 
 import hashlib
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -39,36 +40,26 @@ from sqlalchemy.schema import CreateTable
 from featurestore.core.errors import ConfigError
 from featurestore.core.retrying import retry
 from featurestore.core.urls import without_secrets
-from featurestore.online.stores.options import (
-    count,
-    identifier,
-    read_url,
-    seconds,
-)
-from featurestore.online.stores.patience import SHORT_SECONDS, out_of_time, seconds_left
-from featurestore.online.stores.postgres_keys import (
-    BEGINNING,
-    LONGEST,
-    VALUE_AT,
-    has_long,
-    opened,
-    stored_expected,
-    stored_key,
-    stored_value,
-)
-from featurestore.online.stores.postgres_pool import (
-    Pool,
-    PostgresConnection,
-    SessionCheck,
-    Sessions,
-)
-from featurestore.online.stores.refusals import (
+from featurestore.online.stores.deadline import SHORT_SECONDS, out_of_time, seconds_left
+from featurestore.online.stores.errors import (
     READ_ONLY_HINT,
     WHERE,
     conflict,
     failed,
     pooled_by_transaction,
     unavailable,
+)
+from featurestore.online.stores.options import (
+    count,
+    identifier,
+    read_url,
+    seconds,
+)
+from featurestore.online.stores.postgres_pool import (
+    Pool,
+    PostgresConnection,
+    SessionCheck,
+    Sessions,
 )
 from featurestore.online.stores.store import after
 from featurestore.storage import Hold, busy, lost
@@ -384,6 +375,55 @@ def _table_statement(name: str) -> str:
     create = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).rstrip()
     create = f"{create} WITH (fillfactor = 75, toast_tuple_target = 8160)"
     return f"{create}; ALTER TABLE {name} ALTER COLUMN value SET STORAGE EXTERNAL"
+
+
+LONGEST = 2_000
+"""Longest key that is stored as it is, in bytes."""
+
+_DIGEST_BYTES = 32
+BEGINNING = LONGEST + 1 - _DIGEST_BYTES
+"""So many bytes of a long key are stored as they are."""
+
+_LENGTH = struct.Struct(">I")
+VALUE_AT = _LENGTH.size
+"""Where in the stored value of a long key the key begins."""
+
+
+def has_long(keys: Sequence[bytes]) -> bool:
+    """Tell whether any of some keys is long."""
+    return max(map(len, keys), default=0) > LONGEST
+
+
+def stored_key(key: bytes) -> bytes:
+    """Return what stands for a key in the index.
+
+    Example:
+        >>> stored_key(b"short")
+        b'short'
+        >>> len(stored_key(bytes(100_000)))
+        2001
+    """
+    if len(key) <= LONGEST:
+        return key
+    return key[:BEGINNING] + hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest()
+
+
+def stored_value(key: bytes, value: bytes) -> bytes:
+    """Return what is stored as the value of a key."""
+    return value if len(key) <= LONGEST else _LENGTH.pack(len(key)) + key + value
+
+
+def stored_expected(expected: Mapping[bytes, bytes | None]) -> dict[bytes, bytes | None]:
+    """Return what is stored where some keys have the values they are expected to have."""
+    return {stored_key(key): None if value is None else stored_value(key, value) for key, value in expected.items()}
+
+
+def opened(key: bytes, stored: bytes) -> bytes | None:
+    """Return the value of a key; ``None`` if another key is stored in its place."""
+    if len(key) <= LONGEST:
+        return stored
+    begin = VALUE_AT + len(key)
+    return stored[begin:] if stored[:begin] == _LENGTH.pack(len(key)) + key else None
 
 
 def _again(work: Callable[[], T]) -> T:

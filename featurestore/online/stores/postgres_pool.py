@@ -22,7 +22,7 @@ from psycopg import IsolationLevel
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
-from featurestore.online.stores.refusals import pooled_by_transaction
+from featurestore.online.stores.errors import pooled_by_transaction
 from featurestore.storage.database import is_pooled
 
 R = TypeVar("R")

@@ -28,6 +28,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from featurestore.core.errors import ConfigError
+from featurestore.online.stores.deadline import SHORT_SECONDS, out_of_time, seconds_left
+from featurestore.online.stores.errors import (
+    WHERE,
+    conflict,
+    drops_keys,
+    failed,
+    unavailable,
+)
 from featurestore.online.stores.options import (
     choice,
     count,
@@ -37,16 +45,8 @@ from featurestore.online.stores.options import (
     seconds,
     switch,
 )
-from featurestore.online.stores.patience import SHORT_SECONDS, out_of_time, seconds_left
-from featurestore.online.stores.refusals import (
-    WHERE,
-    conflict,
-    drops_keys,
-    failed,
-    unavailable,
-)
 from featurestore.online.stores.store import is_state_key
-from featurestore.storage import Hold, Holder
+from featurestore.storage import Hold, LeaseHolder
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ class RedisOnlineStore:
         self._write = self._client.register_script(_WRITE)
         self._count = self._client.register_script(_COUNT)
         leases = _Leases(self._client, prefix + b"l", self._place, self._on_primary)
-        self._holder = Holder(leases, options.get("lease", 15.0), WHERE)
+        self._holder = LeaseHolder(leases, options.get("lease", 15.0), WHERE)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that exist, all from one moment."""

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from featurestore.core.errors import ConfigError, StorageError
 from featurestore.core.urls import shown
-from featurestore.online.stores.refusals import WHERE, conflict, unavailable
+from featurestore.online.stores.errors import WHERE, conflict, unavailable
 from featurestore.online.stores.store import after
 from featurestore.storage import Hold, busy, lost
 from featurestore.storage.database import (

@@ -106,7 +106,7 @@ ENTITY_FORGOTTEN = -1
 """Stands for the count of rows below the watermark when the states do not hold all of them any more, on purpose."""
 
 
-class Filling(msgspec.Struct, frozen=True):
+class FillProgress(msgspec.Struct, frozen=True):
     """How far a run came that folds everything into states nobody reads yet.
 
     Attributes:
@@ -214,7 +214,7 @@ class ViewRecord(msgspec.Struct, frozen=True):
     outside: str = ""
     content: int | None = None
     pending_content: int | None = None
-    filling: Filling | None = None
+    filling: FillProgress | None = None
     leftover: int | None = None
     push_us: int | None = None
     forgets: int = 0

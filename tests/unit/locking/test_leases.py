@@ -5,11 +5,11 @@ import time
 import pytest
 
 from featurestore.core.errors import RegistryError, StateError, StorageError
-from featurestore.storage import Holder
+from featurestore.storage import LeaseHolder
 
 
-class Leases:
-    """Leases of a store that can be away."""
+class LeaseStore:
+    """LeaseStore of a store that can be away."""
 
     def __init__(self, error=StorageError):
         self.error = error
@@ -30,7 +30,7 @@ class Leases:
 
 
 def hold_while_the_store_is_away(leases):
-    with Holder(leases, 0.6, "store").hold("view") as hold:
+    with LeaseHolder(leases, 0.6, "store").hold("view") as hold:
         begun = time.monotonic()
         leases.is_away = True
         held = []
@@ -46,14 +46,14 @@ def hold_while_the_store_is_away(leases):
 @pytest.mark.parametrize("error", [StorageError, RegistryError])
 def test_a_lease_lasts_for_as_long_as_it_was_given_while_the_store_is_away(error):
     with pytest.raises(StateError) as caught:
-        hold_while_the_store_is_away(Leases(error))
+        hold_while_the_store_is_away(LeaseStore(error))
     assert caught.value.code == "lease-lost"
 
 
 @pytest.mark.parametrize("error", [StorageError, RegistryError])
 def test_a_store_that_is_away_for_a_moment_costs_no_lease(error):
-    leases = Leases(error)
-    with Holder(leases, 0.6, "store").hold("view") as hold:
+    leases = LeaseStore(error)
+    with LeaseHolder(leases, 0.6, "store").hold("view") as hold:
         for _ in range(4):
             leases.is_away = True
             time.sleep(0.3)
@@ -65,15 +65,15 @@ def test_a_store_that_is_away_for_a_moment_costs_no_lease(error):
 
 @pytest.mark.parametrize("error", [StorageError, RegistryError])
 def test_a_store_that_is_away_when_a_name_is_given_back_lets_the_lease_run_out(error):
-    leases = Leases(error)
-    with Holder(leases, 60, "store").hold("view"):
+    leases = LeaseStore(error)
+    with LeaseHolder(leases, 60, "store").hold("view"):
         leases.is_away = True
-    with pytest.raises(error), Holder(leases, 60, "store").hold("view"):
+    with pytest.raises(error), LeaseHolder(leases, 60, "store").hold("view"):
         pass
 
 
-class Unheard(Leases):
-    """Leases of a store that does what it is told, and of which the answers are lost while it is away."""
+class Unheard(LeaseStore):
+    """LeaseStore of a store that does what it is told, and of which the answers are lost while it is away."""
 
     def __init__(self, error=StorageError):
         super().__init__(error)
@@ -96,13 +96,13 @@ class Unheard(Leases):
 @pytest.mark.parametrize("error", [StorageError, RegistryError])
 def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_process(error):
     leases = Unheard(error)
-    holder = Holder(leases, 60, "store")
+    holder = LeaseHolder(leases, 60, "store")
     leases.is_away = True
     for _ in range(2):
         with pytest.raises(error), holder.hold("view"):
             pass
     leases.is_away = False
-    with pytest.raises(StateError), Holder(leases, 60, "store").hold("view"):
+    with pytest.raises(StateError), LeaseHolder(leases, 60, "store").hold("view"):
         pass
     with holder.hold("view") as hold:
         assert hold.is_held()
@@ -112,7 +112,7 @@ def test_a_name_that_was_taken_without_an_answer_is_not_busy_for_the_same_proces
 @pytest.mark.parametrize("error", [StorageError, RegistryError])
 def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_process(error):
     leases = Unheard(error)
-    holder = Holder(leases, 60, "store")
+    holder = LeaseHolder(leases, 60, "store")
     with holder.hold("view"):
         leases.is_away = True
     leases.is_away = False
@@ -124,7 +124,7 @@ def test_a_name_that_was_given_back_without_an_answer_is_not_busy_for_the_same_p
 
 def test_a_name_that_somebody_uses_is_never_given_back_for_another_attempt():
     leases = Unheard()
-    holder = Holder(leases, 60, "store")
+    holder = LeaseHolder(leases, 60, "store")
     leases.is_away = True
     with pytest.raises(StorageError), holder.hold("view"):
         pass

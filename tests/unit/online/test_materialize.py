@@ -373,7 +373,7 @@ def test_a_fill_does_not_bring_back_what_is_forgotten_meanwhile(monkeypatch):
     assert caught.value.code == "conflict"
     assert forgotten[0] not in store.values
 
-    filled = module._Filled(store, 0, is_empty=True)
+    filled = module._StateCache(store, 0, is_empty=True)
     filled.keep([(forgotten[0], b"remembered")])
     assert filled.reader(0)(forgotten) == {forgotten[0]: b"remembered"}
     assert filled.reader(1)(forgotten) == {}

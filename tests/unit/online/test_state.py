@@ -13,7 +13,7 @@ from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import arrange
 from featurestore.kernels.keys import KeyIndex
 from featurestore.kernels.words import from_words
-from featurestore.online.state.state import StateCodec
+from featurestore.online.state.codec import StateCodec
 from tests.assertions import assert_same_column
 from tests.budget import examples
 from tests.strategies import scenarios

@@ -10,7 +10,7 @@ import pytest
 from featurestore import Entity, FeatureService, FeatureView, FileSource, agg
 from featurestore.online.filling import streaming
 from featurestore.online.filling.streaming import folding
-from featurestore.online.stores.locks import held
+from featurestore.online.stores.locks import hold_lock
 from featurestore.sources.event_log import EventLog
 from tests.stores import OTHERS, local_store
 
@@ -69,9 +69,9 @@ def test_a_view_materialized_during_a_push_is_not_waited_for_while_other_locks_a
 
     def hold_second_then_first():
         names = [f"fold-{view.fingerprint[:16]}" for view in (second, first)]
-        with held(store.parts.online, names[0], wait_seconds=20):
+        with hold_lock(store.parts.online, names[0], wait_seconds=20):
             is_held.set()
-            with held(store.parts.online, names[1], wait_seconds=20):
+            with hold_lock(store.parts.online, names[1], wait_seconds=20):
                 pass
 
     other = threading.Thread(target=hold_second_then_first)
@@ -98,7 +98,7 @@ def test_a_thread_that_holds_a_folding_lock_takes_no_other(store, tmp_path):
             pass
         with (
             pytest.raises(Exception, match="holds"),
-            held(store.parts.online, f"fold-{first.fingerprint[:16]}", wait_seconds=0),
+            hold_lock(store.parts.online, f"fold-{first.fingerprint[:16]}", wait_seconds=0),
         ):
             pass
     with folding([second], store.parts.online):

@@ -1,4 +1,4 @@
-"""Leases in the registry: one holder by the clock of the database, on SQLite and on PostgreSQL."""
+"""LeaseStore in the registry: one holder by the clock of the database, on SQLite and on PostgreSQL."""
 
 import os
 import subprocess

@@ -14,9 +14,9 @@ from featurestore.core.errors import (
     UnknownServiceError,
 )
 from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.online.answering.cached_value import RECHECK_US
 from featurestore.online.answering.live import RESTORABLE_US, acting_user
-from featurestore.online.answering.refreshed import RECHECK_US
-from featurestore.online.stores.patience import Patience
+from featurestore.online.stores.deadline import Deadline
 from featurestore.online.stores.store import record_key, records_of, state_prefix
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import NETWORKED, local_store
@@ -446,7 +446,7 @@ def test_who_has_little_time_is_answered_by_the_plan_known_last(open_store, sour
     may_answer, ask = threading.Event(), server.parts.live_plans.plan
     monkeypatch.setattr(server.parts.live_plans, "plan", lambda service: may_answer.wait(60) and ask(service))
     clock.instant_us += RECHECK_US
-    with Patience(1.0):
+    with Deadline(1.0):
         assert live(server) == old
     assert live(server) == old, "somebody asks already"
     may_answer.set()

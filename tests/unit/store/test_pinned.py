@@ -7,7 +7,7 @@ from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, 
 from featurestore.core.errors import FingerprintMismatchError, UnknownServiceError
 from featurestore.core.question import OnlineQuestion
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
-from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.answering.cached_value import RECHECK_US
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import NETWORKED, local_store
 

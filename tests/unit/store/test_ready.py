@@ -12,7 +12,7 @@ from featurestore import FeatureService, FeatureView, FileSource, agg
 from featurestore.core.errors import RegistryError, StateError, UnknownUdfError
 from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.definitions import udf
-from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.answering.cached_value import RECHECK_US
 from featurestore.online.filling.removal import discard
 from featurestore.store import FeatureStore
 from tests.server.conftest import NOW, ORDERS, USER

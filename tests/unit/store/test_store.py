@@ -13,7 +13,7 @@ from featurestore.core.errors import (
     UnknownServiceError,
 )
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
-from featurestore.online.answering.refreshed import RECHECK_US
+from featurestore.online.answering.cached_value import RECHECK_US
 from featurestore.serving_log import ServingLog
 from tests.server.conftest import NOW, ORDERS, USER
 

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from featurestore.online.pushing.together import Together
+from featurestore.online.pushing.group_commit import GroupCommit
 
 
 class Held:
@@ -11,7 +11,7 @@ class Held:
     def __init__(self, *, most=100):
         self.began, self.go = threading.Event(), threading.Event()
         self.commits = []
-        self.together = Together(self._commit, size=len, most=most)
+        self.together = GroupCommit(self._commit, size=len, most=most)
 
     def _commit(self, parts):
         self.began.set()
@@ -61,6 +61,6 @@ def test_a_failure_is_that_of_all_who_left_together_and_of_nobody_else():
 
 
 def test_alone_it_is_a_call():
-    assert Together(lambda parts: [f"{part}!" for part in parts], size=len, most=1).commit("now") == "now!"
+    assert GroupCommit(lambda parts: [f"{part}!" for part in parts], size=len, most=1).commit("now") == "now!"
     with pytest.raises(ZeroDivisionError):
-        Together(lambda _: 1 // 0, size=len, most=1).commit("now")
+        GroupCommit(lambda _: 1 // 0, size=len, most=1).commit("now")

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from featurestore.core.columns import Ints
 from featurestore.core.statuses import ERROR_CODE, OVERFLOWED
 from featurestore.kernels.evaluate import Picked, RowReader, bind
+from featurestore.online.state.codec import Dictionaries, StateCodec, joined_states
 from featurestore.online.state.packing import SOUND, VIEW_COLUMNS, answer_views
-from featurestore.online.state.state import Dictionaries, StateCodec, joined_states
 from featurestore.plan.model import ViewPlan
 
 _MANY = 64

@@ -25,7 +25,7 @@ class _Waiting(Generic[T, R]):
     outcome: Future[R] = field(default_factory=Future)
 
 
-class Together(Generic[T, R]):
+class GroupCommit(Generic[T, R]):
     """Commits parts of several threads at once, in the order in which they came."""
 
     def __init__(self, commit: Callable[[Sequence[T]], Sequence[R]], *, size: Callable[[T], int], most: int) -> None:

@@ -18,7 +18,7 @@ _LOGGER = logging.getLogger("featurestore.online.answering")
 _VERSION = 1
 
 
-class KnownPlans:
+class PlanCache:
     """The plans of services in one file. May be used from several threads; of several processes the last one wins."""
 
     def __init__(self, folder: Path, registry: str) -> None:

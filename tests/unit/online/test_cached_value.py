@@ -8,13 +8,13 @@ import pytest
 
 from featurestore.core.errors import RegistryError, StorageError
 from featurestore.core.temporal import FixedClock
-from featurestore.online.answering.refreshed import (
+from featurestore.online.answering.cached_value import (
     RECHECK_US,
     STILL_ASKING,
-    Refreshed,
-    Stall,
+    CachedValue,
+    RecentTimeout,
 )
-from featurestore.online.stores.patience import Patience
+from featurestore.online.stores.deadline import Deadline
 
 
 class Place:
@@ -46,7 +46,7 @@ def clock():
 
 
 def refreshed(place, clock, stall=None):
-    return Refreshed(place.find, clock, stall or Stall(), where="registry")
+    return CachedValue(place.find, clock, stall or RecentTimeout(), where="registry")
 
 
 def test_a_value_is_found_out_once_a_second(place, clock):
@@ -64,22 +64,22 @@ def test_while_it_hangs_the_last_value_is_used_and_no_second_thread_hangs(place,
     value.get()
     place.may_answer.clear()
     clock.instant_us = RECHECK_US
-    with Patience(0.2):
+    with Deadline(0.2):
         assert [value.get() for _ in range(50)] == ["a"] * 50
     assert place.calls == 2
 
 
 def test_who_has_waited_in_vain_spares_the_others_the_wait(place, clock):
-    stall, other_place = Stall(), Place()
+    stall, other_place = RecentTimeout(), Place()
     one, other = refreshed(place, clock, stall), refreshed(other_place, clock, stall)
     one.get(), other.get()
     for hanging in (place, other_place):
         hanging.may_answer.clear()
     clock.instant_us = RECHECK_US
-    with Patience(0.4):
+    with Deadline(0.4):
         one.get()
     began = time.perf_counter()
-    with Patience(60):
+    with Deadline(60):
         assert other.get() == "a"
     assert time.perf_counter() - began < 0.4
     other_place.may_answer.set()
@@ -89,7 +89,7 @@ def test_without_any_value_callers_are_refused_when_their_time_is_up(place, cloc
     place.may_answer.clear()
     value = refreshed(place, clock)
     for _ in range(3):
-        with Patience(0.05), pytest.raises(StorageError) as raised:
+        with Deadline(0.05), pytest.raises(StorageError) as raised:
             value.get()
         assert raised.value.code == STILL_ASKING
     assert place.calls == 1

@@ -15,7 +15,7 @@ from threading import Lock, Thread
 
 from featurestore.core.errors import StorageError
 from featurestore.core.retrying import Backoff
-from featurestore.online.stores.patience import OUT_OF_TIME, seconds_left
+from featurestore.online.stores.deadline import OUT_OF_TIME, seconds_left
 from featurestore.online.stores.store import StateReads
 
 FIRST_PAUSE_SECONDS = 0.25
@@ -30,7 +30,7 @@ FAIR_SECONDS = 0.5
 """A store that was given so long and did not answer has failed; one that had less time may be sound."""
 
 
-class Guarded:
+class CircuitBreaker:
     """Reads through a circuit breaker. May be used from several threads.
 
     Attributes:

@@ -6,13 +6,13 @@ import time
 import pytest
 
 from featurestore.core.errors import StorageError
-from featurestore.online.stores.guarded import (
+from featurestore.online.stores.circuit_breaker import (
     FAIR_SECONDS,
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
-    Guarded,
+    CircuitBreaker,
 )
-from featurestore.online.stores.patience import Patience, out_of_time
+from featurestore.online.stores.deadline import Deadline, out_of_time
 
 
 class Flaky:
@@ -40,7 +40,7 @@ def flaky():
 
 @pytest.fixture
 def guarded(flaky):
-    return Guarded(flaky, lambda: flaky.now)
+    return CircuitBreaker(flaky, lambda: flaky.now)
 
 
 def refused(guarded):
@@ -139,5 +139,5 @@ def test_a_probes_caller_waits_no_longer_than_it_can(flaky, guarded):
     refused(guarded)
     flaky.now += FIRST_PAUSE_SECONDS
     flaky.beside = lambda: time.sleep(0.2)
-    with Patience(0.0):
+    with Deadline(0.0):
         assert refused(guarded)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from featurestore.core.errors import FeatureStoreError, StateError, StorageError
 from featurestore.online.state.losses import check_expiry, missing_states, note_loss
-from featurestore.online.stores.refusals import drops_keys
+from featurestore.online.stores.errors import drops_keys
 from featurestore.online.stores.store import (
     STATES_LOST,
     Loss,

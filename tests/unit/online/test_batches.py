@@ -17,7 +17,7 @@ from featurestore.core.errors import (
     ValueOverflowError,
 )
 from featurestore.core.temporal import FixedClock, duration_us, instant_us
-from featurestore.online.answering.answering import BoundService
+from featurestore.online.answering.bound_service import BoundService
 from tests.server.conftest import NOW, SERVICES, SPENDING, USER, hour
 
 LARGE = FeatureService(

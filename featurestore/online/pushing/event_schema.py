@@ -33,7 +33,7 @@ from featurestore.sources.frames import frame_table
 
 
 @dataclass(frozen=True)
-class Intake:
+class EventSchema:
     """What a source's events must look like.
 
     Attributes:
@@ -53,7 +53,7 @@ class Intake:
     not_null: frozenset[str]
 
     @classmethod
-    def of(cls, source: Source, schema: Mapping[str, DType | None], views: Iterable[ViewPlan]) -> Intake:
+    def of(cls, source: Source, schema: Mapping[str, DType | None], views: Iterable[ViewPlan]) -> EventSchema:
         """Find out what the views of a source need of its events.
 
         Args:

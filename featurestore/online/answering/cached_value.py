@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from featurestore.core.errors import StorageError
 from featurestore.core.temporal import Clock, duration_us
-from featurestore.online.stores.patience import seconds_left
+from featurestore.online.stores.deadline import seconds_left
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class _Found(Generic[T]):
     at_us: int
 
 
-class Stall:
+class RecentTimeout:
     """Whether a database has lately not answered in time; shared by all values that it gives.
 
     Attributes:
@@ -53,10 +53,10 @@ class Stall:
         self.until = -inf
 
 
-class Refreshed(Generic[T]):
+class CachedValue(Generic[T]):
     """A value and what finds it out. May be used from several threads."""
 
-    def __init__(self, find: Callable[[T | None], T], clock: Clock, stall: Stall, *, where: str) -> None:
+    def __init__(self, find: Callable[[T | None], T], clock: Clock, stall: RecentTimeout, *, where: str) -> None:
         """Take the parts; nothing is found out yet.
 
         Args:

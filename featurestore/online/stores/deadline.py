@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from math import inf
 
 from featurestore.core.errors import StorageError
-from featurestore.online.stores.refusals import WHERE
+from featurestore.online.stores.errors import WHERE
 
 OUT_OF_TIME = "out-of-time"
 """Code of reads that were given up because nobody waits any longer; the store may be sound."""
@@ -22,12 +22,12 @@ SHORT_SECONDS = 0.1
 _UNTIL: ContextVar[float] = ContextVar("until", default=inf)
 
 
-def wait_until(instant: float) -> None:
+def set_deadline(instant: float) -> None:
     """Let reads in this context end by an instant of ``time.perf_counter``."""
     _UNTIL.set(instant)
 
 
-class Patience:
+class Deadline:
     """A short time for reads in this context, as a context manager."""
 
     __slots__ = ("_before", "_seconds")
