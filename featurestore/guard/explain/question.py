@@ -15,7 +15,7 @@ from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from featurestore.guard.explain.words import shown, texts
 from featurestore.guard.world.world import operands
 from featurestore.offline.build import AS_OF
-from featurestore.online.answering.lookup import read_fields
+from featurestore.online.answering.requests import read_fields
 from featurestore.plan.model import Plan, TypedExpr
 from featurestore.serving_log import ServingLog
 from featurestore.serving_log.rows import matching

@@ -34,8 +34,9 @@ from featurestore.core.temporal import NOTHING_YET, Clock, instant_us
 from featurestore.online.answering.cached_value import CachedValue, RecentTimeout
 from featurestore.online.answering.health import Readiness, ServiceReadiness, Vitals, view_vitals
 from featurestore.online.answering.live import LivePlans
-from featurestore.online.answering.lookup import OnlineReader, fingerprint_mismatch
+from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.answering.plan_cache import PlanCache
+from featurestore.online.answering.requests import fingerprint_mismatch
 from featurestore.online.answering.state_watch import StateWatch
 from featurestore.online.stores.circuit_breaker import CircuitBreaker
 from featurestore.online.stores.store import (

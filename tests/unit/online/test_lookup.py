@@ -382,8 +382,10 @@ def test_an_inclusive_view_sees_the_event_of_the_instant():
     assert instant_us(to_datetime(NOW)) == NOW
 
 
-def test_a_plan_read_back_from_json_answers_the_same(reader):
-    again = OnlineReader(type(reader.plan).from_json(reader.plan.to_json()), reader._store, FixedClock(NOW))
+def test_a_plan_read_back_from_json_answers_the_same():
+    store = MemoryStore()
+    reader = reader_of(view_of(ROWS), store=store)
+    again = OnlineReader(type(reader.plan).from_json(reader.plan.to_json()), store, FixedClock(NOW))
     assert again.get([{"user": "a"}]).rows == reader.get([{"user": "a"}]).rows
     assert replace(again.get([]), request_id="") == replace(reader.get([]), request_id="")
     assert plan_of(view_of(ROWS)).fingerprint == reader.plan.uses[0].view.fingerprint
