@@ -15,6 +15,7 @@ from featurestore.core.answers import OnlineFeatures
 from featurestore.core.dtypes import TIMESTAMP, DType
 from featurestore.server.messages import reply, to_bytes
 from featurestore.server.problems import RefusedError
+from featurestore.serving_log.columns import status_column
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
@@ -154,7 +155,7 @@ def arrow_of(result: OnlineFeatures, *, describe: bool, event_times: bool) -> by
     """
     table = result.to_arrow()
     for place, name in enumerate(result.columns):
-        table = table.append_column(f"status__{name}", pa.array([row[place] for row in result.statuses], pa.string()))
+        table = table.append_column(status_column(name), pa.array([row[place] for row in result.statuses], pa.string()))
     for alias, times in result.event_times.items() if event_times else ():
         table = table.append_column(f"event_time__{alias}", pa.array(times, pa.int64()).cast(TIMESTAMP.arrow))
     head = msgspec.structs.replace(reply(result, describe=describe), rows=[])

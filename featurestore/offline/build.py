@@ -15,11 +15,9 @@ from featurestore.core.columns import Bytes
 from featurestore.kernels.on_demand import finish
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.storage.progress import Share, silent
-
-AS_OF = "as_of"
-"""Column of the spine that holds the instants asked about."""
 
 _SHARE_FOR_ANSWERS = 0.5
 _BYTES_PER_VALUE = 20

@@ -17,7 +17,7 @@ import pyarrow as pa
 from featurestore.core.statuses import STATUS_NAMES
 from featurestore.core.temporal import Clock, format_instant
 from featurestore.definitions.sources import Source
-from featurestore.offline.build import AS_OF, Features, compute_features, in_pieces, questions_of
+from featurestore.offline.build import Features, compute_features, in_pieces, questions_of
 from featurestore.offline.coverage import EmptyRows, RowsWithoutValues, count_beyond_newest, warning_of
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.digest import content_digest
@@ -25,6 +25,7 @@ from featurestore.offline.manifest import Manifest, library_versions, plan_docum
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.writer import Piece, Written, check_target, write_training_set
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.storage.progress import Progress, Share, Steps

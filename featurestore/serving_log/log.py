@@ -45,6 +45,7 @@ from featurestore.core.temporal import (
     duration_us,
     to_datetime,
 )
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
 from featurestore.serving_log.asking import SealRequests
 from featurestore.serving_log.merging import (
@@ -724,7 +725,7 @@ def _program(name: str, *arguments: Path) -> subprocess.Popen[bytes]:
 
 def _within(since_us: int, until_us: int) -> ds.Expression:
     since, until = (pa.scalar(at, pa.int64()).cast(_INSTANT) for at in (since_us, until_us))
-    return (pc.field("as_of") >= since) & (pc.field("as_of") < until)
+    return (pc.field(AS_OF) >= since) & (pc.field(AS_OF) < until)
 
 
 def _rows_of(logged: Logged) -> pa.Table:

@@ -22,7 +22,21 @@ from featurestore.core.dtypes import (
     from_arrow,
     read_value,
 )
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.serving_log.columns import (
+    FINGERPRINT,
+    KEY_PREFIX,
+    LOGGED_AT,
+    MODEL,
+    MODEL_VERSION,
+    REQUEST_ID,
+    REQUEST_PREFIX,
+    ROW,
+    SERVICE,
+    VALUE_PREFIX,
+    key_column,
+)
 
 _INSTANT = TIMESTAMP.arrow
 _SHARES = 1 << 32
@@ -73,32 +87,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     watermarks_us: list[int]
 
 
-def log_schema(plan: Plan) -> pa.Schema:
-    """Return the columns of a service's serving log.
-
-    ``request_id``, ``row`` (place of the entity in its request), ``as_of``, ``logged_at``, ``service``,
-    ``fingerprint``, ``model`` and ``model_version`` as the caller named them; ``key__…`` and ``request__…`` in their
-    dtypes; ``value__…`` and ``status__…`` (``Status`` codes) per feature; ``watermark__…`` per view.
-    """
-    return pa.schema(
-        [
-            ("request_id", pa.string()),
-            ("row", pa.int32()),
-            ("as_of", _INSTANT),
-            ("logged_at", _INSTANT),
-            ("service", pa.string()),
-            ("fingerprint", pa.string()),
-            ("model", pa.string()),
-            ("model_version", pa.string()),
-            *((f"key__{column.name}", column.dtype.arrow) for column in plan.join_keys),
-            *((f"request__{column.name}", column.dtype.arrow) for column in plan.request),
-            *((f"value__{output.name}", output.dtype.arrow) for output in plan.outputs),
-            *((f"status__{output.name}", pa.uint8()) for output in plan.outputs),
-            *((f"watermark__{use.alias}", _INSTANT) for use in plan.uses),
-        ]
-    )
-
-
 def is_sampled(keys: Sequence[Any], share: float) -> bool:
     """Tell whether an entity is among a share of all; it is so always or never, in every process."""
     return crc32(msgspec.msgpack.encode(keys)) < share * _SHARES
@@ -138,24 +126,24 @@ def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequenc
         return repeated(values, pa.int64()).cast(_INSTANT)
 
     common: dict[str, pa.Array] = {
-        "request_id": repeated([record.request_id for record in records], pa.string()),
-        "row": pa.array([place for record in records for place in record.places], pa.int32()),
-        "as_of": instants([record.as_of_us for record in records]),
-        "logged_at": instants([record.logged_at_us for record in records]),
-        "service": pa.repeat(pa.scalar(service), rows),
-        "fingerprint": pa.repeat(pa.scalar(fingerprint), rows),
-        "model": repeated([record.model for record in records], pa.string()),
-        "model_version": repeated([record.model_version for record in records], pa.string()),
+        REQUEST_ID: repeated([record.request_id for record in records], pa.string()),
+        ROW: pa.array([place for record in records for place in record.places], pa.int32()),
+        AS_OF: instants([record.as_of_us for record in records]),
+        LOGGED_AT: instants([record.logged_at_us for record in records]),
+        SERVICE: pa.repeat(pa.scalar(service), rows),
+        FINGERPRINT: pa.repeat(pa.scalar(fingerprint), rows),
+        MODEL: repeated([record.model for record in records], pa.string()),
+        MODEL_VERSION: repeated([record.model_version for record in records], pa.string()),
     }
     statuses = np.frombuffer(b"".join(record.statuses for record in records), dtype=np.uint8)
-    parts: Mapping[str, list[pa.Array]] = {
-        "key__": _columns(schema, "key__", (row for record in records for row in record.keys), rows),
-        "request__": _columns(schema, "request__", (row for record in records for row in record.requests), rows),
-        "value__": _columns(schema, "value__", (row for record in records for row in record.values), rows),
-        "status__": [pa.array(column) for column in statuses.reshape(rows, -1).T] if rows else [],
-        "watermark__": [instants(column) for column in zip(*(record.watermarks_us for record in records), strict=True)],
-    }
-    arrays = iter([array for name in parts for array in parts[name]])
+    per_name = [
+        *_columns(schema, KEY_PREFIX, (row for record in records for row in record.keys), rows),
+        *_columns(schema, REQUEST_PREFIX, (row for record in records for row in record.requests), rows),
+        *_columns(schema, VALUE_PREFIX, (row for record in records for row in record.values), rows),
+        *(pa.array(column) for column in (statuses.reshape(rows, -1).T if rows else ())),
+        *(instants(column) for column in zip(*(record.watermarks_us for record in records), strict=True)),
+    ]
+    arrays = iter(per_name)
     return pa.Table.from_arrays([common.get(name) or next(arrays) for name in schema.names], schema=schema)
 
 
@@ -163,7 +151,7 @@ def matching(table: pa.Table, wanted: Iterable[Mapping[str, Any]]) -> pa.Array:
     """Tell for each row of a log whether it has the key columns and values of any of some keys."""
     found = pa.array(np.zeros(table.num_rows, dtype=np.bool_))
     for keys in wanted:
-        columns = {f"key__{name}": value for name, value in keys.items()}
+        columns = {key_column(name): value for name, value in keys.items()}
         if set(columns) <= set(table.column_names):
             found = pc.or_(found, _has(table, columns))
     return found

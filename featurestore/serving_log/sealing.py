@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.temporal import to_datetime
+from featurestore.plan.checks import AS_OF
+from featurestore.serving_log.columns import FINGERPRINT, SERVICE
 from featurestore.serving_log.rows import Record, table_of
 from featurestore.serving_log.segments import SUFFIX, read_segment
 from featurestore.storage.parquet import write_parquet
@@ -26,7 +28,7 @@ from featurestore.storage.parquet import write_parquet
 SEGMENTS = "segments"
 """Folder of the segments, inside that of the log."""
 
-COMPRESSION: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["service", "fingerprint"]}
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "use_dictionary": [SERVICE, FINGERPRINT]}
 """How files of the log are written."""
 
 _AHEAD = "ahead"
@@ -53,7 +55,7 @@ def seal(folder: Path, segment: Path) -> int:
         for day, records in by_day.items():
             table = table_of(logged.schema, logged.service, logged.fingerprint, records)
             place = folder / f"service={logged.service}" / f"day={day}"
-            later = pc.greater_equal(table.column("as_of"), pa.scalar(_end_of(day), TIMESTAMP.arrow))
+            later = pc.greater_equal(table.column(AS_OF), pa.scalar(_end_of(day), TIMESTAMP.arrow))
             for ahead, rows in ((False, table.filter(pc.invert(later))), (True, table.filter(later))):
                 if rows.num_rows:
                     write_file(rows, place / sealed_name(segment.name.removesuffix(SUFFIX), number, ahead=ahead))

@@ -25,7 +25,8 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.plan.model import Plan
-from featurestore.serving_log.rows import Record, log_schema
+from featurestore.serving_log.columns import log_schema
+from featurestore.serving_log.rows import Record
 from featurestore.storage.files import make_folder, opener
 
 SUFFIX = ".segment"

@@ -18,10 +18,11 @@ from featurestore.core.temporal import instant_us
 from featurestore.definitions.collection import collect
 from featurestore.definitions.services import FeatureService, Listed
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
-from featurestore.offline.build import AS_OF, Features, compute_features, questions_of
+from featurestore.offline.build import Features, compute_features, questions_of
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import STATUS_SUFFIX
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans, read_schema

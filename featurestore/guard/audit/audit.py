@@ -47,9 +47,24 @@ from featurestore.guard.comparing.compare import (
 from featurestore.guard.comparing.sampling import sampled, shards
 from featurestore.guard.comparing.tolerance import Tolerance
 from featurestore.guard.world.world import event_bounds, stale_rows
-from featurestore.offline.build import AS_OF, Features
+from featurestore.offline.build import Features
 from featurestore.offline.coverage import count_beyond_newest
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.serving_log.columns import (
+    FINGERPRINT,
+    MODEL,
+    MODEL_VERSION,
+    REQUEST_ID,
+    ROW,
+    VALUE_PREFIX,
+    key_column,
+    names_of,
+    request_column,
+    status_column,
+    value_column,
+    watermark_column,
+)
 
 Reference = Callable[[Plan, pa.Table], tuple[Features, Mapping[str, int | None]]]
 """Recomputes a spine offline: its features with statuses, and the newest event time per view."""
@@ -214,12 +229,12 @@ def _take_all(
 def _take_batch(
     batch: pa.Table, plans: Mapping[str, Plan], reference: Reference, found: _Found, options: Options
 ) -> None:
-    fingerprint = str(batch.column("fingerprint")[0].as_py())
+    fingerprint = str(batch.column(FINGERPRINT)[0].as_py())
     plan = plans.get(fingerprint)
     if plan is None:
         found.served += batch.num_rows
         found.skipped[_UNKNOWN_PLAN] += batch.num_rows
-        for name in (name.removeprefix("value__") for name in batch.column_names if name.startswith("value__")):
+        for name in names_of(VALUE_PREFIX, batch.column_names):
             found.served_by_feature[name] += batch.num_rows
         return
     part = sampled(plan, batch, options.sample)
@@ -308,10 +323,10 @@ def _batches(tables: Iterable[pa.Table], batch_values: int) -> Iterator[pa.Table
     """Put small pieces of one plan together, large enough to be worth reading the sources for."""
     waiting: dict[str, list[pa.Table]] = {}
     for table in tables:
-        fingerprint = str(table.column("fingerprint")[0].as_py())
+        fingerprint = str(table.column(FINGERPRINT)[0].as_py())
         group = waiting.setdefault(fingerprint, [])
         group.append(table)
-        values = sum(name.startswith("value__") for name in table.column_names)
+        values = len(names_of(VALUE_PREFIX, table.column_names))
         if values * sum(piece.num_rows for piece in group) >= batch_values:
             yield pa.concat_tables(waiting.pop(fingerprint))
     for group in waiting.values():
@@ -335,7 +350,7 @@ def _compare_batch(plan: Plan, log: pa.Table, reference: Reference, found: _Foun
             name=name,
             dtype=output.dtype,
             reference=expected.values[name],
-            current=log.column(f"value__{name}").combine_chunks(),
+            current=log.column(value_column(name)).combine_chunks(),
             reference_statuses=expected.statuses[name],
             current_statuses=_codes(log, name),
             is_stale=stale,
@@ -377,8 +392,8 @@ def _instants(log: pa.Table, name: str) -> Ints:
 def spine_of(plan: Plan, log: pa.Table) -> pa.Table:
     """Return what was asked in some rows of a log: keys, instants and request inputs."""
     columns = {AS_OF: log.column(AS_OF)}
-    columns |= {column.name: log.column(f"key__{column.name}") for column in plan.join_keys}
-    columns |= {column.name: log.column(f"request__{column.name}") for column in plan.request}
+    columns |= {column.name: log.column(key_column(column.name)) for column in plan.join_keys}
+    columns |= {column.name: log.column(request_column(column.name)) for column in plan.request}
     return pa.table(columns)
 
 
@@ -387,20 +402,20 @@ def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by:
     as_of = _instants(log, AS_OF)
     found = {
         f"staleness of {use.alias}": age_classes(
-            event_bounds(use.view, as_of)[1] - _instants(log, f"watermark__{use.alias}")
+            event_bounds(use.view, as_of)[1] - _instants(log, watermark_column(use.alias))
         )
         for use in plan.uses
-        if f"watermark__{use.alias}" in log.column_names
+        if watermark_column(use.alias) in log.column_names
     }
     found["state"] = pa.array(["on time", "behind its refresh"]).take(pa.array(stale.astype(np.int8)))
     found["key shard"] = pa.array(shards(plan, log)).cast(pa.string())
     found["nulls served"] = null_classes([_is_null(log, output.name) for output in plan.outputs])
-    found["fingerprint"] = log.column("fingerprint").combine_chunks()
-    for name in ("model", "model_version"):
+    found["fingerprint"] = log.column(FINGERPRINT).combine_chunks()
+    for name in (MODEL, MODEL_VERSION):
         if name in log.column_names:
             found[name.replace("_", " ")] = as_text(log.column(name).combine_chunks())
     for name in by:
-        places = (f"{BY}{name}", name, f"key__{name}", f"request__{name}")
+        places = (f"{BY}{name}", name, key_column(name), request_column(name))
         column = next((place for place in places if place in log.column_names), None)
         if column is not None:
             found[name] = as_text(log.column(column).combine_chunks())
@@ -413,12 +428,12 @@ def _properties(plan: Plan, log: pa.Table, expected: Features, stale: Flags, by:
 
 def _is_null(log: pa.Table, name: str) -> Flags:
     """Tell per row whether nothing was served of a feature."""
-    is_null = log.column(f"value__{name}").combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    is_null = log.column(value_column(name)).combine_chunks().is_null().to_numpy(zero_copy_only=False)
     return np.asarray(is_null & ~is_unread(log, name), dtype=np.bool_)
 
 
 def _codes(log: pa.Table, name: str) -> Bytes:
-    return np.asarray(log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False), dtype=np.uint8)
+    return np.asarray(log.column(status_column(name)).combine_chunks().to_numpy(zero_copy_only=False), dtype=np.uint8)
 
 
 def _stale_rows(plan: Plan, log: pa.Table) -> Flags:
@@ -426,8 +441,8 @@ def _stale_rows(plan: Plan, log: pa.Table) -> Flags:
     found = np.zeros(log.num_rows, dtype=np.bool_)
     as_of = _instants(log, AS_OF)
     for use in plan.uses:
-        if f"watermark__{use.alias}" in log.column_names:
-            found |= stale_rows(use.view, as_of, _instants(log, f"watermark__{use.alias}"))
+        if watermark_column(use.alias) in log.column_names:
+            found |= stale_rows(use.view, as_of, _instants(log, watermark_column(use.alias)))
     return found
 
 
@@ -461,20 +476,20 @@ def _described(
     unread = unread_texts(log, name)[row].as_py()
     return Mismatch(
         feature=name,
-        request_id=cell("request_id") or "",
-        row=int(log.column("row")[row].as_py()),
-        keys={column.name: argument(f"key__{column.name}") for column in plan.join_keys},
-        requests={column.name: argument(f"request__{column.name}") for column in plan.request},
+        request_id=cell(REQUEST_ID) or "",
+        row=int(log.column(ROW)[row].as_py()),
+        keys={column.name: argument(key_column(column.name)) for column in plan.join_keys},
+        requests={column.name: argument(request_column(column.name)) for column in plan.request},
         as_of=format_instant(log.column(AS_OF)[row].cast(pa.int64()).as_py()),
         reference=_text(expected.values[name][row].as_py()),
-        current=cell(f"value__{name}") if unread is None else unread,
+        current=cell(value_column(name)) if unread is None else unread,
         reference_status=Status(int(expected.statuses[name][row])).name,
-        current_status=status_name(log.column(f"status__{name}")[row].as_py()),
+        current_status=status_name(log.column(status_column(name))[row].as_py()),
         is_stale=is_stale,
         watermarks={
-            use.alias: format_instant(log.column(f"watermark__{use.alias}")[row].cast(pa.int64()).as_py())
+            use.alias: format_instant(log.column(watermark_column(use.alias))[row].cast(pa.int64()).as_py())
             for use in plan.uses
-            if f"watermark__{use.alias}" in log.column_names
+            if watermark_column(use.alias) in log.column_names
         },
         size=size if np.isfinite(size) else None,
     )

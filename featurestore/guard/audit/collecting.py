@@ -18,7 +18,9 @@ from featurestore.guard.causes.requests import PREVIOUS
 from featurestore.guard.comparing.compare import is_unread
 from featurestore.guard.comparing.sampling import BUCKETS, key_buckets
 from featurestore.kernels.keys import KeyIndex
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.serving_log.columns import key_column, request_column
 
 MOST_ROWS = 200_000
 """Rows that differ and lie in memory at a time."""
@@ -228,20 +230,20 @@ def with_previous(plan: Plan, log: pa.Table, rows: Ints) -> pa.Table:
     if not plan.request:
         return chosen
     _, codes = KeyIndex.build(_keys(plan, log))
-    as_of = log.column("as_of").combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
+    as_of = log.column(AS_OF).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
     order = np.lexsort([np.arange(len(codes)), as_of, codes])
     before = np.full(len(codes), -1, dtype=np.int64)
     same = codes[order[1:]] == codes[order[:-1]]
     before[order[1:][same]] = order[:-1][same]
     own = pa.array(before[rows], mask=before[rows] < 0)
     for column in plan.request:
-        earlier = log.column(f"request__{column.name}").combine_chunks().take(own)
+        earlier = log.column(request_column(column.name)).combine_chunks().take(own)
         chosen = chosen.append_column(f"{PREVIOUS}{column.name}", earlier)
     return chosen
 
 
 def _keys(plan: Plan, log: pa.Table) -> Sequence[pa.Array]:
-    return [log.column(f"key__{column.name}").combine_chunks() for column in plan.join_keys]
+    return [log.column(key_column(column.name)).combine_chunks() for column in plan.join_keys]
 
 
 def _spread(rows: Ints, most: int) -> Ints:

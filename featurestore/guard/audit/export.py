@@ -20,7 +20,9 @@ from featurestore.guard.causes.prove import Proof
 from featurestore.guard.comparing.compare import status_names, unread_texts
 from featurestore.guard.world.world import Values
 from featurestore.offline.build import Features
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.serving_log.columns import REQUEST_ID, ROW, key_column, status_column, value_column
 from featurestore.storage.files import local_target, make_file, make_folder
 
 FILE_NAME = "mismatches.parquet"
@@ -93,8 +95,8 @@ class MismatchFile:
         for name, flags in differs.items():
             rows = np.flatnonzero(flags)
             if len(rows):
-                served = log.column(f"value__{name}").combine_chunks()
-                codes = log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False)
+                served = log.column(value_column(name)).combine_chunks()
+                codes = log.column(status_column(name)).combine_chunks().to_numpy(zero_copy_only=False)
                 reference = Values(expected.values[name], expected.statuses[name])
                 blank = pa.array([""] * len(rows))
                 self._add(_table(plan, name, log, rows, reference, Values(served, codes), blank, blank))
@@ -140,15 +142,17 @@ def _table(
     places = pa.array(rows)
     keys = [
         pc.binary_join_element_wise(
-            f"{key.name}=", as_text(log.column(f"key__{key.name}").combine_chunks().take(places)).fill_null("None"), ""
+            f"{key.name}=",
+            as_text(log.column(key_column(key.name)).combine_chunks().take(places)).fill_null("None"),
+            "",
         )
         for key in plan.join_keys
     ]
     arrays = [
         pa.repeat(pa.scalar(plan.fingerprint), len(rows)),
-        log.column("request_id").combine_chunks().take(places),
-        log.column("row").combine_chunks().take(places),
-        log.column("as_of").combine_chunks().take(places),
+        log.column(REQUEST_ID).combine_chunks().take(places),
+        log.column(ROW).combine_chunks().take(places),
+        log.column(AS_OF).combine_chunks().take(places),
         pc.binary_join_element_wise(*keys, ", ").cast(pa.string()),
         pa.repeat(pa.scalar(name), len(rows)),
         as_text(reference.values.take(places)),

@@ -19,7 +19,9 @@ from featurestore.guard.world.world import Values
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.stores.store import AHEAD_OF_LOG, OnlineStore, records_of
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewPlan
+from featurestore.serving_log.columns import key_column, request_column
 from featurestore.sources import ReadSettings, open_scans
 
 _MOST_ASKED = 20_000
@@ -118,16 +120,16 @@ def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table],
 
     def held(plan: Plan, log: pa.Table) -> HeldState | None:
         reader = readers.setdefault(plan.fingerprint, OnlineReader(plan, store, clock))
-        keys = log.select([f"key__{column.name}" for column in plan.join_keys]).to_pylist()
-        requests = log.select([f"request__{column.name}" for column in plan.request]).to_pylist()
-        instants = log.column("as_of").combine_chunks().cast(pa.int64()).to_pylist()
+        keys = log.select([key_column(column.name) for column in plan.join_keys]).to_pylist()
+        requests = log.select([request_column(column.name) for column in plan.request]).to_pylist()
+        instants = log.column(AS_OF).combine_chunks().cast(pa.int64()).to_pylist()
         rows = list(range(min(_MOST_ASKED, log.num_rows)))
         answered = np.zeros(log.num_rows, dtype=np.bool_)
         columns: list[list[object]] = [[None] * log.num_rows for _ in plan.outputs]
         codes = np.zeros((len(plan.outputs), log.num_rows), dtype=np.uint8)
         for row in rows:
-            entity = {name.removeprefix("key__"): value for name, value in keys[row].items()}
-            request = {name.removeprefix("request__"): value for name, value in requests[row].items()}
+            entity = {key.name: keys[row][key_column(key.name)] for key in plan.join_keys}
+            request = {column.name: requests[row][request_column(column.name)] for column in plan.request}
             try:
                 found = reader.get([entity], request=request or None, as_of=to_datetime(instants[row]))
             except FeatureStoreError:

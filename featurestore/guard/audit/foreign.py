@@ -31,8 +31,23 @@ from featurestore.guard.audit.foreign_instants import read_instants
 from featurestore.guard.audit.foreign_values import plain_column, read_foreign, texts_of
 from featurestore.guard.audit.slices import BY
 from featurestore.guard.comparing.compare import unread_column
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
-from featurestore.serving_log import log_schema
+from featurestore.serving_log.columns import (
+    FINGERPRINT,
+    KEY_PREFIX,
+    MODEL,
+    MODEL_VERSION,
+    REQUEST_ID,
+    REQUEST_PREFIX,
+    ROW,
+    SERVICE,
+    VALUE_PREFIX,
+    key_column,
+    log_schema,
+    status_column,
+    value_column,
+)
 from featurestore.sources import ReadSettings, column_names, read_raw
 
 _WHERE = "foreign log"
@@ -190,7 +205,7 @@ class ForeignLog:
             if not table.num_rows:
                 continue
             for key in self.plan.join_keys:
-                missing = table.column(f"key__{key.name}").null_count
+                missing = table.column(key_column(key.name)).null_count
                 without_key[key.name] = without_key.get(key.name, 0) + missing
             yield table
         self.remarks.notes += [
@@ -241,13 +256,13 @@ class ForeignLog:
         plan, count = self.plan, piece.num_rows
         numbers = pa.array(number + np.flatnonzero(chosen.to_numpy(zero_copy_only=False)))
         found: dict[str, pa.Array] = {
-            "request_id": self._request_ids(piece, numbers),
-            "row": numbers,
-            "as_of": instants,
-            "service": pa.array([plan.name] * count, pa.string()),
-            "fingerprint": pa.array([plan.fingerprint] * count, pa.string()),
+            REQUEST_ID: self._request_ids(piece, numbers),
+            ROW: numbers,
+            AS_OF: instants,
+            SERVICE: pa.array([plan.name] * count, pa.string()),
+            FINGERPRINT: pa.array([plan.fingerprint] * count, pa.string()),
         }
-        for name in ("model", "model_version"):
+        for name in (MODEL, MODEL_VERSION):
             if (column := getattr(self.mapping, name)) is not None:
                 found[name] = texts_of(piece.column(column))
         found |= {f"{BY}{name}": texts_of(piece.column(name)) for name in self.by}
@@ -257,12 +272,12 @@ class ForeignLog:
             where = _column_place(place, role.column)
             read = read_foreign(piece.column(role.column), role.dtype, timezone=self.mapping.timezone, where=where)
             found[role.target] = read.values
-            if role.target.startswith("value__"):
-                found[unread_column(role.target.removeprefix("value__"))] = read.unread
+            if role.target.startswith(VALUE_PREFIX):
+                found[unread_column(role.target.removeprefix(VALUE_PREFIX))] = read.unread
             else:
                 is_askable &= self._skip(role, read.unread, is_askable)
         for output in plan.outputs:
-            found[f"status__{output.name}"] = pa.array(np.full(count, NOT_LOGGED, dtype=np.uint8))
+            found[status_column(output.name)] = pa.array(np.full(count, NOT_LOGGED, dtype=np.uint8))
         types = log_schema(plan)
         arrays = {
             name: array.cast(types.field(name).type) if name in types.names else array for name, array in found.items()
@@ -280,8 +295,8 @@ class ForeignLog:
         return {
             f"{prefix}{column.name}": self._constant(column, count)
             for prefix, wanted, chosen in (
-                ("key__", plan.join_keys, mapping.keys),
-                ("request__", plan.request, mapping.request),
+                (KEY_PREFIX, plan.join_keys, mapping.keys),
+                (REQUEST_PREFIX, plan.request, mapping.request),
             )
             for column in wanted
             if column.name not in chosen
@@ -375,15 +390,15 @@ def _leaves(expression: TypedExpr) -> Iterator[TypedExpr]:
 
 def _roles(plan: Plan, mapping: ForeignMapping) -> list[_Role]:
     """Return which columns are keys, request inputs and features."""
-    keys = [(column, f"[keys] {column.name}", "key__", mapping.keys) for column in plan.join_keys]
-    inputs = [(column, f"[request] {column.name}", "request__", mapping.request) for column in plan.request]
+    keys = [(column, f"[keys] {column.name}", KEY_PREFIX, mapping.keys) for column in plan.join_keys]
+    inputs = [(column, f"[request] {column.name}", REQUEST_PREFIX, mapping.request) for column in plan.request]
     roles = [
         _Role(chosen[column.name], key, column.dtype, f"{prefix}{column.name}")
         for column, key, prefix, chosen in (*keys, *inputs)
         if column.name in chosen
     ]
     return roles + [
-        _Role(mapping.features[output.name], f"[features] {output.name}", output.dtype, f"value__{output.name}")
+        _Role(mapping.features[output.name], f"[features] {output.name}", output.dtype, value_column(output.name))
         for output in plan.outputs
     ]
 

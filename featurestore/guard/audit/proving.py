@@ -29,7 +29,9 @@ from featurestore.guard.world.world import (
     World,
     answer,
 )
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.serving_log.columns import REQUEST_ID, ROW, key_column, request_column, status_column, value_column
 
 _NUMBERS_EACH = 1 << 40
 """Numbers kept for the events of a lot: no event of one has the number of an event of another."""
@@ -188,7 +190,7 @@ def _told_of(case: Case, proof: Proof, asked: Sequence[Place]) -> dict[Place, To
     log = case.world.log
     for feature, request_id, row in asked:
         if feature in case.differs:
-            is_it = pc.and_(pc.equal(log.column("request_id"), request_id), pc.equal(log.column("row"), row))
+            is_it = pc.and_(pc.equal(log.column(REQUEST_ID), request_id), pc.equal(log.column(ROW), row))
             places = np.flatnonzero(is_it.to_numpy() & case.differs[feature])
             if len(places):
                 found[feature, request_id, row] = cause_of(case, proof, feature, int(places[0]))
@@ -209,8 +211,8 @@ def case_of(plan: Plan, log: pa.Table, differs: Mapping[str, Flags], facts: Fact
     world = world_of(plan, log, facts, first_number=first_number)
     served = {
         name: Values(
-            log.column(f"value__{name}").combine_chunks(),
-            np.asarray(log.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False), dtype=np.uint8),
+            log.column(value_column(name)).combine_chunks(),
+            np.asarray(log.column(status_column(name)).combine_chunks().to_numpy(zero_copy_only=False), dtype=np.uint8),
         )
         for name in differs
     }
@@ -228,11 +230,11 @@ def world_of(plan: Plan, log: pa.Table, facts: Facts, *, first_number: int = 0) 
     """Return the world in which the training set answers the rows of a log."""
     views = {}
     for use in plan.uses:
-        keys = tuple(log.column(f"key__{name}").combine_chunks() for name in use.keys)
+        keys = tuple(log.column(key_column(name)).combine_chunks() for name in use.keys)
         table = facts.read_events(use.view, keys, False)
         numbers = np.arange(first_number, first_number + table.num_rows, dtype=np.int64) if first_number else None
         events = Events(table, tuple(key.name for key in use.view.entity.keys), numbers=numbers)
         views[use.alias] = ViewWorld(use.view, events, keys)
-    as_of = log.column("as_of").combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
-    requests = {column.name: log.column(f"request__{column.name}").combine_chunks() for column in plan.request}
+    as_of = log.column(AS_OF).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
+    requests = {column.name: log.column(request_column(column.name)).combine_chunks() for column in plan.request}
     return World(plan, log, np.ascontiguousarray(as_of), views, requests)

@@ -20,6 +20,7 @@ from featurestore.guard.causes.model import Case, Hypothesis, Variant
 from featurestore.guard.world.world import Values, World
 from featurestore.kernels.words import validity
 from featurestore.plan.names import feature_column
+from featurestore.serving_log.columns import status_column
 
 _DEFAULTS = 3
 
@@ -102,7 +103,7 @@ def _emptying(output: str, value: Any) -> Callable[[World], World]:
             return found
         is_value = pc.equal(found.values, pa.scalar(value, type=found.values.type)).fill_null(False)
         nothing = pa.scalar(None, type=found.values.type)
-        served = world.column(f"status__{output}").to_numpy(zero_copy_only=False)
+        served = world.column(status_column(output)).to_numpy(zero_copy_only=False)
         chosen = np.asarray(is_value.to_numpy(zero_copy_only=False), dtype=np.bool_)
         return Values(pc.if_else(is_value, nothing, found.values), np.where(chosen, served, found.statuses))
 

@@ -18,6 +18,7 @@ from featurestore.guard.causes.spelling import SPELLINGS
 from featurestore.guard.world.events import Events
 from featurestore.guard.world.world import ViewWorld, World, of_view
 from featurestore.kernels.words import validity
+from featurestore.serving_log.columns import status_column, value_column
 
 _DIGITS = r"^[0-9]+(\.0*)?$"
 _WIDTHS = 3
@@ -74,8 +75,8 @@ def _looks_missing(world: World, alias: str) -> Flags:
     for output in world.plan.outputs:
         if output.kind != "view" or not output.column.startswith(f"{alias}__"):
             continue
-        served = world.column(f"value__{output.name}")
-        statuses = world.column(f"status__{output.name}").to_numpy(zero_copy_only=False)
+        served = world.column(value_column(output.name))
+        statuses = world.column(status_column(output.name)).to_numpy(zero_copy_only=False)
         nothing = ~validity(served)
         if pa.types.is_integer(served.type):
             nothing |= pc.equal(served, 0).fill_null(False).to_numpy(zero_copy_only=False)

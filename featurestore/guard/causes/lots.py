@@ -19,6 +19,7 @@ from featurestore.guard.world.events import Events, loose
 from featurestore.guard.world.world import Values, World
 from featurestore.kernels.keys import KeyIndex
 from featurestore.plan.model import Plan
+from featurestore.serving_log.columns import key_column
 
 MOST_EVENTS = 2_000_000
 """Events that a lot may have, all views together; an entity with more of them is a lot by itself."""
@@ -36,14 +37,14 @@ def lots_of(plan: Plan, log: pa.Table, facts: Facts, *, most_events: int = MOST_
     Returns:
         The rows of each lot, ascending; every row is in one.
     """
-    index, codes = KeyIndex.build([loose(log.column(f"key__{key.name}").combine_chunks()) for key in plan.join_keys])
+    index, codes = KeyIndex.build([loose(log.column(key_column(key.name)).combine_chunks()) for key in plan.join_keys])
     place = np.zeros(len(index), dtype=np.int64)
     row = np.zeros(len(index), dtype=np.int64)
     place[codes], row[codes] = key_buckets(plan, log), np.arange(log.num_rows)
     order = np.argsort(place, kind="stable")
     entities, weights = [], []
     for use in plan.uses:
-        keys = [log.column(f"key__{name}").combine_chunks() for name in use.keys]
+        keys = [log.column(key_column(name)).combine_chunks() for name in use.keys]
         _, own = KeyIndex.build([loose(key) for key in keys])
         rows = row[order]
         entities.append(own[rows].tolist())

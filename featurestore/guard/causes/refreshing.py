@@ -25,6 +25,7 @@ from featurestore.guard.world.world import (
     of_view,
 )
 from featurestore.plan.model import ViewPlan
+from featurestore.serving_log.columns import watermark_column
 
 ON_TIME = "Refresh as often and as soon as the view promises."
 """What to do about any missed refresh; findings put in its place how late refreshes were and what to declare."""
@@ -39,7 +40,7 @@ _BEHIND_US = tuple(minutes * 60_000_000 for minutes in (1, 5, 10, 15, 30, 60, 12
 
 def logged_watermarks(world: World, alias: str) -> Ints | None:
     """Return the watermarks a log has for a view, ``None`` if it has none."""
-    name = f"watermark__{alias}"
+    name = watermark_column(alias)
     if name not in world.log.column_names:
         return None
     column = world.column(name).cast(pa.int64())

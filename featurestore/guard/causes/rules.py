@@ -10,6 +10,7 @@ from featurestore.guard.world.events import Events, ReadEvents, TieOrder
 from featurestore.guard.world.plan_changes import plan_changes
 from featurestore.guard.world.world import ViewWorld, World, each_view
 from featurestore.plan.model import FeaturePlan, Plan
+from featurestore.serving_log.columns import key_column, request_column
 
 
 def boundary(_: Case) -> Iterator[Variant]:
@@ -155,14 +156,14 @@ def _answered_by(plan: Plan, read_events: ReadEvents) -> Callable[[World], World
 def _under(world: World, plan: Plan, read_events: ReadEvents) -> World | None:
     """Return the world in which another definition answers; ``None`` if it cannot be asked the same questions."""
     columns = set(world.log.column_names)
-    asked = {f"key__{column.name}" for column in plan.join_keys}
-    asked |= {f"request__{column.name}" for column in plan.request}
+    asked = {key_column(column.name) for column in plan.join_keys}
+    asked |= {request_column(column.name) for column in plan.request}
     own = {output.name: output.dtype for output in world.plan.outputs}
     if not asked <= columns or not any(own.get(output.name) == output.dtype for output in plan.outputs):
         return None
     views = {}
     for use in plan.uses:
-        keys = tuple(world.column(f"key__{name}") for name in use.keys if f"key__{name}" in columns)
+        keys = tuple(world.column(key_column(name)) for name in use.keys if key_column(name) in columns)
         if len(keys) != len(use.keys):
             return None
         known = world.views.get(use.alias)
@@ -173,7 +174,7 @@ def _under(world: World, plan: Plan, read_events: ReadEvents) -> World | None:
         events = Events(table, tuple(key.name for key in use.view.entity.keys))
         views[use.alias] = ViewWorld(use.view, events, keys)
     kept = tuple(output for output in plan.outputs if own.get(output.name) == output.dtype)
-    requests = {column.name: world.column(f"request__{column.name}") for column in plan.request}
+    requests = {column.name: world.column(request_column(column.name)) for column in plan.request}
     return replace(world, plan=replace(plan, outputs=kept), views=views, requests=requests)
 
 

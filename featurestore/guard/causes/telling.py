@@ -23,6 +23,7 @@ from featurestore.guard.causes.rewriting import changes_of
 from featurestore.guard.comparing.findings import Event, Example, Finding
 from featurestore.guard.world.world import ViewWorld, World, operands
 from featurestore.plan.names import view_of
+from featurestore.serving_log.columns import key_column
 
 _EXAMPLES = 3
 _EVENTS = 5
@@ -195,7 +196,7 @@ def _example(case: Case, name: str, row: int, events: dict[str, Ints]) -> Exampl
     reference, served = case.reference[name], case.served[name]
     return Example(
         feature=name,
-        keys={key.name: _text(world.log.column(f"key__{key.name}")[row].as_py()) for key in world.plan.join_keys},
+        keys={key.name: _text(world.log.column(key_column(key.name))[row].as_py()) for key in world.plan.join_keys},
         as_of=format_instant(int(world.as_of[row])),
         reference=_text(reference.values[row].as_py()),
         current=_text(served.values[row].as_py()),

@@ -13,8 +13,22 @@ from featurestore.core.answers import OnlineFeatures
 from featurestore.core.statuses import status_code
 from featurestore.core.temporal import to_datetime
 from featurestore.guard.comparing.sampling import key_buckets
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewUse
-from featurestore.serving_log import log_schema
+from featurestore.serving_log.columns import (
+    FINGERPRINT,
+    KEY_PREFIX,
+    LOGGED_AT,
+    REQUEST_ID,
+    ROW,
+    SERVICE,
+    key_column,
+    log_schema,
+    request_column,
+    status_column,
+    value_column,
+    watermark_column,
+)
 from featurestore.sources import Scan
 
 Row = dict[str, Any]
@@ -29,8 +43,8 @@ def logged_questions(plan: Plan, recent: Iterable[pa.Table]) -> pa.Table | None:
         plan: The service's plan.
         recent: Rows of the serving log, the newest tables first. No more are read than are kept.
     """
-    names = [f"key__{column.name}" for column in plan.join_keys]
-    names += [f"request__{column.name}" for column in plan.request]
+    names = [key_column(column.name) for column in plan.join_keys]
+    names += [request_column(column.name) for column in plan.request]
     kept: list[pa.Table] = []
     count = 0
     for table in recent:
@@ -49,9 +63,9 @@ def last_inputs(plan: Plan, logged: pa.Table | None) -> dict[tuple[Any, ...], Ro
     """Return for each entity that was asked about the request inputs of its last row."""
     if logged is None or not plan.request:
         return {}
-    keys = [f"key__{column.name}" for column in plan.join_keys]
+    keys = [key_column(column.name) for column in plan.join_keys]
     return {
-        tuple(row[key] for key in keys): {column.name: row[f"request__{column.name}"] for column in plan.request}
+        tuple(row[key] for key in keys): {column.name: row[request_column(column.name)] for column in plan.request}
         for row in logged.to_pylist()
     }
 
@@ -68,7 +82,7 @@ def entities(plan: Plan, count: int, logged: pa.Table | None, scans: Mapping[str
         scans: The rows of its views.
     """
     names = [column.name for column in plan.join_keys]
-    schema = pa.schema([(f"key__{column.name}", column.dtype.arrow) for column in plan.join_keys])
+    schema = pa.schema([(key_column(column.name), column.dtype.arrow) for column in plan.join_keys])
     tables = [] if logged is None else [logged.select(schema.names).cast(schema)]
     whole = [use for use in plan.uses if set(use.keys) == set(names)]
     found = [_distinct(use, scans[use.view.name]) for use in (whole or plan.uses)]
@@ -80,7 +94,7 @@ def entities(plan: Plan, count: int, logged: pa.Table | None, scans: Mapping[str
     distinct = distinct.select(schema.names).combine_chunks()
     order = np.argsort(key_buckets(plan, distinct), kind="stable")[:count]
     rows = distinct.take(pa.array(order)).to_pylist()
-    return [{name.removeprefix("key__"): value for name, value in row.items()} for row in rows]
+    return [{name.removeprefix(KEY_PREFIX): value for name, value in row.items()} for row in rows]
 
 
 @dataclass(frozen=True)
@@ -143,22 +157,22 @@ def as_log(plan: Plan, rows: Sequence[tuple[OnlineFeatures, int]], now_us: int) 
     """
     schema = log_schema(plan)
     columns: dict[str, list[Any]] = {
-        "request_id": [answer.request_id for answer, _ in rows],
-        "row": [row for _, row in rows],
-        "as_of": [to_datetime(answer.as_of_us) for answer, _ in rows],
-        "logged_at": [to_datetime(now_us)] * len(rows),
-        "service": [plan.name] * len(rows),
-        "fingerprint": [plan.fingerprint] * len(rows),
+        REQUEST_ID: [answer.request_id for answer, _ in rows],
+        ROW: [row for _, row in rows],
+        AS_OF: [to_datetime(answer.as_of_us) for answer, _ in rows],
+        LOGGED_AT: [to_datetime(now_us)] * len(rows),
+        SERVICE: [plan.name] * len(rows),
+        FINGERPRINT: [plan.fingerprint] * len(rows),
     }
     for column in plan.join_keys:
-        columns[f"key__{column.name}"] = [answer.entities[row][column.name] for answer, row in rows]
+        columns[key_column(column.name)] = [answer.entities[row][column.name] for answer, row in rows]
     for column in plan.request:
-        columns[f"request__{column.name}"] = [answer.requests[row][column.name] for answer, row in rows]
+        columns[request_column(column.name)] = [answer.requests[row][column.name] for answer, row in rows]
     for place, output in enumerate(plan.outputs):
-        columns[f"value__{output.name}"] = [answer.rows[row][place] for answer, row in rows]
-        columns[f"status__{output.name}"] = [status_code(answer.statuses[row][place]) for answer, row in rows]
+        columns[value_column(output.name)] = [answer.rows[row][place] for answer, row in rows]
+        columns[status_column(output.name)] = [status_code(answer.statuses[row][place]) for answer, row in rows]
     for use in plan.uses:
-        columns[f"watermark__{use.alias}"] = [to_datetime(answer.views[use.alias].watermark_us) for answer, _ in rows]
+        columns[watermark_column(use.alias)] = [to_datetime(answer.views[use.alias].watermark_us) for answer, _ in rows]
     arrays = [pa.array(columns.get(name, [None] * len(rows)), type=schema.field(name).type) for name in schema.names]
     return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -170,7 +184,7 @@ def _distinct(use: ViewUse, scan: Scan) -> pa.Table:
         schema = pa.schema([(key.name, key.dtype.arrow) for key in use.view.entity.keys])
         parts = [schema.empty_table()]
     whole = pa.concat_tables(parts).group_by(own).aggregate([]).select(own)
-    return whole.rename_columns([f"key__{name}" for name in use.keys])
+    return whole.rename_columns([key_column(name) for name in use.keys])
 
 
 def _side_by_side(tables: Sequence[pa.Table], count: int) -> pa.Table:

@@ -17,7 +17,9 @@ from featurestore.core.dtypes import (
 from featurestore.core.errors import ConfigError
 from featurestore.core.values import one_chunk
 from featurestore.kernels.expressions import Environment, evaluate
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, Plan, TypedExpr
+from featurestore.serving_log.columns import key_column
 
 BUCKETS = 1_000_003
 """How many different numbers keys are hashed to."""
@@ -57,13 +59,13 @@ def check_rows(count: int | None) -> int | None:
 
 def key_buckets(plan: Plan, log: pa.Table) -> Ints:
     """Return for each row of a log a number from 0 to a million that follows from its entity's key alone."""
-    keys = ((log.column(f"key__{column.name}"), column.dtype) for column in plan.join_keys)
+    keys = ((log.column(key_column(column.name)), column.dtype) for column in plan.join_keys)
     return buckets(keys, rows=log.num_rows)
 
 
 def row_buckets(plan: Plan, spine: pa.Table) -> Ints:
     """Return for each row of a spine a number from 0 to a million that follows from its key and instant alone."""
-    asked = [*plan.join_keys, Column("as_of", TIMESTAMP)]
+    asked = [*plan.join_keys, Column(AS_OF, TIMESTAMP)]
     return buckets(((spine.column(column.name), column.dtype) for column in asked), rows=spine.num_rows)
 
 

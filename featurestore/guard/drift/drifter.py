@@ -17,22 +17,29 @@ from featurestore.core.temporal import Clock, format_instant
 from featurestore.guard.drift.compare import Recomputed, Reference, compare_drift
 from featurestore.guard.drift.policy import DriftPolicy
 from featurestore.guard.drift.report import DriftReport
-from featurestore.guard.drift.rows import KEY, VALUE, Layout
-from featurestore.offline.build import AS_OF
+from featurestore.guard.drift.rows import Layout
 from featurestore.offline.dataset import TrainingSet, read_manifest
 from featurestore.offline.manifest import Manifest
 from featurestore.offline.training_set import compute_reference
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, Plan
 from featurestore.registry import DriftRecord, Registry
 from featurestore.registry.catalog import Catalog
 from featurestore.serving_log import ServingLog
+from featurestore.serving_log.columns import (
+    FINGERPRINT,
+    KEY_PREFIX,
+    REQUEST_PREFIX,
+    VALUE_PREFIX,
+    key_column,
+    request_column,
+)
 from featurestore.sources import ReadSettings
 
 Period = tuple[int, int]
 """First instant and one past the last, in microseconds."""
 
-_REQUEST = "request__"
-_WANTED = (KEY, VALUE, _REQUEST)
+_WANTED = (KEY_PREFIX, VALUE_PREFIX, REQUEST_PREFIX)
 _BATCH_ROWS = 500_000
 
 
@@ -267,13 +274,13 @@ def _together(tables: Iterable[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _fingerprint(table: pa.Table) -> str:
-    return str(table.column("fingerprint")[0].as_py())
+    return str(table.column(FINGERPRINT)[0].as_py())
 
 
 def _columns(plan: Plan) -> dict[str, Column]:
     """Return what a plan must be asked with, by the column of the log that holds it."""
-    keys = {f"{KEY}{column.name}": column for column in plan.join_keys}
-    return keys | {f"{_REQUEST}{column.name}": column for column in plan.request}
+    keys = {key_column(column.name): column for column in plan.join_keys}
+    return keys | {request_column(column.name): column for column in plan.request}
 
 
 def _missing(plan: Plan, log: pa.Table) -> str:

@@ -14,12 +14,9 @@ import pyarrow as pa
 from featurestore.core.dtypes import DType
 from featurestore.guard.comparing.sampling import buckets
 from featurestore.guard.drift.distribution import AGED, to_ages
-from featurestore.offline.build import AS_OF
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
-
-KEY = "key__"
-VALUE = "value__"
-"""What the names of key and value columns of a serving log begin with."""
+from featurestore.serving_log.columns import KEY_PREFIX, VALUE_PREFIX, key_column, names_of, value_column
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,11 @@ class Layout:
 
     def of_log(self, table: pa.Table) -> pa.Table:
         """Return what is counted of a piece of the serving log."""
-        names = [name for name in table.column_names if name.startswith(VALUE)]
-        values = table.select(names).rename_columns([name.removeprefix(VALUE) for name in names])
+        names = names_of(VALUE_PREFIX, table.column_names)
+        values = table.select([value_column(name) for name in names]).rename_columns(names)
         counted = self.features(values, table.column(AS_OF))
-        return self._with_entities(counted, table.rename_columns([n.removeprefix(KEY) for n in table.column_names]))
+        keys = names_of(KEY_PREFIX, table.column_names)
+        return self._with_entities(counted, table.select([key_column(key) for key in keys]).rename_columns(keys))
 
     def of_training_set(self, batch: pa.RecordBatch) -> pa.Table:
         """Return what is counted of rows of a training set."""

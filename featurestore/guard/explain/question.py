@@ -14,10 +14,11 @@ from featurestore.core.errors import RequestError, unknown_feature
 from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from featurestore.guard.explain.words import shown, texts
 from featurestore.guard.world.world import operands
-from featurestore.offline.build import AS_OF
 from featurestore.online.answering.requests import read_fields
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, TypedExpr
 from featurestore.serving_log import ServingLog
+from featurestore.serving_log.columns import FINGERPRINT, REQUEST_ID, key_column, request_column
 from featurestore.serving_log.rows import matching
 
 
@@ -100,7 +101,7 @@ def asked(
     answering = plan if logged is None else _answering(plan, past, logged, notes, is_by_row=keys is None)
     found = {} if logged is None else logged.to_pylist()[0]
     if keys is None or answering is not plan:
-        keys = {column.name: found[f"key__{column.name}"] for column in answering.join_keys}
+        keys = {column.name: found[key_column(column.name)] for column in answering.join_keys}
     if at_us is None:
         assert logged is not None
         at_us = int(logged.column(AS_OF).cast(pa.int64())[0].as_py())
@@ -138,7 +139,7 @@ def _logged(
     for table in log.read(service, since_us=since_us, until_us=until_us):
         found = table if keys is None else table.filter(matching(table, [keys]))
         if request_id is not None:
-            found = found.filter(pc.equal(found.column("request_id"), request_id))
+            found = found.filter(pc.equal(found.column(REQUEST_ID), request_id))
         if found.num_rows:
             rows.append(found)
     if not rows and request_id is not None:
@@ -159,7 +160,7 @@ def _logged(
 def _is_asked_with(row: Mapping[str, Any], schema: pa.Schema, request: Mapping[str, Any]) -> bool:
     """Tell whether a logged row was asked with some request inputs."""
     for name, value in request.items():
-        column = f"request__{name}"
+        column = request_column(name)
         dtype = from_arrow(schema.field(column).type) if column in row else None
         try:
             if dtype is None or row[column] != read_value(dtype, value):
@@ -171,7 +172,7 @@ def _is_asked_with(row: Mapping[str, Any], schema: pa.Schema, request: Mapping[s
 
 def _other_inputs(logged: Mapping[str, Any], requests: Mapping[str, Any], notes: list[str]) -> frozenset[str]:
     """Return the request inputs that a logged row was asked with otherwise, and note what they were."""
-    others = {name: logged[f"request__{name}"] for name in requests if logged[f"request__{name}"] != requests[name]}
+    others = {name: logged[request_column(name)] for name in requests if logged[request_column(name)] != requests[name]}
     if others:
         said = ", ".join(f"{name}={shown(value)}" for name, value in texts(others).items())
         notes.append(f"what was served then was asked with {said}: what depends on that is not compared")
@@ -180,7 +181,7 @@ def _other_inputs(logged: Mapping[str, Any], requests: Mapping[str, Any], notes:
 
 def _answering(plan: Plan, past: Iterable[Plan], logged: pa.Table, notes: list[str], *, is_by_row: bool) -> Plan:
     """Return the plan that answered a logged row; the applied one if that is not known."""
-    fingerprint = logged.column("fingerprint")[0].as_py()
+    fingerprint = logged.column(FINGERPRINT)[0].as_py()
     if fingerprint == plan.fingerprint:
         return plan
     found = next((one for one in past if one.fingerprint == fingerprint), None)
@@ -207,9 +208,9 @@ def _requests(
 ) -> dict[str, Any]:
     given = dict(request or {})
     missing = [column.name for column in plan.request if column.name not in given]
-    found = {name: logged.get(f"request__{name}") for name in missing}
+    found = {name: logged.get(request_column(name)) for name in missing}
     read = set().union(*(inputs_of(plan, column) for column in columns))
-    if unknown := [name for name in missing if name in read and f"request__{name}" not in logged]:
+    if unknown := [name for name in missing if name in read and request_column(name) not in logged]:
         notes.append(f"request inputs that are not known count as null: {', '.join(unknown)}")
     return read_fields(
         {**given, **found}, {column.name: column.dtype for column in plan.request}, "/request", "request input"

@@ -22,6 +22,7 @@ from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.stores.store import StateReads
 from featurestore.plan.model import Output, Plan
+from featurestore.serving_log.columns import status_column, value_column, watermark_column
 from featurestore.sources import ReadSettings
 
 
@@ -103,8 +104,8 @@ def read_served(question: Question) -> Answered:
         return Answered({}, {}, {})
     values = {
         column: Values(
-            logged.column(f"value__{name}").combine_chunks(),
-            np.asarray(logged.column(f"status__{name}").combine_chunks().to_numpy(zero_copy_only=False)),
+            logged.column(value_column(name)).combine_chunks(),
+            np.asarray(logged.column(status_column(name)).combine_chunks().to_numpy(zero_copy_only=False)),
         )
         for column in question.columns
         if (name := question.output_of(column)) is not None
@@ -112,7 +113,7 @@ def read_served(question: Question) -> Answered:
     }
     as_of = np.array([question.as_of_us], dtype=np.int64)
     watermarks = {
-        use.alias: int(logged.column(f"watermark__{use.alias}").cast(pa.int64())[0].as_py())
+        use.alias: int(logged.column(watermark_column(use.alias)).cast(pa.int64())[0].as_py())
         for use in question.plan.uses
     }
     states = {

@@ -28,9 +28,10 @@ from featurestore.guard.release.leakage_report import (
     ordered_delays,
 )
 from featurestore.guard.world.world import operands
-from featurestore.offline.build import AS_OF, Features
+from featurestore.offline.build import Features
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.training_set import compute_reference
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import FeaturePlan, InputPlan, Output, Plan, TypedExpr, ViewPlan, ViewUse
 from featurestore.sources import ReadSettings, Scan, open_scans
 

@@ -24,7 +24,7 @@ from featurestore.core.temporal import (
 from featurestore.definitions.sources import Source
 from featurestore.guard.comparing.questions import as_log
 from featurestore.guard.release.history import History
-from featurestore.offline.build import AS_OF, Features, compute_features
+from featurestore.offline.build import Features, compute_features
 from featurestore.offline.parts import Resources
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.lookup import OnlineReader
@@ -32,6 +32,7 @@ from featurestore.online.filling.materialize import DEFAULT_HISTORY_US, material
 from featurestore.online.filling.reading import PreviousRead
 from featurestore.online.filling.streaming import follow
 from featurestore.online.stores.store import OnlineStore
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewPlan, ViewUse
 from featurestore.sources import ReadSettings
 

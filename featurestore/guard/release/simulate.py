@@ -29,11 +29,13 @@ from featurestore.guard.comparing.sampling import row_buckets, sampled
 from featurestore.guard.release.simulation import PolicyOutcome, Simulation
 from featurestore.guard.world.world import event_bounds
 from featurestore.kernels.keys import KeyIndex
-from featurestore.offline.build import AS_OF, Features, questions_of
+from featurestore.offline.build import Features, questions_of
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.serving import plan_of_views
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewPlan
+from featurestore.serving_log.columns import key_column
 from featurestore.sources import ReadSettings, open_scans
 
 _LEAST_SERVED = 1_000
@@ -131,7 +133,7 @@ def served_questions(
     for plan in services:
         for use in plan.uses:
             if use.view.name == view.name:
-                columns = [AS_OF, *(f"key__{name}" for name in use.keys)]
+                columns = [AS_OF, *(key_column(name) for name in use.keys)]
                 names = [AS_OF, *(key.name for key in view.entity.keys)]
                 for table in recent(plan.name):
                     if set(columns) <= set(table.column_names):
@@ -195,7 +197,7 @@ def _costs(
 ) -> tuple[float, list[float]]:
     """Count the events that became known a day, and by policy the states that are written a day."""
     view = plan.views[0]
-    keys = {key.name: f"key__{key.name}" for key in view.entity.keys}
+    keys = {key.name: key_column(key.name) for key in view.entity.keys}
     with open_scans([view], sources, settings) as scans:
         scan = scans[view.name]
         share = min(1.0, _COUNTED / max(1, scan.row_count))

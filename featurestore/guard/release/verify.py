@@ -45,6 +45,7 @@ from featurestore.online.stores.store import OnlineStore
 from featurestore.plan.model import Column, Plan
 from featurestore.registry import CertificateRecord, Registry
 from featurestore.registry.catalog import Catalog
+from featurestore.serving_log.columns import STATUS_PREFIX, names_of, status_column
 from featurestore.sources import ReadSettings, open_scans
 
 Progress = Callable[[str, int, int], None]
@@ -145,8 +146,8 @@ def _rows_not_found(phase: Answers) -> int:
     """Count the rows for which no view found an event."""
     count = 0
     for table in phase.tables:
-        names = [name for name in table.column_names if name.startswith("status__")]
-        statuses = [table.column(name).to_numpy() for name in names]
+        names = names_of(STATUS_PREFIX, table.column_names)
+        statuses = [table.column(status_column(name)).to_numpy() for name in names]
         found = np.column_stack(statuses) if statuses else np.zeros((0, 0))
         count += int((found == Status.NOT_FOUND).all(axis=1).sum())
     return count
