@@ -23,7 +23,8 @@ def run(
 
     An audit that finds skew is done: it tells people, and its exit code is that of the command audit.
     """
-    from featurestore.operations import FAILED, Runner
+    from featurestore.operations import Runner
+    from featurestore.registry import FAILED
 
     with store_of(context) as store:
         runner = Runner(store)
@@ -42,7 +43,6 @@ def run(
 @app.command()
 def jobs(context: typer.Context) -> None:
     """List what the schedule does, when it did it last and what came of it, and when it does it next."""
-    from featurestore.core.temporal import instant_us
     from featurestore.operations import Runner
 
     rows = []
@@ -51,8 +51,8 @@ def jobs(context: typer.Context) -> None:
         for job in runner.jobs:
             last = runner.last(job)
             begun = ["", "", ""] if last is None else [_second(last.started_at_us), last.outcome, last.said]
-            following = runner.next_time(job)
-            rows.append([job.name, job.about, *begun, "" if following is None else _second(instant_us(following))])
+            next_us = runner.next_us(job)
+            rows.append([job.name, job.about, *begun, "" if next_us is None else _second(next_us)])
     show(["job", "about", "last", "outcome", "said", "next"], rows)
 
 

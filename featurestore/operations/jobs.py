@@ -1,4 +1,4 @@
-"""What is to be done: refreshes as views declare them, audits and housekeeping as the configuration says."""
+"""The jobs of a store: refreshes as views declare them, audits and housekeeping as the configuration declares them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from featurestore.guard.alerts import (
 from featurestore.guard.drift.drifter import read_reference
 from featurestore.guard.policies import check_policies
 from featurestore.operations.triggers import (
+    CronTrigger,
     GridTrigger,
     LaterTrigger,
     Trigger,
-    read_crontab,
 )
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.store import FeatureStore
@@ -31,21 +31,21 @@ def _never() -> bool:
     return False
 
 
-class NothingToDo(Exception):  # noqa: N818  # it is no error
-    """A job has nothing that it may do as the store is configured."""
+class NothingToDo(Exception):  # noqa: N818  # it is not an error
+    """A job may not do its work as the store is configured."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something that is done again and again.
+    """Work that is repeated on schedule.
 
     Attributes:
-        name: Its name in records: what, when, and nothing that changes while it stays the same job.
-        trigger: When.
-        work: Does it; returns what came of it, in a few words. ``NothingToDo`` says why it was skipped.
-        about: What it is about at present, for people.
-        starts_at_once: Whether it is due when it was never done, or waits for its first time.
-        is_wanted: Tells whether something waits for it that is not there yet, so that it is due whatever the time.
+        name: Its name in records: work and schedule, and nothing that changes while it stays the same job.
+        trigger: When it is due.
+        work: Does the work and returns a short result. It raises ``NothingToDo`` with a reason to skip it.
+        about: Names of the views or of the service that it works on at present, for people.
+        starts_at_once: Whether a job that never ran is due at once. Otherwise it waits for its first time.
+        is_wanted: Returns whether something waits for its first result, so that the job is due whatever the time.
     """
 
     name: str
@@ -57,25 +57,28 @@ class Job:
 
 
 def jobs_of(store: FeatureStore) -> tuple[Job, ...]:
-    """Return what is to be done: refreshes as views declare them, audits and housekeeping as the configuration says.
+    """Return the refreshes that views declare, and the audits and housekeeping that the configuration declares.
 
     Raises:
-        ConfigError: A trigger is unreadable, a job is there twice, or a job or policy names what is not applied.
+        ConfigError: A cron expression is not valid, a job is declared twice, or a job or policy names a service that
+            is not applied.
     """
     check_policies(store.config, {plan.name: plan for plan in store.services()})
-    found: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}
     for job in (*_refreshes(store), *_audits(store), *_drifts(store), *_housekeeping(store)):
-        if job.name in found:
-            raise ConfigError(f"'{job.name}' is there twice", where="schedule", code="duplicate-job")
-        found[job.name] = job
-    return tuple(found.values())
+        if job.name in jobs:
+            raise ConfigError(
+                f"the job '{job.name}' is declared twice", where="schedule", hint="Remove one.", code="duplicate-job"
+            )
+        jobs[job.name] = job
+    return tuple(jobs.values())
 
 
 def _refreshes(store: FeatureStore) -> Iterator[Job]:
-    """Views that are refreshed alike are one job."""
+    """Yield one job for all views that have the same refresh policy."""
     groups: dict[tuple[int, int], list[ViewPlan]] = {}
-    often = store.config.schedule.refresh
-    continuous = None if often == NEVER else (duration_us(often), 0)
+    interval = store.config.schedule.refresh
+    continuous = None if interval == NEVER else (duration_us(interval), 0)
     for view in store.live_views():
         refresh = view.refresh
         timing = (refresh.period_us, refresh.lag_us) if refresh.period_us else continuous
@@ -87,13 +90,13 @@ def _refreshes(store: FeatureStore) -> Iterator[Job]:
         yield Job(
             name,
             _spread(store, name, trigger),
-            _refreshing(store, names),
+            _refresh_work(store, names),
             about=", ".join(names),
-            is_wanted=_has_new(store, views),
+            is_wanted=_has_unfilled(store, views),
         )
 
 
-def _refreshing(store: FeatureStore, names: list[str]) -> Callable[[], str]:
+def _refresh_work(store: FeatureStore, names: list[str]) -> Callable[[], str]:
     def work() -> str:
         runs = store.materialize(views=names, wait_seconds=60)
         return f"{sum(run.events for run in runs)} events, {sum(run.entities for run in runs)} states"
@@ -101,10 +104,10 @@ def _refreshing(store: FeatureStore, names: list[str]) -> Callable[[], str]:
     return work
 
 
-def _has_new(store: FeatureStore, views: Sequence[ViewPlan]) -> Callable[[], bool]:
-    """Return what tells whether a view was never materialized as it answers, or as it is applied.
+def _has_unfilled(store: FeatureStore, views: Sequence[ViewPlan]) -> Callable[[], bool]:
+    """Return a function that returns whether any view was never materialized, as it is live or as it is applied.
 
-    Which it is that answers may be known later than what is applied, or sooner.
+    The live plans may be refreshed sooner or later than those that are applied, so both are looked at.
     """
     names = {view.name for view in views}
 
@@ -128,16 +131,16 @@ def _audits(store: FeatureStore) -> Iterator[Job]:
         yield Job(
             name,
             _spread(store, name, trigger),
-            _auditing(store, alerts, name, audit),
+            _audit_work(store, alerts, name, audit),
             about=audit.service,
             starts_at_once=is_grid,
         )
 
 
-def _auditing(store: FeatureStore, alerts: Alerts, name: str, audit: AuditJobConfig) -> Callable[[], str]:
+def _audit_work(store: FeatureStore, alerts: Alerts, name: str, audit: AuditJobConfig) -> Callable[[], str]:
     def work() -> str:
         report = store.audit(audit.service, since=audit.since, sample=audit.sample)
-        return _told(report.verdict, alerts.tell(news_of_audit(report, name)))
+        return _result(report.verdict, alerts.tell(news_of_audit(report, name)))
 
     return work
 
@@ -159,13 +162,13 @@ def _drifts(store: FeatureStore) -> Iterator[Job]:
         yield Job(
             name,
             _spread(store, name, trigger),
-            _comparing(store, alerts, name, drift),
+            _drift_work(store, alerts, name, drift),
             about=drift.service,
             starts_at_once=is_grid,
         )
 
 
-def _comparing(store: FeatureStore, alerts: Alerts, name: str, drift: DriftJobConfig) -> Callable[[], str]:
+def _drift_work(store: FeatureStore, alerts: Alerts, name: str, drift: DriftJobConfig) -> Callable[[], str]:
     def work() -> str:
         report = store.drift(
             drift.service,
@@ -173,13 +176,13 @@ def _comparing(store: FeatureStore, alerts: Alerts, name: str, drift: DriftJobCo
             current=(drift.since, None),
             recompute=drift.recompute,
         )
-        return _told(report.verdict, alerts.tell(news_of_drift(report, name)))
+        return _result(report.verdict, alerts.tell(news_of_drift(report, name)))
 
     return work
 
 
-def _told(verdict: str, told: str) -> str:
-    return f"{verdict}, alert {told}" if told == UNDELIVERED else verdict
+def _result(verdict: str, delivery: str) -> str:
+    return f"{verdict}, alert {delivery}" if delivery == UNDELIVERED else verdict
 
 
 def _check_service(service: str, known: Mapping[str, Plan], where: str) -> None:
@@ -187,36 +190,36 @@ def _check_service(service: str, known: Mapping[str, Plan], where: str) -> None:
         raise unknown_service(service, known).error(ConfigError, where)
 
 
-def _timed(what: str, every: str | None, cron: str | None, options: str, where: str) -> tuple[str, Trigger, bool]:
-    """Return the name of a job and when it is done, and whether that is on a grid.
+def _timed(work: str, every: str | None, cron: str | None, options: str, where: str) -> tuple[str, Trigger, bool]:
+    """Return the name of a job, its trigger, and whether that is a grid.
 
     Raises:
-        ConfigError: What crontab says is unreadable, or never comes.
+        ConfigError: The cron expression is not valid, or its day never comes.
     """
     if cron is None:
         assert every is not None, "a job has one trigger"
-        return f"{what} every {every} {options}", GridTrigger(duration_us(every)), True
+        return f"{work} every {every} {options}", GridTrigger(duration_us(every)), True
     try:
-        trigger = read_crontab(cron)
-        if trigger.get_next_fire_time(None, to_datetime(0)) is None:
-            raise ValueError("there is no such day")
+        trigger = CronTrigger(cron)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"'{cron}': {error}", where=f"{where}.cron", code="cron") from None
-    return f"{what} cron '{cron}' {options}", trigger, False
+    return f"{work} cron '{cron}' {options}", trigger, False
 
 
 def _housekeeping(store: FeatureStore) -> Iterator[Job]:
-    """Move old pushed events to files, and remove online state that no plan needs."""
+    """Yield the jobs that move old pushed events to files, and that remove online state that no plan needs."""
     schedule = store.config.schedule
     if schedule.compact is not None and schedule.compact != NEVER and store.takes_pushes:
         every_us = duration_us(schedule.compact)
-        yield Job("compact", _spread(store, "compact", GridTrigger(every_us)), _compacting(store, every_us))
+        yield Job("compact", _spread(store, "compact", GridTrigger(every_us)), _compact_work(store, every_us))
     if schedule.gc != NEVER:
         trigger = GridTrigger(duration_us(schedule.gc))
-        yield Job("gc", _spread(store, "gc", trigger), _removing(store), starts_at_once=False)
+        yield Job("gc", _spread(store, "gc", trigger), _gc_work(store), starts_at_once=False)
 
 
-def _compacting(store: FeatureStore, keep_us: int) -> Callable[[], str]:
+def _compact_work(store: FeatureStore, keep_us: int) -> Callable[[], str]:
     def work() -> str:
         try:
             moved = store.compact(before=to_datetime(store.clock.now_us() - keep_us))
@@ -229,17 +232,21 @@ def _compacting(store: FeatureStore, keep_us: int) -> Callable[[], str]:
     return work
 
 
-def _removing(store: FeatureStore) -> Callable[[], str]:
+def _gc_work(store: FeatureStore) -> Callable[[], str]:
     def work() -> str:
         removed = store.gc(keep=store.config.schedule.keep_plans)
-        busy = sum(one.is_busy for one in removed)
+        busy = sum(plan.is_busy for plan in removed)
         left = f", {busy} plans left for the next time: runs are at work on them" if busy else ""
-        return f"{sum(one.count for one in removed)} states removed{left}"
+        return f"{sum(plan.count for plan in removed)} states removed{left}"
 
     return work
 
 
 def _spread(store: FeatureStore, name: str, trigger: Trigger) -> Trigger:
-    """Return a trigger that is later by what is always the same for one job of one store: not all begin at once."""
-    most = duration_us(store.config.schedule.jitter)
-    return LaterTrigger(trigger, crc32(f"{store.config.registry} {name}".encode()) % most) if most else trigger
+    """Delay a trigger by a part of the jitter that is always the same for one job of one store.
+
+    So the jobs of many stores do not all begin at once.
+    """
+    jitter_us = duration_us(store.config.schedule.jitter)
+    delay_us = crc32(f"{store.config.registry} {name}".encode()) % jitter_us if jitter_us else 0
+    return LaterTrigger(trigger, delay_us) if jitter_us else trigger

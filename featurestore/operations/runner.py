@@ -1,18 +1,15 @@
-"""Doing jobs when they are due, and taking down what came of them: once for a crontab, or for as long as one leads."""
+"""Running jobs when they are due and recording their outcomes: once, or for as long as this process leads."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobEvent
-from apscheduler.schedulers.background import BackgroundScheduler
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from featurestore.core.errors import ConfigError, FeatureStoreError, RegistryError
-from featurestore.core.temporal import instant_us, to_datetime
 from featurestore.guard.alerts import Alerts, news_of_job
 from featurestore.operations.jobs import Job, NothingToDo, jobs_of
 from featurestore.registry import DONE, FAILED, MISSED, PLANNED, REMOVED, SKIPPED, JobRecord
@@ -24,23 +21,28 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("featurestore.operations")
 _LOCK = "schedule"
 _SCHEDULE = "schedule"
-"""Name under which it is taken down whether the jobs themselves can be told."""
+"""Name of the record of whether the list of jobs could be read."""
 
 _STAND_BY_SECONDS = 2.0
 _CHECK_SECONDS = 2.0
+"""How often the leader looks whether it still holds the lock, and whether definitions were applied."""
+
 _PASSING = ("busy", "lease-lost", "registry-unavailable")
-"""Codes of what keeps a process from leading and passes by itself."""
+"""Codes of errors that keep a process from leading for a while only."""
+
+_MOST_AT_ONCE = 10
+"""How many jobs run at the same time; others that are due wait."""
 
 _MOST_MISSED = 1_000
 
-Told = Callable[[JobRecord], None]
+Report = Callable[[JobRecord], None]
 
 
 class Runner:
-    """Does jobs and takes down what came of them.
+    """Runs jobs and records their outcomes.
 
     Attributes:
-        jobs: What is to be done, by the definitions and the configuration as they were last seen.
+        jobs: The jobs of the definitions and the configuration as they were last read.
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -50,24 +52,24 @@ class Runner:
         self.jobs = jobs_of(store)
 
     def last(self, job: Job) -> JobRecord | None:
-        """Return the newest record of a job that was done, or failed."""
+        """Return the newest record of a job that ran, with whatever outcome."""
         return self._store.registry.last_job(job.name, besides=(MISSED, PLANNED, REMOVED))
 
     def is_due(self, job: Job) -> bool:
-        """Tell whether a job fell due since it ran last, or is wanted whatever the time."""
-        last, now = self._store.registry.last_job(job.name, besides=(MISSED, REMOVED)), self._now()
+        """Whether a job fell due since its last record, or is wanted whatever the time."""
+        last, now_us = self._store.registry.last_job(job.name, besides=(MISSED, REMOVED)), self._store.clock.now_us()
         if last is None:
             return job.starts_at_once
-        due = job.trigger.get_next_fire_time(None, to_datetime(last.started_at_us + 1))
-        return (due is not None and due <= now) or job.is_wanted()
+        due_us = job.trigger.next_us(last.started_at_us + 1)
+        return (due_us is not None and due_us <= now_us) or job.is_wanted()
 
-    def next_time(self, job: Job) -> datetime | None:
-        """Return when a job is done next; ``None`` if it never is."""
-        now = self._now()
-        return now if self.is_due(job) else job.trigger.get_next_fire_time(None, now)
+    def next_us(self, job: Job) -> int | None:
+        """Return when a job runs next; ``None`` if it never does."""
+        now_us = self._store.clock.now_us()
+        return now_us if self.is_due(job) else job.trigger.next_us(now_us)
 
     def run_due(self) -> tuple[JobRecord, ...]:
-        """Do every job that is due, once; a job that fails does not keep the others from being done."""
+        """Run every job that is due, once. A job that fails does not keep the others from running."""
         self._store.note_data_folder()
         self._note_removed()
         for job in self.jobs:
@@ -75,7 +77,7 @@ class Runner:
         return tuple(self.do(job) for job in self.jobs if self.is_due(job))
 
     def do(self, job: Job) -> JobRecord:
-        """Do a job now; whatever goes wrong is taken down, and told to people the first time."""
+        """Run a job now and record its outcome; a failure is alerted the first time."""
         began_us = self._store.clock.now_us()
         try:
             outcome, said = DONE, job.work()
@@ -83,134 +85,144 @@ class Runner:
             outcome, said = SKIPPED, str(reason)
         except FeatureStoreError as error:
             outcome, said = FAILED, str(error)
-        except Exception as error:  # the edge of the program: whatever it is, the other jobs are done
+        except Exception as error:  # the edge of the program: other jobs run whatever fails here
             _LOGGER.exception("%s", job.name)
             outcome, said = FAILED, f"{type(error).__name__}: {error}"
         return self._keep(JobRecord(job.name, began_us, self._store.clock.now_us(), outcome, said))
 
     def run(
-        self, stop: threading.Event, told: Told = lambda _: None, said: Callable[[str], None] = _LOGGER.info
+        self,
+        stop: threading.Event,
+        report: Report = lambda _: None,
+        report_lead: Callable[[str], None] = _LOGGER.info,
     ) -> None:
-        """Lead or stand by until told to stop; a job that is under way then is done to its end.
+        """Lead or stand by until stopped; jobs that are running then are completed.
 
-        Who loses the lock, or cannot reach the registry, stands by until it can lead again.
+        A process that loses the lock, or cannot reach the registry, stands by until it can lead again.
 
         Args:
-            stop: Set from another thread or a signal to end.
-            told: Is told every record, from several threads.
-            said: Is told whether this process leads or why it does not, when that changes.
+            stop: Set from another thread or a signal handler to end.
+            report: Called with every record, from several threads.
+            report_lead: Called with whether this process leads, or why it does not, when that changes.
 
         Raises:
-            FeatureStoreError: It can never lead.
+            FeatureStoreError: The process cannot lead, and waiting does not help.
         """
         before = ""
         while not stop.is_set():
             try:
                 with self._store.exclusive(_LOCK) as hold:
-                    said("leading")
+                    report_lead("leading")
                     before = ""
-                    self._lead(hold, stop, told)
+                    self._lead(hold, stop, report)
             except FeatureStoreError as error:
                 if error.code not in _PASSING:
                     raise
                 if error.code != before:
-                    said(f"standing by: {error.problem}")
+                    report_lead(f"standing by: {error.problem}")
                 before = error.code
                 stop.wait(_STAND_BY_SECONDS)
 
-    def _lead(self, hold: Hold, stop: threading.Event, told: Told) -> None:
-        """Do jobs when they are due for as long as the lock is held; follow what is applied meanwhile."""
+    def _lead(self, hold: Hold, stop: threading.Event, report: Report) -> None:
+        """Run jobs when they are due for as long as the lock is held; follow what is applied meanwhile."""
         self._store.note_data_folder()
-        scheduler = BackgroundScheduler(timezone=UTC)
-        scheduler.add_listener(lambda event: self._note_running(event, told), EVENT_JOB_MAX_INSTANCES)
-        self._look_again(told)
+        self._read_jobs(report)
         self._note_removed()
-        for job in self.jobs:
-            self._schedule(scheduler, job, hold, told)
-        scheduler.start()
-        try:
-            while hold.is_held() and not stop.wait(_CHECK_SECONDS):
-                self._follow(scheduler, hold, told)
-        finally:
-            scheduler.shutdown(wait=True)
+        schedule = {job.name: self._scheduled(job) for job in self.jobs}
+        with ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="schedule") as pool:
+            while hold.is_held() and not stop.is_set():
+                for entry in schedule.values():
+                    self._begin_if_due(entry, pool, hold, report)
+                if not stop.wait(self._seconds_until_next(schedule)) and hold.is_held():
+                    self._follow(schedule, report)
 
-    def _follow(self, scheduler: Any, hold: Hold, told: Told) -> None:
-        """Do from now on what is to be done by the present definitions."""
-        before = {job.name: job for job in self.jobs}
-        self._look_again(told)
-        for name in before.keys() - {job.name for job in self.jobs}:
-            scheduler.remove_job(name)
-            self._note(name, REMOVED, "it is not to be done any more")
+    def _follow(self, schedule: dict[str, _Scheduled], report: Report) -> None:
+        """Bring the schedule up to date with the present definitions."""
+        self._read_jobs(report)
+        for name in schedule.keys() - {job.name for job in self.jobs}:
+            del schedule[name]
+            self._note(name, REMOVED, "it is no longer scheduled")
         for job in self.jobs:
-            if job.name not in before or job.about != before[job.name].about:
-                self._schedule(scheduler, job, hold, told)
+            known = schedule.get(job.name)
+            if known is None or job.about != known.job.about:
+                schedule[job.name] = self._scheduled(job, known)
 
-    def _look_again(self, told: Told) -> None:
-        """Find out what is to be done; if that cannot be told, it is what it was, and people hear of it."""
+    def _read_jobs(self, report: Report) -> None:
+        """Read which jobs there are; if that fails, the jobs stay as they were and the failure is recorded."""
         problem = ""
         try:
             self.jobs = jobs_of(self._store)
         except ConfigError as error:
             problem = str(error)
         except FeatureStoreError as error:  # the next time may succeed
-            _LOGGER.info("what is to be done cannot be told: %s", error)
+            _LOGGER.info("the list of jobs cannot be read: %s", error)
             return
         if problem != self._problem:
             self._problem = problem
             now_us = self._store.clock.now_us()
             said = problem or f"{len(self.jobs)} jobs"
-            told(self._keep(JobRecord(_SCHEDULE, now_us, now_us, FAILED if problem else DONE, said)))
+            report(self._keep(JobRecord(_SCHEDULE, now_us, now_us, FAILED if problem else DONE, said)))
 
-    def _schedule(self, scheduler: Any, job: Job, hold: Hold, told: Told) -> None:
+    def _scheduled(self, job: Job, before: _Scheduled | None = None) -> _Scheduled:
+        """Return the entry of a job, which may be running already as it was defined before."""
         self._note_new(job)
-        options = {"next_run_time": self._now()} if self.is_due(job) else {}
+        return _Scheduled(job, self.next_us(job), None if before is None else before.running)
 
-        def work() -> None:
+    def _begin_if_due(self, entry: _Scheduled, pool: ThreadPoolExecutor, hold: Hold, report: Report) -> None:
+        """Begin a job that is due, unless its last run is not over: then this time is recorded as missed."""
+        now_us = self._store.clock.now_us()
+        if entry.due_us is None or entry.due_us > now_us:
+            return
+        entry.due_us = entry.job.trigger.next_us(now_us + 1)
+        if entry.running is None or entry.running.done():
+            entry.running = pool.submit(self._run_job, entry.job, hold, report)
+        else:
+            record = JobRecord(entry.job.name, now_us, now_us, MISSED, "it was still running")
+            self._record(record)
+            report(record)
+
+    def _run_job(self, job: Job, hold: Hold, report: Report) -> None:
+        """Run a job in a thread of the pool, unless the lock was lost meanwhile."""
+        try:
             if hold.is_held():
-                self._note_missed(job, told)
-                told(self.do(job))
+                self._note_missed(job, report)
+                report(self.do(job))
+        except Exception:  # the edge of a thread
+            _LOGGER.exception("%s", job.name)
 
-        scheduler.add_job(
-            work,
-            job.trigger,
-            id=job.name,
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=None,
-            replace_existing=True,
-            **options,
-        )
+    def _seconds_until_next(self, schedule: dict[str, _Scheduled]) -> float:
+        """Return how long to wait before the schedule is looked at again."""
+        now_us = self._store.clock.now_us()
+        waits = [(entry.due_us - now_us) / 1e6 for entry in schedule.values() if entry.due_us is not None]
+        return max(0.0, min([_CHECK_SECONDS, *waits]))
 
     def _note_new(self, job: Job) -> None:
-        """Take down when a job was first seen that waits for its first time: what is due counts from there."""
+        """Record when a job that waits for its first time was first seen: it falls due counted from there."""
         if not job.starts_at_once and self._store.registry.last_job(job.name, besides=(MISSED, REMOVED)) is None:
             self._note(job.name, PLANNED, "it waits for its first time")
 
     def _note_removed(self) -> None:
-        """Take down which jobs are not to be done any more, so that what they did last is no news for ever."""
+        """Record which jobs are no longer scheduled, so that their last outcome is not reported for ever."""
         names = {_SCHEDULE, *(job.name for job in self.jobs)}
         for record in self._store.registry.last_jobs(besides=MISSED):
             if record.name not in names and record.outcome != REMOVED:
-                self._note(record.name, REMOVED, "it is not to be done any more")
+                self._note(record.name, REMOVED, "it is no longer scheduled")
 
-    def _note_running(self, event: JobEvent, told: Told) -> None:
-        told(self._note(event.job_id, MISSED, "it was still under way"))
-
-    def _note_missed(self, job: Job, told: Told) -> None:
-        """Take down how often a job fell due since its last record, beside the time that is made up for now."""
+    def _note_missed(self, job: Job, report: Report) -> None:
+        """Record how often a job fell due since its last record, beside the time that is made up for now."""
         records = self._store.registry.jobs(job.name)
         if not records:
             return
-        now, missed = self._now(), -1
-        due: datetime | None = to_datetime(max(record.started_at_us for record in records))
-        while due is not None and missed < _MOST_MISSED:
-            due = job.trigger.get_next_fire_time(None, to_datetime(instant_us(due) + 1))
-            if due is None or due > now:
+        now_us, missed = self._store.clock.now_us(), -1
+        due_us: int | None = max(record.started_at_us for record in records)
+        while due_us is not None and missed < _MOST_MISSED:
+            due_us = job.trigger.next_us(due_us + 1)
+            if due_us is None or due_us > now_us:
                 break
             missed += 1
         if missed > 0:
             times = f"{missed:,} times" if missed < _MOST_MISSED else f"{_MOST_MISSED:,} times or more"
-            told(self._note(job.name, MISSED, f"{times}: nothing ran"))
+            report(self._note(job.name, MISSED, f"{times}: no process ran"))
 
     def _note(self, name: str, outcome: str, said: str) -> JobRecord:
         now_us = self._store.clock.now_us()
@@ -219,13 +231,34 @@ class Runner:
         return record
 
     def _keep(self, record: JobRecord) -> JobRecord:
-        """Take down what came of a job, and tell people if it is news."""
-        try:
-            self._store.registry.add_job(record)
-            self._alerts.tell(news_of_job(record))
-        except RegistryError as error:
-            _LOGGER.error("%s: %s: %s; it could not be taken down: %s", record.name, record.outcome, record.said, error)
+        """Record the outcome of a job and alert people if it is news; return the record."""
+        if self._record(record):
+            try:
+                self._alerts.tell(news_of_job(record))
+            except RegistryError as error:
+                _LOGGER.error("%s: %s: the alert could not be recorded: %s", record.name, record.outcome, error)
         return record
 
-    def _now(self) -> datetime:
-        return to_datetime(self._store.clock.now_us())
+    def _record(self, record: JobRecord) -> bool:
+        """Store a record; a failure of the registry is only logged, and makes the result false."""
+        try:
+            self._store.registry.add_job(record)
+        except RegistryError as error:
+            _LOGGER.error("%s: %s: %s; it could not be recorded: %s", record.name, record.outcome, record.said, error)
+            return False
+        return True
+
+
+@dataclass
+class _Scheduled:
+    """A job of the leader.
+
+    Attributes:
+        job: The job.
+        due_us: When it runs next; ``None`` if never.
+        running: Its last run, which may be over.
+    """
+
+    job: Job
+    due_us: int | None
+    running: Future[None] | None

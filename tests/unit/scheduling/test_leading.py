@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from featurestore import FeatureService, FeatureView
 from featurestore.core.errors import StateError
 from featurestore.core.temporal import duration_us
-from featurestore.operations import Runner
+from featurestore.operations import Runner, jobs_of
 from featurestore.registry.leases import LEASE_SECONDS
 from featurestore.registry.tables import LEASES
 from tests.servers import postgres_folders, redis_programs, running_postgres, running_redis
@@ -94,8 +95,8 @@ def test_one_leads_and_another_takes_over(opened, clock):
     assert (first.error, second.error) == (None, None)
 
 
-def test_what_is_applied_meanwhile_is_followed(opened, defined):
-    """Another process applies; what falls away is taken down, and a new view is filled at once."""
+def test_what_is_applied_meanwhile_is_followed(opened, clock, defined):
+    """Another process applies: jobs that fall away are recorded as removed, and a new view is filled at once."""
     store = opened()
     with running(store) as (process,):
         process.thread.start()
@@ -104,6 +105,7 @@ def test_what_is_applied_meanwhile_is_followed(opened, defined):
         another = FeatureView("another", entity=fresh.entity, source=fresh.source, features=fresh.features)
         applier = opened()
         applier.apply(FeatureService("model", features=[fresh, another]), another, prune=True)
+        clock.instant_us += duration_us("2s")  # the live plans are read again once a second
         until(lambda: [record.outcome for record in store.registry.jobs(HOURLY)][:1] == ["removed"])
         until(lambda: {run.view for run in store.runs()} == {"hourly", "fresh", "another"})
     assert process.error is None
@@ -136,7 +138,7 @@ def test_what_fell_due_while_nothing_ran_is_taken_down_when_somebody_leads_again
         process.thread.start()
         until(lambda: process.has(FRESH, "missed") and process.has(FRESH))
         missed = next(record for record in process.records if (record.name, record.outcome) == (FRESH, "missed"))
-        assert missed.said == "6 times: nothing ran"
+        assert missed.said == "6 times: no process ran"
     assert process.error is None
 
 
@@ -276,3 +278,43 @@ def test_what_does_not_pass_by_itself_ends_it(opened, monkeypatch):
 
 def _refuse(_name):
     raise StateError("it is damaged", code="damaged")
+
+
+def test_a_job_that_is_still_running_when_it_falls_due_is_missed_and_holds_up_no_other(opened, clock, monkeypatch):
+    store = opened()
+    goes_on = threading.Event()
+    works = {job.name: job for job in jobs_of(store)}
+    slow = replace(works[FRESH], work=lambda: str(goes_on.wait(PATIENCE_SECONDS)))
+    monkeypatch.setattr("featurestore.operations.runner.jobs_of", lambda _: (slow, works[HOURLY]))
+    with running(store) as (process,):
+        process.thread.start()
+        until(lambda: process.has(HOURLY))
+        clock.instant_us += MINUTE
+        until(lambda: process.has(FRESH, "missed"))
+        assert [record.said for record in process.records if record.name == FRESH] == ["it was still running"]
+        assert store.registry.alerts(FRESH) == (), "a time that is missed is not alerted"
+        goes_on.set()
+        until(lambda: process.has(FRESH))
+        clock.instant_us += MINUTE
+        until(lambda: [record.outcome for record in process.records if record.name == FRESH].count("done") == 2)
+    assert process.error is None
+
+
+def test_a_job_that_is_running_when_the_process_is_stopped_is_completed(opened, monkeypatch):
+    store = opened()
+    begun, goes_on = threading.Event(), threading.Event()
+    (fresh, *_) = jobs_of(store)
+
+    def work():
+        begun.set()
+        return str(goes_on.wait(PATIENCE_SECONDS))
+
+    monkeypatch.setattr("featurestore.operations.runner.jobs_of", lambda _: (replace(fresh, work=work),))
+    with running(store) as (process,):
+        process.thread.start()
+        assert begun.wait(PATIENCE_SECONDS)
+        process.stop.set()
+        goes_on.set()
+        process.thread.join(PATIENCE_SECONDS)
+        assert process.has(FRESH)
+    assert [record.outcome for record in store.registry.jobs(FRESH)] == ["done"]

@@ -7,7 +7,7 @@ import pytest
 
 from featurestore import FeatureService, FeatureView, FileSource, agg, col
 from featurestore.core.errors import ConfigError
-from featurestore.core.temporal import duration_us, instant_us
+from featurestore.core.temporal import duration_us, format_instant, instant_us
 from featurestore.operations import Runner
 from featurestore.registry import JobRecord
 from tests.server.conftest import NOW, USER
@@ -131,9 +131,9 @@ def test_a_job_of_crontab_waits_for_its_first_time(opened, clock):
     runner = Runner(store)
     cron = runner.jobs[-1]
     assert runner.last(cron) is None
-    due = runner.next_time(cron)
-    assert (due.hour, due.minute) == (14, 0)
-    clock.instant_us = instant_us(due)
+    due_us = runner.next_us(cron)
+    assert format_instant(due_us)[10:] == "T14:00:00Z"
+    clock.instant_us = due_us
     assert name in names(runner.run_due())
     assert outcomes(store, name) == ["done", "planned"]
 
@@ -143,8 +143,7 @@ def test_jitter_is_another_for_each_job_and_the_same_for_all_time(opened, clock)
 
     def next_times(**settings):
         runner = Runner(opened(audits=audits, **settings))
-        times = [job.trigger.get_next_fire_time(None, runner._now()) for job in runner.jobs]
-        return [job.name for job in runner.jobs], [instant_us(at) for at in times]
+        return [job.name for job in runner.jobs], [job.trigger.next_us(clock.instant_us) for job in runner.jobs]
 
     known, plain = next_times()
     same_names, later = next_times(schedule={"jitter": "50s", "gc": "never"})
@@ -179,7 +178,7 @@ def test_two_audits_of_one_service_keep_records_apart(opened, clock):
         ([{"service": "model", "cron": "often"}], "'often'"),
         ([{"service": "model", "cron": "0 0 31 2 *"}], "no such day"),
         ([{"service": "modle", "every": "1h"}], r"no service 'modle'.*Did you mean 'model'"),
-        ([AUDIT, AUDIT], r"'audit model every 6h since 48h' is there twice"),
+        ([AUDIT, AUDIT], r"'audit model every 6h since 48h' is declared twice"),
     ],
 )
 def test_audits_that_cannot_be_scheduled_are_refused(opened, audits, problem):
@@ -210,7 +209,7 @@ def test_a_registry_that_fails_costs_the_record_and_not_the_process(opened, capl
     runner = Runner(store)
     monkeypatch.setattr(store.registry, "add_job", lambda _: (_ for _ in ()).throw(RegistryError("it is away")))
     assert runner.do(runner.jobs[0]).outcome == "done"
-    assert "it could not be taken down" in caplog.text
+    assert "it could not be recorded" in caplog.text
 
 
 def test_what_fell_due_while_nothing_ran_is_counted(opened, clock):
@@ -221,7 +220,7 @@ def test_what_fell_due_while_nothing_ran_is_counted(opened, clock):
     clock.instant_us += 7 * MINUTE
     told = []
     runner._note_missed(fresh, told.append)
-    assert [(record.outcome, record.said) for record in told] == [("missed", "6 times: nothing ran")]
+    assert [(record.outcome, record.said) for record in told] == [("missed", "6 times: no process ran")]
     runner._note_missed(fresh, told.append)
     assert len(told) == 1, "it is said once"
     clock.instant_us += MINUTE
@@ -230,7 +229,7 @@ def test_what_fell_due_while_nothing_ran_is_counted(opened, clock):
     assert runner.last(fresh).outcome == "done"
     clock.instant_us += 30 * 24 * HOUR
     runner._note_missed(fresh, told.append)
-    assert told[-1].said == "1,000 times or more: nothing ran"
+    assert told[-1].said == "1,000 times or more: no process ran"
 
 
 def test_the_last_time_is_found_behind_many_that_were_missed(opened):

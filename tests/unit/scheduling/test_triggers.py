@@ -1,6 +1,6 @@
 """Grids are those of refreshes, and crontab's days are crontab's."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from featurestore.core.temporal import (
     instant_us,
     to_datetime,
 )
-from featurestore.operations import GridTrigger, LaterTrigger, read_crontab
+from featurestore.operations import CronTrigger, GridTrigger, LaterTrigger
 
 HOUR, MINUTE = duration_us("1h"), duration_us("1m")
 # A Monday.
@@ -21,21 +21,21 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def fired(trigger, count, start=START):
-    found = [trigger.get_next_fire_time(None, start)]
+    found = [trigger.next_us(instant_us(start))]
     while len(found) < count:
-        found.append(trigger.get_next_fire_time(found[-1], found[-1] + timedelta(microseconds=1)))
-    return found
+        found.append(trigger.next_us(found[-1] + 1))
+    return [to_datetime(at) for at in found]
 
 
 def days(text, count=7):
-    return [f"{DAYS[at.weekday()]} {at.day}" for at in fired(read_crontab(text), count)]
+    return [f"{DAYS[at.weekday()]} {at.day}" for at in fired(CronTrigger(text), count)]
 
 
 def test_grids_are_those_of_refreshes():
     trigger = GridTrigger(HOUR, 10 * MINUTE)
-    at = to_datetime(instant_us("2026-03-01T05:10:00Z"))
-    assert format_instant(instant_us(trigger.get_next_fire_time(None, at))) == "2026-03-01T05:10:00Z"
-    assert format_instant(instant_us(trigger.get_next_fire_time(at, at))) == "2026-03-01T06:10:00Z"
+    at_us = instant_us("2026-03-01T05:10:00Z")
+    assert format_instant(trigger.next_us(at_us)) == "2026-03-01T05:10:00Z"
+    assert format_instant(trigger.next_us(at_us + 1)) == "2026-03-01T06:10:00Z"
     assert str(trigger) == "every 1h lag 10m"
 
 
@@ -63,16 +63,56 @@ def test_days_are_those_of_crontab(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*/20 * * * *", ["2026-03-02T00:00:00Z", "2026-03-02T00:20:00Z", "2026-03-02T00:40:00Z"]),
+        ("5/25 1 * * *", ["2026-03-02T01:05:00Z", "2026-03-02T01:30:00Z", "2026-03-02T01:55:00Z"]),
+        ("0 0-6/3,22 * * *", ["2026-03-02T00:00:00Z", "2026-03-02T03:00:00Z", "2026-03-02T06:00:00Z"]),
+        # The night in which Europe's clocks skip an hour: the times are UTC.
+        ("30 1,2 29 mar *", ["2026-03-29T01:30:00Z", "2026-03-29T02:30:00Z", "2027-03-29T01:30:00Z"]),
+        ("0 0 29 2 *", ["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"]),
+        ("@hourly", ["2026-03-02T00:00:00Z", "2026-03-02T01:00:00Z"]),
+        ("@Daily", ["2026-03-02T00:00:00Z", "2026-03-03T00:00:00Z"]),
+        ("@yearly", ["2027-01-01T00:00:00Z"]),
+    ],
+)
+def test_times_are_those_of_crontab_in_utc(text, expected):
+    assert [format_instant(instant_us(at)) for at in fired(CronTrigger(text), len(expected))] == expected
+
+
+def test_a_time_that_a_process_asks_at_is_due_and_a_microsecond_later_is_not():
+    trigger = CronTrigger("0 6 * * *")
+    at_us = instant_us("2026-03-02T06:00:00Z")
+    assert trigger.next_us(at_us) == at_us
+    assert trigger.next_us(at_us + 1) == at_us + 24 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("* * * *", "4 fields, expected five"),
+        ("61 * * * *", "'61' is not a valid minute, expected 0 to 59"),
+        ("0 6 * * 8", "'8' is not a valid day-of-week, expected 0 to 7"),
+        ("*/90 * * * *", "the step of '.*/90' is larger than the range of the minute"),
+        ("0 0 31 2 *", "'31' is not a valid day-of-month, .*there is no such day"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        CronTrigger(text)
+
+
+@pytest.mark.parametrize(
     "text", ["often", "* * * *", "0 6 * * 8", "0 6 * * 5-1", "0 6 * * 1/0", "0 6 * * monday", "61 * * * *", "@never"]
 )
 def test_what_crontab_does_not_take_is_refused(text):
     with pytest.raises(ValueError, match=r"\S"):
-        read_crontab(text)
+        CronTrigger(text)
 
 
 TRIGGERS = st.one_of(
     st.builds(GridTrigger, st.integers(1, 50 * HOUR), st.integers(0, 3 * HOUR)),
-    st.sampled_from([read_crontab(text) for text in ("*/7 * * * *", "0 6 13 * 5", "30 1 * * mon")]),
+    st.sampled_from([CronTrigger(text) for text in ("*/7 * * * *", "0 6 13 * 5", "30 1 * * mon")]),
 )
 
 
