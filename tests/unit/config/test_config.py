@@ -75,7 +75,7 @@ def test_a_local_store_keeps_everything_under_its_folder(tmp_path):
         ("folder = '/'", "featurestore.toml", "there is no key 'folder'"),
         ("[server]\nprot = 1", "featurestore.toml", "there is no key 'server.prot'"),
         ("[server]\nport = 'http'", "key 'server.port'", "valid integer"),
-        ("memory_limit = '1 potato'", "key 'memory_limit'", "no amount of memory"),
+        ("memory_limit = '1 potato'", "key 'memory_limit'", "is not an amount of memory"),
         ("memory_limit = '1KB'", "key 'memory_limit'", "greater than or equal"),
         ("[serving_log]\nflush_seconds = 0", "key 'serving_log.flush_seconds'", "greater than 0"),
         ("= 3", "featurestore.toml", "line 1"),
