@@ -74,8 +74,8 @@ class ServerConfig(Table):
             connections before the server does, and most do so after 60 s.
         max_connections: Most connections of one process. It is lowered where the process may open few files.
         drain_seconds: How long the server still answers after SIGTERM, while ``/readyz`` answers 503 and every answer
-            closes its connection: the time that load balancers need to notice. If ``None``, it is 5 s, and 0 on a loopback
-            address.
+            closes its connection: the time that load balancers need to notice. If ``None``, it is 5 s, and 0 on a
+            loopback address.
         max_columns: Most columns of one push, those of all its events together.
         max_answer: Largest answer, in bytes, before it is compressed.
         compress_from: Answers of at least this many bytes are compressed for callers that accept it.

@@ -14,6 +14,7 @@ PAGES = [
     "docs/how_it_works.md",
     "docs/missing_values.md",
     "docs/online_stores.md",
+    "docs/serving_log.md",
 ]
 
 
