@@ -43,6 +43,7 @@ from featurestore.registry.data_folders import DataFolders
 from featurestore.sources import ReadSettings
 from featurestore.sources.convert import to_contract
 from featurestore.sources.event_log import Head
+from featurestore.sources.event_log.maintenance import forget as forget_events
 from featurestore.sources.opening import has_nothing_outside
 from featurestore.sources.pushed import id_column
 
@@ -148,10 +149,10 @@ def forget(
         remover = _Remover(readers, one, source, store, settings, wait_seconds)
         # Most of the log is looked through while everybody goes on; what came meanwhile, while nobody folds or pushes.
         head = Head() if log is None else log.head(name)
-        count = 0 if log is None else log.forget(name, one.is_in, missing=missing)
+        count = 0 if log is None else forget_events(log, name, one.is_in, missing=missing)
         with remover.alone():
             if log is not None:
-                count += log.forget(name, one.is_in, from_us=head.next_ingest_us, missing=missing)
+                count += forget_events(log, name, one.is_in, from_us=head.next_ingest_us, missing=missing)
             states += remover.remove()
         if count:
             events[name] = count

@@ -48,6 +48,7 @@ from featurestore.sources.event_log import (
     PushKey,
     head_ahead,
 )
+from featurestore.sources.event_log.maintenance import compact
 from featurestore.sources.logged import reads_log
 from featurestore.sources.opening import has_nothing_outside
 from featurestore.sources.pushed import OutsideIds, Recent, id_values
@@ -292,7 +293,7 @@ class Streams:
     def compact(self, source: str | None, *, before_us: int) -> dict[str, int]:
         """Move old events from the database to Parquet files; return how many, by source."""
         names = list(self._sources()) if source is None else [self._source(source).intake.source.name]
-        return {name: self._log.compact(name, before_us=before_us) for name in names}
+        return {name: compact(self._log, name, before_us=before_us) for name in names}
 
     def forget(self) -> None:
         """Ask anew what is applied, with the next push."""

@@ -1,9 +1,9 @@
 """The durable log of pushed events."""
 
+from featurestore.sources.event_log.database import OUTCOME_UNKNOWN
 from featurestore.sources.event_log.log import (
     MOST_AHEAD_US,
     MOST_ROWS,
-    OUTCOME_UNKNOWN,
     Appended,
     EventLog,
     KnownKeysError,

@@ -1,4 +1,4 @@
-"""What the log stores: events as Arrow bytes or Parquet files, and what is known of them without reading."""
+"""Stored events: Arrow bytes in the database or Parquet files, and their descriptions, which need no reading."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Head:
     Attributes:
         next_sequence: Number of the next event.
         next_ingest_us: Least ingest time of the next event; every event before it is committed.
-        mark: Drawn by lot with the last event, so that a log which lost that event and took others since is told from
-            one that did not; empty if there is no event, or if it was appended before marks were kept.
+        mark: Random text that is drawn with the last event. It tells a log that lost this event and got others since
+            from one that did not. Empty if there is no event, or if it was appended before marks were kept.
     """
 
     next_sequence: int = 0
@@ -36,7 +36,7 @@ class Head:
     mark: str = ""
 
     def is_behind_same_event(self, other: Head) -> bool:
-        """Tell whether the last event before both heads is the same."""
+        """Return whether the last event before both heads is the same."""
         return (self.next_sequence, self.mark) == (other.next_sequence, other.mark)
 
 
@@ -90,7 +90,7 @@ def unpacked(stored: bytes) -> pa.Table:
     """
     try:
         table = pa.ipc.open_stream(stored).read_all()
-        # A length or an offset that is wrong would make whoever reads the events read beside them.
+        # With a wrong length or offset, readers would read beside the events.
         table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         hint = "Bring the database back from a backup; its events are nowhere else."
@@ -110,13 +110,13 @@ def under_log_names(table: pa.Table) -> pa.Table:
     own = ingest_name(table.column_names)
     if own == INGEST_COLUMN:
         if table.column(own).null_count:
-            # Only a file of the first logs can be so: its later events have theirs in a column that nothing tells.
+            # Only in a file of the first logs: the column of its later events' ingest times is not known.
             raise pa.ArrowInvalid("events of an older log have no ingest time")
         return table
     ingested = table.column(own)
     rest = table.drop_columns([name for name in (own, INGEST_COLUMN, SEQUENCE_COLUMN) if name in table.column_names])
     if INGEST_COLUMN in table.column_names:
-        # A file of events that were stored under both names; callers may have sent a column of the older one since.
+        # The file's events were stored under both names, and callers may have sent a column of the old name since.
         known = table.column(INGEST_COLUMN)
         rest = rest.append_column(own, pc.if_else(pc.is_valid(known), ingested, pa.scalar(None, ingested.type)))
         ingested = pc.coalesce(known, ingested)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from featurestore.sources.event_log import log as log_module
+from featurestore.sources.event_log import database as database_module
 
 NOW_US = 1_700_000_000_000_000
 
@@ -10,4 +10,4 @@ NOW_US = 1_700_000_000_000_000
 @pytest.fixture(autouse=True)
 def _clock_of_postgres(monkeypatch):
     """Let PostgreSQL's clock stand where these tests' does; appends at another instant set it to that one."""
-    monkeypatch.setattr(log_module, "_PRESENT_US", f"{NOW_US}::bigint")
+    monkeypatch.setattr(database_module, "PRESENT_US", f"{NOW_US}::bigint")

@@ -10,8 +10,10 @@ from featurestore.sources.event_log import (
     KnownKeysError,
     PushKey,
 )
-from featurestore.sources.event_log import log as log_module
-from featurestore.sources.event_log.log import _PRESENT_US, KEYS_KEPT_US
+from featurestore.sources.event_log import database as database_module
+from featurestore.sources.event_log.database import PRESENT_US
+from featurestore.sources.event_log.log import KEYS_KEPT_US
+from featurestore.sources.event_log.maintenance import compact
 from tests.unit.event_log.test_log import NOW_US, append, convert, events, held, log, url
 
 __all__ = ["log", "url"]
@@ -28,7 +30,7 @@ def sqlite_log(tmp_path):
 
 def truncate(log, head, first):
     """Take the events from a number on out of the log, as a failover to a replica that was behind does."""
-    with log._engine.begin() as connection:
+    with log.database.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM event_log_batches WHERE first >= :first"), {"first": first})
         connection.execute(sa.text("DELETE FROM event_log_ids"))
         connection.execute(sa.text("DELETE FROM event_log_id_columns"))
@@ -72,7 +74,7 @@ def test_a_compacted_log_still_knows_its_past(log):
     middle = append(log, events(3), now_us=NOW_US + 1_000).head
     last = append(log, events(4), now_us=NOW_US + 2_000).head
     append(log, events(5), now_us=NOW_US + 3_000)
-    assert log.compact("orders", before_us=NOW_US + DAY_US * 100_000) == 4
+    assert compact(log, "orders", before_us=NOW_US + DAY_US * 100_000) == 4
     append(log, events(6), now_us=NOW_US + 4_000)
     assert all(is_past(log, head) for head in (kept, middle, last))
     assert not is_past(log, gone)
@@ -81,7 +83,7 @@ def test_a_compacted_log_still_knows_its_past(log):
 def test_a_log_made_before_marks_were_kept_gets_them(tmp_path, url):
     old = EventLog(url, tmp_path / "files")
     append(old, events(1))
-    with old._engine.begin() as connection:
+    with old.database.engine.begin() as connection:
         for table in ("event_log_heads", "event_log_batches", "event_log_files"):
             connection.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN mark"))
     old.close()
@@ -131,7 +133,7 @@ def test_a_second_ahead_is_allowed(sqlite_log):
 
 def test_postgres_gives_ingest_times_by_its_own_clock(tmp_path, postgres_database, monkeypatch):
     """A machine whose clock is a day ahead, or behind, makes no event visible late, or early."""
-    monkeypatch.setattr(log_module, "_PRESENT_US", _PRESENT_US)
+    monkeypatch.setattr(database_module, "PRESENT_US", PRESENT_US)
     log = EventLog(postgres_database, tmp_path / "files")
 
     def append_at(machine_us, number):
@@ -151,7 +153,7 @@ def test_postgres_gives_ingest_times_by_its_own_clock(tmp_path, postgres_databas
 
 
 def push(log, table, *keys, now_us=NOW_US):
-    log_module._PRESENT_US = f"{now_us}::bigint"
+    database_module.PRESENT_US = f"{now_us}::bigint"
 
     def named(places, head):
         return [PushKey(key, b"content", len(places), head) for key in keys]

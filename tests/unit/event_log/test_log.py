@@ -15,15 +15,10 @@ from featurestore.core.errors import ConfigError, SourceDataError, StorageError
 from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET
 from featurestore.plan.model import INGEST_COLUMN, SEQUENCE_COLUMN
 from featurestore.sources.convert import to_contract
-from featurestore.sources.event_log import EventLog, Head, IdColumn
-from featurestore.sources.event_log import log as log_module
-from featurestore.sources.event_log.log import (
-    _BATCHES,
-    _FILES,
-    _HEADS,
-    _LOOSE,
-    MOST_ROWS,
-)
+from featurestore.sources.event_log import MOST_ROWS, EventLog, Head, IdColumn, maintenance
+from featurestore.sources.event_log import database as database_module
+from featurestore.sources.event_log.database import BATCHES, FILES, HEADS, LOOSE, LogDatabase
+from featurestore.sources.event_log.maintenance import compact, forget
 from featurestore.sources.event_log.stored import packed
 
 NOW_US = 1_700_000_000_000_000
@@ -51,7 +46,7 @@ def events(*ids, user="a"):
 
 def append(log, table, *, source="orders", now_us=NOW_US):
     """Append at an instant, by the machine's clock and by PostgreSQL's."""
-    log_module._PRESENT_US = f"{now_us}::bigint"
+    database_module.PRESENT_US = f"{now_us}::bigint"
     return log.append(source, table, event_id="id", convert=convert, now_us=lambda: now_us)
 
 
@@ -98,7 +93,7 @@ def test_an_id_is_taken_once_for_each_source_and_for_ever(log, url, tmp_path):
     append(log, events(1, 2))
     appended = append(log, events(2, 3))
     assert (appended.events.column("id").to_pylist(), list(appended.places)) == ([3], [1])
-    log.compact("orders", before_us=NOW_US + 100)
+    compact(log, "orders", before_us=NOW_US + 100)
     log.close()
     again = EventLog(url, tmp_path / "files")
     assert not append(again, events(3, 1)).places
@@ -123,11 +118,11 @@ def test_compaction_changes_no_event(log, tmp_path):
     for number in range(5):
         append(log, events(number), now_us=NOW_US + number)
     before = held(log)
-    assert log.compact("orders", before_us=NOW_US + 3) == 3
+    assert compact(log, "orders", before_us=NOW_US + 3) == 3
     assert held(log) == before
     assert [stretch.path is not None for stretch in log.stretches("orders")] == [True, False, False]
-    assert log.compact("orders", before_us=NOW_US + 3) == 0
-    assert log.compact("orders", before_us=NOW_US + 100) == 2
+    assert compact(log, "orders", before_us=NOW_US + 3) == 0
+    assert compact(log, "orders", before_us=NOW_US + 100) == 2
     assert held(log) == before
     assert [one.first for one in log.stretches("orders", ingest=(NOW_US + 3, NOW_US + 4))] == [3]
 
@@ -139,7 +134,7 @@ def files_in(folder):
 @pytest.mark.parametrize("is_written", [False, True])
 def test_a_file_that_a_crash_leaves_is_deleted_by_the_next_compaction(log, tmp_path, monkeypatch, is_written):
     """The process ends before the file is named, whether the file was written or not."""
-    add_file = EventLog._add_file
+    add_file = maintenance._add_file
 
     def add_and_crash(*arguments):
         if is_written:
@@ -148,13 +143,13 @@ def test_a_file_that_a_crash_leaves_is_deleted_by_the_next_compaction(log, tmp_p
 
     append(log, events(1))
     with monkeypatch.context() as patched:
-        patched.setattr(EventLog, "_add_file", add_and_crash)
+        patched.setattr(maintenance, "_add_file", add_and_crash)
         with pytest.raises(SystemExit):
-            log.compact("orders", before_us=NOW_US + 1)
+            compact(log, "orders", before_us=NOW_US + 1)
     assert len(files_in(tmp_path / "files")) == is_written
-    assert log.compact("orders", before_us=NOW_US + 1) == 1
+    assert compact(log, "orders", before_us=NOW_US + 1) == 1
     assert [str(path) for path in files_in(tmp_path / "files")] == [stretch.path for stretch in log.stretches("orders")]
-    assert log.compact("orders", before_us=NOW_US + 1) == 0
+    assert compact(log, "orders", before_us=NOW_US + 1) == 0
     assert [one for one, _ in held(log)] == [1]
 
 
@@ -162,13 +157,13 @@ def test_compaction_deletes_no_file_that_the_log_did_not_write(log, tmp_path):
     """Other logs may have files beside, of a source of the same name."""
     with closing(EventLog(f"sqlite:///{tmp_path}/other.db", tmp_path / "files")) as other:
         append(other, events(7, 8))
-        other.compact("orders", before_us=NOW_US + 1)
+        compact(other, "orders", before_us=NOW_US + 1)
         stranger = tmp_path / "files" / "source=orders" / "notes.txt"
         stranger.write_text("not the log's")
         append(log, events(1, user="gone"))
-        log.compact("orders", before_us=NOW_US + 1)
-        log.forget("orders", of_gone)
-        log.compact("orders", before_us=NOW_US + 1)
+        compact(log, "orders", before_us=NOW_US + 1)
+        forget(log, "orders", of_gone)
+        compact(log, "orders", before_us=NOW_US + 1)
         assert [one for one, _ in held(other)] == [7, 8]
     assert stranger.exists()
     assert held(log) == []
@@ -177,15 +172,15 @@ def test_compaction_deletes_no_file_that_the_log_did_not_write(log, tmp_path):
 def test_a_file_is_written_only_while_its_record_stands(log, monkeypatch):
     """Another process may sweep the record of a file away before the head is locked: then a new record is made."""
     append(log, events(1))
-    lock, swept = EventLog._lock, []
+    lock, swept = LogDatabase.lock, []
 
     def lock_after_a_sweep(self, connection, source):
         if not swept:
-            swept.append(connection.execute(sa.delete(_LOOSE)).rowcount)
+            swept.append(connection.execute(sa.delete(LOOSE)).rowcount)
         return lock(self, connection, source)
 
-    monkeypatch.setattr(EventLog, "_lock", lock_after_a_sweep)
-    assert log.compact("orders", before_us=NOW_US + 1) == 1
+    monkeypatch.setattr(LogDatabase, "lock", lock_after_a_sweep)
+    assert compact(log, "orders", before_us=NOW_US + 1) == 1
     assert swept == [1]
     assert [one for one, _ in held(log)] == [1]
 
@@ -195,10 +190,10 @@ def test_a_log_that_other_machines_use_is_compacted_only_into_a_folder_that_is_d
     with closing(EventLog(url, tmp_path / "files")) as log:
         append(log, events(1))
         if url.startswith("sqlite"):
-            assert log.compact("orders", before_us=NOW_US + 1) == 1
+            assert compact(log, "orders", before_us=NOW_US + 1) == 1
             return
         with pytest.raises(ConfigError, match="data_is_shared") as raised:
-            log.compact("orders", before_us=NOW_US + 1)
+            compact(log, "orders", before_us=NOW_US + 1)
         assert raised.value.code == "data-not-shared"
         assert [one for one, _ in held(log)] == [1]
     assert not (tmp_path / "files").exists()
@@ -207,11 +202,11 @@ def test_a_log_that_other_machines_use_is_compacted_only_into_a_folder_that_is_d
 def test_a_folder_without_the_files_compacted_before_is_refused(log, url, tmp_path):
     """It is declared shared, and is not: the next compaction finds out before it moves anything."""
     append(log, events(1))
-    log.compact("orders", before_us=NOW_US + 1)
+    compact(log, "orders", before_us=NOW_US + 1)
     with closing(EventLog(url, tmp_path / "elsewhere", is_shared=True)) as other:
         append(other, events(2))
         with pytest.raises(ConfigError, match="in another folder") as raised:
-            other.compact("orders", before_us=NOW_US + 100)
+            compact(other, "orders", before_us=NOW_US + 100)
     assert raised.value.code == "other-data-folder"
     assert [one for one, _ in held(log)] == [1, 2]
 
@@ -219,20 +214,20 @@ def test_a_folder_without_the_files_compacted_before_is_refused(log, url, tmp_pa
 def test_a_crash_while_a_file_is_named_loses_and_doubles_nothing(log, monkeypatch):
     append(log, events(1, 2))
     with monkeypatch.context() as patched:
-        patched.setattr(EventLog, "_add_file", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        patched.setattr(maintenance, "_add_file", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
         with pytest.raises(OSError, match="no space left"):
-            log.compact("orders", before_us=NOW_US + 1)
+            compact(log, "orders", before_us=NOW_US + 1)
     assert [one for one, _ in held(log)] == [1, 2]
-    assert log.compact("orders", before_us=NOW_US + 1) == 2
+    assert compact(log, "orders", before_us=NOW_US + 1) == 2
     assert [one for one, _ in held(log)] == [1, 2]
 
 
 def test_what_is_forgotten_leaves_no_copy(log, tmp_path):
     append(log, events(1, 2, user="gone"))
     append(log, events(3))
-    log.compact("orders", before_us=NOW_US + 1)
+    compact(log, "orders", before_us=NOW_US + 1)
     append(log, events(4, user="gone"))
-    assert log.forget("orders", of_gone) == 3
+    assert forget(log, "orders", of_gone) == 3
     assert [one for one, _ in held(log)] == [3]
     kept = b"".join(path.read_bytes() for path in (tmp_path / "files").rglob("*.parquet"))
     assert b"gone" not in kept
@@ -246,11 +241,11 @@ def test_events_that_compaction_moves_meanwhile_are_forgotten_too(log, monkeypat
 
     def listed_before_compaction(*given, **options):
         found = listed(*given, **options)
-        log.compact("orders", before_us=NOW_US + 100)
+        compact(log, "orders", before_us=NOW_US + 100)
         return found
 
     monkeypatch.setattr(log, "stretches", listed_before_compaction)
-    assert log.forget("orders", of_gone) == 2
+    assert forget(log, "orders", of_gone) == 2
     monkeypatch.undo()
     assert [one for one, _ in held(log)] == [2]
 
@@ -259,7 +254,7 @@ def test_only_what_became_known_from_an_instant_on_is_forgotten(log):
     append(log, events(1, 2, user="gone"))
     after = append(log, events(3)).head.next_ingest_us
     append(log, events(4, user="gone"))
-    assert log.forget("orders", of_gone, from_us=after) == 1
+    assert forget(log, "orders", of_gone, from_us=after) == 1
     assert [one for one, _ in held(log)] == [1, 2, 3]
 
 
@@ -307,8 +302,8 @@ def test_a_reader_beside_compaction_sees_each_event_once(log, url, tmp_path):
         reader.start()
     for number in range(20):
         append(other, events(*range(100 * (number + 1), 100 * (number + 2))), source="others", now_us=NOW_US + number)
-        other.compact("orders", before_us=NOW_US + 1)
-        with other._writing() as connection:
+        compact(other, "orders", before_us=NOW_US + 1)
+        with other.database.writing() as connection:
             bring_back(connection, other)
     is_over.set()
     for reader in readers:
@@ -320,20 +315,20 @@ def test_a_reader_beside_compaction_sees_each_event_once(log, url, tmp_path):
 
 def bring_back(connection, log):
     """Undo a compaction of all orders, as if it had never been."""
-    log._lock(connection, "orders")
-    found = connection.execute(sa.select(_FILES).where(_FILES.c.source == "orders")).all()
+    log.database.lock(connection, "orders")
+    found = connection.execute(sa.select(FILES).where(FILES.c.source == "orders")).all()
     for row in found:
-        table = pq.read_table(log._place(row.path), partitioning=None)
-        connection.execute(sa.delete(_FILES).where(_FILES.c.source == "orders", _FILES.c.first == row.first))
+        table = pq.read_table(log.place(row.path), partitioning=None)
+        connection.execute(sa.delete(FILES).where(FILES.c.source == "orders", FILES.c.first == row.first))
         values = {"first": row.first, "last": row.last, "row_count": row.row_count, "ingest_us": row.ingest_from_us}
-        connection.execute(sa.insert(_BATCHES).values(source="orders", events=packed(table), **values))
+        connection.execute(sa.insert(BATCHES).values(source="orders", events=packed(table), **values))
 
 
 def test_columns_whose_type_changed_are_compacted_into_files_of_their_own(log):
     append(log, pa.table({"id": [1], "x": pa.array([1], pa.int64())}))
     append(log, pa.table({"id": [2], "x": pa.array([1.5])}))
     append(log, pa.table({"id": [3], "x": pa.array([2.5])}))
-    assert log.compact("orders", before_us=NOW_US + 10) == 3
+    assert compact(log, "orders", before_us=NOW_US + 10) == 3
     stretches = log.stretches("orders")
     assert [one.row_count for one in stretches] == [1, 2]
     assert [one.path is not None for one in stretches] == [True, True]
@@ -342,15 +337,15 @@ def test_columns_whose_type_changed_are_compacted_into_files_of_their_own(log):
 
 def test_a_file_that_was_replaced_while_it_was_read_is_looked_up_again(log, monkeypatch):
     append(log, events(1, 2))
-    log.compact("orders", before_us=NOW_US + 1)
-    opened, places = log._place, iter(["/nowhere.parquet"])
-    monkeypatch.setattr(log, "_place", lambda path: next(places, None) or opened(path))
+    compact(log, "orders", before_us=NOW_US + 1)
+    opened, places = log.place, iter(["/nowhere.parquet"])
+    monkeypatch.setattr(log, "place", lambda path: next(places, None) or opened(path))
     assert [table.num_rows for table in log.read("orders", 0, 1, ["id"])] == [2]
 
 
 def test_a_file_that_is_gone_is_an_error_with_a_name(log):
     append(log, events(1, 2))
-    log.compact("orders", before_us=NOW_US + 1)
+    compact(log, "orders", before_us=NOW_US + 1)
     Path(log.stretches("orders")[0].path).unlink()
     with pytest.raises(StorageError, match="event log"):
         log.read("orders", 0, 1, ["id"])
@@ -372,7 +367,7 @@ def grouped(ids, groups):
 def test_an_id_that_was_pushed_before_it_was_declared_is_taken(log, is_compacted):
     unnamed(log, events(1, 2, 2))
     if is_compacted:
-        log.compact("orders", before_us=NOW_US + 100)
+        compact(log, "orders", before_us=NOW_US + 100)
     assert list(append(log, events(2, 3)).places) == [1]
     assert log.unique_from_us("orders", EID) > NOW_US
 
@@ -411,7 +406,7 @@ def test_ids_that_are_not_of_the_dtype_are_refused_and_nothing_is_appended(log):
     with pytest.raises(SourceDataError, match="'q'"):
         append(log, events(1))
     assert log.head("orders").next_sequence == 1
-    assert log.forget("orders", lambda table: pc.equal(table.column("id"), "q").combine_chunks()) == 1
+    assert forget(log, "orders", lambda table: pc.equal(table.column("id"), "q").combine_chunks()) == 1
     assert list(append(log, events(1)).places) == [0]
 
 
@@ -424,7 +419,7 @@ def test_a_column_whose_ids_cannot_be_kept_any_more_is_not_called_unique(log):
 def test_entering_the_ids_of_a_long_log_that_died_half_way_is_taken_up(log, monkeypatch):
     monkeypatch.setattr("featurestore.sources.event_log.log._ENTERED_AT_ONCE", 2)
     unnamed(log, events(1, 2, 3))
-    log.compact("orders", before_us=NOW_US + 100)
+    compact(log, "orders", before_us=NOW_US + 100)
     unnamed(log, events(4, 5))
     calls = []
 
@@ -476,7 +471,7 @@ def test_events_of_the_first_logs_have_their_ingest_time(log, name, more, is_com
     store_as_first_logs_did(log, 0, table)
     append(log, events(2))
     if is_compacted:
-        log.compact("orders", before_us=NOW_US + 100)
+        compact(log, "orders", before_us=NOW_US + 100)
     assert held(log) == [(1, NOW_US), (2, NOW_US + 1)]
     read = [row.get("known") for table in log.read("orders", 0, 1, ["known"]) for row in table.to_pylist()]
     sent = None if "known" not in columns else pa.scalar(NOW_US - 7, INSTANT).as_py()
@@ -488,7 +483,7 @@ def test_a_file_of_the_first_logs_may_hold_both_names(log, tmp_path):
     known, ingested = pa.array([NOW_US, NOW_US - 9], INSTANT), pa.array([None, NOW_US + 1], INSTANT)
     table = pa.table({"id": [1, 2], "known": known, SEQUENCE_COLUMN: numbers, INGEST_COLUMN: ingested})
     store_as_first_logs_did(log, 0, table.slice(0, 1).drop_columns([INGEST_COLUMN]))
-    log.compact("orders", before_us=NOW_US + 100)
+    compact(log, "orders", before_us=NOW_US + 100)
     (path,) = (tmp_path / "files" / "source=orders").iterdir()
     pq.write_table(table, path)
     found = log.read("orders", 0, 1, ["id", "known"])[0]
@@ -497,12 +492,12 @@ def test_a_file_of_the_first_logs_may_hold_both_names(log, tmp_path):
 
 
 def store_as_first_logs_did(log, first, table):
-    with log._writing() as connection:
-        log._lock(connection, "orders")
+    with log.database.writing() as connection:
+        log.database.lock(connection, "orders")
         count = table.num_rows
         values = {"first": first, "last": first + count - 1, "row_count": count, "ingest_us": NOW_US}
-        connection.execute(sa.insert(_BATCHES).values(source="orders", events=packed(table), **values))
-        connection.execute(sa.update(_HEADS).values(next_sequence=first + count, next_ingest_us=NOW_US + 1))
+        connection.execute(sa.insert(BATCHES).values(source="orders", events=packed(table), **values))
+        connection.execute(sa.update(HEADS).values(next_sequence=first + count, next_ingest_us=NOW_US + 1))
 
 
 def test_events_without_any_of_the_columns_asked_for_are_counted(log):

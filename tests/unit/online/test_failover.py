@@ -132,7 +132,7 @@ def test_an_event_log_in_postgres_opens_new_connections(tmp_path, postgres_datab
     first.close()
     read_only_sessions("default_transaction_read_only = on")
     log = EventLog(postgres_database, tmp_path)
-    log._engine.connect().close()
+    log.database.engine.connect().close()
     read_only_sessions("default_transaction_read_only = off")
     with pytest.raises(StorageError) as caught:
         append(log, events(2))
