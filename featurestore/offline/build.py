@@ -15,8 +15,8 @@ from featurestore.core.columns import Bytes
 from featurestore.kernels.on_demand import finish
 from featurestore.offline.engine import ViewColumns, evaluate_view
 from featurestore.offline.parts import Resources, Rows
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewUse
+from featurestore.plan.names import AS_OF
 from featurestore.storage.progress import Share, silent
 
 _SHARE_FOR_ANSWERS = 0.5

@@ -29,8 +29,8 @@ from featurestore.core.errors import (
     repeated,
 )
 from featurestore.core.temporal import EPOCH_UNITS, likely_unit
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, Plan
+from featurestore.plan.names import AS_OF
 from featurestore.sources.convert import guess_dtype, to_contract
 from featurestore.sources.files import refuse_table
 from featurestore.sources.frames import frame_table

@@ -25,8 +25,8 @@ from featurestore.offline.manifest import Manifest, library_versions, plan_docum
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.writer import Piece, Written, check_target, write_training_set
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewUse
+from featurestore.plan.names import AS_OF
 from featurestore.sources import ReadSettings, Scan, open_scans
 from featurestore.storage.progress import Progress, Share, Steps
 

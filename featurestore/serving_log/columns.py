@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from featurestore.core.dtypes import TIMESTAMP
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 
 REQUEST_ID = "request_id"
 ROW = "row"

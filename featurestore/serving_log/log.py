@@ -45,8 +45,8 @@ from featurestore.core.temporal import (
     duration_us,
     to_datetime,
 )
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.asking import SealRequests
 from featurestore.serving_log.merging import (
     DAY,

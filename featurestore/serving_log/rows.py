@@ -22,8 +22,8 @@ from featurestore.core.dtypes import (
     from_arrow,
     read_value,
 )
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import (
     FINGERPRINT,
     KEY_PREFIX,

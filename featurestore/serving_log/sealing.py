@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.temporal import to_datetime
-from featurestore.plan.checks import AS_OF
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import FINGERPRINT, SERVICE
 from featurestore.serving_log.rows import Record, table_of
 from featurestore.serving_log.segments import SUFFIX, read_segment

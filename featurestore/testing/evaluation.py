@@ -22,9 +22,9 @@ from featurestore.offline.build import Features, compute_features, questions_of
 from featurestore.offline.parts import Resources
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import STATUS_SUFFIX
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.compiler import compile_definitions
 from featurestore.plan.model import Plan, ViewUse
+from featurestore.plan.names import AS_OF
 from featurestore.sources import ReadSettings, Scan, open_scans, read_schema
 from featurestore.sources.convert import to_contract
 from featurestore.sources.frames import source_table

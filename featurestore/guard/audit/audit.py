@@ -49,8 +49,8 @@ from featurestore.guard.comparing.tolerance import Tolerance
 from featurestore.guard.world.world import event_bounds, stale_rows
 from featurestore.offline.build import Features
 from featurestore.offline.coverage import count_beyond_newest
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import (
     FINGERPRINT,
     MODEL,

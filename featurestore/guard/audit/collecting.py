@@ -18,8 +18,8 @@ from featurestore.guard.causes.requests import PREVIOUS
 from featurestore.guard.comparing.compare import is_unread
 from featurestore.guard.comparing.sampling import BUCKETS, key_buckets
 from featurestore.kernels.keys import KeyIndex
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import key_column, request_column
 
 MOST_ROWS = 200_000

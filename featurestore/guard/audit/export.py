@@ -20,8 +20,8 @@ from featurestore.guard.causes.prove import Proof
 from featurestore.guard.comparing.compare import status_names, unread_texts
 from featurestore.guard.world.world import Values
 from featurestore.offline.build import Features
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import REQUEST_ID, ROW, key_column, status_column, value_column
 from featurestore.storage.files import local_target, make_file, make_folder
 

@@ -19,8 +19,8 @@ from featurestore.guard.world.world import Values
 from featurestore.kernels.keys import UNKNOWN, KeyIndex
 from featurestore.online.answering.lookup import OnlineReader
 from featurestore.online.stores.store import AHEAD_OF_LOG, OnlineStore, records_of
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewPlan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import key_column, request_column
 from featurestore.sources import ReadSettings, open_scans
 

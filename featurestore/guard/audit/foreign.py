@@ -31,8 +31,8 @@ from featurestore.guard.audit.foreign_instants import read_instants
 from featurestore.guard.audit.foreign_values import plain_column, read_foreign, texts_of
 from featurestore.guard.audit.slices import BY
 from featurestore.guard.comparing.compare import unread_column
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import (
     FINGERPRINT,
     KEY_PREFIX,

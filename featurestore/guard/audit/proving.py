@@ -29,8 +29,8 @@ from featurestore.guard.world.world import (
     World,
     answer,
 )
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import REQUEST_ID, ROW, key_column, request_column, status_column, value_column
 
 _NUMBERS_EACH = 1 << 40

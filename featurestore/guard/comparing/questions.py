@@ -13,8 +13,8 @@ from featurestore.core.answers import OnlineFeatures
 from featurestore.core.statuses import status_code
 from featurestore.core.temporal import to_datetime
 from featurestore.guard.comparing.sampling import key_buckets
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewUse
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import (
     FINGERPRINT,
     KEY_PREFIX,

@@ -17,8 +17,8 @@ from featurestore.core.dtypes import (
 from featurestore.core.errors import ConfigError
 from featurestore.core.values import one_chunk
 from featurestore.kernels.expressions import Environment, evaluate
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, Plan, TypedExpr
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import key_column
 
 BUCKETS = 1_000_003

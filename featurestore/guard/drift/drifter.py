@@ -21,8 +21,8 @@ from featurestore.guard.drift.rows import Layout
 from featurestore.offline.dataset import TrainingSet, read_manifest
 from featurestore.offline.manifest import Manifest
 from featurestore.offline.training_set import compute_reference
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Column, Plan
+from featurestore.plan.names import AS_OF
 from featurestore.registry import DriftRecord, Registry
 from featurestore.registry.catalog import Catalog
 from featurestore.serving_log import ServingLog

@@ -14,8 +14,8 @@ import pyarrow as pa
 from featurestore.core.dtypes import DType
 from featurestore.guard.comparing.sampling import buckets
 from featurestore.guard.drift.distribution import AGED, to_ages
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import KEY_PREFIX, VALUE_PREFIX, key_column, names_of, value_column
 
 

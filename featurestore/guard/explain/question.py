@@ -15,8 +15,8 @@ from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US
 from featurestore.guard.explain.words import shown, texts
 from featurestore.guard.world.world import operands
 from featurestore.online.answering.requests import read_fields
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, TypedExpr
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log import ServingLog
 from featurestore.serving_log.columns import FINGERPRINT, REQUEST_ID, key_column, request_column
 from featurestore.serving_log.rows import matching

@@ -31,8 +31,8 @@ from featurestore.guard.world.world import operands
 from featurestore.offline.build import Features
 from featurestore.offline.dataset import TrainingSet
 from featurestore.offline.training_set import compute_reference
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import FeaturePlan, InputPlan, Output, Plan, TypedExpr, ViewPlan, ViewUse
+from featurestore.plan.names import AS_OF
 from featurestore.sources import ReadSettings, Scan, open_scans
 
 _NEVER = MAX_INSTANT_US

@@ -32,8 +32,8 @@ from featurestore.online.filling.materialize import DEFAULT_HISTORY_US, material
 from featurestore.online.filling.reading import PreviousRead
 from featurestore.online.filling.streaming import follow
 from featurestore.online.stores.store import OnlineStore
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewPlan, ViewUse
+from featurestore.plan.names import AS_OF
 from featurestore.sources import ReadSettings
 
 Row = dict[str, Any]

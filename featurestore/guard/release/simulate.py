@@ -33,8 +33,8 @@ from featurestore.offline.build import Features, questions_of
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import compute_reference
 from featurestore.online.answering.serving import plan_of_views
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan, ViewPlan
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import key_column
 from featurestore.sources import ReadSettings, open_scans
 
