@@ -9,6 +9,7 @@ from featurestore.config.tables import (
     DriftPolicyConfig,
     PolicyConfig,
     ServerConfig,
+    ServingLogConfig,
     SmtpConfig,
 )
 from featurestore.config.values import NEVER, read_bytes
@@ -25,6 +26,7 @@ __all__ = [
     "DriftPolicyConfig",
     "PolicyConfig",
     "ServerConfig",
+    "ServingLogConfig",
     "SmtpConfig",
     "read_bytes",
     "read_policy",
