@@ -1,4 +1,4 @@
-"""The dtypes a feature, a key or a column may have, and the reading of single outside values into them.
+"""The dtypes a feature, a key or a column may have, and the reading of single values from outside into them.
 
 A dtype is a small frozen name; the Arrow type behind it is looked up only when Arrow is needed. The module must not
 know expressions, sources or kernels.
@@ -109,7 +109,7 @@ def parse_dtype(text: str | DType) -> DType:
     """Read a dtype from its name, the inverse of ``str(dtype)``; common aliases (``int``, ``float``, ``str``) work.
 
     Raises:
-        ValueError: The text names no dtype.
+        ValueError: The text is not the name of a dtype.
 
     Example:
         >>> str(parse_dtype("list<decimal(10, 2)>"))
@@ -139,7 +139,7 @@ def parse_declared(text: str | DType) -> tuple[DType, str | None]:
         The dtype, and the unit; ``None`` for a dtype without one.
 
     Raises:
-        ValueError: The text names no dtype.
+        ValueError: The text is not the name of a dtype.
 
     Example:
         >>> parse_declared("timestamp[ms]")[1]
@@ -184,7 +184,7 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
 
 
 def is_list_layout(arrow: pa.DataType) -> bool:
-    """Tell whether an Arrow type is one of those that hold lists: plain, large, of a fixed size, or views."""
+    """Return whether an Arrow type is one of those that hold lists: plain, large, of a fixed size, or views."""
     import pyarrow.types as kinds
 
     return bool(
@@ -197,7 +197,7 @@ def is_list_layout(arrow: pa.DataType) -> bool:
 
 
 def is_read_as(arrow: pa.DataType, dtype: DType) -> bool:
-    """Tell whether columns of an Arrow type are read as a dtype; columns and lists of nulls alone are read as any."""
+    """Return whether columns of an Arrow type are read as a dtype; columns and lists of nulls alone are read as any."""
     import pyarrow.types as kinds
 
     if kinds.is_null(arrow):
@@ -210,7 +210,7 @@ def is_read_as(arrow: pa.DataType, dtype: DType) -> bool:
 
 
 def holds_nulls_alone(arrow: pa.DataType) -> bool:
-    """Tell whether an Arrow type says nothing about values: ``null``, or lists of it."""
+    """Return whether an Arrow type says nothing about values: ``null``, or lists of it."""
     import pyarrow.types as kinds
 
     if kinds.is_dictionary(arrow) or is_list_layout(arrow):
@@ -226,7 +226,7 @@ class Schema(dict[str, DType | None]):
     """
 
     def __init__(self, dtypes: Mapping[str, DType | None], types: Mapping[str, str] | None = None) -> None:
-        """Take the columns, and the types of those that have no dtype as far as they are known."""
+        """Store the columns, and the types of those without a dtype as far as they are known."""
         super().__init__(dtypes)
         known = types if types is not None else getattr(dtypes, "types", {})
         self.types: Mapping[str, str] = {name: known[name] for name in known if self.get(name, BOOL) is None}
@@ -247,7 +247,7 @@ def read_value(dtype: DType, value: Any) -> Any:
         bool, int, float, str, aware UTC ``datetime``, ``date``, ``Decimal``, ``bytes`` or a list of these.
 
     Raises:
-        ValueError: The value is not of the dtype; the message says what was got and expected.
+        ValueError: The value is not of the dtype; the message has the value and the expected dtype.
     """
     if value is None:
         return None
@@ -264,7 +264,7 @@ def read_value(dtype: DType, value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a number of NumPy as Python's, exactly, and a missing value of pandas as ``None``; others as they are."""
+    """Return a number of NumPy as Python's, exactly, and a missing value of pandas as ``None``; others unchanged."""
     pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
     if pandas is not None and (value is pandas.NA or value is pandas.NaT):
         return None
@@ -316,7 +316,7 @@ def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
     """Read a column of outside values, each as ``read_value`` does.
 
     Raises:
-        ValueError: One of them is not of the dtype; ``read_value`` says what is wrong with it.
+        ValueError: One of them is not of the dtype; the error of ``read_value`` explains it.
     """
     import pyarrow as pa
 
@@ -324,17 +324,17 @@ def read_values(dtype: DType, values: Sequence[Any]) -> pa.Array:
         return alike
     read = _read_instant if dtype.kind == "timestamp" else _READERS[dtype.kind]
     try:
-        found = [None if value is None else read(dtype, value) for value in values]
+        items = [None if value is None else read(dtype, value) for value in values]
     except (InstantError, InvalidOperation, binascii.Error) as error:
         raise ValueError(f"expected {dtype}: {error}") from None
-    if any(value is _WRONG for value in found):
+    if any(value is _WRONG for value in items):
         simple = [plain(value) for value in values]
         if all(new is old for new, old in zip(simple, values, strict=True)):
             raise ValueError(f"expected {dtype}")
         return read_values(dtype, simple)
     if dtype.kind == "timestamp":
-        return pa.array(found, pa.int64()).cast(dtype.arrow)
-    return pa.array(found, dtype.arrow)
+        return pa.array(items, pa.int64()).cast(dtype.arrow)
+    return pa.array(items, dtype.arrow)
 
 
 def _read_alike(dtype: DType, values: Sequence[Any]) -> pa.Array | None:
@@ -392,7 +392,7 @@ def _read_string(_: DType, value: Any) -> Any:
 
 
 def _is_unicode(value: str) -> bool:
-    """Tell whether text can be stored: lone surrogates, which JSON can spell, cannot."""
+    """Return whether text can be stored: lone surrogates, which JSON can spell, cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -401,8 +401,8 @@ def _is_unicode(value: str) -> bool:
 
 
 def _read_timestamp(dtype: DType, value: Any) -> Any:
-    found = _read_instant(dtype, value)
-    return found if found is _WRONG else to_datetime(found)
+    instant = _read_instant(dtype, value)
+    return instant if instant is _WRONG else to_datetime(instant)
 
 
 def _read_instant(_: DType, value: Any) -> Any:

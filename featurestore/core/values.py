@@ -1,6 +1,6 @@
-"""The boundary of values: what Arrow data from outside becomes in here, and what every computed column is brought to.
+"""The boundary of values: the form to which data from outside and computed columns are brought.
 
-The only home of these rules: floats are finite or null, and zero has no sign; integers are int64; instants are UTC in
+These rules stand nowhere else: floats are finite or null, and zero has no sign; integers are int64; instants are UTC in
 whole microseconds, cut down (floor); instants and dates lie in the years 1 to 9999; text is ``string``.
 """
 
@@ -35,7 +35,7 @@ _YEARS_DAYS = (MIN_INSTANT_US // _DAY_US, MAX_INSTANT_US // _DAY_US)
 
 @dataclass(frozen=True)
 class ColumnCounts:
-    """What was found in a column at the boundary.
+    """Counts of a column that was read at the boundary.
 
     Attributes:
         rows: Count of rows.
@@ -83,10 +83,10 @@ def _finite(array: pa.Array) -> tuple[pa.Array, int]:
 
 
 def _is_plain(array: pa.Array) -> bool:
-    """Tell whether floats are finite for sure and no zero has a sign; what lies under nulls counts too.
+    """Return whether all floats are certainly finite and no zero has a sign; values under nulls count too.
 
-    A sum is finite only if all its addends are, and of all words that of negative zero is the least. Both are told in
-    one pass each that makes nothing.
+    A sum is finite only if all its addends are, and the word of negative zero is the least of all words. Each takes one
+    pass that allocates nothing.
     """
     if len(array) == 0:
         return True
@@ -106,7 +106,7 @@ def one_chunk(column: pa.Array | pa.ChunkedArray) -> Any:
 
 
 def plain_layout(column: pa.Array | pa.ChunkedArray) -> Any:
-    """Return a column's values in the layout that everything in here reads, whatever layout they came in.
+    """Return a column's values in the one layout that the library reads, whatever layout they came in.
 
     Dictionaries are decoded, extension types become what they store, views of text become text, and lists of every
     layout (large, of a fixed size, views) become ``list`` with items of a plain layout. Lists are put together from
@@ -140,7 +140,7 @@ def plain_layout(column: pa.Array | pa.ChunkedArray) -> Any:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of what ``plain_layout`` makes of columns of a type."""
+    """Return the type that ``plain_layout`` gives columns of a type."""
     if isinstance(kind, pa.BaseExtensionType):
         return _plain_type(kind.storage_type)
     if kinds.is_dictionary(kind):
@@ -190,13 +190,13 @@ _MOST_ITEMS = 2**31 - 1
 def list_array(
     offsets: npt.NDArray[np.int64], items: pa.Array, kind: pa.DataType, missing: pa.Array | None
 ) -> pa.ListArray:
-    """Return lists.
+    """Return a column of lists.
 
     Args:
         offsets: List ``i`` is ``items[offsets[i]:offsets[i + 1]]``.
         items: All items.
         kind: Type of the lists.
-        missing: Which are null; ``None`` if none is.
+        missing: Which lists are null; ``None`` if none is.
     """
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), items, type=kind, mask=missing)
 
@@ -205,7 +205,7 @@ def list_items(array: pa.ListArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
     """Return the items of the lists of an array, and where those of each begin and end among them.
 
     Args:
-        array: Lists of the plain layout, perhaps a slice. What lies under a null counts for nothing.
+        array: Lists of the plain layout, perhaps a slice. Items under a null list are ignored.
     """
     offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     return offsets - offsets[0], array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
@@ -230,11 +230,12 @@ def read_column(
         first_row: Number of the column's first row in that place, for messages; ``None`` if its items are not rows.
 
     Returns:
-        The column in contract form, and what was found.
+        The column in contract form, and its counts.
 
     Raises:
         SourceDataError: A naive timestamp without ``timezone``, one that the zone's clocks show twice or never, an
-            integer beyond int64, an instant or date that no calendar has, or a type that is not read as the dtype.
+            integer beyond int64, an instant or date outside the years 1 to 9999, or a type that is not read as the
+            dtype.
     """
     try:
         array = plain_layout(column)
@@ -284,7 +285,7 @@ def _read_dates(array: pa.Array, dtype: DType, timezone: str | LocalClock | None
 
 
 def _within_years(array: pa.Array, years: tuple[int, int], words: pa.DataType, where: str) -> pa.Array:
-    """Return instants or dates if a calendar has all of them."""
+    """Return instants or dates; raise ``SourceDataError`` if any lies outside the years 1 to 9999."""
     bounds = pc.min_max(array.cast(words))
     least, most = bounds["min"].as_py(), bounds["max"].as_py()
     if least is not None and not years[0] <= least <= most <= years[1]:
@@ -298,7 +299,7 @@ def _to_instants(array: pa.Array, timezone: str | LocalClock | None, where: str,
         raise SourceDataError(
             "the timestamps have no time zone",
             where=where,
-            hint="Say which one they are in: timezone='UTC' on the source.",
+            hint="Declare the zone they are in on the source: timezone='UTC'.",
             code="naive-timestamps",
         )
     array = _whole_microseconds(array, where)
@@ -331,12 +332,12 @@ def _no_instant(
     place = "a row" if first_row is None else f"row {first_row + error.row}"
     shown = np.datetime64(array[error.row].value, "us")
     if error.is_ambiguous:
-        often, hint = "twice", "Say which of the two is meant: ambiguous='later', or ambiguous='earlier'."
+        often, hint = "twice", "Declare which of the two is meant: ambiguous='later', or ambiguous='earlier'."
     else:
         often = "never"
         hint = (
             "Check that the times are in this zone. To read such a time as the instant at which the clocks are set "
-            "forward, say nonexistent='forward'."
+            "forward, declare nonexistent='forward'."
         )
     problem = f"{place} holds {shown}, which clocks in {clock.zone} show {often}"
     return SourceDataError(problem, where=where, hint=hint, code="ambiguous-local-time")

@@ -1,8 +1,9 @@
-"""Local clocks: from instants to what a zone's clocks show, and back.
+"""Local time: from instants to the times that a zone's clocks show, and back.
 
-The only home of these rules, for expressions and for columns of local times. The offsets are those of ``zoneinfo``,
-which follows the rules of a zone for ever; they are put in tables of the instants at which they change, one per stretch
-of about 18 years, so that columns are converted at once. The module must not know where columns come from.
+These rules stand nowhere else; expressions and columns of local times share them. The offsets are those of
+``zoneinfo``, which extends the rules of a zone into the future without end. They are cached as tables of the instants
+at which they change, one per stretch of about 18 years, so that whole columns are converted at once. The module
+must not know where columns come from.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class LocalTimeError(ValueError):
 
 
 def to_local(instants: pa.Array, zone: str) -> pa.Array:
-    """Return what a zone's clocks show at some instants.
+    """Return the times that a zone's clocks show at some instants.
 
     Args:
         instants: UTC microseconds; null stays null.
@@ -73,7 +74,7 @@ def from_local(local: pa.Array, clock: LocalClock) -> pa.Array:
 
     Args:
         local: Timestamps without a zone, in microseconds; null stays null.
-        clock: The zone, and what is done with times that its clocks show twice or never.
+        clock: The zone, and how times are read that its clocks show twice or never.
 
     Returns:
         Timestamps in UTC microseconds.
@@ -95,14 +96,17 @@ def offsets_us(times: Ints, zone: str) -> Ints:
 
 
 def _instants(shown: Ints, local: pa.Array, clock: LocalClock) -> Ints:
-    """Find the instants of local times: at once where the offset does not change near them, else one candidate each."""
+    """Find the instants of local times.
+
+    Where the offset does not change near a time, it is subtracted. Elsewhere every offset near it gives a candidate.
+    """
     changes, offsets = _table(shown, clock.zone)
     before = np.searchsorted(changes, shown - _LARGEST_OFFSET_US, side="right")
     after = np.searchsorted(changes, shown + _LARGEST_OFFSET_US, side="right")
-    found = shown - offsets[before]
+    instants = shown - offsets[before]
     rows = np.flatnonzero(before != after)
     if not len(rows):
-        return found
+        return instants
     if local.null_count:
         rows = rows[local.is_valid().to_numpy(zero_copy_only=False)[rows]]
     begins = np.concatenate([[np.iinfo(np.int64).min], changes])
@@ -122,8 +126,8 @@ def _instants(shown: Ints, local: pa.Array, clock: LocalClock) -> Ints:
         opening = np.where(is_past, np.minimum(opening, begins[segment]), opening)
     _check(rows, count, clock)
     chosen = latest if clock.ambiguous == "later" else earliest
-    found[rows] = np.where(count == 0, opening, chosen)
-    return found
+    instants[rows] = np.where(count == 0, opening, chosen)
+    return instants
 
 
 def _check(rows: Ints, count: Ints, clock: LocalClock) -> None:

@@ -1,9 +1,9 @@
-"""Machine code of kernels on disk: where it is read and written, and what happens where nothing can be written.
+"""Machine code of kernels on disk: where it is read and written, and what happens where no folder is writable.
 
-numba looks for one folder that can be written and refuses to go on without one. In a container the code may lie in a
-folder that can only be read, because it was compiled when the image was built, or there may be no folder at all. So
-code is read from every folder in which numba could have put it and written to the first that can be written. What
-cannot be written or read is compiled again by every process, with one warning.
+numba looks for one folder that can be written and refuses to go on without one. In a container the code may be in a
+read-only folder, because it was compiled when the image was built, or there may be no folder at all. So code is read
+from every folder in which numba could have put it, and written to the first writable one. Code that cannot be written
+or read is compiled again by every process, with one warning.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ NOTICE_SECONDS = 1.0
 _numba: Any = caching  # it has no types
 _config: Any = config
 _DAMAGED = (OSError, EOFError, pickle.PickleError, ValueError, ImportError, AttributeError)
-"""What reading a file fails by that was cut off, or that another version wrote."""
+"""Errors that a truncated file, or one that another version wrote, may cause when it is read."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What this process compiled.
+    """The kernels that this process has compiled or read from disk.
 
     Attributes:
-        compiled: How many forms of kernels were compiled.
-        loaded: How many were read from disk.
-        folders: Where they lie.
+        compiled: Count of kernels compiled, once per combination of argument types.
+        loaded: Count of kernels read from disk, likewise.
+        folders: Folders that they are in.
         problem: Why they could not be written; empty if they were.
     """
 
@@ -49,7 +49,7 @@ class Compiled:
 
 
 class _ReadOnlyLocator(caching.UserWideCacheLocator):
-    """Stands in where no folder can be written: it lets functions be made whose code cannot be kept."""
+    """Locator for a machine without a writable folder: functions can be decorated although no code is saved."""
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
@@ -62,16 +62,16 @@ class _Results(caching.CompileResultCacheImpl):
 
 
 class CodeCache(caching.FunctionCache):
-    """The compiled forms of one function on disk.
+    """The machine code of one function on disk, one file per combination of argument types.
 
-    Machine code contains that of the functions it calls, which may lie in other files; so what is cached holds only as
-    long as no file of kernels has changed: an upgrade never answers with the kernels of before.
+    Machine code contains the code of the functions that it calls, which may stand in other files. Cached code is
+    therefore valid only while no file of kernels has changed: an upgrade never runs the kernels of the old version.
     """
 
     _impl_class = _Results
 
     def __init__(self, function: Any) -> None:
-        """Find the folders; nothing is read yet."""
+        """Find the folders. Nothing is read yet."""
         super().__init__(function)  # type: ignore[no-untyped-call]
         stamp = (self._impl.locator.get_source_stamp(), _stamp_of_kernels())
         folders = dict.fromkeys([self._cache_path, *_folders(function)])
@@ -86,17 +86,17 @@ class CodeCache(caching.FunctionCache):
         for file in self._files:
             try:
                 data = file.load(key)
-                found = None if data is None else self._impl.rebuild(target_context, data)
+                code = None if data is None else self._impl.rebuild(target_context, data)
             except _DAMAGED:
                 continue
             # Processes that compile one function for several types at once may write each other's files.
-            if found is not None and found.signature.args == arguments:
+            if code is not None and code.signature.args == arguments:
                 _LOADED.append(file._cache_path)
-                return found
+                return code
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep the code for a signature if that is possible."""
+        """Save the code for a signature; if that is impossible, log one warning per process."""
         _COMPILED.append(self.cache_path)
         try:
             self._save(sig, data)
@@ -108,13 +108,13 @@ class CodeCache(caching.FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except OSError:
             raise
-        except _DAMAGED:  # the list of what there is
+        except _DAMAGED:  # the index is damaged
             self._cache_file.flush()  # type: ignore[no-untyped-call]
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
 def compiled() -> Compiled:
-    """Return what this process has compiled until now."""
+    """Return the kernels that this process has compiled or read from disk until now."""
     folders = tuple(sorted({*_LOADED, *_COMPILED}))
     return Compiled(len(_COMPILED), len(_LOADED), folders, _WARNED[0] if _WARNED else "")
 
@@ -134,7 +134,7 @@ def _folders(function: Any) -> list[str]:
 
 @cache
 def _stamp_of_kernels() -> bytes:
-    """Return what changes with any file whose functions or numbers are part of machine code made for other files."""
+    """Return a digest of every file whose functions or numbers become part of the machine code of other files."""
     package = files("featurestore")
     kernels = (file for file in package.joinpath("kernels").iterdir() if file.name.endswith(".py"))
     core = (package.joinpath("core", name) for name in ("temporal.py", "statuses.py"))
@@ -142,15 +142,15 @@ def _stamp_of_kernels() -> bytes:
     return sha256(b"".join(sha256(file.read_bytes()).digest() for file in sources)).digest()
 
 
-def _warn_once(folder: str, why: str) -> None:
-    """Warn that code cannot be kept, the first time in this process."""
+def _warn_once(folder: str, reason: str) -> None:
+    """Warn that code cannot be saved, the first time in this process."""
     if not _WARNED:
-        _WARNED.append(f"{folder}: {why}")
+        _WARNED.append(f"{folder}: {reason}")
         _LOGGER.warning(
             "compiled kernels cannot be written to '%s' (%s), so every process compiles them again. Set "
             "NUMBA_CACHE_DIR to a folder that can be written, or run 'featurestore warm' when the image is built.",
             folder,
-            why,
+            reason,
         )
 
 
@@ -158,7 +158,7 @@ _WARNED: list[str] = []
 
 
 class _Notice(event.Listener):
-    """Says once that kernels are compiled, as soon as that has taken a while.
+    """Logs once that kernels are being compiled, as soon as that has taken ``NOTICE_SECONDS``.
 
     numba's lock lets one thread compile at a time.
     """
@@ -167,27 +167,27 @@ class _Notice(event.Listener):
         self._depth = 0
         self._began = 0.0
         self._seconds = 0.0
-        self._is_said = False
+        self._is_logged = False
 
     def on_start(self, event: Any) -> None:
-        """Note that a function is compiled from now on."""
+        """Record that numba begins to compile a function."""
         if self._depth == 0:
             self._began = time.perf_counter()
         self._depth += 1
-        self._say(event)
+        self._log_if_slow(event)
 
     def on_end(self, event: Any) -> None:
-        """Note that it is compiled."""
-        self._say(event)
+        """Record that numba has compiled it."""
+        self._log_if_slow(event)
         self._depth -= 1
         if self._depth == 0:
             self._seconds += time.perf_counter() - self._began
 
-    def _say(self, event: Any) -> None:
-        if self._is_said or not isinstance(getattr(event.data["dispatcher"], "_cache", None), CodeCache):
+    def _log_if_slow(self, event: Any) -> None:
+        if self._is_logged or not isinstance(getattr(event.data["dispatcher"], "_cache", None), CodeCache):
             return
         if self._seconds + time.perf_counter() - self._began > NOTICE_SECONDS:
-            self._is_said = True
+            self._is_logged = True
             _LOGGER.warning(
                 "compiling kernels: their first use on a machine takes some seconds. "
                 "'featurestore warm' compiles them ahead."

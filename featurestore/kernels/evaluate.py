@@ -1,7 +1,7 @@
 """The one function that turns events into feature values: ``bind(view).evaluate(events, queries)``.
 
-Pure: no I/O, no clock. The training-set builder calls it with many events and queries, the online lookup with one
-entity's few; nothing else in the project computes an aggregated feature.
+The module does no I/O and reads no clock. The training-set builder calls it with many events and queries, the online
+lookup with those of a few entities. No other code in the project computes an aggregated feature.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from struct import Struct
 from typing import Any, NoReturn
 
@@ -28,7 +28,7 @@ from featurestore.kernels.core import evaluate_entities
 from featurestore.kernels.events import NO_EVENT, EventBlock, PreparedEvents, in_parallel, move, time_order
 from featurestore.kernels.expressions import Environment
 from featurestore.kernels.expressions import evaluate as evaluate_expression
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import inner, jit
 from featurestore.kernels.program import (
     MEMBER_NULL,
     MEMBER_VALUE,
@@ -37,16 +37,18 @@ from featurestore.kernels.program import (
     Slot,
     compile_program,
 )
+from featurestore.kernels.tasks import EventArrays, ProgramArrays, QueryArrays, ResultArrays
+from featurestore.kernels.ways import bind_kernels
 from featurestore.kernels.words import from_wide_words, from_words, reader_of, to_words, validity
 from featurestore.plan.aggregations import aggregate_of
 from featurestore.plan.model import FeaturePlan, InputPlan, TypedExpr, ViewPlan
 
-_horizons = jit(temporal.horizons)
+_horizons = inner(temporal.horizons)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Values of a view's features, one column per query, in the order the queries were given.
+    """Values of a view's features, one column per query, in the order of the queries.
 
     Attributes:
         features: What the rows of ``statuses`` are, in plan order.
@@ -65,7 +67,7 @@ class Answer:
     dictionaries: tuple[pa.Array | None, ...]
 
     def is_valid(self, index: int) -> Flags:
-        """Tell per query whether a feature has a value; counts always have one."""
+        """Return, per query, whether a feature has a value; counts always have one."""
         if aggregate_of(self.features[index]).over_no_rows is not None:
             return np.ones(self.words.shape[1], dtype=np.bool_)
         return np.asarray(self.statuses[index] == PRESENT, dtype=np.bool_)
@@ -91,10 +93,10 @@ class Answer:
 
 
 Dictionaries = Callable[[int, int], Sequence[Any]]
-"""Gives the values that the codes of (input, query) stand for."""
+"""Returns the values that the codes of (input, query) stand for."""
 
 ReadValue = Callable[[list[list[int]], Dictionaries, int], Any]
-"""Gives the value of a query that has one, from the answer's words and its dictionaries."""
+"""Returns the value of a query that has one, from the answer's words and its dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Reader:
         row: Row of words.
         is_float: Whether the words are floats.
         has_always: Whether every query has a value, whatever its status.
-        value: How a value is read; ``None`` if words are values.
+        value: Reads the value of one query; ``None`` if words are values.
     """
 
     row: int
@@ -116,7 +118,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Picked:
-    """A feature whose values are wanted, among those of several views.
+    """A feature to read, among those of several views.
 
     Attributes:
         reader: How its values are read.
@@ -146,15 +148,15 @@ class RowReader:
     """Reads words as rows of Python values: whole columns of numbers at once, other dtypes value by value."""
 
     def __init__(self, picked: Sequence[Picked]) -> None:
-        """Take the features, in the order of a row's values."""
+        """Prepare to read features, in the order of a row's values."""
         self._picked = picked
-        self._words = np.array([one.first_row + one.reader.row for one in picked], dtype=np.int64)
-        self._features = np.array([one.feature for one in picked], dtype=np.int64)
-        self._can_lack = [place for place, one in enumerate(picked) if not one.reader.has_always]
-        self._lacking = lru_cache(maxsize=512)(self._find_lacking)
-        # All numbers of a row are read in one go; the words of other dtypes are read again, one by one.
-        self._row = Struct("=" + "".join("d" if one.reader.is_float else "q" for one in picked))
-        self._others = [(i, one) for i, one in enumerate(picked) if one.reader.value is not None]
+        self._words = np.array([feature.first_row + feature.reader.row for feature in picked], dtype=np.int64)
+        self._features = np.array([feature.feature for feature in picked], dtype=np.int64)
+        self._can_be_null = [place for place, feature in enumerate(picked) if not feature.reader.has_always]
+        self._without_value = lru_cache(maxsize=512)(self._find_without_value)
+        # All numbers of a row are read at once. The words of other dtypes are read again, one by one.
+        self._row = Struct("=" + "".join("d" if feature.reader.is_float else "q" for feature in picked))
+        self._others = [(place, feature) for place, feature in enumerate(picked) if feature.reader.value is not None]
 
     def read(self, words: Ints, statuses: Bytes, dictionaries: Sequence[Dictionaries]) -> tuple[list[list[Any]], Bytes]:
         """Return one row per query, ``None`` for null; and the statuses, one row per feature picked.
@@ -162,7 +164,7 @@ class RowReader:
         Args:
             words: Words of all views, view behind view.
             statuses: Statuses of all features, likewise.
-            dictionaries: Per view what gives the values that codes stand for.
+            dictionaries: Per view a function that returns the values that codes stand for.
         """
         codes = statuses.take(self._features, axis=0)
         chosen = words.take(self._words, axis=0)
@@ -172,15 +174,15 @@ class RowReader:
             rows = [[] for _ in range(words.shape[1])]
         width, all_codes = len(self._picked), codes.T.tobytes()
         for query, row in enumerate(rows):
-            for place in self._lacking(all_codes[query * width : (query + 1) * width]):
+            for place in self._without_value(all_codes[query * width : (query + 1) * width]):
                 row[place] = None
         if self._others:
             self._read_others(rows, words.tolist(), codes.tolist(), dictionaries)
         return rows, codes
 
-    def _find_lacking(self, codes: bytes) -> tuple[int, ...]:
-        """Return the places of a row that have no value. Rows have few combinations of statuses, and are kept."""
-        return tuple([place for place in self._can_lack if codes[place] != PRESENT])
+    def _find_without_value(self, codes: bytes) -> tuple[int, ...]:
+        """Return the places of a row that have no value; cached, since rows have few combinations of statuses."""
+        return tuple([place for place in self._can_be_null if codes[place] != PRESENT])
 
     def _read_others(
         self,
@@ -189,13 +191,13 @@ class RowReader:
         codes: list[list[int]],
         dictionaries: Sequence[Dictionaries],
     ) -> None:
-        for place, one in self._others:
-            value, find = one.reader.value, dictionaries[one.view]
+        for place, feature in self._others:
+            value, find = feature.reader.value, dictionaries[feature.view]
             assert value is not None
-            own = words[one.first_row :]
+            view_words = words[feature.first_row :]
             for query, (row, code) in enumerate(zip(rows, codes[place], strict=True)):
                 if code == PRESENT:
-                    row[place] = value(own, find, query)
+                    row[place] = value(view_words, find, query)
 
 
 def _value_reader(feature: FeaturePlan, slot: Slot) -> ReadValue:
@@ -207,8 +209,8 @@ def _value_reader(feature: FeaturePlan, slot: Slot) -> ReadValue:
         item = reader_of(dtype.item)
 
         def read_list(whole: list[list[int]], find: Dictionaries, q: int) -> list[Any]:
-            own = find(source, q)
-            return [item(words[q], own) for words in whole[row + 1 : row + 1 + whole[row][q]]]
+            dictionary = find(source, q)
+            return [item(words[q], dictionary) for words in whole[row + 1 : row + 1 + whole[row][q]]]
 
         return read_list
     value = reader_of(dtype)
@@ -237,15 +239,15 @@ def _list_column(words: Ints, slot: Slot, is_valid: Flags, dtype: DType, diction
 
 @dataclass(frozen=True)
 class Queries:
-    """Questions to a block of events, sorted by entity and by what they see.
+    """Queries about a block of events, sorted by entity and by the events that they see.
 
     Attributes:
-        offsets: Questions about entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        offsets: Queries about entity ``e`` are ``offsets[e]:offsets[e + 1]``.
         as_of: Instants, microseconds.
         watermark: For each the exclusive bound of the ingest times that the block holds in full; events from beyond it
             are not used.
         target: For each the column of the answer it belongs to.
-        count: Columns of the answer, questions about unknown entities included.
+        count: Columns of the answer, including queries about unknown entities.
     """
 
     offsets: Ints
@@ -256,13 +258,13 @@ class Queries:
 
 
 def arrange_queries(entity: Ints, as_of: Ints, entity_count: int, *, watermark: int = NO_WATERMARK) -> Queries:
-    """Sort questions as the kernels read them.
+    """Sort queries as the kernels read them.
 
     Args:
-        entity: Entity code of each question; negative ones are answered as not found.
+        entity: Entity code of each query; negative ones are answered as not found.
         as_of: Instant of each, microseconds.
-        entity_count: Count of entities of the block that will be asked.
-        watermark: Watermark of all questions.
+        entity_count: Count of entities of the block.
+        watermark: Watermark of all queries.
     """
     target, offsets, _ = time_order(entity, entity_count, as_of, as_of)
     return Queries(offsets, as_of[target], np.full(len(target), watermark, dtype=np.int64), target, len(as_of))
@@ -271,71 +273,89 @@ def arrange_queries(entity: Ints, as_of: Ints, entity_count: int, *, watermark: 
 def arrange_watermarked(
     view: ViewPlan, entity: Ints, as_of: Ints, entity_count: int, *, watermark: Ints
 ) -> Iterator[Queries]:
-    """Sort questions that have watermarks of their own.
+    """Sort queries that have a watermark each.
 
     Args:
-        view: Whose refresh it is.
-        entity: Entity code of each question; negative ones are answered as not found.
+        view: The view, for its refresh.
+        entity: Entity code of each query; negative ones are answered as not found.
         as_of: Instant of each, microseconds.
-        entity_count: Count of entities of the block that will be asked.
+        entity_count: Count of entities of the block.
         watermark: Watermark of each.
 
     Yields:
-        Arranged questions, together all of known entities: as few lots as there must be so that within an entity what
-        questions see only grows. One will do unless later questions met older watermarks.
+        Batches of arranged queries, which together are all queries about known entities. There are as few batches as
+        possible so that within an entity of a batch each query sees all that the one before sees. One is enough unless
+        later queries have older watermarks.
     """
     event_bound, ingest_bound = bounds_of(view, as_of, watermark)
-    lot = np.zeros(len(as_of), dtype=np.int64)
+    batch = np.zeros(len(as_of), dtype=np.int64)
     if view.refresh.period_us == 0:
         target, offsets, _ = time_order(entity, entity_count, event_bound, ingest_bound)
-        _share_out(offsets, target, ingest_bound, lot)
-    for number in range(int(lot.max(initial=-1)) + 1):
-        own = np.where(lot == number, entity, -1)
-        target, offsets, _ = time_order(own, entity_count, event_bound, ingest_bound)
+        _assign_batches(offsets, target, ingest_bound, batch)
+    for number in range(int(batch.max(initial=-1)) + 1):
+        members = np.where(batch == number, entity, -1)
+        target, offsets, _ = time_order(members, entity_count, event_bound, ingest_bound)
         yield Queries(offsets, as_of[target], watermark[target], target, len(as_of))
 
 
 def bounds_of(view: ViewPlan, as_of: Ints, watermark: Ints) -> tuple[Ints, Ints]:
-    """Return the event bound and the ingest bound of questions, both exclusive.
+    """Return the event bound and the ingest bound of queries, both exclusive.
 
     Args:
-        view: Whose refresh it is.
+        view: The view, for its refresh.
         as_of: Instants, microseconds.
-        watermark: Per question the exclusive bound of the ingest times the road holds in full.
+        watermark: Per query the exclusive bound of the ingest times that the events hold in full.
     """
-    found = np.empty((2, len(as_of)), dtype=np.int64)
-    _bounds(as_of, watermark, view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive), found)
-    return found[0], found[1]
+    bounds = np.empty((2, len(as_of)), dtype=np.int64)
+    _bounds(as_of, watermark, view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive), bounds)
+    return bounds[0], bounds[1]
 
 
 @jit
-def _bounds(as_of: Ints, watermark: Ints, period_us: int, lag_us: int, inclusive: int, found: Ints) -> None:
+def _bounds(as_of: Ints, watermark: Ints, period_us: int, lag_us: int, inclusive: int, bounds: Ints) -> None:
+    """Write the bounds of queries.
+
+    Args:
+        as_of: Instants asked about.
+        watermark: Watermark of each.
+        period_us: Refresh period.
+        lag_us: Refresh lag.
+        inclusive: 1 if events at the horizon itself are seen, else 0.
+        bounds: Receives the event bounds and, in the second row, the ingest bounds.
+    """
     for i in range(as_of.size):
-        found[0, i], found[1, i] = _horizons(as_of[i], watermark[i], period_us, lag_us, inclusive)
+        bounds[0, i], bounds[1, i] = _horizons(as_of[i], watermark[i], period_us, lag_us, inclusive)
 
 
 @jit
-def _share_out(offsets: Ints, order: Ints, bound: Ints, lot: Ints) -> None:
-    """Give each question of an entity the first lot whose last bound does not lie beyond its own."""
+def _assign_batches(offsets: Ints, order: Ints, bound: Ints, batch: Ints) -> None:
+    """Give each query of an entity the first batch whose last ingest bound does not lie beyond its own.
+
+    Args:
+        offsets: Queries of entity ``e`` are ``order[offsets[e]:offsets[e + 1]]``.
+        order: Queries in the order of their event bounds.
+        bound: Ingest bound of each query.
+        batch: Result, the number of each query's batch.
+    """
     for entity in range(offsets.size - 1):
         low, high = offsets[entity], offsets[entity + 1]
         last = np.full(high - low, temporal.NOTHING_YET)
         for q in range(low, high):
-            found = 0
-            while last[found] > bound[order[q]]:
-                found += 1
-            lot[order[q]] = found
-            last[found] = bound[order[q]]
+            chosen = 0
+            while last[chosen] > bound[order[q]]:
+                chosen += 1
+            batch[order[q]] = chosen
+            last[chosen] = bound[order[q]]
 
 
 class BoundView:
-    """A view's plan with its kernels: made once, used for every block of events.
+    """A view's plan with its kernels; it is built once and used for every block of events.
 
     Attributes:
         view: The plan.
         program: Its features as tables of numbers.
         policy: Refresh period, refresh lag, inclusive.
-        readers: For each feature how its Python values are read from words.
+        readers: Per feature how its Python values are read from words.
     """
 
     def __init__(self, view: ViewPlan) -> None:
@@ -346,6 +366,19 @@ class BoundView:
             reader_of_feature(feature, slot) for feature, slot in zip(view.features, self.program.slots, strict=True)
         ]
         self.policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
+
+    @cached_property
+    def _arrays(self) -> ProgramArrays:
+        """The program with its kernels, which are compiled when the first block is evaluated."""
+        program, kernels = self.program, bind_kernels(self.program)
+        return ProgramArrays(
+            policy=np.array(self.policy, dtype=np.int64),
+            windows=program.windows,
+            groups=program.groups,
+            features=program.features,
+            folds=kernels.folds,
+            finishes=kernels.finishes,
+        )
 
     def prepare(self, table: pa.Table) -> PreparedEvents:
         """Evaluate the view's row expressions.
@@ -376,7 +409,7 @@ class BoundView:
         event_time, _ = to_words(columns[source.event_time], _dtype_of(self.view, source.event_time))
         ingest = source.ingest_time
         ingest_time = event_time if ingest is None else to_words(columns[ingest], _dtype_of(self.view, ingest))[0]
-        inputs = [input_words(found, columns, len(rows)) for found in self.view.inputs]
+        inputs = [input_words(source_input, columns, len(rows)) for source_input in self.view.inputs]
         prepared = PreparedEvents(
             rows=rows,
             event_time=event_time,
@@ -401,7 +434,7 @@ class BoundView:
             threads: How many threads share the entities.
 
         Returns:
-            The answer, queries in the order given; the same bits for every number of threads.
+            The answer, one column per query in their order; the same bits for every number of threads.
 
         Raises:
             ValueOverflowError: An integer sum does not fit into int64.
@@ -412,28 +445,28 @@ class BoundView:
     def evaluate_each(
         self, block: EventBlock, entity: Ints, as_of: Ints, *, watermark: Ints, threads: int = 1
     ) -> Answer:
-        """Do the same for queries that have a watermark each."""
+        """Compute every feature for queries that have a watermark each; see ``evaluate``."""
         count = len(block.offsets) - 1
-        answer = self._unanswered(block, len(as_of))
+        answer = self._empty_answer(block, len(as_of))
         for queries in arrange_watermarked(self.view, entity, as_of, count, watermark=watermark):
             self._write(answer, block, queries, threads)
         return answer
 
     def answer(self, block: EventBlock, queries: Queries, *, threads: int = 1) -> Answer:
-        """Do the same for queries that were arranged before, for callers that ask several times."""
-        answer = self._unanswered(block, queries.count)
+        """Compute every feature for queries that are arranged already; see ``evaluate``."""
+        answer = self._empty_answer(block, queries.count)
         if queries.count < _MANY_QUERIES:
             self._write(answer, block, queries, threads)
             return answer
-        # Answers to many questions are written side by side and moved to their places at the end, row by row: to write
-        # each to its place at once costs a miss of the caches every time.
+        # Answers to many queries are written side by side and moved to their places at the end, row by row: to write
+        # each to its place at once costs a cache miss every time.
         self._write(answer, block, replace(queries, target=np.arange(len(queries.target))), threads)
         moved = [*((row, 0) for row in answer.words), *((row, NOT_FOUND) for row in answer.statuses)]
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda row: move(row[0], queries.target, row[1]), [*moved, (answer.newest, NO_EVENT)]))
         return answer
 
-    def _unanswered(self, block: EventBlock, count: int) -> Answer:
+    def _empty_answer(self, block: EventBlock, count: int) -> Answer:
         words = np.zeros((self.program.row_count, count), dtype=np.int64)
         statuses = np.empty((len(self.view.features), count), dtype=np.uint8)
         statuses.fill(NOT_FOUND)
@@ -442,47 +475,30 @@ class BoundView:
         return Answer(self.view.features, self.program.slots, words, statuses, newest, block.dictionaries)
 
     def _write(self, answer: Answer, block: EventBlock, queries: Queries, threads: int) -> None:
-        policy = np.array(self.policy, dtype=np.int64)
-        program = self.program
+        events = EventArrays(block.offsets, block.event_time, block.ingest_time, block.values, block.flags)
+        query_arrays = QueryArrays(queries.offsets, queries.as_of, queries.watermark, queries.target)
+        results = ResultArrays(answer.words, answer.statuses, answer.newest)
+        program = self._arrays
 
         def run(first: int, stop: int) -> bool:
-            return evaluate_entities(
-                first,
-                stop,
-                block.offsets,
-                block.event_time,
-                block.ingest_time,
-                block.values,
-                block.flags,
-                queries.offsets,
-                queries.as_of,
-                queries.watermark,
-                queries.target,
-                policy,
-                program.windows,
-                program.groups,
-                program.features,
-                answer.words,
-                answer.statuses,
-                answer.newest,
-            )
+            return evaluate_entities(first, stop, events, query_arrays, program, results)
 
         if in_parallel(run, block.offsets, threads):
             self.raise_overflow(answer.statuses)
 
     def raise_overflow(self, statuses: Bytes) -> NoReturn:
-        """Raise ``ValueOverflowError`` for the features of which a sum did not fit."""
+        """Raise ``ValueOverflowError`` for the features whose sums did not fit."""
         broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]
         raise overflow(self.view.name, broken)
 
 
 def overflow(view: str, features: Sequence[str], *, field: str = "") -> ValueOverflowError:
-    """Return the error for features of which an exact sum does not fit.
+    """Return the error for features whose exact sums do not fit into int64.
 
     Args:
         view: Name of their view.
         features: Their names, or those of their columns.
-        field: JSON pointer to the entity whose sum it is, if it was asked for.
+        field: JSON pointer to the entity in a request, if there is one.
     """
     return ValueOverflowError(
         f"the exact sum of {', '.join(repr(name) for name in features)} does not fit into int64",
@@ -503,8 +519,8 @@ def bind(view: ViewPlan) -> BoundView:
 
 def is_true(expression: TypedExpr, columns: Mapping[str, pa.Array], length: int) -> Flags:
     """Evaluate a condition; null counts as not true."""
-    found = evaluate_expression(expression, Environment(columns=columns, length=length))
-    return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    truth = evaluate_expression(expression, Environment(columns=columns, length=length))
+    return np.asarray(truth.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def input_array(source: InputPlan, columns: Mapping[str, pa.Array], length: int) -> tuple[pa.Array | None, Bytes]:
@@ -529,7 +545,7 @@ def input_words(source: InputPlan, columns: Mapping[str, pa.Array], length: int)
     """Evaluate one input as words.
 
     Returns:
-        Words, flags, and the dictionary the words are codes of. Events that are no member, or whose value is null,
+        Words, flags, and the dictionary the words are codes of. Events that are not members, or whose value is null,
         have the word 0, so that equal content has equal words.
     """
     array, flags = input_array(source, columns, length)
@@ -542,7 +558,7 @@ def input_words(source: InputPlan, columns: Mapping[str, pa.Array], length: int)
 
 
 def is_float_input(source: InputPlan) -> bool:
-    """Tell whether an input's words are the bits of floats."""
+    """Return whether an input's words are the bits of floats."""
     return source.value is not None and source.value.dtype.kind == "float64"
 
 

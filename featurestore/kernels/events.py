@@ -1,4 +1,4 @@
-"""Events as the kernels want them, and the one order in which events stand.
+"""Events in the form that the kernels read, and the one order in which events are sorted.
 
 The module must not know how expressions are evaluated or features computed.
 """
@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.columns import Bytes, Ints
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import inner, jit
 
 NO_EVENT = -(2**63)
-"""Stands for "no event was seen" where an event time is expected."""
+"""Event time that stands for "the query sees no event"."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,14 @@ class EventBlock:
 
 @jit
 def _group(codes: Ints, count: int, offsets: Ints, rows: Ints) -> None:
-    """Sort row numbers by code, stable; rows with a negative code are left out."""
+    """Sort row numbers by code, stable; rows with a negative code are left out.
+
+    Args:
+        codes: Code of each row, below ``count``.
+        count: Count of codes.
+        offsets: Zeros; receives the offset of each code's rows, and after the last their count.
+        rows: Receives the row numbers.
+    """
     for i in range(codes.size):
         if codes[i] >= 0:
             offsets[codes[i] + 1] += 1
@@ -86,16 +93,32 @@ def _group(codes: Ints, count: int, offsets: Ints, rows: Ints) -> None:
             place[codes[i]] += 1
 
 
-@jit
+@inner
 def is_before(left: int, right: int, times: Ints, ingests: Ints) -> bool:
-    """Tell whether one row stands strictly before another."""
+    """Return whether one row comes strictly before another by (event time, ingest time).
+
+    Args:
+        left: Row number.
+        right: Row number.
+        times: Event times by row.
+        ingests: Ingest times by row.
+    """
     if times[left] != times[right]:
         return bool(times[left] < times[right])
     return bool(ingests[left] < ingests[right])
 
 
-@jit
+@inner
 def _insert_sort(begin: int, end: int, rows: Ints, times: Ints, ingests: Ints) -> None:
+    """Sort the segment [begin, end) of rows by (event time, ingest time), stable, in place.
+
+    Args:
+        begin: First index of the segment.
+        end: Index after its last.
+        rows: Row numbers; changed.
+        times: Event times by row.
+        ingests: Ingest times by row.
+    """
     for i in range(begin + 1, end):
         row = rows[i]
         place = i
@@ -105,9 +128,16 @@ def _insert_sort(begin: int, end: int, rows: Ints, times: Ints, ingests: Ints) -
         rows[place] = row
 
 
-@jit
+@inner
 def _radix_sort(begin: int, end: int, rows: Ints, keys: Ints) -> None:
-    """Sort a segment of rows by ``keys[row]``, stable: least significant digits first."""
+    """Sort the segment [begin, end) of rows by ``keys[row]``, stable, in place: least significant digits first.
+
+    Args:
+        begin: First index of the segment.
+        end: Index after its last.
+        rows: Row numbers; changed.
+        keys: Keys by row.
+    """
     count = end - begin
     digit_bits = 8 if count < 8192 else 11
     lowest = keys[rows[begin]]
@@ -115,39 +145,66 @@ def _radix_sort(begin: int, end: int, rows: Ints, keys: Ints) -> None:
     for i in range(begin, end):
         lowest = min(lowest, keys[rows[i]])
         highest = max(highest, keys[rows[i]])
-    own = np.empty(count, dtype=np.int64)
+    segment_keys = np.empty(count, dtype=np.int64)
     for i in range(count):
-        own[i] = keys[rows[begin + i]] - lowest
-    current = rows[begin:end].copy()
-    own_next = np.empty(count, dtype=np.int64)
-    current_next = np.empty(count, dtype=np.int64)
+        segment_keys[i] = keys[rows[begin + i]] - lowest
+    segment_rows = rows[begin:end].copy()
+    next_keys = np.empty(count, dtype=np.int64)
+    next_rows = np.empty(count, dtype=np.int64)
     mask = (1 << digit_bits) - 1
     shift = 0
     while shift < 63 and (highest - lowest) >> shift > 0:
         places = np.zeros(mask + 2, dtype=np.int64)
         for i in range(count):
-            places[((own[i] >> shift) & mask) + 1] += 1
+            places[((segment_keys[i] >> shift) & mask) + 1] += 1
         for digit in range(mask + 1):
             places[digit + 1] += places[digit]
         for i in range(count):
-            digit = (own[i] >> shift) & mask
-            own_next[places[digit]] = own[i]
-            current_next[places[digit]] = current[i]
+            digit = (segment_keys[i] >> shift) & mask
+            next_keys[places[digit]] = segment_keys[i]
+            next_rows[places[digit]] = segment_rows[i]
             places[digit] += 1
-        own, own_next = own_next, own
-        current, current_next = current_next, current
+        segment_keys, next_keys = next_keys, segment_keys
+        segment_rows, next_rows = next_rows, segment_rows
         shift += digit_bits
-    rows[begin:end] = current
+    rows[begin:end] = segment_rows
 
 
 _INSERTION_LIMIT = 40
 
 
+@inner
+def sort_rows(begin: int, end: int, rows: Ints, keys: Ints) -> None:
+    """Sort the segment [begin, end) of rows by ``keys[row]``, stable, in place.
+
+    Args:
+        begin: First index of the segment.
+        end: Index after its last.
+        rows: Row numbers; changed.
+        keys: Keys by row.
+    """
+    if end - begin <= _INSERTION_LIMIT:
+        _insert_sort(begin, end, rows, keys, keys)
+    else:
+        _radix_sort(begin, end, rows, keys)
+
+
 @jit
 def _sort_times(offsets: Ints, first: int, stop: int, rows: Ints, times: Ints, ingests: Ints) -> bool:
-    """Sort each entity's rows by (event time, ingest time); return whether any two are equal in both.
+    """Sort each entity's rows by (event time, ingest time).
 
-    Segments that stand in order already, as time-ordered files give them, are only looked at.
+    Segments that are sorted already, as time-ordered files give them, are only read.
+
+    Args:
+        offsets: Rows of entity ``e`` are ``rows[offsets[e]:offsets[e + 1]]``.
+        first: First entity.
+        stop: One past the last entity.
+        rows: Row numbers; changed.
+        times: Event times by row.
+        ingests: Ingest times by row; ``times`` itself if there are no others.
+
+    Returns:
+        Whether any two rows of an entity are equal in both times.
     """
     has_ties = False
     shares_times = times.ctypes.data == ingests.ctypes.data
@@ -171,7 +228,18 @@ def _sort_times(offsets: Ints, first: int, stop: int, rows: Ints, times: Ints, i
 
 @jit
 def _tied(offsets: Ints, rows: Ints, times: Ints, ingests: Ints, run_of: Ints) -> int:
-    """Number the runs of events that are equal in entity and both times; -1 for events that are alone."""
+    """Number the runs of events that are equal in entity and both times.
+
+    Args:
+        offsets: Rows of entity ``e`` are ``rows[offsets[e]:offsets[e + 1]]``.
+        rows: Row numbers in kernel order.
+        times: Event times by row.
+        ingests: Ingest times by row.
+        run_of: Holds -1; receives, per place in ``rows``, the number of its run where there is one.
+
+    Returns:
+        Count of runs.
+    """
     runs = 0
     for entity in range(offsets.size - 1):
         for i in range(offsets[entity] + 1, offsets[entity + 1]):
@@ -216,7 +284,7 @@ def time_order(
         codes: Entity of each event, 0 to ``entity_count - 1``; events with a negative code are left out.
         entity_count: Count of entities.
         event_time: Microseconds.
-        ingest_time: Microseconds; pass ``event_time`` itself if there is no other.
+        ingest_time: Microseconds; ``event_time`` itself if the source has no ingest time.
         threads: How many threads share the entities.
 
     Returns:
@@ -264,7 +332,7 @@ def order_by_content(places: Ints, runs: Ints, rows: Ints, content: Sequence[tup
 
 
 def sort_keys(words: Ints, *, is_float: bool) -> Ints:
-    """Return integers that order as words do: floats by value, everything else as it is."""
+    """Return integers that sort as the values of words do; words of floats are converted, all others are such."""
     if not is_float:
         return words
     return words ^ ((words >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))
@@ -280,7 +348,13 @@ def take_columns(matrix: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
 
 @jit
 def move(row: npt.NDArray[Any], target: Ints, default: int) -> None:
-    """Move the first ``len(target)`` items of a row to their targets, in place; the others become the default."""
+    """Move the first ``len(target)`` items of a row to their targets, in place; the others become the default.
+
+    Args:
+        row: The items; changed.
+        target: Per item its index in the row, each once.
+        default: Value of the items that are not a target.
+    """
     first = row[: target.size].copy()
     if target.size < row.size:
         row[:] = default
@@ -298,10 +372,10 @@ def arrange(prepared: PreparedEvents, codes: Ints, entity_count: int, *, threads
         threads: How many threads share the entities.
 
     Returns:
-        The block; the same for every order of the events given.
+        The block; it is the same for every order of the prepared events.
     """
-    rows, offsets = _ordered(prepared, prepared.values, codes, entity_count, threads)
-    return _gathered(prepared, prepared.values, offsets, rows)
+    rows, offsets = _kernel_order(prepared, prepared.values, codes, entity_count, threads)
+    return _gather(prepared, prepared.values, offsets, rows)
 
 
 def arrange_kept(
@@ -311,23 +385,23 @@ def arrange_kept(
     entity_count: int,
     choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
 ) -> EventBlock:
-    """Do the same with only some of the events; the others' values are never moved.
+    """Put some of the prepared events into the order the kernels read them in; the others' values are never moved.
 
     Args:
         prepared: Events in any order, without their words.
         inputs: Their words, input by input.
         codes: Entity of each, 0 to ``entity_count - 1``; negative ones are left out.
         entity_count: Count of entities.
-        choose: Tells which events of a block to keep. The block it is given has times and flags, but no values.
+        choose: Returns which events of a block to keep. That block has times and flags, but no values.
 
     Returns:
         The block of those.
     """
-    rows, offsets, seen, kept = _chosen(prepared, inputs, codes, entity_count, choose)
+    rows, offsets, seen, kept = _choose(prepared, inputs, codes, entity_count, choose)
     if kept.all():
-        return replace(seen, values=_taken(inputs, rows))
+        return replace(seen, values=_take_words(inputs, rows))
     offsets = np.concatenate([[0], np.cumsum(kept)])[offsets]
-    return _gathered(prepared, inputs, offsets, rows[kept])
+    return _gather(prepared, inputs, offsets, rows[kept])
 
 
 def kept_places(
@@ -338,55 +412,56 @@ def kept_places(
     choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
 ) -> Ints:
     """Return the places of the events that ``arrange_kept`` keeps, ascending."""
-    rows, _, _, kept = _chosen(prepared, inputs, codes, entity_count, choose)
+    rows, _, _, kept = _choose(prepared, inputs, codes, entity_count, choose)
     return np.sort(rows[kept])
 
 
-def _chosen(
+def _choose(
     prepared: PreparedEvents,
     inputs: Sequence[Ints],
     codes: Ints,
     entity_count: int,
     choose: Callable[[EventBlock], npt.NDArray[np.bool_]],
 ) -> tuple[Ints, Ints, EventBlock, npt.NDArray[np.bool_]]:
-    """Return the places in kernel order, offsets per entity, what the choice was made by, and the choice."""
-    rows, offsets = _ordered(prepared, inputs, codes, entity_count, 1)
-    seen = _gathered(prepared, (), offsets, rows)
+    """Return the rows in kernel order, offsets per entity, the block that ``choose`` saw, and its choice."""
+    rows, offsets = _kernel_order(prepared, inputs, codes, entity_count, 1)
+    seen = _gather(prepared, (), offsets, rows)
     return rows, offsets, seen, choose(seen)
 
 
-def _taken(inputs: Sequence[Ints] | Ints, rows: Ints) -> Ints:
+def _take_words(inputs: Sequence[Ints] | Ints, rows: Ints) -> Ints:
+    """Pick columns of words, input by input."""
     picked = np.empty((len(inputs), len(rows)), dtype=np.int64)
     for i, words in enumerate(inputs):
         np.take(words, rows, out=picked[i], mode="clip")
     return picked
 
 
-def _gathered(prepared: PreparedEvents, inputs: Sequence[Ints] | Ints, offsets: Ints, rows: Ints) -> EventBlock:
+def _gather(prepared: PreparedEvents, inputs: Sequence[Ints] | Ints, offsets: Ints, rows: Ints) -> EventBlock:
     event_time = prepared.event_time[rows]
     is_same = prepared.ingest_time is prepared.event_time
     return EventBlock(
         offsets=offsets,
         event_time=event_time,
         ingest_time=event_time if is_same else prepared.ingest_time[rows],
-        values=_taken(inputs, rows),
-        flags=_taken_flags(prepared.flags, rows),
+        values=_take_words(inputs, rows),
+        flags=_take_flags(prepared.flags, rows),
         dictionaries=prepared.dictionaries,
     )
 
 
-def _taken_flags(flags: Bytes, rows: Ints) -> Bytes:
-    """Pick columns of flags; most inputs have the same flag everywhere, which needs no picking."""
+def _take_flags(flags: Bytes, rows: Ints) -> Bytes:
+    """Pick columns of flags. Most inputs have the same flag everywhere, which is only filled in."""
     picked = np.empty((len(flags), len(rows)), dtype=np.uint8)
-    for own, target in zip(flags, picked, strict=True):
-        if len(own) and own.min() == own.max():
-            target[:] = own[0]
+    for source, target in zip(flags, picked, strict=True):
+        if len(source) and source.min() == source.max():
+            target[:] = source[0]
         else:
-            np.take(own, rows, out=target, mode="clip")
+            np.take(source, rows, out=target, mode="clip")
     return picked
 
 
-def _ordered(
+def _kernel_order(
     prepared: PreparedEvents, inputs: Sequence[Ints] | Ints, codes: Ints, entity_count: int, threads: int
 ) -> tuple[Ints, Ints]:
     """Return the rows in kernel order, and offsets per entity."""

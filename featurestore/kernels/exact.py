@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.core.columns import Ints
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import inner, jit
 
 _MASK = 0xFFFFFFFF
 _MASK_U = np.uint64(0xFFFFFFFF)
@@ -48,8 +48,9 @@ def position_of(word: int, is_float: bool) -> int:
     return exponent - 1 if exponent > 0 else 0
 
 
-@jit
+@inner
 def _magnitude(word: int, is_float: bool) -> int:
+    """Return the magnitude of an integer, or the mantissa of a float, as a pattern of 64 bits."""
     if not is_float:
         return -word if word < 0 else word
     exponent = (word >> 52) & 0x7FF
@@ -59,7 +60,15 @@ def _magnitude(word: int, is_float: bool) -> int:
 
 @jit
 def add_value(limbs: Ints, at: int, word: int, is_float: bool, base: int) -> None:
-    """Add one value to the limbs from index ``at`` on, of which the first stands for bit ``32 * base``."""
+    """Add one value to a sum.
+
+    Args:
+        limbs: Words; ``VALUE_LIMBS`` of them change.
+        at: Index of the sum's first limb, which stands for bit ``32 * base``.
+        word: The value.
+        is_float: Whether the word is the bits of a float.
+        base: Limb of the unit at which the sum begins; no value may lie below it.
+    """
     magnitude = _magnitude(word, is_float)
     position = position_of(word, is_float)
     shift = position & 31
@@ -74,7 +83,15 @@ def add_value(limbs: Ints, at: int, word: int, is_float: bool, base: int) -> Non
 
 @jit
 def add_square(limbs: Ints, at: int, word: int, is_float: bool, base: int) -> None:
-    """Add the square of one value to the limbs from ``at`` on, of which the first stands for bit ``64 * base``."""
+    """Add the square of one value to a sum of squares.
+
+    Args:
+        limbs: Words; ``SQUARE_LIMBS`` of them change.
+        at: Index of the sum's first limb, which stands for bit ``64 * base``.
+        word: The value.
+        is_float: Whether the word is the bits of a float.
+        base: Limb of the unit at which the sum of the values begins.
+    """
     magnitude = _magnitude(word, is_float)
     position = 2 * position_of(word, is_float)
     shift = position & 31
@@ -98,9 +115,19 @@ def add_square(limbs: Ints, at: int, word: int, is_float: bool, base: int) -> No
     limbs[limb + 4] += fourth_shifted >> 32
 
 
-@jit
+@inner
 def _carry(limbs: Ints, at: int, count: int, digits: Ints) -> bool:
-    """Write the magnitude of limbs as ``count + 2`` digits; return whether the number is negative."""
+    """Resolve the carries of a sum.
+
+    Args:
+        limbs: Words that hold the sum.
+        at: Index of its first limb.
+        count: Count of its limbs.
+        digits: Receives the magnitude as ``count + 2`` digits, least significant first.
+
+    Returns:
+        Whether the number is negative.
+    """
     carry = 0
     for i in range(count):
         total = limbs[at + i] + carry
@@ -118,7 +145,7 @@ def _carry(limbs: Ints, at: int, count: int, digits: Ints) -> bool:
     return is_negative
 
 
-@jit
+@inner
 def _top_bit(digits: Ints, count: int) -> int:
     """Return the index of the highest bit set, -1 for zero."""
     for i in range(count - 1, -1, -1):
@@ -127,22 +154,22 @@ def _top_bit(digits: Ints, count: int) -> int:
     return -1
 
 
-@jit
+@inner
 def _bits(digits: Ints, count: int, start: int) -> int:
-    """Return the digits shifted right by ``start`` bits; what is left must fit into 63 bits."""
+    """Return the first ``count`` digits shifted right by ``start`` bits; the result must fit into 63 bits."""
     first = start >> 5
     shift = start & 31
-    found = digits[first] >> shift if first < count else 0
+    bits = digits[first] >> shift if first < count else 0
     if first + 1 < count:
-        found |= digits[first + 1] << (32 - shift)
+        bits |= digits[first + 1] << (32 - shift)
     if first + 2 < count and shift > 0:
-        found |= digits[first + 2] << (64 - shift)
-    return found
+        bits |= digits[first + 2] << (64 - shift)
+    return bits
 
 
-@jit
+@inner
 def _any_below(digits: Ints, count: int, stop: int) -> bool:
-    """Tell whether any bit below ``stop`` is set."""
+    """Return whether any bit below ``stop`` is set."""
     whole = stop >> 5
     for i in range(min(whole, count)):
         if digits[i] != 0:
@@ -150,11 +177,15 @@ def _any_below(digits: Ints, count: int, stop: int) -> bool:
     return whole < count and digits[whole] & ((1 << (stop & 31)) - 1) != 0
 
 
-@jit
+@inner
 def _round(digits: Ints, count: int, unit: int, has_rest: bool) -> float:
     """Return ``digits * 2**unit`` rounded once, half to even; infinite if it is too large for float64.
 
-    ``has_rest`` says that the true number lies above the digits by less than one unit.
+    Args:
+        digits: The number, least significant digit first.
+        count: Count of its digits.
+        unit: Power of two that the lowest bit stands for.
+        has_rest: Whether the true number lies above the digits, by less than one unit.
     """
     top = _top_bit(digits, count)
     if top < 0:
@@ -169,14 +200,24 @@ def _round(digits: Ints, count: int, unit: int, has_rest: bool) -> float:
     return math.ldexp(float(mantissa), unit + cut)
 
 
-@jit
+@inner
 def _unit(is_float: bool, base: int) -> int:
+    """Return the power of two that the lowest bit of a sum's first limb stands for."""
     return 32 * base + _FLOAT_UNIT if is_float else 0
 
 
 @jit
 def round_sum(limbs: Ints, at: int, count: int, is_float: bool, base: int, digits: Ints) -> float:
-    """Return the float64 nearest to a sum of limbs, half to even; ``inf`` with its sign if it is too large."""
+    """Return the float64 nearest to a sum, half to even; ``inf`` with its sign if it is too large.
+
+    Args:
+        limbs: Words that hold the exact sum.
+        at: Index of its first limb.
+        count: Count of its limbs.
+        is_float: Whether the values are floats (unit 2**-1074) or integers.
+        base: Limb of the unit at which the limbs begin.
+        digits: Scratch of at least ``count + 2`` words.
+    """
     is_negative = _carry(limbs, at, count, digits)
     magnitude = _round(digits, count + 2, _unit(is_float, base), False)
     return -magnitude if is_negative and magnitude != 0.0 else magnitude
@@ -259,7 +300,7 @@ def round_between(lower: int, upper: int, share: float, is_float: bool) -> float
     return _weighted(lower, upper, share, is_float)
 
 
-@jit
+@inner
 def _nearly_weighted(low: float, high: float, share: float) -> float:
     """Return ``low * (1 - share) + high * share`` rounded once where two floats hold it well enough, else NaN.
 
@@ -277,16 +318,16 @@ def _nearly_weighted(low: float, high: float, share: float) -> float:
     total_rest = (left - (total - shifted)) + (right - shifted)
     rest = total_rest + (left_rest + right_rest)
     error = (abs(total_rest) + abs(left_rest) + abs(right_rest)) * _SPLIT_ERROR
-    found = total + (rest - error)
-    return found if found == total + (rest + error) else np.nan
+    rounded = total + (rest - error)
+    return rounded if rounded == total + (rest + error) else np.nan
 
 
-@jit
+@inner
 def _is_splittable(value: float) -> bool:
     return value == 0.0 or _SMALLEST_SPLIT < abs(value) < _LARGEST_SPLIT
 
 
-@jit
+@inner
 def _product(left: float, right: float) -> tuple[float, float]:
     """Return a product of two floats as the float nearest to it, and what is left."""
     product = left * right
@@ -297,7 +338,7 @@ def _product(left: float, right: float) -> tuple[float, float]:
     return product, rest
 
 
-@jit
+@inner
 def _weighted(lower: int, upper: int, share: float, is_float: bool) -> float:
     """Return ``(lower * (2**bits - part) + upper * part) / 2**bits`` rounded once, where ``share = part / 2**bits``."""
     word: Any = np.float64(share).view(np.int64)
@@ -321,7 +362,7 @@ def _weighted(lower: int, upper: int, share: float, is_float: bool) -> float:
     return -magnitude if is_negative and magnitude != 0.0 else magnitude
 
 
-@jit
+@inner
 def _add_shifted(limbs: Ints, magnitude: int, shift: int, sign: int) -> None:
     """Add ``sign * magnitude * 2**shift`` to limbs; the magnitude is an int64 read as a pattern of 64 bits."""
     limb = shift >> 5
@@ -332,7 +373,7 @@ def _add_shifted(limbs: Ints, magnitude: int, shift: int, sign: int) -> None:
     limbs[limb + 2] += sign * (high >> 32)
 
 
-@jit
+@inner
 def _add_product(limbs: Ints, magnitude: int, factor: int, shift: int, sign: int) -> None:
     """Add ``sign * magnitude * factor * 2**shift`` to limbs; the factor is below 2**53."""
     low, high = factor & _MASK, factor >> 32
@@ -349,6 +390,10 @@ def whole_sum(limbs: Ints, at: int) -> Any:
     """Return an integer sum of three limbs as ``(low word, high word)`` of a signed 128-bit number.
 
     It fits into an int64 exactly if the high word is the sign of the low one.
+
+    Args:
+        limbs: Words that hold the sum.
+        at: Index of its first limb.
     """
     carry = limbs[at] >> 32
     low = limbs[at] & _MASK
@@ -357,9 +402,22 @@ def whole_sum(limbs: Ints, at: int) -> Any:
     return ((middle & _MASK) << 32) | low, high
 
 
-@jit
+@inner
 def _deviation(limbs: Ints, at: int, value_limbs: int, square_limbs: int, rows: int, out: Ints, digits: Ints) -> int:
-    """Write the digits of ``rows * sum(x**2) - sum(x)**2``, both sums exact, and return how many there are."""
+    """Write the digits of ``rows * sum(x**2) - sum(x)**2``, both sums exact.
+
+    Args:
+        limbs: Words that hold both sums, that of the squares behind that of the values.
+        at: Index of the first limb.
+        value_limbs: Count of limbs of the sum.
+        square_limbs: Count of limbs of the sum of squares.
+        rows: Count of values, below 2**31.
+        out: Receives the digits.
+        digits: Scratch.
+
+    Returns:
+        Count of digits.
+    """
     _carry(limbs, at, value_limbs, digits)
     terms = value_limbs + 2
     count = max(2 * terms, square_limbs + 3)
@@ -385,9 +443,9 @@ def _deviation(limbs: Ints, at: int, value_limbs: int, square_limbs: int, rows: 
     return count
 
 
-@jit
+@inner
 def _divide(digits: Ints, count: int, divisor: int) -> bool:
-    """Divide digits in place by a number below 2**31; return whether a rest was left."""
+    """Divide the first ``count`` digits in place by a number below 2**31; return whether there is a remainder."""
     rest = 0
     for i in range(count - 1, -1, -1):
         current = (rest << 32) | digits[i]
@@ -396,12 +454,18 @@ def _divide(digits: Ints, count: int, divisor: int) -> bool:
     return rest != 0
 
 
-@jit
+@inner
 def _round_root(digits: Ints, count: int, unit: int, has_rest: bool) -> float:
     """Return the square root of ``digits * 2**unit`` rounded once.
 
     The digits are cut to an even power of two with 115 or 116 bits before it; the integer root of these has 58, more
-    than the 54 that rounding needs, and everything cut off or left over only says that the root is not exact.
+    than the 54 that rounding needs, and all bits cut off or left over only show that the root is not exact.
+
+    Args:
+        digits: The number, least significant digit first.
+        count: Count of its digits.
+        unit: Power of two that the lowest bit stands for.
+        has_rest: Whether the true number lies above the digits, by less than one unit.
 
     Source:
         The digit-by-digit method for integer square roots.
@@ -425,10 +489,10 @@ def _round_root(digits: Ints, count: int, unit: int, has_rest: bool) -> float:
         if rest >= trial:
             rest -= trial
             root |= 1
-    found = np.empty(2, dtype=np.int64)
-    found[0] = root & _MASK
-    found[1] = root >> 32
-    return _round(found, 2, (unit + cut) // 2, is_inexact or rest != 0)
+    root_digits = np.empty(2, dtype=np.int64)
+    root_digits[0] = root & _MASK
+    root_digits[1] = root >> 32
+    return _round(root_digits, 2, (unit + cut) // 2, is_inexact or rest != 0)
 
 
 @jit

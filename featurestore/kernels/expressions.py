@@ -44,12 +44,12 @@ _SATURDAY = 5
 _WHOLE_FROM = 2.0**52
 _LARGEST_ROUNDED = 1e300
 _FEWEST_HASHED = 8
-"""Constants from which on they are looked up in a hash set, instead of being compared one by one."""
+"""With this many constants or more, values are looked up in a hash set instead of compared one by one."""
 _WIDE = Context(prec=60)
 
 
 class UdfError(FeatureStoreError):
-    """A user-defined function that failed, or gave something else than it declares."""
+    """A user-defined function failed, or did not return what it declares."""
 
     default_code = "udf"
 
@@ -118,21 +118,21 @@ def _evaluate(node: TypedExpr, environment: Environment) -> Column:
 def _call_udf(node: TypedExpr, args: list[pa.Array]) -> pa.Array:
     """Apply a user-defined function, and try it on parts of the first blocks that it meets."""
     name, source = str(node.param("name")), str(node.param("source"))
-    found = _applied(node, args)
-    rows = len(found)
+    values = _apply(node, args)
+    rows = len(values)
     # A function may look at its neighbours only where there are many: larger blocks are tried again.
     if args and rows > 1 and rows >= _TRY_AGAIN * _TRIED.get((name, source), 0):
         _TRIED[name, source] = rows
         places = pa.array(np.unique(np.linspace(0, rows - 1, min(rows, _TRIED_ROWS)).astype(np.int64)))
-        some, chosen = [arg.take(places) for arg in args], found.take(places)
-        if problem := rowwise_problem(lambda part: _applied(node, part), some, chosen):
+        some, chosen = [arg.take(places) for arg in args], values.take(places)
+        if problem := rowwise_problem(lambda part: _apply(node, part), some, chosen):
             raise UdfError(
                 f"the value of a row depends on other rows: {problem}",
                 where=f"udf '{name}'",
                 hint="Let the value of a row depend on that row's operands only.",
                 code="impure-udf",
             )
-    return found
+    return values
 
 
 _TRIED: dict[tuple[str, str], int] = {}
@@ -142,25 +142,25 @@ _TRIED_ROWS = 32
 _TRY_AGAIN = 8
 
 
-def _applied(node: TypedExpr, args: list[pa.Array]) -> pa.Array:
+def _apply(node: TypedExpr, args: list[pa.Array]) -> pa.Array:
     name, source = str(node.param("name")), str(node.param("source"))
     where = f"udf '{name}'"
     try:
-        found = find_udf(name, source).function(*args)
+        values = find_udf(name, source).function(*args)
     except FeatureStoreError:
         raise
     except Exception as error:  # a user's function may raise anything
         raise UdfError(f"it raised {type(error).__name__}: {error}", where=where) from error
-    if isinstance(found, pa.ChunkedArray):
-        found = found.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
     length = len(args[0]) if args else 0
-    if not isinstance(found, pa.Array) or len(found) != length:
-        got = f"{len(found)} rows" if isinstance(found, pa.Array) else type(found).__name__
-        raise UdfError(f"it gave {got}, expected an Arrow array of {length} rows", where=where)
+    if not isinstance(values, pa.Array) or len(values) != length:
+        got = f"{len(values)} rows" if isinstance(values, pa.Array) else type(values).__name__
+        raise UdfError(f"it returned {got}, expected an Arrow array of {length} rows", where=where)
     try:
-        return canonical(found, node.dtype)
+        return canonical(values, node.dtype)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UdfError(f"it gave {found.type}, declared is {node.dtype}: {error}", where=where) from None
+        raise UdfError(f"it returned {values.type}, but {node.dtype} is declared: {error}", where=where) from None
 
 
 # Numbers.
@@ -208,8 +208,8 @@ def _checked(name: str, exact: Callable[..., int]) -> Callable[[TypedExpr, Seque
 def _row_by_row(exact: Callable[..., int], operands: Sequence[Column]) -> pa.Array:
     length = max(len(operand) for operand in operands if isinstance(operand, pa.Array))
     rows = zip(*(_spread(operand, length).to_pylist() for operand in operands), strict=True)
-    found = (None if None in row else exact(*row) for row in rows)
-    fitting = [None if value is None or not _SMALLEST <= value <= _LARGEST else value for value in found]
+    values = (None if None in row else exact(*row) for row in rows)
+    fitting = [None if value is None or not _SMALLEST <= value <= _LARGEST else value for value in values]
     return pa.array(fitting, type=pa.int64())
 
 
@@ -295,16 +295,16 @@ def _compare(name: str) -> Callable[[TypedExpr, Sequence[Column]], Column]:
 
 
 def _is_in(node: TypedExpr, args: Sequence[Column]) -> Column:
-    """Ask whether a value equals one of others; null among these makes "not found" unknown, as in SQL."""
+    """Return whether a value equals one of others; null if it does not and one of these is null, as in SQL."""
     first, *others = _widened(node, args)
     constants = [other for other in others if isinstance(other, pa.Scalar)]
     if len(constants) == len(others) >= _FEWEST_HASHED and all(one.is_valid for one in constants):
         known = pa.concat_arrays([pa.repeat(one, 1) for one in constants])
         return pc.if_else(first.is_valid(), pc.is_in(first, value_set=known), None)
-    found = pc.equal(first, others[0])
+    result = pc.equal(first, others[0])
     for other in others[1:]:
-        found = pc.or_kleene(found, pc.equal(first, other))
-    return found
+        result = pc.or_kleene(result, pc.equal(first, other))
+    return result
 
 
 def _choose(node: TypedExpr, args: Sequence[Column]) -> Column:
@@ -473,8 +473,8 @@ _CASTS: Mapping[tuple[str, str], Callable[[Column, DType], Column]] = {
 
 def _text(name: str, *, option: str | None = None) -> Callable[[TypedExpr, Sequence[Column]], Column]:
     def function(node: TypedExpr, args: Sequence[Column]) -> Column:
-        given = {} if option is None else {"pattern": str(node.param(option))}
-        return getattr(pc, name)(args[0], **given)
+        options = {} if option is None else {"pattern": str(node.param(option))}
+        return getattr(pc, name)(args[0], **options)
 
     return function
 
@@ -610,9 +610,9 @@ def _hash_bucket(node: TypedExpr, args: Sequence[Column]) -> Column:
 def _bucketize(node: TypedExpr, args: Sequence[Column]) -> Column:
     column = _floats(node, args)[0]
     edges = np.array(node.param("edges"), dtype=np.float64)
-    found = np.searchsorted(edges, column.fill_null(0.0).to_numpy(zero_copy_only=False), side="right")
+    buckets = np.searchsorted(edges, column.fill_null(0.0).to_numpy(zero_copy_only=False), side="right")
     missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    return pa.array(found.astype(np.int64), mask=missing)
+    return pa.array(buckets.astype(np.int64), mask=missing)
 
 
 def _sign(_: TypedExpr, args: Sequence[Column]) -> Column:

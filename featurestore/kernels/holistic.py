@@ -1,9 +1,9 @@
 """Features that need all values of a window at once: distinct counts, quantiles, modes.
 
-With few questions each window is read and sorted. With many, a window's values are kept in a tree over the ranks of all
-values of the entity: an event enters it when the first question sees it and leaves it when the window's lower edge has
-passed. Both give the same values; the tree's time grows with the logarithm of how many values differ, where reading and
-sorting grows with the length of the window.
+With few queries each window is read and sorted. With many, a window's values are kept in a tree over the ranks of all
+values of the entity: an event enters it when the first query sees it, and leaves it when the window's lower edge has
+passed. Both give the same values. The time per event of the tree grows with the logarithm of the count of distinct
+values; the time per query of a scan grows with the length of the window.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from featurestore.core.columns import Bytes, Ints
 from featurestore.core.statuses import NULL, PRESENT
 from featurestore.kernels.exact import round_between
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import borrowed, inner, keep
 from featurestore.kernels.ordering import as_float, as_word, order_key, search
 from featurestore.kernels.program import (
     DISTINCT,
@@ -25,155 +25,169 @@ from featurestore.kernels.program import (
     GROUP_FLOAT,
     MEMBER_VALUE,
     MODE,
+    end_of_window,
 )
+from featurestore.kernels.tasks import GroupTask, Turns
 
 
-@jit
-def fold_holistic(
-    is_scanned: bool,
-    is_late: bool,
-    values: Ints,
-    flags: Bytes,
-    ingests: Ints,
-    edge: Ints,
-    known: Ints,
-    turn: Ints,
-    order: Ints,
-    group: Ints,
-    features: Ints,
-    target: Ints,
-    words: Ints,
-    statuses: Bytes,
-) -> None:
-    """Fold the holistic features of one input of one entity; see ``core.evaluate_entities`` for the tables.
+@inner
+def scan_holistic(task: GroupTask) -> None:
+    """Read and sort each window of each query.
 
     Args:
-        is_scanned: Whether every window is read and sorted.
-        is_late: Whether events enter by their turns, and not in their order.
-        values: Words of the input.
-        flags: Which events have one.
-        ingests: Their ingest times.
-        edge: Per query the lower index of each window, and in the last row the upper index of all.
-        known: Per query the ingest bound.
-        turn: Per event the first query that sees it, if events enter by their turns.
-        order: The events in the order of these.
-        group: Row of the program.
-        features: Rows of the program, those of one window behind each other.
-        target: Per query the column of the result.
-        words: Result.
-        statuses: Result.
+        task: The group.
     """
-    is_float = group[GROUP_FLOAT] == 1
+    is_float = task.group[GROUP_FLOAT] == 1
+    values, flags, ingests, edges = task.values, task.flags, task.ingests, task.edges
+    own_keys = np.empty(values.size, dtype=np.int64)
+    keys = borrowed(own_keys)
     first = 0
-    while first < features.shape[0]:
-        last = first + 1
-        while last < features.shape[0] and features[last, FEATURE_WINDOW] == features[first, FEATURE_WINDOW]:
-            last += 1
-        own = features[first:last]
-        if is_scanned:
-            _scan(is_float, values, flags, ingests, edge, known, own, target, words, statuses)
-        else:
-            _sweep(is_late, is_float, values, flags, edge, turn, order, own, target, words, statuses)
-        first = last
+    while first < task.features.shape[0]:
+        stop = end_of_window(task.features, first)
+        window = task.features[first, FEATURE_WINDOW]
+        for q in range(task.target.size):
+            bound = task.ingest_bounds[q]
+            count = 0
+            for i in range(edges[window, q], edges[edges.shape[0] - 1, q]):
+                if flags[i] == MEMBER_VALUE and ingests[i] < bound:
+                    keys[count] = order_key(values[i], is_float)
+                    count += 1
+            keys[:count].sort()
+            for f in range(first, stop):
+                finish = task.features[f, FEATURE_FINISH]
+                value = 0
+                if finish == DISTINCT:
+                    value = _distinct(keys[:count])
+                elif finish == MODE:
+                    value = order_key(_most_frequent(keys[:count]), is_float) if count > 0 else 0
+                elif count > 0:
+                    low, share = _place(task.features[f], count)
+                    value = _interpolated(keys[low], keys[min(low + 1, count - 1)], share, is_float)
+                _write(task, f, q, value, count)
+        first = stop
+    keep(own_keys)
 
 
-@jit
-def _scan(
-    is_float: bool,
-    values: Ints,
-    flags: Bytes,
-    ingests: Ints,
-    edge: Ints,
-    known: Ints,
-    features: Ints,
-    target: Ints,
-    words: Ints,
-    statuses: Bytes,
-) -> None:
-    """Read and sort the window of each query."""
-    upper, window = edge.shape[0] - 1, features[0, FEATURE_WINDOW]
-    keys = np.empty(values.size, dtype=np.int64)
-    for q in range(known.size):
-        count = 0
-        for i in range(edge[window, q], edge[upper, q]):
-            if flags[i] == MEMBER_VALUE and ingests[i] < known[q]:
-                keys[count] = order_key(values[i], is_float)
-                count += 1
-        keys[:count].sort()
-        for f in range(features.shape[0]):
-            finish = features[f, FEATURE_FINISH]
-            value = 0
-            if finish == DISTINCT:
-                value = _distinct(keys[:count])
-            elif finish == MODE:
-                value = order_key(_most_frequent(keys[:count]), is_float) if count > 0 else 0
-            elif count > 0:
-                low, share = _place(features[f], count)
-                value = _interpolated(keys[low], keys[min(low + 1, count - 1)], share, is_float)
-            _write(features[f], value, count, target[q], words, statuses)
+@inner
+def sweep_holistic(task: GroupTask) -> None:
+    """Keep the values of a window in a tree; events enter it in their order.
 
-
-@jit
-def _sweep(
-    is_late: bool,
-    is_float: bool,
-    values: Ints,
-    flags: Bytes,
-    edge: Ints,
-    turn: Ints,
-    order: Ints,
-    features: Ints,
-    target: Ints,
-    words: Ints,
-    statuses: Bytes,
-) -> None:
-    """Keep the values of the window in a tree from query to query."""
-    upper, window = edge.shape[0] - 1, features[0, FEATURE_WINDOW]
+    Args:
+        task: The group; every event before a query's horizon is known to it.
+    """
+    is_float = task.group[GROUP_FLOAT] == 1
+    values, flags, edges = task.values, task.flags, task.edges
     ranked = _ranked(values, flags, is_float)
+    half = _leaves(ranked)
+    first = 0
+    while first < task.features.shape[0]:
+        stop = end_of_window(task.features, first)
+        window = task.features[first, FEATURE_WINDOW]
+        counts, often = _empty_tree(half)
+        distinct = entered = left = 0
+        for q in range(task.target.size):
+            begin, end = edges[window, q], edges[edges.shape[0] - 1, q]
+            for i in range(left, min(begin, entered)):
+                if flags[i] == MEMBER_VALUE:
+                    distinct += _count(counts, often, ranked, order_key(values[i], is_float), -1)
+            left = begin
+            for i in range(max(entered, begin), end):
+                if flags[i] == MEMBER_VALUE:
+                    distinct += _count(counts, often, ranked, order_key(values[i], is_float), 1)
+            entered = end
+            _write_from_tree(task, first, stop, q, counts, often, ranked, distinct)
+        first = stop
+
+
+@inner
+def insert_holistic(task: GroupTask, turns: Turns) -> None:
+    """Keep the values of a window in a tree; events enter it when they become visible.
+
+    Args:
+        task: The group.
+        turns: When its events become visible.
+    """
+    is_float = task.group[GROUP_FLOAT] == 1
+    values, flags, edges = task.values, task.flags, task.edges
+    turn, order = turns.turn, turns.order
+    ranked = _ranked(values, flags, is_float)
+    half = _leaves(ranked)
+    first = 0
+    while first < task.features.shape[0]:
+        stop = end_of_window(task.features, first)
+        window = task.features[first, FEATURE_WINDOW]
+        counts, often = _empty_tree(half)
+        distinct = entered = left = 0
+        for q in range(task.target.size):
+            begin = edges[window, q]
+            for i in range(left, begin):
+                if turn[i] < q and flags[i] == MEMBER_VALUE:
+                    distinct += _count(counts, often, ranked, order_key(values[i], is_float), -1)
+            left = begin
+            while entered < order.size and turn[order[entered]] <= q:
+                i = order[entered]
+                if i >= begin and flags[i] == MEMBER_VALUE:
+                    distinct += _count(counts, often, ranked, order_key(values[i], is_float), 1)
+                entered += 1
+            _write_from_tree(task, first, stop, q, counts, often, ranked, distinct)
+        first = stop
+
+
+@inner
+def _leaves(ranked: Ints) -> int:
+    """Return how many leaves a tree over some values has: a power of two."""
     half = 1
     while half < ranked.size:
         half *= 2
-    # Below each node: how many values, and which rank occurs most often. Ranks begin at ``half``.
+    return half
+
+
+@inner
+def _empty_tree(half: int) -> tuple[Ints, Ints]:
+    """Return a tree of no values: per node how many lie below it, and which leaf occurs most often.
+
+    Node 1 is the root, the children of ``n`` are ``2 * n`` and ``2 * n + 1``, and the leaves begin at ``half``.
+    """
     counts = np.zeros(2 * half, dtype=np.int64)
     often = np.arange(2 * half)
     for node in range(half - 1, 0, -1):
         often[node] = often[2 * node]
-    distinct = entered = left = 0
-    for q in range(target.size):
-        begin, end = edge[window, q], edge[upper, q]
-        for i in range(left, begin):
-            was_in = turn[i] < q if is_late else i < entered
-            if was_in and flags[i] == MEMBER_VALUE:
-                distinct += _count(counts, often, half, ranked, order_key(values[i], is_float), -1)
-        left = begin
-        if is_late:
-            while entered < order.size and turn[order[entered]] <= q:
-                i = order[entered]
-                if i >= begin and flags[i] == MEMBER_VALUE:
-                    distinct += _count(counts, often, half, ranked, order_key(values[i], is_float), 1)
-                entered += 1
-        else:
-            for i in range(max(entered, begin), end):
-                if flags[i] == MEMBER_VALUE:
-                    distinct += _count(counts, often, half, ranked, order_key(values[i], is_float), 1)
-            entered = end
-        total = counts[1]
-        for f in range(features.shape[0]):
-            finish = features[f, FEATURE_FINISH]
-            value = 0
-            if finish == DISTINCT:
-                value = distinct
-            elif finish == MODE:
-                value = order_key(ranked[often[1] - half], is_float) if total > 0 else 0
-            elif total > 0:
-                low, share = _place(features[f], total)
-                lower = ranked[_rank_at(counts, half, low)]
-                upper_key = ranked[_rank_at(counts, half, low + 1)] if share > 0.0 else lower
-                value = _interpolated(lower, upper_key, share, is_float)
-            _write(features[f], value, total, target[q], words, statuses)
+    return counts, often
 
 
-@jit
+@inner
+def _write_from_tree(
+    task: GroupTask, first: int, stop: int, query: int, counts: Ints, often: Ints, ranked: Ints, distinct: int
+) -> None:
+    """Write the features of one window for one query.
+
+    Args:
+        task: The group.
+        first: First feature of the window.
+        stop: Index after the last.
+        query: The query.
+        counts: Per node of the tree how many values lie below it.
+        often: Per node which leaf below it occurs most often.
+        ranked: Keys of the leaves, ascending.
+        distinct: How many different values the tree holds.
+    """
+    is_float, half, total = task.group[GROUP_FLOAT] == 1, counts.size >> 1, counts[1]
+    for f in range(first, stop):
+        finish = task.features[f, FEATURE_FINISH]
+        value = 0
+        if finish == DISTINCT:
+            value = distinct
+        elif finish == MODE:
+            value = order_key(ranked[often[1] - half], is_float) if total > 0 else 0
+        elif total > 0:
+            low, share = _place(task.features[f], total)
+            lower = ranked[_rank_at(counts, low)]
+            upper = ranked[_rank_at(counts, low + 1)] if share > 0.0 else lower
+            value = _interpolated(lower, upper, share, is_float)
+        _write(task, f, query, value, total)
+
+
+@inner
 def _ranked(values: Ints, flags: Bytes, is_float: bool) -> Ints:
     """Return the keys of an entity's values, ascending, each once."""
     keys = np.empty(values.size, dtype=np.int64)
@@ -191,10 +205,21 @@ def _ranked(values: Ints, flags: Bytes, is_float: bool) -> Ints:
     return keys[:kept]
 
 
-@jit
-def _count(counts: Ints, often: Ints, half: int, ranked: Ints, key: int, change: int) -> int:
-    """Let a value enter (1) or leave (-1); return by how much there are more distinct values."""
-    node = half + search(ranked, 0, ranked.size, key)
+@inner
+def _count(counts: Ints, often: Ints, ranked: Ints, key: int, change: int) -> int:
+    """Let a value enter or leave a tree.
+
+    Args:
+        counts: Per node how many values lie below it; changed.
+        often: Per node which leaf below it occurs most often; changed.
+        ranked: Keys of the leaves, ascending.
+        key: Key of the value.
+        change: 1 if it enters, -1 if it leaves.
+
+    Returns:
+        By how much the count of distinct values grows.
+    """
+    node = (counts.size >> 1) + search(ranked, 0, ranked.size, key)
     before = counts[node]
     counts[node] += change
     while node > 1:
@@ -208,9 +233,15 @@ def _count(counts: Ints, often: Ints, half: int, ranked: Ints, key: int, change:
     return -1 if before == 1 else 0
 
 
-@jit
-def _rank_at(counts: Ints, half: int, place: int) -> int:
-    """Return the rank of the value at a place among all that are in, ascending from 0."""
+@inner
+def _rank_at(counts: Ints, place: int) -> int:
+    """Return the rank of the value at a place among all that a tree holds, ascending from 0.
+
+    Args:
+        counts: Per node how many values lie below it.
+        place: The place, below the count of all values.
+    """
+    half = counts.size >> 1
     node = 1
     while node < half:
         node *= 2
@@ -220,22 +251,34 @@ def _rank_at(counts: Ints, half: int, place: int) -> int:
     return node - half
 
 
-@jit
+@inner
 def _place(feature: Ints, count: int) -> tuple[int, float]:
-    """Return the place of the lower value that a quantile lies at, and how far it lies towards the next one."""
+    """Return where a quantile lies: the index of the lower of its two neighbours, and the share of the way to the next.
+
+    Args:
+        feature: Row of the program; its parameter is the bits of the quantile's rank, 0 to 1.
+        count: Count of values.
+    """
     place = as_float(feature[FEATURE_PARAM]) * (count - 1)
     low = int(np.floor(place))
     return low, place - low
 
 
-@jit
+@inner
 def _interpolated(lower_key: int, upper_key: int, share: float, is_float: bool) -> int:
-    """Return the word of a quantile between two neighbours, by linear interpolation that is rounded once."""
+    """Return the word of a quantile between two neighbours, by linear interpolation that is rounded once.
+
+    Args:
+        lower_key: Key of the lower neighbour.
+        upper_key: Key of the upper neighbour.
+        share: Share of the way from the lower to the upper, 0 to below 1.
+        is_float: Whether the words are the bits of floats.
+    """
     lower, upper = order_key(lower_key, is_float), order_key(upper_key, is_float)
     return as_word(round_between(lower, upper, share, is_float) + 0.0)
 
 
-@jit
+@inner
 def _distinct(keys: Ints) -> int:
     """Count the values of sorted keys, each once."""
     distinct = 0
@@ -245,7 +288,7 @@ def _distinct(keys: Ints) -> int:
     return distinct
 
 
-@jit
+@inner
 def _most_frequent(keys: Ints) -> int:
     """Return the most frequent of sorted keys, the smallest of equally frequent ones."""
     best, best_length = keys[0], 0
@@ -258,9 +301,10 @@ def _most_frequent(keys: Ints) -> int:
     return best  # type: ignore[no-any-return]  # numba's scalar
 
 
-@jit
-def _write(feature: Ints, value: int, count: int, target: int, words: Ints, statuses: Bytes) -> None:
-    """Write what came out; over no values only a count is one."""
-    is_value = count > 0 or feature[FEATURE_FINISH] == DISTINCT
-    words[feature[FEATURE_ROW], target] = value if is_value else 0
-    statuses[feature[FEATURE_INDEX], target] = PRESENT if is_value else NULL
+@inner
+def _write(task: GroupTask, f: int, query: int, value: int, count: int) -> None:
+    """Write a feature made of ``count`` values; over no values only a distinct count is present."""
+    row, index, column = task.features[f, FEATURE_ROW], task.features[f, FEATURE_INDEX], task.target[query]
+    is_present = count > 0 or task.features[f, FEATURE_FINISH] == DISTINCT
+    task.words[row, column] = value if is_present else 0
+    task.statuses[index, column] = PRESENT if is_present else NULL

@@ -1,7 +1,7 @@
-"""Entity keys as dense codes: how the rows of a spine and the events of a source find each other.
+"""Entity keys as dense codes, by which the rows of a spine and the events of a source are matched.
 
-Keys are compared as typed values, column by column: (1, 11) is not (11, 1), and "1" is not 1. A key of which any part
-is null is no key. The module must not know where the columns come from.
+Keys are compared as typed values, column by column: (1, 11) is not (11, 1), and "1" is not 1. A key with a null part is
+not a key. The module must not know where the columns come from.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class KeyIndex:
 
 _LARGEST_TABLE = 1 << 22
 _ROOM = 8
-"""A table of integers may have this many times as many places as the column has rows."""
+"""A table of integers may be at most this many times as long as the column."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Values:
 
     @classmethod
     def of(cls, column: pa.Array) -> _Values:
-        """Find the distinct values of a column but null, in the order in which they first stand there."""
+        """Find the distinct values of a column, without null, in the order of their first rows."""
         column = column.drop_null() if column.null_count else column
         if not pa.types.is_int64(column.type) or not len(column):
             return cls(pc.unique(column))
@@ -105,9 +105,9 @@ class _Values:
         if width > min(_LARGEST_TABLE, _ROOM * len(numbers)):
             return cls(pc.unique(column))
         table = np.full(width, UNKNOWN, dtype=np.int64)
-        found = np.empty(min(width, len(numbers)), dtype=np.int64)
-        count = _number(numbers, lowest, table, found)
-        return cls(pa.array(found[:count]), table, lowest)
+        distinct = np.empty(min(width, len(numbers)), dtype=np.int64)
+        count = _number(numbers, lowest, table, distinct)
+        return cls(pa.array(distinct[:count]), table, lowest)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -115,30 +115,48 @@ class _Values:
     def places(self, column: pa.Array) -> Ints:
         """Return the place of each row's value, ``UNKNOWN`` for null and for values that are not among these."""
         if self.table is None or column.null_count:
-            found = pc.index_in(column, value_set=self.values, skip_nulls=True)
-            if found.null_count:
-                found = found.fill_null(UNKNOWN)
-            return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+            indices = pc.index_in(column, value_set=self.values, skip_nulls=True)
+            if indices.null_count:
+                indices = indices.fill_null(UNKNOWN)
+            return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int64)
         places = np.empty(len(column), dtype=np.int64)
         _look_up(column.to_numpy(), self.lowest, self.table, places)
         return places
 
 
 @jit
-def _number(numbers: Ints, lowest: int, table: Ints, found: Ints) -> int:
-    """Give each number that is new the next place; return how many are."""
+def _number(numbers: Ints, lowest: int, table: Ints, distinct: Ints) -> int:
+    """Give each distinct number the next place.
+
+    Args:
+        numbers: The column.
+        lowest: The smallest number.
+        table: Holds ``UNKNOWN``; receives the place of each number, counted from ``lowest``.
+        distinct: Receives the numbers by place.
+
+    Returns:
+        Count of distinct numbers.
+    """
     count = 0
     for i in range(numbers.size):
         at = numbers[i] - lowest
         if table[at] < 0:
             table[at] = count
-            found[count] = numbers[i]
+            distinct[count] = numbers[i]
             count += 1
     return count
 
 
 @jit
 def _look_up(numbers: Ints, lowest: int, table: Ints, places: Ints) -> None:
+    """Write the place of each number, ``UNKNOWN`` if the table does not hold it.
+
+    Args:
+        numbers: The column.
+        lowest: The number that the table begins at.
+        table: Place of every number from there on.
+        places: Result.
+    """
     highest = lowest + (table.size - 1)
     for i in range(numbers.size):
         number = numbers[i]
@@ -146,6 +164,6 @@ def _look_up(numbers: Ints, lowest: int, table: Ints, places: Ints) -> None:
 
 
 def _pairs(codes: Ints, part: Ints, count: int) -> pa.Array:
-    """Number pairs of codes; null if either is unknown."""
+    """Return one number per pair of codes, null if either is unknown."""
     missing = (codes == UNKNOWN) | (part == UNKNOWN)
     return pa.array(codes * max(count, 1) + part, mask=missing)

@@ -1,10 +1,10 @@
-"""Which events can be the newest that some question sees: what lets a source be read through instead of sorted.
+"""Which events can be the newest that some query sees, so that a source is read once instead of sorted.
 
-The questions of an entity, in the order of their instants, see more and more of its events. So each event has a first
-question that sees it, and of the events with the same first question only the newest members can ever be an answer:
-for every later question they stand behind the same ones. All others may be dropped without any answer changing, as
-long as only newest events are asked for. Events that stand equal in entity and times are all kept, because only
-their content can order them, and that is not looked at here.
+The queries of an entity, in the order of their instants, see more and more of its events. So each event has a first
+query that sees it, and of the events with the same first query only the newest members can ever be an answer: for every
+later query they come before the same ones. All others may be dropped without any answer changing, as long as features
+need only the newest events. Events that are equal in entity and times are all kept, because only their content can
+order them, and this module does not read it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from featurestore.core import temporal
 from featurestore.core.columns import Flags, Ints
 from featurestore.kernels.evaluate import Queries, input_array
 from featurestore.kernels.events import is_before
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import inner, jit
 from featurestore.kernels.program import MEMBER_NULL, need_of
 from featurestore.plan.aggregations import aggregate_of
 from featurestore.plan.model import InputPlan, ViewPlan
 
-_horizons = jit(temporal.horizons)
-_is_visible = jit(temporal.is_visible)
+_horizons = inner(temporal.horizons)
+_is_visible = inner(temporal.is_visible)
 
 
 def asks_only_newest(view: ViewPlan) -> bool:
-    """Tell whether the newest member of each input answers every feature of a view, windows and ttl included.
+    """Return whether the newest member of each input answers every feature of a view, windows and ttl included.
 
     A window ends where visibility does: if the newest visible member lies before its lower edge, so do all.
     """
@@ -36,12 +36,12 @@ def asks_only_newest(view: ViewPlan) -> bool:
 
 
 def deciding_columns(view: ViewPlan) -> set[str]:
-    """Return the columns of which the values decide which events are members of an input."""
+    """Return the columns whose values decide which events are members of an input."""
     return {name for source, _ in _doubtful(view) for name in source.columns()}
 
 
 def _doubtful(view: ViewPlan) -> list[tuple[InputPlan, int]]:
-    """Return the inputs of which not every event need be a member, with the flag that makes one."""
+    """Return the inputs that some events may not be members of, each with the least flag of a member."""
     asked = sorted({(feature.input, need_of(feature)) for feature in view.features})
     inputs = [(view.inputs[number], need) for number, need in asked]
     return [
@@ -52,14 +52,14 @@ def _doubtful(view: ViewPlan) -> list[tuple[InputPlan, int]]:
 
 
 class Horizons:
-    """What each of some questions sees."""
+    """The horizons of some queries."""
 
     def __init__(self, view: ViewPlan, queries: Queries) -> None:
-        """Take the questions.
+        """Compute the horizons.
 
         Args:
             view: The plan, for its refresh and edges.
-            queries: The questions, arranged.
+            queries: The queries, arranged.
         """
         self._view = view
         self._offsets = queries.offsets
@@ -69,16 +69,16 @@ class Horizons:
         _bounds(queries.as_of, refresh.period_us, refresh.lag_us, inclusive, self._event_bound, self._ingest_bound)
 
     def newest(self, codes: Ints, event_time: Ints, ingest_time: Ints, columns: Mapping[str, pa.Array]) -> Ints:
-        """Find the events that can be the newest member of an input, or the newest at all, for some question.
+        """Find the events that can be the newest member of an input, or the newest at all, for some query.
 
         Args:
-            codes: Entity of each event as the questions' entities are numbered; negative ones are left out.
+            codes: Entity of each event, numbered as those of the queries; negative ones are left out.
             event_time: Microseconds.
             ingest_time: Microseconds; ``event_time`` itself if there is no other.
             columns: The deciding columns of the events, in contract dtypes.
 
         Returns:
-            Row numbers, ascending: enough to answer all questions as all the events given would.
+            Row numbers, ascending. These events give the same answers to all queries as all events do.
         """
         seen = np.empty(len(codes), dtype=np.int64)
         _first_to_see(codes, event_time, ingest_time, self._offsets, self._event_bound, self._ingest_bound, seen)
@@ -99,6 +99,16 @@ class Horizons:
 
 @jit
 def _bounds(as_of: Ints, period: int, lag: int, inclusive: int, event_bound: Ints, ingest_bound: Ints) -> None:
+    """Write the horizons of queries that have no watermark.
+
+    Args:
+        as_of: Instants asked about.
+        period: Refresh period.
+        lag: Refresh lag.
+        inclusive: 1 if events at the horizon itself are seen, else 0.
+        event_bound: Receives the exclusive bound of event times.
+        ingest_bound: Receives the exclusive bound of ingest times.
+    """
     for q in range(as_of.size):
         event_bound[q], ingest_bound[q] = _horizons(as_of[q], temporal.NO_WATERMARK, period, lag, inclusive)
 
@@ -107,9 +117,18 @@ def _bounds(as_of: Ints, period: int, lag: int, inclusive: int, event_bound: Int
 def _first_to_see(
     codes: Ints, times: Ints, ingests: Ints, offsets: Ints, event_bound: Ints, ingest_bound: Ints, seen: Ints
 ) -> None:
-    """Find the first question that sees each event, -1 if none does.
+    """Find the first query that sees each event.
 
-    The search starts where the entity's event before it was first seen: sources mostly stand in the order of time.
+    The search starts at the first query that sees the entity's event before: sources are mostly in the order of time.
+
+    Args:
+        codes: Entity of each event; negative ones are left out.
+        times: Event times.
+        ingests: Ingest times.
+        offsets: Queries of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        event_bound: Per query the exclusive bound of event times.
+        ingest_bound: Per query the exclusive bound of ingest times.
+        seen: Receives the query, -1 if none sees the event.
     """
     guess = offsets[:-1].copy()
     for i in range(codes.size):
@@ -137,7 +156,16 @@ def _first_to_see(
 
 @jit
 def _keep_newest(seen: Ints, member: Flags, times: Ints, ingests: Ints, best: Ints, kept: Flags) -> None:
-    """Keep, of the members that a question is the first to see, the newest; and those equal to it in both times."""
+    """Keep, of the members that a query is the first to see, the newest, and those equal to it in both times.
+
+    Args:
+        seen: Per event the first query that sees it, -1 if none does.
+        member: Per event whether it is a member of the input.
+        times: Event times.
+        ingests: Ingest times.
+        best: Holds -1; receives, per query, the newest member that it is the first to see.
+        kept: Becomes true for the events to keep.
+    """
     has_ties = False
     for i in range(seen.size):
         q = seen[i]

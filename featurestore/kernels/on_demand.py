@@ -1,4 +1,4 @@
-"""The last step of both roads: features that are computed when asked for, and the columns of the answer.
+"""On-demand features, and the columns of an answer: the last step of training sets and of online lookups.
 
 The module must not know where view features or request inputs come from.
 """
@@ -35,14 +35,14 @@ def finish(
 
     Returns:
         Values and statuses by output name, in the order of ``plan.outputs``. An on-demand feature is ``PRESENT`` or
-        ``NULL``: what its operands lacked it does not say.
+        ``NULL``; it has no status that says what its operands lacked.
     """
-    known = dict(columns)
-    found = dict(statuses)
+    all_columns = dict(columns)
+    all_statuses = dict(statuses)
     for feature in plan.on_demand:
-        environment = Environment(columns={}, length=len(as_of), requests=requests, features=known, as_of=as_of)
+        environment = Environment(columns={}, length=len(as_of), requests=requests, features=all_columns, as_of=as_of)
         array = evaluate(feature.expression, environment)
-        known[feature.column] = array
-        found[feature.column] = np.where(validity(array), PRESENT, NULL).astype(np.uint8)
-    values = {output.name: known[output.column] for output in plan.outputs}
-    return values, {output.name: found[output.column] for output in plan.outputs}
+        all_columns[feature.column] = array
+        all_statuses[feature.column] = np.where(validity(array), PRESENT, NULL).astype(np.uint8)
+    values = {output.name: all_columns[output.column] for output in plan.outputs}
+    return values, {output.name: all_statuses[output.column] for output in plan.outputs}

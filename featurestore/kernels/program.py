@@ -1,4 +1,4 @@
-"""Numbers by which the compiled kernels know what to do, and the translation of a view's plan into them.
+"""A view's plan as tables of numbers, which the compiled kernels read.
 
 A *program* is three small int64 tables. Features that fold the same input in the same way form a *group*, so that an
 entity's events are prepared once for all their windows.
@@ -14,13 +14,14 @@ import numpy as np
 
 from featurestore.core.columns import Ints
 from featurestore.core.dtypes import DType
+from featurestore.kernels.jit import inner
 from featurestore.plan.aggregations import Kind, Result, aggregate_of, members_wanted
 from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
 
-# How a group walks the events.
+# Kinds of groups.
 ADDITIVE, EXTREME, ORDERED, HOLISTIC = map(int, (Kind.ADDITIVE, Kind.EXTREME, Kind.ORDERED, Kind.HOLISTIC))
 
-# What a feature makes of what its group found.
+# Per kind, how a feature is made of what its group folded.
 COUNT, SUM_FLOAT, SUM_INT, SUM_WIDE, MEAN, VARIANCE, DEVIATION = range(7)
 SMALLEST, LARGEST = range(2)
 FIRST, LAST, FIRST_N, LAST_N, SINCE_LAST = range(5)
@@ -62,7 +63,21 @@ _FINISH = {
 """The kernel of each aggregation, among those of its kind; sums of other dtypes than float64 have their own."""
 
 AGGREGATIONS = frozenset(_FINISH)
-"""Every aggregation there is a kernel for."""
+"""Every aggregation that has a kernel."""
+
+
+@inner
+def end_of_window(features: Ints, first: int) -> int:
+    """Return the index after the last feature of a group that has the same window as the first.
+
+    Args:
+        features: Rows of the table of features, those of one window behind each other.
+        first: First feature of the window.
+    """
+    stop = first + 1
+    while stop < features.shape[0] and features[stop, FEATURE_WINDOW] == features[first, FEATURE_WINDOW]:
+        stop += 1
+    return stop
 
 
 def need_of(feature: FeaturePlan) -> int:
@@ -71,7 +86,7 @@ def need_of(feature: FeaturePlan) -> int:
 
 
 def is_coded(dtype: DType) -> bool:
-    """Tell whether values are carried as codes into a sorted dictionary instead of as 64-bit words."""
+    """Return whether values are carried as codes into a sorted dictionary instead of as 64-bit words."""
     if dtype.kind == "decimal":
         return dtype.precision > LARGEST_WIDE_DIGITS
     return dtype.kind in ("string", "binary", "list")
@@ -140,7 +155,7 @@ def _slots(view: ViewPlan) -> tuple[Slot, ...]:
 
 
 def _width(view: ViewPlan, feature: FeaturePlan) -> int:
-    """Words of one result: a list has its length and its items, a decimal sum two halves."""
+    """Return the count of words of one result: a list has its length and its items, a decimal sum two halves."""
     aggregate = aggregate_of(feature)
     if aggregate.result is Result.LIST:
         return 1 + members_wanted(feature)
@@ -168,7 +183,7 @@ def _is_float(source: InputPlan) -> bool:
 
 
 def _level(feature: FeaturePlan) -> int:
-    """What a group must keep: the highest power that is summed, the direction of an extreme, the length of a list."""
+    """Return what a group keeps: the highest power that is summed, an extreme's direction, or the length of a list."""
     aggregate = aggregate_of(feature)
     if aggregate.kind is Kind.EXTREME:
         return _FINISH[feature.aggregation]
@@ -183,7 +198,7 @@ def _feature_row(
 
 
 def _param(feature: FeaturePlan) -> int:
-    """The one number a feature's option is, floats as their bits."""
+    """Return a feature's only option as a number, floats as their bits; 0 if it has none."""
     params = dict(feature.params)
     for name in ("ddof", "n", "unit_us"):
         if name in params:

@@ -1,16 +1,16 @@
 """Which events of an entity can still matter: the one rule by which online state is kept small.
 
-Asked at ``reach`` or later, and with a watermark not before ``reach``, an event can matter only if
+For queries at ``reach`` or later, with a watermark not before ``reach``, an event can matter only if
 
 - it lies in, or after, the longest window that ends at the horizon of ``reach``; or
 - it can be the answer of a feature without a lower edge that looks at the newest events (``last``, ``last_n``,
-  ``time_since_last``), or be the newest event of the entity at all: these keep, going back from the newest, as many
-  members as the feature wants that were visible at ``reach`` already, and all that were not yet; or
-- it can be the answer of a feature without a lower edge that looks at the oldest events (``first``, ``first_n``): these
-  keep the same going forward from the oldest; or
+  ``time_since_last``), or be the newest event of the entity at all: of these features, going back from the newest, as
+  many members are kept as the feature wants that were visible at ``reach`` already, and all that were not yet; or
+- it can be the answer of a feature without a lower edge that looks at the oldest events (``first``, ``first_n``): the
+  same are kept, going forward from the oldest; or
 - the view has any other feature without a lower edge: then every event matters.
 
-Everything else may be dropped: no lookup from ``reach`` on can tell the difference, whatever is folded in later.
+All other events may be dropped: no lookup from ``reach`` on gives another answer, whatever events are added later.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from featurestore.core.temporal import (
     window_start,
 )
 from featurestore.kernels.events import EventBlock
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import inner, jit
 from featurestore.kernels.program import MEMBER_VALUE, need_of
 from featurestore.plan.aggregations import End, aggregate_of, members_wanted
 from featurestore.plan.model import ViewPlan
 
-_is_visible = jit(is_visible)
+_is_visible = inner(is_visible)
 
 
 def keeps_everything(view: ViewPlan) -> bool:
-    """Tell whether every event of a view matters for ever."""
+    """Return whether every event of a view matters for ever."""
     return any(f.window_us is None and aggregate_of(f).end is None for f in view.features)
 
 
@@ -52,12 +52,12 @@ def longest_us(view: ViewPlan) -> int | None:
 
 
 def all_matter(view: ViewPlan, event_time: Ints, reach_us: int) -> bool:
-    """Tell whether a lookup at ``reach_us`` or later could depend on every one of some events, by their times alone.
+    """Return whether a lookup at ``reach_us`` or later could depend on every one of some events, by their times alone.
 
     Args:
         view: The plan.
         event_time: Times of the events.
-        reach_us: Earliest instant, and earliest watermark, that will still be asked about.
+        reach_us: Earliest instant, and earliest watermark, of all queries still to come.
     """
     if reach_us <= NOTHING_YET or keeps_everything(view):
         return True
@@ -66,12 +66,12 @@ def all_matter(view: ViewPlan, event_time: Ints, reach_us: int) -> bool:
 
 
 def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
-    """Tell for each event whether a lookup at ``reach_us`` or later could depend on it.
+    """Return, per event, whether a lookup at ``reach_us`` or later could depend on it.
 
     Args:
         view: The plan.
         block: Events in kernel order.
-        reach_us: Earliest instant, and earliest watermark, that will still be asked about.
+        reach_us: Earliest instant, and earliest watermark, of all queries still to come.
 
     Returns:
         One claim per event.
@@ -104,7 +104,7 @@ def still_matter(view: ViewPlan, block: EventBlock, reach_us: int) -> Flags:
 
 
 def _earliest(view: ViewPlan, reach_us: int) -> tuple[int, int, int]:
-    """Return the start of the longest window and both horizons of the earliest question."""
+    """Return the start of the longest window and both horizons of the earliest query."""
     refresh, inclusive = view.refresh, int(view.source.inclusive)
     # An inclusive source is answered up to one step before the watermark, which may lie at the reach itself.
     event_bound, ingest_bound = horizons(
@@ -131,15 +131,28 @@ def _keep_members(
     ingest_bound: int,
     kept: Flags,
 ) -> None:
-    """Keep, per entity and from one end on, members until ``wanted`` of them were visible before the bounds."""
+    """Keep, per entity and from one end on, members until ``wanted`` of them were visible before the bounds.
+
+    Args:
+        offsets: Events of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
+        times: Event times.
+        ingests: Ingest times.
+        flags: Flag of each event in the input.
+        need: Least flag of a member.
+        wanted: How many visible members are enough.
+        from_newest: Whether to go back from the newest event; else forward from the oldest.
+        event_bound: Exclusive bound of the event times of visible events.
+        ingest_bound: Exclusive bound of their ingest times.
+        kept: Becomes true for the events to keep.
+    """
     for entity in range(offsets.size - 1):
         begin, end = offsets[entity], offsets[entity + 1]
-        found = 0
+        visible = 0
         for step in range(end - begin):
-            if found >= wanted:
+            if visible >= wanted:
                 break
             i = end - 1 - step if from_newest else begin + step
             if flags[i] >= need:
                 kept[i] = True
                 if _is_visible(times[i], ingests[i], event_bound, ingest_bound):
-                    found += 1
+                    visible += 1

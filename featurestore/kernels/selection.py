@@ -1,9 +1,9 @@
-"""Which events a feature is made of, and which rule kept the others out: the kernels themselves are asked.
+"""Which events a feature is made of, and which rule left the others out, as the kernels themselves decide it.
 
-No rule is written down here a second time. Lists of the newest or oldest values of a window are asked for with the
-places of events in the stead of their values, so that the loops that fold events say which ones they picked. Asked so
-with one rule more each time (the horizon, what was known, the window, membership, null), an event's fate is the first
-rule that leaves it out.
+No rule stands here a second time. This module evaluates lists of the newest or oldest values of a window, with the
+places of events instead of their values, so the kernels return which events they pick. It does so with one more rule
+each time (the horizon, what was known, the window, membership, null); an event's fate is the first rule that leaves it
+out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from featurestore.plan.model import FeaturePlan, InputPlan, ViewPlan
 
 
 class Fate(IntEnum):
-    """What became of an event in one value."""
+    """What an event is to one value of a feature."""
 
     USED = 0
     """The value is made of it."""
@@ -41,24 +41,24 @@ class Fate(IntEnum):
     NULL = 5
     """Its value is null, and the aggregation skips nulls."""
     OUTRANKED = 6
-    """Newer events took precedence, or older ones where the oldest are asked for."""
+    """Newer events took precedence, or older ones if the feature wants the oldest."""
     EXPIRED = 7
     """It would be the value, but is older than the time to live."""
 
 
 class Selection:
-    """What one question about one entity selects.
+    """The events that one query about one entity selects.
 
     Attributes:
-        newest: Place of the newest event that is visible, by which the entity is known; -1 if none is.
+        newest: Place of the newest visible event; -1 if the query sees none, and the entity is not found.
     """
 
     def __init__(self, view: ViewPlan, block: EventBlock, as_of_us: int, *, watermark: int = NO_WATERMARK) -> None:
-        """Take the question.
+        """Find the events that are visible.
 
         Args:
-            view: The view asked.
-            block: The events of the one entity asked about, or no entity.
+            view: The view.
+            block: The events of one entity, or of none.
             as_of_us: The instant asked about.
             watermark: Exclusive bound of the ingest times the block holds in full.
         """
@@ -89,7 +89,7 @@ class Selection:
             self._folded[key] = self._fates_before_ranking(feature)
         fates = self._folded[key].copy()
         if aggregate_of(feature).end is not None and len(fates):
-            picked = self._asked(self._places, feature, feature.input, need_of(feature), members_wanted(feature))
+            picked = self._places_of(self._places, feature, feature.input, need_of(feature), members_wanted(feature))
             used = fates == Fate.USED
             fates[used] = Fate.OUTRANKED
             fates[picked] = self._fate_of_picked(feature)
@@ -105,23 +105,23 @@ class Selection:
         count = len(self._block)
         fates = np.full(count, Fate.NULL, dtype=np.uint8)
         fates[self._block.flags[feature.input] == NOT_MEMBER] = Fate.NOT_MEMBER
-        fates[self._asked(self._places, feature, feature.input, need_of(feature), count)] = Fate.USED
+        fates[self._places_of(self._places, feature, feature.input, need_of(feature), count)] = Fate.USED
         in_window = np.zeros(count, dtype=np.bool_)
-        in_window[self._asked(self._places, feature, self._every, MEMBER_NULL, count)] = True
+        in_window[self._places_of(self._places, feature, self._every, MEMBER_NULL, count)] = True
         fates[~in_window] = Fate.BEFORE_WINDOW
         fates[~self._visible] = Fate.NOT_YET_KNOWN
         fates[~self._in_time] = Fate.AFTER_HORIZON
         return fates
 
     def _seen(self, block: EventBlock) -> npt.NDArray[np.bool_]:
-        """Tell which events a window without a lower edge holds."""
+        """Return which events a window without a lower edge holds."""
         whole = FeaturePlan("", "last", self._every, INT64)
         seen = np.zeros(len(block), dtype=np.bool_)
-        seen[self._asked(block, whole, self._every, MEMBER_NULL, len(block))] = True
+        seen[self._places_of(block, whole, self._every, MEMBER_NULL, len(block))] = True
         return seen
 
-    def _asked(self, block: EventBlock, feature: FeaturePlan, source: int, need: int, count: int) -> Ints:
-        """Ask for the places of up to so many members of an input in a feature's window, from the feature's end on."""
+    def _places_of(self, block: EventBlock, feature: FeaturePlan, source: int, need: int, count: int) -> Ints:
+        """Return the places of up to ``count`` members of an input in a feature's window, from the feature's end on."""
         probe = FeaturePlan(
             name="places",
             aggregation="first_n" if aggregate_of(feature).end is End.OLDEST else "last_n",
@@ -131,6 +131,6 @@ class Selection:
             resolution_us=feature.resolution_us,
             params=(("n", max(1, count)), ("respect_nulls", need == MEMBER_NULL)),
         )
-        asked = BoundView(replace(self._view, inputs=(*self._view.inputs, InputPlan()), features=(probe,)))
-        words = asked.evaluate(block, self._entity, self._as_of, watermark=self._watermark).words
+        bound = BoundView(replace(self._view, inputs=(*self._view.inputs, InputPlan()), features=(probe,)))
+        words = bound.evaluate(block, self._entity, self._as_of, watermark=self._watermark).words
         return words[1 : 1 + int(words[0, 0]), 0]

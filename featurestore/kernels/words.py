@@ -1,7 +1,7 @@
-"""Arrow columns as 64-bit words and back: how values travel through the compiled loops.
+"""Arrow columns as 64-bit words, the form in which compiled kernels read and write values, and back.
 
 Integers, timestamps, dates and booleans are their number, floats their bits, decimals of up to 18 digits their unscaled
-number. Everything else is a code: its rank in a sorted dictionary, so that words order and compare as the values do.
+number. All others are codes: their rank in a sorted dictionary, so that words sort and compare as the values do.
 The word of a null is 0.
 """
 
@@ -21,7 +21,7 @@ from featurestore.core.columns import Flags, Ints
 from featurestore.core.dtypes import DType
 from featurestore.core.temporal import to_datetime
 from featurestore.core.values import list_items
-from featurestore.kernels.jit import jit
+from featurestore.kernels.jit import inner, jit
 from featurestore.kernels.ordering import order_key
 from featurestore.kernels.program import is_coded
 
@@ -85,7 +85,7 @@ def _encode_lists(array: pa.Array, dtype: DType) -> tuple[Ints, pa.Array]:
     assert dtype.item is not None
     offsets, items = list_items(array)
     item_words = to_words(items, dtype.item)[0].view()
-    item_words.flags.writeable = False  # some are Arrow's own: one kind of array is compiled once
+    item_words.flags.writeable = False  # some belong to Arrow; the kernel is compiled for one kind of array
     missing = ~validity(items) if items.null_count else _NOTHING_MISSING
     is_float = dtype.item.kind == "float64"
     words = np.zeros(len(array), dtype=np.int64)
@@ -96,9 +96,18 @@ def _encode_lists(array: pa.Array, dtype: DType) -> tuple[Ints, pa.Array]:
 _NOTHING_MISSING = np.zeros(0, dtype=np.bool_)
 
 
-@jit
+@inner
 def _compare_lists(left: int, right: int, offsets: Ints, words: Ints, missing: Flags, is_float: bool) -> int:
-    """Return -1, 0 or 1 as one list stands before another, is equal to it, or stands after it."""
+    """Return -1, 0 or 1: whether one list comes before another, is equal to it, or comes after it.
+
+    Args:
+        left: Number of one list.
+        right: Number of the other.
+        offsets: Items of list ``i`` are ``words[offsets[i]:offsets[i + 1]]``.
+        words: Words of the items, 0 for nulls.
+        missing: Which items are null; empty if none is.
+        is_float: Whether the words are the bits of floats.
+    """
     left_length, right_length = offsets[left + 1] - offsets[left], offsets[right + 1] - offsets[right]
     for i in range(min(left_length, right_length)):
         at, other = offsets[left] + i, offsets[right] + i
@@ -113,7 +122,7 @@ def _compare_lists(left: int, right: int, offsets: Ints, words: Ints, missing: F
 
 @jit
 def _rank_lists(rows: Ints, offsets: Ints, words: Ints, missing: Flags, is_float: bool, ranks: Ints) -> Ints:
-    """Write the rank of each of some lists, equal ones the same; return for each rank one row that has it.
+    """Write the rank of each of some lists; equal lists have the same rank.
 
     Args:
         rows: Numbers of the lists.
@@ -122,6 +131,9 @@ def _rank_lists(rows: Ints, offsets: Ints, words: Ints, missing: Flags, is_float
         missing: Which items are null; empty if none is.
         is_float: Whether the words are the bits of floats.
         ranks: Result, one per list.
+
+    Returns:
+        For each rank one row that has it.
     """
     ordered, merged = rows.copy(), np.empty_like(rows)
     width = 1
@@ -197,7 +209,7 @@ def from_wide_words(low: Ints, high: Ints, is_valid: Flags, dtype: DType) -> pa.
 
 
 def reader_of(dtype: DType) -> Callable[[int, Sequence[Any] | None], Any]:
-    """Return a function of (word, dictionary) that gives the Python value of a word that is not a float's."""
+    """Return a function of (word, dictionary) that returns the Python value of a word."""
     if is_coded(dtype):
         return _read_code
     return {

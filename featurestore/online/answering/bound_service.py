@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from featurestore.core.columns import Ints
 from featurestore.core.statuses import ERROR_CODE, OVERFLOWED
 from featurestore.kernels.evaluate import Picked, RowReader, bind
+from featurestore.kernels.ways import BoundKernels, bind_kernels
 from featurestore.online.state.codec import Dictionaries, StateCodec, joined_states
 from featurestore.online.state.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.plan.model import ViewPlan
@@ -71,7 +73,7 @@ class BoundService:
         self._codecs = [StateCodec(view) for view in views]
         self._has_dictionaries = any(codec.has_dictionaries for codec in self._codecs)
         self._no_dictionaries: list[Callable[[int, int], Sequence[Any]]] = [_no_dictionary] * len(views)
-        programs = [bound.program for bound in self._bound]
+        self._programs = programs = [bound.program for bound in self._bound]
         self._windows = _stacked([program.windows for program in programs], 2)
         self._groups = _stacked([program.groups for program in programs], 7)
         self._features = _stacked([program.features for program in programs], 6)
@@ -93,6 +95,15 @@ class BoundService:
             for i, reader in enumerate(bound.readers)
         ]
         self._reader = RowReader(every if picks is None else [every[place] for place in picks])
+
+    @cached_property
+    def _kernels(self) -> BoundKernels:
+        """Addresses of the kernels of all views, compiled when the first states are evaluated."""
+        kernels = [bind_kernels(program, has_one_query=True) for program in self._programs]
+        return BoundKernels(
+            folds=_stacked([view.folds for view in kernels], 3),
+            finishes=np.concatenate([np.zeros(0, dtype=np.int64), *[view.finishes for view in kernels]]),
+        )
 
     def answer(
         self, stored: Sequence[Sequence[bytes | None]], count: int, *, as_of_us: int, bounds_us: Ints
@@ -118,6 +129,7 @@ class BoundService:
         given = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
         joined, starts = joined_states([state for states in given for state in states])
         at = np.empty((len(self._bound) * count, 2), dtype=np.int64)
+        kernels = self._kernels
         problem, number, overflowed = answer_views(
             np.frombuffer(joined, dtype=np.int64),
             starts,
@@ -125,6 +137,8 @@ class BoundService:
             self._windows,
             self._groups,
             self._features,
+            kernels.folds,
+            kernels.finishes,
             as_of_us,
             bounds_us,
             words,

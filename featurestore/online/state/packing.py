@@ -17,9 +17,10 @@ from featurestore.core.columns import Bytes, Ints
 from featurestore.core.statuses import NOT_FOUND
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.core import evaluate_entities
-from featurestore.kernels.events import NO_EVENT
-from featurestore.kernels.jit import borrowed, jit
+from featurestore.kernels.events import NO_EVENT, sort_rows
+from featurestore.kernels.jit import borrowed, inner, jit
 from featurestore.kernels.program import MEMBER_VALUE
+from featurestore.kernels.tasks import EventArrays, ProgramArrays, QueryArrays, ResultArrays
 
 MAGIC = int.from_bytes(b"FSSTATE1", "little")
 """Name and version of the layout. A machine of another byte order reads it as something else, and refuses."""
@@ -48,7 +49,7 @@ _CRC = _crc_tables()
 _ALL = np.uint64(0xFFFFFFFF)
 
 
-@jit
+@inner
 def _checksum(words: Ints, begin: int, end: int) -> Any:
     """Return the CRC-32 of some words and the low half of the word after them, as zlib gives it for their bytes.
 
@@ -68,13 +69,13 @@ def _checksum(words: Ints, begin: int, end: int) -> Any:
     return np.int64(crc ^ _ALL)
 
 
-@jit
+@inner
 def _words_of(count: int, columns: int, inputs: int, dictionary_bytes: int) -> int:
     """Return the length of a state, its last word included."""
     return HEADER_WORDS + count * columns + (count * inputs + 7) // 8 + (dictionary_bytes + 7) // 8 + 1
 
 
-@jit
+@inner
 def _check(words: Ints, begin: int, end: int, mark: int, columns: int, inputs: int) -> int:
     """Tell what is wrong with one state, if anything."""
     if end - begin < FEWEST_WORDS:
@@ -243,16 +244,23 @@ def rank(offsets: Ints, words: Ints, flags: Bytes) -> tuple[Ints, Ints]:
     """
     used = np.empty(words.size, dtype=np.int64)
     used_offsets = np.zeros(offsets.size, dtype=np.int64)
+    order = np.arange(words.size)
+    ranks = np.zeros(words.size, dtype=np.int64)
     filled = 0
     for entity in range(offsets.size - 1):
         begin, end = offsets[entity], offsets[entity + 1]
-        has_value = flags[begin:end] == MEMBER_VALUE
-        own = np.unique(words[begin:end][has_value])
-        for i in range(begin, end):
-            words[i] = np.searchsorted(own, words[i]) if flags[i] == MEMBER_VALUE else 0
-        used[filled : filled + own.size] = own
-        filled += own.size
+        sort_rows(begin, end, order, words)
+        first = filled
+        for place in range(begin, end):
+            i = order[place]
+            if flags[i] == MEMBER_VALUE:
+                if filled == first or used[filled - 1] != words[i]:
+                    used[filled] = words[i]
+                    filled += 1
+                ranks[i] = filled - 1 - first
         used_offsets[entity + 1] = filled
+    for i in range(words.size):
+        words[i] = ranks[i]
     return used[:filled].copy(), used_offsets
 
 
@@ -270,6 +278,8 @@ def answer_views(
     windows: Ints,
     groups: Ints,
     features: Ints,
+    folds: Ints,
+    finishes: Ints,
     as_of_us: int,
     watermarks: Ints,
     words: Ints,
@@ -287,6 +297,8 @@ def answer_views(
         windows: Tables of the programs of all views, behind each other.
         groups: The same.
         features: The same.
+        folds: Addresses of the kernels of all programs, behind each other.
+        finishes: The same.
         as_of_us: Instant asked about.
         watermarks: One per view.
         words: Result; rows as the programs laid them out, view behind view; zeros before.
@@ -317,26 +329,26 @@ def answer_views(
         for entity in range(entities):
             dictionaries[v * entities + entity, 0] = places[entity, 0]
             dictionaries[v * entities + entity, 1] = places[entity, 1]
-        policy = view[VIEW_PERIOD : VIEW_INCLUSIVE + 1]
+        group_rows = slice(view[VIEW_GROUPS], following[VIEW_GROUPS])
+        feature_rows = slice(view[VIEW_FEATURES], following[VIEW_FEATURES])
         does_overflow = evaluate_entities(
             0,
             entities,
-            offsets,
-            times,
-            ingests if view[VIEW_HAS_INGEST] != 0 else times,
-            values,
-            flags,
-            query_offsets,
-            as_of,
-            np.full(entities, watermarks[v]),
-            query_offsets[:entities],
-            policy,
-            windows[view[VIEW_WINDOWS] : following[VIEW_WINDOWS]],
-            groups[view[VIEW_GROUPS] : following[VIEW_GROUPS]],
-            features[view[VIEW_FEATURES] : following[VIEW_FEATURES]],
-            words[view[VIEW_ROWS] : following[VIEW_ROWS]],
-            statuses[view[VIEW_STATUSES] : following[VIEW_STATUSES]],
-            newest[v],
+            EventArrays(offsets, times, ingests if view[VIEW_HAS_INGEST] != 0 else times, values, flags),
+            QueryArrays(query_offsets, as_of, np.full(entities, watermarks[v]), query_offsets[:entities]),
+            ProgramArrays(
+                view[VIEW_PERIOD : VIEW_INCLUSIVE + 1],
+                windows[view[VIEW_WINDOWS] : following[VIEW_WINDOWS]],
+                groups[group_rows],
+                features[feature_rows],
+                folds[group_rows],
+                finishes[feature_rows],
+            ),
+            ResultArrays(
+                words[view[VIEW_ROWS] : following[VIEW_ROWS]],
+                statuses[view[VIEW_STATUSES] : following[VIEW_STATUSES]],
+                newest[v],
+            ),
         )
         overflowed = overflowed or does_overflow
     return SOUND, -1, overflowed

@@ -189,7 +189,7 @@ def test_a_function_gives_a_column_of_its_dtype(function):
 
 @pytest.mark.parametrize(
     ("function", "said"),
-    [(failing, "KeyError"), (one_row, "1 rows"), (a_number, "gave int"), (text, "declared is int64")],
+    [(failing, "KeyError"), (one_row, "1 rows"), (a_number, "returned int"), (text, "but int64 is declared")],
 )
 def test_a_function_that_breaks_its_declaration_is_named(function, said):
     with pytest.raises(UdfError, match=said) as caught:
