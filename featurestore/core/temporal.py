@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 from featurestore.core.errors import InstantError
@@ -41,6 +42,9 @@ NO_WATERMARK = 2**62
 
 NOTHING_YET = -(2**62)
 """Watermark of a state into which nothing was folded."""
+
+_Instants = TypeVar("_Instants")
+"""One instant, or a NumPy column of them."""
 
 Ambiguous = Literal["earlier", "later", "raise"]
 Nonexistent = Literal["forward", "raise"]
@@ -93,22 +97,32 @@ def _not_a_duration(value: object) -> InstantError:
     return InstantError(problem, hint=hint, code="duration")
 
 
+_MOST_OF_A_UNIT = 99
+"""A count with more digits than this has is written with larger units: '2h30m' rather than '150m'."""
+
+
 def format_duration(length_us: int) -> str:
-    """Write a duration in the fewest whole units, largest first.
+    """Write a duration as a user would: in one unit where that is short, otherwise in several, largest first.
+
+    Days are the largest unit: ``"7d"`` stays ``"7d"``.
 
     Example:
+        >>> format_duration(604_800_000_000)
+        '7d'
         >>> format_duration(5_400_000_000)
-        '1h30m'
+        '90m'
+        >>> format_duration(9_000_000_000)
+        '2h30m'
     """
-    text = ""
-    for unit, size in sorted(MICROSECONDS.items(), key=lambda item: -item[1]):
-        count, length_us = divmod(length_us, size)
-        text += f"{count}{unit}" if count else ""
-    return text or "0s"
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        count, rest = divmod(length_us, MICROSECONDS[unit])
+        if count and not rest and (unit == "d" or count <= _MOST_OF_A_UNIT):
+            return f"{count}{unit}"
+    return _in_units(length_us, MICROSECONDS.keys() - {"w"})
 
 
 def format_age(length_us: int) -> str:
-    """Write how long something lasted as people read it: its two largest units next to each other, cut off.
+    """Write how long something lasted: its two largest adjacent units, the rest cut off.
 
     Example:
         >>> format_age(93_087_000_486)
@@ -116,10 +130,30 @@ def format_age(length_us: int) -> str:
         >>> format_age(92_087_486)
         '1m32s'
     """
-    units = sorted(MICROSECONDS.values(), reverse=True)
+    units = sorted((size for unit, size in MICROSECONDS.items() if unit != "w"), reverse=True)
     largest = next((place for place, size in enumerate(units) if size <= length_us), len(units) - 1)
     smallest = units[min(largest + 1, len(units) - 1)]
-    return format_duration(length_us // smallest * smallest)
+    return _in_units(length_us // smallest * smallest, MICROSECONDS.keys() - {"w"})
+
+
+def duration_name(length_us: int) -> str:
+    """Write a duration in the fewest whole units, weeks included.
+
+    Features over a window that was written as a ``timedelta`` are named by this text, so it must never change.
+
+    Example:
+        >>> duration_name(604_800_000_000)
+        '1w'
+    """
+    return _in_units(length_us, MICROSECONDS.keys())
+
+
+def _in_units(length_us: int, units: Collection[str]) -> str:
+    text = ""
+    for unit in sorted(units, key=MICROSECONDS.__getitem__, reverse=True):
+        count, length_us = divmod(length_us, MICROSECONDS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
 
 
 @dataclass(frozen=True)
@@ -419,6 +453,36 @@ def horizons(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, incl
     answered = min(as_of_us, watermark_us - inclusive)
     horizon = (answered - lag_us) // period_us * period_us
     return horizon + inclusive, horizon + lag_us + inclusive
+
+
+def newest_refresh(as_of_us: _Instants, period_us: int, lag_us: int) -> _Instants:
+    """Return the newest instant of a refresh grid whose refresh is promised at ``as_of``.
+
+    That is ``floor((as_of - lag) / period) * period``, the event horizon of a question to a view with a grid.
+    """
+    instants: Any = as_of_us
+    grid: _Instants = (instants - lag_us) // period_us * period_us
+    return grid
+
+
+def next_refresh(after_us: _Instants, period_us: int, lag_us: int) -> _Instants:
+    """Return the first instant strictly after another at which a refresh is promised: a grid instant plus the lag."""
+    newest: Any = newest_refresh(after_us, period_us, lag_us)
+    following: _Instants = newest + (period_us + lag_us)
+    return following
+
+
+def promised_at(horizon_us: int, period_us: int, lag_us: int) -> int:
+    """Return the first instant at which questions are promised an event horizon: the inverse of ``newest_refresh``.
+
+    Args:
+        horizon_us: The event horizon that is wanted, or a later one.
+        period_us: Refresh period, 0 for continuous.
+        lag_us: Refresh lag.
+    """
+    if period_us == 0:
+        return horizon_us
+    return next_refresh(horizon_us + lag_us - 1, period_us, lag_us)
 
 
 def is_visible(event_us: int, ingest_us: int, event_bound_us: int, ingest_bound_us: int) -> bool:

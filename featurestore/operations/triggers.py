@@ -9,7 +9,7 @@ import re
 from typing import Protocol
 
 from featurestore.core.errors import ConfigError
-from featurestore.core.temporal import format_duration, instant_us, to_datetime
+from featurestore.core.temporal import format_duration, instant_us, next_refresh, to_datetime
 
 _ABBREVIATIONS = {
     "@hourly": "0 * * * *",
@@ -51,7 +51,7 @@ class GridTrigger:
 
     def next_us(self, not_before_us: int) -> int:
         """Return the first due time that is not before an instant."""
-        return -((self.lag_us - not_before_us) // self.period_us) * self.period_us + self.lag_us
+        return next_refresh(not_before_us - 1, self.period_us, self.lag_us)
 
     def __str__(self) -> str:
         lag = f" lag {format_duration(self.lag_us)}" if self.lag_us else ""

@@ -14,7 +14,7 @@ from featurestore.core.errors import (
     Mistake,
     repeated,
 )
-from featurestore.core.temporal import duration_us, format_duration
+from featurestore.core.temporal import duration_name, duration_us, format_duration
 from featurestore.definitions.aggregations import Aggregation, Duration, Lifetime
 from featurestore.definitions.collection import nodes_of
 from featurestore.definitions.expr import Expr
@@ -102,7 +102,7 @@ def window_text(window: Duration | Lifetime) -> str:
     if isinstance(window, str):
         return window.replace(" ", "")
     try:
-        return format_duration(duration_us(window))
+        return duration_name(duration_us(window))
     except InstantError:
         return "unreadable"
 

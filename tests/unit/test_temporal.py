@@ -18,14 +18,19 @@ from featurestore.core.temporal import (
     Refresh,
     SystemClock,
     continuous,
+    duration_name,
     duration_us,
     every,
+    format_age,
     format_duration,
     format_instant,
     horizons,
     instant_us,
     is_expired,
     is_stale,
+    newest_refresh,
+    next_refresh,
+    promised_at,
     to_datetime,
     window_start,
 )
@@ -72,6 +77,26 @@ def test_a_bare_number_has_no_unit(number):
 @given(st.integers(0, 10**15))
 def test_a_written_duration_reads_as_itself(length):
     assert duration_us(format_duration(length)) == length
+    assert duration_us(duration_name(length)) == length
+
+
+@pytest.mark.parametrize("written", ["1d", "7d", "90d", "365d", "36h", "90m", "2h30m", "1d30m", "90s", "500ms", "1us"])
+def test_a_duration_comes_back_as_a_user_writes_it(written):
+    assert format_duration(duration_us(written)) == written
+
+
+@pytest.mark.parametrize(("written", "shown"), [("168h", "7d"), ("604800s", "7d"), ("1w", "7d"), ("150m", "2h30m")])
+def test_a_duration_in_small_units_comes_back_in_few_characters(written, shown):
+    assert format_duration(duration_us(written)) == shown
+
+
+def test_names_of_features_are_made_of_a_text_that_never_changes():
+    assert [duration_name(duration_us(text)) for text in ("7d", "90m", "36h", "0s")] == ["1w", "1h30m", "1d12h", "0s"]
+
+
+@pytest.mark.parametrize(("length", "age"), [("40d", "40d"), ("40d5h30m", "40d5h"), ("150s", "2m30s"), ("0s", "0s")])
+def test_an_age_has_two_units_at_most(length, age):
+    assert format_age(duration_us(length)) == age
 
 
 def test_no_duration_is_zero_seconds():
@@ -150,6 +175,19 @@ def test_a_grid_sees_as_of_its_last_refresh_that_is_served_by_now():
 
 def test_the_grid_is_floored_before_the_epoch_too():
     assert horizons(-1, NO_WATERMARK, HOUR, 0, 0) == (-HOUR, -HOUR)
+
+
+@given(INSTANTS, PERIODS.filter(bool), LAGS)
+def test_the_grid_has_one_rule_and_one_inverse(as_of, period, lag):
+    newest = newest_refresh(as_of, period, lag)
+    assert newest == horizons(as_of, NO_WATERMARK, period, lag, 0)[0]
+    assert promised_at(newest, period, lag) == newest + lag <= as_of < next_refresh(as_of, period, lag)
+    first = promised_at(as_of, period, lag)
+    assert newest_refresh(first, period, lag) >= as_of > newest_refresh(first - 1, period, lag)
+
+
+def test_without_a_grid_every_horizon_is_promised_at_once():
+    assert promised_at(5, 0, 3) == 5
 
 
 @given(INSTANTS, PERIODS, LAGS)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import argument_text
 from featurestore.core.statuses import Status, status_name
-from featurestore.core.temporal import format_instant
+from featurestore.core.temporal import NO_WATERMARK, format_instant
 from featurestore.guard.audit.collecting import Collected
 from featurestore.guard.audit.proving import Explained, ExplainRows
 from featurestore.guard.audit.report import (
@@ -386,7 +386,7 @@ def _take_unread(log: pa.Table, name: str, found: _Found) -> Flags:
 
 def _instants(log: pa.Table, name: str) -> Ints:
     column = log.column(name).combine_chunks().cast(pa.int64())
-    return np.asarray(column.fill_null(2**62).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return np.asarray(column.fill_null(NO_WATERMARK).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def spine_of(plan: Plan, log: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ from featurestore.core.temporal import (
     format_duration,
     format_instant,
     horizons,
+    next_refresh,
 )
 from featurestore.guard.causes.model import (
     Came,
@@ -173,7 +174,7 @@ def _later_than(delay_us: int) -> Callable[[Ints, Ints], npt.NDArray[np.bool_]]:
 
 
 def _after_period(period_us: int) -> Callable[[Ints, Ints], npt.NDArray[np.bool_]]:
-    return lambda happened, known: known >= (happened // period_us + 1) * period_us
+    return lambda happened, known: known >= next_refresh(happened, period_us, 0)
 
 
 def _event_times(view: ViewWorld) -> Ints:

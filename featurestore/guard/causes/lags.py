@@ -22,6 +22,7 @@ from featurestore.core.temporal import (
     format_duration,
     format_instant,
     horizons,
+    newest_refresh,
 )
 from featurestore.guard.causes.choosing import spread_rows
 from featurestore.guard.causes.model import Case
@@ -227,8 +228,8 @@ def _best_lag(as_of: Ints, base: Refresh, table: Floats, multiple: int) -> tuple
     From one question to the next, counted from the refresh before it, all lags are alike: they give the same refresh.
     """
     period = base.period_us * multiple
-    offset = (as_of - base.lag_us) % period + base.lag_us
-    newest = (offset - base.lag_us) // base.period_us
+    offset = as_of - newest_refresh(as_of, period, base.lag_us)
+    newest = newest_refresh(offset, base.period_us, base.lag_us) // base.period_us
     order = np.argsort(offset, kind="stable")
     starts, first = np.unique(offset[order], return_index=True)
     best = (-1.0, 0, 0)
@@ -319,9 +320,9 @@ def _served_horizons(answers: _Answers, marks: Ints | None, table: Floats) -> _H
     """Tell from watermarks which refresh answered each question, without them from what reproduces its values."""
     view, as_of = answers.view, answers.case.world.as_of
     period_us, lag_us = view.refresh.period_us, view.refresh.lag_us
-    due = (as_of - lag_us) // period_us * period_us
+    due = newest_refresh(as_of, period_us, lag_us)
     if marks is not None:
-        held = (marks - int(view.source.inclusive) - lag_us) // period_us * period_us
+        held = newest_refresh(marks - int(view.source.inclusive), period_us, lag_us)
         return _Horizons(np.minimum(held, due), due, marks < NO_WATERMARK)
     is_equal = table >= answers.total - 1e-6
     is_late = ~is_equal[0] & is_equal.any(axis=0)

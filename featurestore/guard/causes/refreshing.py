@@ -12,6 +12,7 @@ from featurestore.core.columns import Ints
 from featurestore.core.temporal import (
     MAX_INSTANT_US,
     MIN_INSTANT_US,
+    NO_WATERMARK,
     Refresh,
     format_duration,
     format_instant,
@@ -46,7 +47,7 @@ def logged_watermarks(world: World, alias: str) -> Ints | None:
     column = world.column(name).cast(pa.int64())
     if column.null_count == len(column):
         return None
-    return np.asarray(column.fill_null(2**62).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return np.asarray(column.fill_null(NO_WATERMARK).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def promised(view: ViewPlan, as_of: Ints) -> Ints:

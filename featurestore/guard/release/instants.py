@@ -9,9 +9,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from featurestore.core.temporal import format_duration
+from featurestore.core.temporal import format_duration, promised_at
 from featurestore.guard.comparing.questions import Occurrence
-from featurestore.plan.model import ViewPlan
 
 _LEAST = 20
 _BESIDE = {"before": -1, "after": 0}
@@ -107,20 +106,15 @@ def edges(event: Occurrence) -> Iterator[tuple[str, int]]:
     """
     view = event.use.view
     inclusive = int(view.source.inclusive)
+    timing = (view.refresh.period_us, view.refresh.lag_us)
     seen = max(event.event_time_us, event.ingest_time_us - view.refresh.lag_us) + 1 - inclusive
-    yield "it is known", _served(view, seen)
+    yield "it is known", promised_at(seen, *timing)
     windows = {(feature.window_us, feature.resolution_us) for feature in view.features if feature.window_us}
     for length, resolution in sorted(windows):
         left = event.event_time_us + 1
         if resolution:
             left = -(-left // resolution) * resolution
         name = f"the {format_duration(length)} window" + (f" by {format_duration(resolution)}" if resolution else "")
-        yield f"it leaves {name}", _served(view, left + length)
+        yield f"it leaves {name}", promised_at(left + length, *timing)
     for ttl in sorted({feature.ttl_us for feature in view.features if feature.ttl_us}):
         yield f"its ttl of {format_duration(ttl)} ends", event.event_time_us + ttl + 1
-
-
-def _served(view: ViewPlan, horizon_us: int) -> int:
-    """Return the first instant at which a view is promised to answer with at least an event horizon."""
-    period, lag = view.refresh.period_us, view.refresh.lag_us
-    return -(-horizon_us // period) * period + lag if period else horizon_us

@@ -16,12 +16,7 @@ import pyarrow as pa
 from featurestore.core.columns import Ints
 from featurestore.core.errors import SourceError
 from featurestore.core.statuses import NOT_FOUND
-from featurestore.core.temporal import (
-    MICROSECONDS,
-    Refresh,
-    continuous,
-    format_instant,
-)
+from featurestore.core.temporal import MICROSECONDS, Refresh, continuous, format_instant, newest_refresh
 from featurestore.definitions.sources import Source
 from featurestore.guard.comparing.compare import FeatureCounts, compare, completed
 from featurestore.guard.comparing.questions import occurrences
@@ -218,7 +213,7 @@ def _states(policy: Refresh, entity: Ints, known: Ints) -> int:
     """Count the states that are written of some events: one for each entity and run that has any of it."""
     if not policy.period_us:
         return len(known)
-    run = (known - policy.lag_us) // policy.period_us
+    run = newest_refresh(known, policy.period_us, policy.lag_us) // policy.period_us
     run -= run.min()
     return len(np.unique(entity * (int(run.max()) + 1) + run))
 
