@@ -27,6 +27,7 @@ from featurestore.core.errors import (
     UnknownServiceError,
     UnknownUdfError,
     ValueOverflowError,
+    json_pointer,
     listing,
 )
 from featurestore.server.messages import Problem, Question, to_bytes
@@ -187,7 +188,7 @@ def _misplaced(error: RequestValidationError) -> Problem:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     detail = f"{' '.join(place)}: {first['msg']}, got {first['input']!r}."
-    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "wrong-parameter", f"/{place[-1]}")
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "wrong-parameter", json_pointer(place[-1]))
 
 
 def _misshapen(message: str, shape: type[Struct]) -> Problem:
@@ -201,13 +202,13 @@ def _misshapen(message: str, shape: type[Struct]) -> Problem:
         code = "missing-field" if is_missing else "unknown-field"
         hint = listing("Fields", shape.__struct_fields__, wrong="" if is_missing else member["name"])
         text = f"Field '{member['name']}' is {'missing' if is_missing else 'unknown'}. {hint}"
-        field = f"{field}/{member['name']}"
+        field += json_pointer(member["name"])
     return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, text, code, field)
 
 
 def _pointer(path: str) -> str:
     """Return the JSON pointer for a decoder's path: ``.entities[3]`` is ``/entities/3``."""
-    return "".join(f"/{name or number}" for name, number in _STEP.findall(path) if number != "...")
+    return json_pointer(*(name or number for name, number in _STEP.findall(path) if number != "..."))
 
 
 def _problem(

@@ -32,7 +32,7 @@ from featurestore.core.dtypes import (
     plain,
     read_value,
 )
-from featurestore.core.errors import RequestError
+from featurestore.core.errors import RequestError, json_pointer
 from featurestore.core.statuses import codes_of
 from featurestore.core.temporal import NOTHING_YET, instant_us
 
@@ -111,7 +111,7 @@ def _check_keys(entities: Sequence[Mapping[str, Any]]) -> None:
             if isinstance(value, Real) and not isinstance(value, int) and math.isnan(value):
                 raise RequestError(
                     "got NaN, expected a key",
-                    field=_below(f"/entities/{number}", name),
+                    field=json_pointer("entities", number, name),
                     hint="Where pandas writes NaN for what is missing, give None.",
                     code="wrong-type",
                 )
@@ -295,10 +295,5 @@ def _place(value: Any, place: str) -> str:
         try:
             _to_json(item)
         except (TypeError, ValueError, RecursionError):
-            return _place(item, _below(place, name))
+            return _place(item, place + json_pointer(name))
     return place
-
-
-def _below(place: str, name: object) -> str:
-    """Return the JSON pointer to what lies inside."""
-    return f"{place}/{str(name).replace('~', '~0').replace('/', '~1')}"

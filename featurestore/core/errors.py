@@ -262,6 +262,16 @@ def listing(title: str, names: Iterable[str], *, wrong: str = "") -> str:
     return f"{text} {nearest}".rstrip()
 
 
+def json_pointer(*parts: object) -> str:
+    """Return the JSON pointer (RFC 6901) to a place in a request, for ``field`` of a ``RequestError``.
+
+    Example:
+        >>> json_pointer("entities", 3, "a/b")
+        '/entities/3/a~1b'
+    """
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
 _Error = TypeVar("_Error", bound=FeatureStoreError)
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.dtypes import from_arrow, read_value
-from featurestore.core.errors import RequestError, SourceDataError, unknown_entity
+from featurestore.core.errors import RequestError, SourceDataError, json_pointer, unknown_entity
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.definitions.sources import FileSource, FrameSource, Source, SqlSource
 from featurestore.online.filling.streaming import folding
@@ -301,9 +301,9 @@ def _scalar(key: Column, given: Any) -> pa.Scalar:
     try:
         value = read_value(key.dtype, given)
     except ValueError as error:
-        raise RequestError(str(error), field=f"/keys/{key.name}", code="wrong-dtype") from None
+        raise RequestError(str(error), field=json_pointer("keys", key.name), code="wrong-dtype") from None
     if value is None:
-        raise RequestError("a key is never null", field=f"/keys/{key.name}", code="null-key")
+        raise RequestError("a key is never null", field=json_pointer("keys", key.name), code="null-key")
     return pa.scalar(value, key.dtype.arrow)
 
 

@@ -21,6 +21,7 @@ from featurestore.core.errors import (
     UnknownName,
     UnknownServiceError,
     ValueOverflowError,
+    json_pointer,
     listing,
     unknown_feature,
     unknown_view,
@@ -261,7 +262,7 @@ def _ask_for(
         found = ask(partial=True)
         places = [found.columns.index(feature.column) for feature in wanted if feature.column in found.columns]
         if any(statuses[place] == ERROR for statuses in found.statuses for place in places):
-            field = f"/entities/{keys[0].name}/{error.field.rpartition('/')[2]}"
+            field = json_pointer("entities", keys[0].name, error.field.rpartition("/")[2])
             raise ValueOverflowError(error.problem, field=field, hint=error.hint) from error
         return found
 
@@ -284,7 +285,7 @@ def _rows(columns: Sequence[Column], given: Mapping[str, Sequence[Any]], count: 
         if column.name not in given:
             raise RequestError(
                 f"column '{column.name}' is missing",
-                field=f"/entities/{column.name}",
+                field=json_pointer("entities", column.name),
                 hint=f"Expected {column.dtype}. {listing('Given', given)}",
                 code="missing-field",
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from featurestore.config import ServerConfig
 from featurestore.core.dtypes import TIMESTAMP
-from featurestore.core.errors import RegistryError, RequestError
+from featurestore.core.errors import RegistryError, RequestError, json_pointer
 from featurestore.core.temporal import instant_us
 from featurestore.server.arrow import too_many_columns
 from featurestore.server.events import too_many
@@ -79,7 +79,7 @@ def _place(field: str, labels: Sequence[str]) -> str:
     """Return the place of a mistake where Feast's caller wrote it: in a column, not in a row."""
     found = _BY_ROW.fullmatch(field)
     if found:
-        return f"/df/{found[2]}/{labels[int(found[1])].replace('~', '~0').replace('/', '~1')}"
+        return f"/df/{found[2]}{json_pointer(labels[int(found[1])])}"
     return "/push_source_name" if field == "/source" else field
 
 
@@ -115,7 +115,7 @@ def _aligned(df: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> tuple[list[
         if odd := column.keys() ^ set(labels):
             problem = f"column '{name}' and column '{next(iter(objects))}' differ in row '{min(odd)}'"
             hint = "Every column has every row; a value that is not known is null."
-            raise RequestError(problem, field=f"/df/{name}", hint=hint, code="labels-differ")
+            raise RequestError(problem, field=json_pointer("df", name), hint=hint, code="labels-differ")
     return labels, {name: [column[label] for label in labels] for name, column in objects.items()}
 
 

@@ -10,7 +10,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from featurestore.core.dtypes import DType, read_value
-from featurestore.core.errors import FingerprintMismatchError, InstantError, RequestError, did_you_mean, listing
+from featurestore.core.errors import (
+    FingerprintMismatchError,
+    InstantError,
+    RequestError,
+    did_you_mean,
+    json_pointer,
+    listing,
+)
 from featurestore.core.question import OnlineQuestion
 from featurestore.core.request_ids import new_request_id
 from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US, instant_us
@@ -141,25 +148,20 @@ def read_fields(row: Mapping[str, Any], known: Mapping[str, DType], pointer: str
     for name in row:
         if name not in known:
             hint = f"Known: {', '.join(known) or 'none'}. {did_you_mean(str(name), known)}".rstrip()
-            field = _pointer_to(pointer, name)
+            field = pointer + json_pointer(name)
             raise RequestError(f"unknown {kind} '{name}'", field=field, hint=hint, code="unknown-field")
     for name, dtype in known.items():
         if name not in row:
             hint = f"Expected {dtype}. {listing('Known', known)}"
-            field = _pointer_to(pointer, name)
+            field = pointer + json_pointer(name)
             raise RequestError(f"{kind} '{name}' is missing", field=field, hint=hint, code="missing-field")
-    return {name: _read(dtype, row[name], _pointer_to(pointer, name)) for name, dtype in known.items()}
+    return {name: _read(dtype, row[name], pointer + json_pointer(name)) for name, dtype in known.items()}
 
 
 def _read_inputs(columns: Sequence[Column], row: Mapping[str, Any], pointer: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise RequestError(f"got {type(row).__name__}, expected an object", field=pointer)
     return read_fields(row, {column.name: column.dtype for column in columns}, pointer, "request input")
-
-
-def _pointer_to(pointer: str, name: object) -> str:
-    """Return the JSON pointer to a field of an object."""
-    return f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
 
 
 def _read(dtype: DType, value: Any, pointer: str) -> Any:

@@ -22,7 +22,7 @@ from featurestore.core.dtypes import (
     read_value,
     read_values,
 )
-from featurestore.core.errors import RequestError, SourceDataError, did_you_mean
+from featurestore.core.errors import RequestError, SourceDataError, did_you_mean, json_pointer
 from featurestore.core.temporal import epoch_us, to_datetime
 from featurestore.core.values import read_column
 from featurestore.definitions.sources import Source
@@ -230,7 +230,7 @@ def _check_sound(table: pa.Table) -> None:
 def _rejection(bad: Sequence[RejectedRow], count: int) -> RequestError:
     first = bad[0]
     more = f"; {len(bad)} of {count} rows are bad" if len(bad) > 1 else ""
-    field = f"/events/{first.row}" + (f"/{first.field.replace('~', '~0').replace('/', '~1')}" if first.field else "")
+    field = json_pointer("events", first.row, *([first.field] if first.field else []))
     return RequestError(
         f"{first.problem}{more}",
         field=field,

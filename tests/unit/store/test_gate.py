@@ -137,7 +137,7 @@ def test_an_audit_is_as_old_as_what_it_compared(store, manifest, clock):
     assert store.audit("model", since="41d", until="39d").verdict == "pass"
     found = gated(store, manifest, max_audit_age="1d")
     assert found.result == "cannot tell"
-    assert found.said[0].startswith("audit 2 of 1 rows, served up to 39d: pass")
+    assert found.said[0].startswith("audit 2 of 1 rows, served up to 39d21h ago: pass")
     assert store.audit("model", since="41d").verdict == "pass"
     assert gated(store, manifest, max_audit_age="7d").result == "cannot tell", "nothing newer was compared"
     assert gated(store, manifest, max_audit_age="41d").result == "pass"
