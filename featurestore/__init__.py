@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featurestore.core.answers import OnlineQuestion
     from featurestore.core.errors import DefinitionError, FeatureStoreError
-    from featurestore.core.question import OnlineQuestion
     from featurestore.core.temporal import continuous, every
     from featurestore.definitions.aggregations import agg
     from featurestore.definitions.entities import Entity
@@ -32,7 +32,7 @@ _HOMES = {
     "FileSource": "definitions.sources",
     "FrameSource": "definitions.sources",
     "OnDemandFeatureView": "definitions.views",
-    "OnlineQuestion": "core.question",
+    "OnlineQuestion": "core.answers",
     "SqlSource": "definitions.sources",
     "agg": "definitions.aggregations",
     "as_of": "definitions.expr",

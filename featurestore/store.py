@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.config import FILE_NAME, Config
-from featurestore.core.answers import OnlineFeatures
+from featurestore.core.answers import OnlineFeatures, OnlineQuestion
 from featurestore.core.errors import FeatureStoreError, RegistryError, unknown_view
-from featurestore.core.question import OnlineQuestion
 from featurestore.core.temporal import Clock, Instant, instant_us
 from featurestore.definitions.sources import Source
 from featurestore.guard.verbs import GuardVerbs

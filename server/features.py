@@ -19,9 +19,8 @@ from typing import NamedTuple
 from starlette.types import Send
 
 from featurestore.config import ServerConfig
-from featurestore.core.answers import OnlineFeatures
+from featurestore.core.answers import OnlineFeatures, OnlineQuestion
 from featurestore.core.errors import StorageError
-from featurestore.core.question import OnlineQuestion
 from featurestore.online.answering.cached_value import STILL_ASKING
 from featurestore.online.stores.deadline import OUT_OF_TIME, Deadline
 from featurestore.server.bodies import decode

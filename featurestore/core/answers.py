@@ -1,12 +1,12 @@
-"""Answers of the online road: to questions, and to pushes.
+"""Online requests, and the answers to them and to pushes.
 
-Clients of a server get the same objects, so the module loads nothing that computes: Arrow and pandas only in the
+Clients of a server get the same objects, so the module must load quickly: Arrow and pandas are imported by the
 conversions that need them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,18 +16,49 @@ from featurestore.core.statuses import names_of
 from featurestore.core.temporal import format_instant
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
     import pyarrow as pa
 
     from featurestore.core.dtypes import DType
 
 
+class OnlineQuestion(NamedTuple):
+    """A request for the features of some entities, with the arguments of ``FeatureStore.get_online_features``.
+
+    Attributes:
+        service: Name of the service.
+        entities: One mapping from key column to value per row of the answer.
+        request: Request inputs: one mapping for all entities, or one per entity.
+        as_of: Instant asked about; ``None`` is the present.
+        expected_fingerprint: The plan that the caller was trained on. That plan answers, live or not, if its states
+            exist; otherwise the request fails.
+        request_id: Id of the request; ``None`` makes a new one.
+        partial: Whether views may answer if others cannot.
+        model: Name of the model that sends the request, for the serving log.
+        model_version: Version of that model.
+        takes_live_plan: Whether the live plan may answer if the expected one cannot.
+    """
+
+    service: str
+    entities: Sequence[Mapping[str, Any]]
+    request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None
+    as_of: datetime | str | None = None
+    expected_fingerprint: str | None = None
+    request_id: str | None = None
+    partial: bool = False
+    model: str | None = None
+    model_version: str | None = None
+    takes_live_plan: bool = False
+
+
 class ViewState(NamedTuple):
-    """How complete one view's state was when it answered.
+    """How complete the state of a view was when it answered.
 
     Attributes:
         watermark_us: Every event with ``ingest_time < watermark_us`` was used where the question allowed it.
-        complete_until_us: The answer is what a training set gives for every ``as_of`` up to here.
+        complete_until_us: For every ``as_of`` up to this instant the answer equals that of a training set.
         is_stale: Whether the watermark lies behind what the view's refresh promises at ``as_of``.
         horizon_us: Exclusive bound of the event times that were used.
     """
@@ -44,7 +75,7 @@ class ViewError:
 
     Attributes:
         code: Stable name of the failure.
-        problem: What is wrong, and what helps.
+        problem: What is wrong, and how to mend it.
     """
 
     code: str
@@ -55,9 +86,9 @@ class Effort(NamedTuple):
     """What an answer cost.
 
     Attributes:
-        read_seconds: How long the store was waited for.
-        compute_seconds: How long stored states were evaluated.
-        keys: Count of states that were read.
+        read_seconds: Time spent waiting for the store.
+        compute_seconds: Time spent evaluating stored states.
+        keys: Number of states that were read.
     """
 
     read_seconds: float = 0.0
@@ -72,7 +103,7 @@ class OnlineFeatures:
     Attributes:
         service: Name of the feature service.
         fingerprint: Fingerprint of its plan.
-        request_id: Name of this request.
+        request_id: Id of the request.
         as_of_us: Instant asked about.
         columns: Names of the features.
         dtypes: Their dtypes.
@@ -131,7 +162,7 @@ class OnlineFeatures:
         return pa.table(dict(zip(self.columns, arrays, strict=True)))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the same as a pandas frame, in the dtypes of a training set's."""
+        """Return the features as a pandas frame, in the dtypes of a training set."""
         return to_frame(self.to_arrow())
 
     def __repr__(self) -> str:
@@ -141,7 +172,7 @@ class OnlineFeatures:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A pushed row that was not taken.
+    """A pushed row that was rejected.
 
     Attributes:
         row: Its number in the push, from 0.
@@ -156,17 +187,17 @@ class RejectedRow:
 
 @dataclass(frozen=True)
 class PushResult:
-    """What became of a push.
+    """The result of a push.
 
     Attributes:
         source: Name of the source.
-        accepted: Events that are committed to the log.
-        duplicates: Events whose id was known, or came twice; they change nothing.
+        accepted: Number of events that were committed to the log.
+        duplicates: Number of events whose id was known or came twice; they change nothing.
         sequence: Number of the last event in the source's log, -1 if it has none.
         ingest_time_us: Every event of the push became known before this instant.
-        is_followed: Whether online state has the events already. If not, for instance because the online store is
+        is_followed: Whether online state includes the events already. If not, for instance because the online store is
             down, it catches up from the log.
-        rejected: The rows that were not taken, if the caller wanted the good ones.
+        rejected: The rows that were rejected, if the caller asked for the good ones to be accepted.
     """
 
     source: str

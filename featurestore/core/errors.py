@@ -1,4 +1,4 @@
-"""Every error the library raises on purpose, in one tree.
+"""Every error that the library raises on purpose, in one tree.
 
 ::
 
@@ -7,7 +7,7 @@
     ├── InstantError (ValueError)          a naive, unreadable or out-of-range instant or duration
     ├── ConfigError (ValueError)           featurestore.toml or an override
     │   └── UnknownUdfError                a plan needs a function that this process does not have
-    ├── SourceError                        a source cannot give its rows
+    ├── SourceError                        the rows of a source cannot be read
     │   ├── SourceMissingError             file, table or column is not there
     │   └── SourceDataError (ValueError)   rows break the source's contract (null keys, naive times, corrupt file)
     ├── SpineError (ValueError)            the spine of a training set
@@ -20,10 +20,11 @@
     ├── StateError                         online state is corrupt, foreign or missing
     ├── RegistryError                      the registry cannot answer
     ├── StorageError (OSError)             a disk or database refused a write or a read
-    └── ServerError                        a feature server, seen by its client: it refuses, fails, or is none
+    └── ServerError                        a feature server refuses, fails, or is not a feature server
         └── UnreachableError (ConnectionError)  it cannot be connected to, or does not answer in time
 
-The module knows no other module. A message says where, what, and what to do; ``code`` is stable and made for programs.
+The module imports no other module. A message says where the mistake is, what is wrong and how to mend it; ``code`` is
+stable and meant for programs.
 """
 
 from __future__ import annotations
@@ -99,10 +100,10 @@ class ConfigError(FeatureStoreError, ValueError):
 class UnknownUdfError(ConfigError):
     """A plan needs a function that this process does not have, or has with another source text.
 
-    That is so for as long as a new version of the code is rolled out.
+    This happens while a new version of the code is rolled out.
 
     Attributes:
-        retry_seconds: After so many seconds it is worth to ask again: another process may answer.
+        retry_seconds: Seconds after which a request is worth repeating: another process may answer it.
     """
 
     default_code = "unknown-udf"
@@ -110,13 +111,13 @@ class UnknownUdfError(ConfigError):
 
 
 class SourceError(FeatureStoreError):
-    """A source that cannot give its rows."""
+    """The rows of a source cannot be read."""
 
     default_code = "source"
 
 
 class SourceMissingError(SourceError):
-    """A file, table or column that is not there."""
+    """A file, table or column does not exist."""
 
     default_code = "source-missing"
 
@@ -160,7 +161,7 @@ class UnknownServiceError(RequestError, LookupError):
 
 
 class OutOfReachError(RequestError):
-    """The question is about an instant earlier than the online state reaches."""
+    """``as_of`` lies before the earliest instant that the online state covers."""
 
     default_code = "out-of-reach"
 
@@ -175,7 +176,7 @@ class ValueOverflowError(FeatureStoreError, OverflowError):
     """An exact integer or decimal sum that does not fit its dtype.
 
     Attributes:
-        field: JSON pointer to the entity of a request whose sum it is; empty if nobody asked for a single one.
+        field: JSON pointer to the entity whose sum it is; empty if the request named no single entity.
     """
 
     default_code = "overflow"
@@ -203,7 +204,7 @@ class StorageError(FeatureStoreError, OSError):
     """A disk or database that refused a write or a read.
 
     Attributes:
-        retry_seconds: After so many seconds it is worth to ask again; ``None`` if that is not known.
+        retry_seconds: Seconds after which the call is worth repeating; ``None`` if that is not known.
     """
 
     default_code = "storage"
@@ -222,10 +223,10 @@ class StorageError(FeatureStoreError, OSError):
 
 
 class ServerError(FeatureStoreError):
-    """A feature server that refuses its client, fails, or is no feature server.
+    """A server refused a request, failed, or is not a feature server.
 
     Attributes:
-        status: HTTP status of its answer; 0 if there was none.
+        status: HTTP status of the response; 0 without a response.
     """
 
     default_code = "server"
@@ -242,7 +243,7 @@ class UnreachableError(ServerError, ConnectionError):
 
 
 def render(*, where: str, problem: str, hint: str, code: str) -> str:
-    """Put the parts of a message in the one order they are always read in."""
+    """Return a message: the parts of an error in their fixed order."""
     head = f"{where}: {problem}" if where else problem
     sentences = head if not hint else f"{head}. {hint}"
     return f"{sentences}   [{code}]"

@@ -1,4 +1,4 @@
-"""Arrow tables as pandas frames: the same for training sets and answers, so that a model sees the same dtypes."""
+"""Arrow tables as pandas frames, in the same dtypes for training sets and online answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a table as a pandas frame.
 
-    Integers and booleans with nulls stay what they are (``Int64``, ``boolean``) rather than becoming floats and
-    objects; without nulls they are NumPy's.
+    Integers and booleans with nulls keep their type (``Int64``, ``boolean``) instead of becoming floats and
+    objects; without nulls they have NumPy's types.
     """
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     for name, dtype in _nullable(table).items():
@@ -22,17 +22,17 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _nullable(table: pa.Table) -> dict[str, object]:
-    """Return pandas' dtypes for the columns that NumPy has no null for."""
+    """Return pandas' nullable dtypes for the columns that hold nulls of a type without a NumPy null."""
     import pandas as pd
     import pyarrow as pa
 
-    found: dict[str, object] = {}
+    dtypes: dict[str, object] = {}
     for field in table.schema:
         if table.column(field.name).null_count == 0:
             continue
         if pa.types.is_boolean(field.type):
-            found[field.name] = pd.BooleanDtype()
+            dtypes[field.name] = pd.BooleanDtype()
         elif pa.types.is_integer(field.type):
             # Arrow says "uint8" where pandas' nullable dtype is "UInt8".
-            found[field.name] = pd.api.types.pandas_dtype(str(field.type).replace("i", "I", 1).replace("u", "U", 1))
-    return found
+            dtypes[field.name] = pd.api.types.pandas_dtype(str(field.type).replace("i", "I", 1).replace("u", "U", 1))
+    return dtypes

@@ -1,4 +1,4 @@
-"""Names of requests: a random half that is this process's, and a number. The system is asked for chance once."""
+"""Request ids: a random half for each process, and a counter. Random bytes are read once per process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _WORD = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 class _RequestIds:
     def __init__(self) -> None:
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)
+        self._reseed()
+        os.register_at_fork(after_in_child=self._reseed)
 
-    def _renew(self) -> None:
+    def _reseed(self) -> None:
         self._half = os.urandom(8).hex()
         self._numbers = count()
 
@@ -23,9 +23,9 @@ class _RequestIds:
 
 
 new_request_id = _RequestIds().next
-"""Make up the name of a request: 32 hexadecimal digits that no other request has."""
+"""Return a new request id: 32 hexadecimal digits that no other request has."""
 
 
 def is_request_id(text: str) -> bool:
-    """Tell whether callers may name a request so: by a plain word, that logs and headers bear."""
+    """Return whether a text is a valid request id: one plain word that is safe in logs and headers."""
     return _WORD.fullmatch(text) is not None

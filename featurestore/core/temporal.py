@@ -1,4 +1,4 @@
-"""Instants, durations, refresh policies and the rules of visibility: the only home of every rule about time.
+"""Instants, durations, refresh policies and the rules of visibility: every rule about time stands here.
 
 An instant is an int of microseconds since the Unix epoch, UTC. The rules are plain functions over ints, so that the
 same source text is called from Python and compiled by numba inside the kernels. Bounds are always **exclusive upper**
@@ -38,10 +38,10 @@ MAX_INSTANT_US = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the last one."""
 
 NO_WATERMARK = 2**62
-"""Watermark of a road that holds everything ever known: the offline one."""
+"""Stands for the watermark of a path that holds every event: the offline path."""
 
 NOTHING_YET = -(2**62)
-"""Watermark of a state into which nothing was folded."""
+"""Watermark of a state that holds no event yet."""
 
 _Instants = TypeVar("_Instants")
 """One instant, or a NumPy column of them."""
@@ -60,7 +60,7 @@ def duration_us(value: str | timedelta | int) -> int:
 
     Args:
         value: ``"90m"``, ``"1h30m"``, ``"7d"`` (units us, ms, s, m, h, d, w) or a ``timedelta``. The only number that
-            is a duration is 0: any other one does not say its unit.
+            is a duration is 0: every other number lacks a unit.
 
     Returns:
         Whole microseconds, zero or more.
@@ -90,7 +90,7 @@ def _not_a_duration(value: object) -> InstantError:
     if text.isdigit():
         problem, hint = (
             f"the duration {value!r} has no unit",
-            f"Say which one is meant: '{text}d', '{text}h', '{text}s'.",
+            f"Add a unit: '{text}d', '{text}h', '{text}s'.",
         )
     else:
         problem, hint = f"{value!r} is not a duration", "Write a number and a unit: '90m', '1h30m', '7d'."
@@ -162,10 +162,10 @@ class LocalClock:
 
     Attributes:
         zone: Name of the zone in which they are meant.
-        ambiguous: What is done with a time that the zone's clocks show twice, when they are set back: it is read as the
-            ``"earlier"`` or the ``"later"`` of the two instants, or refused (``"raise"``).
-        nonexistent: What is done with a time that they never show, when they are set forward: it is read as the instant
-            at which the clocks are set (``"forward"``), or refused (``"raise"``).
+        ambiguous: How a time is read that the zone's clocks show twice, when they are set back: as the ``"earlier"`` or
+            the ``"later"`` of the two instants, or not at all (``"raise"``).
+        nonexistent: How a time is read that the clocks never show, when they are set forward: as the instant at which
+            they are set (``"forward"``), or not at all (``"raise"``).
     """
 
     zone: str
@@ -174,9 +174,9 @@ class LocalClock:
 
 
 def is_timezone(name: object) -> bool:
-    """Tell whether a value names a time zone that is the same on every machine.
+    """Return whether a value names a time zone that is the same on every machine.
 
-    The names by which a machine's own zone is known are not taken, nor zones that count leap seconds.
+    Names of a machine's own zone are refused, and so are zones that count leap seconds.
     """
     if not isinstance(name, str) or name.lower() in _MACHINE_ZONES or name.lower().startswith(_LEAP_SECOND_ZONES):
         return False
@@ -188,14 +188,14 @@ def is_timezone(name: object) -> bool:
 
 
 EPOCH_UNITS = {"s": 10**11, "ms": 10**14, "us": 10**17, "ns": 10**20}
-"""Units in which numbers count the time since 1970, with the number that stands for some instant in the year 5138. A
-larger one counts something smaller."""
+"""Units in which numbers count the time since 1970, each with the number of an instant in the year 5138. Larger numbers
+are in a smaller unit."""
 
 _PER_UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 
 def likely_unit(number: float | Decimal) -> str:
-    """Return the unit in which a number of time since 1970 is an instant of our time.
+    """Return the unit in which a number of time since 1970 is an instant before the year 5138.
 
     Example:
         >>> likely_unit(1_767_225_600_000)
@@ -205,14 +205,14 @@ def likely_unit(number: float | Decimal) -> str:
 
 
 def epoch_us(number: int | Decimal, unit: str) -> int | None:
-    """Return the instant that a number of time since 1970 stands for, ``None`` if no calendar has it.
+    """Return the instant that a number of time since 1970 stands for; ``None`` outside the years 1 to 9999.
 
     Args:
         number: The number, finite.
-        unit: What it counts: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
+        unit: Its unit: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
 
     Returns:
-        Microseconds. Whole nanoseconds are cut down to microseconds; parts of a unit are rounded to microseconds.
+        Microseconds. Whole nanoseconds are rounded down to microseconds; parts of a unit are rounded to microseconds.
 
     Example:
         >>> epoch_us(1_500, "ms")
@@ -233,13 +233,13 @@ def instant_us(value: datetime | str, *, where: str = "instant") -> int:
 
     Args:
         value: An aware ``datetime`` (``pandas.Timestamp`` is one) or ISO 8601 text with an offset or ``Z``.
-        where: What the value is, for the message.
+        where: Name of the value, for the message.
 
     Returns:
-        Microseconds since the epoch; what lies below a microsecond is cut off (floor).
+        Microseconds since the epoch, rounded down.
 
     Raises:
-        InstantError: The value is naive or no instant.
+        InstantError: The value is naive or is not an instant.
 
     Example:
         >>> instant_us("1970-01-01T00:00:01+00:00")
@@ -262,19 +262,19 @@ def instant_us(value: datetime | str, *, where: str = "instant") -> int:
         raise InstantError(
             f"'{value.isoformat()}' has no time zone",
             where=where,
-            hint="Say which one it is in, for instance value.replace(tzinfo=datetime.UTC) or a final 'Z'.",
+            hint="Add one, for instance value.replace(tzinfo=datetime.UTC) or a final 'Z'.",
             code="naive-instant",
         )
     return (value - _EPOCH) // timedelta(microseconds=1)
 
 
 def moment_us(value: datetime | timedelta | str, *, now_us: int, where: str = "instant") -> int:
-    """Read an instant, or how long before now it was.
+    """Read an instant, or a length of time before now.
 
     Args:
         value: What ``instant_us`` reads, or a duration as ``duration_us`` reads it: ``"24h"`` is a day ago.
         now_us: The present instant.
-        where: What the value is, for the message.
+        where: Name of the value, for the message.
 
     Raises:
         InstantError: The value is neither.
@@ -302,10 +302,10 @@ def to_datetime(instant: int) -> datetime:
 
 
 def within_years(instant: int) -> int:
-    """Return an instant that a calendar has.
+    """Return an instant unchanged if it lies in the years 1 to 9999.
 
     Raises:
-        InstantError: It lies outside the years 1 to 9999.
+        InstantError: It does not.
     """
     if not MIN_INSTANT_US <= instant <= MAX_INSTANT_US:
         raise InstantError(f"{instant} µs lies outside the years 1 to 9999")
@@ -336,27 +336,27 @@ def period_us(
 
 
 def check_period(first_us: int, last_us: int, *, where: str) -> None:
-    """Make sure that a period holds an instant.
+    """Check that a period is not empty.
 
     Args:
-        first_us: Its first instant.
-        last_us: One past its last.
-        where: What it is, for messages.
+        first_us: Start of the period, inclusive.
+        last_us: End of the period, exclusive.
+        where: Name of the period, for messages.
 
     Raises:
-        InstantError: It ends before it begins, or where it begins.
+        InstantError: The end is not after the start.
     """
     if last_us <= first_us:
         raise InstantError(
             f"the period ends at {format_instant(last_us)}, which is not after its start at {format_instant(first_us)}",
             where=where,
-            hint="Say the earlier bound first; of how long back, the larger one.",
+            hint="Give the earlier bound first; of two lengths of time before now, the longer one.",
             code="empty-period",
         )
 
 
 def format_instant(instant: int) -> str:
-    """Write an instant as ISO 8601 with a final ``Z``; watermarks that bound nothing are named.
+    """Write an instant as ISO 8601 with a final ``Z``; watermarks that bound nothing have names.
 
     Example:
         >>> format_instant(1_000_000)
@@ -404,7 +404,7 @@ def every(period: str | timedelta, lag: str | timedelta | int = 0) -> Refresh:
     """
     period_us = duration_us(period)
     if period_us == 0:
-        raise InstantError("a refresh period of zero", hint="Say continuous() for a view without a grid.")
+        raise InstantError("a refresh period of zero", hint="Write continuous() for a view without a grid.")
     return Refresh(period_us=period_us, lag_us=duration_us(lag))
 
 
@@ -425,21 +425,23 @@ def parse_refresh(text: str) -> Refresh:
             return every(period)
         case ["every", period, "lag", lag]:
             return every(period, lag)
-    raise InstantError(f"'{text}' is no refresh", hint="Say 'continuous', 'every 1h' or 'every 1h lag 10m'.")
+    raise InstantError(
+        f"'{text}' is not a valid refresh policy", hint="Write 'continuous', 'every 1h' or 'every 1h lag 10m'."
+    )
 
 
 def horizons(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, inclusive: int) -> tuple[int, int]:
-    """Return the bounds of what a question at ``as_of`` may see: event time and ingest time, both exclusive.
+    """Return the bounds of the events that a question at ``as_of`` may use: event time and ingest time, both exclusive.
 
     Continuous: the event horizon is ``as_of``; on a grid it is ``floor((as_of - lag) / period) * period`` and the
     ingest horizon lies ``lag`` after it. An event is visible if both its times lie strictly before their horizons;
-    with ``inclusive`` they may also be equal. A road that is complete only up to a watermark (every event with
-    ``ingest_time < watermark`` was folded in) never uses an event from beyond it: on a grid it answers as of the
+    with ``inclusive`` they may also be equal. A path that is complete only up to a watermark (it holds every event with
+    ``ingest_time < watermark``) never uses an event from beyond it: on a grid it answers as of the
     newest refresh that the watermark covers, otherwise at ``as_of`` from the events it has.
 
     Args:
         as_of_us: Instant asked about.
-        watermark_us: Exclusive bound of the ingest times the road holds; ``NO_WATERMARK`` if it holds all.
+        watermark_us: Exclusive bound of the ingest times that the path holds; ``NO_WATERMARK`` if it holds all.
         period_us: Refresh period, 0 for continuous.
         lag_us: Refresh lag.
         inclusive: 1 if an event is visible at its own instant, else 0.
@@ -486,14 +488,14 @@ def promised_at(horizon_us: int, period_us: int, lag_us: int) -> int:
 
 
 def is_visible(event_us: int, ingest_us: int, event_bound_us: int, ingest_bound_us: int) -> bool:
-    """Tell whether an event lies before both bounds that ``horizons`` gave."""
+    """Return whether an event lies before both bounds that ``horizons`` gave."""
     return event_us < event_bound_us and ingest_us < ingest_bound_us
 
 
 def is_stale(as_of_us: int, watermark_us: int, period_us: int, lag_us: int, inclusive: int) -> bool:
-    """Tell whether a watermark lies behind what a refresh grid promises at ``as_of``.
+    """Return whether a watermark lies before the refresh that a grid promises at ``as_of``.
 
-    A continuous view promises no grid instant; it says up to when it is complete instead and is never stale.
+    A continuous view promises no refresh, so it is never stale; its answers state up to when they are complete.
     """
     if period_us == 0:
         return False
@@ -505,7 +507,7 @@ def window_start(event_bound_us: int, length_us: int, resolution_us: int, inclus
     """Return the inclusive lower edge of a window that ends at an event horizon.
 
     The edge is ``h - length``, with a resolution cut down to its multiple. ``event_bound_us`` is the bound that
-    ``horizons`` gave, so the step that ``inclusive`` added is taken off again. A negative length means no lower edge.
+    ``horizons`` gave, so the step that ``inclusive`` added is subtracted. A negative length means no lower edge.
     """
     if length_us < 0:
         return NOTHING_YET
@@ -516,7 +518,7 @@ def window_start(event_bound_us: int, length_us: int, resolution_us: int, inclus
 
 
 def is_expired(event_time_us: int, as_of_us: int, ttl_us: int) -> bool:
-    """Tell whether a latest value is older than its time to live (``event_time < as_of - ttl``)."""
+    """Return whether a latest value is older than its time to live (``event_time < as_of - ttl``)."""
     return event_time_us < as_of_us - ttl_us
 
 
@@ -525,7 +527,7 @@ Instant = datetime | str
 
 
 class Clock(Protocol):
-    """Something that tells the present instant."""
+    """A source of the present instant."""
 
     def now_us(self) -> int:
         """Return the present instant in microseconds since the epoch."""
@@ -542,7 +544,7 @@ class SystemClock:
 
 @dataclass
 class FixedClock:
-    """A clock that stands where it is set, for tests and replays."""
+    """A clock that shows the instant it is set to, for tests and replays."""
 
     instant_us: int
 

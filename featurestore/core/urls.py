@@ -1,8 +1,9 @@
-"""What of a URL may be stored and shown, and how secrets come into one when it is used.
+"""URLs without their secrets, for storing and showing, and with environment variables filled in, for use.
 
-A URL may hold secrets in two places: the password before ``@``, and options in its query, of which every driver has its
-own (``password``, ``sslpassword``, ``odbc_connect``, ``token``). So every option counts as a secret unless it is known
-to be none. ``${NAME}`` stands for an environment variable, which is read when the URL is used; that is no secret.
+A URL may hold secrets in two places: the password before ``@``, and options in its query, where each driver has its
+own names (``password``, ``sslpassword``, ``odbc_connect``, ``token``). So every option counts as a secret unless it is
+listed here as harmless. ``${NAME}`` stands for an environment variable that is read when the URL is used; it is not a
+secret.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HARMLESS = frozenset({
     "tcp_user_timeout", "timeout", "timezone", "trustservercertificate", "unix_socket", "uri", "user", "vfs",
     "warehouse", "write_timeout",
 })  # fmt: skip
-"""Options, in lower case, that hold no secret in any driver we know."""
+"""Options, in lower case, that hold no secret in any known driver."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -36,7 +37,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def shown(url: str) -> str:
     """Return a URL with ``***`` for its password, and for the values of options that may be secrets.
 
-    Text that is no URL comes back as it is if it holds nothing that a URL could hold a secret in.
+    Text that is not a URL is returned unchanged if it has none of the characters that separate secrets in a URL.
 
     Example:
         >>> shown("postgresql://ann:secret@db/shop?sslmode=require&sslpassword=secret")
@@ -56,46 +57,48 @@ def shown(url: str) -> str:
 
 
 def holds_secret(url: str) -> bool:
-    """Tell whether a URL holds what must not be stored or shown."""
+    """Return whether a URL holds a secret, which must not be stored or shown."""
     return bool(_SCHEME.match(url)) and any(True for _ in _secrets(url))
 
 
 def without_secrets(text: str, url: str) -> str:
     """Return a text, for instance a driver's message, without the secrets of a URL."""
-    for secret in sorted({form for one in _secrets(url) for form in _forms(one)}, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+    forms = {form for secret in _secrets(url) for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, HIDDEN)
     return text
 
 
 def expanded(url: str, *, where: str) -> str:
     """Return a URL with the values of the environment variables that it names.
 
-    Values are percent-encoded, as passwords and options must be; a variable that is the whole URL is taken as it is.
+    Values are percent-encoded, as passwords and options must be; a variable that is the whole URL is inserted
+    unchanged.
 
     Args:
         url: The URL.
-        where: What it is the URL of, for messages.
+        where: The place that uses the URL, for messages.
 
     Raises:
         ConfigError: A variable is not set.
     """
 
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
             raise ConfigError(
-                f"its URL names the environment variable {found[1]}, which is not set",
+                f"its URL names the environment variable {match[1]}, which is not set",
                 where=where,
                 hint="Set it for every process that reads the source.",
                 code="url-variable",
             )
-        text = os.environ[found[1]]
-        return text if found[0] == url else quote(text, safe="")
+        text = os.environ[match[1]]
+        return text if match[0] == url else quote(text, safe="")
 
     return _VARIABLE.sub(value, url)
 
 
 def _parts(url: str) -> tuple[str, str, str | None]:
-    """Return user and password, what comes after them, and the query if there is one, of text behind a scheme.
+    """Split a URL behind its scheme into user and password, the rest, and the query; ``None`` without a query.
 
     A password ends at the last ``@``: it may hold ``/``, ``?`` and ``@``, although it should be percent-encoded.
     """
@@ -130,7 +133,7 @@ def _is_variable(text: str) -> bool:
 
 
 def _secrets(url: str) -> Iterator[str]:
-    """Yield the secrets of a URL as they stand there."""
+    """Yield the secrets of a URL as they are written in it."""
     user, _, query = _parts(url)
     password = user.partition(":")[2]
     if password and password != HIDDEN and not _is_variable(password):
@@ -143,11 +146,11 @@ def _secrets(url: str) -> Iterator[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return how a secret may appear in a message: as it stood in the URL, decoded, and by its own parts."""
+    """Return the forms of a secret that may appear in a message: as in the URL, decoded, and its parts."""
     decoded = {secret, unquote(secret), unquote_plus(secret)}
     parts = {part.partition("=")[2] for text in decoded for part in text.split(";")}
     return {text for text in decoded | parts if len(text) >= _LEAST_CHARACTERS}
 
 
 _LEAST_CHARACTERS = 3
-"""Shorter secrets are not looked for in messages: they would be found everywhere."""
+"""Shorter secrets are not searched for in messages: they would match everywhere."""

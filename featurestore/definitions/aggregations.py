@@ -1,7 +1,7 @@
 """Aggregations: how the events of a window become one value. ``agg`` is the builder that users write.
 
-An aggregation says *what* is folded; windows, options and ``where`` are kept as written, and the compiler judges them,
-so that all mistakes are reported together. Every method returns a new aggregation.
+Windows, options and ``where`` are kept as written. The compiler checks them, so that all mistakes are reported
+together. Every method returns a new aggregation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from featurestore.definitions.expr import Expr
 
 Duration = str | timedelta
-"""``"90m"``, ``"7d"`` or a ``timedelta``. A bare number is refused: it does not say its unit."""
+"""``"90m"``, ``"7d"`` or a ``timedelta``. A bare number is refused: it has no unit."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Aggregation:
     """One aggregation of a feature view; made by ``agg``.
 
     Attributes:
-        name: What the user called, for instance ``"mean"`` or ``"latest"``.
-        value: The expression that is folded; ``None`` if the events themselves are.
-        where: Events for which this is not true do not take part; ``None`` means all do.
+        name: Name of the method of ``agg``, for instance ``"mean"`` or ``"latest"``.
+        value: The expression that is aggregated; ``None`` aggregates the events themselves.
+        where: Events for which this is not true do not take part; ``None`` means that all do.
         windows: The windows as written; empty if none was named.
         resolution: Grid of the windows' lower edge, as written; ``None`` is exact.
-        time_to_live: Time to live of a latest value, as written; ``None`` is for ever.
+        time_to_live: Time to live of a latest value, as written; ``None`` means that it never expires.
         options: Options of the aggregation by name, as written.
     """
 
@@ -51,26 +51,27 @@ class Aggregation:
         """Name the windows: ``horizon - window <= event_time < horizon``.
 
         Args:
-            windows: One length; or several, and the feature's name holds ``{window}``, which each replaces in turn.
-            resolution: Cut the lower edge down to a multiple of this, so that old events may be kept as tiles.
+            windows: One length, or several; with several the feature's name holds ``{window}``, which is replaced by
+                each of them.
+            resolution: The lower edge is rounded down to a multiple of this, so that old events may be kept as tiles.
         """
         return replace(self, windows=windows, resolution=resolution)
 
     def lifetime(self) -> Aggregation:
-        """Fold every visible event, however old."""
+        """Aggregate every visible event, however old."""
         return replace(self, windows=(LIFETIME,), resolution=None)
 
     def ttl(self, length: Duration) -> Aggregation:
-        """Let a latest value expire once its event lies further than ``length`` before ``as_of``."""
+        """Expire a latest value when its event lies more than ``length`` before ``as_of``."""
         return replace(self, time_to_live=length)
 
 
 class AggregationBuilder:
-    """The aggregations there are. Users write ``agg.mean(col("delay")).over("7d")``.
+    """All aggregations. Users write ``agg.mean(col("delay")).over("7d")``.
 
-    ``where`` picks the events of one aggregation. Nulls are skipped unless said otherwise. Over no events
+    ``where`` selects the events of one aggregation. Nulls are skipped unless stated otherwise. Over no events
     ``count`` and ``count_distinct`` are 0 and everything else is null. ``first``, ``last``, ``first_n``, ``last_n`` and
-    ``time_since_last`` look at the whole lifetime unless a window is named; the others must name one.
+    ``time_since_last`` use the whole lifetime unless a window is given; the others need a window.
     """
 
     def count(self, value: Any = None, *, where: Expr | None = None) -> Aggregation:
@@ -78,7 +79,7 @@ class AggregationBuilder:
         return Aggregation("count", value, where)
 
     def sum(self, value: Any, *, where: Expr | None = None) -> Aggregation:
-        """Add values up, exactly, rounded once. Gives int64, float64, or decimal(38, scale)."""
+        """Return the exact sum, rounded once. Gives int64, float64, or decimal(38, scale)."""
         return Aggregation("sum", value, where)
 
     def mean(self, value: Any, *, where: Expr | None = None) -> Aggregation:
@@ -86,31 +87,31 @@ class AggregationBuilder:
         return Aggregation("mean", value, where)
 
     def min(self, value: Any, *, where: Expr | None = None) -> Aggregation:
-        """Take the smallest value."""
+        """Return the smallest value."""
         return Aggregation("min", value, where)
 
     def max(self, value: Any, *, where: Expr | None = None) -> Aggregation:
-        """Take the largest value."""
+        """Return the largest value."""
         return Aggregation("max", value, where)
 
     def var(self, value: Any, *, ddof: int = 1, where: Expr | None = None) -> Aggregation:
-        """Take the variance from exact sums; null for fewer than ``ddof + 1`` values. Gives float64."""
+        """Return the variance from exact sums; null for fewer than ``ddof + 1`` values. Gives float64."""
         return Aggregation("var", value, where, options={"ddof": ddof})
 
     def std(self, value: Any, *, ddof: int = 1, where: Expr | None = None) -> Aggregation:
-        """Take the square root of the variance. Gives float64."""
+        """Return the square root of the variance. Gives float64."""
         return Aggregation("std", value, where, options={"ddof": ddof})
 
     def first(self, value: Any, *, respect_nulls: bool = False, where: Expr | None = None) -> Aggregation:
-        """Take the earliest value; with ``respect_nulls`` that of the earliest event, null or not."""
+        """Return the earliest value; with ``respect_nulls`` that of the earliest event, null or not."""
         return Aggregation("first", value, where, options={"respect_nulls": respect_nulls})
 
     def last(self, value: Any, *, respect_nulls: bool = False, where: Expr | None = None) -> Aggregation:
-        """Take the latest value; with ``respect_nulls`` that of the latest event, null or not."""
+        """Return the latest value; with ``respect_nulls`` that of the latest event, null or not."""
         return Aggregation("last", value, where, options={"respect_nulls": respect_nulls})
 
     def latest(self, value: Any, *, respect_nulls: bool = False, where: Expr | None = None) -> Aggregation:
-        """Take the latest value: another name of ``last``."""
+        """Return the latest value: another name of ``last``."""
         return Aggregation("latest", value, where, options={"respect_nulls": respect_nulls})
 
     def first_n(self, value: Any, n: int, *, where: Expr | None = None) -> Aggregation:
@@ -126,19 +127,19 @@ class AggregationBuilder:
         return Aggregation("count_distinct", value, where)
 
     def quantile(self, value: Any, q: float, *, where: Expr | None = None) -> Aggregation:
-        """Take the value at rank ``q * (count - 1)``, linear between neighbours. Gives float64."""
+        """Return the value at rank ``q * (count - 1)``, linear between neighbours. Gives float64."""
         return Aggregation("quantile", value, where, options={"q": q})
 
     def median(self, value: Any, *, where: Expr | None = None) -> Aggregation:
-        """Take the quantile at 0.5. Gives float64."""
+        """Return the quantile at 0.5. Gives float64."""
         return Aggregation("median", value, where)
 
     def mode(self, value: Any, *, where: Expr | None = None) -> Aggregation:
-        """Take the most frequent value, the smallest of those that are equally frequent."""
+        """Return the most frequent value, the smallest of equally frequent ones."""
         return Aggregation("mode", value, where)
 
     def time_since_last(self, value: Any = None, *, unit: str = "s", where: Expr | None = None) -> Aggregation:
-        """Measure from the latest event (with a value that is not null) to ``as_of``, in ``unit``. Gives float64."""
+        """Return the time from the latest event (with a non-null value) to ``as_of``, in ``unit``. Gives float64."""
         return Aggregation("time_since_last", value, where, options={"unit": unit})
 
 

@@ -1,6 +1,6 @@
-"""Arguments that a definition does not have: named at once, with what to write instead.
+"""Unknown arguments of definitions: the error names a replacement.
 
-The hints also know the habits of people who come from Feast.
+The hints also cover arguments that users of Feast may expect.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def explain_arguments(hints: Mapping[str, str]) -> Callable[[_Class], _Class]:
-    """Return a decorator for a dataclass whose constructor explains arguments that it does not have.
+    """Return a decorator for a dataclass whose constructor explains unknown arguments.
 
     Args:
-        hints: What to write instead, by the name of an argument that people try.
+        hints: The replacement, by the name of an unknown argument.
     """
 
     def decorate(decorated: _Class) -> _Class:
-        construct: Any = decorated.__init__  # type: ignore[misc]  # the constructor that dataclass wrote
+        construct: Any = decorated.__init__  # type: ignore[misc]  # the generated constructor
         known = tuple(field.name for field in fields(decorated) if field.init)
 
         @wraps(construct)

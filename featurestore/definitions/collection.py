@@ -1,7 +1,6 @@
-"""Collecting definitions: from a module, a package or objects to everything one apply is about.
+"""Collects the definitions of one apply from modules, packages or objects.
 
-The module follows references, so that a service alone brings its views, sources and entities along. It judges
-nothing.
+References are followed, so that a service brings its views, sources and entities along. Nothing is checked here.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ _FOREIGN = (
     *(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib")),
     "<frozen",
 )
-"""Where the files of this library, of others and of Python lie: a user's mistake is in none of them."""
+"""Folders of this library, of other libraries and of Python: users' mistakes lie elsewhere."""
 
 Definition = Entity | Source | FeatureView | OnDemandFeatureView | FeatureService
-"""What has a name of its own and can be applied."""
+"""A definition with a name of its own, which can be applied."""
 
 
 @dataclass(frozen=True)
 class Definitions:
     """All definitions of one apply, each object once, sorted by kind and name.
 
-    Two different objects of one kind may still have the same name here: saying so is the compiler's task.
+    Two different objects of one kind may still have the same name here: the compiler reports that.
     """
 
     entities: tuple[Entity, ...] = ()
@@ -49,23 +48,23 @@ class Definitions:
     services: tuple[FeatureService, ...] = ()
 
     def source(self, name: str) -> Source:
-        """Return a source by name; ``KeyError`` if there is none."""
+        """Return a source by name; ``KeyError`` if it does not exist."""
         return {source.name: source for source in self.sources}[name]
 
 
-def collect(*given: Any) -> Definitions:
+def collect(*items: Any) -> Definitions:
     """Collect definitions and all they refer to.
 
     Args:
-        given: Modules, packages (with all modules inside), definitions, selections, and iterables of these. Of a
-            module everything at its top level counts, also in lists, tuples and the values of dicts.
+        items: Modules, packages (with all modules inside), definitions, selections, and iterables of these. Everything
+            at the top level of a module counts, also in lists, tuples and the values of dicts.
 
     Raises:
-        TypeError: Something given directly is none of these.
+        TypeError: An argument is none of these.
         DefinitionError: A module inside a package cannot be imported.
     """
     found: dict[int, Definition] = {}
-    for item in given:
+    for item in items:
         for definition in _definitions_in(item, is_strict=True):
             _follow(definition, found)
 
@@ -82,7 +81,7 @@ def collect(*given: Any) -> Definitions:
 
 
 def _definitions_in(item: Any, *, is_strict: bool) -> Iterator[Definition]:
-    """Yield the definitions an item is or holds; what is something else is an error only if ``is_strict``."""
+    """Yield the definitions that an item is or holds; other objects are errors only if ``is_strict``."""
     if isinstance(item, Definition):
         yield item
     elif isinstance(item, Selectable | FeatureReference):
@@ -115,11 +114,11 @@ def import_definitions(name: str) -> ModuleType:
     """Import a module of definitions.
 
     Args:
-        name: Its full name.
+        name: Full name of the module.
 
     Raises:
-        ModuleNotFoundError: There is no module of this name.
-        DefinitionError: It cannot be imported: a mistake of Python, named with its file and line.
+        ModuleNotFoundError: No module has this name.
+        DefinitionError: The module cannot be imported; the mistake names file and line.
     """
     try:
         return importlib.import_module(name)
@@ -132,7 +131,7 @@ def import_definitions(name: str) -> ModuleType:
 
 
 def _import_mistake(error: Exception, module: str) -> Mistake:
-    """Return what went wrong while a module was imported, and where in the user's files."""
+    """Return the mistake for an error while a module was imported, with its place in the user's files."""
     where = _place_in_files(error, module)
     if isinstance(error, FeatureStoreError):
         inner = f"{where}, {error.where}" if error.where else where
@@ -185,7 +184,7 @@ def selections_in(expression: Any) -> Iterator[Selection]:
 
 
 def nodes_of(expression: Any) -> Iterator[Expr]:
-    """Yield every node of an expression, each object once; nothing if it is no expression."""
+    """Yield every node of an expression, each object once; nothing for other objects."""
     pending, seen = [expression], set()
     while pending:
         node = pending.pop()

@@ -1,6 +1,6 @@
-"""Entities: the things that features describe, and the typed key columns that name one of them.
+"""Entities: the things that features describe, and the typed key columns that identify one of them.
 
-What is written here is kept as written; the compiler judges it, so that all mistakes are reported together.
+Arguments are kept as written. The compiler checks them, so that all mistakes are reported together.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Entity:
 
     Attributes:
         name: Name of the entity.
-        key: The key column, or several columns for a composite key. Sources, spines and requests name them so.
+        key: The key column, or several columns for a composite key. Sources, spines and requests use these names.
         dtype: Dtype of the key; for a composite key one for all columns, one per column in the same order, or a
             mapping from column to dtype.
-        owner: Who answers for it; changes no value.
-        description: What it is; changes no value.
-        tags: Anything else worth noting; changes no value.
+        owner: Person or team responsible for it; changes no value.
+        description: Description for people; changes no value.
+        tags: Further notes by name; changes no value.
 
     Example:
         >>> Entity("route", key=("origin", "dest")).columns
@@ -52,7 +52,7 @@ class Entity:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # What is of a wrong type is kept too: the compiler names it.
+        # Values of wrong types are kept as well: the compiler reports them.
         object.__setattr__(self, "key", tuple(self.key) if isinstance(self.key, list | tuple) else (self.key,))
         if isinstance(self.dtype, list):
             object.__setattr__(self, "dtype", tuple(self.dtype))
@@ -65,7 +65,7 @@ class Entity:
 
     @property
     def columns(self) -> tuple[tuple[str, DTypeLike | None], ...]:
-        """Each key column with its dtype as written; ``None`` where none was given."""
+        """Each key column with its dtype as written; ``None`` without one."""
         if isinstance(self.dtype, Mapping):
             return tuple((key, self.dtype.get(key)) for key in self.keys)
         if isinstance(self.dtype, tuple):

@@ -55,7 +55,7 @@ class Expr:
     __hash__ = object.__hash__
 
     def same(self, other: object) -> bool:
-        """Tell whether another expression is built alike."""
+        """Return whether another expression has the same structure."""
         return (
             isinstance(other, Expr)
             and (self.op, self.params, len(self.args)) == (other.op, other.params, len(other.args))
@@ -378,28 +378,28 @@ class Expr:
 
 @dataclass(frozen=True, eq=False)
 class When(Expr):
-    """A choice without its last branch; null until ``otherwise`` says what else."""
+    """A choice without its last branch; null where no condition is true."""
 
     __hash__ = object.__hash__
 
     def when(self, condition: Any) -> Branch:
-        """Add a further condition, asked if none before was true."""
+        """Add a condition, tested if none before it is true."""
         return Branch(self.args, to_expr(condition))
 
     def otherwise(self, value: Any) -> Expr:
-        """Return the choice with the value taken if no condition is true."""
+        """Return the choice with its value where no condition is true."""
         return Expr("when", (*self.args, to_expr(value)))
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A condition that waits for the value to take if it is true."""
+    """A condition that still needs its value."""
 
     before: tuple[Expr, ...]
     condition: Expr
 
     def then(self, value: Any) -> When:
-        """Say which value is taken if the condition is true."""
+        """Set the value for rows where the condition is true."""
         return When("when", (*self.before, self.condition, to_expr(value)))
 
 
@@ -409,7 +409,7 @@ def col(name: str) -> Expr:
 
 
 def request(name: str) -> Expr:
-    """Return an input that comes with the request; for on-demand features."""
+    """Return a request input; for on-demand features."""
     return Expr("request", params=(("name", name),))
 
 
@@ -488,7 +488,7 @@ def concat(*values: Any) -> Expr:
 
 
 def to_expr(value: Any) -> Expr:
-    """Return an expression as it is, anything else as a constant."""
+    """Return an expression unchanged, any other value as a constant."""
     return value if isinstance(value, Expr) else lit(value)
 
 
@@ -497,7 +497,7 @@ def _call(op: str, *operands: Any, **params: Any) -> Expr:
 
 
 def _zone_of(instant: Expr, zone: str | None) -> tuple[Expr, str]:
-    """Return an instant and the zone it is read in: the one given, else the one named by ``in_zone``, else UTC."""
+    """Return an instant and its zone: the argument, else that of ``in_zone``, else UTC."""
     if instant.op == "in_zone":
         return instant.args[0], zone or str(dict(instant.params)["zone"])
     return instant, zone or "UTC"

@@ -1,4 +1,4 @@
-"""Feature services: the list of features one model uses."""
+"""Feature services: the list of features that a model uses."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from featurestore.definitions.arguments import explain_arguments
 from featurestore.definitions.views import FeatureReference, FeatureView, OnDemandFeatureView, Selection
 
 Listed = FeatureView | OnDemandFeatureView | Selection | FeatureReference
-"""What a service may list: whole views, ``view["a", "b"]``, ``view["a"].renamed("x")``, ``view.aliased(…)``."""
+"""Items that a service may list: whole views, ``view["a", "b"]``, ``view["a"].renamed("x")``, ``view.aliased(…)``."""
 
 ANY_FEATURE = "*"
-"""Stands in the tolerances of a policy for every feature that has none of its own."""
+"""Stands in the tolerances of a policy for every feature without one of its own."""
 
 
 @explain_arguments({"views": "Write features=[view, other['a', 'b']]."})
 @dataclass(frozen=True, eq=False)
 class FeatureService:
-    """The features a model is trained on and asks for.
+    """The features that a model is trained on and requests.
 
-    The answer's columns are named ``view__feature``, in the order listed; features of a whole view in the order of
-    their names. Where two would have the same name, rename one: ``view["a"].renamed("x")``, ``view.prefixed("p")``.
+    Columns are named ``view__feature`` and have the order of the list; features of a whole view are sorted by name.
+    Where two would have the same name, rename one: ``view["a"].renamed("x")``, ``view.prefixed("p")``.
 
     Attributes:
         name: Name of the service.
         features: Whole views and selections of their features.
-        policy: What audits of it allow, with the keys of ``[policies.NAME]`` in ``featurestore.toml``, which comes
-            before it key by key: ``{"allowed_share": 0.001, "tolerances": {"spend__mean_7d": {"relative": 1e-9}}}``;
+        policy: Differences that audits allow, with the keys of ``[policies.NAME]`` in ``featurestore.toml``, which
+            overrides it key by key: ``{"allowed_share": 0.001, "tolerances": {"spend__mean_7d": {"relative": 1e-9}}}``;
             changes no value.
-        owner: Who answers for it; changes no value.
-        description: What it is; changes no value.
-        tags: Anything else worth noting; changes no value.
+        owner: Person or team responsible for it; changes no value.
+        description: Description for people; changes no value.
+        tags: Further notes by name; changes no value.
     """
 
     name: str

@@ -1,8 +1,7 @@
-"""Sources: where events come from, and what their columns mean.
+"""Sources: the origin of events, and the meaning of their columns.
 
-A source says which rows there are and which columns hold their times; it reads nothing. The reading is done by
-``featurestore.sources``. What is written here is kept as written; the compiler judges it, so that all mistakes are
-reported together.
+A source declares the rows and the columns of their times; ``featurestore.sources`` reads them. Arguments are kept as
+written. The compiler checks them, so that all mistakes are reported together.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _SOURCE_HINTS = {
     "timestamp_field": "Write event_time='…', the column of the instant at which a fact happened.",
     "event_timestamp_column": "Write event_time='…', the column of the instant at which a fact happened.",
     "created_timestamp_column": "Leave it out if it is the time of a load. If it is the instant at which the row became"
-    " known to those who serve, write ingest_time='…'.",
+    " known to serving, write ingest_time='…'.",
     "file_format": "Write format='parquet' or format='csv'.",
     "field_mapping": "Use the source's own names: col('name').",
     "timestamp_column": "Write event_time='…', the column of the instant at which a fact happened.",
@@ -36,27 +35,27 @@ _SOURCE_HINTS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What all sources have in common. Users write one of its subclasses.
+    """The arguments that all sources have. Users write one of its subclasses.
 
     Attributes:
-        name: Name of the source. It stands for its rows: where they lie may change, the name should not.
-        event_time: Column of the instant a fact happened.
-        ingest_time: Column of the instant it became known; ``None`` means it is the event time.
-        event_id: Column that names one event across deliveries (the earliest ingest time wins); ``None`` means that
+        name: Name of the source. It identifies the rows: their place may change, the name should not.
+        event_time: Column of the instant at which a fact happened.
+        ingest_time: Column of the instant at which it became known; ``None`` means that it is the event time.
+        event_id: Column that identifies an event across deliveries (the earliest ingest time wins); ``None`` means that
             every row is its own event.
         timezone: Zone in which naive timestamp columns are read, for instance ``"UTC"``; ``None`` refuses them.
-        ambiguous: What a naive time is that the zone's clocks show twice, in the night they are set back: the
-            ``"earlier"`` or the ``"later"`` of the two instants, or an error (``"raise"``). The default is later, so
+        ambiguous: How a naive time is read that the zone's clocks show twice, in the night they are set back: as the
+            ``"earlier"`` or the ``"later"`` of the two instants, or not at all (``"raise"``). The default is later, so
             that no event counts before it happened.
-        nonexistent: What a naive time is that the zone's clocks never show, in the night they are set forward: an error
-            (``"raise"``), or the instant at which the clocks are set (``"forward"``).
-        inclusive: Whether an event counts at its own instant already, as in dimension tables where a row is valid
-            from its instant on.
+        nonexistent: How a naive time is read that the zone's clocks never show, in the night they are set forward: not
+            at all (``"raise"``), or as the instant at which the clocks are set (``"forward"``).
+        inclusive: Whether an event is visible at its own instant, as in dimension tables where a row is valid from its
+            instant on.
         stream: Whether events may be pushed to the source.
-        on_null: What is done with rows whose key or event time is null: ``"error"`` or ``"drop"`` (they are counted).
-        owner: Who answers for it; changes no value.
-        description: What it is; changes no value.
-        tags: Anything else worth noting; changes no value.
+        on_null: Treatment of rows whose key or event time is null: ``"error"`` or ``"drop"`` (they are counted).
+        owner: Person or team responsible for it; changes no value.
+        description: Description for people; changes no value.
+        tags: Further notes by name; changes no value.
     """
 
     name: str
@@ -82,18 +81,18 @@ class Source:
 
 @dataclass(frozen=True)
 class CsvOptions:
-    """How the text of CSV files is cut into values.
+    """How the text of CSV files is parsed.
 
     Attributes:
-        delimiter: What stands between values; ``None`` finds it out.
+        delimiter: Character between values; ``None`` detects it.
         header: Whether the first line holds the column names.
         quote: The character that quotes values.
         null_values: Texts that mean null, kept sorted. In columns of numbers, booleans, dates and instants ``NA``,
-            ``N/A``, ``NULL``, ``None`` and the like mean null, too.
+            ``N/A``, ``NULL``, ``None`` and similar texts mean null, too.
         columns: Column names, for files without a header.
-        encoding: How characters are written, by Python's name for it, such as ``"latin-1"`` or ``"cp1252"``.
-        comment: The character that begins lines which are no rows; by default none does, but lines with ``#`` above
-            the header are left out.
+        encoding: Encoding of the file by its Python name, such as ``"latin-1"`` or ``"cp1252"``.
+        comment: Character that begins comment lines; empty means that only lines with ``#`` above the header are
+            comments.
     """
 
     delimiter: str | None = None
@@ -118,10 +117,10 @@ class FileSource(Source):
     Attributes:
         path: A path, a glob (``"data/flights/*.parquet"``) or a URL that DuckDB reads. A relative path counts from the
             folder of the configuration file, or, of ``FeatureStore.local``, from the working directory.
-        format: ``"parquet"`` or ``"csv"``; by default what the file name says.
-        csv: How CSV text is cut into values.
-        dtypes: Declared dtypes of columns, by name; the others are as the file says, or guessed from CSV text. Numbers
-            that count the time since 1970 are declared with their unit: ``"timestamp[ms]"``.
+        format: ``"parquet"`` or ``"csv"``; by default the format of the file name.
+        csv: How CSV text is parsed.
+        dtypes: Declared dtypes of columns, by name; the others come from the file, or are guessed from CSV text.
+            Numbers that count the time since 1970 are declared with their unit: ``"timestamp[ms]"``.
     """
 
     path: str | PathLike[str]
@@ -135,7 +134,7 @@ class FileSource(Source):
 
     @property
     def file_format(self) -> Format:
-        """The format that was named, or that the file name ends in."""
+        """The declared format, or that of the file name."""
         if self.format is not None:
             return self.format
         return "csv" if str(self.path).lower().endswith(CSV_SUFFIXES) else "parquet"
@@ -147,11 +146,11 @@ class SqlSource(Source):
     """Events in a database that SQLAlchemy reaches.
 
     Attributes:
-        url: SQLAlchemy URL. Where rows lie changes no value, so it is in no plan, and no fingerprint.
+        url: SQLAlchemy URL. The place of the rows changes no value, so it is in no plan and in no fingerprint.
         table: Table or view, ``"schema.table"`` if need be. Give a table or a query.
-        query: SQL text that gives the rows. It must give the same rows whenever it is asked about the same data: it
-            may not say ``now()`` or ``random()``.
-        dtypes: Declared dtypes of columns, by name; the others are as the database says. ``NUMERIC`` of a precision
+        query: SQL text that returns the rows. It must return the same rows each time over the same data, so it cannot
+            use ``now()`` or ``random()``.
+        dtypes: Declared dtypes of columns, by name; the others come from the database. ``NUMERIC`` of a precision
             that no decimal has, or of none, is ``decimal(38,18)``. Numbers that count the time since 1970 are declared
             with their unit: ``"timestamp[ms]"``.
     """
@@ -163,19 +162,19 @@ class SqlSource(Source):
 
     @property
     def rows(self) -> str | None:
-        """What picks the rows: the query, or the table's name."""
+        """The query, or the name of the table."""
         return self.query if self.query is not None else self.table
 
 
 @explain_arguments(_SOURCE_HINTS)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FrameSource(Source):
-    """Events in memory: whatever speaks Arrow (``__arrow_c_stream__``), or a pandas frame.
+    """Events in memory: an object with ``__arrow_c_stream__``, or a pandas frame.
 
     Attributes:
         frame: The rows.
-        dtypes: Declared dtypes of columns, by name; the others are as the frame says. A pandas column of ``Decimal``
-            objects says no precision and is ``decimal(38,18)``. Numbers that count the time since 1970 are declared
+        dtypes: Declared dtypes of columns, by name; the others come from the frame. A pandas column of ``Decimal``
+            objects has no precision and is ``decimal(38,18)``. Numbers that count the time since 1970 are declared
             with their unit: ``"timestamp[ms]"``.
     """
 

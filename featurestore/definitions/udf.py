@@ -1,7 +1,7 @@
 """User-defined functions over Arrow arrays, for what expressions lack.
 
-A plan holds a function's source text, not the function: whoever evaluates the plan must have imported the module that
-defines it. The module knows how to judge whether a function could give the same answer twice, not how to call it.
+A plan holds a function's source text, not the function: a process that evaluates the plan must have imported the module
+that defines it. The module checks whether a function is pure; it does not call functions.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ PURE_MODULES = frozenset(
 """Modules a user-defined function may use."""
 
 _HOMES = frozenset(name.partition(".")[0] for name in PURE_MODULES)
-"""Packages in which what these modules offer is defined, some of it in modules of other names."""
+"""Packages that define the contents of these modules, some of them in modules of other names."""
 
 IMPURE_ATTRIBUTES = frozenset(
     {
@@ -95,7 +95,7 @@ IMPURE_ATTRIBUTES = frozenset(
         "utcnow",
     }
 )
-"""Attributes of those modules that do not give the same answer twice, or change what others give."""
+"""Attributes of those modules whose results vary, or that change the results of others."""
 
 READING_ATTRIBUTES = frozenset(
     {
@@ -174,7 +174,7 @@ _BACK_DOORS = frozenset(
         "threading",
     }
 )
-"""Attributes of those modules that lead to anything."""
+"""Attributes of those modules that give access to everything else."""
 
 IMPURE_BUILTINS = frozenset(
     {
@@ -204,11 +204,11 @@ IMPURE_BUILTINS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Udf:
-    """A user-defined function; called with expressions it gives an expression.
+    """A user-defined function; called with expressions, it returns an expression.
 
     Attributes:
-        function: Takes Arrow arrays of equal length, gives one array of that length. The value of a row may depend on
-            that row's operands only: rows come in other numbers and orders online than offline.
+        function: Accepts Arrow arrays of equal length and returns one array of that length. The value of a row may
+            depend on that row's operands only: rows come in other numbers and orders online than offline.
         name: Name of the function.
         returns: Dtype of the result, as written.
         source: Source text of the function without its decorators; ``""`` if it cannot be read.
@@ -220,12 +220,12 @@ class Udf:
     source: str
 
     def __call__(self, *operands: Any) -> Expr:
-        """Return the expression that applies the function; what is no expression becomes a literal."""
+        """Return the expression that applies the function; other operands than expressions become literals."""
         params = (("name", self.name), ("returns", str(self.returns)), ("source", self.source))
         return Expr("udf", tuple(map(to_expr, operands)), params)
 
     def problems(self) -> Iterator[str]:
-        """Yield why the function could not be trusted to give the same answer twice."""
+        """Yield the reasons why the function might not give the same result twice."""
         if not self.source:
             yield "its source text cannot be read"
             return
@@ -238,10 +238,10 @@ class Udf:
         if self.function.__defaults__ or self.function.__kwdefaults__:
             yield "it has default values"
         used = set(_used(code))
-        found = {problem for kind, name in used for problem in self._judge(kind, name)}
-        yield from sorted(found | set(clock_problems(self.source)))
+        problems = {problem for kind, name in used for problem in self._problems_of(kind, name)}
+        yield from sorted(problems | set(clock_problems(self.source)))
 
-    def _judge(self, kind: str, name: str) -> Iterator[str]:
+    def _problems_of(self, kind: str, name: str) -> Iterator[str]:
         is_dunder = name.startswith("__") and name.endswith("__")
         if kind == "attribute" and (is_dunder or name in IMPURE_ATTRIBUTES | READING_ATTRIBUTES | _BACK_DOORS):
             yield f"it asks for '{name}'"
@@ -250,9 +250,9 @@ class Udf:
         elif kind == "assignment":
             yield f"it assigns the global '{name}'"
         elif kind == "global":
-            yield from self._judge_global(name)
+            yield from self._problems_of_global(name)
 
-    def _judge_global(self, name: str) -> Iterator[str]:
+    def _problems_of_global(self, name: str) -> Iterator[str]:
         missing = object()
         found = self.function.__globals__.get(name, missing)
         if found is missing:
@@ -265,9 +265,9 @@ class Udf:
 
 
 def _is_library_code(global_name: str, found: Any) -> bool:
-    """Tell whether a global is a function, class or constant of the pure modules.
+    """Return whether a global is a function, class or constant of the pure modules.
 
-    Other instances of their classes hold values of their own, which a function's source text does not show.
+    Other instances of their classes hold values that a function's source text does not show.
     """
     if isinstance(found, int | float | str | bytes | timezone):
         return any(getattr(sys.modules.get(module), global_name, None) is found for module in PURE_MODULES)
@@ -318,9 +318,9 @@ _LOCAL = "localtime"
 
 
 def clock_problems(source: str) -> Iterator[str]:
-    """Yield where a function's text reads the clock or the time zone of the machine it runs on.
+    """Yield the places where a function reads the clock or the machine's time zone.
 
-    A datetime without a zone is taken for the machine's local time by ``timestamp()`` and ``astimezone()``. Those of
+    ``timestamp()`` and ``astimezone()`` interpret a datetime without a zone as the machine's local time. Datetimes of
     operands have a zone; so these methods are refused only where the function makes datetimes itself, unless the call
     shows that the datetime has a zone.
 
@@ -361,7 +361,7 @@ def clock_problems(source: str) -> Iterator[str]:
 
 
 def _drops_zone(calls: list[ast.Call]) -> bool:
-    """Tell whether some call takes a zone away: ``.replace(tzinfo=None)``."""
+    """Return whether a call removes a zone: ``.replace(tzinfo=None)``."""
     keywords = (keyword for call in calls for keyword in call.keywords)
     return any(
         keyword.arg == "tzinfo" and isinstance(keyword.value, ast.Constant) and keyword.value.value is None
@@ -370,26 +370,26 @@ def _drops_zone(calls: list[ast.Call]) -> bool:
 
 
 def _zoned_names(nodes: list[ast.AST]) -> set[str]:
-    """Return the variables that are only ever given datetimes with a zone."""
-    given: dict[str, list[bool]] = {}
+    """Return the variables to which only datetimes with a zone are assigned."""
+    assigned: dict[str, list[bool]] = {}
     for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
                 if isinstance(target, ast.Name):
-                    given.setdefault(target.id, []).append(_has_zone(node.value))
-    return {name for name, values in given.items() if all(values)}
+                    assigned.setdefault(target.id, []).append(_has_zone(node.value))
+    return {name for name, values in assigned.items() if all(values)}
 
 
 def _called(call: ast.Call) -> str:
-    """Return the last part of the name of what is called."""
+    """Return the last part of the name of the called function."""
     if isinstance(call.func, ast.Attribute):
         return call.func.attr
     return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
 def _has_zone(node: ast.expr) -> bool:
-    """Tell whether an expression shows that it is a datetime with a zone."""
+    """Return whether an expression is certainly a datetime with a zone."""
     if not isinstance(node, ast.Call):
         return False
     zones = [keyword for keyword in node.keywords if keyword.arg in ("tz", "tzinfo")]
@@ -405,9 +405,9 @@ _REGISTERED: dict[tuple[str, str], Udf] = {}
 def udf(*, returns: DTypeLike) -> Callable[[Callable[..., Any]], Udf]:
     """Make a Python function over Arrow arrays usable in expressions.
 
-    The function is called with one ``pyarrow.Array`` per operand and must give an array of the same length. It must be
-    a pure function of its operands, row by row: its text is searched for what reads files, clocks, the machine's time
-    zone or chance, and it is tried on parts of blocks when it is compiled and when it meets its first rows. Its source
+    The function is called with one ``pyarrow.Array`` per operand and must return an array of the same length. It must
+    be a pure function of its operands, row by row: its text is searched for uses of files, clocks, the machine's time
+    zone and random numbers, and it is tried on parts of blocks when it is compiled and with its first rows. Its source
     text is part of the fingerprint.
 
     Args:
@@ -428,7 +428,7 @@ def udf(*, returns: DTypeLike) -> Callable[[Callable[..., Any]], Udf]:
 
 
 def source_text(function: Callable[..., Any]) -> str:
-    """Return a function's source without decorators and outer indentation; ``""`` if there is none to read."""
+    """Return a function's source without decorators and outer indentation; ``""`` if it cannot be read."""
     try:
         lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     except (OSError, TypeError):
@@ -438,14 +438,14 @@ def source_text(function: Callable[..., Any]) -> str:
 
 
 def find_udf(name: str, source: str) -> Udf:
-    """Return the function a plan names.
+    """Return the function that a plan names.
 
     Args:
         name: Name of the function.
         source: Its source text as the plan holds it.
 
     Raises:
-        UnknownUdfError: No module that was imported defines it, or defines it with another text.
+        UnknownUdfError: No imported module defines it, or one defines it with another text.
     """
     found = _REGISTERED.get((name, source))
     if found is not None:

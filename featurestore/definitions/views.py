@@ -1,7 +1,7 @@
 """Feature views, on-demand feature views, and selections of their features.
 
-``view["feature"]`` is at once an expression, for on-demand features, and a selection, for services. What is written
-here is kept as written; the compiler judges it, so that all mistakes are reported together.
+``view["feature"]`` is both an expression, for on-demand features, and a selection, for services. Arguments are kept as
+written. The compiler checks them, so that all mistakes are reported together.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Selectable(ABC):
-    """What features can be picked from: views, aliased views, on-demand views and selections themselves."""
+    """Base of views, aliased views, on-demand views and selections, from which features can be selected."""
 
     @abstractmethod
     def select(self) -> Selection:
-        """Return the selection of everything this holds."""
+        """Return the selection of all features."""
 
     @overload
     def __getitem__(self, names: str) -> FeatureReference: ...
@@ -35,14 +35,14 @@ class Selectable(ABC):
     def __getitem__(self, names: tuple[str, ...]) -> Selection: ...
 
     def __getitem__(self, names: str | tuple[str, ...]) -> FeatureReference | Selection:
-        """Pick one feature, as an expression, or several, as a selection for a service."""
+        """Select one feature, as an expression, or several, as a selection for a service."""
         if isinstance(names, tuple):
             return replace(self.select(), names=names)
         return reference_to(replace(self.select(), names=(names,)))
 
     def __iter__(self) -> Iterator[FeatureReference]:
-        # Without this, Python would iterate by asking for [0], [1], … for ever.
-        raise TypeError(f"{type(self).__name__} is not iterable; pick features by name: view['a', 'b']")
+        # Without this, Python would iterate over [0], [1], … without end.
+        raise TypeError(f"{type(self).__name__} is not iterable; select features by name: view['a', 'b']")
 
     def prefixed(self, prefix: str) -> Selection:
         """Name the features' columns ``prefix__feature`` in the answer instead of ``view__feature``."""
@@ -57,7 +57,7 @@ class Selectable(ABC):
         return replace(self.select(), renames=names)
 
 
-_AGGREGATE = "Say how events become a value: features={'name': agg.last(col('name'))}."
+_AGGREGATE = "Write how events become a value: features={'name': agg.last(col('name'))}."
 _VIEW_HINTS = {
     "entities": "A view has one entity: entity=driver. Several key columns are one entity: key=('buyer', 'seller').",
     "schema": _AGGREGATE,
@@ -79,18 +79,18 @@ _ON_DEMAND_HINTS = {
 @explain_arguments(_VIEW_HINTS)
 @dataclass(frozen=True, eq=False)
 class FeatureView(Selectable):
-    """Features of one entity, folded from the events of one source.
+    """Features of one entity, aggregated from the events of one source.
 
     Attributes:
         name: Name of the view; its columns are named ``view__feature``.
-        entity: Whose features these are.
-        source: Where the events come from.
+        entity: The entity that the features describe.
+        source: The source of the events.
         features: Aggregations by name. A name that holds ``{window}`` stands for one feature per window.
-        where: Events for which this is not true do not exist for the view; ``None`` means all do.
-        refresh: The freshness the view promises: ``continuous()`` or ``every("1h", lag="10m")``.
-        owner: Who answers for it; changes no value.
-        description: What it is; changes no value.
-        tags: Anything else worth noting; changes no value.
+        where: Events for which this is not true do not exist for the view; ``None`` means that all do.
+        refresh: The freshness that the view promises: ``continuous()`` or ``every("1h", lag="10m")``.
+        owner: Person or team responsible for it; changes no value.
+        description: Description for people; changes no value.
+        tags: Further notes by name; changes no value.
     """
 
     name: str
@@ -112,9 +112,9 @@ class FeatureView(Selectable):
         """Use the view under another name, with its keys in other columns.
 
         Args:
-            alias: Stands for the view in column names: ``alias__feature``.
-            keys: From a key column of the entity to the column of the spine or request that holds it; keys that are
-                not named keep their own name.
+            alias: Replaces the view's name in column names: ``alias__feature``.
+            keys: From a key column of the entity to the column of the spine or request that holds it; other keys keep
+                their own name.
 
         Example:
             ``weather.aliased("origin_weather", keys={"airport": "origin"})["temp"]``
@@ -125,15 +125,15 @@ class FeatureView(Selectable):
 @explain_arguments(_ON_DEMAND_HINTS)
 @dataclass(frozen=True, eq=False)
 class OnDemandFeatureView(Selectable):
-    """Features computed when asked for: from other features, request inputs and ``as_of()``.
+    """Features computed at request time: from other features, request inputs and ``as_of()``.
 
     Attributes:
         name: Name of the view; its columns are named ``view__feature``.
         features: Expressions by name, over ``view["feature"]``, ``request("input")`` and ``as_of()``.
         request: Dtypes of the request inputs, by name. The spine or the request gives their values.
-        owner: Who answers for it; changes no value.
-        description: What it is; changes no value.
-        tags: Anything else worth noting; changes no value.
+        owner: Person or team responsible for it; changes no value.
+        description: Description for people; changes no value.
+        tags: Further notes by name; changes no value.
     """
 
     name: str
@@ -155,10 +155,10 @@ class Selection(Selectable):
 
     Attributes:
         view: The view.
-        alias: What stands for the view in column names; ``None`` is its name.
+        alias: Replaces the view's name in column names; ``None`` keeps it.
         keys: From a key column of the entity to the column that holds it, where they differ.
-        names: The features picked; ``None`` is all.
-        prefix: What stands for the view in the names of the answer only; ``None`` is the alias.
+        names: The selected features; ``None`` selects all.
+        prefix: Replaces the view's name in the names of the answer only; ``None`` keeps the alias.
         renames: From a feature's name to the whole name of its column in the answer.
     """
 
@@ -171,7 +171,7 @@ class Selection(Selectable):
 
     @property
     def role(self) -> str:
-        """The name the view goes by: its alias, or its own."""
+        """The alias of the view, or its name."""
         return self.view.name if self.alias is None else self.alias
 
     def select(self) -> Selection:
@@ -204,7 +204,7 @@ class FeatureReference(Expr):
 
 
 def reference_to(selection: Selection) -> FeatureReference:
-    """Return the expression that stands for the one feature a selection holds."""
+    """Return the expression for the one feature of a selection."""
     assert selection.names is not None and len(selection.names) == 1
-    params = (("view", selection.role), ("feature", selection.names[0]))
+    params = (("feature", selection.names[0]), ("view", selection.role))
     return FeatureReference("feature", params=params, selection=selection)

@@ -176,13 +176,13 @@ def _same(dtype: DType) -> DType | Refusal:
 
 def _ordered(dtype: DType) -> DType | Refusal:
     if dtype.kind == "list":
-        return Refusal(f"does not take {dtype}", "Lists have no order; aggregate something of theirs.")
+        return Refusal(f"does not accept {dtype}", "Lists have no order; aggregate a value computed from them.")
     return dtype
 
 
 def _sorted(dtype: DType) -> DType | Refusal:
     if dtype.is_ordered:
-        return Refusal("does not take ordered categories, which are not sorted by their order here", ORDERED_HINT)
+        return Refusal("does not accept ordered categories: they are not sorted by their order", ORDERED_HINT)
     return _ordered(dtype)
 
 
@@ -210,12 +210,12 @@ def _summed(dtype: DType) -> DType | Refusal:
     if dtype.kind == "decimal" and dtype.precision <= LARGEST_SUMMED_PRECISION:
         return DType("decimal", precision=38, scale=dtype.scale)
     if dtype.kind == "decimal":
-        return Refusal(f"does not take {dtype}", _exact_hint(dtype))
+        return Refusal(f"does not accept {dtype}", _exact_hint(dtype))
     return _not_a_number(dtype)
 
 
 def _exact_hint(dtype: DType) -> str:
-    """Say how a decimal of more digits than can be summed keeps its exact digits."""
+    """Return the hint on how a decimal with too many digits to be summed keeps its exact digits."""
     most = LARGEST_SUMMED_PRECISION
     if dtype.scale < most:
         return (
@@ -227,18 +227,20 @@ def _exact_hint(dtype: DType) -> str:
 
 def _not_a_number(dtype: DType) -> Refusal:
     if dtype.kind == "bool":
-        return Refusal(f"does not take {dtype}", "Say what true counts as: .cast('int64') or .cast('float64').")
+        return Refusal(
+            f"does not accept {dtype}", "Convert true and false to numbers: .cast('int64') or .cast('float64')."
+        )
     if dtype.kind == "decimal":
         exact = dtype if dtype.precision <= LARGEST_SUMMED_PRECISION else f"decimal({LARGEST_SUMMED_PRECISION},…)"
-        hint = f"It gives floats: .cast('float64'). Sums of {exact} are exact, and count how many there are."
-        return Refusal(f"does not take {dtype}", hint)
+        hint = f"It returns floats: .cast('float64'). Sums of {exact} are exact; divide them by a count."
+        return Refusal(f"does not accept {dtype}", hint)
     if dtype.kind == "string":
         hint = (
-            "It takes numbers: .cast('float64'). If a few texts keep the column from being numbers, name them: "
+            "It needs numbers: .cast('float64'). If some texts in the column are not numbers, declare them as null: "
             "csv=CsvOptions(null_values=('', 'NA'))."
         )
-        return Refusal(f"does not take {dtype}", hint)
-    return Refusal(f"does not take {dtype}", "It takes numbers.")
+        return Refusal(f"does not accept {dtype}", hint)
+    return Refusal(f"does not accept {dtype}", "It needs numbers.")
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

@@ -1,6 +1,6 @@
-"""Compiler passes over names, entities and sources: what must hold before views are looked at.
+"""Compiler passes over names, entities and sources, which run before the passes over views.
 
-A definition holds what the user wrote, of whatever type; after these passes the others may trust its shape.
+A definition holds the user's arguments, whatever their types; after these passes the types are right.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from featurestore.plan.names import AS_OF, is_name
 from featurestore.plan.sql_text import dialect_of, impurity
 
 Schema = Mapping[str, DType | None]
-"""Columns of a source with their dtypes; ``None`` for types the contract has no dtype for."""
+"""Columns of a source with their dtypes; ``None`` for types that have no dtype here."""
 
 
 def kind_of(definition: Definition) -> str:
-    """Return what a definition is called in messages."""
+    """Return the name of a definition's kind, for messages."""
     if isinstance(definition, Entity):
         return "entity"
     if isinstance(definition, Source):
@@ -60,7 +60,7 @@ def where_is(definition: Definition) -> str:
 
 
 def check_names(definitions: Definitions, report: Report) -> None:
-    """Report names that cannot be used, and names that stand for two definitions."""
+    """Report names that are not valid, and names of two definitions of one kind."""
     groups: dict[str, tuple[Definition, ...]] = {
         "entities": definitions.entities,
         "sources": definitions.sources,
@@ -82,7 +82,7 @@ def _check_group(what: str, group: Iterable[Definition], report: Report) -> None
 
 
 def check_shapes(definitions: Definitions, report: Report) -> Definitions:
-    """Report arguments of wrong Python types and return the definitions that have none."""
+    """Report arguments of wrong Python types and return the definitions that have none of these."""
     return Definitions(
         entities=tuple(entity for entity in definitions.entities if isinstance(entity.name, str)),
         sources=tuple(source for source in definitions.sources if _is_sound(_source_shape(source), report)),
@@ -93,7 +93,7 @@ def check_shapes(definitions: Definitions, report: Report) -> Definitions:
 
 
 def _is_sound(found: Iterable[Mistake | None], report: Report) -> bool:
-    """Report mistakes and tell whether there were none; ``None`` is a mistake that is reported elsewhere."""
+    """Report mistakes and return whether there were none; ``None`` is a mistake that is reported elsewhere."""
     problems = list(found)
     for problem in problems:
         if problem is not None:
@@ -102,7 +102,7 @@ def _is_sound(found: Iterable[Mistake | None], report: Report) -> bool:
 
 
 def _name_shape(definition: Definition) -> Iterator[None]:
-    """Yield if a name is no text: ``check_names`` reports it."""
+    """Yield a mistake if a name is not text: ``check_names`` reports it."""
     if not isinstance(definition.name, str):
         yield None
 
@@ -126,7 +126,7 @@ _OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str, bool], ...] = (
     (("dtypes",), Mapping, "a mapping from column to dtype", False),
     (("csv",), CsvOptions, "CsvOptions(…)", False),
 )
-"""Options of sources: what they should be, in code and in words, and whether they may be ``None``."""
+"""Options of sources: their Python type, the type in words, and whether they may be ``None``."""
 
 
 def _view_shape(view: FeatureView) -> Iterator[Mistake | None]:
@@ -173,7 +173,7 @@ def _features_shape(where: str, features: object, example: str) -> Iterator[Mist
 
 
 def is_expression(value: object, where: str, what: str, report: Report) -> bool:
-    """Tell whether a value is an expression; report it with the way to write it if not."""
+    """Return whether a value is an expression; report it with a hint if not."""
     if not isinstance(value, Expr):
         report(wrong_kind(where, what, value, "an expression", _expression_hint(value)))
         return False
@@ -187,16 +187,16 @@ def _expression_hint(value: object) -> str:
 
 
 def is_aggregation(value: object, where: str, report: Report) -> TypeGuard[Aggregation]:
-    """Tell whether a value is an aggregation; report it with the way to write it if not."""
+    """Return whether a value is an aggregation; report it with a hint if not."""
     if not isinstance(value, Aggregation):
-        hint = "Say how events are folded: agg.last(col('x')), agg.sum(col('x')).over('7d')."
+        hint = "Write how events are aggregated: agg.last(col('x')), agg.sum(col('x')).over('7d')."
         report(wrong_kind(where, "the feature", value, "an aggregation", hint))
         return False
     return True
 
 
 def is_listable(value: object, where: str, what: str, report: Report) -> TypeGuard[Listed]:
-    """Tell whether a service can list a value; report it if not."""
+    """Return whether a service can list a value; report it if not."""
     if not isinstance(value, Selectable | FeatureReference):
         hint = "Compute it in an OnDemandFeatureView and list that." if isinstance(value, Expr) else ""
         report(wrong_kind(where, what, value, "a view, view['feature'] or view.aliased(…)", hint))
@@ -205,7 +205,7 @@ def is_listable(value: object, where: str, what: str, report: Report) -> TypeGua
 
 
 def compile_entity(entity: Entity, report: Report) -> EntityPlan | None:
-    """Return an entity's key columns with their dtypes, or report what is wrong with them."""
+    """Return an entity's key columns with their dtypes, or report their mistakes."""
     where = where_is(entity)
     found = list(_key_mistakes(entity, where))
     columns = tuple(Column(key, _key_dtype(where, key, dtype, found.append)) for key, dtype in entity.columns)
@@ -242,7 +242,7 @@ def _key_dtype(where: str, key: object, dtype: DTypeLike | None, report: Report)
 
 
 def read_dtype(where: str, dtype: object, report: Report) -> DType | None:
-    """Return a dtype that a user wrote, or report why there is none."""
+    """Return the dtype that a user wrote, or report why it is not valid."""
     if not isinstance(dtype, str | DType):
         report(wrong_kind(where, "a dtype", dtype, "its name, for instance 'int64'"))
         return None
@@ -254,7 +254,7 @@ def read_dtype(where: str, dtype: object, report: Report) -> DType | None:
 
 
 def check_options(source: Source, report: Report) -> None:
-    """Report options of a source that are wrong whatever its columns are."""
+    """Report options of a source that are wrong for any columns."""
     where = where_is(source)
     for option, value, allowed in (
         ("on_null", source.on_null, ("error", "drop")),
@@ -283,7 +283,7 @@ _EPOCH_DTYPES = frozenset(f"timestamp[{unit}]" for unit in EPOCH_UNITS)
 
 
 def is_epoch(dtype: object) -> bool:
-    """Tell whether a declared dtype is one of numbers that count the time since 1970."""
+    """Return whether a declared dtype is one of numbers that count the time since 1970."""
     return isinstance(dtype, str) and dtype in _EPOCH_DTYPES
 
 
@@ -294,7 +294,7 @@ def epoch_units(source: Source) -> dict[str, str]:
 
 
 def check_columns(source: Source, schema: Schema, report: Report) -> None:
-    """Report columns that a source names and does not have, or that are of a wrong dtype."""
+    """Report columns that a source names but does not have, and columns of a wrong dtype."""
     where = where_is(source)
     for name in getattr(source, "dtypes", {}):
         if name not in schema:
@@ -303,17 +303,17 @@ def check_columns(source: Source, schema: Schema, report: Report) -> None:
 
 
 def readable_sources(definitions: Definitions) -> tuple[Source, ...]:
-    """Return the sources of which the columns can be asked for: those whose options are right.
+    """Return the sources whose columns can be read: those whose options are valid.
 
-    The others are named when the definitions are compiled, which needs no schema of theirs.
+    The compiler reports the mistakes of the others without their schemas.
     """
-    found = []
+    readable = []
     for source in check_shapes(definitions, lambda _: None).sources:
         wrong: list[Mistake] = []
         check_options(source, wrong.append)
         if not wrong:
-            found.append(source)
-    return tuple(found)
+            readable.append(source)
+    return tuple(readable)
 
 
 def _check_csv(options: CsvOptions, where: str, report: Report) -> None:
@@ -363,18 +363,18 @@ def _instants_hint(column: str, dtype: DType) -> str:
     """Return how to declare a column of another dtype as one of instants, if that can be done."""
     if dtype == INT64 or dtype.kind in ("float64", "decimal"):
         return (
-            "Say what its numbers count since 1970, s, ms, us or ns: for milliseconds "
+            "Declare the unit of its numbers since 1970, s, ms, us or ns: for milliseconds "
             f"dtypes={{'{column}': 'timestamp[ms]'}}."
         )
     if dtype == DATE:
-        return f"To read dates as their midnights, say dtypes={{'{column}': 'timestamp'}} and timezone='UTC'."
+        return f"To read dates as their midnights, write dtypes={{'{column}': 'timestamp'}} and timezone='UTC'."
     if dtype == STRING:
         return f"If its text is ISO 8601, declare the column: dtypes={{'{column}': 'timestamp'}}."
     return "Write instants where the rows are written."
 
 
 def usable_dtype(source: Source, schema: Schema, column: str, where: str, report: Report) -> DType | None:
-    """Return the dtype of a source's column, or report that there is no such column or that it has none."""
+    """Return the dtype of a source's column, or report that the column does not exist or has no dtype."""
     if column not in schema:
         report(mistakes.unknown_column(where, column, source.name, schema))
         return None
@@ -390,7 +390,7 @@ def parsing_of(source: Source) -> tuple[tuple[str, Param], ...]:
     if not isinstance(source, FileSource) or source.file_format != "csv":
         return ()
     default, options = CsvOptions(), source.csv
-    found: dict[str, Param] = {
+    values: dict[str, Param] = {
         "columns": options.columns,
         "comment": options.comment,
         "delimiter": options.delimiter,
@@ -399,4 +399,4 @@ def parsing_of(source: Source) -> tuple[tuple[str, Param], ...]:
         "null_values": options.null_values,
         "quote": options.quote,
     }
-    return tuple((name, value) for name, value in sorted(found.items()) if value != getattr(default, name))
+    return tuple((name, value) for name, value in sorted(values.items()) if value != getattr(default, name))

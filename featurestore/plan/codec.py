@@ -1,11 +1,12 @@
 """Canonical JSON and fingerprints of frozen dataclasses.
 
-The codec follows a class's fields and their types; it knows no plan, and the plan's classes stand on it. Equal objects
-give equal text: keys are sorted, there is no space, fields at their default are left out (so that a new field with a
-default changes no older text), dtypes are written by name, floats by the shortest text that reads back the same bits.
+The codec follows a class's fields and their types and knows nothing of plans; the classes of a plan use it. Equal
+objects give equal text: keys are sorted, there is no space, fields at their default are left out (so that a new
+field with a default changes no older text), dtypes are written by name, floats by the shortest text that reads back
+the same bits.
 
-What a fingerprint covers is said where the fields are declared: ``field(metadata=COSMETIC)`` leaves a field out,
-``field(metadata=UNORDERED)`` makes the order of its items count for nothing; everything else is in.
+The fields themselves declare whether the fingerprint covers them: ``field(metadata=COSMETIC)`` leaves a field out,
+``field(metadata=UNORDERED)`` ignores the order of its items; everything else is covered.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COSMETIC: Mapping[str, bool] = types.MappingProxyType({"cosmetic": True})
 """Metadata of a field that changes no value."""
 
 UNORDERED: Mapping[str, bool] = types.MappingProxyType({"unordered": True})
-"""Metadata of a tuple field of which the order changes no value."""
+"""Metadata of a tuple field whose order changes no value."""
 
 _T = TypeVar("_T")
 _SCALARS = (bool, int, float, str)
@@ -48,7 +49,7 @@ def from_json(cls: type[_T], text: str | bytes) -> _T:
     """Read a dataclass written by ``to_json``, strictly: the result is equal to what was written.
 
     Raises:
-        RegistryError: The text is no such object, or of another version.
+        RegistryError: The text is not an object of this class, or has another version.
     """
     try:
         document = json.loads(text)
@@ -89,7 +90,7 @@ def encode(value: Any, *, only_meaning: bool = False) -> Any:
 
 
 def _encode(value: Any, only_meaning: bool) -> Any:
-    # Plans may hold thousands of constants: what is frequent is asked first, and a class's fields are looked up once.
+    # Plans may hold thousands of constants: frequent types come first, and a class's fields are looked up once.
     if value is None or isinstance(value, _SCALARS):
         return value
     if isinstance(value, tuple):
@@ -100,12 +101,12 @@ def _encode(value: Any, only_meaning: bool) -> Any:
     encoded = {}
     kind: Any = type(value)
     for name, default, is_cosmetic, is_unordered in _encoded_parts(kind):
-        own = getattr(value, name)
-        # A default counts with its type: 1, 1.0 and True are three values.
-        if (only_meaning and is_cosmetic) or (type(default) is type(own) and default == own):
+        part = getattr(value, name)
+        # Defaults are compared with their type: 1, 1.0 and True are three values.
+        if (only_meaning and is_cosmetic) or (type(default) is type(part) and default == part):
             continue
-        found = _encode(own, only_meaning)
-        encoded[name] = sorted(found, key=canonical) if only_meaning and is_unordered else found
+        data = _encode(part, only_meaning)
+        encoded[name] = sorted(data, key=canonical) if only_meaning and is_unordered else data
     return encoded
 
 
@@ -122,11 +123,11 @@ def _encoded_parts(kind: Any) -> tuple[tuple[str, Any, bool, bool], ...]:
 
 
 class _MalformedError(Exception):
-    """JSON data that is not of the type it should be."""
+    """JSON data of another type than the field has."""
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:
-    """Read JSON data as a type of a field."""
+    """Read JSON data as the type of a field."""
     if kind is Any:
         return _decode_constant(data, where)
     if kind is DType:
@@ -195,7 +196,7 @@ def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
 
 @cache
 def _field_types(kind: Any) -> dict[str, Any]:
-    # ``Param`` names itself, which type hints cannot follow: constants are read by what they are.
+    # ``Param`` refers to itself, which type hints cannot resolve: constants are read by their JSON type.
     hints = get_type_hints(kind, localns={"Param": Any})
     return {part.name: hints[part.name] for part in fields(kind)}
 

@@ -1,7 +1,7 @@
 """The compiler: from definitions and the schemas of their sources to plans.
 
-Its passes are plain functions, run in order; each takes mistakes down and goes on, so that one apply hears of all of
-them. Nothing is read here: schemas are given.
+Its passes are plain functions, run in order. Each reports mistakes and goes on, so that one apply reports all of them.
+The compiler reads no data: the caller passes the schemas.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOTHING: Mapping[str, Mistake] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Plans:
-    """What definitions compile to.
+    """The plans of definitions.
 
     Attributes:
         views: Every feature view by name.
@@ -55,14 +55,14 @@ def compile_definitions(
 ) -> Plans:
     """Compile definitions.
 
-    The order of definitions, of features and of dicts changes nothing in the plans; only a service's columns come in
-    the order in which it lists them.
+    The order of definitions, of features and of dicts changes nothing in the plans, except that a service's columns
+    have the order in which it lists them.
 
     Args:
-        definitions: What ``collect`` found.
-        schemas: The columns of every source, by the source's name. Those that ``readable_sources`` leaves out may be
-            missing: they have mistakes anyhow.
-        unreadable: Why the columns of other sources are not known, by the source's name.
+        definitions: The definitions that ``collect`` found.
+        schemas: The columns of every source, by the source's name. Sources that ``readable_sources`` leaves out
+            may be missing: they have mistakes of their own.
+        unreadable: Mistakes that explain why the columns of other sources are unknown, by the source's name.
 
     Returns:
         The plans of all views and services.
@@ -81,8 +81,8 @@ def _compile(definitions: Definitions, schemas: Schemas, unreadable: Mapping[str
     check_names(definitions, report)
     sound = check_shapes(definitions, report)
     entities = {id(entity): compile_entity(entity, report) for entity in sound.entities}
-    right = _check_sources(sound.sources, schemas, unreadable, report)
-    compiled = Compiled(sound, _compile_views(sound, entities, right, schemas, report))
+    valid = _check_sources(sound.sources, schemas, unreadable, report)
+    compiled = Compiled(sound, _compile_views(sound, entities, valid, schemas, report))
     compile_on_demand(compiled, report)
     services = {service.name: compile_service(service, compiled, report) for service in sound.services}
     return Plans(
@@ -94,19 +94,19 @@ def _compile(definitions: Definitions, schemas: Schemas, unreadable: Mapping[str
 def _check_sources(
     sources: tuple[Source, ...], schemas: Schemas, unreadable: Mapping[str, Mistake], report: Report
 ) -> dict[int, bool]:
-    """Return, by ``id``, whether each source of which the columns are known is right."""
-    right = {}
+    """Return, by ``id``, whether each source with known columns is valid."""
+    valid = {}
     for source in sources:
         found: list[Mistake] = []
         check_options(source, found.append)
         if source.name in schemas:
             check_columns(source, schemas[source.name], found.append)
-            right[id(source)] = not found
+            valid[id(source)] = not found
         elif not found:
             found.append(unreadable.get(source.name) or mistakes.unread_source(where_is(source)))
         for mistake in found:
             report(mistake)
-    return right
+    return valid
 
 
 def _compile_views(
@@ -116,11 +116,11 @@ def _compile_views(
     schemas: Schemas,
     report: Report,
 ) -> dict[int, ViewPlan]:
-    """Compile the views of which the columns are known; keep the plans of those whose source is right."""
-    found = {}
+    """Compile the views whose columns are known; keep the plans of those whose source is valid."""
+    plans = {}
     for view in definitions.views:
         if id(view.source) in sources:
             plan = compile_view(view, entities.get(id(view.entity)), schemas[view.source.name], report)
             if plan is not None and sources[id(view.source)]:
-                found[id(view)] = plan
-    return found
+                plans[id(view)] = plan
+    return plans

@@ -1,4 +1,4 @@
-"""The mistakes that definitions can hold: one factory each, so that a mistake reads the same wherever it is found."""
+"""Mistakes in definitions: one factory each, so that a mistake reads the same wherever it is found."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from featurestore.core.errors import (
 from featurestore.plan.names import LONGEST_NAME, SEPARATOR
 
 Report = Callable[[Mistake], None]
-"""Takes a mistake down and lets the compiler go on."""
+"""Collects a mistake; the compiler goes on."""
 
 
 def place(kind: str, name: object, feature: object = None) -> str:
-    """Return where something is: ``"feature view 'spend', feature 'sum_7d'"``."""
+    """Return the place of a definition or feature: ``"feature view 'spend', feature 'sum_7d'"``."""
     outer = f"{kind} '{name}'"
     return outer if feature is None else f"{outer}, feature '{feature}'"
 
 
 def bad_name(where: str, name: object) -> Mistake:
-    """Return the mistake of a name that cannot be part of a column's name."""
+    """Return the mistake of a name that is not valid."""
     hint = (
         f"Letters, digits and single underscores, a letter first, at most {LONGEST_NAME} characters; "
         f"'{SEPARATOR}' stands between view and feature."
@@ -36,13 +36,13 @@ def bad_name(where: str, name: object) -> Mistake:
 
 def reserved_name(where: str, what: str, name: str) -> Mistake:
     """Return the mistake of a column that would shadow one that every spine has."""
-    return Mistake(where, f"{what} '{name}' has a reserved name", "Call it something else.", "reserved-name")
+    return Mistake(where, f"{what} '{name}' has a reserved name", "Give it another name.", "reserved-name")
 
 
 def pushed_events_left_out(where: str, count: int) -> Mistake:
-    """Return the mistake of a source that takes no pushes any more although events were pushed to it."""
+    """Return the mistake of a source that no longer accepts pushes although events were pushed to it."""
     events = "1 event that was pushed" if count == 1 else f"{count} events that were pushed"
-    hint = "Keep stream=True, or give the source another name if these events are not to count."
+    hint = "Keep stream=True, or give the source another name if these events should not count."
     return Mistake(where, f"without stream=True its {events} would no longer count", hint, "pushed-events")
 
 
@@ -87,7 +87,7 @@ def bad_policy(where: str, error: ConfigError) -> Mistake:
 
 def unknown_tolerance(where: str, name: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of a tolerance for a feature that the service does not have."""
-    problem = f"its policy has a tolerance for '{name}', which is none of its columns"
+    problem = f"its policy has a tolerance for '{name}', which is not one of its columns"
     return Mistake(where, problem, listing("Columns", known, wrong=name), "bad-policy")
 
 
@@ -103,33 +103,33 @@ def unknown_column(where: str, column: str, source: str, known: Iterable[str]) -
 
 
 def unread_source(where: str) -> Mistake:
-    """Return the mistake of a source of which the columns could not be read."""
-    return Mistake(where, "its columns are not known", "Check that its rows are where it says.", "unread-source")
+    """Return the mistake of a source whose columns could not be read."""
+    return Mistake(where, "its columns are not known", "Check that its path, table or query is right.", "unread-source")
 
 
 def unsupported_column(where: str, column: str, source: str, kind: str) -> Mistake:
-    """Return the mistake of using a column of which the type has no dtype.
+    """Return the mistake of using a column whose type has no dtype.
 
     Args:
-        where: Where it is used.
-        column: Its name.
-        source: Its source.
-        kind: Its type, as the source names it; empty if that is not known.
+        where: Where the column is used.
+        column: Name of the column.
+        source: Name of its source.
+        kind: Type of the column, as the source names it; empty if it is not known.
     """
     said = f" ({kind if len(kind) <= _LONGEST_TYPE else f'{kind[:_LONGEST_TYPE]}…'})" if kind else ""
     problem = f"column '{column}' of source '{source}' has a type that features cannot be made of{said}"
     hint = "Convert it where the rows are written, to one of: bool, int64, float64, string, timestamp, date, decimal."
     if kind == NOT_UTF8:
-        hint = "Say how the characters of the file are written: csv=CsvOptions(encoding='latin-1'), or 'cp1252'."
+        hint = "Name the encoding of the file: csv=CsvOptions(encoding='latin-1'), or 'cp1252'."
     if kind == "null" or ("list" in kind and "null" in kind and "struct" not in kind):
         example = "float64" if kind == "null" else "list<float64>"
-        hint = f"It holds nulls alone so far. Declare its dtype on the source: dtypes={{'{column}': '{example}'}}."
+        hint = f"It holds only nulls so far. Declare its dtype on the source: dtypes={{'{column}': '{example}'}}."
     return Mistake(where, problem, hint, "unsupported-column")
 
 
 _LONGEST_TYPE = 100
 NOT_UTF8 = "text that is not UTF-8"
-"""The type of columns of CSV files that hold other bytes than their encoding has."""
+"""The type of columns of CSV files with bytes that are not valid in their encoding."""
 
 
 def wrong_dtype(where: str, what: str, got: DType, expected: str, hint: str = "") -> Mistake:
@@ -138,15 +138,15 @@ def wrong_dtype(where: str, what: str, got: DType, expected: str, hint: str = ""
 
 
 def look_ahead(where: str, what: str) -> Mistake:
-    """Return the mistake of a stored feature that asks for what is known only when the question is asked."""
+    """Return the mistake of a feature over events that reads a value known only at request time."""
     problem = f"{what} is not known when an event happens"
     return Mistake(where, problem, "Compute this in an OnDemandFeatureView.", "look-ahead")
 
 
 def missing_window(where: str, aggregation: str) -> Mistake:
-    """Return the mistake of an aggregation that does not say which events it folds."""
+    """Return the mistake of an aggregation without a window."""
     return Mistake(
-        where, f"{aggregation} says no window", "Add .over('7d'), or .lifetime() for all events.", "missing-window"
+        where, f"{aggregation} has no window", "Add .over('7d'), or .lifetime() for all events.", "missing-window"
     )
 
 
@@ -162,9 +162,9 @@ def empty_window(where: str, what: str) -> Mistake:
 
 
 def misplaced_ttl(where: str, aggregation: str) -> Mistake:
-    """Return the mistake of a time to live on something other than a latest value."""
+    """Return the mistake of a time to live on an aggregation other than a latest value."""
     problem = f"{aggregation} cannot have a ttl"
-    return Mistake(where, problem, "Only agg.last can; bound others by .over(…).", "misplaced-ttl")
+    return Mistake(where, problem, "Only agg.last can have one; bound others by .over(…).", "misplaced-ttl")
 
 
 def unknown_feature(where: str, view: str, feature: str, known: Iterable[str]) -> Mistake:
@@ -180,7 +180,9 @@ def unknown_view(where: str, view: str, known: Iterable[str]) -> Mistake:
 def column_on_demand(where: str, column: str) -> Mistake:
     """Return the mistake of reading a source's column where there are no events."""
     hint = f"Use a feature, view['{column}'], or an input of the request, request('{column}')."
-    return Mistake(where, f"col('{column}') is a column of events, which are not at hand on demand", hint, "no-columns")
+    return Mistake(
+        where, f"col('{column}') is a column of events, which on-demand features cannot read", hint, "no-columns"
+    )
 
 
 def undeclared_request(where: str, name: str, known: Iterable[str]) -> Mistake:
@@ -192,7 +194,7 @@ def undeclared_request(where: str, name: str, known: Iterable[str]) -> Mistake:
 
 def cycle(where: str, columns: Iterable[str]) -> Mistake:
     """Return the mistake of on-demand features that need each other."""
-    return Mistake(where, f"it needs itself: {' → '.join(columns)}", "Break the circle.", "cycle")
+    return Mistake(where, f"it needs itself: {' → '.join(columns)}", "Remove one of these references.", "cycle")
 
 
 def impure_udf(where: str, name: str, problem: str) -> Mistake:
@@ -203,13 +205,13 @@ def impure_udf(where: str, name: str, problem: str) -> Mistake:
 
 def impure_query(where: str, word: str) -> Mistake:
     """Return the mistake of a query that gives other rows when asked again."""
-    problem = f"the query says {word}, so it could give different rows when asked again"
-    return Mistake(where, problem, "Leave it out: features look at as_of, not at the clock.", "impure-query")
+    problem = f"the query uses {word}, so it could give different rows when asked again"
+    return Mistake(where, problem, "Leave it out: features use as_of, not the clock.", "impure-query")
 
 
 def unknown_key(where: str, key: str, entity: str, known: Iterable[str]) -> Mistake:
     """Return the mistake of binding a key that an entity does not have."""
-    problem = f"'{key}' is no key of entity '{entity}'"
+    problem = f"'{key}' is not a key of entity '{entity}'"
     return Mistake(where, problem, listing("Keys", map(str, known), wrong=str(key)), "unknown-key")
 
 

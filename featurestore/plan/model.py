@@ -1,12 +1,12 @@
-"""The plan: what definitions compile to. Frozen data, no behaviour beyond its JSON form and its fingerprint.
+"""The plan: the compiled form of definitions. Frozen data, without behaviour beyond its JSON form and its fingerprint.
 
-What a fingerprint covers: everything but the fields marked ``COSMETIC``, and not the order of those marked
-``UNORDERED``. So it covers names of views, features, aliases, sources and columns of the answer (they say which value
-is which, and which events are meant), dtypes, expressions with the source text of functions, key columns in their order
+A fingerprint covers everything but the fields marked ``COSMETIC``, and not the order of those marked
+``UNORDERED``. So it covers names of views, features, aliases, sources and columns of the answer (they identify the
+values and the events), dtypes, expressions with the source text of functions, key columns in their order
 (stored state is keyed by it), times, windows, refresh. It does not cover names of services and entities, nor anything
-that is not in a plan: owners, descriptions, tags, where a source lies, the order of definitions. Of a view of which a
-service picks a few features it covers all: the view is evaluated and materialized as one, and the inputs of all its
-features order events with equal times.
+that is not in a plan: owners, descriptions, tags, where a source lies, the order of definitions. Of a view
+that a service uses in part it covers the whole: the view is evaluated and materialized as one, and the inputs of all
+its features order events with equal times.
 
 The module must not know how a plan is compiled, evaluated or stored.
 """
@@ -29,27 +29,27 @@ from featurestore.plan.codec import COSMETIC, UNORDERED, fingerprint_of, from_js
 from featurestore.plan.names import feature_column
 
 Param: TypeAlias = "bool | int | float | str | tuple[Param, ...] | None"
-"""A constant inside a plan: everything else is written as text in its canonical form."""
+"""A constant inside a plan; other values are written as text in their canonical form."""
 
 
 INGEST_COLUMN = "__ingest_time"
-"""The column that says when an event became known, of a source that accepts pushes and names none."""
+"""Column of the ingest time in a source that accepts pushes and names no such column."""
 
 SEQUENCE_COLUMN = "__sequence"
-"""The column that numbers the pushed events of one source in the order they were taken."""
+"""Column that numbers the pushed events of a source in the order in which they were accepted."""
 
 LOG_COLUMNS = frozenset({INGEST_COLUMN, SEQUENCE_COLUMN})
-"""Columns that the log of pushed events adds; a source that accepts pushes has none of these names."""
+"""Columns that the log of pushed events adds; a source that accepts pushes cannot have columns of these names."""
 
 
 @dataclass(frozen=True)
 class TypedExpr:
-    """A row expression of which every node has a dtype.
+    """A row expression whose nodes all have a dtype.
 
     Attributes:
         op: Name of the operation; ``column``, ``literal``, ``request``, ``feature``, ``as_of`` and ``udf`` are leaves
             or calls of their own, the others stand in the table of operations.
-        dtype: What the node gives.
+        dtype: Dtype of the node's value.
         args: The operands.
         params: Constants of the operation, sorted by name: ``(("name", "arr_delay"),)`` for a column.
     """
@@ -71,8 +71,8 @@ class TypedExpr:
 
     def columns(self) -> frozenset[str]:
         """Return the names of all source columns the expression reads."""
-        own = {str(self.param("name"))} if self.op == "column" else set()
-        return frozenset(own.union(*(arg.columns() for arg in self.args)))
+        columns = {str(self.param("name"))} if self.op == "column" else set()
+        return frozenset(columns.union(*(arg.columns() for arg in self.args)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class EntityPlan:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """What a view must know of its source to read events: not where the source lies.
+    """The part of a source that decides which events a view reads; not where the source lies.
 
     Attributes:
         name: Name of the source.
@@ -103,11 +103,11 @@ class SourcePlan:
         event_id: Column that names one event across deliveries; ``None`` if every row is its own event.
         timezone: Zone in which naive timestamp columns are read; ``None`` if the source has none.
         inclusive: Whether an event is visible at its own instant.
-        rows: The query or table that picks the rows of a SQL source; ``None`` for others.
-        parsing: What else decides how the source's text is read as values, sorted by name; empty for typed sources.
+        rows: The query or table of a SQL source; ``None`` for others.
+        parsing: Options by which the source's text is read as values, sorted by name; empty for typed sources.
         ambiguous: How naive timestamps are read that the zone's clocks show twice.
         nonexistent: How naive timestamps are read that they never show.
-        epochs: Columns of numbers that stand for instants, sorted by name, each with what they count since 1970.
+        epochs: Columns of numbers that stand for instants, sorted by name, each with its unit of time since 1970.
     """
 
     name: str
@@ -129,17 +129,17 @@ class SourcePlan:
         return None if self.timezone is None else LocalClock(self.timezone, self.ambiguous, self.nonexistent)
 
     def epoch_unit(self, column: str) -> str | None:
-        """Return what a column's numbers count since 1970; ``None`` if it is not declared as such."""
+        """Return the unit of time since 1970 of a column's numbers; ``None`` if it is not declared as such."""
         return dict(self.epochs).get(column)
 
 
 @dataclass(frozen=True)
 class InputPlan:
-    """What aggregations fold: one value per event, and which events take part.
+    """The input of aggregations: one value per event, and the condition on which an event takes part.
 
     Attributes:
         value: The expression; ``None`` if the events themselves are counted.
-        where: Events for which this is not true do not take part; ``None`` means all do.
+        where: Events for which this is not true do not take part; ``None`` means that all do.
     """
 
     value: TypedExpr | None = None
@@ -147,7 +147,8 @@ class InputPlan:
 
     def columns(self) -> frozenset[str]:
         """Return the names of all source columns the input reads."""
-        return frozenset().union(*(found.columns() for found in (self.value, self.where) if found is not None))
+        expressions = [expression for expression in (self.value, self.where) if expression is not None]
+        return frozenset().union(*(expression.columns() for expression in expressions))
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class FeaturePlan:
         name: Name within the view.
         aggregation: Name of the aggregation, for instance ``"mean"``.
         input: Index into the view's inputs.
-        dtype: What the feature gives.
+        dtype: Dtype of the feature.
         window_us: Length of the window; ``None`` is the lifetime.
         resolution_us: Grid of the window's lower edge; 0 is exact.
         ttl_us: Time to live of a latest value; ``None`` is for ever.
@@ -185,10 +186,10 @@ class ViewPlan:
 
     Attributes:
         name: Name of the view.
-        entity: Whose features these are.
-        source: What is read.
-        where: Events for which this is not true do not exist for the view; ``None`` means all do.
-        refresh: The freshness the view promises.
+        entity: The entity that the features describe.
+        source: The source of the events.
+        where: Events for which this is not true do not exist for the view; ``None`` means that all do.
+        refresh: The freshness that the view promises.
         inputs: The distinct inputs of its features, in canonical order. Their values are also the content by which
             events with equal times are ordered.
         features: The features, sorted by name.
@@ -230,7 +231,7 @@ class ViewUse:
 
 @dataclass(frozen=True)
 class OnDemandFeature:
-    """A feature computed when asked for, from other features and request inputs.
+    """A feature computed at request time, from other features and request inputs.
 
     Its expression names features by their column (``feature`` nodes, param ``column``: ``"view__feature"``, where view
     is an alias or an on-demand view) and request inputs by name (``request`` nodes, param ``name``).
@@ -241,7 +242,7 @@ class OnDemandFeature:
 
     @property
     def dtype(self) -> DType:
-        """What the feature gives."""
+        """Dtype of the feature."""
         return self.expression.dtype
 
 
@@ -251,9 +252,9 @@ class Output:
 
     Attributes:
         name: Column name in training sets and online answers.
-        column: What it shows: ``alias__feature`` of a view use, or the column of an on-demand feature.
+        column: The feature it shows: ``alias__feature`` of a view use, or the column of an on-demand feature.
         dtype: Its dtype.
-        kind: Which of the two it is.
+        kind: Whether it is a feature of a view or an on-demand feature.
     """
 
     name: str
@@ -264,15 +265,15 @@ class Output:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled feature service: everything both roads need to answer it.
+    """A compiled feature service: everything that the offline and the online path need to answer it.
 
     Attributes:
         name: Name of the service.
         uses: The views it reads, sorted by alias; also those that only on-demand features need.
-        on_demand: On-demand features in an order in which each stands after what it needs.
+        on_demand: On-demand features, each after the features it needs.
         request: Request inputs, sorted by name.
         outputs: The answer's columns, in the order the user listed them.
-        policy: What its definition says that audits of it allow, as canonical JSON; empty if it says nothing.
+        policy: The audit policy of its definition, as canonical JSON; empty without one.
     """
 
     name: str = field(metadata=COSMETIC)
@@ -284,16 +285,16 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything in the service that can change a value, or the name it is given under."""
+        """Hash of everything in the service that can change a value or the name of its column."""
         return fingerprint_of(self)
 
     @cached_property
     def join_keys(self) -> tuple[Column, ...]:
         """The key columns a spine or request must have, sorted by name."""
-        found = {
+        dtypes = {
             column: key.dtype for use in self.uses for column, key in zip(use.keys, use.view.entity.keys, strict=True)
         }
-        return tuple(Column(name, found[name]) for name in sorted(found))
+        return tuple(Column(name, dtypes[name]) for name in sorted(dtypes))
 
     @property
     def views(self) -> tuple[ViewPlan, ...]:
@@ -302,7 +303,7 @@ class Plan:
 
     @cached_property
     def udfs(self) -> frozenset[tuple[str, str]]:
-        """Name and source text of the functions that on-demand features call when they are asked for."""
+        """Name and source text of the functions that on-demand features call."""
         return frozenset(
             (str(node.param("name")), str(node.param("source")))
             for feature in self.on_demand
@@ -319,6 +320,6 @@ class Plan:
         """Read a plan written by ``to_json``; it computes the same bits.
 
         Raises:
-            RegistryError: The text is no plan of a version this library reads.
+            RegistryError: The text is not a plan of a version that this library reads.
         """
         return from_json(cls, text)

@@ -1,4 +1,4 @@
-"""Compiler pass over on-demand features: typed once, whichever services list them."""
+"""Compiler pass over on-demand features: each is typed once, for all services that list it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featurestore.plan.views import udf_mistakes, without_trial_mistakes
 
 
 def compile_on_demand(compiled: Compiled, report: Report) -> None:
-    """Type every on-demand feature, those it needs first."""
+    """Type every on-demand feature, after the features it needs."""
     for view in compiled.definitions.on_demand:
         compiled.requests[id(view)] = _requests(view, report)
     for view in compiled.definitions.on_demand:
@@ -28,7 +28,7 @@ def compile_on_demand(compiled: Compiled, report: Report) -> None:
 
 
 def _requests(view: OnDemandFeatureView, report: Report) -> dict[str, DType]:
-    where, found = where_is(view), {}
+    where, dtypes = where_is(view), {}
     for name, written in view.request.items():
         if not isinstance(name, str) or not name:
             report(mistakes.bad_name(where, name))
@@ -36,14 +36,14 @@ def _requests(view: OnDemandFeatureView, report: Report) -> dict[str, DType]:
             report(mistakes.reserved_name(where, "request input", name))
         dtype = read_dtype(where, written, report)
         if dtype is not None:
-            found[name] = dtype
-    return found
+            dtypes[name] = dtype
+    return dtypes
 
 
 def _type_feature(
     view: OnDemandFeatureView, name: str, compiled: Compiled, path: tuple[str, ...], report: Report
 ) -> None:
-    """Type one feature and keep it in ``compiled.features``; ``path`` holds the features that wait for it."""
+    """Type one feature and store it in ``compiled.features``; ``path`` holds the features that need it."""
     key, column = (id(view), name), feature_column(view.name, name)
     if key in compiled.features:
         return
@@ -68,7 +68,7 @@ def _type_feature(
         return
     known = {column: dtype for column, dtype in dtypes.items() if dtype is not None}
     requests = compiled.requests[id(view)]
-    if found or len(known) < len(dtypes) or not asked_in(view.features[name]) <= requests.keys():
+    if found or len(known) < len(dtypes) or not requests_read(view.features[name]) <= requests.keys():
         compiled.features[key] = None
         return
     scope = Scope(columns={}, requests=requests, features=known, allow_as_of=True)
@@ -82,11 +82,11 @@ def _bad_nodes(view: OnDemandFeatureView, name: str, where: str) -> Iterator[Mis
     for node in nodes_of(view.features[name]):
         if node.op == "column":
             yield mistakes.column_on_demand(where, str(dict(node.params)["name"]))
-    for asked in sorted(asked_in(view.features[name]) - set(view.request)):
+    for asked in sorted(requests_read(view.features[name]) - set(view.request)):
         yield mistakes.undeclared_request(where, asked, view.request)
     yield from udf_mistakes(view.features[name], where)
 
 
-def asked_in(expression: Expr) -> set[str]:
+def requests_read(expression: Expr) -> set[str]:
     """Return the request inputs an expression reads."""
     return {str(dict(node.params)["name"]) for node in nodes_of(expression) if node.op == "request"}

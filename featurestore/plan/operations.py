@@ -1,8 +1,7 @@
-"""The table of operations: which operands each takes, which constants, and what it gives.
+"""The table of operations: operands, constants and dtype of the result of each.
 
-A rule takes the dtypes of the operands and the constants and returns the dtype of the result, or raises
-``OperandError`` with the mistake in words. What an operation computes stands in ``featurestore.kernels.expressions``,
-under the same name.
+A rule is called with the dtypes of the operands and the constants. It returns the dtype of the result, or raises
+``OperandError``. The computation of an operation stands in ``featurestore.kernels.expressions``, under the same name.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ TRUNCATIONS = ("second", "minute", "hour", "day", "week", "month", "quarter", "y
 
 
 class OperandError(Exception):
-    """An operation on operands it does not take; the text is the problem, ``hint`` the fix."""
+    """An operation on operands that it does not accept; the text is the problem, ``hint`` the fix."""
 
     def __init__(self, problem: str, hint: str = "", code: str = "wrong-operand") -> None:
         super().__init__(problem)
@@ -47,11 +46,11 @@ def _expected(what: str, got: DType, position: int, hint: str = "") -> OperandEr
 
 
 def _cast_hint(got: DType) -> str:
-    return "Say how it is meant: .cast('float64')." if got.kind in ("string", "decimal", "bool") else ""
+    return "Convert it: .cast('float64')." if got.kind in ("string", "decimal", "bool") else ""
 
 
 def common(dtypes: Dtypes) -> DType:
-    """Return the dtype in which values of several dtypes meet: their own, or float64 for int64 with float64.
+    """Return the common dtype of several dtypes: the same dtype, or float64 for int64 with float64.
 
     Raises:
         OperandError: They have none.
@@ -115,7 +114,7 @@ def _whole_division(dtypes: Dtypes, _: Constants) -> DType:
 
 def _no_decimal(dtype: DType) -> DType:
     if dtype.kind == "decimal":
-        raise OperandError(f"decimals are not taken, got {dtype}", "Say how it is meant: .cast('float64').")
+        raise OperandError(f"decimals are not accepted, got {dtype}", "Convert it: .cast('float64').")
     return dtype
 
 
@@ -139,8 +138,8 @@ def _sign(dtypes: Dtypes, _: Constants) -> DType:
     return INT64
 
 
-ORDERED_HINT = "Say .cast('string') to compare their text, or give each a number: when(col('size') == 'S', 1, …)."
-"""What to do about categories that have an order of their own."""
+ORDERED_HINT = "Write .cast('string') to compare their text, or give each a number: when(col('size') == 'S', 1, …)."
+"""The fix for categories that have an order of their own."""
 
 
 def _equality(dtypes: Dtypes, _: Constants) -> DType:
@@ -155,9 +154,9 @@ def _comparison(dtypes: Dtypes, constants: Constants) -> DType:
 
 
 def _no_categories(dtype: DType) -> None:
-    """Refuse to sort categories by their text if they have another order."""
+    """Refuse to compare categories by their text if they have another order."""
     if dtype.is_ordered:
-        raise OperandError("ordered categories are not compared by their order here", ORDERED_HINT)
+        raise OperandError("ordered categories cannot be compared by their order", ORDERED_HINT)
 
 
 def _logic(dtypes: Dtypes, _: Constants) -> DType:
@@ -173,7 +172,7 @@ def _is_null(_: Dtypes, __: Constants) -> DType:
 
 def _is_in(dtypes: Dtypes, _: Constants) -> DType:
     if len(dtypes) < 2:
-        raise OperandError("there are no values to look among")
+        raise OperandError("is_in() needs at least one value")
     if common(dtypes).kind == "list":
         raise OperandError("lists cannot be compared")
     return BOOL
@@ -186,7 +185,7 @@ def _common(dtypes: Dtypes, _: Constants) -> DType:
 def _ordered(dtypes: Dtypes, _: Constants) -> DType:
     found = common(dtypes)
     if found.kind in ("list", "bool", "binary"):
-        raise OperandError(f"{found} has no order here")
+        raise OperandError(f"{found} has no order")
     _no_categories(found)
     return found
 
@@ -244,7 +243,7 @@ def _pattern(dtypes: Dtypes, constants: Constants) -> DType:
     try:
         pc.match_substring_regex(pa.array([""]), constants["pattern"])
     except pa.ArrowInvalid as error:
-        raise OperandError(f"{constants['pattern']!r} is no regular expression: {error}") from None
+        raise OperandError(f"{constants['pattern']!r} is not a valid regular expression: {error}") from None
     return found
 
 
@@ -257,8 +256,8 @@ def _substring(dtypes: Dtypes, constants: Constants) -> DType:
 
 def _check_zone(constants: Constants) -> None:
     if not is_timezone(constants["zone"]):
-        hint = "Name it as the tz database does: 'America/New_York'."
-        raise OperandError(f"{constants['zone']!r} is no time zone", hint, "unknown-zone")
+        hint = "Use a name of the tz database, such as 'America/New_York'."
+        raise OperandError(f"{constants['zone']!r} is not a time zone", hint, "unknown-zone")
 
 
 def _calendar(result: DType, *, with_dates: bool = True) -> Rule:
@@ -300,7 +299,7 @@ def _shift(dtypes: Dtypes, _: Constants) -> DType:
 def _hash_bucket(dtypes: Dtypes, constants: Constants) -> DType:
     if dtypes[0].kind not in ("bool", "int64", "string", "binary", "timestamp", "date"):
         hint = "Equal numbers must have equal hashes: cast it to int64 or string."
-        raise _expected("something counted or named", dtypes[0], 0, hint)
+        raise _expected("bool, int64, string, binary, timestamp or date", dtypes[0], 0, hint)
     if not isinstance(constants["count"], int) or constants["count"] < 1:
         raise OperandError(f"count is {constants['count']!r}, expected a whole number from 1 on")
     return INT64

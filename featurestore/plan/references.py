@@ -1,4 +1,4 @@
-"""What selections of features refer to: the views behind them, and whether they have what is picked."""
+"""References to features: the views that selections refer to, and whether those views have the selected features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featurestore.plan.views import feature_names
 
 @dataclass(frozen=True)
 class Compiled:
-    """What views and on-demand views compiled to so far, found by the definition object itself.
+    """The plans of the views and on-demand views compiled so far, by definition object.
 
     Attributes:
         definitions: The definitions, for references by name.
@@ -40,15 +40,15 @@ class Compiled:
         return (*self.definitions.views, *self.definitions.on_demand)
 
     def is_sound(self, view: FeatureView | OnDemandFeatureView) -> bool:
-        """Tell whether a view is of sound shape, so that one may look inside."""
+        """Return whether the arguments of a view have the right types, so that its fields can be read."""
         return id(view) in self._names
 
     def names(self, view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
-        """Return the names of a view's features, sorted; none if the view is not of sound shape."""
+        """Return the names of a view's features, sorted; none if its arguments have wrong types."""
         return self._names.get(id(view), ())
 
     def lacks(self, view: FeatureView | OnDemandFeatureView, name: str) -> bool:
-        """Tell whether a view has no such feature; one that is not of sound shape could have any."""
+        """Return whether a view has no such feature; a view with arguments of wrong types could have any."""
         return self.is_sound(view) and not (isinstance(name, str) and name in self.names(view))
 
     @cached_property
@@ -70,7 +70,7 @@ class Compiled:
 
 
 def references_in(expression: Expr, compiled: Compiled, where: str, report: Report) -> Iterator[Selection]:
-    """Yield the features an expression refers to, each as a selection of one; report those that are not there."""
+    """Yield the features an expression refers to, each as a selection of one; report those that do not exist."""
     for node in nodes_of(expression):
         if node.op != "feature":
             continue
@@ -85,7 +85,7 @@ def references_in(expression: Expr, compiled: Compiled, where: str, report: Repo
 
 
 def _by_name(node: Expr, compiled: Compiled, where: str, report: Report) -> Selection | None:
-    """Return what a reference that holds only the names of a view and a feature stands for."""
+    """Return the selection for a reference that holds only the names of a view and a feature."""
     params = dict(node.params)
     view = compiled.find(str(params["view"]))
     if view is None:

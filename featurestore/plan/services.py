@@ -27,7 +27,7 @@ class _Assembly:
         service: The service.
         compiled: Its views.
         found: Mistakes so far.
-        selections: What the service lists and what that needs, by role: the first one seen stands for the role.
+        selections: The selections that the service lists or that on-demand features need, by alias or view name.
         on_demand: Needed on-demand features, each after what it needs.
     """
 
@@ -50,9 +50,9 @@ def compile_service(service: FeatureService, compiled: Compiled, report: Report)
     """Compile one feature service.
 
     Args:
-        service: A service of sound shape.
+        service: A service whose arguments have the right types.
         compiled: Views and on-demand features.
-        report: Takes mistakes down.
+        report: Called with each mistake.
 
     Returns:
         The plan; ``None`` if the service, or anything it needs, has mistakes.
@@ -95,14 +95,14 @@ def picked(selection: Selection, compiled: Compiled) -> tuple[str, ...]:
 
 
 def _is_sound(selection: Selection, assembly: _Assembly) -> bool:
-    """Report what is wrong with a selection by itself."""
+    """Report the mistakes of a selection by itself; return whether there are none."""
     found = list(selection_mistakes(selection, assembly.compiled, assembly.where))
     assembly.found += found
     return not found
 
 
 def _need(selection: Selection, name: str, assembly: _Assembly) -> None:
-    """Take down what a feature needs: its view under its role, or the features it is computed from."""
+    """Add what a feature needs to the assembly: its view, or the features it is computed from."""
     compiled, column = assembly.compiled, feature_column(selection.role, name)
     if compiled.dtype(selection.view, name) is None:
         assembly.is_incomplete = True
@@ -164,7 +164,7 @@ def requests_of(expression: TypedExpr) -> Iterator[tuple[str, DType]]:
 
 
 def _check_columns(keys: dict[str, set[DType]], requests: dict[str, set[DType]], assembly: _Assembly) -> None:
-    """Report columns of the spine that two parts of the service understand differently."""
+    """Report columns of the spine that two parts of the service declare differently."""
     where = assembly.where
     for column, dtypes in sorted(keys.items()):
         if len(dtypes) > 1:
@@ -177,7 +177,7 @@ def _check_columns(keys: dict[str, set[DType]], requests: dict[str, set[DType]],
 
 
 def _policy(outputs: list[Output], assembly: _Assembly) -> dict[str, Any]:
-    """Return what is said about audits, as JSON data; report what is said wrongly."""
+    """Return the audit policy of the service as JSON data; report its mistakes."""
     from featurestore.config import read_policy
 
     try:

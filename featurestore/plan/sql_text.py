@@ -1,8 +1,7 @@
-"""SQL text of sources, cut into tokens: whether it could give other rows when asked again, and where it ends.
+"""SQL text of sources as tokens: whether a query could return other rows when repeated, and where it ends.
 
-A query is judged by its tokens, not by its letters: ``now()`` inside a text, a comment or a quoted name is none, and
-``'now'`` is the clock where a database reads a text as a time. What a query asks of tables is its own business. The
-module must not know how queries are sent.
+The tokens decide: ``now()`` inside a string, a comment or a quoted name is not a call, and ``'now'`` reads the clock
+where a database converts a string to a time. The module must not know how queries are sent.
 """
 
 from __future__ import annotations
@@ -53,14 +52,14 @@ _CALLS = _names(
     pg_conf_load_time inet_client_addr inet_client_port load_extension readfile connection_id
     """
 )
-"""Functions of databases that give another answer later, elsewhere, or by chance."""
+"""Functions of databases whose result depends on the time, the place, or chance."""
 
 _CLOCKS_WITHOUT_ARGUMENTS = frozenset({"date", "time", "datetime", "julianday", "unixepoch", "unix_timestamp"})
-"""Functions that read the clock if they are given nothing."""
+"""Functions that read the clock if they have no argument."""
 
 _SQLITE_TIMES = frozenset({"date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"})
 _SQLITE_NOW = frozenset({"now", "localtime", "utc", "subsec", "subsecond"})
-"""What SQLite's functions of time take for the clock, or for the machine's zone."""
+"""Arguments for which SQLite's functions of time read the clock or the machine's zone."""
 
 _WORDS = frozenset({"current_date", "current_time", "current_timestamp"})
 _MORE_WORDS = _names(
@@ -69,10 +68,10 @@ _MORE_WORDS = _names(
     current_user session_user current_role current_datetime
     """
 )
-"""Words that are the clock, or who asks, everywhere but in SQLite, where they are names."""
+"""Words that read the clock or the current user, except in SQLite, where they are names."""
 
 _SPECIAL_TIMES = frozenset({"now", "today", "tomorrow", "yesterday"})
-"""Texts that PostgreSQL takes for the clock where it reads them as a time."""
+"""Strings for which PostgreSQL reads the clock where it converts them to a time."""
 
 _TEXT_TYPES = frozenset({"text", "varchar", "char", "character", "bpchar", "name", "citext", "json", "jsonb", "bytea"})
 _TEXT_FUNCTIONS = _names(
@@ -101,7 +100,7 @@ class Token:
     end: int
 
     def is_symbol(self, value: str) -> bool:
-        """Tell whether this is a symbol."""
+        """Return whether this is the given symbol."""
         return self.kind == "symbol" and self.value == value
 
 
@@ -112,8 +111,8 @@ def tokens_of(text: str, dialect: str = "") -> list[Token]:
     """Cut SQL text into tokens; spaces and comments are left out.
 
     Args:
-        text: The SQL text. What is not closed ends with the text.
-        dialect: Name of the database, as URLs begin with it; it decides what brackets and backslashes mean.
+        text: The SQL text. A string or comment that is not closed ends with the text.
+        dialect: Name of the database, as URLs begin with it; it decides the meaning of brackets and backslashes.
     """
     found: list[Token] = []
     at = 0
@@ -124,7 +123,7 @@ def tokens_of(text: str, dialect: str = "") -> list[Token]:
             found.append(Token("quoted", bracketed[1], at))
             continue
         match = (_MYSQL.match(text, at) if dialect in _BACKSLASHES else None) or _TOKEN.match(text, at)
-        assert match is not None, "every character is a symbol, if nothing else"
+        assert match is not None, "every character is at least a symbol"
         kind, at = str(match.lastgroup), match.end()
         kind = "dollar" if kind == "tag" else kind
         if kind == "comment":
@@ -165,7 +164,7 @@ def _comment_end(text: str, at: int, *, is_nested: bool) -> int:
 
 
 def without_end(text: str, dialect: str = "") -> str:
-    """Return a query without the semicolons that end it and the comments behind them."""
+    """Return a query without its final semicolons and the comments after them."""
     tokens = tokens_of(text, dialect)
     while tokens and tokens[-1].is_symbol(";"):
         tokens.pop()
@@ -179,7 +178,7 @@ def dialect_of(url: str) -> str:
 
 
 def impurity(text: str, dialect: str = "") -> str | None:
-    """Return what in a query could give other rows when it is asked again, ``None`` if nothing could.
+    """Return the part of a query that could return other rows when it is repeated; ``None`` if there is none.
 
     Args:
         text: The query.
@@ -194,9 +193,9 @@ def impurity(text: str, dialect: str = "") -> str | None:
 
 
 def times_or_texts(text: str, dialect: str = "") -> frozenset[str]:
-    """Return the texts of a query that are the clock where the database reads them as times.
+    """Return the strings of a query for which the database reads the clock where it converts them to times.
 
-    Those that are times for sure are what ``impurity`` finds. What the others are depends on the types of columns.
+    ``impurity`` finds those that are certainly converted. For the others that depends on the types of columns.
     """
     if dialect in _WITHOUT_SPECIAL_TIMES:
         return frozenset()
@@ -230,7 +229,7 @@ def _impure_token(tokens: Sequence[Token], place: int, token: Token, dialect: st
 
 
 def _impure_call(tokens: Sequence[Token], place: int, dialect: str) -> str | None:
-    """Judge the call of a function of which the name stands at a place."""
+    """Return the name of the function at a place if its call reads the clock, the session or chance."""
     name = tokens[place].value.lower()
     arguments = list(_arguments(tokens, place + 1))
     if name in _CALLS and not (name == "changes" and dialect != "sqlite"):
@@ -243,7 +242,7 @@ def _impure_call(tokens: Sequence[Token], place: int, dialect: str) -> str | Non
         if name == "strftime" and len(arguments) == 1:
             return "strftime() without a time"
         for argument in arguments:
-            # SQLite takes a quoted name that no column has for a text.
+            # SQLite reads a quoted name that no column has as a string.
             texts = {token.value.strip().lower() for token in argument if token.kind in ("string", "quoted")}
             if "now" in texts:
                 return "'now'"
@@ -253,7 +252,7 @@ def _impure_call(tokens: Sequence[Token], place: int, dialect: str) -> str | Non
 
 
 def _arguments(tokens: Sequence[Token], place: int) -> Iterator[list[Token]]:
-    """Yield the arguments between the parenthesis at a place and the one that closes it; none if there is nothing."""
+    """Yield the arguments between the parenthesis at a place and the one that closes it."""
     depth, argument = 0, list[Token]()
     for token in tokens[place:]:
         if token.is_symbol("("):
@@ -274,7 +273,7 @@ def _arguments(tokens: Sequence[Token], place: int) -> Iterator[list[Token]]:
 
 
 def _is_plain_text(tokens: Sequence[Token], place: int) -> bool:
-    """Tell whether a text stands where a database compares or gives it as text, and does not read it as a time."""
+    """Return whether the database keeps a string as text at its place, and does not convert it to a time."""
     before, after = _at(tokens, place - 1), _at(tokens, place + 1)
     if after.is_symbol("::"):
         return _at(tokens, place + 2).value in _TEXT_TYPES
@@ -311,12 +310,12 @@ def _is_call_of(tokens: Sequence[Token], place: int, names: frozenset[str]) -> b
 
 
 def _is_inside_call(tokens: Sequence[Token], place: int) -> bool:
-    """Tell whether a token is an argument of something, and not in a list of columns of its own."""
+    """Return whether a token is an argument of a call, and not in a subquery."""
     opening = _opening(tokens, place)
     return opening >= 0 and _at(tokens, opening + 1).value != "select"
 
 
 def _is_in_list(tokens: Sequence[Token], place: int) -> bool:
-    """Tell whether a token stands in ``IN (…)`` beside texts only."""
+    """Return whether a token stands in ``IN (…)`` beside strings only."""
     opening = _opening(tokens, place)
     return opening > 0 and _at(tokens, opening - 1).value == "in" and _at(tokens, opening + 1).kind == "string"

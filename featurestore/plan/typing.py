@@ -1,4 +1,4 @@
-"""Typing of expressions: every node gets a dtype, or the mistake that keeps it from having one is reported."""
+"""Typing of expressions: every node gets a dtype, or its mistake is reported."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Scope:
-    """What an expression may refer to.
+    """The names that an expression may refer to.
 
     Attributes:
         columns: Columns of the source.
         requests: Inputs of the request.
         features: Features, by column.
-        allow_as_of: Whether the instant asked about is known.
+        allow_as_of: Whether ``as_of()`` may be used.
     """
 
     columns: Mapping[str, DType] = field(default_factory=dict)
@@ -42,8 +42,8 @@ def infer(expr: Expr, scope: Scope, report: Callable[[Mistake], None], where: st
 
     Args:
         expr: The expression.
-        scope: What it may refer to.
-        report: Takes each mistake; all operands are looked at, so one call reports all of an expression.
+        scope: The names that it may refer to.
+        report: Called with each mistake; one call reports all mistakes of an expression.
         where: The place, for messages.
 
     Returns:
@@ -82,7 +82,7 @@ def _dtype_of(expr: Expr, args: tuple[TypedExpr, ...], scope: Scope) -> DType:
             return _lookup("feature", _column(constants), scope.features, "Features", "unknown-feature")
         case "as_of":
             if not scope.allow_as_of:
-                raise OperandError("as_of() is known only when the question is asked", code="look-ahead")
+                raise OperandError("as_of() is known only at request time", code="look-ahead")
             return TIMESTAMP
         case "literal":
             return _literal(constants)
@@ -125,7 +125,9 @@ def _literal(constants: Mapping[str, Any]) -> DType:
     if dtype.kind == "int64" and value not in _INT64:
         raise OperandError(f"{value} does not fit into int64")
     if dtype.kind == "float64" and not abs(value) < float("inf"):
-        raise OperandError(f"{value} is not finite", "Null is the only nothing: leave it out or use is_null().")
+        raise OperandError(
+            f"{value} is not finite", "Only null stands for a missing value: leave it out or use is_null()."
+        )
     return dtype
 
 

@@ -1,9 +1,8 @@
-"""Trying user-defined functions: whether the value of a row depends on that row alone.
+"""Trials of user-defined functions: whether the value of a row depends on that row alone.
 
-Rows come in other numbers and orders online than offline, so a function that looks at its neighbours answers
-differently there. What its text does not show is found by calling it: with a block, the same block again, its reverse,
-its halves, and single rows. The compiler does so with values made up here, evaluation with the first rows it meets. The
-module must not know where blocks come from.
+Online, rows come in other numbers and orders than offline, so a function that reads neighbouring rows would give other
+values there. A trial calls the function with a block, the same block again, its reverse, its halves, and single rows.
+The compiler does so with made-up values, evaluation with the first rows. The module must not know the origin of blocks.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ _MOST_SINGLE_ROWS = 4
 
 
 def rowwise_problem(call: Call, args: Sequence[Any], whole: Any) -> str | None:
-    """Call a function with parts of a block and return how an answer differs, ``None`` if none does.
+    """Call a function with parts of a block and return how a result differs; ``None`` if none does.
 
     Args:
         call: Applies the function.
         args: The block: Arrow arrays of one length, at least one.
-        whole: What it gave for the block.
+        whole: The result for the whole block.
     """
     for name, places in _parts(len(whole)):
         try:
             part = call([arg.take(places) for arg in args])
         except Exception as error:  # a user's function may raise anything
-            return f"it raised {type(error).__name__} for {name} of rows that it takes together: {error}"
+            return f"it raised {type(error).__name__} for {name} of rows that it accepts together: {error}"
         if not part.equals(whole.take(places)):
             return f"for {name} it gave other values than for the same rows among others"
     return None
@@ -61,9 +60,9 @@ def _parts(rows: int) -> Iterator[tuple[str, Any]]:
 
 
 def trial_mistakes(expression: TypedExpr, where: str) -> Iterator[Mistake]:
-    """Yield which functions of an expression gave answers that depend on more than the row.
+    """Yield the functions of an expression whose results depend on more than the row.
 
-    Functions that raise for every made-up block are left to evaluation.
+    Functions that raise an error for every made-up block are tried by evaluation only.
 
     Args:
         expression: A typed expression, the functions of which have no other problem.
@@ -102,7 +101,7 @@ def _made_up_problem(node: TypedExpr) -> str | None:
         args = [_operand(arg, style, number) for number, arg in enumerate(node.args)]
         try:
             whole = call(args)
-        except Exception:  # values that the function is not made for
+        except Exception:  # values that the function does not support
             continue
         if problem := rowwise_problem(call, args, whole):
             return problem
@@ -110,7 +109,7 @@ def _made_up_problem(node: TypedExpr) -> str | None:
 
 
 def comparable(array: Any) -> Any:
-    """Return a column in which equal values are equal: what is not finite is null, as in every column of floats."""
+    """Return a column for comparison: floats that are not finite are null, as in every column of floats."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -128,7 +127,7 @@ _WORDS = ("b", "", "Abc", "a", "zz", "ä1", "x y", "b", "long text", "A", "q-7",
 
 
 def _operand(arg: TypedExpr, style: int, number: int) -> Any:
-    """Make up a column for one operand; a constant stays what it is."""
+    """Make up a column for one operand; a constant is kept."""
     import pyarrow as pa
 
     if arg.op == "literal":

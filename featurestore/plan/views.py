@@ -49,14 +49,14 @@ from featurestore.plan.typing import Scope, infer
 from featurestore.plan.udf_trials import trial_mistakes
 
 WINDOW = "{window}"
-"""What stands for each window in the name of a feature over several."""
+"""Placeholder for each window in the name of a feature over several windows."""
 
 _LOOK_AHEAD = {"request": "a request input", "as_of": "as_of()", "feature": "another feature"}
 
 
 @dataclass(frozen=True)
 class _Events:
-    """What expressions over events may use, and who hears of their mistakes."""
+    """The columns that expressions over events may use, and the callback for their mistakes."""
 
     source: Source
     schema: Schema
@@ -64,7 +64,7 @@ class _Events:
 
     @cached_property
     def scope(self) -> Scope:
-        """The columns that have a dtype."""
+        """The scope of expressions: the columns that have a dtype."""
         return Scope(columns={name: dtype for name, dtype in self.schema.items() if dtype is not None})
 
 
@@ -83,9 +83,9 @@ class _Draft:
 
 
 def feature_names(view: FeatureView) -> tuple[str, ...]:
-    """Return the names of a view's features, sorted, windows written out."""
-    known = ((key, found) for key, found in view.features.items() if isinstance(key, str))
-    return tuple(sorted({name for key, found in known for name, _ in named_windows(key, found)}))
+    """Return the names of a view's features, sorted, with the windows filled in."""
+    named = ((key, written) for key, written in view.features.items() if isinstance(key, str))
+    return tuple(sorted({name for key, written in named for name, _ in named_windows(key, written)}))
 
 
 def named_windows(key: str, aggregation: Any) -> list[tuple[str, Duration | Lifetime | None]]:
@@ -96,7 +96,7 @@ def named_windows(key: str, aggregation: Any) -> list[tuple[str, Duration | Life
 
 
 def window_text(window: Duration | Lifetime) -> str:
-    """Return how a window is written in a feature's name: as the user wrote it, spaces left out."""
+    """Return a window as it is written in a feature's name: as the user wrote it, without spaces."""
     if isinstance(window, Lifetime):
         return "lifetime"
     if isinstance(window, str):
@@ -108,13 +108,13 @@ def window_text(window: Duration | Lifetime) -> str:
 
 
 def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, report: Report) -> ViewPlan | None:
-    """Compile one feature view; whether its source is right is asked elsewhere.
+    """Compile one feature view; its source is checked elsewhere.
 
     Args:
-        view: A view of sound shape.
+        view: A view whose arguments have the right types.
         entity: Its entity; ``None`` if that has mistakes, which are reported elsewhere.
         schema: The columns of its source.
-        report: Takes mistakes down.
+        report: Called with each mistake.
 
     Returns:
         The plan, or ``None`` if there were mistakes.
@@ -152,9 +152,9 @@ def _canonical_input(source: InputPlan) -> str:
 
 
 def _expressions(inputs: tuple[InputPlan, ...]) -> Iterator[TypedExpr | None]:
-    for found in inputs:
-        yield found.value
-        yield found.where
+    for source in inputs:
+        yield source.value
+        yield source.where
 
 
 def _feature_plan(draft: _Draft, inputs: tuple[InputPlan, ...]) -> FeaturePlan:
@@ -189,7 +189,7 @@ def _check_keys(view: FeatureView, entity: EntityPlan, schema: Schema, report: R
 def _source_plan(
     source: Source, entity: EntityPlan, schema: Schema, expressions: tuple[TypedExpr | None, ...]
 ) -> SourcePlan:
-    """Return what a view must know of its source: above all, the columns it reads."""
+    """Return the part of a source that decides which events a view reads, above all the columns."""
     names = {key.name for key in entity.keys} | {source.event_time}
     names |= {name for name in (source.ingest_time, source.event_id) if name is not None}
     names |= {name for expression in expressions if expression is not None for name in columns_of(expression)}
@@ -218,7 +218,7 @@ def _source_plan(
 
 
 def _clock_options(source: Source) -> dict[str, Any]:
-    """Return how naive timestamps are read; without a zone there are none, so it changes no value."""
+    """Return how naive timestamps are read; without a zone there are none, so the options change no value."""
     return {} if source.timezone is None else {"ambiguous": source.ambiguous, "nonexistent": source.nonexistent}
 
 
@@ -278,7 +278,7 @@ def _condition(condition: Expr | None, events: _Events, where: str) -> TypedExpr
 
 
 def _type_over_events(expression: Expr, events: _Events, where: str, what: str) -> TypedExpr | None:
-    """Type an expression over a source's columns, or report what it may not ask for."""
+    """Type an expression over a source's columns, or report what it cannot read."""
     if not is_expression(expression, where, what, events.report):
         return None
     found: list[Mistake] = []
@@ -297,7 +297,7 @@ def _type_over_events(expression: Expr, events: _Events, where: str, what: str) 
 
 
 def without_trial_mistakes(expression: TypedExpr, where: str, report: Report) -> TypedExpr | None:
-    """Return an expression if none of its functions fails its trial; report those that do."""
+    """Return an expression if all of its functions pass their trials; report those that fail."""
     found = list(dict.fromkeys(trial_mistakes(expression, where)))
     for mistake in found:
         report(mistake)
@@ -305,7 +305,7 @@ def without_trial_mistakes(expression: TypedExpr, where: str, report: Report) ->
 
 
 def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:
-    """Yield why user-defined functions inside an expression cannot be trusted."""
+    """Yield the mistakes of user-defined functions inside an expression."""
     for node in nodes_of(expression):
         if node.op == "udf":
             params: Mapping[str, Any] = dict(node.params)

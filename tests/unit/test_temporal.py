@@ -68,9 +68,7 @@ def test_what_is_no_duration_is_refused_with_an_example(wrong):
 @pytest.mark.parametrize("number", [7, 86_400_000_000, "7"])
 def test_a_bare_number_has_no_unit(number):
     """pandas' rolling(7) and "7 days" both look like this; neither is 7 microseconds."""
-    with pytest.raises(
-        InstantError, match=rf"the duration '?{number}'? has no unit. Say which one is meant: '{number}d'"
-    ):
+    with pytest.raises(InstantError, match=rf"the duration '?{number}'? has no unit. Add a unit: '{number}d'"):
         duration_us(number)
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.core.answers import Effort, OnlineFeatures, ViewError, ViewState
+from featurestore.core.answers import Effort, OnlineFeatures, OnlineQuestion, ViewError, ViewState
 from featurestore.core.columns import Ints
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.errors import OutOfReachError, StateError, StorageError, ValueOverflowError
-from featurestore.core.question import OnlineQuestion
 from featurestore.core.statuses import ERROR_CODE
 from featurestore.core.temporal import Clock, SystemClock, format_instant, to_datetime
 from featurestore.definitions.udf import find_udf

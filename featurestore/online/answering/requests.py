@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from featurestore.core.answers import OnlineQuestion
 from featurestore.core.dtypes import DType, read_value
 from featurestore.core.errors import (
     FingerprintMismatchError,
@@ -18,7 +19,6 @@ from featurestore.core.errors import (
     json_pointer,
     listing,
 )
-from featurestore.core.question import OnlineQuestion
 from featurestore.core.request_ids import new_request_id
 from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US, instant_us
 from featurestore.plan.model import Column, Plan

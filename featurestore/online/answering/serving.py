@@ -19,7 +19,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, TypeAlias
 
-from featurestore.core.answers import OnlineFeatures
+from featurestore.core.answers import OnlineFeatures, OnlineQuestion
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import (
     FeatureStoreError,
@@ -29,7 +29,6 @@ from featurestore.core.errors import (
     StorageError,
     UnknownUdfError,
 )
-from featurestore.core.question import OnlineQuestion
 from featurestore.core.temporal import NOTHING_YET, Clock, instant_us
 from featurestore.online.answering.cached_value import CachedValue, RecentTimeout
 from featurestore.online.answering.health import Readiness, ServiceReadiness, Vitals, view_vitals

@@ -23,7 +23,7 @@ DRIVER = Entity("driver", key="driver")
             lambda: FeatureView("v", entities=[DRIVER], source=SOURCE, features={}),
             "FeatureView has no argument 'entities'. A view has one entity: entity=driver.",
         ),
-        (lambda: FeatureView("v", entity=DRIVER, source=SOURCE, schema=[]), "no argument 'schema'. Say how events"),
+        (lambda: FeatureView("v", entity=DRIVER, source=SOURCE, schema=[]), "no argument 'schema'. Write how events"),
         (lambda: OnDemandFeatureView("v", sources=[], features={}), "no argument 'sources'. Leave it out: refer to"),
         (lambda: FeatureService("s", views=[]), "FeatureService has no argument 'views'. Write features="),
         (lambda: FeatureView("v", entity=DRIVER, source=SOURCE, feature={}), "Did you mean 'features'?"),

@@ -19,7 +19,7 @@ def test_one_name_gives_an_expression_that_knows_its_column():
     found = weather["temp"]
     assert isinstance(found, FeatureReference)
     assert isinstance(found, Expr)
-    assert (found.op, found.params) == ("feature", (("view", "weather"), ("feature", "temp")))
+    assert (found.op, found.params) == ("feature", (("feature", "temp"), ("view", "weather")))
 
 
 def test_several_names_give_a_selection():
@@ -34,12 +34,12 @@ def test_one_name_in_a_tuple_gives_a_selection_of_one():
 
 def test_an_alias_stands_for_the_view_in_columns():
     origin = weather.aliased("origin_weather", {"airport": "origin"})
-    assert origin["temp"].params == (("view", "origin_weather"), ("feature", "temp"))
+    assert origin["temp"].params == (("feature", "temp"), ("view", "origin_weather"))
     assert origin["temp", "visib"].keys == {"airport": "origin"}
 
 
 def test_on_demand_features_are_picked_in_the_same_way():
-    assert asked["at"].params == (("view", "asked"), ("feature", "at"))
+    assert asked["at"].params == (("feature", "at"), ("view", "asked"))
     assert asked["at"].selection.view is asked
 
 
@@ -50,7 +50,7 @@ def test_selecting_changes_nothing_in_what_was_selected_from():
 
 
 def test_views_are_not_iterable():
-    with pytest.raises(TypeError, match="pick features by name"):
+    with pytest.raises(TypeError, match="select features by name"):
         list(weather)
 
 

@@ -119,7 +119,7 @@ def test_more_operations(name):
 MISTAKES = {
     "too many digits": (M.cast("decimal(30,10)") * M.cast("decimal(30,10)"), "61 digits"),
     "digits are whole": (X.round(1.5), "expected an integer"),
-    "no values": (I.is_in([]), "no values"),
+    "no values": (I.is_in([]), "at least one value"),
     "lists are not looked for": (L.is_in([L]), "lists cannot be compared"),
     "text is wanted": (I.lower(), "expected string"),
     "text to look for is text": (S.contains(5), "expected text"),

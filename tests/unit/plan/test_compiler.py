@@ -251,7 +251,7 @@ def test_a_feature_may_be_referred_to_by_its_column_alone():
 
     w = world()
     by_name = OnDemandFeatureView(
-        "other", features={"f": Expr("feature", params=(("view", "delays"), ("feature", "last"))) * 2.0}
+        "other", features={"f": Expr("feature", params=(("feature", "last"), ("view", "delays"))) * 2.0}
     )
     plans = compiled(w.delays, FeatureService("s", features=[by_name]))
     assert [use.alias for use in plans.services["s"].uses] == ["delays"]

@@ -236,7 +236,7 @@ def sql(query):
 
 
 def by_name(view, feature):
-    return Expr("feature", params=(("view", view), ("feature", feature)))
+    return Expr("feature", params=(("feature", feature), ("view", view)))
 
 
 @pytest.mark.parametrize(("code", "make"), VIEW_MISTAKES)

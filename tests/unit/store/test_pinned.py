@@ -4,8 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg, col
+from featurestore.core.answers import OnlineQuestion
 from featurestore.core.errors import FingerprintMismatchError, UnknownServiceError
-from featurestore.core.question import OnlineQuestion
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
 from featurestore.online.answering.cached_value import RECHECK_US
 from tests.server.conftest import NOW, ORDERS, USER

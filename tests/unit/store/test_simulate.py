@@ -130,7 +130,7 @@ def test_policies_are_read_as_they_are_written():
     for policy in (continuous(), every("1h"), every("1d", lag="15m")):
         assert parse_refresh(str(policy)) == policy
     assert parse_refresh("every 1h") == every("1h")
-    with pytest.raises(InstantError, match="'hourly' is no refresh"):
+    with pytest.raises(InstantError, match="'hourly' is not a valid refresh policy"):
         parse_refresh("hourly")
 
 
