@@ -63,13 +63,13 @@ def collect(*items: Any) -> Definitions:
         TypeError: An argument is none of these.
         DefinitionError: A module inside a package cannot be imported.
     """
-    found: dict[int, Definition] = {}
+    collected: dict[int, Definition] = {}
     for item in items:
         for definition in _definitions_in(item, is_strict=True):
-            _follow(definition, found)
+            _follow(definition, collected)
 
     def of_kind(kind: type) -> Any:
-        return tuple(sorted((item for item in found.values() if isinstance(item, kind)), key=lambda i: str(i.name)))
+        return tuple(sorted((item for item in collected.values() if isinstance(item, kind)), key=lambda i: str(i.name)))
 
     return Definitions(
         entities=of_kind(Entity),
@@ -105,9 +105,9 @@ def _definitions_in(item: Any, *, is_strict: bool) -> Iterator[Definition]:
 def _modules(module: ModuleType) -> Iterator[ModuleType]:
     """Yield a module and, if it is a package, all modules inside, imported."""
     yield module
-    for found in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
-        if not found.name.rpartition(".")[2].startswith("__"):
-            yield import_definitions(found.name)
+    for module_info in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+        if not module_info.name.rpartition(".")[2].startswith("__"):
+            yield import_definitions(module_info.name)
 
 
 def import_definitions(name: str) -> ModuleType:
@@ -152,14 +152,14 @@ def _place_in_files(error: Exception, module: str) -> str:
     return f"file '{users[-1].filename}', line {users[-1].lineno}" if users else f"module '{module}'"
 
 
-def _follow(item: Any, found: dict[int, Definition]) -> None:
+def _follow(item: Any, collected: dict[int, Definition]) -> None:
     """Add a definition and everything it refers to; references of wrong types are left to the compiler."""
     pending = [item]
     while pending:
         current = pending.pop()
-        if id(current) in found or not isinstance(current, Definition):
+        if id(current) in collected or not isinstance(current, Definition):
             continue
-        found[id(current)] = current
+        collected[id(current)] = current
         pending += list(_referred(current))
 
 

@@ -254,29 +254,29 @@ class Udf:
 
     def _problems_of_global(self, name: str) -> Iterator[str]:
         missing = object()
-        found = self.function.__globals__.get(name, missing)
-        if found is missing:
+        value = self.function.__globals__.get(name, missing)
+        if value is missing:
             if name in IMPURE_BUILTINS or not hasattr(builtins, name):
                 yield f"it uses '{name}'"
             return
-        is_module = isinstance(found, ModuleType)
-        if not (found.__name__ in PURE_MODULES if is_module else _is_library_code(name, found)):
+        is_module = isinstance(value, ModuleType)
+        if not (value.__name__ in PURE_MODULES if is_module else _is_library_code(name, value)):
             yield f"it uses the global '{name}', which its source text does not hold"
 
 
-def _is_library_code(global_name: str, found: Any) -> bool:
+def _is_library_code(global_name: str, value: Any) -> bool:
     """Return whether a global is a function, class or constant of the pure modules.
 
     Other instances of their classes hold values that a function's source text does not show.
     """
-    if isinstance(found, int | float | str | bytes | timezone):
-        return any(getattr(sys.modules.get(module), global_name, None) is found for module in PURE_MODULES)
-    home = getattr(found, "__module__", None)
-    if isinstance(found, type) or inspect.isroutine(found):
-        name = getattr(found, "__name__", "")
+    if isinstance(value, int | float | str | bytes | timezone):
+        return any(getattr(sys.modules.get(module), global_name, None) is value for module in PURE_MODULES)
+    home = getattr(value, "__module__", None)
+    if isinstance(value, type) or inspect.isroutine(value):
+        name = getattr(value, "__name__", "")
         is_known = isinstance(home, str) and home.partition(".")[0] in _HOMES and not _is_reading(home)
         return is_known and name not in IMPURE_ATTRIBUTES | READING_ATTRIBUTES | _BACK_DOORS
-    return type(found).__name__ == "ufunc" and type(found).__module__ == "numpy"
+    return type(value).__name__ == "ufunc" and type(value).__module__ == "numpy"
 
 
 def _is_reading(module: str) -> bool:
@@ -447,9 +447,9 @@ def find_udf(name: str, source: str) -> Udf:
     Raises:
         UnknownUdfError: No imported module defines it, or one defines it with another text.
     """
-    found = _REGISTERED.get((name, source))
-    if found is not None:
-        return found
+    registered = _REGISTERED.get((name, source))
+    if registered is not None:
+        return registered
     is_known = any(known == name for known, _ in _REGISTERED)
     problem = "has another text than the plan's" if is_known else "is not defined in this process"
     raise UnknownUdfError(

@@ -92,13 +92,14 @@ def check_shapes(definitions: Definitions, report: Report) -> Definitions:
     )
 
 
-def _is_sound(found: Iterable[Mistake | None], report: Report) -> bool:
+def _is_sound(problems: Iterable[Mistake | None], report: Report) -> bool:
     """Report mistakes and return whether there were none; ``None`` is a mistake that is reported elsewhere."""
-    problems = list(found)
+    is_sound = True
     for problem in problems:
+        is_sound = False
         if problem is not None:
             report(problem)
-    return not problems
+    return is_sound
 
 
 def _name_shape(definition: Definition) -> Iterator[None]:
@@ -207,11 +208,11 @@ def is_listable(value: object, where: str, what: str, report: Report) -> TypeGua
 def compile_entity(entity: Entity, report: Report) -> EntityPlan | None:
     """Return an entity's key columns with their dtypes, or report their mistakes."""
     where = where_is(entity)
-    found = list(_key_mistakes(entity, where))
-    columns = tuple(Column(key, _key_dtype(where, key, dtype, found.append)) for key, dtype in entity.columns)
-    for mistake in found:
+    problems = list(_key_mistakes(entity, where))
+    columns = tuple(Column(key, _key_dtype(where, key, dtype, problems.append)) for key, dtype in entity.columns)
+    for mistake in problems:
         report(mistake)
-    return None if found else EntityPlan(entity.name, columns)
+    return None if problems else EntityPlan(entity.name, columns)
 
 
 def _key_mistakes(entity: Entity, where: str) -> Iterator[Mistake]:
@@ -339,8 +340,8 @@ def _check_sql(source: SqlSource, where: str, report: Report) -> None:
     if (source.table is None) == (source.query is None):
         got = "neither" if source.table is None else "both"
         report(mistakes.bad_option(where, "table or query", got, "exactly one of them"))
-    elif source.query is not None and (found := impurity(source.query, dialect_of(source.url))) is not None:
-        report(mistakes.impure_query(where, found))
+    elif source.query is not None and (word := impurity(source.query, dialect_of(source.url))) is not None:
+        report(mistakes.impure_query(where, word))
 
 
 def _check_times(source: Source, schema: Schema, where: str, report: Report) -> None:

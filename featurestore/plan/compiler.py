@@ -59,7 +59,7 @@ def compile_definitions(
     have the order in which it lists them.
 
     Args:
-        definitions: The definitions that ``collect`` found.
+        definitions: The definitions that ``collect`` reported.
         schemas: The columns of every source, by the source's name. Sources that ``readable_sources`` leaves out
             may be missing: they have mistakes of their own.
         unreadable: Mistakes that explain why the columns of other sources are unknown, by the source's name.
@@ -70,10 +70,10 @@ def compile_definitions(
     Raises:
         DefinitionError: There are mistakes; it holds all of them, sorted by place.
     """
-    found: set[Mistake] = set()
-    plans = _compile(definitions, schemas, unreadable, found.add)
-    if found:
-        raise DefinitionError(sorted(found))
+    reported: set[Mistake] = set()
+    plans = _compile(definitions, schemas, unreadable, reported.add)
+    if reported:
+        raise DefinitionError(sorted(reported))
     return plans
 
 
@@ -97,14 +97,14 @@ def _check_sources(
     """Return, by ``id``, whether each source with known columns is valid."""
     valid = {}
     for source in sources:
-        found: list[Mistake] = []
-        check_options(source, found.append)
+        problems: list[Mistake] = []
+        check_options(source, problems.append)
         if source.name in schemas:
-            check_columns(source, schemas[source.name], found.append)
-            valid[id(source)] = not found
-        elif not found:
-            found.append(unreadable.get(source.name) or mistakes.unread_source(where_is(source)))
-        for mistake in found:
+            check_columns(source, schemas[source.name], problems.append)
+            valid[id(source)] = not problems
+        elif not problems:
+            problems.append(unreadable.get(source.name) or mistakes.unread_source(where_is(source)))
+        for mistake in problems:
             report(mistake)
     return valid
 

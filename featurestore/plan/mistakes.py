@@ -116,8 +116,8 @@ def unsupported_column(where: str, column: str, source: str, kind: str) -> Mista
         source: Name of its source.
         kind: Type of the column, as the source names it; empty if it is not known.
     """
-    said = f" ({kind if len(kind) <= _LONGEST_TYPE else f'{kind[:_LONGEST_TYPE]}…'})" if kind else ""
-    problem = f"column '{column}' of source '{source}' has a type that features cannot be made of{said}"
+    shown = f" ({kind if len(kind) <= _LONGEST_TYPE else f'{kind[:_LONGEST_TYPE]}…'})" if kind else ""
+    problem = f"column '{column}' of source '{source}' has a type that features cannot be made of{shown}"
     hint = "Convert it where the rows are written, to one of: bool, int64, float64, string, timestamp, date, decimal."
     if kind == NOT_UTF8:
         hint = "Name the encoding of the file: csv=CsvOptions(encoding='latin-1'), or 'cp1252'."
@@ -204,8 +204,8 @@ def impure_udf(where: str, name: str, problem: str) -> Mistake:
 
 
 def impure_query(where: str, word: str) -> Mistake:
-    """Return the mistake of a query that gives other rows when asked again."""
-    problem = f"the query uses {word}, so it could give different rows when asked again"
+    """Return the mistake of a query that could return other rows when it is repeated."""
+    problem = f"the query uses {word}, so it could return different rows when it is repeated"
     return Mistake(where, problem, "Leave it out: features use as_of, not the clock.", "impure-query")
 
 

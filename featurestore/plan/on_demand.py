@@ -55,20 +55,20 @@ def _type_feature(
     if not is_expression(view.features[name], where, "the feature", report):
         compiled.features[key] = None
         return
-    found = list(_bad_nodes(view, name, where))
-    references = list(references_in(view.features[name], compiled, where, found.append))
+    problems = list(_bad_nodes(view, name, where))
+    references = list(references_in(view.features[name], compiled, where, problems.append))
     for selection in references:
         (needed,) = selection.names or ()
         if isinstance(selection.view, OnDemandFeatureView):
             _type_feature(selection.view, needed, compiled, (*path, column), report)
-    for mistake in dict.fromkeys(found):
+    for mistake in dict.fromkeys(problems):
         report(mistake)
     dtypes = {feature_column(s.role, n): compiled.dtype(s.view, n) for s in references for n in s.names or ()}
     if key in compiled.features:
         return
     known = {column: dtype for column, dtype in dtypes.items() if dtype is not None}
     requests = compiled.requests[id(view)]
-    if found or len(known) < len(dtypes) or not requests_read(view.features[name]) <= requests.keys():
+    if problems or len(known) < len(dtypes) or not requests_read(view.features[name]) <= requests.keys():
         compiled.features[key] = None
         return
     scope = Scope(columns={}, requests=requests, features=known, allow_as_of=True)
@@ -82,8 +82,8 @@ def _bad_nodes(view: OnDemandFeatureView, name: str, where: str) -> Iterator[Mis
     for node in nodes_of(view.features[name]):
         if node.op == "column":
             yield mistakes.column_on_demand(where, str(dict(node.params)["name"]))
-    for asked in sorted(requests_read(view.features[name]) - set(view.request)):
-        yield mistakes.undeclared_request(where, asked, view.request)
+    for request in sorted(requests_read(view.features[name]) - set(view.request)):
+        yield mistakes.undeclared_request(where, request, view.request)
     yield from udf_mistakes(view.features[name], where)
 
 

@@ -96,14 +96,14 @@ def _numbers(dtypes: Dtypes) -> DType:
 
 
 def _arithmetic(dtypes: Dtypes, _: Constants) -> DType:
-    found = _numbers(dtypes)
-    return decimal(found.precision + 1, found.scale) if found.kind == "decimal" else found
+    dtype = _numbers(dtypes)
+    return decimal(dtype.precision + 1, dtype.scale) if dtype.kind == "decimal" else dtype
 
 
 def _multiply(dtypes: Dtypes, _: Constants) -> DType:
-    found = _numbers(dtypes)
-    if found.kind != "decimal":
-        return found
+    dtype = _numbers(dtypes)
+    if dtype.kind != "decimal":
+        return dtype
     left, right = map(as_decimal, dtypes)
     return decimal(left.precision + right.precision + 1, left.scale + right.scale)
 
@@ -183,11 +183,11 @@ def _common(dtypes: Dtypes, _: Constants) -> DType:
 
 
 def _ordered(dtypes: Dtypes, _: Constants) -> DType:
-    found = common(dtypes)
-    if found.kind in ("list", "bool", "binary"):
-        raise OperandError(f"{found} has no order")
-    _no_categories(found)
-    return found
+    dtype = common(dtypes)
+    if dtype.kind in ("list", "bool", "binary"):
+        raise OperandError(f"{dtype} has no order")
+    _no_categories(dtype)
+    return dtype
 
 
 def _when(dtypes: Dtypes, _: Constants) -> DType:
@@ -239,12 +239,12 @@ def _pattern(dtypes: Dtypes, constants: Constants) -> DType:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = _of_text(BOOL)(dtypes, constants)
+    dtype = _of_text(BOOL)(dtypes, constants)
     try:
         pc.match_substring_regex(pa.array([""]), constants["pattern"])
     except pa.ArrowInvalid as error:
         raise OperandError(f"{constants['pattern']!r} is not a valid regular expression: {error}") from None
-    return found
+    return dtype
 
 
 def _substring(dtypes: Dtypes, constants: Constants) -> DType:

@@ -62,7 +62,9 @@ class Compiled:
             typed = self.features.get((id(view), name))
             return None if typed is None else typed.dtype
         plan = self.views.get(id(view))
-        return None if plan is None else next((found.dtype for found in plan.features if found.name == name), None)
+        return (
+            None if plan is None else next((feature.dtype for feature in plan.features if feature.name == name), None)
+        )
 
     def find(self, name: str) -> FeatureView | OnDemandFeatureView | None:
         """Return a view by name."""
@@ -77,10 +79,10 @@ def references_in(expression: Expr, compiled: Compiled, where: str, report: Repo
         selection = node.selection if isinstance(node, FeatureReference) else _by_name(node, compiled, where, report)
         if selection is None:
             continue
-        found = list(selection_mistakes(selection, compiled, where))
-        for mistake in found:
+        problems = list(selection_mistakes(selection, compiled, where))
+        for mistake in problems:
             report(mistake)
-        if not found:
+        if not problems:
             yield selection
 
 

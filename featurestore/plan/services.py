@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from featurestore.config import read_policy
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import ConfigError, Mistake
 from featurestore.definitions.services import ANY_FEATURE, FeatureService
@@ -26,14 +27,14 @@ class _Assembly:
     Attributes:
         service: The service.
         compiled: Its views.
-        found: Mistakes so far.
+        problems: Mistakes so far.
         selections: The selections that the service lists or that on-demand features need, by alias or view name.
         on_demand: Needed on-demand features, each after what it needs.
     """
 
     service: FeatureService
     compiled: Compiled
-    found: list[Mistake] = field(default_factory=list)
+    problems: list[Mistake] = field(default_factory=list)
     selections: dict[str, Selection] = field(default_factory=dict)
     on_demand: dict[str, TypedExpr] = field(default_factory=dict)
     is_incomplete: bool = False
@@ -43,7 +44,7 @@ class _Assembly:
         return where_is(self.service)
 
     def report(self, mistake: Mistake) -> None:
-        self.found.append(mistake)
+        self.problems.append(mistake)
 
 
 def compile_service(service: FeatureService, compiled: Compiled, report: Report) -> Plan | None:
@@ -74,15 +75,15 @@ def compile_service(service: FeatureService, compiled: Compiled, report: Report)
     _check_columns(keys, requests, assembly)
     _check_outputs(outputs, keys, requests, assembly)
     policy = _policy(outputs, assembly)
-    for mistake in dict.fromkeys(assembly.found):
+    for mistake in dict.fromkeys(assembly.problems):
         report(mistake)
-    if assembly.found or assembly.is_incomplete:
+    if assembly.problems or assembly.is_incomplete:
         return None
     return Plan(
         name=service.name,
         uses=uses,
         on_demand=tuple(OnDemandFeature(column, typed) for column, typed in assembly.on_demand.items()),
-        request=tuple(Column(name, next(iter(found))) for name, found in sorted(requests.items())),
+        request=tuple(Column(name, next(iter(dtypes))) for name, dtypes in sorted(requests.items())),
         outputs=tuple(outputs),
         policy=canonical(policy) if policy else "",
     )
@@ -96,9 +97,9 @@ def picked(selection: Selection, compiled: Compiled) -> tuple[str, ...]:
 
 def _is_sound(selection: Selection, assembly: _Assembly) -> bool:
     """Report the mistakes of a selection by itself; return whether there are none."""
-    found = list(selection_mistakes(selection, assembly.compiled, assembly.where))
-    assembly.found += found
-    return not found
+    problems = list(selection_mistakes(selection, assembly.compiled, assembly.where))
+    assembly.problems += problems
+    return not problems
 
 
 def _need(selection: Selection, name: str, assembly: _Assembly) -> None:
@@ -140,19 +141,19 @@ def _outputs(selection: Selection, compiled: Compiled) -> Iterator[Output]:
 
 
 def _key_dtypes(uses: tuple[ViewUse, ...]) -> dict[str, set[DType]]:
-    found: dict[str, set[DType]] = {}
+    dtypes: dict[str, set[DType]] = {}
     for use in uses:
         for column, key in zip(use.keys, use.view.entity.keys, strict=True):
-            found.setdefault(column, set()).add(key.dtype)
-    return found
+            dtypes.setdefault(column, set()).add(key.dtype)
+    return dtypes
 
 
 def _request_dtypes(assembly: _Assembly) -> dict[str, set[DType]]:
-    found: dict[str, set[DType]] = {}
+    dtypes: dict[str, set[DType]] = {}
     for typed in assembly.on_demand.values():
         for name, dtype in requests_of(typed):
-            found.setdefault(name, set()).add(dtype)
-    return found
+            dtypes.setdefault(name, set()).add(dtype)
+    return dtypes
 
 
 def requests_of(expression: TypedExpr) -> Iterator[tuple[str, DType]]:
@@ -178,8 +179,6 @@ def _check_columns(keys: dict[str, set[DType]], requests: dict[str, set[DType]],
 
 def _policy(outputs: list[Output], assembly: _Assembly) -> dict[str, Any]:
     """Return the audit policy of the service as JSON data; report its mistakes."""
-    from featurestore.config import read_policy
-
     try:
         policy = read_policy(assembly.service.policy, "policy")
     except ConfigError as error:

@@ -114,13 +114,13 @@ def tokens_of(text: str, dialect: str = "") -> list[Token]:
         text: The SQL text. A string or comment that is not closed ends with the text.
         dialect: Name of the database, as URLs begin with it; it decides the meaning of brackets and backslashes.
     """
-    found: list[Token] = []
+    tokens: list[Token] = []
     at = 0
     while at < len(text):
         bracketed = _BRACKETED.match(text, at) if dialect in _BRACKETS else None
         if bracketed is not None:
             at = bracketed.end()
-            found.append(Token("quoted", bracketed[1], at))
+            tokens.append(Token("quoted", bracketed[1], at))
             continue
         match = (_MYSQL.match(text, at) if dialect in _BACKSLASHES else None) or _TOKEN.match(text, at)
         assert match is not None, "every character is at least a symbol"
@@ -131,11 +131,11 @@ def tokens_of(text: str, dialect: str = "") -> list[Token]:
         elif kind == "dollar":
             stop = text.find(match["dollar"], at)
             stop = len(text) if stop < 0 else stop
-            found.append(Token("string", text[at:stop], min(len(text), stop + len(match["dollar"]))))
-            at = found[-1].end
+            tokens.append(Token("string", text[at:stop], min(len(text), stop + len(match["dollar"]))))
+            at = tokens[-1].end
         elif kind != "space":
-            found.append(_token(kind, match[0], at))
-    return found
+            tokens.append(_token(kind, match[0], at))
+    return tokens
 
 
 def _token(kind: str, text: str, end: int) -> Token:
@@ -186,9 +186,9 @@ def impurity(text: str, dialect: str = "") -> str | None:
     """
     tokens = tokens_of(text, dialect)
     for place, token in enumerate(tokens):
-        found = _impure_token(tokens, place, token, dialect)
-        if found is not None:
-            return found
+        word = _impure_token(tokens, place, token, dialect)
+        if word is not None:
+            return word
     return None
 
 

@@ -91,11 +91,11 @@ def _made_up_problem(node: TypedExpr) -> str | None:
         return None
 
     def call(args: list[Any]) -> Any:
-        found = function(*args)
-        found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-        if not isinstance(found, pa.Array) or len(found) != len(args[0]):
+        column = function(*args)
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if not isinstance(column, pa.Array) or len(column) != len(args[0]):
             raise TypeError("expected an Arrow array with a value for each row")
-        return comparable(found.cast(node.dtype.arrow))
+        return comparable(column.cast(node.dtype.arrow))
 
     for style in range(_STYLES):
         args = [_operand(arg, style, number) for number, arg in enumerate(node.args)]

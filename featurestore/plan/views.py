@@ -119,21 +119,21 @@ def compile_view(view: FeatureView, entity: EntityPlan | None, schema: Schema, r
     Returns:
         The plan, or ``None`` if there were mistakes.
     """
-    found: list[Mistake] = []
+    problems: list[Mistake] = []
     where = where_is(view)
-    events = _Events(view.source, schema, found.append)
+    events = _Events(view.source, schema, problems.append)
     condition = _condition(view.where, events, where)
     drafts = [
         draft
         for key, aggregation in view.features.items()
         for draft in _compile_feature(key, aggregation, events, place("feature view", view.name, key))
     ]
-    _check_twice(where, [draft.name for draft in drafts], found.append)
+    _check_twice(where, [draft.name for draft in drafts], problems.append)
     if entity is not None:
-        _check_keys(view, entity, schema, found.append)
-    for mistake in found:
+        _check_keys(view, entity, schema, problems.append)
+    for mistake in problems:
         report(mistake)
-    if found or entity is None:
+    if problems or entity is None:
         return None
     inputs = tuple(sorted({draft.input for draft in drafts}, key=_canonical_input))
     return ViewPlan(
@@ -261,11 +261,11 @@ def _operand(
     value = _type_over_events(aggregation.value, events, where, "the operand")
     if value is None:
         return None, None
-    given = spelling.aggregate.gives(value.dtype)
-    if isinstance(given, Refusal):
-        events.report(Mistake(where, f"agg.{aggregation.name} {given.problem}", given.hint, "wrong-dtype"))
+    result = spelling.aggregate.gives(value.dtype)
+    if isinstance(result, Refusal):
+        events.report(Mistake(where, f"agg.{aggregation.name} {result.problem}", result.hint, "wrong-dtype"))
         return None, None
-    return value, given
+    return value, result
 
 
 def _condition(condition: Expr | None, events: _Events, where: str) -> TypedExpr | None:
@@ -281,16 +281,16 @@ def _type_over_events(expression: Expr, events: _Events, where: str, what: str) 
     """Type an expression over a source's columns, or report what it cannot read."""
     if not is_expression(expression, where, what, events.report):
         return None
-    found: list[Mistake] = []
+    problems: list[Mistake] = []
     for node in nodes_of(expression):
         if node.op in _LOOK_AHEAD:
-            found.append(mistakes.look_ahead(where, _LOOK_AHEAD[node.op]))
+            problems.append(mistakes.look_ahead(where, _LOOK_AHEAD[node.op]))
         elif node.op == "column":
-            usable_dtype(events.source, events.schema, str(dict(node.params)["name"]), where, found.append)
-    found += udf_mistakes(expression, where)
-    for mistake in dict.fromkeys(found):
+            usable_dtype(events.source, events.schema, str(dict(node.params)["name"]), where, problems.append)
+    problems += udf_mistakes(expression, where)
+    for mistake in dict.fromkeys(problems):
         events.report(mistake)
-    if found:
+    if problems:
         return None
     typed = infer(expression, events.scope, events.report, where)
     return None if typed is None else without_trial_mistakes(typed, where, events.report)
@@ -298,10 +298,10 @@ def _type_over_events(expression: Expr, events: _Events, where: str, what: str) 
 
 def without_trial_mistakes(expression: TypedExpr, where: str, report: Report) -> TypedExpr | None:
     """Return an expression if all of its functions pass their trials; report those that fail."""
-    found = list(dict.fromkeys(trial_mistakes(expression, where)))
-    for mistake in found:
+    problems = list(dict.fromkeys(trial_mistakes(expression, where)))
+    for mistake in problems:
         report(mistake)
-    return None if found else expression
+    return None if problems else expression
 
 
 def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:
@@ -317,14 +317,14 @@ def udf_mistakes(expression: Expr, where: str) -> Iterator[Mistake]:
 
 
 def _params(aggregation: Aggregation, spelling: Spelling, where: str, report: Report) -> Params | None:
-    found = dict(spelling.fixed)
+    params = dict(spelling.fixed)
     for name, option in spelling.options.items():
         read = option.read(aggregation.options.get(name))
         if read is None:
             report(mistakes.bad_option(where, name, aggregation.options.get(name), option.expected))
             return None
-        found[read[0]] = read[1]
-    return tuple(sorted(found.items()))
+        params[read[0]] = read[1]
+    return tuple(sorted(params.items()))
 
 
 def _time_to_live(aggregation: Aggregation, spelling: Spelling, where: str, report: Report) -> int | None:
