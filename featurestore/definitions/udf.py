@@ -244,7 +244,7 @@ class Udf:
     def _problems_of(self, kind: str, name: str) -> Iterator[str]:
         is_dunder = name.startswith("__") and name.endswith("__")
         if kind == "attribute" and (is_dunder or name in IMPURE_ATTRIBUTES | READING_ATTRIBUTES | _BACK_DOORS):
-            yield f"it asks for '{name}'"
+            yield f"it uses '{name}'"
         elif kind == "import" and name not in PURE_MODULES:
             yield f"it imports '{name}'"
         elif kind == "assignment":

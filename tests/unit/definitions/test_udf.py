@@ -294,11 +294,11 @@ def reads_a_function_of_arrow(x):
     ("function", "problem"),
     [
         (reads_parquet, "it imports 'pyarrow.parquet'"),
-        (reads_parquet_by_the_package, "it asks for 'parquet'"),
-        (reads_text, "it asks for 'genfromtxt'"),
+        (reads_parquet_by_the_package, "it uses 'parquet'"),
+        (reads_text, "it uses 'genfromtxt'"),
         (reads_a_folder, "it imports 'pathlib'"),
         (draws_from_a_submodule, "it imports 'numpy.random'"),
-        (draws_samples, "it asks for 'samples'"),
+        (draws_samples, "it uses 'samples'"),
         (takes_naive_times, "timestamp() of a datetime without a zone reads the machine's"),
         (takes_naive_times_by_a_name, "timestamp() of a datetime without a zone reads the machine's"),
         (drops_the_zone, "timestamp() of a datetime without a zone reads the machine's"),
@@ -307,8 +307,8 @@ def reads_a_function_of_arrow(x):
         (names_the_local_zone, "the zone 'localtime' is the machine's"),
         (asks_numpy_the_time, "datetime64 reads the clock for 'now' and 'today'"),
         (goes_by_the_back_door, "it uses 'getattr'"),
-        (goes_by_the_class, "it asks for '__class__'"),
-        (goes_by_a_module, "it asks for 'sys'"),
+        (goes_by_the_class, "it uses '__class__'"),
+        (goes_by_a_module, "it uses 'sys'"),
         (takes_naive_times_to_a_zone, "astimezone() of a datetime without a zone reads the machine's"),
         (reads_a_counter, "it uses the global 'COUNTER', which its source text does not hold"),
         (reads_an_array, "it uses the global 'WEIGHTS', which its source text does not hold"),
@@ -317,10 +317,10 @@ def reads_a_function_of_arrow(x):
         (reads_a_global, "it uses the global 'FACTOR', which its source text does not hold"),
         (uses_random, "it uses the global 'random', which its source text does not hold"),
         (imports_random, "it imports 'random'"),
-        (asks_numpy_for_chance, "it asks for 'random'"),
-        (asks_arrow_for_chance, "it asks for 'random'"),
+        (asks_numpy_for_chance, "it uses 'random'"),
+        (asks_arrow_for_chance, "it uses 'random'"),
         (asks_the_time, "it uses the global 'time', which its source text does not hold"),
-        (asks_for_today, "it asks for 'today'"),
+        (asks_for_today, "it uses 'today'"),
         (hashes, "it uses 'hash'"),
         (opens, "it uses 'open'"),
         (remembers, "it assigns the global 'FACTOR'"),
@@ -353,7 +353,7 @@ def test_the_compiler_reports_what_is_wrong_with_a_function():
     impure = udf(returns="float64")(uses_random)
     found = mistakes_in(view({"f": agg.mean(impure(col("arr_delay"))).over("1d")}))
     assert {mistake.code for mistake in found} == {"impure-udf"}
-    assert found[0].problem == "udf 'uses_random' could give different answers: it asks for 'random'"
+    assert found[0].problem == "udf 'uses_random' could give different answers: it uses 'random'"
 
 
 def test_the_text_of_a_function_reaches_the_fingerprint():
