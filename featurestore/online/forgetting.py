@@ -44,7 +44,7 @@ from featurestore.sources import ReadSettings
 from featurestore.sources.convert import to_contract
 from featurestore.sources.event_log import Head
 from featurestore.sources.event_log.maintenance import forget as forget_events
-from featurestore.sources.opening import has_nothing_outside
+from featurestore.sources.outside import has_nothing_outside
 from featurestore.sources.pushed import id_column
 
 _NAMED_FOLDERS = 50

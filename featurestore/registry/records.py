@@ -1,4 +1,4 @@
-"""What the registry holds, as plain data."""
+"""Records of the registry, as plain data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ INTERRUPTED = "interrupted"
 """Outcomes of a run; the first two also of a job."""
 
 MISSED = "missed"
-"""Outcome of a job that fell due and was not done: it was still under way, or nothing ran."""
+"""Outcome of a job that fell due and did not run: it was still running, or no process ran."""
 
 SKIPPED = "skipped"
-"""Outcome of a job that has nothing it may do as the store is configured; what it says explains it."""
+"""Outcome of a job that may not do its work as the store is configured; its text explains it."""
 
 PLANNED = "planned"
 """Outcome of a job that waits for its first time."""
 
 REMOVED = "removed"
-"""Outcome of a job that is not to be done any more."""
+"""Outcome of a job that is no longer scheduled."""
 
 
 class Kind(StrEnum):
@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What an apply did to one object."""
+    """The outcome of an apply for one object."""
 
     ADDED = "added"
     CHANGED = "changed"
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Draft:
-    """An object as it is to be applied.
+    """An object to apply.
 
     Attributes:
         kind: What it is.

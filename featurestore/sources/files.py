@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from featurestore.core.errors import SourceDataError, SourceMissingError
-from featurestore.definitions.sources import CSV_SUFFIXES, Format
+from featurestore.definitions.sources import CSV_SUFFIXES, FileSource, Format, Source
+from featurestore.sources.settings import ReadSettings
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SUFFIXES: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": CSV_SUFFIXES}
@@ -34,9 +35,25 @@ class FoundFile:
     partition: tuple[tuple[str, str | None], ...] = ()
 
 
+def place_of(source: Source) -> str:
+    """Return the place of a source in messages."""
+    return f"source '{source.name}'"
+
+
 def is_remote(path: str) -> bool:
     """Tell whether a path is a URL of another machine."""
     return _URL.match(path) is not None and not path.startswith("file://")
+
+
+def files_of(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...]:
+    """Return the files of a local source.
+
+    Raises:
+        SourceMissingError: There is none.
+        SourceDataError: The path is, or lies in, a table of Delta, Iceberg or Hudi.
+    """
+    place = place_of(source)
+    return find_files(str(source.path), kind=source.file_format, base_folder=settings.base_folder, where=place)
 
 
 def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str) -> tuple[FoundFile, ...]:

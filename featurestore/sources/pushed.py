@@ -29,20 +29,13 @@ from featurestore.sources.event_log import (
     IdColumn,
     Stretch,
 )
-from featurestore.sources.files import is_remote
+from featurestore.sources.files import files_of, is_remote
 from featurestore.sources.known_ids import Hashes, HashSet
 from featurestore.sources.logged import is_in_contract, under_plan_names
-from featurestore.sources.opening import (
-    compares_ids,
-    files_of,
-    has_ids,
-    is_yet_empty,
-    open_log_scan,
-    open_scans,
-    read_ids,
-    scan_of_events,
-)
+from featurestore.sources.opening import open_log_scan, open_scans, scan_of_events
+from featurestore.sources.outside import compares_ids, has_ids, read_ids
 from featurestore.sources.scan import Scan
+from featurestore.sources.schema import is_yet_empty
 from featurestore.sources.settings import ReadSettings
 
 

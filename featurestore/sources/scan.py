@@ -18,18 +18,15 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurestore.core.dtypes import DType
-from featurestore.core.errors import SourceDataError
 from featurestore.definitions.sources import OnNull
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.convert import to_contract
-from featurestore.sources.deliveries import repeated_deliveries
 from featurestore.sources.rows import PIECE_BYTES, RawRows, SourceFile, missing_column, rows_within
+from featurestore.sources.selection import Selection, select_events
 from featurestore.sources.settings import ReadSettings
 
-Mask = npt.NDArray[np.bool_]
 IngestRange = tuple[int, int]
 """Microseconds: rows with ``from <= ingest_time < until``."""
 
@@ -63,17 +60,6 @@ class SourceStats:
     newest_event_time_us: int | None = None
     newest_ingest_time_us: int | None = None
     not_finite: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """Which rows are events: for each piece a mask, ``None`` if all are."""
-
-    masks: tuple[Mask | None, ...]
-    row_count: int
-    null_rows: int
-    nulls: tuple[tuple[str, int], ...]
-    duplicate_rows: int
 
 
 class Scan:
@@ -112,7 +98,7 @@ class Scan:
         self._lock = Lock()
         self._selecting = Lock()
         self._not_finite: dict[tuple[int, str], int] = {}
-        self._known: _Selection | None = None
+        self._known: Selection | None = None
         self._numbers = range(len(rows.piece_rows))
         for column in plan.columns:
             if column.name not in rows.dtypes:
@@ -391,80 +377,24 @@ class Scan:
         (times,) = self._events(number, [column], None)
         return int(_instants(times).max()) if len(times) else None
 
-    def _selection(self) -> _Selection:
+    def _selection(self) -> Selection:
         with self._selecting:
             if self._known is None:
-                self._known = self._select()
+                self._known = select_events(
+                    self._rows,
+                    self._converted,
+                    self._each_piece,
+                    plan=self._plan,
+                    keys=self._keys,
+                    on_null=self._on_null,
+                    outside_pieces=self._outside_pieces,
+                )
             return self._known
-
-    def _select(self) -> _Selection:
-        found = self._each_piece(lambda number: self._valid(number, self._must))
-        nulls = {name: sum(counts.get(name, 0) for _, counts in found) for name in self._must}
-        masks = [mask for mask, _ in found]
-        null_rows = sum(int(len(mask) - mask.sum()) for mask in masks if mask is not None)
-        # An event of the log was complete when it was pushed; a column that became a key since it can have no value in.
-        outside = found[: self._outside_pieces]
-        if self._on_null == "error" and any(counts for _, counts in outside):
-            raise self._null_error(outside)
-        duplicate_rows = 0
-        if self._plan.event_id is not None:
-            masks, duplicate_rows = repeated_deliveries(
-                self._converted,
-                masks,
-                self._rows.piece_rows,
-                event_id=self._plan.event_id,
-                ingest_time=self.ingest_column,
-                columns=sorted(self.schema),
-            )
-        total = sum(self._rows.piece_rows)
-        return _Selection(
-            tuple(masks),
-            total - null_rows - duplicate_rows,
-            null_rows,
-            tuple((name, count) for name, count in nulls.items() if count),
-            duplicate_rows,
-        )
-
-    @property
-    def _must(self) -> list[str]:
-        """The columns in which every event has a value."""
-        return list(dict.fromkeys([*self._keys, self._plan.event_time, self.ingest_column]))
 
     @property
     def _outside_pieces(self) -> int:
         """How many of the rows' pieces lie outside the event log."""
         return int(getattr(self._rows, "outside_pieces", len(self._rows.piece_rows)))
-
-    def _valid(self, number: int, columns: Sequence[str]) -> tuple[Mask | None, dict[str, int]]:
-        """Return which rows of a piece have no null in some columns (``None`` if all), and the columns' null counts."""
-        known = {name: self._rows.null_count(number, name) for name in columns}
-        if all(count == 0 for count in known.values()):
-            return None, {}
-        doubtful = [name for name, count in known.items() if count != 0]
-        arrays = self._converted(number, doubtful)
-        counts = {name: int(array.null_count) for name, array in arrays.items() if array.null_count}
-        if not counts:
-            return None, {}
-        mask = np.ones(self._rows.piece_rows[number], dtype=np.bool_)
-        for name in counts:
-            mask &= np.asarray(pc.is_valid(arrays[name]).to_numpy(zero_copy_only=False))
-        return mask, counts
-
-    def _null_error(self, found: Sequence[tuple[Mask | None, Mapping[str, int]]]) -> SourceDataError:
-        column = next(name for name in self._must if any(name in counts for _, counts in found))
-        count = sum(counts.get(column, 0) for _, counts in found)
-        number = next(i for i, (_, counts) in enumerate(found) if column in counts)
-        array = self._converted(number, [column])[column]
-        row = int(np.argmin(np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))))
-        place = self._rows.place(number)
-        where_row = f"row {row} of row group in {place}" if place else f"row {self._starts[number] + row}"
-        role = "key" if column in self._keys else "time"
-        return SourceDataError(
-            f"the {role} '{column}' is null in {count} {'row' if count == 1 else 'rows'}, first in {where_row}",
-            where=self._where,
-            hint="Fill the column, or say on_null='drop' to leave such rows out.",
-            code=f"null-{role}",
-        )
 
 
 def _instants(array: pa.Array) -> npt.NDArray[np.int64]:

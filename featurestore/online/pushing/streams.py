@@ -50,7 +50,7 @@ from featurestore.sources.event_log import (
 )
 from featurestore.sources.event_log.maintenance import compact
 from featurestore.sources.logged import reads_log
-from featurestore.sources.opening import has_nothing_outside
+from featurestore.sources.outside import has_nothing_outside
 from featurestore.sources.pushed import OutsideIds, Recent, id_values
 
 RECHECK_US = duration_us("1s")

@@ -347,8 +347,8 @@ def test_a_plan_that_went_live_is_recorded_unless_another_change_came_first(regi
 
 
 def test_histories_are_bounded(registry, monkeypatch):
-    for name in ("_KEPT_RUNS", "_KEPT_REPORTS", "_KEPT_LIVE_CHANGES"):
-        monkeypatch.setattr(f"featurestore.registry.registry.{name}", 3)
+    for name in ("journal._KEPT_RUNS", "journal._KEPT_REPORTS", "registry._KEPT_LIVE_CHANGES"):
+        monkeypatch.setattr(f"featurestore.registry.{name}", 3)
     read = [[FileRead("part.parquet", number, number, 1)] for number in range(6)]
     names = [registry.keep_files(files) for files in read]
     for number, files in enumerate(names):
