@@ -24,7 +24,7 @@ from featurestore.definitions.sources import OnNull
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.rows import PIECE_BYTES, RawRows, SourceFile, missing_column, rows_within
-from featurestore.sources.selection import Selection, select_events
+from featurestore.sources.selection import Mask, Selection, select_events
 from featurestore.sources.settings import ReadSettings
 
 IngestRange = tuple[int, int]
