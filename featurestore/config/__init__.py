@@ -8,9 +8,11 @@ from featurestore.config.tables import (
     DriftJobConfig,
     DriftPolicyConfig,
     PolicyConfig,
+    ScheduleConfig,
     ServerConfig,
     ServingLogConfig,
     SmtpConfig,
+    ToleranceConfig,
 )
 from featurestore.config.values import NEVER, read_bytes
 
@@ -25,9 +27,11 @@ __all__ = [
     "DriftJobConfig",
     "DriftPolicyConfig",
     "PolicyConfig",
+    "ScheduleConfig",
     "ServerConfig",
     "ServingLogConfig",
     "SmtpConfig",
+    "ToleranceConfig",
     "read_bytes",
     "read_policy",
 ]

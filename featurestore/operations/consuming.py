@@ -344,7 +344,7 @@ def _pushed(
 
 
 def _is_of_the_store(error: Exception) -> bool:
-    """Tell whether an error is about the store's definitions, whatever is pushed."""
+    """Return whether an error is about the store's definitions, whatever is pushed."""
     return isinstance(error, ConfigError) or (isinstance(error, RequestError) and error.code == "unknown-source")
 
 

@@ -1,4 +1,4 @@
-"""What is applied, and what was done with it: definitions' plans, where sources lie, runs, audits and drift."""
+"""Applied definitions with their plans and sources, and records of runs, audits and drift."""
 
 from featurestore.registry.records import (
     DONE,

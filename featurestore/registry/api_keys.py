@@ -1,7 +1,7 @@
-"""API keys: who may ask the server for what. They lie beside the registry, in the same database.
+"""API keys: which requests a caller of the server may make. They are in the database of the registry.
 
 A key is shown once, when it is made: ``fs_<id>_<secret>``. What is stored is the SHA-256 of its secret. A slow hash, as
-for passwords, would gain nothing: the secret has 256 random bits, which nobody guesses.
+for passwords, would gain nothing: the secret has 256 random bits and cannot be guessed.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class ApiKey:
     revoked_at_us: int | None
 
     def allows(self, scope: Scope) -> bool:
-        """Tell whether the key may do something."""
+        """Return whether the key may do something."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def is_opened_by(self, secret: str) -> bool:
-        """Tell whether the key holds and a secret is its own; how long that takes says nothing about the secret."""
+        """Return whether the key holds and a secret is its own; how long that takes says nothing about the secret."""
         is_same = compare_digest(hashlib.sha256(secret.encode()).digest(), self.digest)
         return is_same and self.revoked_at_us is None
 
@@ -106,7 +106,7 @@ class ApiKeys:
             What is stored; and the key itself, which cannot be had again.
 
         Raises:
-            RegistryError: No scope is given, or the database cannot be written.
+            RegistryError: There is no scope, or the database cannot be written.
         """
         wanted = frozenset(scopes)
         if not wanted:
@@ -153,14 +153,14 @@ class ApiKeys:
         """Let a key hold no longer; servers notice within a second.
 
         Raises:
-            RegistryError: There is no such key, or the database cannot be written.
+            RegistryError: The key does not exist, or the database cannot be written.
         """
         is_it = (_KEYS.c.id == key_id) & _KEYS.c.revoked_at_us.is_(None)
         with self._writing() as connection:
             changed = connection.execute(sa.update(_KEYS).where(is_it).values(revoked_at_us=now_us)).rowcount
         if not changed:
             hint = "featurestore keys list shows them."
-            raise RegistryError(f"there is no key '{key_id}' that holds", where=_WHERE, hint=hint, code="unknown-key")
+            raise RegistryError(f"there is no valid key '{key_id}'", where=_WHERE, hint=hint, code="unknown-key")
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -169,6 +169,6 @@ class ApiKeys:
 
 
 def split_key(text: str) -> tuple[str, str] | None:
-    """Return id and secret of a key as it was shown; ``None`` if a text is no key."""
+    """Return id and secret of a key as it was shown; ``None`` if the text is not a key."""
     parts = text.split("_", 2)
     return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == _PREFIX else None

@@ -54,9 +54,9 @@ class Changes:
     """What an apply changed.
 
     Attributes:
-        changes: What happened to each source, view and service, sorted by kind and name.
-        missing: What stays applied although the given modules do not define it, sorted by kind and name. It is empty if
-            only single definitions were given.
+        changes: The change of each source, view and service, sorted by kind and name.
+        missing: Objects that stay applied although the modules do not define them, sorted by kind and name; empty if
+            only single definitions were passed.
         withdrawn: Names of the changed services whose new plan was rolled back from: it stays down until it is promoted
             by the name of the service.
     """
@@ -120,7 +120,7 @@ class Catalog:
 
     def apply(
         self,
-        given: tuple[Any, ...],
+        objects: tuple[Any, ...],
         *,
         prune: bool = False,
         remove: Collection[str] = (),
@@ -130,12 +130,12 @@ class Catalog:
         """Compile definitions and make them the applied ones, all of them or none.
 
         Args:
-            given: Modules, definitions and iterables of these.
-            prune: Whether everything that is applied but not given is removed.
+            objects: Modules, definitions and iterables of these.
+            prune: Whether all applied objects that are not defined here are removed.
             remove: Names of services, views and sources to remove: ``"name"``, or ``"view:name"`` for one kind only.
             kept_live: For services the fingerprint of the plan that goes on answering although they change; ``None``
                 lets changed services answer by their new plans once they are filled.
-            changed_by: Who applies.
+            changed_by: The user that applies.
 
         Raises:
             DefinitionError: The definitions hold mistakes, sources that cannot be read among them; nothing was changed.
@@ -143,7 +143,7 @@ class Catalog:
             RegistryError: A name to remove was never applied, is among the definitions, or is used by what stays; or
                 the registry failed. Nothing was changed.
         """
-        definitions = collect(*given)
+        definitions = collect(*objects)
         schemas, unreadable = self._schemas(definitions)
         try:
             plans = compile_definitions(definitions, schemas, unreadable=_mistakes(unreadable))
@@ -158,8 +158,8 @@ class Catalog:
             *(_draft(Kind.VIEW, name, view) for name, view in plans.views.items()),
             *(_draft(Kind.SERVICE, name, plan) for name, plan in plans.services.items()),
         ]
-        given_keys = {(draft.kind, draft.name) for draft in drafts}
-        removed = self._to_remove(remove, given_keys)
+        defined = {(draft.kind, draft.name) for draft in drafts}
+        removed = self._to_remove(remove, defined)
         self._check_not_live(removed)
         changes = self._registry.apply(
             drafts,
@@ -173,11 +173,11 @@ class Catalog:
         with self._lock:
             self._sources.update(_by_name(definitions))
             self._known = None
-        is_whole = any(isinstance(item, ModuleType) for item in given)
+        is_whole = any(isinstance(item, ModuleType) for item in objects)
         live = self._registry.live()
         return Changes(
             changes,
-            missing=self._missing(given_keys) if is_whole else (),
+            missing=self._missing(defined) if is_whole else (),
             withdrawn=tuple(
                 change.name
                 for change in changes
@@ -193,7 +193,7 @@ class Catalog:
 
         Args:
             name: Name of a service, view or source; ``"view:name"`` for one kind only.
-            changed_by: Who does it.
+            changed_by: The user that does it.
 
         Raises:
             RegistryError: Nothing of that name was removed, or a view or source that it needs was changed since.
@@ -245,8 +245,8 @@ class Catalog:
             if applied is None:
                 self._add_needed(needed, wanted)
 
-    def _to_remove(self, names: Collection[str], given: Collection[tuple[Kind, str]]) -> frozenset[tuple[Kind, str]]:
-        """Return what names stand for; of a name of several kinds, those that are not given."""
+    def _to_remove(self, names: Collection[str], defined: Collection[tuple[Kind, str]]) -> frozenset[tuple[Kind, str]]:
+        """Return the objects of some names; of a name of several kinds, those that are not defined."""
         if isinstance(names, str):
             names = (names,)
         applied = {(kind, item.name) for kind in Kind for item in self._registry.objects(kind)}
@@ -254,8 +254,8 @@ class Catalog:
         for name in names:
             kinds, plain = _kinds_of(name)
             keys = {(kind, plain) for kind in kinds}
-            missing = (keys & applied) - set(given)
-            if not missing and keys & set(given):
+            missing = (keys & applied) - set(defined)
+            if not missing and keys & set(defined):
                 raise RegistryError(
                     f"'{name}' cannot be removed: it is among the definitions",
                     where="registry",
@@ -286,13 +286,13 @@ class Catalog:
                     _check_needs(applied, removed)
                     break
 
-    def _missing(self, given: Collection[tuple[Kind, str]]) -> tuple[Change, ...]:
-        """Return what is applied and not given."""
+    def _missing(self, defined: Collection[tuple[Kind, str]]) -> tuple[Change, ...]:
+        """Return the objects that are applied and not defined."""
         return tuple(
             Change(kind, item.name, Outcome.UNCHANGED, item.fingerprint, item.fingerprint)
             for kind in Kind
             for item in self._registry.objects(kind)
-            if (kind, item.name) not in given
+            if (kind, item.name) not in defined
         )
 
     def _prepare_log(self, source: Source, schema: Mapping[str, DType | None]) -> None:

@@ -1,7 +1,7 @@
 """Data folders that processes of one registry use, on all machines: so a command can name those it cannot reach.
 
 A folder has an identity in a file of its own. Machines that share a folder see one identity; a folder of another
-machine that has the same path has another one. The list lies beside the registry, in the same database.
+machine that has the same path has another one. The list is in the database of the registry.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class DataFolders:
         self._thread: Thread | None = None
 
     def note_use(self) -> None:
-        """Register the folder once an hour, in a thread: a registry that does not answer holds nobody up."""
+        """Register the folder once an hour, in a thread: a registry that does not answer delays no caller."""
         now_us = self._clock.now_us()
         with self._lock:
             if self._noted_us is not None and 0 <= now_us - self._noted_us < _AGAIN_US:

@@ -1,13 +1,13 @@
-"""LeaseStore in the registry: one row for each name that somebody holds.
+"""Leases in the registry: one row for each name that is held.
 
-A lease runs out by the clock of the database, the only one that all who ask share. By their own, a machine whose clock
-runs ahead by more than a lease would find every lease run out and take it beside its holder, and one whose clock is
-behind would wait for as much longer after a process has died. The holder needs no clock that agrees with others: it
-measures a length of time, from before it asks.
+A lease expires by the clock of the database, the only one that all processes share. By their own clocks, a machine
+whose clock is ahead by more than a lease would see every lease as expired and take it beside its holder, and one whose
+clock is behind would wait too long after a process has died. The holder needs no synchronized clock: it measures a
+duration, from before its request.
 
-Each operation is one statement, or a second one if the first found nothing to do, and each statement is a transaction.
-So of two that ask at once the database lets one win, on SQLite and PostgreSQL. A process that is stopped at any point
-keeps no row locked where transactions end with their statement; SQLite's lock is the whole database's, as for all that
+Each operation is one statement, or a second one if the first changed nothing, and each statement is a transaction. So
+of two concurrent requests the database lets one win, on SQLite and PostgreSQL. A process that is stopped at any point
+keeps no row locked where transactions end with their statement. SQLite locks the whole database, as for everything that
 the registry writes.
 """
 
@@ -43,7 +43,7 @@ class RegistryLeases:
         self._where = where
 
     def take(self, name: str, token: bytes, seconds: float) -> bool:
-        """Make a token the holder of a name that nobody holds, or whose lease has run out; tell whether it is now."""
+        """Make a token the holder of a name that is free or whose lease has run out; return whether it is now."""
         lease = {"token": token.hex(), "until": _FromNow(seconds)}
         run_out = LEASES.update().where(LEASES.c.name == name, LEASES.c.until < _FromNow(0)).values(lease)
         is_known = sa.exists().where(LEASES.c.name == name)
@@ -53,12 +53,12 @@ class RegistryLeases:
         return False
 
     def renew(self, name: str, token: bytes, seconds: float) -> bool:
-        """Let a token hold a name for so long from now; tell whether nobody else had taken it."""
+        """Extend the lease of a token from now on; return whether the token still held the name."""
         with failures(self._where):
             return self._does(LEASES.update().where(*_of(name, token)).values(until=_FromNow(seconds)))
 
     def release(self, name: str, token: bytes) -> bool:
-        """Let nobody hold a name that a token holds; tell whether it held it still."""
+        """Release a name that a token holds; return whether it still held it."""
         with failures(self._where):
             return self._does(LEASES.delete().where(*_of(name, token)))
 

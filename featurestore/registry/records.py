@@ -50,7 +50,7 @@ class Draft:
     Attributes:
         kind: What it is.
         name: Its name, unique among its kind.
-        fingerprint: Hash of what can change a value; for a source of where it lies and how it is read.
+        fingerprint: Hash of everything that can change a value; for a source, of its place and the way it is read.
         document: Its canonical JSON.
     """
 
@@ -109,7 +109,7 @@ class FileRead:
     """A file of a source as it was when a run read it.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         size: Bytes.
         mtime_ns: When it was last written, nanoseconds since the epoch.
         row_count: Its rows.
@@ -123,12 +123,12 @@ class FileRead:
 
 @dataclass(frozen=True)
 class Live:
-    """Which plan of a service was last recorded as the live one.
+    """The plan of a service that was last recorded as live.
 
     Attributes:
         service: Name of the service.
-        fingerprint: Of the plan that answers.
-        previous: Of the plan that answered before; empty if none did.
+        fingerprint: Fingerprint of the live plan.
+        previous: Fingerprint of the plan that was live before; empty if none was.
         changed_at_us: When that changed.
         is_decided: Whether ``promote``, ``rollback`` or an apply without promotion chose it. If not, a newer plan goes
             live as soon as it has state.
@@ -150,12 +150,12 @@ class LiveChange:
 
     Attributes:
         service: Name of the service.
-        previous: Fingerprint of the plan that answered before; empty if none did.
-        fingerprint: Of the plan that answered from then on.
-        changed_at_us: When.
-        verb: What changed it: ``"apply"``, ``"materialize"``, ``"push"``, ``"promote"`` or ``"rollback"``. The first
-            three stand for a plan that went live by itself because its last missing state was there.
-        changed_by: Who did it: ``user@host``, or the name that was given.
+        previous: Fingerprint of the plan that was live before; empty if none was.
+        fingerprint: Fingerprint of the plan that is live from then on.
+        changed_at_us: When it changed.
+        verb: The command that changed it: ``"apply"``, ``"materialize"``, ``"push"``, ``"promote"`` or ``"rollback"``.
+            The first three stand for a plan that went live by itself when its last missing state was filled.
+        changed_by: The user: ``user@host``, or the name passed by the caller.
     """
 
     service: str
@@ -173,14 +173,14 @@ class LiveChange:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One time that a scheduled job was done, or missed.
+    """One run of a scheduled job, or a time at which it did not run.
 
     Attributes:
         name: Name of the job.
         started_at_us: When it began.
         finished_at_us: When it ended.
-        outcome: What became of it, in a word.
-        said: What came of it, or why it failed.
+        outcome: Its outcome in one word.
+        said: Its result, or why it failed.
     """
 
     name: str
@@ -192,15 +192,15 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class AlertRecord:
-    """What people were told about one thing that is done again and again, by one way.
+    """The last alert about one job by one channel.
 
     Attributes:
-        job: What it is about.
-        way: How they are told: ``"webhook"``, ``"mail"``, ``"command"``.
-        told: What is wrong as far as they know, one text each; nothing if all is well.
-        told_at_us: When they were told last.
-        tried_at_us: When it was last tried to tell them.
-        problem: Why that did not work, or not for all; empty if it did.
+        job: Name of the job.
+        way: The channel: ``"webhook"``, ``"mail"``, ``"command"``.
+        told: The problems in the last delivered alert, one text each; empty if it reported that all is well.
+        told_at_us: When an alert was last delivered.
+        tried_at_us: When delivery was last tried.
+        problem: Why delivery failed, perhaps for some recipients; empty if it did not.
     """
 
     job: str
@@ -219,7 +219,7 @@ class CertificateRecord:
         service: Name of the service.
         fingerprint: The plan that was verified.
         ran_at_us: When.
-        verdict: What came out.
+        verdict: Its verdict.
         document: The certificate, JSON text.
         id: Its number; ``None`` before it is stored.
     """
@@ -240,16 +240,16 @@ class RunRecord:
         view: Name of the view.
         fingerprint: The plan that was materialized.
         started_at_us: When it began.
-        finished_at_us: When it ended; when it began if it has not.
-        from_us: Ingest times from here on were folded in; the instant "never" for a first or full run.
-        until_us: Up to here, exclusive: the new watermark.
+        finished_at_us: When it ended; when it began if it is running.
+        from_us: First ingest time that was aggregated; ``NOTHING_YET`` for a first or full run.
+        until_us: One past the last ingest time: the new watermark.
         event_count: Events that were read.
         entity_count: Entities whose state was written.
         note: Anything else worth knowing, for instance why the view was rebuilt in full.
         outcome: ``"done"``, ``"failed"`` or ``"running"``; ``"interrupted"`` if the next run of the plan found that it
             had died.
         problem: Why it failed; empty if it did not.
-        row_count: Events of the source, pushed ones apart, that were folded in up to ``until_us``; -1 if unknown.
+        row_count: Events of the source, pushed ones apart, that were aggregated up to ``until_us``; -1 if unknown.
         content: Hash of these events (``sources.content``), empty if unknown: another one for the same bound means
             that the source was rewritten.
         files: Names the list of files that were read, for ``Registry.files_read``; empty if there were none.
@@ -272,7 +272,7 @@ class RunRecord:
 
     @property
     def is_done(self) -> bool:
-        """Whether the run did what it was to do."""
+        """Whether the run completed."""
         return self.outcome == DONE
 
     def __str__(self) -> str:
@@ -288,13 +288,13 @@ class AuditRecord:
 
     Attributes:
         service: Name of the service.
-        since_us: Served from here on.
-        until_us: Served before.
+        since_us: First instant of serving.
+        until_us: One past the last instant of serving.
         ran_at_us: When the audit ran.
         verdict: Its verdict in one word.
         report: The whole report as JSON.
-        kind: What was compared: ``"log"``, ``"live"`` or ``"foreign"``, as the report says.
-        id: Its number in the registry; ``None`` until it is there.
+        kind: The kind of comparison: ``"log"``, ``"live"`` or ``"foreign"``, as the report says.
+        id: Its number in the registry; ``None`` until it is stored.
     """
 
     service: str
@@ -309,16 +309,16 @@ class AuditRecord:
 
 @dataclass(frozen=True)
 class DriftRecord:
-    """One comparison of the distributions of what a service served.
+    """One comparison of the distributions of a service.
 
     Attributes:
         service: Name of the service.
-        since_us: Served from here on.
-        until_us: Served before.
+        since_us: First instant of serving.
+        until_us: One past the last instant of serving.
         ran_at_us: When they were compared.
         verdict: Its verdict in one word.
         report: The whole report as JSON.
-        id: Its number in the registry; ``None`` until it is there.
+        id: Its number in the registry; ``None`` until it is stored.
     """
 
     service: str

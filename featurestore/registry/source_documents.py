@@ -25,14 +25,14 @@ _VERSION = 1
 
 
 def source_draft(source: Source) -> Draft:
-    """Return a source as it is applied; its fingerprint says where its rows lie and how they are read."""
+    """Return a source as it is applied; its fingerprint is of its place and the way its rows are read."""
     document = json.dumps(_written(source), sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(document.encode()).hexdigest()
     return Draft(Kind.SOURCE, source.name, fingerprint, document)
 
 
 def accepts_pushes(applied: Applied) -> bool:
-    """Tell whether an applied source is declared ``stream=True``."""
+    """Return whether an applied source is declared ``stream=True``."""
     return bool(json.loads(applied.document).get("stream"))
 
 
@@ -61,7 +61,7 @@ def read_source(applied: Applied) -> Source:
         case "sql":
             return SqlSource(**document)
         case other:
-            raise RegistryError(f"'{other}' is no kind of source", where=where, hint="Apply it again.")
+            raise RegistryError(f"'{other}' is not a kind of source", where=where, hint="Apply it again.")
 
 
 def _written(source: Source) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _own(source: Source) -> dict[str, Any]:
             return own | _place("url", source.url)
         case FrameSource():
             dtypes = {"dtypes": _names(source.dtypes)} if source.dtypes else {}
-            return dtypes | {"type": "frame", "unstored": "its rows lie in the memory of the program that applied it"}
+            return dtypes | {"type": "frame", "unstored": "its rows are in the memory of the program that applied it"}
         case Source():
             return {"type": type(source).__name__, "unstored": "it is of a kind of its own"}
         case _:
@@ -110,7 +110,7 @@ def _names(dtypes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _place(name: str, place: str) -> dict[str, str]:
-    """Return where rows lie as it is stored: without a secret, which is not to be had then."""
+    """Return the place of rows as it is stored: without secrets."""
     if not holds_secret(place):
         return {name: place}
     return {name: shown(place), "unstored": "its URL holds a password, or an option that may be one"}

@@ -1,13 +1,13 @@
-"""The serving log: every answered row with its question, and what was lost of them.
+"""The serving log: every answered row with its question, and counts of the rows that could not be logged.
 
-Answers are taken into memory on the request's path. A thread appends them to a segment of this process and syncs it at
-a stated interval: a crash loses what was taken within the last interval, and only that. Segments are sealed into
+Answers are put into a queue in memory on the request's path. A thread appends them to a segment of this process and
+syncs it at a stated interval: a crash loses the answers of the last interval, and only these. Segments are sealed into
 Parquet, ``service=…/day=…/*.parquet`` by the day they were logged, when they are old or large, when the log is closed,
 and, for processes that died, when the log is opened again. Readers see both.
 
-Serving never waits for the disk. If it refuses, answers wait up to a bound; what is beyond it is lost, and every loss
-is counted, here and in ``losses.jsonl``. Whatever fails, the thread goes on: a failure is logged and counted at once,
-and keeps nothing else from being done. What lies in the folder and is not the log's is left alone.
+Serving never waits for the disk. If the disk refuses, answers wait up to a bound. Answers beyond it are lost, and every
+loss is counted, here and in ``losses.jsonl``. The thread survives every failure: it is logged and counted at once, and
+other work continues. Files in the folder that are not the log's are left alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
-from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -45,9 +43,9 @@ from featurestore.core.temporal import (
     duration_us,
     to_datetime,
 )
+from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
-from featurestore.plan.names import AS_OF
-from featurestore.serving_log.asking import SealRequests
+from featurestore.serving_log.losses import LossLog
 from featurestore.serving_log.merging import (
     DAY,
     current_files,
@@ -56,12 +54,13 @@ from featurestore.serving_log.merging import (
     maintenance,
 )
 from featurestore.serving_log.rows import (
-    NOBODY,
+    NO_CALLER,
     Caller,
     matching,
     record_of,
     table_of,
 )
+from featurestore.serving_log.seal_requests import SealRequests
 from featurestore.serving_log.sealing import (
     SEGMENTS,
     is_ahead,
@@ -78,22 +77,15 @@ from featurestore.serving_log.segments import (
     read_segment,
     segments_in,
     unlocked,
-    write_all,
 )
-from featurestore.storage.files import make_folder, opener
 from featurestore.storage.parquet import DAMAGE, check_footer
 
 _LOGGER = logging.getLogger("featurestore.serving_log")
 _INSTANT = TIMESTAMP.arrow
-_LOSSES = "losses.jsonl"
-_ANY = ""
-"""Stands for the service of losses of which it is not known."""
-
 _ATTEMPTS = 5
-_LOGGER = logging.getLogger("featurestore.serving_log")
 
 MOST_WAITING_ROWS = 200_000
-"""How many rows may wait to be written, if nothing else is said."""
+"""How many rows may wait to be written by default."""
 
 SEAL_AFTER_US = duration_us("1m")
 """A segment whose first record is older is sealed."""
@@ -101,30 +93,14 @@ SEAL_AFTER_US = duration_us("1m")
 _SEAL_BYTES = 64_000_000
 
 _WRITE = "write to"
-"""The work whose failures make rows wait."""
+"""The work that makes rows wait when it fails."""
 
 _CLEAR_UP_US = duration_us("1h")
-"""How often old days are removed, and what dead processes left is sealed."""
+"""How often old days are removed, and segments of dead processes are sealed."""
 
 
-class Losses(msgspec.Struct, frozen=True):
-    """Rows of a service that were served and are not in the log.
-
-    Attributes:
-        service: Name of the service.
-        rows: How many.
-        first_us: When the first of them was served.
-        last_us: When the last of them was served.
-    """
-
-    service: str
-    rows: int
-    first_us: int
-    last_us: int
-
-
-class _Taken(NamedTuple):
-    """An answer that waits to be written: encoded at once, so that the writer has nothing to do but to write."""
+class _PendingAnswer(NamedTuple):
+    """An answer that waits to be written, encoded already: so the writing thread only writes."""
 
     plan: int
     frame: bytes
@@ -133,8 +109,8 @@ class _Taken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Sealing:
-    """A process that seals a segment, which stays locked as long as it runs."""
+class _SealingProcess:
+    """A process that seals a segment, which stays locked as long as the process runs."""
 
     segment: SegmentWriter
     process: subprocess.Popen[bytes]
@@ -154,16 +130,16 @@ class ServingLog:
         retention_days: int | None = None,
         written: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the log; nothing is made before there is something to write.
+        """Open the log; files are made with the first write.
 
         Args:
-            folder: Where its files lie.
-            clock: Tells when a row was logged.
+            folder: The folder of its files.
+            clock: Gives the instant at which a row is logged.
             interval_seconds: How long an answer may wait in memory; 0 writes only at ``flush``.
-            most_waiting_rows: How many rows may wait; an answer that would make them more is lost.
-            share: Which share of all entities is logged, by a hash of their keys.
+            most_waiting_rows: How many rows may wait; an answer beyond that is lost.
+            share: Share of all entities that is logged, by a hash of their keys.
             retention_days: How many days rows are kept; ``None`` keeps them for ever.
-            written: Called whenever rows were written, and returns at once.
+            written: Called after every write; it must return at once.
         """
         self._folder = folder
         self._written = written
@@ -173,19 +149,18 @@ class ServingLog:
         self._retention_days = retention_days
         self._numbers: dict[tuple[str, str], int] = {}
         self._plans: dict[int, bytes] = {}
-        self._waiting: deque[_Taken] = deque()
+        self._waiting: deque[_PendingAnswer] = deque()
         self._waiting_rows = 0
-        self._lost_rows = 0
-        self._unsaid: dict[str, Losses] = {}
+        self._losses = LossLog(folder)
         self._failures: dict[str, StorageError] = {}
         self._failure_count = 0
         self._reported = ""
         self._reported_lost_rows = 0
         self._segment: SegmentWriter | None = None
-        self._sealing: _Sealing | None = None
+        self._sealing: _SealingProcess | None = None
         self._merging: subprocess.Popen[bytes] | None = None
         self._began_us = 0
-        self._requests = SealRequests(folder / SEGMENTS)
+        self._seal_requests = SealRequests(folder / SEGMENTS)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._stop = threading.Event()
@@ -195,7 +170,7 @@ class ServingLog:
     @property
     def lost_rows(self) -> int:
         """Count of rows that this process lost because too many waited."""
-        return self._lost_rows
+        return self._losses.rows
 
     @property
     def waiting_rows(self) -> int:
@@ -204,7 +179,7 @@ class ServingLog:
 
     @property
     def failure(self) -> StorageError | None:
-        """Why the last attempt to write, seal or remove failed; ``None`` once all of that succeeds again."""
+        """Error of the last attempt to write, seal or remove; ``None`` once all of these succeed again."""
         return next(iter(self._failures.values()), None)
 
     @property
@@ -212,63 +187,62 @@ class ServingLog:
         """Count of attempts to write, seal or remove that failed."""
         return self._failure_count
 
-    def append(self, plan: Plan, answer: OnlineFeatures, caller: Caller = NOBODY) -> None:
-        """Take an answer; it is written later. If too many rows wait already, it is counted as lost."""
+    def append(self, plan: Plan, answer: OnlineFeatures, caller: Caller = NO_CALLER) -> None:
+        """Queue an answer, which is written later. If too many rows wait already, it is counted as lost."""
         logged_at_us = self._clock.now_us()
         record = record_of(plan, answer, caller, logged_at_us=logged_at_us, share=self._share)
         rows = len(record.places)
         if rows == 0:
             return
         if self._waiting_rows + rows > self._most_waiting_rows:
-            with self._lock:
-                self._lose(plan.name, rows, logged_at_us)
+            self._losses.add(plan.name, rows, logged_at_us)
             return
         number = self._numbers.get((plan.name, plan.fingerprint))
         if number is None:
-            number = self._name(plan)
+            number = self._number_of(plan)
         frame = framed(RecordFrame(number, record))
         with self._lock:
             self._waiting_rows += rows
-            self._waiting.append(_Taken(number, frame, rows, logged_at_us))
+            self._waiting.append(_PendingAnswer(number, frame, rows, logged_at_us))
             if self._thread is None and self._interval_seconds > 0:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="serving-log")
                 self._thread.start()
 
     def flush(self) -> None:
-        """Write everything taken so far; when it returns it is on the disk, and readers see it.
+        """Write all queued answers; when this returns they are on the disk, and readers see them.
 
         Raises:
-            StorageError: It cannot be written; it is kept and will be tried again.
+            StorageError: They cannot be written; they are kept, and writing is tried again.
         """
-        with self._writing, self._told(_WRITE):
+        with self._writing, self._handled(_WRITE):
             self._write_waiting()
 
     def seal(self) -> None:
-        """Write everything taken so far as Parquet, and what processes that died have left.
+        """Write all queued answers as Parquet, and seal the segments of processes that died.
 
         Raises:
-            StorageError: The disk refuses; what is not sealed can be read all the same.
+            StorageError: The disk refuses; rows that are not sealed can still be read.
         """
         with self._writing:
-            self._seal_own()
+            self._seal_segment()
             self._recover()
 
-    def _seal_own(self) -> None:
-        with self._told(_WRITE):
+    def _seal_segment(self) -> None:
+        with self._handled(_WRITE):
             self._write_waiting()
-        with self._told("seal segments of"):
+        with self._handled("seal segments of"):
             self._end_sealing(wait=True)
             if self._segment is not None:
                 seal(self._folder, self._segment.path)
-                self._give_up()
+                self._close_segment()
 
     def close(self) -> None:
-        """Write what is left as Parquet, and end the thread.
+        """Write the queued answers as Parquet, and end the thread.
 
-        What processes that died have left is sealed as well, if that is possible; it can be read all the same.
+        Segments of processes that died are sealed as well if possible; otherwise they can still be read.
 
         Raises:
-            StorageError: What is left of this process cannot be written.
+            StorageError: The answers of this process cannot be written.
         """
         self._stop.set()
         if self._thread is not None:
@@ -278,12 +252,12 @@ class ServingLog:
             self._merging.terminate()
             self._merging.communicate()
         with self._writing:
-            self._seal_own()
+            self._seal_segment()
             with suppress(StorageError):
                 self._recover()
 
     def read(self, service: str, *, since_us: int, until_us: int, newest_first: bool = False) -> Iterator[pa.Table]:
-        """Read what was served of a service, asked about in a range of ``as_of``.
+        """Read the served rows of a service with ``as_of`` in a range.
 
         Args:
             service: Name of the service.
@@ -292,24 +266,24 @@ class ServingLog:
             newest_first: Whether the table of the newest rows comes first.
 
         Yields:
-            Tables with matching rows, oldest first unless asked otherwise; rows of a table in the order they were
-            served. Tables of different plans have different columns. Days before ``since_us`` are not opened.
+            Tables with matching rows, the oldest first unless ``newest_first``; rows of a table in the order they were
+            served. Tables of different plans have different columns. Files of days before ``since_us`` are not opened.
 
         Raises:
             StorageError: A file is damaged or cannot be read.
         """
-        wanted = _within(since_us, until_us)
+        in_range = _within(since_us, until_us)
         sealed, unsealed = self._listed(service, since_us)
         pieces: list[Path | Logged] = [*sealed, *unsealed]
         for piece in reversed(pieces) if newest_first else pieces:
-            table = self._table(piece, wanted) if isinstance(piece, Path) else _rows_of(piece).filter(wanted)
+            table = self._table(piece, in_range) if isinstance(piece, Path) else _rows_of(piece).filter(in_range)
             if table.num_rows:
                 yield table
 
-    def _table(self, path: Path, wanted: ds.Expression) -> pa.Table:
+    def _table(self, path: Path, in_range: ds.Expression) -> pa.Table:
         try:
             check_footer(path)
-            return ds.dataset(path, format="parquet").to_table(filter=wanted)
+            return ds.dataset(path, format="parquet").to_table(filter=in_range)
         except DAMAGE as error:
             raise self._storage_error("read", path, error) from error
 
@@ -319,58 +293,47 @@ class ServingLog:
         Raises:
             StorageError: A file is damaged or cannot be read.
         """
-        wanted = _within(since_us, until_us)
+        in_range = _within(since_us, until_us)
         sealed, unsealed = self._listed(service, since_us)
-        found = sum(int(_rows_of(logged).filter(wanted).num_rows) for logged in unsealed)
+        count = sum(int(_rows_of(logged).filter(in_range).num_rows) for logged in unsealed)
         for path in sealed:
             try:
                 check_footer(path)
-                found += int(ds.dataset(path, format="parquet").count_rows(filter=wanted))
+                count += int(ds.dataset(path, format="parquet").count_rows(filter=in_range))
             except DAMAGE as error:
                 raise self._storage_error("read", path, error) from error
-        return found
+        return count
 
     def losses(self, service: str, *, since_us: int, until_us: int) -> int:
         """Count the rows of a service that were served in a range of time and could not be logged.
 
-        A stretch of losses that lies partly in the range counts whole. Of a stretch of which a crash left only half a
-        line it is known that it is later than the one before, and not later than the next one: it counts as one row of
-        every service.
+        A stretch of losses that is partly in the range counts whole.
 
         Raises:
             StorageError: The losses cannot be read.
         """
-        path = self._folder / _LOSSES
         try:
-            lines = path.read_bytes().splitlines() if path.exists() else []
+            return self._losses.count(service, since_us=since_us, until_us=until_us, now_us=self._clock.now_us())
         except OSError as error:
-            raise self._storage_error("read", path, error) from error
-        known = _losses_in(lines, self._clock.now_us())
-        with self._lock:
-            known += self._unsaid.values()
-        return sum(
-            one.rows
-            for one in known
-            if one.service in (service, _ANY) and one.first_us < until_us and one.last_us >= since_us
-        )
+            raise self._storage_error("read", self._losses.path, error) from error
 
     def forget(self, wanted: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
         """Remove rows that were served about some keys.
 
-        Other processes that write the log are asked to seal what they have taken; that takes a few seconds.
+        Other processes that write the log seal their queued answers first; that takes a few seconds.
 
         Args:
             wanted: By service the keys: columns with their values.
 
         Returns:
-            By service how many rows were removed; none where there were none.
+            By service how many rows were removed; services without any are left out.
 
         Raises:
-            StorageError: A file cannot be read or written, or a process does not seal within half a minute; what was
-                removed is removed, forget again.
+            StorageError: A file cannot be read or written, or a process does not seal within half a minute. Rows that
+                were removed stay removed; forget again.
         """
         self._seal_everywhere()
-        with self._writing, self._told("forget rows of"), maintenance(self._folder, wait=True):
+        with self._writing, self._handled("forget rows of"), maintenance(self._folder, wait=True):
             removed = {service: self._forget_in(service, keys) for service, keys in wanted.items()}
         return {service: rows for service, rows in removed.items() if rows}
 
@@ -396,8 +359,8 @@ class ServingLog:
 
     def _seal_everywhere(self) -> None:
         self.seal()
-        with self._told("seal segments of"):
-            left = self._requests.ask(self._interval_seconds)
+        with self._handled("seal segments of"):
+            left = self._seal_requests.request(self._interval_seconds)
         with self._writing:
             self._recover()
         for path in left:
@@ -406,31 +369,31 @@ class ServingLog:
                 raise StorageError(f"{path} is not sealed", where="serving log", hint=hint, code="segment-not-sealed")
 
     def prune(self) -> None:
-        """Remove the sealed days that are older than the retention; what is not the log's stays.
+        """Remove the sealed days that are older than the retention; files that are not the log's stay.
 
         Raises:
-            StorageError: A file cannot be removed; the others were.
+            StorageError: A file cannot be removed; the others were removed.
         """
         if self._retention_days is None:
             return
         oldest = to_datetime(self._clock.now_us() - self._retention_days * duration_us("1d")).date()
         held = maintenance(self._folder, wait=False)
-        with self._writing, self._told("remove old days of"), held as is_held, _all_tried() as trying:
+        with self._writing, self._handled("remove old days of"), held as is_held, _all_tried() as trying:
             for day in self._folder.glob(f"service=*/{DAY}*") if is_held else ():
-                if (found := day_of(day)) is not None and found < oldest and _is_own_folder(day):
+                if (date_of_day := day_of(day)) is not None and date_of_day < oldest and _is_plain_folder(day):
                     with trying():
                         _remove_day(day)
 
     def _run(self) -> None:
-        """Write again and again, also after failures; seal what is old or large.
+        """Write repeatedly, also after failures; seal segments that are old or large.
 
-        It writes twice in an interval: what is taken just after one write is on the disk when the next one has ended.
+        It writes twice per interval: an answer that is queued just after one write is on the disk after the next one.
         """
         cleared_us: int | None = None
         while True:
             now_us = self._clock.now_us()
             for work in (self.flush, self._seal_if_due):
-                with suppress(StorageError):  # it is logged, and tried again
+                with suppress(StorageError):  # logged, and tried again
                     work()
             if cleared_us is None or now_us - cleared_us >= _CLEAR_UP_US:
                 for work in (self._recover_alone, self.prune, self._merge_aside):
@@ -438,16 +401,16 @@ class ServingLog:
                         work()
                 cleared_us = now_us
             if self._stop.wait(self._interval_seconds / 2):
-                # An answer that was given up may come after the log was closed; nobody closes the log again then.
+                # An answer may be queued after the log was closed; it is sealed here, since no second close follows.
                 with self._writing, suppress(StorageError):
-                    self._seal_own()
+                    self._seal_segment()
                 return
 
     def _seal_if_due(self) -> None:
-        with self._writing, self._told("seal segments of"):
+        with self._writing, self._handled("seal segments of"):
             if failure := self._end_sealing(wait=False):
                 raise OSError(failure)
-            if self._sealing is None and (self._is_due(self._clock.now_us()) or self._requests.is_asked()):
+            if self._sealing is None and (self._is_due(self._clock.now_us()) or self._seal_requests.is_requested()):
                 self._seal_aside()
 
     def _recover_alone(self) -> None:
@@ -459,117 +422,90 @@ class ServingLog:
         return segment is not None and (now_us - self._began_us >= SEAL_AFTER_US or segment.size >= _SEAL_BYTES)
 
     def _seal_aside(self) -> None:
-        """Have a process of its own seal the segment: neither requests nor the next writes wait for it."""
+        """Start a process that seals the segment, so that neither requests nor the next writes wait for it."""
         segment = self._segment
         if segment is None:
             return
-        self._sealing = _Sealing(segment, _program("sealing", self._folder, segment.path))
+        self._sealing = _SealingProcess(segment, _program("sealing", self._folder, segment.path))
         self._segment = None
 
     def _merge_aside(self) -> None:
-        """Have a process of its own merge the small files of past days, if there are any and none is at it."""
-        with self._told("merge files of"):
+        """Start a process that merges the small files of past days, unless there are none or one is running."""
+        with self._handled("merge files of"):
             self._merge_if_due(self._clock.now_us())
 
     def _merge_if_due(self, now_us: int) -> None:
         if self._merging is not None and self._merging.poll() is None:
             return
         if self._merging is not None:
-            _, said = self._merging.communicate()
+            _, output = self._merging.communicate()
             if self._merging.returncode != 0:
-                reason = said.decode(errors="replace").strip().splitlines()[-1:]
-                _LOGGER.warning("the serving log's files of past days were not merged: %s", " ".join(reason))
+                _LOGGER.warning("the serving log's files of past days were not merged: %s", _last_line(output))
             self._merging = None
         if has_work(self._folder, now_us):
             self._merging = _program("merging", self._folder)
 
     def _end_sealing(self, *, wait: bool) -> str:
-        """Give up the segment that was sealed aside, if that has ended.
+        """Close the segment of the sealing process if that has ended.
 
         Returns:
-            Why it failed, if it did: the segment is there then, as one that a dead process left.
+            The reason if it failed, else nothing. A segment that was not sealed is sealed like one of a dead process.
         """
         sealing = self._sealing
         if sealing is None or (not wait and sealing.process.poll() is None):
             return ""
-        _, said = sealing.process.communicate()
+        _, output = sealing.process.communicate()
         self._sealing = None
         sealing.segment.close()
         if sealing.process.returncode == 0:
             return ""
-        reason = said.decode(errors="replace").strip().splitlines()[-1:]
-        return f"sealing {sealing.segment.path} failed: {' '.join(reason)}"
+        return f"sealing {sealing.segment.path} failed: {_last_line(output)}"
 
     def _write_waiting(self) -> None:
         with self._lock:
-            taken, self._waiting = self._waiting, deque()
+            answers, self._waiting = self._waiting, deque()
         try:
-            self._append(taken)
+            self._append(answers)
         except OSError:
             with self._lock:
-                taken.extend(self._waiting)
-                self._waiting = taken
+                answers.extend(self._waiting)
+                self._waiting = answers
             with suppress(OSError):
-                self._say_losses()
+                self._losses.write()
             raise
         with self._lock:
-            self._waiting_rows -= sum(one.rows for one in taken)
-        self._say_losses()
+            self._waiting_rows -= sum(answer.rows for answer in answers)
+        self._losses.write()
 
-    def _append(self, taken: deque[_Taken]) -> None:
-        if not taken:
+    def _append(self, answers: deque[_PendingAnswer]) -> None:
+        if not answers:
             return
         if self._segment is None:
-            self._began_us = taken[0].logged_at_us
+            self._began_us = answers[0].logged_at_us
             self._segment = SegmentWriter(self._folder / SEGMENTS, first_us=self._began_us)
-        self._segment.append([(one.plan, one.frame) for one in taken], self._plans)
+        self._segment.append([(answer.plan, answer.frame) for answer in answers], self._plans)
         self._written()
 
-    def _name(self, plan: Plan) -> int:
-        """Give a plan the number by which this process's records name it."""
+    def _number_of(self, plan: Plan) -> int:
+        """Return the number of a plan in this process's records; a new plan gets one."""
         with self._lock:
             number = self._numbers.setdefault((plan.name, plan.fingerprint), len(self._numbers))
             self._plans[number] = plan_frame(number, plan)
             return number
 
-    def _lose(self, service: str, rows: int, now_us: int) -> None:
-        self._lost_rows += rows
-        known = self._unsaid.get(service, Losses(service, 0, now_us, now_us))
-        self._unsaid[service] = Losses(service, known.rows + rows, known.first_us, now_us)
-
-    def _say_losses(self) -> None:
-        """Append the losses that were not written down yet."""
-        with self._lock:
-            unsaid, self._unsaid = self._unsaid, {}
-        if not unsaid:
-            return
-        try:
-            make_folder(self._folder)
-            with FileIO(self._folder / _LOSSES, "ab", opener=opener) as file:
-                # Each begins a line of its own, also behind half a line that a crash left.
-                write_all(file, b"".join(b"\n" + msgspec.json.encode(one) + b"\n" for one in unsaid.values()))
-                os.fsync(file.fileno())
-        except OSError:
-            with self._lock:
-                for one in unsaid.values():
-                    later = self._unsaid.get(one.service, one)
-                    rows = one.rows + (later.rows if later is not one else 0)
-                    self._unsaid[one.service] = Losses(one.service, rows, one.first_us, later.last_us)
-            raise
-
     def _recover(self) -> None:
-        """Seal what processes that died have left.
+        """Seal the segments of processes that died.
 
         Raises:
-            StorageError: The first segment that cannot be sealed; the others were.
+            StorageError: A segment cannot be sealed; the others were sealed.
         """
-        with self._told("seal what dead processes left in"), _all_tried() as trying:
+        with self._handled("seal segments of dead processes in"), _all_tried() as trying:
             for path in segments_in(self._folder / SEGMENTS):
                 with trying(), unlocked(path) as is_held:
                     if is_held:
                         seal(self._folder, path)
 
-    def _give_up(self) -> None:
+    def _close_segment(self) -> None:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
@@ -590,7 +526,7 @@ class ServingLog:
             return sealed, [logged for logged in rows if logged.service == service and logged.records]
 
         try:
-            # A segment that was sealed meanwhile is not there any more: its files are.
+            # A segment that was sealed meanwhile does not exist any more, but its files do.
             return retry(read, is_transient=lambda error: isinstance(error, FileNotFoundError), attempts=_ATTEMPTS)
         except FileNotFoundError:
             problem = OSError("its segments changed at every attempt to read them")
@@ -600,17 +536,17 @@ class ServingLog:
 
     def _files(self, service: str) -> list[Path]:
         """Return the sealed files of a service, oldest first."""
-        found = (self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")
-        return sorted(path for path in found if path.is_file())
+        paths = (self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")
+        return sorted(path for path in paths if path.is_file())
 
     @contextmanager
-    def _told(self, work: str) -> Iterator[None]:
-        """Turn failures of some work into errors of the library, log them when they begin, count and remember them."""
+    def _handled(self, work: str) -> Iterator[None]:
+        """Turn failures of some work into errors of the library; log them when they begin, count and keep them."""
         try:
             yield
         except StorageError:
             raise
-        except Exception as error:  # whatever lies in the folder, the thread goes on
+        except Exception as error:  # the thread survives every failure
             failure = self._storage_error(work, self._folder, error)
             before = self._failures.get(work)
             self._failures[work] = failure
@@ -624,18 +560,18 @@ class ServingLog:
         if work == _WRITE:
             self._report()
         elif before is not None:
-            _LOGGER.warning("serving log: it works again to %s %s", work, self._folder)
+            _LOGGER.warning("serving log: it is possible again to %s %s", work, self._folder)
 
     def _report(self) -> None:
-        """Log once when writing begins to fail, when rows begin to be lost, and when all is written again."""
-        is_losing = self._lost_rows > self._reported_lost_rows and self._waiting_rows > 0
+        """Log once when writing begins to fail, when rows begin to be lost, and when all rows are written again."""
+        is_losing = self._losses.rows > self._reported_lost_rows and self._waiting_rows > 0
         state = "" if self._failures.get(_WRITE) is None and not is_losing else "losing" if is_losing else "failing"
         before, self._reported = self._reported, state
-        counts = f"{self._waiting_rows} rows wait, {self._lost_rows} were lost since this process began"
+        counts = f"{self._waiting_rows} rows wait, {self._losses.rows} were lost since this process began"
         if state == before:
             return
         if not state:
-            self._reported_lost_rows = self._lost_rows
+            self._reported_lost_rows = self._losses.rows
             _LOGGER.warning("serving log: it is written again; %s", counts)
         elif state == "losing":
             _LOGGER.error(
@@ -643,7 +579,7 @@ class ServingLog:
             )
         else:
             _LOGGER.error(
-                "serving log: answers go on, their rows wait in memory: %s. %s", self._failures.get(_WRITE), counts
+                "serving log: answers continue, their rows wait in memory: %s. %s", self._failures.get(_WRITE), counts
             )
 
     def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
@@ -656,15 +592,15 @@ def _files_since(folder: Path, first: date) -> list[Path]:
     """Return the files of a service that may hold rows that were asked about a day or later ones, oldest first."""
     files: list[Path] = []
     for day in sorted(folder.glob(f"{DAY}*")):
-        found = day_of(day)
-        if found is not None:
-            files += [path for path in current_files(day) if found >= first or is_ahead(path)]
+        logged_on = day_of(day)
+        if logged_on is not None:
+            files += [path for path in current_files(day) if logged_on >= first or is_ahead(path)]
     return files
 
 
 @contextmanager
 def _all_tried() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Let several things be tried although some fail; the first failure is raised in the end."""
+    """Run several pieces of work although some fail; the first failure is raised at the end."""
     failures: list[Exception] = []
 
     @contextmanager
@@ -679,8 +615,8 @@ def _all_tried() -> Iterator[Callable[[], AbstractContextManager[None]]]:
         raise failures[0]
 
 
-def _is_own_folder(day: Path) -> bool:
-    """Tell whether neither the folder of a day nor that of its service is a link or a file."""
+def _is_plain_folder(day: Path) -> bool:
+    """Return whether neither the folder of a day nor that of its service is a link or a file."""
     return all(stat.S_ISDIR(folder.lstat().st_mode) for folder in (day, day.parent))
 
 
@@ -696,28 +632,12 @@ def _remove_day(day: Path) -> None:
 _SUFFIXES = (".parquet", ".json", ".unfinished")
 
 
-def _losses_in(lines: Sequence[bytes], now_us: int) -> list[Losses]:
-    """Read lines of losses; one that is not whole is bounded by those around it."""
-    found: list[Losses] = []
-    torn: list[int] = []
-    for line in filter(None, lines):
-        try:
-            one = msgspec.json.decode(line, type=Losses)
-        except msgspec.MsgspecError:
-            torn.append(len(found))
-        else:
-            found.append(one)
-    unknown = [
-        Losses(
-            _ANY, 1, found[place - 1].last_us if place else 0, found[place].first_us if place < len(found) else now_us
-        )
-        for place in torn
-    ]
-    return found + unknown
+def _last_line(output: bytes) -> str:
+    return "".join(output.decode(errors="replace").strip().splitlines()[-1:])
 
 
 def _program(name: str, *arguments: Path) -> subprocess.Popen[bytes]:
-    """Start one of the log's own programs."""
+    """Start one of the programs of this package."""
     command = [sys.executable, "-P", "-m", f"featurestore.serving_log.{name}", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -1,9 +1,9 @@
 """Merging: the many small files of a past day become one file for each plan, so that audits open few.
 
-A merge is two steps. First ``NAME.json`` says which files the new one replaces; then the new file gets its name,
-``NAME.parquet``, in one step. From that instant on readers take it and leave out the files that it replaces, so a crash
-at any point neither doubles nor loses a row. The replaced files are deleted a day later: a reader that listed them
-before may still be at work.
+A merge is two steps. First ``NAME.json`` is written with the names of the files that the new one replaces; then the new
+file is renamed to ``NAME.parquet`` atomically. From then on readers use it and leave out the files that it replaces, so
+a crash at any point neither doubles nor loses a row. The replaced files are deleted a day later, since a reader that
+listed them before may still be running.
 
 Only one process works on the files of past days at a time. Run as a program, ``python -m
 featurestore.serving_log.merging FOLDER``, so that a server's requests need not wait for it.
@@ -41,7 +41,7 @@ from featurestore.serving_log.sealing import (
 from featurestore.storage.files import make_file, opener, sync
 
 DAY = "day="
-"""Begins the names of the folders of days."""
+"""Prefix of the names of day folders."""
 
 KEEP_REPLACED_US = duration_us("1d")
 """How long replaced files stay for readers that listed them before."""
@@ -55,7 +55,7 @@ _ROW_GROUP_ROWS = 100_000
 
 
 class Replacement(msgspec.Struct, frozen=True):
-    """What a merged file replaces.
+    """The files that a merged file replaces.
 
     Attributes:
         files: Names of the files in the same folder.
@@ -81,7 +81,7 @@ def current_files(day: Path) -> list[Path]:
 
 
 def has_work(folder: Path, now_us: int) -> bool:
-    """Tell whether a past day has files to merge, or replaced files to delete."""
+    """Return whether a past day has files to merge, or replaced files to delete."""
     for day in _past_days(folder, now_us):
         is_over = any(now_us - _read(record).merged_us >= KEEP_REPLACED_US for record in day.glob(f"*{_MARK}*.json"))
         if is_over or len(_mergeable(folder, day)) > 1:
@@ -92,7 +92,7 @@ def has_work(folder: Path, now_us: int) -> bool:
 def merge(folder: Path, clock: Clock) -> int:
     """Merge the files of past days, and delete files that were replaced long enough ago.
 
-    Nothing is done while another process works on past days.
+    It does nothing while another process works on past days.
 
     Args:
         folder: Folder of the log.
@@ -118,14 +118,14 @@ def merge(folder: Path, clock: Clock) -> int:
 
 @contextmanager
 def maintenance(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the files of past days alone among all processes of this folder.
+    """Lock the files of past days against all other processes of this folder.
 
     Args:
         folder: Folder of the log.
-        wait: Whether to wait until another process has ended its work.
+        wait: Whether to wait until another process releases the lock.
 
     Yields:
-        Whether they are held; ``False`` only if another process holds them and ``wait`` is ``False``.
+        Whether they are locked; ``False`` only if another process has the lock and ``wait`` is ``False``.
 
     Raises:
         OSError: The lock cannot be made.
@@ -143,9 +143,11 @@ def maintenance(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def _past_days(folder: Path, now_us: int) -> list[Path]:
-    """Return the folders of days that are over, and whose rows are sealed."""
+    """Return the folders of days that are over and whose segments are sealed."""
     today = to_datetime(now_us - _SETTLED_AFTER_US).date()
-    return [day for day in sorted(folder.glob(f"service=*/{DAY}*")) if (found := day_of(day)) and found < today]
+    return [
+        day for day in sorted(folder.glob(f"service=*/{DAY}*")) if (date_of_day := day_of(day)) and date_of_day < today
+    ]
 
 
 def day_of(folder: Path) -> date | None:
@@ -157,7 +159,7 @@ def day_of(folder: Path) -> date | None:
 
 
 def _mergeable(folder: Path, day: Path) -> list[Path]:
-    """Return the files of a day that are merged with others, as far as their names say."""
+    """Return the files of a day that may be merged with others, judged by their names."""
     files = [path for path in current_files(day) if not (folder / SEGMENTS / segment_of(path)).exists()]
     fresh = [path for path in files if _MARK not in path.name]
     return files if fresh else []
@@ -210,7 +212,7 @@ def _write(files: Sequence[Path], path: Path) -> None:
 
 
 def _delete_replaced(day: Path, now_us: int) -> None:
-    """Delete files that were replaced long enough ago, and records of merges that never came to their end."""
+    """Delete files that were replaced long enough ago, and records of merges that were not completed."""
     for record in day.glob(f"*{_MARK}*.json"):
         replacement = _read(record)
         if not record.with_suffix(".parquet").exists():
@@ -227,9 +229,9 @@ def _read(record: Path) -> Replacement:
     try:
         return msgspec.json.decode(record.read_bytes(), type=Replacement)
     except FileNotFoundError:
-        return Replacement([], 0)  # its files are deleted meanwhile
+        return Replacement([], 0)  # its files were deleted meanwhile
     except msgspec.MsgspecError:
-        return Replacement([], 0)  # a crash left half of it; the merged file never got its name
+        return Replacement([], 0)  # a crash left half of it, before the merged file was renamed
 
 
 def main(arguments: Sequence[str]) -> int:

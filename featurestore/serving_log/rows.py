@@ -1,7 +1,6 @@
-"""Rows of the serving log: their columns, and how answers become records and records become rows.
+"""Answers as records of a segment, and records as rows of the serving log.
 
-A record is an answer as MessagePack, quick to write and of no fixed shape; rows are Arrow, made when a segment is read
-or sealed.
+A record is an answer as MessagePack, which is quick to write; rows are Arrow, made when a segment is read or sealed.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _SHARES = 1 << 32
 
 
 class Caller(NamedTuple):
-    """Who asked, if it says so.
+    """The model that asked, as far as the caller named it.
 
     Attributes:
         model: Name of the model.
@@ -54,7 +53,7 @@ class Caller(NamedTuple):
     model_version: str | None = None
 
 
-NOBODY = Caller()
+NO_CALLER = Caller()
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -88,7 +87,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 def is_sampled(keys: Sequence[Any], share: float) -> bool:
-    """Tell whether an entity is among a share of all; it is so always or never, in every process."""
+    """Return whether an entity is in a share of all; the answer is the same in every process."""
     return crc32(msgspec.msgpack.encode(keys)) < share * _SHARES
 
 
@@ -115,7 +114,7 @@ def record_of(plan: Plan, answer: OnlineFeatures, caller: Caller, *, logged_at_u
 
 
 def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequence[Record]) -> pa.Table:
-    """Lay records of one plan out as rows of its log."""
+    """Return records of one plan as rows of its log."""
     lengths = np.array([len(record.places) for record in records], dtype=np.int64)
     rows = int(lengths.sum())
 
@@ -148,13 +147,13 @@ def table_of(schema: pa.Schema, service: str, fingerprint: str, records: Sequenc
 
 
 def matching(table: pa.Table, wanted: Iterable[Mapping[str, Any]]) -> pa.Array:
-    """Tell for each row of a log whether it has the key columns and values of any of some keys."""
-    found = pa.array(np.zeros(table.num_rows, dtype=np.bool_))
+    """Return for each row of a log whether it has one of some keys: all its columns with its values."""
+    matches = pa.array(np.zeros(table.num_rows, dtype=np.bool_))
     for keys in wanted:
         columns = {key_column(name): value for name, value in keys.items()}
         if set(columns) <= set(table.column_names):
-            found = pc.or_(found, _has(table, columns))
-    return found
+            matches = pc.or_(matches, _has(table, columns))
+    return matches
 
 
 def _has(table: pa.Table, columns: Mapping[str, Any]) -> pa.Array:
@@ -162,11 +161,11 @@ def _has(table: pa.Table, columns: Mapping[str, Any]) -> pa.Array:
     for name, value in columns.items():
         column = table.column(name).combine_chunks()
         try:
-            given = pa.scalar(value, column.type)
+            key = pa.scalar(value, column.type)
         except (pa.ArrowException, TypeError):
             # The key had another dtype when these rows were served.
             return pa.array(np.zeros(table.num_rows, dtype=np.bool_))
-        matches = pc.and_(matches, pc.equal(column, given).fill_null(False))
+        matches = pc.and_(matches, pc.equal(column, key).fill_null(False))
     return matches
 
 
@@ -184,5 +183,5 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _is_text(dtype: DType) -> bool:
-    """Tell whether MessagePack keeps values of a dtype as text."""
+    """Return whether MessagePack stores values of a dtype as text."""
     return dtype.kind in ("date", "decimal") or (dtype.item is not None and _is_text(dtype.item))

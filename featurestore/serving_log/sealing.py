@@ -1,7 +1,7 @@
-"""Sealing: the records of a segment become Parquet files, by service and day, and the segment goes.
+"""Sealing: the records of a segment are written as Parquet files, by service and day, and the segment is deleted.
 
-The files of a segment bear its name. As long as the segment is there, it is what counts and they do not; so sealing can
-die at any point and be done again, and no row is read twice or lost. Run as a program, ``python -m
+The files of a segment have its name. As long as the segment exists, readers use it and ignore these files. So sealing
+can fail at any point and be repeated, and no row is read twice or lost. Run as a program, ``python -m
 featurestore.serving_log.sealing FOLDER SEGMENT``, so that a server's requests need not wait for it.
 """
 
@@ -39,13 +39,13 @@ def seal(folder: Path, segment: Path) -> int:
 
     Args:
         folder: Folder of the log.
-        segment: A segment that nobody writes.
+        segment: A segment that no process writes.
 
     Returns:
-        How many bytes at its end a crash had cut off.
+        How many bytes at its end are an incomplete frame, which a crash left.
 
     Raises:
-        OSError: The disk refuses; the segment is still there.
+        OSError: The disk refuses; the segment still exists.
     """
     plans, torn = read_segment(segment)
     for number, logged in enumerate(plans):
@@ -71,16 +71,16 @@ def sealed_name(name: str, number: int, *, ahead: bool) -> str:
     """Return the name of a sealed file.
 
     Args:
-        name: Of its segment.
-        number: Of its plan within the segment.
-        ahead: Whether its rows were asked about later days than the one on which they were logged. All other files
-            hold no row that was asked about a later day, so readers of later days need not open them.
+        name: Name of its segment.
+        number: Number of its plan within the segment.
+        ahead: Whether the ``as_of`` of its rows is on a later day than that of logging. No other file holds such rows,
+            so readers of later days need not open it.
     """
     return f"{name}-{number}{_AHEAD if ahead else ''}.parquet"
 
 
 def is_ahead(path: Path) -> bool:
-    """Tell whether a sealed file holds rows that were asked about later days than the one on which they were logged."""
+    """Return whether the ``as_of`` of a sealed file's rows is on a later day than that of logging."""
     return path.stem.endswith(_AHEAD)
 
 
@@ -90,7 +90,7 @@ def segment_of(path: Path) -> str:
 
 
 def write_file(table: pa.Table, path: Path) -> None:
-    """Write a file of the log so that it is there whole, on the disk, or not at all.
+    """Write a file of the log so that it is complete and on the disk, or does not exist.
 
     Raises:
         OSError: The disk refuses.

@@ -1,9 +1,9 @@
 """Segments: append-only files of records, one for each process that serves.
 
-A segment is a row of frames: length and CRC-32, four bytes each, and MessagePack. A frame that names a plan comes
+A segment is a sequence of frames: length and CRC-32, four bytes each, and MessagePack. A frame that names a plan comes
 before the records of that plan. The process that writes a segment holds a lock on it, so a segment that can be locked
-was left by a process that is gone. What a crash cut off at the end is no frame and is left out. Whatever else lies in
-the folder, under another name or not as a regular file, is not looked at.
+was left by a dead process. An incomplete frame at the end, which a crash left, is ignored. Other files in the folder,
+with other names or not regular, are ignored too.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _FRAME = msgspec.msgpack.Encoder()
 
 
 class PlanFrame(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """Names a plan whose records follow.
+    """The frame of a plan, before its records.
 
     Attributes:
-        number: What records name it by.
+        number: Number of the plan in the records.
         service: Name of its service.
         fingerprint: Its fingerprint.
         schema: The columns of its log, as Arrow writes them.
@@ -76,25 +76,25 @@ class Logged:
 
 
 class SegmentWriter:
-    """Appends records to a segment of its own. Used by one thread at a time."""
+    """Appends records to a new segment. Used by one thread at a time."""
 
     def __init__(self, folder: Path, *, first_us: int) -> None:
-        """Make a segment, and lock it.
+        """Make a segment and lock it.
 
         Args:
-            folder: Where segments lie.
+            folder: The folder of segments.
             first_us: When its first record was logged; segments are read in this order.
 
         Raises:
             OSError: The file cannot be made.
         """
         make_folder(folder)
-        self.path, self._file = _made(folder, first_us)
+        self.path, self._file = _new_file(folder, first_us)
         self._named: set[int] = set()
         self.size = 0
 
     def append(self, frames: Sequence[tuple[int, bytes]], plans: Mapping[int, bytes]) -> None:
-        """Write frames and sync them to the disk; all of them or none.
+        """Write frames and sync them to the disk, all of them or none.
 
         Args:
             frames: Frames of records, each with the number of its plan.
@@ -116,12 +116,12 @@ class SegmentWriter:
         self._named.update(fresh)
 
     def close(self) -> None:
-        """Give the segment up."""
+        """Close the file, which releases its lock."""
         self._file.close()
 
 
-def _made(folder: Path, first_us: int) -> tuple[Path, FileIO]:
-    """Make a file and lock it; again if another process took it for one left behind before it was locked."""
+def _new_file(folder: Path, first_us: int) -> tuple[Path, FileIO]:
+    """Make a file and lock it; repeat if another process sealed it before it was locked."""
     while True:
         path = folder / f"{first_us:020d}-{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
         file = FileIO(path, "xb", opener=opener)
@@ -135,7 +135,7 @@ def read_segment(path: Path) -> tuple[list[Logged], int]:
     """Read a segment, also one that is being written.
 
     Returns:
-        The records by plan, in the order of their first records; and how many bytes at the end are no frame.
+        The records by plan, in the order of their first records; and how many bytes at the end are not a frame.
 
     Raises:
         OSError: The file cannot be read, is damaged, or is gone: it was sealed meanwhile.
@@ -152,23 +152,23 @@ def read_segment(path: Path) -> tuple[list[Logged], int]:
             else:
                 plans[frame.number].records.append(frame.record)
     except (msgspec.MsgspecError, pa.ArrowException, KeyError, ValueError) as error:
-        raise OSError(errno.EIO, f"it is damaged, or not of this library ({error})", str(path)) from error
+        raise OSError(errno.EIO, f"it is damaged, or not a file of this library ({error})", str(path)) from error
     return list(plans.values()), len(data) - at
 
 
 def segments_in(folder: Path) -> list[Path]:
     """Return the segments of a folder, oldest first."""
-    found = []
+    segments = []
     for path in folder.glob(f"*{SUFFIX}"):
         with suppress(OSError):  # it was sealed meanwhile
             if _NAME.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
-                found.append(path)
-    return sorted(found)
+                segments.append(path)
+    return sorted(segments)
 
 
 @contextmanager
 def unlocked(path: Path) -> Iterator[bool]:
-    """Hold a segment, unless its writer lives or it is gone; tell whether it is held.
+    """Lock a segment, unless its writer lives or it was sealed; yield whether it is locked.
 
     Raises:
         OSError: It cannot be opened.
@@ -193,13 +193,13 @@ def plan_frame(number: int, plan: Plan) -> bytes:
 
 
 def framed(frame: PlanFrame | RecordFrame) -> bytes:
-    """Return a frame as it stands in a segment."""
+    """Return the bytes of a frame in a segment."""
     data = _FRAME.encode(frame)
     return len(data).to_bytes(4, "little") + crc32(data).to_bytes(4, "little") + data
 
 
 def _frames(data: bytes) -> Iterator[tuple[PlanFrame | RecordFrame, int]]:
-    """Yield frames and where each ends, up to the first that is not whole."""
+    """Yield frames and where each ends, up to the first that is not complete."""
     at = 0
     while at + 8 <= len(data):
         begin, end = at + 8, at + 8 + int.from_bytes(data[at : at + 4], "little")
@@ -211,7 +211,7 @@ def _frames(data: bytes) -> Iterator[tuple[PlanFrame | RecordFrame, int]]:
 
 
 def write_all(file: FileIO, data: bytes) -> None:
-    """Write all of some bytes to a file without a buffer, which may take them in parts."""
+    """Write all bytes to an unbuffered file, which may accept them in parts."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) or 0 :]

@@ -1,8 +1,8 @@
-"""One number for what some events say, whatever order or pieces they come in: the sum of a hash of each row.
+"""One number for the content of some events, independent of their order and pieces: the sum of a hash of each row.
 
 Sums add up: the content of what was read before plus that of what was read now is the content of both. So it can be
-kept up to date while events are folded, and compared later, when somebody asks whether a source still says the same.
-It is no defence against a forger; what is rewritten by accident or by a pipeline changes it for certain enough.
+kept up to date while events are folded, and compared later, to find out whether a source still has the same content.
+It does not defend against forgery, but accidental changes and rewrites change it with near certainty.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def content_of(batches: Iterable[pa.Table | pa.RecordBatch]) -> int:
 
 
 def row_hashes(batch: pa.Table | pa.RecordBatch) -> Words:
-    """Return a 64-bit hash of each row; rows that say the same have the same one, wherever they come from."""
+    """Return a 64-bit hash of each row; rows with equal content have the same one, in every source."""
     rows = np.full(batch.num_rows, _SEED)
     for name in sorted(batch.schema.names):
         _add_column(rows, name, batch.column(name))
@@ -108,7 +108,7 @@ def _words(array: pa.Array) -> Words | None:
 
 
 def _bytes_of(array: pa.Array) -> pa.Array:
-    """Return the values as bytes that say them."""
+    """Return the values as bytes that determine them."""
     if pa.types.is_decimal(array.type):
         return array.cast(pa.string()).cast(_BYTES)
     return array.cast(_BYTES)

@@ -1,8 +1,7 @@
-"""From columns as they are outside to contract dtypes: declared dtypes, and text.
+"""Conversion of columns of a source to contract dtypes: to declared dtypes, and from text.
 
-What a column of the same kind becomes (integer widths, time units and zones, NaN) is ``kernels.values``'s rule and is
-asked there. This module only adds what a declared dtype, or text, needs before that: conversions that are exact or
-refuse, and say which row they stumbled over.
+Columns that need no conversion between kinds (integer widths, time units and zones, NaN) are read by ``core.values``.
+This module adds the conversions before that. They are exact, or raise an error that names the first row that is not.
 """
 
 from __future__ import annotations
@@ -79,15 +78,15 @@ def to_contract(
     """Return a column in a contract dtype.
 
     Args:
-        array: The column as it is outside.
-        dtype: What it should become: what its type is read as by default, or what the user declared.
+        array: The column as it is in the source.
+        dtype: The dtype of the result: the default for the column's type, or the declared one.
         timezone: Zone of naive timestamps, or how they are read there; ``None`` refuses them.
         where: The place, for messages.
         first_row: Number of the column's first row in that place, for messages.
         epoch: What numbers in a column of instants count since 1970; ``None`` refuses them.
 
     Returns:
-        The array, and the counts that ``kernels.values.read_column`` keeps.
+        The array, and the counts that ``core.values.read_column`` keeps.
 
     Raises:
         SourceDataError: A value is not exactly one of the dtype.
@@ -119,8 +118,8 @@ def text_to_contract(
 ) -> tuple[pa.Array, ColumnCounts]:
     """Return a column of a CSV file in a contract dtype.
 
-    ``NA``, ``NULL`` and the like are null where the dtype is none of text. What was guessed from the first rows must
-    not change what later rows say: a leading zero, or digits that a float has no room for, are an error then.
+    ``NA``, ``NULL`` and the like are null unless the dtype is text. A dtype that was guessed from the first rows must
+    not change later values: a leading zero, or more digits than a float holds, is an error then.
 
     Args:
         array: Text.
@@ -151,7 +150,7 @@ def text_to_contract(
 
 
 def _check_guess(text: pa.Array, numbers: pa.Array, where: str, first_row: int) -> None:
-    """Make sure that numbers say what the text does, where nobody declared that it is numbers."""
+    """Refuse numbers that lose a part of their text, where the column was not declared as numbers."""
     changed = pc.match_substring_regex(text, _LEADING_ZERO)
     if numbers.type == pa.float64():
         large = pc.and_kleene(pc.greater_equal(pc.abs(numbers), _EXACT_FLOATS), pc.invert(changed))
@@ -163,9 +162,9 @@ def _check_guess(text: pa.Array, numbers: pa.Array, where: str, first_row: int) 
         raise _changed(text, row, first_row, where, "a number")
 
 
-def _changed(text: pa.Array, row: int, first_row: int, where: str, what: str) -> SourceDataError:
+def _changed(text: pa.Array, row: int, first_row: int, where: str, kind: str) -> SourceDataError:
     return SourceDataError(
-        f"row {first_row + row} holds {_shown(text[row])}, which {what} does not keep as it is",
+        f"row {first_row + row} holds {_shown(text[row])}, which {kind} does not keep as it is",
         where=where,
         hint="The rows before look like numbers. Declare the column: dtypes={…: 'string'} keeps its text.",
         code="wrong-dtype",
@@ -173,13 +172,13 @@ def _changed(text: pa.Array, row: int, first_row: int, where: str, what: str) ->
 
 
 def _is_exact(number: str) -> bool:
-    """Tell whether a float has room for the digits before the point of a number without an exponent."""
+    """Return whether a float holds the digits before the point of a number without an exponent."""
     value = float(number)
     return "e" in number.lower() or not math.isfinite(value) or int(value) == int(Decimal(number))
 
 
 def can_convert(kind: DType, dtype: DType, epoch: str | None) -> bool:
-    """Tell whether columns of a kind can be read as a declared dtype, if each of their values can.
+    """Return whether columns of a kind can be read as a declared dtype, if each of their values can.
 
     Args:
         kind: The dtype the columns are read as by default.
@@ -200,8 +199,8 @@ def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
 
     What is a code rather than a quantity stays text: numbers with leading zeros, whole numbers with a plus sign
     (telephone numbers) or with an exponent that has no sign (``1E3``), and numbers of more digits than int64, or
-    before the point of others float64, has room for. Blanks around values count for nothing, and ``NA``, ``NULL`` and
-    the like are nulls where the others are no text. Nulls fit every dtype; nulls alone are text.
+    before the point of others float64, holds. Blanks around values are ignored, and ``NA``, ``NULL`` and
+    the like are nulls unless the other values are text. Nulls fit every dtype; nulls alone are text.
     """
     known = pc.utf8_trim_whitespace(text.drop_null())
     known = known.filter(pc.invert(pc.is_in(known, value_set=_MISSING)))
@@ -226,7 +225,7 @@ def guess_dtype(text: pa.Array) -> tuple[DType, bool]:
 
 
 def _declared(array: pa.Array, dtype: DType, where: str, first_row: int) -> pa.Array:
-    """Convert exactly, or raise naming the first value that cannot be."""
+    """Convert exactly, or raise an error with the first value that cannot be converted."""
     convert = _conversion(array.type, dtype)
     if convert is None:
         raise inconvertible(array.type, dtype, where, unit=_unit_of(array) if dtype == TIMESTAMP else None)
@@ -272,7 +271,7 @@ def _unit_of(array: pa.Array) -> str | None:
 
 
 def _counted(array: pa.Array, kind: DType | None, unit: str, where: str, first_row: int) -> pa.Array:
-    """Read numbers that count a unit of time since 1970, or raise naming the first value that is no instant."""
+    """Read numbers that count a unit of time since 1970, or name the first that is not an instant."""
     if kind is None or kind.kind not in _COUNTS:
         raise SourceDataError(
             f"the column holds {array.type}, expected numbers",
@@ -292,7 +291,7 @@ def _no_instant(value: pa.Scalar, unit: str, where: str, row: int) -> SourceData
     number = _number(value.as_py())
     likely = unit if number is None else likely_unit(number)
     return SourceDataError(
-        f"row {row} holds {_shown(value)}, which is no instant between the years 1 and 9999 in {unit} since 1970",
+        f"row {row} holds {_shown(value)}, which is not an instant between the years 1 and 9999 in {unit} since 1970",
         where=where,
         hint="Correct the row." if likely == unit else f"If it counts {likely}, declare 'timestamp[{likely}]'.",
         code="wrong-dtype",
@@ -300,7 +299,7 @@ def _no_instant(value: pa.Scalar, unit: str, where: str, row: int) -> SourceData
 
 
 def _conversion(kind: pa.DataType, dtype: DType) -> Callable[[pa.Array, DType], pa.Array] | None:
-    """Return what converts columns of an Arrow type; ``None`` if nothing does without loss."""
+    """Return the conversion from an Arrow type; ``None`` if there is none without loss."""
     if is_read_as(kind, dtype):
         return _as_it_is
     if is_list_layout(kind):
@@ -419,7 +418,7 @@ def _text_to_instants(text: pa.Array) -> pa.Array:
     """Read ISO 8601 text: with a zone in every row, or in none; below microseconds is cut off.
 
     Raises:
-        pa.ArrowInvalid: Some row is no instant, or rows with and without a zone are mixed.
+        pa.ArrowInvalid: Some row is not an instant, or rows with and without a zone are mixed.
     """
     if text.null_count == len(text):
         return pa.nulls(len(text), _INSTANT)
@@ -446,7 +445,7 @@ def _float_to_int(array: pa.Array, _: DType) -> pa.Array:
 
 
 def _float_to_decimal(array: pa.Array, dtype: DType) -> pa.Array:
-    # Through the shortest text: the binary value of 0.1 has more digits than anyone declared.
+    # Through the shortest text: the binary value of 0.1 has more digits than the decimal.
     return _through_text(pc.if_else(pc.is_finite(array), array, None), dtype)
 
 

@@ -1,4 +1,4 @@
-"""Deliveries of one event: rows with the same event id are one event, whatever order they lie in.
+"""Deliveries of one event: rows with the same event id are one event, in whatever order they are.
 
 The earliest ingest time wins; of those with equal ones the smallest by content: all columns the view reads, in the
 order of their names, nulls first. Rows without an event id are events of their own.
@@ -21,7 +21,7 @@ from featurestore.sources.content import row_hashes
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Reader: TypeAlias = Callable[[int, Sequence[str]], dict[str, pa.Array]]
-"""Gives columns of a piece in contract dtypes."""
+"""Returns columns of a piece in contract dtypes."""
 
 
 def repeated_deliveries(
@@ -35,11 +35,11 @@ def repeated_deliveries(
 ) -> tuple[list[Mask | None], int]:
     """Leave one delivery of each event.
 
-    All ids are hashed once; only rows of which another has the same hash are looked at. So memory holds 16 bytes a row,
+    All ids are hashed once; only rows with a repeated hash are compared. So memory holds 16 bytes a row,
     and the content of the few rows in question.
 
     Args:
-        read: Gives columns of a piece.
+        read: Reads columns of a piece.
         masks: For each piece the rows that count so far, ``None`` for all.
         piece_rows: Row count of each piece.
         event_id: Column of the id.
@@ -63,7 +63,7 @@ def repeated_deliveries(
 
 
 def one_delivery_each(table: pa.Table, event_id: str) -> Mask:
-    """Tell which rows of a table that became known at one instant do not repeat an event id."""
+    """Return which rows of a table that became known at one instant do not repeat an event id."""
     ids = table.column(event_id)
     kept = np.ones(table.num_rows, dtype=np.bool_)
     named = table.filter(pc.is_valid(ids))

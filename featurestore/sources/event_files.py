@@ -1,4 +1,4 @@
-"""Files of events that somebody wants to push: read piece by piece, as events are given to a push."""
+"""Files of events to push, read piece by piece in the form in which ``push`` takes events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_events(
 
     Args:
         path: Parquet; CSV, whose text is read in the dtypes of the source; or lines of JSON, an object each
-            (``.jsonl``, ``.ndjson``). The suffix tells.
+            (``.jsonl``, ``.ndjson``). The suffix decides.
         source: The source they are for.
         schema: Its columns.
         settings: Threads and memory.
@@ -39,12 +39,12 @@ def read_events(
         Some thousand events at a time, in their order: a table or a list of mappings.
 
     Raises:
-        SourceMissingError: There is no such file.
+        SourceMissingError: The file does not exist.
         SourceDataError: It cannot be read, or is of no such kind.
     """
     where = f"file '{path}'"
     if not path.is_file():
-        raise SourceMissingError("there is no such file", where=where, code="missing-file")
+        raise SourceMissingError("the file does not exist", where=where, code="missing-file")
     name = path.name.lower()
     if name.endswith(".parquet"):
         yield from _parquet(path, where)
@@ -57,7 +57,7 @@ def read_events(
                 yield from _pieces(_typed(table, source, schema, where))
     else:
         hint = f"Suffixes: .parquet, {', '.join((*_JSON_SUFFIXES, *CSV_SUFFIXES))}."
-        raise SourceDataError("its name does not say what it holds", where=where, hint=hint, code="unknown-format")
+        raise SourceDataError("its suffix is not that of a known format", where=where, hint=hint, code="unknown-format")
 
 
 def _parquet(path: Path, where: str) -> Iterator[pa.Table]:
@@ -66,7 +66,7 @@ def _parquet(path: Path, where: str) -> Iterator[pa.Table]:
             for batch in file.iter_batches(_ROWS_AT_ONCE):
                 yield pa.Table.from_batches([batch])
     except DAMAGE as error:
-        raise SourceDataError(f"it is no sound Parquet: {error}", where=where, code="corrupt-file") from error
+        raise SourceDataError(f"it is not valid Parquet: {error}", where=where, code="corrupt-file") from error
 
 
 def _json_lines(path: Path, where: str) -> Iterator[list[Any]]:
@@ -80,7 +80,7 @@ def _line(line: bytes, number: int, where: str) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceDataError(f"line {number} is no JSON: {error}", where=where, code="corrupt-file") from None
+        raise SourceDataError(f"line {number} is not JSON: {error}", where=where, code="corrupt-file") from None
 
 
 def _typed(table: pa.Table, source: Source, schema: Mapping[str, DType | None], where: str) -> pa.Table:

@@ -1,4 +1,4 @@
-"""From the path of a file source to the files it means, in the order they are read in."""
+"""The files of a file source, in the order in which they are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FoundFile:
     """A file of a source.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         partition: Values that folders of the form ``column=value`` give its rows, as text.
     """
 
@@ -41,7 +41,7 @@ def place_of(source: Source) -> str:
 
 
 def is_remote(path: str) -> bool:
-    """Tell whether a path is a URL of another machine."""
+    """Return whether a path is a URL of another machine."""
     return _URL.match(path) is not None and not path.startswith("file://")
 
 
@@ -50,14 +50,14 @@ def files_of(source: FileSource, settings: ReadSettings) -> tuple[FoundFile, ...
 
     Raises:
         SourceMissingError: There is none.
-        SourceDataError: The path is, or lies in, a table of Delta, Iceberg or Hudi.
+        SourceDataError: The path is, or is inside, a table of Delta, Iceberg or Hudi.
     """
     place = place_of(source)
     return find_files(str(source.path), kind=source.file_format, base_folder=settings.base_folder, where=place)
 
 
 def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str) -> tuple[FoundFile, ...]:
-    """Return the files that a path, glob or folder means.
+    """Return the files of a path, glob or folder.
 
     A folder means all files of the format in it and in its folders. Files and folders whose names start with ``.`` or
     ``_`` are left out, as everywhere in the world of Parquet, unless a glob spells such a name. A file that several
@@ -71,7 +71,7 @@ def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str)
 
     Raises:
         SourceMissingError: Nothing is there.
-        SourceDataError: It is, or lies in, a table of Delta, Iceberg or Hudi.
+        SourceDataError: It is, or is inside, a table of Delta, Iceberg or Hudi.
     """
     local = url2pathname(urlsplit(path).path) if path.startswith("file://") else path
     root = (base_folder or Path.cwd()) / Path(local).expanduser()
@@ -92,17 +92,17 @@ def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str)
 
 
 def refuse_table(path: Path, where: str) -> None:
-    """Make sure that a file or folder is no table of a lakehouse, holds none, and lies in none.
+    """Refuse a file or folder that is a table of a lakehouse, contains one, or is inside one.
 
     Raises:
-        SourceDataError: It is, does, or lies in one: its files hold rows that were removed or rewritten.
+        SourceDataError: It is such a table: its files hold rows that were removed or rewritten.
     """
     folders = [path, *(name for name in path.rglob("*") if name.is_dir())] if path.is_dir() else [path.parent]
     _refuse_tables(folders, where)
 
 
 def _refuse_tables(folders: Iterable[Path], where: str) -> None:
-    """Do the same for some folders, and those they lie in."""
+    """Refuse folders that are, or are inside, a table of a lakehouse."""
     seen: set[Path] = set()
     for folder in map(Path, map(realpath, folders)):
         for name in (folder, *folder.parents):
@@ -177,7 +177,7 @@ _HIDDEN = (".", "_")
 
 
 def _is_hidden(name: Path, start: Path, spelled: Sequence[str] = ()) -> bool:
-    """Tell whether a name below a folder is left out, unless a part of a glob that begins so matches it."""
+    """Return whether a name below a folder is left out, unless a part of a glob that begins so matches it."""
     return any(
         part.startswith(_HIDDEN) and "=" not in part and not any(fnmatch(part, pattern) for pattern in spelled)
         for part in name.relative_to(start).parts

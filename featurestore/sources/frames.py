@@ -30,7 +30,7 @@ def frame_table(frame: Any, *, where: str) -> pa.Table:
         where: What it is, for messages.
 
     Raises:
-        SourceDataError: It is no frame, or a column holds values of several types.
+        SourceDataError: It is not a frame, or a column holds values of several types.
     """
     try:
         table = _table(frame, where)
@@ -56,7 +56,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 
 def source_table(frame: Any, dtypes: Mapping[str, DType], *, where: str) -> tuple[pa.Table, dict[str, SourceDataError]]:
-    """Return a frame's columns as a source reads them: their types say nothing of the rows at hand.
+    """Return a frame's columns as a source reads them, with types that do not depend on the rows.
 
     pandas' columns of Python objects have no type of their own. Those of ``Decimal`` become ``decimal(38,18)``,
     whatever their digits, unless a dtype is declared. Those of values of several types are read one by one as the
@@ -101,7 +101,7 @@ class _UnreadableError(Exception):
 
 
 def _holds_objects(series: Any) -> bool:
-    """Tell whether a pandas column holds Python objects, or decimals as categories."""
+    """Return whether a pandas column holds Python objects, or decimals as categories."""
     if str(series.dtype) == "category":
         return any(isinstance(value, Decimal) for value in series.cat.categories)
     return str(series.dtype) == "object"
@@ -127,7 +127,7 @@ def _object_column(series: Any, dtype: DType | None, where: str) -> pa.Array:
 
 
 def _holds_decimals(values: Sequence[Any]) -> bool:
-    """Tell whether values are ``Decimal`` objects, whole numbers among them or not."""
+    """Return whether values are ``Decimal`` objects, whole numbers among them or not."""
     known = [value for value in values if value is not None]
     is_number = (isinstance(value, Decimal | int) and not isinstance(value, bool) for value in known)
     return any(isinstance(value, Decimal) for value in known) and all(is_number)
@@ -163,7 +163,7 @@ def raw_names(frame: Any, *, where: str) -> tuple[str, ...]:
     """Return the names of a frame's columns.
 
     Raises:
-        SourceDataError: It is no frame.
+        SourceDataError: It is not a frame.
     """
     if _is_pandas(frame):
         return tuple(str(name) for name in frame.columns)
@@ -179,7 +179,7 @@ def raw_columns(frame: Any, columns: Sequence[str], *, where: str) -> pa.Table:
         where: What it is, for messages.
 
     Raises:
-        SourceDataError: It is no frame, or two columns have one name.
+        SourceDataError: It is not a frame, or two columns have one name.
     """
     if not _is_pandas(frame):
         return frame_table(frame, where=where).select(list(columns))
@@ -192,7 +192,7 @@ def raw_columns(frame: Any, columns: Sequence[str], *, where: str) -> pa.Table:
 
 
 def _is_of_one_type(series: Any) -> bool:
-    """Tell whether a pandas column can be read as Arrow."""
+    """Return whether a pandas column can be read as Arrow."""
     try:
         pa.array(series, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
@@ -210,7 +210,7 @@ def _is_pandas(frame: Any) -> bool:
 
 
 def is_single_use(frame: Any) -> bool:
-    """Tell whether a frame can be read only once."""
+    """Return whether a frame can be read only once."""
     return isinstance(frame, pa.RecordBatchReader)
 
 

@@ -1,4 +1,4 @@
-"""Sets of hashes that may be larger than the memory they are given: sorted runs, the full ones on disk."""
+"""Sets of hashes that may be larger than their memory: sorted runs, the full ones on disk."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _SHARE = 32
 
 
 class HashSet:
-    """Takes 64-bit hashes, and tells whether it has one of some others.
+    """A set of 64-bit hashes that can be asked whether it has one of some others.
 
     A run takes 8 bytes a hash. In memory is the one that is being filled; a full one, of a quarter of what reading a
     source may keep in memory (``ReadSettings.spool_bytes``), is a temporary file that is mapped.
     """
 
     def __init__(self, settings: ReadSettings) -> None:
-        """Begin with none; the settings say how large a run is, and where full ones are kept."""
+        """Begin empty; the settings have the size of a run and the folder of full ones."""
         self._settings = settings
         self._run_length = max(1, settings.spool_bytes // _SHARE)
         self._full: list[Hashes] = []
         self._filling: Hashes = np.zeros(0, dtype=np.uint64)
 
     def add(self, hashes: Hashes) -> None:
-        """Take more hashes, in any order.
+        """Add hashes, in any order.
 
         Raises:
             StorageError: The temporary folder refuses a run.
@@ -42,7 +42,7 @@ class HashSet:
         self._filling = merged
 
     def has_any(self, hashes: Hashes) -> bool:
-        """Tell whether one of some hashes is there; the time depends on how many are asked about."""
+        """Return whether one of some hashes is there; the time grows with their number."""
         return any(_has_any(run, hashes) for run in (*self._full, self._filling))
 
     def _spilled(self, run: Hashes) -> Hashes:

@@ -1,10 +1,8 @@
-"""Rows outside and the log of pushed events, as the one source they are.
+"""Rows outside the event log followed by the pushed events, as one source.
 
-The rows outside come first; they became known when they happened, unless the plan's source says otherwise. The log is
-read as it stood when it was opened.
-
-The log keeps events under names and types of its own. A plan converts what it reads of them to its own contract, and
-that is done here (``in_contract``) for every road.
+Rows outside became known when they happened, unless the source has an ingest time. The log is read as it was when it
+was opened. It keeps events under names and types of its own; ``in_contract`` converts them to those of a plan, for
+training and online state alike.
 """
 
 from __future__ import annotations
@@ -28,21 +26,21 @@ class LoggedRows:
     """Rows of a source that accepts pushes, as one plan reads them.
 
     Attributes:
-        outside_pieces: How many pieces lie outside; the others are the log's.
+        outside_pieces: How many pieces, the first ones, are outside; the others are the log's.
     """
 
     def __init__(self, outside: RawRows, log: RawRows, plan: SourcePlan) -> None:
-        """Put rows behind each other.
+        """Concatenate the rows.
 
         Args:
             outside: The source's own rows.
             log: Its pushed events, as the plan reads them.
-            plan: What the plan knows of the source.
+            plan: The source as the plan has it.
         """
         self._parts = (outside, log)
         self._event_time = plan.event_time
-        borrowed = {INGEST_COLUMN: TIMESTAMP} if plan.ingest_time == INGEST_COLUMN else {}
-        self.dtypes: Mapping[str, DType | None] = {**outside.dtypes, **borrowed}
+        log_columns = {INGEST_COLUMN: TIMESTAMP} if plan.ingest_time == INGEST_COLUMN else {}
+        self.dtypes: Mapping[str, DType | None] = {**outside.dtypes, **log_columns}
         self.naive = outside.naive
         self.files: tuple[SourceFile, ...] = outside.files
         self.outside_pieces = len(outside.piece_rows)
@@ -58,12 +56,12 @@ class LoggedRows:
         part, place = self._at(number)
         if part is self._parts[1]:
             return part.read_piece(place, columns)
-        own = list(dict.fromkeys(self._own(name) for name in columns))
-        table = part.read_piece(place, own)
-        return pa.table([table.column(self._own(name)) for name in columns], names=list(columns))
+        stored = list(dict.fromkeys(self._outside_name(name) for name in columns))
+        table = part.read_piece(place, stored)
+        return pa.table([table.column(self._outside_name(name)) for name in columns], names=list(columns))
 
     def place(self, number: int) -> str:
-        """Return where a piece lies."""
+        """Return the place of a piece, for messages."""
         part, place = self._at(number)
         return part.place(place)
 
@@ -72,27 +70,27 @@ class LoggedRows:
         part, place = self._at(number)
         if part is self._parts[1]:
             return part.null_count(place, column)
-        return part.null_count(place, self._own(column))
+        return part.null_count(place, self._outside_name(column))
 
     def bounds_us(self, number: int, column: str) -> tuple[int, int] | None:
         """Return the smallest and largest instant of a column of a piece if they are known without reading."""
         part, place = self._at(number)
         if part is self._parts[1]:
             return part.bounds_us(place, column)
-        return part.bounds_us(place, self._own(column))
+        return part.bounds_us(place, self._outside_name(column))
 
     def estimated_bytes(self, columns: Sequence[str]) -> int:
         """Return about how many bytes some columns of all rows take in memory."""
         outside, log = self._parts
-        own = list(dict.fromkeys(self._own(name) for name in columns))
-        return outside.estimated_bytes(own) + log.estimated_bytes(columns)
+        stored = list(dict.fromkeys(self._outside_name(name) for name in columns))
+        return outside.estimated_bytes(stored) + log.estimated_bytes(columns)
 
     def check_unchanged(self) -> None:
         """Raise ``SourceDataError`` if the rows outside are no longer those that were opened; the log only grows."""
         self._parts[0].check_unchanged()
 
     def close(self) -> None:
-        """Give back files and memory."""
+        """Remove temporary files and free memory."""
         for part in self._parts:
             part.close()
 
@@ -100,7 +98,7 @@ class LoggedRows:
         is_outside = number < self.outside_pieces
         return (self._parts[0], number) if is_outside else (self._parts[1], number - self.outside_pieces)
 
-    def _own(self, column: str) -> str:
+    def _outside_name(self, column: str) -> str:
         """Return the column outside that holds a column's values."""
         return self._event_time if column == INGEST_COLUMN else column
 
@@ -109,13 +107,13 @@ class LogRows:
     """The pushed events of one source, as one plan reads them: compacted files, then what the database holds."""
 
     def __init__(self, log: EventLog, plan: SourcePlan, stretches: Sequence[Stretch], *, where: str) -> None:
-        """Take what is known of the events; they are read when asked for.
+        """Take the descriptions of the events; they are read by ``read_piece``.
 
         Args:
             log: The log.
-            plan: What the plan knows of the source.
-            stretches: Where the events lie.
-            where: What it is, for messages.
+            plan: The source as the plan has it.
+            stretches: Where the events are stored.
+            where: The place, for messages.
         """
         self._log = log
         self._plan = plan
@@ -125,10 +123,10 @@ class LogRows:
         self.naive: frozenset[str] = frozenset()
         self.files: tuple[SourceFile, ...] = ()
         self.not_finite: Mapping[str, int] = {}
-        self.piece_rows: Sequence[int] = [sum(one.row_count for one in piece) for piece in self._pieces]
+        self.piece_rows: Sequence[int] = [sum(stretch.row_count for stretch in piece) for piece in self._pieces]
 
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
-        """Return some columns of one piece; an event has nulls in columns its source did not have when it came."""
+        """Return some columns of one piece; an event has nulls in columns that were declared after it was pushed."""
         piece = self._pieces[number]
         stored = [_stored_as(self._plan, name) for name in columns]
         tables = self._log.read(self._plan.name, piece[0].first, piece[-1].last, stored)
@@ -137,7 +135,7 @@ class LogRows:
         return pa.concat_tables([in_contract(table, self._plan, columns, where=self._where) for table in tables])
 
     def place(self, _: int) -> str:
-        """Return what messages call the piece."""
+        """Return the place of a piece, for messages."""
         return "event log"
 
     def null_count(self, _: int, __: str) -> int | None:
@@ -149,7 +147,7 @@ class LogRows:
         if column != self._plan.ingest_time:
             return None
         piece = self._pieces[number]
-        return min(one.ingest_from_us for one in piece), max(one.ingest_to_us for one in piece)
+        return min(stretch.ingest_from_us for stretch in piece), max(stretch.ingest_to_us for stretch in piece)
 
     def estimated_bytes(self, columns: Sequence[str]) -> int:
         """Return about how many bytes some columns take: a word for each value."""
@@ -167,12 +165,12 @@ def in_contract(events: pa.Table, plan: SourcePlan, columns: Sequence[str], *, w
 
     Args:
         events: Events under the names and types of the log.
-        plan: What the plan knows of the source.
+        plan: The source as the plan has it.
         columns: Names of columns of the plan.
         where: The place, for messages.
 
     Returns:
-        The columns in the plan's dtypes. Events have nulls in columns that their source did not have when they came.
+        The columns in the plan's dtypes. Events have nulls in columns that were declared after they were pushed.
 
     Raises:
         SourceDataError: A value is not exactly one of the plan's dtype.
@@ -190,12 +188,12 @@ def in_contract(events: pa.Table, plan: SourcePlan, columns: Sequence[str], *, w
 
 
 def reads_log(source: Source, plan: SourcePlan) -> bool:
-    """Tell whether pushed events are among a plan's events: a plan of a source that took no pushes knows of no log."""
+    """Return whether a plan reads pushed events; it may be older than ``stream=True`` of its source."""
     return source.stream and plan.ingest_time is not None
 
 
 def is_in_contract(events: pa.Table, plan: SourcePlan) -> bool:
-    """Tell whether events of the log have all columns of a plan in its dtypes, so that only their names may differ."""
+    """Return whether events of the log have all columns of a plan in its dtypes; their names may differ."""
     kinds = dict(zip(events.column_names, events.schema.types, strict=True))
     return all(kinds.get(_stored_as(plan, column.name)) == column.dtype.arrow for column in plan.columns)
 
@@ -207,7 +205,7 @@ def under_plan_names(events: pa.Table, plan: SourcePlan) -> pa.Table:
 
 
 def _stored_as(plan: SourcePlan, column: str) -> str:
-    """Return the log's name of a plan's column: the log says when an event became known, whatever callers sent."""
+    """Return the log's name of a plan's column: the ingest time is the log's, not a value that callers sent."""
     return INGEST_COLUMN if column == plan.ingest_time else column
 
 
@@ -216,7 +214,7 @@ def _dtypes(plan: SourcePlan) -> dict[str, DType]:
 
 
 def _pieces(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
-    """Put neighbouring stretches together to pieces of a useful size."""
+    """Combine neighbouring stretches to pieces of a useful size."""
     pieces: list[list[Stretch]] = []
     rows = _PIECE_ROWS
     for stretch in stretches:

@@ -1,4 +1,4 @@
-"""Rows in Parquet files: a piece is a row group, read by pyarrow, only the columns asked for.
+"""Rows in Parquet files: a piece is a row group, read by pyarrow, and only the columns that are needed.
 
 No predicate is ever pushed into a file: files written elsewhere may hold NaN, which their statistics do not show. The
 statistics that are used are null counts, and bounds of integers that stand for instants.
@@ -48,7 +48,7 @@ _MICROSECONDS = {"milliseconds": (1_000, 1), "microseconds": (1, 1), "nanosecond
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file with what its footer says."""
+    """A file with the contents of its footer."""
 
     file: FoundFile
     stored: SourceFile
@@ -107,19 +107,21 @@ class ParquetRows:
         if len(stored) == len(columns):
             return table.select(list(columns))
         partition = dict(opened.file.partition)
-        given = {
+        columns_by_name = {
             name: pa.repeat(pa.scalar(partition.get(name), pa.string()), self.piece_rows[number])
             for name in columns
             if name not in opened.places
         }
-        return pa.table({name: given[name] if name in given else table.column(name) for name in columns})
+        return pa.table(
+            {name: columns_by_name[name] if name in columns_by_name else table.column(name) for name in columns}
+        )
 
     def place(self, number: int) -> str:
         """Return the file of a piece."""
         return f"file '{self._groups[number].opened.file.path}'"
 
     def null_count(self, number: int, column: str) -> int | None:
-        """Return the null count that the footer says."""
+        """Return the null count of the footer."""
         group = self._groups[number]
         if column not in group.opened.places:
             missing = dict(group.opened.file.partition).get(column) is None
@@ -130,7 +132,7 @@ class ParquetRows:
         return int(statistics.null_count) if statistics is not None and statistics.has_null_count else None
 
     def bounds_us(self, number: int, column: str) -> tuple[int, int] | None:
-        """Return the bounds that the footer says of a timestamp column with a zone."""
+        """Return the bounds in the footer of a timestamp column with a zone."""
         group = self._groups[number]
         if column not in group.opened.places:
             return None
@@ -146,7 +148,7 @@ class ParquetRows:
         return int(statistics.min_raw) * times // over, int(statistics.max_raw) * times // over
 
     def estimated_bytes(self, columns: Sequence[str]) -> int:
-        """Return what the footers say the columns take uncompressed, or their fixed widths if that is more."""
+        """Return the uncompressed size of the columns in the footers, or their fixed widths if that is more."""
         total = 0
         for group, row_count in zip(self._groups, self.piece_rows, strict=True):
             details = group.opened.metadata.row_group(group.number)
@@ -194,9 +196,9 @@ class ParquetRows:
         for name in names:
             if not _agree(one_chunk(table.column(name)), one_chunk(coarse.column(name))):
                 raise SourceDataError(
-                    f"an instant in row group {group.number} of file '{path}' lies outside the years 1 to 9999",
+                    f"an instant in row group {group.number} of file '{path}' is outside the years 1 to 9999",
                     where=f"{self._where}, column '{name}'",
-                    hint="Correct the rows where they are written; null says that an instant is not known.",
+                    hint="Correct the rows where they are written; write null for an instant that is not known.",
                     code="out-of-range",
                 )
 
@@ -251,7 +253,7 @@ def stored_file(path: Path, row_count: int) -> SourceFile:
 
 
 def check_file(file: SourceFile, where: str) -> None:
-    """Raise if a file is no longer what it was.
+    """Raise an error if a file has changed.
 
     Raises:
         SourceMissingError: It is gone.
@@ -298,7 +300,7 @@ def _open(file: FoundFile, where: str) -> _Opened:
 
 
 def _agree(fine: pa.Array, coarse: pa.Array) -> bool:
-    """Tell whether instants in microseconds and in milliseconds, or lists of them, are the same."""
+    """Return whether instants in microseconds and in milliseconds, or lists of them, are the same."""
     while is_list_layout(fine.type):
         fine, coarse = fine.flatten(), coarse.flatten()
     if not pa.types.is_timestamp(fine.type):
@@ -332,6 +334,6 @@ def _corrupt(path: Path, where: str, error: Exception) -> SourceDataError:
     return SourceDataError(
         f"the file '{path}' is not sound Parquet: {reason}",
         where=where,
-        hint="Write it again; if it is CSV, say format='csv'.",
+        hint="Write it again; if it is CSV, declare format='csv'.",
         code="corrupt-file",
     )

@@ -40,9 +40,9 @@ from featurestore.sources.settings import ReadSettings
 
 
 def outside_identity(source: Source, settings: ReadSettings) -> str:
-    """Return a text that stays the same as long as the rows outside the log do; empty if that cannot be told cheaply.
+    """Return a text that changes when the rows outside the log do; empty if that takes reading them.
 
-    For local files it is a hash of their paths, sizes and times of writing. What lies elsewhere has none.
+    For local files it is a hash of their paths, sizes and times of writing. Other sources have none.
 
     Raises:
         SourceMissingError: A file is not there.
@@ -73,14 +73,14 @@ class OutsideIds:
     _lock: Lock = field(default_factory=Lock, init=False)
 
     def may_hold(self, plan: SourcePlan, ids: pa.Array) -> bool:
-        """Tell whether one of some event ids may lie outside; ``False`` is certain.
+        """Return whether one of some event ids may be among the rows outside; ``False`` is certain.
 
         Args:
             plan: The plan whose ids they are.
             ids: The ids, in its dtype.
 
         Raises:
-            SourceError: What lies outside cannot be read.
+            SourceError: The rows outside cannot be read.
             StorageError: The temporary folder refuses the hashes of many ids.
         """
         ids = ids.drop_null()
@@ -100,8 +100,8 @@ class OutsideIds:
 class _OutsideColumn:
     """The event ids of one column of the rows outside.
 
-    Of local files and frames hashes are kept, and only files that are new are read. A database is asked about the ids
-    in question. What lies elsewhere is read each time.
+    Of local files and frames hashes are kept, and only files that are new are read. A database is queried for the ids
+    in question. Other sources are read each time.
     """
 
     source: Source
@@ -114,7 +114,7 @@ class _OutsideColumn:
     _lock: Lock = field(default_factory=Lock, init=False)
 
     def may_hold(self, ids: pa.Array) -> bool:
-        """Tell whether one of some event ids, of which none is null, may lie outside."""
+        """Return whether one of some event ids, none of them null, may be among the rows outside."""
         source = self.source
         match source:
             case SqlSource() if self._compares(source):
@@ -160,7 +160,7 @@ class _OutsideColumn:
 
 
 def id_column(plan: SourcePlan) -> IdColumn | None:
-    """Return the column by which a plan tells deliveries of one event apart from other events, if it does."""
+    """Return the column of the event ids of a plan, ``None`` if it has none."""
     if plan.event_id is None:
         return None
     return next(IdColumn(column.name, column.dtype) for column in plan.columns if column.name == plan.event_id)
@@ -187,7 +187,7 @@ def id_values(column: pa.ChunkedArray, dtype: DType, *, source: str) -> pa.Array
         return to_contract(column, dtype, timezone=None, where=f"source '{source}', event log")[0]
     except SourceDataError as error:
         raise SourceDataError(
-            f"events that were pushed cannot be told apart by this event_id: {error.problem}",
+            f"pushed events have values in this event_id that are not of its dtype: {error.problem}",
             where=error.where,
             hint="Declare the dtype that the events in the log have, or name another column as event_id. "
             "Under another name the source begins a log of its own.",
@@ -237,7 +237,7 @@ class PushedEvents:
         return self._log.head(self.source.name)
 
     def is_past(self, head: Head) -> bool:
-        """Tell whether the log once had this head, and still has all events before it."""
+        """Return whether the log once had this head, and still has all events before it."""
         recent = self.recent
         if recent is not None and any(map(head.is_behind_same_event, (recent.before, recent.head))):
             return True
@@ -254,8 +254,8 @@ class PushedEvents:
     def steps(self, from_us: int, until_us: int, most_events: int) -> Iterator[tuple[int, pa.Table]]:
         """Read the events with ``from_us <= ingest_time < until_us`` in the order they became known.
 
-        Of deliveries of one event only that is given which counts, by the same rule as in a training set. They are
-        compared with each other and with the rows outside only where the log does not say that no id is repeated.
+        Of several deliveries of one event only the one that counts is returned, by the same rule as in a training set.
+        They are compared with each other and with the rows outside only if the log may repeat an id.
 
         Args:
             from_us: Inclusive bound.
@@ -334,7 +334,7 @@ class PushedEvents:
         try:
             return self.outside_ids.may_hold(self.view.source, ids.combine_chunks())
         except SourceError:
-            # What lies outside cannot be read now; the scan says so, or finds that it can.
+            # The rows outside cannot be read now; opening the scan raises the error, or succeeds.
             return True
 
 

@@ -1,6 +1,6 @@
-"""Rows as they lie outside, in pieces that can be read one by one: what every kind of source comes down to.
+"""Rows of a source in pieces that can be read one by one, whatever kind of source it is.
 
-Nothing here knows keys, times or policies; that is the scan's part.
+Keys, times and policies are not known here, but in the scan.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from featurestore.core.dtypes import DType, Schema, from_arrow
 from featurestore.core.errors import SourceDataError, SourceMissingError, unknown_column
 
 WIDE_DECIMAL = DType("decimal", precision=38, scale=18)
-"""The dtype of exact numbers that say no precision: of ``NUMERIC`` in databases, of Python's ``Decimal`` in frames."""
+"""The dtype of exact numbers without a precision: of ``NUMERIC`` in databases, of Python's ``Decimal`` in frames."""
 
 PIECE_ROWS = 1 << 20
-"""Most rows of a piece of a source that lies in memory."""
+"""Most rows of a piece of a source in memory."""
 
 PIECE_BYTES = 1 << 25
 """About the most bytes of one: rows that hold long lists are read a few thousand at a time."""
@@ -29,7 +29,7 @@ class SourceFile:
     """A file as it was when a scan was opened.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         size: Bytes.
         mtime_ns: When it was last written, nanoseconds since the epoch.
         row_count: Its rows, before any policy.
@@ -42,7 +42,7 @@ class SourceFile:
 
 
 class RawRows(Protocol):
-    """Rows of a source in the types they have outside, in pieces with a fixed order."""
+    """Rows of a source in the types they have in the source, in pieces with a fixed order."""
 
     @property
     def dtypes(self) -> Mapping[str, DType | None]:
@@ -51,12 +51,12 @@ class RawRows(Protocol):
 
     @property
     def naive(self) -> frozenset[str]:
-        """Names of the timestamp columns that say no time zone."""
+        """Names of the timestamp columns without a time zone."""
         ...
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """The files the rows lie in; none for frames and databases."""
+        """The files that hold the rows; none for frames and databases."""
         ...
 
     @property
@@ -74,7 +74,7 @@ class RawRows(Protocol):
         ...
 
     def place(self, number: int, /) -> str:
-        """Return where a piece lies, for messages; may be empty."""
+        """Return the place of a piece, for messages; may be empty."""
         ...
 
     def null_count(self, number: int, column: str, /) -> int | None:
@@ -94,19 +94,19 @@ class RawRows(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back files and memory."""
+        """Remove temporary files and free memory."""
         ...
 
 
 class TableRows:
-    """Rows that lie in memory."""
+    """Rows in memory."""
 
     def __init__(self, table: pa.Table, unreadable: Mapping[str, SourceDataError] | None = None) -> None:
         """Take the rows.
 
         Args:
             table: The rows.
-            unreadable: Columns that are an error for whoever reads them, and the errors.
+            unreadable: Columns that cannot be read, with their errors.
         """
         self._table = table
         self._unreadable = unreadable or {}
@@ -126,7 +126,7 @@ class TableRows:
         return self._table.select(list(columns)).slice(number * self._rows, self.piece_rows[number])
 
     def place(self, _: int) -> str:
-        """Return no place: rows in memory have only their number."""
+        """Return an empty place: rows in memory only have a number."""
         return ""
 
     def null_count(self, number: int, column: str) -> int | None:
@@ -149,7 +149,7 @@ class TableRows:
         """Do nothing: Arrow data does not change."""
 
     def close(self) -> None:
-        """Do nothing: memory is given back with the object."""
+        """Do nothing: the memory is freed with the object."""
 
 
 def rows_within(most_rows: int, most_bytes: int, row_count: int, size: int) -> int:
@@ -172,7 +172,7 @@ def dtypes_of(schema: pa.Schema) -> Schema:
 
 
 def naive_columns(schema: pa.Schema) -> frozenset[str]:
-    """Return the names of the timestamp columns that say no time zone."""
+    """Return the names of the timestamp columns without a time zone."""
     return frozenset(field.name for field in schema if pa.types.is_timestamp(field.type) and field.type.tz is None)
 
 

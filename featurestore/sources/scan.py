@@ -1,7 +1,7 @@
 """The rows of a source as events: contract dtypes, the policy on nulls, one row per event id, one fixed order.
 
-A scan is opened for one view: its policy on nulls is about that view's keys. Everything it gives out has gone through
-``kernels.values.read_column``. It may be read from several threads at once.
+A scan is opened for one view: its policy on nulls is about that view's keys. All its values have gone through
+``core.values.read_column``. It may be read from several threads at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class SourceStats:
-    """What a source held when it was read.
+    """Counts and newest times of a source when it was read.
 
     Attributes:
         row_count: Events: rows that were not dropped.
@@ -78,10 +78,10 @@ class Scan:
         """Take the rows; nothing is read yet.
 
         Args:
-            rows: The rows as they are outside.
+            rows: The rows as they are in the source.
             plan: Columns, times and zone.
             keys: The view's key columns.
-            on_null: What is done with rows whose key or time is null; events of the log that have no key are no error.
+            on_null: What to do with rows whose key or time is null, see ``selection``.
             settings: Threads and memory.
             owns_rows: Whether closing the scan closes the rows.
 
@@ -113,7 +113,7 @@ class Scan:
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """The files the rows lie in; none for frames and databases."""
+        """The files that hold the rows; none for frames and databases."""
         return self._rows.files
 
     @property
@@ -127,7 +127,7 @@ class Scan:
 
     @property
     def ingest_column(self) -> str:
-        """The column that says when an event became known."""
+        """The column with the instant at which an event became known."""
         return self._plan.ingest_time or self._plan.event_time
 
     def read(self, columns: Sequence[str], *, ingest: IngestRange | None = None) -> pa.Table:
@@ -152,16 +152,15 @@ class Scan:
     def each(
         self, columns: Sequence[str], work: Callable[[pa.Table], _T], *, ingest: IngestRange | None = None
     ) -> list[_T]:
-        """Hand the rows that ``read`` gives to some work, a few pieces at a time, and keep what it makes of them only.
+        """Apply a function to the rows that ``read`` returns, a few pieces at a time, and keep only its results.
 
         Args:
             columns: Names of plan columns.
-            work: Is given tables, which may be empty, from several threads at once.
+            work: Called with tables, which may be empty, from several threads at once.
             ingest: Only events that became known in this range; ``None`` reads all.
 
         Returns:
-            What the work returned, in the order of the rows. A part that was given is one piece (row group), or
-            several that are small.
+            The results, in the order of the rows. A table is one piece (row group), or several small ones.
         """
         self._selection()
 
@@ -186,7 +185,7 @@ class Scan:
 
     @property
     def piece_count(self) -> int:
-        """Count of the pieces in which the rows lie."""
+        """Count of the pieces of the rows."""
         return len(self._numbers)
 
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
@@ -212,8 +211,8 @@ class Scan:
     def numbered(self, columns: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
         """Read the same rows as ``read`` in the same order, piece by piece, each with its number.
 
-        A row's number counts the rows before it as they lie outside, those that are no events too: so the rows of
-        ``files`` follow each other in it, ``row_count`` each.
+        A row's number counts all rows before it, also those that are not events: so the rows of ``files`` follow each
+        other, ``row_count`` each.
         """
         masks = self._selection().masks
         schema = pa.schema([(name, self.schema[name].arrow) for name in columns])
@@ -234,7 +233,7 @@ class Scan:
         return sum(self._each_piece(lambda number: int(np.count_nonzero(self._below(number, ingest_us)))))
 
     def files_below(self, ingest_us: int) -> frozenset[SourceFile]:
-        """Return those of ``files`` in which an event with ``ingest_time < ingest_us`` lies."""
+        """Return those of ``files`` that hold an event with ``ingest_time < ingest_us``."""
         ends = np.cumsum([file.row_count for file in self.files])
 
         def below(number: int) -> npt.NDArray[np.int64]:
@@ -245,7 +244,7 @@ class Scan:
         return frozenset(file for place, file in enumerate(self.files) if place in places)
 
     def outside(self) -> Scan:
-        """Return the same events without those of the event log; which delivery of an event counts stays as it is."""
+        """Return the same events without those of the event log; the choice among deliveries of an event stays."""
         self._selection()
         part = copy(self)
         part._numbers = range(self._outside_pieces)
@@ -253,7 +252,7 @@ class Scan:
         return part
 
     def logged(self) -> Scan:
-        """Return only the events of the event log; which delivery of an event counts stays as it is."""
+        """Return only the events of the event log; the choice among deliveries of an event stays."""
         part = self.outside()
         part._numbers = range(part._numbers.stop, len(self._rows.piece_rows))
         return part
@@ -291,7 +290,7 @@ class Scan:
         self._rows.check_unchanged()
 
     def close(self) -> None:
-        """Give back temporary files."""
+        """Remove temporary files."""
         if self._owns_rows:
             self._rows.close()
 
@@ -307,7 +306,7 @@ class Scan:
         return self._in_threads(work, self._numbers)
 
     def _in_threads(self, work: Callable[[_S], _T], items: Sequence[_S]) -> list[_T]:
-        """Do work on items, at once on as many as the settings allow."""
+        """Apply a function to items, in as many threads as the settings allow."""
         if len(items) <= 1 or self._settings.threads == 1:
             return [work(item) for item in items]
         with ThreadPoolExecutor(self._settings.threads) as pool:
@@ -358,7 +357,7 @@ class Scan:
         return [arrays[name].filter(chosen) for name in columns]
 
     def _below(self, number: int, ingest_us: int) -> Mask:
-        """Tell which rows of a piece are events with ``ingest_time < ingest_us``."""
+        """Return which rows of a piece are events with ``ingest_time < ingest_us``."""
         mask = self._selection().masks[number]
         bounds = self._rows.bounds_us(number, self.ingest_column)
         if bounds is not None and (bounds[1] < ingest_us or bounds[0] >= ingest_us):
@@ -393,12 +392,12 @@ class Scan:
 
     @property
     def _outside_pieces(self) -> int:
-        """How many of the rows' pieces lie outside the event log."""
+        """How many of the rows' pieces are outside the event log."""
         return int(getattr(self._rows, "outside_pieces", len(self._rows.piece_rows)))
 
 
 def _instants(array: pa.Array) -> npt.NDArray[np.int64]:
-    """Return instants as microseconds; those of null are any."""
+    """Return instants as microseconds; nulls have any value."""
     if array.null_count:
         array = array.fill_null(pa.scalar(0, _INSTANT))
     return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
@@ -407,7 +406,7 @@ def _instants(array: pa.Array) -> npt.NDArray[np.int64]:
 def _joined(
     parts: Sequence[Sequence[pa.Array]], columns: Sequence[str], schema: Mapping[str, DType], threads: int
 ) -> pa.Table:
-    """Put the columns of pieces behind each other."""
+    """Concatenate the columns of pieces."""
 
     def join(i: int) -> pa.Array:
         kind = schema[columns[i]].arrow
@@ -423,7 +422,7 @@ def _joined(
 
 
 def _ahead(work: Callable[[int], _T], numbers: Sequence[int]) -> Iterator[_T]:
-    """Do work in order, each step begun while the one before is used."""
+    """Apply a function in order, computing each result while the one before is used."""
     if not numbers:
         return
     with ThreadPoolExecutor(1) as pool:

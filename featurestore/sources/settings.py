@@ -1,4 +1,4 @@
-"""What reading may use, and DuckDB connections that keep to it."""
+"""Resources for reading, and DuckDB connections that stay within them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DUCKDB_SHARE = 4
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """What reading a source may use.
+    """Resources for reading a source.
 
     Attributes:
         threads: Threads that read and decode.
         memory_bytes: Bound for the whole process, of which reading takes a part; ``None`` is unbounded.
-        temp_folder: Where rows that are no Parquet files are kept meanwhile; the system's if ``None``.
+        temp_folder: Folder for rows that are not Parquet files while they are read; the system's if ``None``.
         base_folder: Folder that relative paths count from; the working directory if ``None``.
-        event_log: The log of pushed events; ``None`` if there is none, so that sources hold only what lies outside.
+        event_log: The log of pushed events; ``None`` if there is none, so that sources hold only the rows outside.
     """
 
     threads: int = max(1, os.cpu_count() or 1)
@@ -41,13 +41,13 @@ class ReadSettings:
 
     @property
     def spool_bytes(self) -> int:
-        """How much of a source that is no Parquet file is kept in memory before it goes to a file."""
+        """How much of a source that is not Parquet is kept in memory before it goes to a file."""
         return _SPOOL_BYTES if self.memory_bytes is None else min(_SPOOL_BYTES, self.memory_bytes // _SPOOL_SHARE)
 
 
 @contextmanager
 def duckdb_connection(settings: ReadSettings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB that keeps to the settings: UTC, threads, memory, and where it spills."""
+    """Open an in-memory DuckDB that follows the settings: UTC, threads, memory, and where it spills."""
     import duckdb
 
     with temporary_folder(settings) as folder:
@@ -65,10 +65,10 @@ def duckdb_connection(settings: ReadSettings) -> Iterator[duckdb.DuckDBPyConnect
 
 @contextmanager
 def temporary_folder(settings: ReadSettings) -> Iterator[str]:
-    """Make a folder for as long as something is read.
+    """Make a folder that exists while a source is read.
 
-    It is not a ``TemporaryDirectory``: a reader that is given up amid its rows is closed by the garbage collector,
-    which may find the folder before the reader, and warn of it.
+    It is not a ``TemporaryDirectory``: a reader that is abandoned before its last row is closed by the garbage
+    collector, which may finalize the folder first, with a warning.
     """
     folder = tempfile.mkdtemp(prefix="featurestore-", dir=settings.temp_folder)
     try:

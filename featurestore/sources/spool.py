@@ -121,7 +121,7 @@ class SpooledRows:
         return self._rows.read_piece(number, columns)
 
     def place(self, _: int) -> str:
-        """Return no place: the spool is nobody's concern."""
+        """Return an empty place: users do not know the spool."""
         return ""
 
     def null_count(self, number: int, column: str) -> int | None:

@@ -1,7 +1,7 @@
 """Rows of a database that SQLAlchemy reaches, in chunks, as the driver gives them.
 
 What a column is comes from the database's own description of it, never from the rows at hand: so an empty table and a
-full one are the same source. Only columns that are asked for are read.
+full one are the same source. Only the columns that are needed are read.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _TIME_ARRAYS = (1182, 1183, 1115, 1185, 1270)
 _NO_PYTHON_TIME = r"(infinity| BC|(^|[^0-9.])[0-9]{5,}-|(^|[^0-9:. ])24:)"
 
 _AFFINITIES: dict[str, DType | None] = {"INT": INT64, "REAL": FLOAT64, "TEXT": STRING, "NUM": None}
-"""What SQLite says of expressions, and the dtypes of those that are cast to it."""
+"""Types that SQLite reports for expressions, with the dtypes of expressions that are cast to them."""
 
 Schema = dict[str, DType | None]
 
@@ -88,9 +88,9 @@ class _Described:
     """A column as the database describes it.
 
     Attributes:
-        dtype: Its dtype; ``None`` if the database says no type, or one that has none.
+        dtype: Its dtype; ``None`` if the database reports no type, or one without a dtype.
         oid: PostgreSQL's number of its type.
-        is_naive: Whether its instants say no zone; ``None`` if only the values tell.
+        is_naive: Whether its instants have no zone; ``None`` if only the values show it.
     """
 
     dtype: DType | None
@@ -117,8 +117,8 @@ class SqlRows:
     def schema(self, times: Sequence[str] = ()) -> tuple[Schema, frozenset[str]]:
         """Return the columns with their dtypes, and the names of those that hold instants without a zone.
 
-        The dtypes are those that the database describes; ``None`` for a column of which it says no type, or one that
-        the contract has no dtype for. Only whether text of a time column says a zone is found out from rows.
+        The dtypes are those that the database reports; ``None`` for a column without a type, or with one that the
+        contract has no dtype for. Only whether text in a time column has a zone is inferred from rows.
 
         Args:
             times: Columns that hold times.
@@ -157,7 +157,7 @@ class SqlRows:
 
         Args:
             columns: Columns to read; ``None`` reads all.
-            dtypes: What columns will be read as; the values of others are given as the driver gives them.
+            dtypes: Dtypes that columns will be read as; values of other columns stay as the driver returns them.
 
         Yields:
             Tables in the types the driver gives; at least one, which may be empty. A type may differ from chunk to
@@ -227,7 +227,7 @@ class SqlRows:
                 # SQLite would make an empty database of it.
                 raise SourceMissingError(f"the database '{file}' is not there", where=self.where, code="missing-file")
             return sqlalchemy.create_engine(with_driver(url), poolclass=NullPool)
-        except ValueError:  # a port that is no number; or a part of a password, which the message would show
+        except ValueError:  # the port is not a number; the message could show a part of a password
             raise SourceError("the URL's port is not a number", where=self.where, code="database-url") from None
         except (exc.ArgumentError, ImportError) as error:
             raise SourceError(
@@ -315,10 +315,10 @@ class SqlRows:
         for text in sorted(texts):
             if f"'{text}'" not in plan and text not in _in_arrays(plan):
                 raise SourceDataError(
-                    f"the query says '{text}', which the database reads as a time, so it could give different rows "
-                    "when asked again",
+                    f"the query has '{text}', which the database reads as a time, so it could return different rows "
+                    "when it runs again",
                     where=self.where,
-                    hint=f"Leave it out: features look at as_of, not at the clock. If it is text, say '{text}'::text.",
+                    hint=f"Leave it out: features depend on as_of, not on the clock. For text write '{text}'::text.",
                     code="impure-query",
                 )
 
@@ -392,7 +392,7 @@ class SqlRows:
         hint = "Correct the row, leave it out in the query, or cast the column there."
         if dtype is not None and dtype.kind == "decimal":
             read = f"declare dtypes={{'{name}': 'float64'}}"
-            hint = f"In a query, say NULLIF(\"{name}\", '{shown}') or cast the column; or {read}."
+            hint = f"In a query, write NULLIF(\"{name}\", '{shown}') or cast the column; or {read}."
         return SourceDataError(
             f"row {first_row + row} holds {shown}, which is not {expected}",
             where=f"{self.where}, column '{name}'",
@@ -416,7 +416,7 @@ class SqlRows:
                 found = other.exec_driver_sql(text).first()
                 if found is not None:
                     return SourceDataError(
-                        f"row {found[0]} holds {found[1]}, which is no time between the years 1 and 9999",
+                        f"row {found[0]} holds {found[1]}, which is not a time between the years 1 and 9999",
                         where=f"{self.where}, column '{name}'",
                         hint=f"Correct the row, or read it as null in a query: NULLIF({quote(name)}, '{found[1]}').",
                         code="out-of-range",
@@ -432,7 +432,7 @@ class SqlRows:
         )
 
     def _lacks_table(self, engine: sqlalchemy.Engine) -> bool:
-        """Tell whether the database can be reached and has no such table."""
+        """Return whether the database can be reached and has no such table."""
         if self.table is None:
             return False
         schema, name = self._name()
@@ -460,7 +460,7 @@ class SqlRows:
 
 
 def text_is_naive(column: pa.ChunkedArray) -> bool:
-    """Tell whether a column of text holds instants without a zone."""
+    """Return whether a column of text holds instants without a zone."""
     dtype, is_naive = guess_dtype(column.combine_chunks())
     return dtype == TIMESTAMP and is_naive
 

@@ -1,6 +1,6 @@
-"""Rows in CSV files, and in remote files: DuckDB cuts them into values, and their text is read strictly here.
+"""Rows of CSV files and of remote files: DuckDB splits them into values, whose text is converted strictly here.
 
-DuckDB is asked for text only. Its own conversion would round ``2.5`` in a column it took for integers, and read
+DuckDB returns text only. Its own conversion would round ``2.5`` in a column that looks like integers, and read
 instants without a zone as UTC beside others that have one.
 """
 
@@ -33,7 +33,7 @@ from featurestore.definitions.sources import CsvOptions
 from featurestore.sources.settings import ReadSettings, duckdb_connection, temporary_folder
 
 SAMPLE_ROWS = 20_000
-"""Rows of a file that are looked at to find out the dtypes of its columns."""
+"""Rows of a file from which the dtypes of its columns are inferred."""
 
 _BATCH_ROWS = 1 << 17
 _TEXT = "'VARCHAR'"
@@ -57,7 +57,7 @@ _REMOTE_HINT = (
 
 @contextmanager
 def local_text(path: Path, settings: ReadSettings, *, where: str) -> Iterator[Path]:
-    """Give a path of text that DuckDB reads; the one file of a ``.zip`` is unpacked meanwhile.
+    """Yield the path of text that DuckDB reads; the one file of a ``.zip`` is unpacked meanwhile.
 
     Raises:
         SourceDataError: The archive is damaged or holds several files.
@@ -100,7 +100,7 @@ def read_text(
         Tables of string columns; at least one, which may be empty.
 
     Raises:
-        SourceMissingError: There is no such file.
+        SourceMissingError: The file does not exist.
         SourceDataError: A line cannot be cut as the first one is.
         SourceError: A remote file cannot be reached.
     """
@@ -138,7 +138,7 @@ def sample_text(
         The rows, and the columns left out.
 
     Raises:
-        SourceMissingError: There is no such file.
+        SourceMissingError: The file does not exist.
         SourceDataError: A line cannot be cut as the first one is.
         SourceError: A remote file cannot be reached.
     """
@@ -175,7 +175,7 @@ def _read(
         path = str(copy or path)
         head = _head(connection, path, options, where)
         chosen = head.names if columns is None else [name for name in columns if name in head.names]
-        # DuckDB is given names of our own: its are not told apart by case, and may not be empty.
+        # Columns get names of our own, since DuckDB ignores case in names and refuses empty ones.
         numbers = {name: f"c{i}" for i, name in enumerate(head.names)}
         arguments = {
             "auto_detect": "false",
@@ -212,7 +212,7 @@ def read_remote_parquet(
         Tables in the types of the file; at least one, which may be empty.
 
     Raises:
-        SourceMissingError: There is no such file.
+        SourceMissingError: The file does not exist.
         SourceDataError: It is not sound Parquet.
     """
     names = "*" if columns is None else ", ".join(map(_name, columns))
@@ -301,7 +301,7 @@ def _first_lines(connection: duckdb.DuckDBPyConnection, path: str, options: CsvO
 
 def _opened(path: Path) -> IO[bytes]:
     is_packed = path.name.lower().endswith(".gz")
-    opened: Any = gzip.open(path) if is_packed else path.open("rb")  # noqa: SIM115  # whoever asks closes it
+    opened: Any = gzip.open(path) if is_packed else path.open("rb")  # noqa: SIM115  # the caller closes it
     return cast(IO[bytes], opened)
 
 
@@ -332,7 +332,7 @@ def _can_be_copied(path: str) -> bool:
 
 
 def _has_several_line_ends(path: Path) -> bool:
-    """Tell whether lines of a file may end in several ways; line ends in quotes count, too."""
+    """Return whether lines of a file may end in several ways; line ends in quotes count, too."""
     both = feeds = returns = 0
     before = b""
     with _opened(path) as file:
@@ -402,8 +402,8 @@ def _failure(path: str, error: Exception, where: str) -> SourceError:
         return _wrong_encoding(path, line.removeprefix("Invalid Input Error: ").removeprefix("CSV Error on "), where)
     if other := _OTHER_ENCODING.search(reason):
         return _wrong_encoding(path, "its text", where, other[1])
-    told = takewhile(lambda line: not line.startswith("Possible"), (line.strip() for line in reason.splitlines()))
-    return _bad_file(path, "; ".join(line for line in told if line)[:_LONGEST_REASON], where)
+    lines = takewhile(lambda line: not line.startswith("Possible"), (line.strip() for line in reason.splitlines()))
+    return _bad_file(path, "; ".join(line for line in lines if line)[:_LONGEST_REASON], where)
 
 
 def _wrong_encoding(path: str, what: str, where: str, encoding: str = "UTF-8") -> SourceDataError:
@@ -416,7 +416,7 @@ def _wrong_encoding(path: str, what: str, where: str, encoding: str = "UTF-8") -
 
 
 def _bad_file(
-    path: str, reason: str, where: str, first: str = "Correct the file, or say how its text is cut: "
+    path: str, reason: str, where: str, first: str = "Correct the file, or declare how its text is split: "
 ) -> SourceDataError:
     return SourceDataError(
         f"the file '{path}' cannot be read: {reason}",

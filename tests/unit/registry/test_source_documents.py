@@ -52,7 +52,7 @@ def test_where_the_rows_lie_is_a_change():
 
 def test_rows_in_memory_are_not_stored():
     source = FrameSource("events", frame=object(), event_time="at")
-    with pytest.raises(ConfigError, match=r"source 'events': its rows lie in the memory.*Apply the definitions"):
+    with pytest.raises(ConfigError, match=r"source 'events': its rows are in the memory.*Apply the definitions"):
         read_source(stored(source))
 
 

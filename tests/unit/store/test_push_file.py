@@ -52,15 +52,15 @@ def test_files_of_every_kind_are_pushed_and_once_however_often(store, tmp_path, 
 
 
 def test_what_is_wrong_with_a_file_is_said(store, tmp_path):
-    with pytest.raises(SourceMissingError, match="no such file"):
+    with pytest.raises(SourceMissingError, match="the file does not exist"):
         list(store.push_file("orders", tmp_path / "none.csv"))
-    with pytest.raises(SourceDataError, match="does not say what it holds"):
+    with pytest.raises(SourceDataError, match="not that of a known format"):
         list(store.push_file("orders", written(tmp_path, ".doc")))
     with pytest.raises(RequestError, match="accepts pushes"):
         list(store.push_file("nothing", written(tmp_path, ".csv")))
     for name, content in (("a.jsonl", "{}\n{"), ("a.parquet", "?"), ("a.csv", "user,amount\na,much")):
         (tmp_path / name).write_text(content)
-        with pytest.raises((SourceDataError, RequestError), match=r"line 2|no sound Parquet|much"):
+        with pytest.raises((SourceDataError, RequestError), match=r"line 2|not valid Parquet|much"):
             list(store.push_file("orders", tmp_path / name))
 
 

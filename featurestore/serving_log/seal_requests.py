@@ -1,4 +1,4 @@
-"""Asking the other processes that write a serving log to seal what they have taken."""
+"""Requests to the other processes that write a serving log to seal the answers they hold."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ _PAUSE_SECONDS = 0.05
 
 
 class SealRequests:
-    """A mark beside the segments: whoever writes one looks at it at every interval, and seals when it was touched."""
+    """A mark file beside the segments. Every writer looks at it once per interval, and seals if it was touched."""
 
     def __init__(self, segments: Path) -> None:
+        """Take the folder of the segments."""
         self._segments = segments
         self._seen = self._touched()
 
-    def is_asked(self) -> bool:
-        """Tell whether somebody has asked since this was asked last."""
+    def is_requested(self) -> bool:
+        """Return whether the mark was touched since the last call."""
         touched, before = self._touched(), self._seen
         self._seen = touched
         return touched != before
 
-    def ask(self, interval_seconds: float) -> list[Path]:
-        """Have everybody seal what was taken before this call, and wait for it.
+    def request(self, interval_seconds: float) -> list[Path]:
+        """Let all processes seal the answers they got before this call, and wait for it.
 
         Args:
             interval_seconds: How long rows may wait in the memory of a process before they are in a segment.
 
         Returns:
-            Segments that are still there after half a minute; most often none.
+            Segments that still exist after half a minute; normally none.
 
         Raises:
             OSError: The mark cannot be set.
@@ -41,23 +42,20 @@ class SealRequests:
         if not self._segments.exists():
             return []
         time.sleep(interval_seconds)
-        waited = self._open_segments()
-        if not waited:
+        segments = segments_in(self._segments)
+        if not segments:
             return []
         (self._segments / _MARK).touch(mode=0o600)
         self._seen = self._touched()
         wait_for(
-            lambda: not any(path.exists() for path in waited),
+            lambda: not any(path.exists() for path in segments),
             timeout_seconds=_LONGEST_SECONDS,
             pause_seconds=_PAUSE_SECONDS,
         )
-        return [path for path in waited if path.exists()]
-
-    def _open_segments(self) -> list[Path]:
-        return segments_in(self._segments)
+        return [path for path in segments if path.exists()]
 
     def _touched(self) -> int:
         try:
             return (self._segments / _MARK).stat().st_mtime_ns
         except OSError:
-            return 0  # no mark, or a folder that cannot be read: then there is nothing to seal either
+            return 0  # there is no mark, or a folder that cannot be read: then there is nothing to seal either
