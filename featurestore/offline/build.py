@@ -43,7 +43,7 @@ def compute_features(
     *,
     resources: Resources,
     hindsight: bool = False,
-    told: Callable[[ViewUse], Share] = lambda _: silent,
+    progress: Callable[[ViewUse], Share] = lambda _: silent,
     observe: Callable[[ViewUse, ViewColumns], None] = lambda *_: None,
 ) -> Features:
     """Compute a service's features at each row's ``as_of``.
@@ -54,8 +54,8 @@ def compute_features(
         sources: The events each view of the plan reads, by view name.
         resources: Threads and memory.
         hindsight: Whether to treat every event as known from its event time on.
-        told: Gives, for each use of a view, who is told how far it is.
-        observe: Is called with the features of each use of a view.
+        progress: Returns, for each use of a view, the function to report its progress to.
+        observe: Called with the features of each use of a view.
 
     Returns:
         Exactly one value per output and spine row.
@@ -72,7 +72,7 @@ def compute_features(
             instants,
             resources=resources,
             hindsight=hindsight,
-            told=told(use),
+            progress=progress(use),
         )
         observe(use, answer)
         for name, column, status in zip(use.columns, answer.columns, answer.statuses, strict=True):
@@ -83,7 +83,7 @@ def compute_features(
 
 
 def questions_of(spine: pa.Table, plan: Plan, as_of: str) -> pa.Table:
-    """Return what ``compute_features`` needs of a spine whose instants stand in a column of any name.
+    """Return the columns that ``compute_features`` needs of a spine whose instants are in a column of any name.
 
     Args:
         spine: Key columns, instants and request inputs in contract dtypes, among other columns.
@@ -98,7 +98,7 @@ def questions_of(spine: pa.Table, plan: Plan, as_of: str) -> pa.Table:
 
 
 def in_pieces(plan: Plan, row_count: int, resources: Resources) -> Iterator[tuple[int, int]]:
-    """Return the ranges of spine rows that are to be answered at a time, so that answers fit into memory.
+    """Return ranges of spine rows, so that the features of one range fit into memory.
 
     Yields:
         ``(offset, length)`` of consecutive ranges; one empty range for an empty spine.

@@ -1,4 +1,4 @@
-"""How far the sources of a training set reach, which of its rows ask about more, and why rows found nothing."""
+"""How far the sources of a training set reach, which of its rows reach beyond, and why rows have no values."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _horizons = jit(temporal.horizons)
 
 
 def count_beyond_newest(plan: Plan, as_of: npt.NDArray[np.int64], newest: Mapping[str, int | None]) -> int:
-    """Count the rows whose horizon, in some view, lies beyond the newest event its source held.
+    """Count the rows whose horizon, in some view, is beyond the newest event of its source.
 
     Their values may still change when more events come. Views of inclusive sources are left out: the newest row of a
-    dimension table says when a fact changed last, not how far the table reaches.
+    dimension table is the last change of a fact, and does not show how far the table reaches.
 
     Args:
         plan: The service.
@@ -67,14 +67,14 @@ def _mark_rows(
 
 @dataclass(frozen=True)
 class RowsWithoutValues:
-    """The rows of a training set for which one view found nothing, counted by reason.
+    """The rows of a training set for which one view has no value, counted by reason.
 
-    A row found nothing if no feature of the view has a value in it; counts of 0 are no value here. The reasons are
+    A row has no value if no feature of the view has one in it; a count of 0 is not a value here. The reasons are
     disjoint and add up to ``row_count``.
 
     Attributes:
         view: Alias of the view in the service.
-        row_count: Rows that found nothing.
+        row_count: Rows without a value.
         no_event: The source holds no event of the entity.
         not_yet_happened: Every event of the entity happens at or after the row's horizon.
         known_only_later: Events happened before the horizon, but every one of them became known after it.
@@ -94,7 +94,7 @@ class RowsWithoutValues:
 
     @property
     def with_events(self) -> int:
-        """Rows that found nothing although the source holds events of their entity."""
+        """Rows without a value although the source holds events of their entity."""
         return self.row_count - self.no_event
 
     def reasons(self) -> dict[str, int]:
@@ -113,16 +113,16 @@ _REASONS = {
 }
 
 _MOST = 0.5
-"""Beyond which share of rows without values the reasons are counted."""
+"""Share of rows without values beyond which the reasons are counted."""
 
 
 def warning_of(found: RowsWithoutValues, row_count: int, ingest_time: str | None) -> str | None:
-    """Return what a person should read about rows without values, ``None`` if most rows are as they should be.
+    """Return a warning about rows without values, ``None`` if most rows have values.
 
     Args:
         found: The rows without values of one view.
         row_count: Rows of the training set.
-        ingest_time: The column that says when the source's events became known.
+        ingest_time: The column with the instants at which the source's events became known.
     """
     if found.with_events <= _MOST * row_count:
         return None
@@ -138,17 +138,17 @@ def warning_of(found: RowsWithoutValues, row_count: int, ingest_time: str | None
 
 
 class EmptyRows:
-    """Finds the rows for which a view found nothing, and counts the reasons where these are most rows.
+    """Finds the rows for which a view has no value, and counts the reasons if these are most rows.
 
-    Training sets are built in pieces: ``add`` takes the answer of each use of a view to one piece, and ``count`` looks
-    for the reasons in the end.
+    Training sets are built in pieces: ``add`` gets the features of each use of a view for one piece, and ``count``
+    finds the reasons at the end.
     """
 
     def __init__(self) -> None:
         self._pieces: dict[str, list[tuple[Flags, Flags]]] = {}
 
     def add(self, use: ViewUse, answer: ViewColumns) -> None:
-        """Take the features of a view for the next piece of the spine."""
+        """Add the features of a view for the next piece of the spine."""
         is_empty = np.ones(answer.statuses.shape[1], dtype=np.bool_)
         is_expired = np.zeros_like(is_empty)
         for feature, column, statuses in zip(use.view.features, answer.columns, answer.statuses, strict=True):
@@ -165,10 +165,10 @@ class EmptyRows:
     def count(
         self, plan: Plan, spine: pa.Table, sources: Mapping[str, Rows], resources: Resources
     ) -> tuple[RowsWithoutValues, ...]:
-        """Count the reasons for each view that found nothing in most rows.
+        """Count the reasons for each view without a value in most rows.
 
-        The kernels are asked: how many events the row sees, how many it would see had every event been known at once,
-        and how many there are at all. So no rule of visibility is written a second time.
+        The kernels count the events that a row sees, those that it would see if every event had been known at once, and
+        all events of its entity. So no rule of visibility is written a second time.
 
         Args:
             plan: The service.

@@ -37,16 +37,16 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         TrainingSetError: There is none, or it is damaged.
     """
-    given = Path(path)
-    return _manifest(given, given if given.is_file() else given / MANIFEST_NAME)
+    path = Path(path)
+    return _manifest(path, path if path.is_file() else path / MANIFEST_NAME)
 
 
-def _manifest(given: Path, file: Path) -> Manifest:
-    where = f"training set '{given}'"
+def _manifest(path: Path, file: Path) -> Manifest:
+    where = f"training set '{path}'"
     try:
         text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        problem = "there is no manifest in it" if given.is_dir() else "there is no such folder"
+        problem = "it has no manifest" if path.is_dir() else "the folder does not exist"
         hint = f"A training set is a folder with Parquet files and a {MANIFEST_NAME}."
         raise TrainingSetError(problem, where=where, hint=hint, code="training-set-missing") from None
     except OSError as error:
@@ -60,7 +60,7 @@ class TrainingSet:
 
     Attributes:
         path: Its folder.
-        manifest: What it is made of.
+        manifest: Its manifest.
     """
 
     path: Path
@@ -88,7 +88,7 @@ class TrainingSet:
             columns: Names; ``None`` reads all.
 
         Raises:
-            TrainingSetError: A file is missing or damaged, or there is no such column.
+            TrainingSetError: A file is missing or damaged, or the column does not exist.
         """
         tables = [self._read(file.path, columns) for file in self.manifest.files]
         return pa.concat_tables(tables)
@@ -102,7 +102,7 @@ class TrainingSet:
             columns: Names; ``None`` reads all.
 
         Raises:
-            TrainingSetError: A file is missing or damaged, or there is no such column.
+            TrainingSetError: A file is missing or damaged, or the column does not exist.
         """
         return to_frame(self.to_arrow(columns))
 
@@ -114,7 +114,7 @@ class TrainingSet:
             rows: Largest batch.
 
         Raises:
-            TrainingSetError: A file is missing or damaged, or there is no such column.
+            TrainingSetError: A file is missing or damaged, or the column does not exist.
         """
         for file in self.manifest.files:
             yield from self._batches(file.path, columns, rows)
@@ -126,7 +126,7 @@ class TrainingSet:
             columns: Names of the other columns.
 
         Raises:
-            TrainingSetError: A file is missing or damaged, or there is no such column.
+            TrainingSetError: A file is missing or damaged, or the column does not exist.
         """
         names = self._question_columns(columns)
         for batch in self.scan(list(names)):
@@ -138,7 +138,7 @@ class TrainingSet:
         return self.to_arrow(list(names)).rename_columns(list(names.values()))
 
     def _question_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the names under which columns are given, by the names they have in the files."""
+        """Return the names under which columns are returned, by their names in the files."""
         return {name: name for name in columns} | {self.manifest.as_of: "as_of"}
 
     def verify(self) -> None:

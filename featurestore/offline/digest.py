@@ -3,7 +3,7 @@
 A table is cut into blocks of a fixed number of rows, each column of each block is hashed by itself, and the hashes are
 hashed in order. So the digest depends neither on threads nor on how rows are chunked, batched or spread over files,
 and columns are hashed in parallel. Types that a Parquet file does not keep apart count as one (dictionaries as their
-values, the kinds of string as string, seconds as milliseconds). What lies behind a null does not count.
+values, the kinds of string as string, seconds as milliseconds). Bytes behind a null are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 BLOCK_ROWS = 1 << 17
-"""Rows hashed at a time. A part of the definition of the digest: another number gives other digests."""
+"""Rows hashed at a time. A part of the definition of the digest: a different number results in different digests."""
 
 _VERSION = b"featurestore content 1"
 _HAS_NULLS, _NO_NULLS = b"\x01", b"\x00"
@@ -85,7 +85,7 @@ def _block_digest(column: pa.ChunkedArray) -> bytes:
 
 
 def _canonical_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that stands for all that hold the same values."""
+    """Return the type that represents all types with the same values."""
     if isinstance(kind, pa.BaseExtensionType):
         return _canonical_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -182,7 +182,7 @@ def _feed_text(hasher: hashlib._Hash, array: pa.Array) -> None:
 
 def _feed_fixed(hasher: hashlib._Hash, array: pa.Array, valid: npt.NDArray[np.bool_] | None) -> None:
     """Hash values of a fixed width, zero where there is none."""
-    assert _IS_LITTLE_ENDIAN, "Arrow data is hashed as it lies in memory, which must be little-endian"
+    assert _IS_LITTLE_ENDIAN, "Arrow data is hashed as it is in memory, which must be little-endian"
     width = array.type.bit_width // 8
     buffer = array.buffers()[1]
     if len(array) == 0 or buffer is None:

@@ -69,7 +69,7 @@ class ViewColumns:
 
 @dataclass
 class _Shared:
-    """Answers that are the same for all inputs of which every event has a value; each is computed once."""
+    """Answers that are equal for all inputs without nulls, and are computed once."""
 
     answers: dict[FeaturePlan, tuple[pa.Array, Bytes]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
@@ -77,7 +77,7 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Order:
-    """The order in which events of a part stand: places in the order are rows of the part."""
+    """The order of the events of a part: row numbers of the part, sorted."""
 
     rows: Ints
     offsets: Ints
@@ -93,7 +93,7 @@ def evaluate_view(
     *,
     resources: Resources,
     hindsight: bool = False,
-    told: Share = silent,
+    progress: Share = silent,
 ) -> ViewColumns:
     """Compute a view's features for every row of a spine.
 
@@ -104,20 +104,20 @@ def evaluate_view(
         as_of: The spine's instants, microseconds.
         resources: Threads and memory.
         hindsight: Whether to treat every event as known from its event time on.
-        told: Is told how far the work is.
+        progress: Called with the share of the work that is done.
 
     Returns:
         The features; the same bits for any resources and any order of the source's rows.
     """
     index, entity = KeyIndex.build(keys)
     queries = arrange_queries(entity, as_of, len(index))
-    part = narrowed(view, rows, index, queries, resources, hindsight, part_of(told, 0.0, _READ))
+    part = narrowed(view, rows, index, queries, resources, hindsight, part_of(progress, 0.0, _READ))
     if part is None:
         count = _part_count(rows.row_count, resources)
         if count > 1:
-            return _evaluate_parts(view, rows, index, entity, as_of, resources, hindsight, count, told)
+            return _evaluate_parts(view, rows, index, entity, as_of, resources, hindsight, count, progress)
         part = _whole(view, rows, index, resources)
-    return _evaluate_part(view, part, queries, resources, hindsight, part_of(told, _READ, 1.0))
+    return _evaluate_part(view, part, queries, resources, hindsight, part_of(progress, _READ, 1.0))
 
 
 def _part_count(row_count: int, resources: Resources) -> int:
@@ -134,32 +134,32 @@ def _evaluate_parts(
     resources: Resources,
     hindsight: bool,
     count: int,
-    told: Share,
+    progress: Share,
 ) -> ViewColumns:
-    """Split the source by entity, and work through one part after the other."""
+    """Split the source by entity, and evaluate one part after the other."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="featurestore-", dir=resources.spill_folder))
-        shares = share_out(view, rows, index, count, part_of(told, 0.0, _READ / 2))
-        paths = split(view, rows, index, shares, Path(folder), part_of(told, _READ / 2, _READ))
-        asked = np.where(entity == UNKNOWN, 0, shares.part[entity]) if len(index) else np.zeros_like(entity)
+        shares = share_out(view, rows, index, count, part_of(progress, 0.0, _READ / 2))
+        paths = split(view, rows, index, shares, Path(folder), part_of(progress, _READ / 2, _READ))
+        part_of_row = np.where(entity == UNKNOWN, 0, shares.part[entity]) if len(index) else np.zeros_like(entity)
         places: list[Ints] = []
-        found: list[ViewColumns] = []
+        answers: list[ViewColumns] = []
         for number, path in enumerate(paths):
-            mine = np.flatnonzero(asked == number)
-            local = np.where(entity[mine] == UNKNOWN, UNKNOWN, shares.code[entity[mine]])
-            queries = arrange_queries(local, as_of[mine], int(shares.sizes[number]))
+            in_part = np.flatnonzero(part_of_row == number)
+            local = np.where(entity[in_part] == UNKNOWN, UNKNOWN, shares.code[entity[in_part]])
+            queries = arrange_queries(local, as_of[in_part], int(shares.sizes[number]))
             step = (1.0 - _READ) / count
             begin = _READ + number * step
-            own = part_of(told, begin, begin + step)
-            found.append(_evaluate_part(view, spilled(path), queries, resources, hindsight, own))
-            places.append(mine)
+            part_progress = part_of(progress, begin, begin + step)
+            answers.append(_evaluate_part(view, spilled(path), queries, resources, hindsight, part_progress))
+            places.append(in_part)
             path.unlink()
             pa.default_memory_pool().release_unused()
-    return _join(found, places)
+    return _join(answers, places)
 
 
 def _join(found: Sequence[ViewColumns], places: Sequence[Ints]) -> ViewColumns:
-    """Put the rows of all parts back into the spine's order."""
+    """Restore the spine's order of the rows of all parts."""
     back = np.argsort(np.concatenate(places), kind="stable")
     columns = tuple(
         pa.concat_arrays([part.columns[i] for part in found]).take(pa.array(back)) for i in range(len(found[0].columns))
@@ -168,7 +168,7 @@ def _join(found: Sequence[ViewColumns], places: Sequence[Ints]) -> ViewColumns:
 
 
 def _whole(view: ViewPlan, rows: Rows, index: KeyIndex, resources: Resources) -> Part:
-    """Take all rows as one part, read from the source again for each input."""
+    """Return all rows as one part, which reads the source again for each input."""
     kept: pa.Array | None = None
     if view.where is not None:
         table = arrays(rows.read(sorted(view.where.columns())))
@@ -191,7 +191,7 @@ def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
 
 
 def _evaluate_part(
-    view: ViewPlan, part: Part, queries: Queries, resources: Resources, hindsight: bool, told: Share
+    view: ViewPlan, part: Part, queries: Queries, resources: Resources, hindsight: bool, progress: Share
 ) -> ViewColumns:
     order = _order(view, part, len(queries.offsets) - 1, resources.threads, hindsight)
     columns: list[pa.Array | None] = [None] * len(view.features)
@@ -207,7 +207,7 @@ def _evaluate_part(
         for i, (column, status) in zip(chosen, answers, strict=True):
             columns[i], statuses[i] = column, status
         done.append(number)
-        told(len(done) / len(view.inputs))
+        progress(len(done) / len(view.inputs))
 
     with ThreadPoolExecutor(resources.threads) as pool:
         list(pool.map(run, range(len(view.inputs))))
@@ -284,9 +284,9 @@ def _by_row(
     resources: Resources,
     shared: _Shared,
 ) -> dict[FeaturePlan, tuple[pa.Array, Bytes]]:
-    """Compute features for which it matters which events are members, but not what their values are.
+    """Compute features that depend on which events are members, but not on their values.
 
-    The kernels fold row numbers in place of values. Where all events are members with a value, the answer is the same
+    The kernels aggregate row numbers in place of values. If all events are members with a value, the answer is the same
     for every input and is computed once.
     """
     is_full = bool((flags == MEMBER_VALUE).all())
@@ -310,7 +310,7 @@ def _by_row(
 
 
 def _shape(feature: FeaturePlan) -> FeaturePlan:
-    """Return what is asked of the members, whatever the input; picked rows are numbers."""
+    """Return a feature without its name and input, which equal ones share; picked values are row numbers."""
     return replace(feature, name="", input=0, dtype=INT64 if aggregate_of(feature).picks_value else feature.dtype)
 
 

@@ -68,7 +68,7 @@ class ManifestSource:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a training set is made of.
+    """The contents and the origin of a training set.
 
     Attributes:
         service: Name of the feature service.
@@ -78,7 +78,7 @@ class Manifest:
         spine_digest: Content digest of the spine, keys and instants as they were read.
         spine_columns: The spine's columns, in order.
         row_count: Rows; the spine's.
-        rows_beyond_newest_event: Rows whose horizon lies beyond the newest event that some source held: their values
+        rows_beyond_newest_event: Rows whose horizon is beyond the newest event of some source: their values
             may still change.
         sources: What was read, one entry per view.
         features: Profile of each feature.
@@ -126,7 +126,7 @@ class Manifest:
             where: The place, for messages.
 
         Raises:
-            TrainingSetError: It is no manifest, or of a version that this library does not read.
+            TrainingSetError: It is not a manifest, or of a version that this library does not read.
         """
         try:
             manifest = msgspec.json.decode(text, type=cls)
@@ -152,7 +152,7 @@ class Manifest:
         return Plan.from_json(msgspec.json.encode(self.plan))
 
     def profile(self, column: str) -> FeatureProfile:
-        """Return the profile of one feature; ``KeyError`` if there is no such column."""
+        """Return the profile of one feature; ``KeyError`` if the column does not exist."""
         return {feature.name: feature for feature in self.features}[column]
 
 

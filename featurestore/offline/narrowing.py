@@ -1,4 +1,4 @@
-"""Sources asked only for newest events: read through once, piece by piece, keeping what can be an answer.
+"""Views that need only newest events: the source is read once, piece by piece, keeping events that can matter.
 
 What is kept is of the order of the spine, however large the source is, so nothing of the source need be sorted,
 gathered or spilled. Answers are then computed from it as from a whole source; that nothing is missing is the kernels'
@@ -41,7 +41,7 @@ def narrowed(
     queries: Queries,
     resources: Resources,
     hindsight: bool,
-    told: Share = silent,
+    progress: Share = silent,
 ) -> Part | None:
     """Read a source through, keeping the events that can be an answer.
 
@@ -52,7 +52,7 @@ def narrowed(
         queries: The questions, arranged.
         resources: Threads and memory.
         hindsight: Whether every event is known from its event time on.
-        told: Is told how far the reading is.
+        progress: Called with the share of the rows that were read.
 
     Returns:
         Events that give the same answers as all the source's; ``None`` if the view asks for more than newest events,
@@ -73,7 +73,7 @@ def narrowed(
     waiting, crowd = 0, max(2 * queries.count, _LEAST_CROWD)
     others = _in_turn(narrowing.piece, range(1, rows.piece_count), resources.threads)
     for number, piece in enumerate(chain([first], others)):
-        told((number + 1) / rows.piece_count)
+        progress((number + 1) / rows.piece_count)
         kept.append(piece)
         waiting += piece.num_rows
         if waiting > crowd:

@@ -70,7 +70,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Part:
-    """Events of some entities: their codes, and their columns when asked for.
+    """Events of some entities: their codes, and their columns, which are read on demand.
 
     Attributes:
         codes: Entity of each event; negative for those that nothing asks about.
@@ -92,7 +92,7 @@ def ingest_columns(view: ViewPlan) -> tuple[str, ...]:
 
 
 def value_columns(view: ViewPlan) -> set[str]:
-    """Return the columns that the view's inputs are made of."""
+    """Return the columns that the view's inputs are computed from."""
     return {name for source in view.inputs for name in source.columns()}
 
 

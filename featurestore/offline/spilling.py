@@ -37,14 +37,14 @@ class Shares:
     sizes: Ints
 
 
-def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, told: Share) -> Shares:
+def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, progress: Share) -> Shares:
     """Share entities out so that parts have about equally many events; a busy entity may fill a part alone."""
     keys = [key.name for key in view.entity.keys]
     events = np.zeros(len(index) + 1, dtype=np.int64)
     read = 0
     for batch in rows.batches(keys):
         read += batch.num_rows
-        told(read / rows.row_count)
+        progress(read / rows.row_count)
         codes = index.codes([batch.column(key) for key in keys])
         events += np.bincount(np.where(codes == UNKNOWN, len(index), codes), minlength=len(index) + 1)
     part = np.arange(len(index)) % count
@@ -61,7 +61,7 @@ def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, told: Sha
     return Shares(part, code, np.bincount(part, minlength=count))
 
 
-def split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: Shares, folder: Path, told: Share) -> list[Path]:
+def split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: Shares, folder: Path, progress: Share) -> list[Path]:
     """Write the events of the spine's entities into one file per part, with their codes within it."""
     keys = [key.name for key in view.entity.keys]
     needed = sorted({view.source.event_time, *ingest_columns(view), *value_columns(view)})
@@ -74,7 +74,7 @@ def split(view: ViewPlan, rows: Rows, index: KeyIndex, shares: Shares, folder: P
         read = 0
         for batch in rows.batches(columns):
             read += batch.num_rows
-            told(read / rows.row_count)
+            progress(read / rows.row_count)
             for number, piece in _pieces(view, batch, index, keys, needed, schema, shares):
                 writers[number].write_batch(piece)
     pa.default_memory_pool().release_unused()

@@ -1,6 +1,6 @@
-"""The spine: the rows to fill, from whatever holds them to one Arrow table.
+"""Reading the spine, the rows to fill, from frames, files or SQL as one Arrow table.
 
-Keys, request inputs and the instants come out in contract dtypes, everything else untouched, in the spine's row order.
+Keys, request inputs and the instants get contract dtypes; other columns and the order of the rows stay.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SqlSpine:
 
     Attributes:
         url: SQLAlchemy URL.
-        query: SQL text that gives the rows; say ``ORDER BY``, or the order is the database's.
+        query: SQL text that returns the rows; without ``ORDER BY`` their order is the database's.
     """
 
     url: str

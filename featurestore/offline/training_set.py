@@ -70,10 +70,10 @@ def build_training_set(
         as_of: Column of the spine that holds the instants asked about.
         as_of_unit: What numbers in the spine's column of instants count since 1970; ``None`` refuses numbers.
         overwrite: Whether a training set that is there is replaced.
-        progress: Is told how many rows each view has read, and how many rows are written.
+        progress: Called with how many rows each view has read, and how many rows are written.
 
     Returns:
-        The training set: the spine's columns, then the features, then the statuses if asked for.
+        The training set: the spine's columns, then the features, then the statuses if wanted.
 
     Raises:
         SpineError: The spine cannot be used.
@@ -94,7 +94,7 @@ def build_training_set(
             ranges = list(in_pieces(plan, table.num_rows, resources))
             for number, (offset, length) in enumerate(ranges):
 
-                def told(use: ViewUse, number: int = number) -> Share:
+                def progress_of(use: ViewUse, number: int = number) -> Share:
                     rows = scans[use.view.name].row_count
                     return steps.step(f"view {use.alias}", rows, number=number, rounds=len(ranges))
 
@@ -105,7 +105,7 @@ def build_training_set(
                     scans,
                     resources=resources,
                     hindsight=hindsight,
-                    told=told,
+                    progress=progress_of,
                     observe=empty.add,
                 )
                 yield _piece(part, features, statuses=statuses)

@@ -1,9 +1,9 @@
-"""Writes a training set so that it is there whole or not at all.
+"""Writes a training set so that it exists completely or not at all.
 
 Files go to a temporary folder beside the target, ``.<target>.<random>.tmp``, and are brought to the disk; then one
 rename makes them the training set. To replace one, the two folders change places in one step, so that readers and a
 crash at any moment find the old or the new one. A failure removes the temporary folder. What a killed process left is
-removed by the next build of the same target: a build locks its folder, so one that can be locked is nobody's.
+removed by the next build of the same target: a build locks its folder, so a folder that can be locked is abandoned.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _exists(target: Path) -> StorageError:
 
 @contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """Make a folder beside the target, lock it, and remove what is there in the end."""
+    """Make a folder beside the target and lock it; it is removed at the end if it was not renamed."""
     folder, lock = _locked_folder(target)
     try:
         yield folder
@@ -167,7 +167,7 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
 
 
 def _locked_folder(target: Path) -> tuple[Path, int]:
-    """Make a folder and lock it; again if another build took it for a leftover before it was locked."""
+    """Make a folder and lock it; repeat if another build removed it as a leftover before it was locked."""
     while True:
         folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
         make_folder(folder)
@@ -186,7 +186,7 @@ def _remove_leftovers(target: Path) -> None:
         is_ours = _LEFTOVER.fullmatch(folder.name.removeprefix(f".{target.name}"))
         if is_ours is None or folder.is_symlink() or not folder.is_dir():
             continue
-        with suppress(OSError):  # it is in use, somebody else's, or gone
+        with suppress(OSError):  # it is in use, of another user, or removed
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

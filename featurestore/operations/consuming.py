@@ -2,12 +2,12 @@
 
 A message holds one event as a JSON object, several as a JSON array of objects, or an Arrow IPC stream. Offsets are
 committed after the events are committed to the event log. So a crash in between repeats messages, and nothing is lost;
-the source's event ids absorb the repetition, and a source without them is refused. What cannot be pushed goes to a file
-of dead letters, with its error, and does not stop the stream.
+the source's event ids absorb the repetition, and a source without them is refused. Events that cannot be pushed go to a
+file of dead letters, with their errors, and do not stop the stream.
 
-What passes by itself does not end a consumer: a database that restarts is waited for with the messages in hand, and
-offsets that cannot be committed because the group has given the partitions to another member meanwhile are left, so the
-messages are read again.
+Temporary failures do not end a consumer. It waits for a database that restarts, with the messages in memory. If offsets
+cannot be committed because the group has assigned the partitions to another member meanwhile, the messages are read
+again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LOGGER = logging.getLogger("featurestore.operations.consuming")
 _WAIT_SECONDS = 0.5
 
 _BACKOFF = Backoff(0.2, longest_seconds=5.0)
-"""How long a database that fails is left alone before a push is tried again, at first and at most."""
+"""How long to wait before a push to a database that fails is retried, at first and at most."""
 
 _REFUSALS = (
     "GROUP_AUTHORIZATION_FAILED",
@@ -58,13 +58,12 @@ _REFUSALS = (
 """Names of errors for which a broker refuses offsets for good, beside those that the client calls fatal."""
 
 _POISON = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException)
-"""What reading a message, or pushing what it holds, fails with because of what it holds. Failures of disks, databases
-and networks are none of these."""
+"""Errors that the content of a message causes, while it is read or pushed; not those of disks, databases, networks."""
 
 
 @dataclass
 class Consumed:
-    """What a consumer has done so far.
+    """Counts of a consumer so far.
 
     Attributes:
         messages: Messages read.
@@ -80,7 +79,7 @@ class Consumed:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _MessageEvents:
     """A message, and the events it holds: rows, or a table."""
 
     message: Message
@@ -105,22 +104,22 @@ def consume(
     options: Mapping[str, Any] | None = None,
     done: Consumed | None = None,
 ) -> Consumed:
-    """Push the messages of a topic until told to stop.
+    """Push the messages of a topic until stopped.
 
     Args:
         store: The store.
         source: Name of a source with ``stream=True`` and an event id.
         brokers: Addresses of brokers, ``host:port`` with commas.
         topic: The topic.
-        group: Name of the consumer group: its members share the partitions, and its offsets are where it goes on.
-        dead_letters: File that what cannot be pushed is appended to, as JSON lines.
-        stop: Set to end it; what was read is committed first.
+        group: Name of the consumer group: its members share the partitions, and it continues at its offsets.
+        dead_letters: File that events which cannot be pushed are appended to, as JSON lines.
+        stop: Set to end it; messages that were read are committed first.
         messages_at_once: Most messages of one push.
         options: More options of the client, as librdkafka names them (for instance ``security.protocol``).
-        done: Counts what is done while it is done.
+        done: Counts to update while it runs.
 
     Returns:
-        What was done.
+        The counts.
 
     Raises:
         ConfigError: ``featurestore[kafka]`` is not installed, an option is wrong, or the source has no event id.
@@ -138,16 +137,16 @@ def consume(
             hint="Declare event_id=… on the source.",
             code="no-event-id",
         )
-    troubles, outage = _Troubles(topic), _Outage(stop)
+    broker_errors, retries = _BrokerErrors(topic), _PushRetries(stop)
     at_once = messages_at_once
-    with _consumer(brokers, topic, group, {**(options or {}), "error_cb": troubles.tell}) as consumer:
+    with _consumer(brokers, topic, group, {**(options or {}), "error_cb": broker_errors.log}) as consumer:
         while not stop.is_set():
-            messages = _sound(consumer.consume(at_once, _WAIT_SECONDS), troubles)
+            messages = _without_errors(consumer.consume(at_once, _WAIT_SECONDS), broker_errors)
             if not messages:
                 continue
-            troubles.end()
+            broker_errors.end()
             try:
-                _push(store, source, messages, dead_letters, done, outage)
+                _push(store, source, messages, dead_letters, done, retries)
             except _StoppedError:
                 break  # the messages are read again by the next consumer
             is_committed = _commit(consumer, topic)
@@ -157,7 +156,7 @@ def consume(
 
 
 def _commit(consumer: Consumer, topic: str) -> bool:
-    """Commit the offsets of what was read; tell whether they were committed, or their messages are read again.
+    """Commit the offsets of read messages; return whether they were committed, else the messages are read again.
 
     Raises:
         KafkaException: The broker refuses for good.
@@ -179,17 +178,17 @@ class _StoppedError(Exception):
     """A consumer was stopped while it waited for a database."""
 
 
-class _Outage:
-    """Waits until databases that fail can be used again, and says so once."""
+class _PushRetries:
+    """Retries pushes while a database cannot be used, and logs that once."""
 
     def __init__(self, stop: Event) -> None:
         self._stop = stop
-        self._said = ""
+        self._logged_code = ""
 
-    def wait_out(self, push: Callable[[], PushResult]) -> PushResult:
-        """Push, again and again while the log or the registry cannot be used.
+    def push(self, push_once: Callable[[], PushResult]) -> PushResult:
+        """Push, with retries while the log or the registry cannot be used.
 
-        What was committed although the answer got lost is known by its ids when it is pushed again.
+        Events that were committed although the answer was lost are recognized by their ids.
 
         Raises:
             _StoppedError: The consumer was stopped meanwhile.
@@ -197,15 +196,15 @@ class _Outage:
 
         def push_and_log() -> PushResult:
             try:
-                result = push()
+                result = push_once()
             except (StorageError, RegistryError) as error:
-                if error.code != self._said:
-                    _LOGGER.warning("the push is tried again until it succeeds: %s", error)
-                self._said = error.code
+                if error.code != self._logged_code:
+                    _LOGGER.warning("the push is retried until it succeeds: %s", error)
+                self._logged_code = error.code
                 raise
-            if self._said:
+            if self._logged_code:
                 _LOGGER.warning("pushes succeed again")
-            self._said = ""
+            self._logged_code = ""
             return result
 
         return retry(push_and_log, is_transient=_is_outage, backoff=_BACKOFF, sleep=self._sleep)
@@ -245,42 +244,42 @@ def _consumer(brokers: str, topic: str, group: str, options: Mapping[str, Any]) 
         consumer.subscribe([topic])
         yield consumer
     except KafkaException as error:
-        hint = "See that the broker can be reached, and that the topic is there."
+        hint = "Check that the broker can be reached, and that the topic exists."
         raise StorageError(f"the broker refuses: {error}", where="consumer", hint=hint, code="kafka") from error
     finally:
         consumer.close()
 
 
-class _Troubles:
-    """Says why no messages come, once until some do: the client goes on trying, whatever it is."""
+class _BrokerErrors:
+    """Logs why no messages arrive, once until some do; the client retries by itself."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
-    def tell(self, error: KafkaError) -> None:
-        """Say what is wrong, unless that was said."""
-        if error.name() not in self._said:
-            self._said.add(error.name())
-            _LOGGER.warning("topic '%s' is waited for: %s", self._topic, error.str())
+    def log(self, error: KafkaError) -> None:
+        """Log an error, unless it was logged."""
+        if error.name() not in self._logged:
+            self._logged.add(error.name())
+            _LOGGER.warning("topic '%s' does not deliver, and is retried: %s", self._topic, error.str())
 
     def end(self) -> None:
-        """Take note that messages come."""
-        self._said.clear()
+        """Note that messages arrive."""
+        self._logged.clear()
 
 
-def _sound(messages: Sequence[Message], troubles: _Troubles) -> list[Message]:
-    """Return the messages that are no errors; say what the others are.
+def _without_errors(messages: Sequence[Message], broker_errors: _BrokerErrors) -> list[Message]:
+    """Return the messages that are not errors, and log the others.
 
     Raises:
-        StorageError: The client says that it cannot go on.
+        StorageError: The client reports a fatal error.
     """
     for message in messages:
         error = message.error()
         if error is not None and error.fatal():
             raise StorageError(f"the broker refuses: {error}", where="consumer", code="kafka")
         if error is not None:
-            troubles.tell(error)
+            broker_errors.log(error)
     return [message for message in messages if message.error() is None]
 
 
@@ -290,22 +289,22 @@ def _push(
     messages: Sequence[Message],
     dead_letters: Path,
     done: Consumed,
-    outage: _Outage,
+    retries: _PushRetries,
 ) -> None:
     """Push the events of some messages; when it returns they are in the log or among the dead letters."""
-    rows: list[_Read] = []
+    rows: list[_MessageEvents] = []
     dead: list[DeadLetter] = []
     for message in messages:
         try:
-            read = _Read(message, events_in(message.value()))
+            read = _MessageEvents(message, events_in(message.value()))
         except ValueError as error:
             dead.append(_letter(message, None, "", str(error)))
             continue
         if isinstance(read.events, list):
             rows.append(read)
         else:
-            dead += _pushed(store, source, [read], done, outage)
-    dead += _pushed(store, source, rows, done, outage)
+            dead += _pushed(store, source, [read], done, retries)
+    dead += _pushed(store, source, rows, done, retries)
     append_letters(dead_letters, dead)
     if dead:
         store.note_data_folder()
@@ -314,29 +313,28 @@ def _push(
 
 
 def _pushed(
-    store: FeatureStore, source: str, some: Sequence[_Read], done: Consumed, outage: _Outage
+    store: FeatureStore, source: str, messages: Sequence[_MessageEvents], done: Consumed, retries: _PushRetries
 ) -> list[DeadLetter]:
     """Push the events of some messages, and return those that were rejected.
 
-    If they cannot be pushed together, and that is not the store's fault, the message whose fault it is is found by
-    halving.
+    If they cannot be pushed together because of their content, the message that causes it is found by halving.
     """
-    origins = [(read.message, number) for read in some for number in range(read.count)]
+    origins = [(read.message, number) for read in messages for number in range(read.count)]
     if not origins:
         return []
-    events = some[0].events if len(some) == 1 else [event for read in some for event in read.events]
+    events = messages[0].events if len(messages) == 1 else [event for read in messages for event in read.events]
     try:
-        result = outage.wait_out(lambda: store.push(source, events, partial=True))
+        result = retries.push(lambda: store.push(source, events, partial=True))
     except _POISON as error:
         if _is_of_the_store(error):
             raise
-        if len(some) == 1:
+        if len(messages) == 1:
             name = error.field if isinstance(error, RequestError) else ""
-            return [_letter(some[0].message, None, name, _said(error))]
-        half = len(some) // 2
+            return [_letter(messages[0].message, None, name, _problem_of(error))]
+        half = len(messages) // 2
         return [
-            *_pushed(store, source, some[:half], done, outage),
-            *_pushed(store, source, some[half:], done, outage),
+            *_pushed(store, source, messages[:half], done, retries),
+            *_pushed(store, source, messages[half:], done, retries),
         ]
     done.accepted += result.accepted
     done.duplicates += result.duplicates
@@ -348,7 +346,7 @@ def _is_of_the_store(error: Exception) -> bool:
     return isinstance(error, ConfigError) or (isinstance(error, RequestError) and error.code == "unknown-source")
 
 
-def _said(error: Exception) -> str:
+def _problem_of(error: Exception) -> str:
     problem = error.problem if isinstance(error, FeatureStoreError) else str(error)
     return problem or type(error).__name__
 

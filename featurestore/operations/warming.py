@@ -1,7 +1,7 @@
 """Compiling all kernels ahead, by using each of them on a store in a temporary folder.
 
-What is compiled is machine code for the types that a kernel is called with. Only its callers know these, so this module
-calls nothing itself: it asks the store for what users ask for, with every aggregation and every kind of column.
+A kernel is compiled for the types that it is called with. Only its callers know these, so this module calls no kernel
+itself: it uses the store as users do, with every aggregation and every kind of column.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _START = datetime(2024, 1, 1, tzinfo=UTC)
 _EVENTS = 24
 
 _QUESTIONS = 1 << 15
-"""So many that they are answered as many are."""
+"""Enough rows for the kernels of large batches."""
 
 
 def warm(folder: Path | None = None) -> Compiled:
     """Compile every kernel that is not in the cache yet.
 
     Args:
-        folder: Where a temporary store is put; the system's folder for temporary files if ``None``.
+        folder: Folder for the temporary store; the system's folder for temporary files if ``None``.
 
     Returns:
-        What was compiled and where it lies.
+        The compiled kernels, and the folder of their cache.
 
     Raises:
         OSError: The folder cannot be written.
@@ -77,7 +77,7 @@ def _spine(count: int) -> pa.Table:
 
 
 def _config(folder: Path) -> Config:
-    """Return a configuration that overrides of the environment lead to no other store."""
+    """Return a configuration that overrides of the environment cannot lead to another store."""
     places = {name: f"sqlite:///{folder / name}.db" for name in ("registry", "online", "event_log")}
     return Config.local(folder).model_copy(update={**places, "data": folder, "memory_limit": None})
 

@@ -1,7 +1,7 @@
 """For users' own tests: definitions on small frames, and what an online store must be able to do.
 
 ``evaluate`` needs the whole library, ``OnlineStoreConformance`` (in ``featurestore.testing.conformance``) only a store;
-each is loaded when it is asked for.
+each is loaded when it is used.
 """
 
 from typing import TYPE_CHECKING, Any

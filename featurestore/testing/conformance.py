@@ -146,7 +146,7 @@ class OnlineStoreConformance:
             assert store.delete(_KEY) == self.many
 
     def test_another_opening_sees_what_was_written(self) -> None:
-        """What is written is there for all who open the store."""
+        """Written states exist for every process that opens the store."""
         with self._emptied() as store, self._opened() as other:
             store.write([(b"a", b"1")])
             assert other.read([b"a"]) == {b"a": b"1"}
@@ -154,7 +154,7 @@ class OnlineStoreConformance:
             assert store.read([b"a"]) == {b"a": b"2"}
 
     def test_a_closed_store_can_be_used_again(self) -> None:
-        """Closing gives back connections and nothing else; it can be repeated."""
+        """Closing releases connections and nothing else; it can be repeated."""
         with self._emptied() as store:
             store.write([(b"a", b"1")])
             store.close()
@@ -166,7 +166,7 @@ class OnlineStoreConformance:
             assert store.delete(b"a") == 1
 
     def test_closing_disturbs_nobody(self) -> None:
-        """Who reads or writes while another thread closes the store is answered, and rightly."""
+        """Reads and writes while another thread closes the store are answered correctly."""
         with self._emptied() as store:
             has_ended = threading.Event()
             with ThreadPoolExecutor(4) as pool:
@@ -278,7 +278,7 @@ class OnlineStoreConformance:
     # An older write never replaces a newer value.
 
     def test_writers_that_read_the_same_value_do_not_both_succeed(self) -> None:
-        """Whatever the order of two writers' steps: who writes after another wrote what he has not read is refused."""
+        """In any order of two writers' steps, a writer that has not read the other's last write is refused."""
         for start in (None, b"0"):
             for order in sorted(set(itertools.permutations("aabb"))):
                 with self._emptied() as store, self._opened() as other:
@@ -306,7 +306,7 @@ class OnlineStoreConformance:
             assert store.read([b"n"]) == {}
 
     def test_a_condition_on_a_record_guards_other_keys(self) -> None:
-        """A writer that rests on an old record writes none of its states, though nobody touched them."""
+        """A writer that rests on an old record writes none of its states, although no other writer changed them."""
         with self._emptied() as store, self._opened() as other:
             store.write([(b"record", b"1"), (b"record state", b"old")])
             other.write([(b"record", b"2")], expected={b"record": b"1"})
@@ -314,7 +314,7 @@ class OnlineStoreConformance:
             assert store.read([b"record state"]) == {b"record state": b"old"}
 
     def test_states_never_belong_to_an_older_record(self) -> None:
-        """Also while the record changes: a state that rests on it is of its version, whenever somebody looks."""
+        """Also while the record changes: at any time, a state that rests on it has its version."""
         with self._emptied() as store, self._opened() as other:
             store.write([(b"record", b"0"), (b"state", b"0")])
             has_ended = threading.Event()
@@ -330,7 +330,7 @@ class OnlineStoreConformance:
             assert store.read([b"record", b"state"]) == {b"record": b"40", b"state": b"40"}
 
     def test_of_many_that_make_a_key_one_succeeds(self) -> None:
-        """Each expects that it does not exist; whoever comes first is not overwritten."""
+        """Each expects that it does not exist; the first one is not overwritten."""
         with self._emptied() as store, self._opened() as other, ThreadPoolExecutor(4) as pool:
             for number in range(30):
                 start = threading.Barrier(4)
@@ -461,7 +461,7 @@ class OnlineStoreConformance:
                 sleep(0.1)
 
     def test_who_lost_a_name_is_told(self) -> None:
-        """As soon as somebody else can have it, when its holder asks and when it is given back."""
+        """As soon as another holder can have it: when its holder checks, and when it is released."""
         with self._emptied() as store, self._opened() as other:
             is_told = False
             try:
@@ -478,7 +478,7 @@ class OnlineStoreConformance:
                     assert not hold.is_held(), "what was lost stays lost"
             except StateError as error:
                 is_told = error.code == "lease-lost"
-            assert is_told, "a name was given back that was lost"
+            assert is_told, "a lost name was released without an error"
 
     def test_of_many_that_want_a_name_one_at_a_time_has_it(self) -> None:
         """Counting without a condition loses nothing under a name."""
@@ -488,7 +488,7 @@ class OnlineStoreConformance:
             assert store.read([b"n"]) == {b"n": b"20"}
 
     def test_a_name_is_free_again_when_its_holder_is_killed(self) -> None:
-        """It is held by another process; and after that has died, by nobody."""
+        """It is held by another process, and free after that has died."""
         self._need_processes()
         with self._emptied() as store:
             is_held = _SPAWN.Event()
@@ -546,7 +546,7 @@ class OnlineStoreConformance:
 
 
 class _Counter:
-    """A writer in two steps: reads a number, then writes the next one if nobody else has written meanwhile."""
+    """A writer in two steps: reads a number, then writes the next one unless another writer was faster."""
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
@@ -607,7 +607,7 @@ def _read_until(store: OnlineStore, keys: Sequence[bytes], has_ended: threading.
 
 
 def _until_written(change: Callable[[], None]) -> None:
-    """Repeat a conditional change until nobody comes in between."""
+    """Repeat a conditional change until no other writer intervenes."""
     while True:
         with _only("conflict"):
             return change()

@@ -36,7 +36,7 @@ _RESOURCES = Resources(threads=1)
 def evaluate(
     definition: Listed | FeatureService, *, events: Any, at: Any, statuses: bool = False, as_of: str = AS_OF
 ) -> pa.Table:
-    """Compute what a training set would hold, from events in memory.
+    """Compute the features of a training set from events in memory.
 
     The definition is used as it is, sources included: their times, ``event_id``, ``inclusive``, ``on_null`` and
     declared dtypes hold; only the rows come from ``events``.
@@ -57,8 +57,8 @@ def evaluate(
     Raises:
         DefinitionError: The definition does not compile against the columns of the events.
         SourceError: Events of a source are missing, or break its contract.
-        SpineError: The spine cannot be used, or one instant does not say which keys are meant: views of the service
-            have different key columns.
+        SpineError: The spine cannot be used, or ``at`` is one instant and the views of the service have different key
+            columns.
 
     Example:
         >>> from featurestore import Entity, FeatureView, FileSource, agg, col
@@ -83,9 +83,9 @@ def evaluate(
     plan = compile_definitions(definitions, schemas).services[service.name]
     with open_scans([use.view for use in plan.uses], sources, _SETTINGS) as scans:
         reserved = [f"{output.name}{STATUS_SUFFIX}" for output in plan.outputs] if statuses else []
-        asked = _spine(at, plan, scans)
-        column = as_of if asked is at else AS_OF
-        spine = read_spine(asked, plan, as_of=column, reserved=reserved)
+        rows = _spine(at, plan, scans)
+        column = as_of if rows is at else AS_OF
+        spine = read_spine(rows, plan, as_of=column, reserved=reserved)
         questions = questions_of(spine, plan, column)
         return _table(spine, compute_features(plan, questions, scans, resources=_RESOURCES), statuses=statuses)
 
@@ -139,13 +139,13 @@ def _framed(source: Source, frame: Any) -> FrameSource:
 
 
 def _spine(at: Any, plan: Plan, scans: Mapping[str, Scan]) -> Any:
-    """Return the spine given, or one of every key at the instant given."""
+    """Return the spine, or one of every key if ``at`` is an instant."""
     if not isinstance(at, str | datetime):
         return at
     names = {use.keys for use in plan.uses}
     if len({frozenset(keys) for keys in names}) != 1:
         raise SpineError(
-            "one instant does not say which keys are meant",
+            "one instant is not enough, since the views have different keys",
             where="at",
             hint=f"Give a spine with the columns {', '.join(column.name for column in plan.join_keys)} and {AS_OF}.",
         )

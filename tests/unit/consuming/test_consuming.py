@@ -188,7 +188,7 @@ def said_while_waiting(store, brokers, topic, folder, caplog):
 
 def test_a_topic_that_is_not_there_is_said_once(store, brokers, tmp_path, caplog):
     (said,) = said_while_waiting(store, brokers, "no_such_topic", tmp_path, caplog)
-    assert said.startswith("topic 'no_such_topic' is waited for: ")
+    assert said.startswith("topic 'no_such_topic' does not deliver, and is retried: ")
     assert "not available" in said
 
 
@@ -249,7 +249,7 @@ def test_a_database_that_restarts_is_waited_for(store, brokers, producer, tmp_pa
     done = running.until(2)
     assert (running.error, done.accepted, failing_log) == (None, 2, [])
     assert [message.partition(":")[0] for message in caplog.messages] == [
-        "the push is tried again until it succeeds",
+        "the push is retried until it succeeds",
         "pushes succeed again",
     ]
     assert totals(store)["spending__count"] == 2

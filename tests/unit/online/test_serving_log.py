@@ -270,7 +270,7 @@ def test_what_a_crash_cut_off_is_left_out_and_what_is_before_it_is_not(log, read
     left = segment.with_name(f"0{segment.name}")
     left.write_bytes(segment.read_bytes()[:-cut])
     other = ServingLog(tmp_path / "log", interval_seconds=0)
-    log._give_up()
+    log._close_segment()
     segment.unlink()
     assert [row["request_id"] for row in rows_of(other)] == ["whole"]
     other.seal()

@@ -197,5 +197,5 @@ def test_hindsight_and_services_that_are_gone_stop_it(store, tmp_path):
 
 
 def test_what_is_no_training_set_is_named(store, tmp_path):
-    with pytest.raises(TrainingSetError, match="there is no such folder"):
+    with pytest.raises(TrainingSetError, match="the folder does not exist"):
         store.gate(tmp_path / "nowhere")
