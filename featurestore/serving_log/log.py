@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,40 +31,32 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from featurestore.core.answers import OnlineFeatures
-from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.errors import StorageError
-from featurestore.core.retrying import retry
 from featurestore.core.temporal import (
-    MAX_INSTANT_US,
-    MIN_INSTANT_US,
     Clock,
     SystemClock,
     duration_us,
     to_datetime,
 )
-from featurestore.plan.checks import AS_OF
 from featurestore.plan.model import Plan
 from featurestore.serving_log.losses import LossLog
 from featurestore.serving_log.merging import (
     DAY,
-    current_files,
     day_of,
     has_work,
     maintenance,
 )
+from featurestore.serving_log.reading import in_range, read_file, rows_of, sealed_files, storage_error, stored_rows
 from featurestore.serving_log.rows import (
     NO_CALLER,
     Caller,
     matching,
     record_of,
-    table_of,
 )
 from featurestore.serving_log.seal_requests import SealRequests
 from featurestore.serving_log.sealing import (
     SEGMENTS,
-    is_ahead,
     seal,
-    segment_of,
     write_file,
 )
 from featurestore.serving_log.segments import (
@@ -74,15 +65,12 @@ from featurestore.serving_log.segments import (
     SegmentWriter,
     framed,
     plan_frame,
-    read_segment,
     segments_in,
     unlocked,
 )
 from featurestore.storage.parquet import DAMAGE, check_footer
 
 _LOGGER = logging.getLogger("featurestore.serving_log")
-_INSTANT = TIMESTAMP.arrow
-_ATTEMPTS = 5
 
 MOST_WAITING_ROWS = 200_000
 """How many rows may wait to be written by default."""
@@ -272,20 +260,13 @@ class ServingLog:
         Raises:
             StorageError: A file is damaged or cannot be read.
         """
-        in_range = _within(since_us, until_us)
-        sealed, unsealed = self._listed(service, since_us)
+        chosen = in_range(since_us, until_us)
+        sealed, unsealed = stored_rows(self._folder, service, since_us)
         pieces: list[Path | Logged] = [*sealed, *unsealed]
         for piece in reversed(pieces) if newest_first else pieces:
-            table = self._table(piece, in_range) if isinstance(piece, Path) else _rows_of(piece).filter(in_range)
+            table = read_file(piece, chosen) if isinstance(piece, Path) else rows_of(piece).filter(chosen)
             if table.num_rows:
                 yield table
-
-    def _table(self, path: Path, in_range: ds.Expression) -> pa.Table:
-        try:
-            check_footer(path)
-            return ds.dataset(path, format="parquet").to_table(filter=in_range)
-        except DAMAGE as error:
-            raise self._storage_error("read", path, error) from error
 
     def count(self, service: str, *, since_us: int, until_us: int) -> int:
         """Count the rows that ``read`` would yield.
@@ -293,15 +274,15 @@ class ServingLog:
         Raises:
             StorageError: A file is damaged or cannot be read.
         """
-        in_range = _within(since_us, until_us)
-        sealed, unsealed = self._listed(service, since_us)
-        count = sum(int(_rows_of(logged).filter(in_range).num_rows) for logged in unsealed)
+        chosen = in_range(since_us, until_us)
+        sealed, unsealed = stored_rows(self._folder, service, since_us)
+        count = sum(int(rows_of(logged).filter(chosen).num_rows) for logged in unsealed)
         for path in sealed:
             try:
                 check_footer(path)
-                count += int(ds.dataset(path, format="parquet").count_rows(filter=in_range))
+                count += int(ds.dataset(path, format="parquet").count_rows(filter=chosen))
             except DAMAGE as error:
-                raise self._storage_error("read", path, error) from error
+                raise storage_error("read", path, error) from error
         return count
 
     def losses(self, service: str, *, since_us: int, until_us: int) -> int:
@@ -315,7 +296,7 @@ class ServingLog:
         try:
             return self._losses.count(service, since_us=since_us, until_us=until_us, now_us=self._clock.now_us())
         except OSError as error:
-            raise self._storage_error("read", self._losses.path, error) from error
+            raise storage_error("read", self._losses.path, error) from error
 
     def forget(self, wanted: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
         """Remove rows that were served about some keys.
@@ -344,7 +325,7 @@ class ServingLog:
 
     def _forget_in(self, service: str, wanted: Sequence[Mapping[str, Any]]) -> int:
         removed = 0
-        for path in self._files(service):
+        for path in sealed_files(self._folder, service):
             try:
                 table = pq.read_table(path, partitioning=None)
                 kept = table.filter(pc.invert(matching(table, wanted)))
@@ -353,7 +334,7 @@ class ServingLog:
                 elif kept.num_rows < table.num_rows:
                     write_file(kept, path)
             except DAMAGE as error:
-                raise self._storage_error("forget rows of", path, error) from error
+                raise storage_error("forget rows of", path, error) from error
             removed += table.num_rows - kept.num_rows
         return removed
 
@@ -510,35 +491,6 @@ class ServingLog:
             self._segment.close()
             self._segment = None
 
-    def _listed(self, service: str, since_us: int) -> tuple[list[Path], list[Logged]]:
-        """Return the sealed files of a service, and the records that are not sealed, each row once.
-
-        Files that cannot hold rows that were asked about an instant from ``since_us`` on are left out.
-        """
-        first = to_datetime(min(max(since_us, MIN_INSTANT_US), MAX_INSTANT_US)).date()
-
-        def read() -> tuple[list[Path], list[Logged]]:
-            segments = segments_in(self._folder / SEGMENTS)
-            names = {path.name for path in segments}
-            files = _files_since(self._folder / f"service={service}", first)
-            rows = [logged for path in segments for logged in read_segment(path)[0]]
-            sealed = [path for path in files if segment_of(path) not in names]
-            return sealed, [logged for logged in rows if logged.service == service and logged.records]
-
-        try:
-            # A segment that was sealed meanwhile does not exist any more, but its files do.
-            return retry(read, is_transient=lambda error: isinstance(error, FileNotFoundError), attempts=_ATTEMPTS)
-        except FileNotFoundError:
-            problem = OSError("its segments changed at every attempt to read them")
-            raise self._storage_error("read", self._folder / SEGMENTS, problem) from None
-        except OSError as error:
-            raise self._storage_error("read", self._folder / SEGMENTS, error) from error
-
-    def _files(self, service: str) -> list[Path]:
-        """Return the sealed files of a service, oldest first."""
-        paths = (self._folder / f"service={service}").glob(f"{DAY}*/*.parquet")
-        return sorted(path for path in paths if path.is_file())
-
     @contextmanager
     def _handled(self, work: str) -> Iterator[None]:
         """Turn failures of some work into errors of the library; log them when they begin, count and keep them."""
@@ -547,7 +499,7 @@ class ServingLog:
         except StorageError:
             raise
         except Exception as error:  # the thread survives every failure
-            failure = self._storage_error(work, self._folder, error)
+            failure = storage_error(work, self._folder, error)
             before = self._failures.get(work)
             self._failures[work] = failure
             self._failure_count += 1
@@ -581,21 +533,6 @@ class ServingLog:
             _LOGGER.error(
                 "serving log: answers continue, their rows wait in memory: %s. %s", self._failures.get(_WRITE), counts
             )
-
-    def _storage_error(self, verb: str, path: Path, error: Exception) -> StorageError:
-        return StorageError(
-            f"cannot {verb} {path}: {error}", where="serving log", hint="Check the path, its rights and the disk."
-        )
-
-
-def _files_since(folder: Path, first: date) -> list[Path]:
-    """Return the files of a service that may hold rows that were asked about a day or later ones, oldest first."""
-    files: list[Path] = []
-    for day in sorted(folder.glob(f"{DAY}*")):
-        logged_on = day_of(day)
-        if logged_on is not None:
-            files += [path for path in current_files(day) if logged_on >= first or is_ahead(path)]
-    return files
 
 
 @contextmanager
@@ -641,12 +578,3 @@ def _program(name: str, *arguments: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", f"featurestore.serving_log.{name}", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def _within(since_us: int, until_us: int) -> ds.Expression:
-    since, until = (pa.scalar(at, pa.int64()).cast(_INSTANT) for at in (since_us, until_us))
-    return (pc.field(AS_OF) >= since) & (pc.field(AS_OF) < until)
-
-
-def _rows_of(logged: Logged) -> pa.Table:
-    return table_of(logged.schema, logged.service, logged.fingerprint, logged.records)

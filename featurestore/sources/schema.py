@@ -1,4 +1,7 @@
-"""The columns of a source and their dtypes, found without reading its rows; text and query results are sampled."""
+"""The columns of a source and their dtypes, found without reading its rows; text and query results are sampled.
+
+DuckDB and SQL drivers are imported when a source needs them: most processes never do.
+"""
 
 from __future__ import annotations
 

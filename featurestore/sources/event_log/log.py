@@ -20,8 +20,7 @@ for ever: numbers as they are, others as 16 bytes of a hash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +39,6 @@ from featurestore.sources.event_log.database import (
     BATCHES,
     FILES,
     KEYS,
-    WHERE,
     LogDatabase,
     database_failures,
     head_of,
@@ -56,18 +54,17 @@ from featurestore.sources.event_log.ids import (
     known_ids,
     set_unique_from,
 )
+from featurestore.sources.event_log.reading import Located, file_failures, locate, open_events
 from featurestore.sources.event_log.stored import (
     Head,
     IdColumn,
     Stretch,
     identities,
-    ingest_name,
     packed,
     under_log_names,
     unpacked,
 )
 from featurestore.storage.database import what_is_left
-from featurestore.storage.parquet import open_parquet
 
 MOST_ROWS = 5_000
 """Most events of one batch: what the online state folds in one transaction. Larger appends are cut."""
@@ -104,19 +101,6 @@ class Appended:
     before: Head
     head: Head
     unique_by: frozenset[IdColumn] = frozenset()
-
-
-@dataclass(frozen=True)
-class _Located:
-    """Where events are stored.
-
-    Attributes:
-        batches: Stored batches, by the number of their first event.
-        paths: Files as the database names them, by the number of their first event.
-    """
-
-    batches: Mapping[int, bytes]
-    paths: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -337,8 +321,8 @@ class EventLog:
                     set_unique_from(connection, source, column, unique_from_us)
                     return
                 last = first + _ENTERED_AT_ONCE - 1
-                located = _locate(connection, source, first, last)
-                for table in self._opened_events(located, first, last, [column.name]):
+                located = locate(connection, source, first, last)
+                for table in open_events(located, self.place, first, last, [column.name]):
                     ids = ids_of(table, column, convert)
                     has_repeated |= len(enter(connection, known.kept_as, ids)) < len(ids)
                 first = last + 1
@@ -488,32 +472,14 @@ class EventLog:
         """
         with file_failures():
             return retry(
-                lambda: self._opened_events(self._located(source, first, last), first, last, columns),
+                lambda: open_events(self._located(source, first, last), self.place, first, last, columns),
                 is_transient=lambda error: isinstance(error, FileNotFoundError),
                 attempts=_ATTEMPTS,
             )
 
-    def _located(self, source: str, first: int, last: int) -> _Located:
+    def _located(self, source: str, first: int, last: int) -> Located:
         with self.database.reading() as connection:
-            return _locate(connection, source, first, last)
-
-    def _opened_events(self, located: _Located, first: int, last: int, columns: Sequence[str]) -> list[pa.Table]:
-        """Return some columns of events, and their ingest time, from where they are stored.
-
-        Raises:
-            FileNotFoundError: A file was replaced after the database had named it.
-        """
-        names = list(dict.fromkeys([*columns, INGEST_COLUMN]))
-        tables = {start: under_log_names(unpacked(stored)) for start, stored in located.batches.items()}
-        for start, path in located.paths.items():
-            try:
-                tables[start] = _read_file(self.place(path), names)
-            except FileNotFoundError:
-                raise
-            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-                raise _damaged(self.place(path), error) from error
-        chosen = [_numbered(table, first, last) for _, table in sorted(tables.items())]
-        return [_columns_of(table, names) for table in chosen if table.num_rows]
+            return locate(connection, source, first, last)
 
     def what_is_left(self) -> str:
         """Overwrite removed events as far as the database allows; return where copies may remain, empty if nowhere.
@@ -613,62 +579,7 @@ def _add(connection: sa.Connection, source: str, events: pa.Table, head: Head) -
     return after
 
 
-def _numbered(table: pa.Table, first: int, last: int) -> pa.Table:
-    """Return the events whose numbers lie in a range, both ends included."""
-    numbers = table.column(SEQUENCE_COLUMN)
-    return table.filter(pc.and_(pc.greater_equal(numbers, first), pc.less_equal(numbers, last)))
-
-
-def _columns_of(table: pa.Table, columns: Iterable[str]) -> pa.Table:
-    return table.select([name for name in columns if name in table.column_names])
-
-
 def _dtype_of(events: pa.Table, column: str) -> DType:
     dtype = from_arrow(events.schema.field(column).type)
     assert dtype is not None
     return dtype
-
-
-def _read_file(path: str, columns: Sequence[str]) -> pa.Table:
-    with open_parquet(path) as file:
-        known = file.schema_arrow.names
-        # In the order of the file: it tells the ingest time's column in files of the first logs.
-        wanted = {*columns, ingest_name(known), SEQUENCE_COLUMN}
-        return under_log_names(file.read([name for name in known if name in wanted]))
-
-
-def _locate(connection: sa.Connection, source: str, first: int, last: int) -> _Located:
-    """Return where the events of a range of numbers lie."""
-    batches = sa.select(BATCHES.c.first, BATCHES.c.events).where(*overlapping(BATCHES, source, first, last))
-    files = sa.select(FILES.c.first, FILES.c.path).where(*overlapping(FILES, source, first, last))
-    return _Located(
-        {row.first: row.events for row in connection.execute(batches)},
-        {row.first: row.path for row in connection.execute(files)},
-    )
-
-
-def overlapping(table: sa.Table, source: str, first: int, last: int) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return the conditions of stretches that overlap a range of numbers."""
-    return table.c.source == source, table.c.first <= last, table.c.last >= first
-
-
-@contextmanager
-def file_failures() -> Iterator[None]:
-    """Turn failures of the folder or its files into errors of the library."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        if isinstance(error, StorageError):
-            raise
-        raise _unusable(error) from error
-
-
-def _damaged(path: str, error: Exception) -> StorageError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    hint = "Bring the file back from a backup; its events are nowhere else."
-    return StorageError(f"the file '{path}' cannot be read: {reason}", where=WHERE, hint=hint, code="event-log-file")
-
-
-def _unusable(error: Exception) -> StorageError:
-    hint = "Check the folder, its rights and the disk."
-    return StorageError(str(error), where=WHERE, hint=hint, code="event-log-file")

@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from featurestore.core.errors import ConfigError
 from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET
 from featurestore.sources.event_log.database import BATCHES, FILES, LOOSE, WHERE
-from featurestore.sources.event_log.log import EventLog, file_failures, overlapping
+from featurestore.sources.event_log.log import EventLog
+from featurestore.sources.event_log.reading import file_failures, overlapping
 from featurestore.sources.event_log.stored import Stretch, packed, under_log_names, unpacked
 from featurestore.storage.parquet import open_parquet, write_parquet
 
