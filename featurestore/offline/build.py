@@ -78,8 +78,8 @@ def compute_features(
         for name, column, status in zip(use.columns, answer.columns, answer.statuses, strict=True):
             columns[name], statuses[name] = column, status
     requests = {column.name: _one(spine, column.name) for column in plan.request}
-    values, found = finish(plan, columns, statuses, requests, as_of)
-    return Features(values, found)
+    values, codes = finish(plan, columns, statuses, requests, as_of)
+    return Features(values, codes)
 
 
 def questions_of(spine: pa.Table, plan: Plan, as_of: str) -> pa.Table:

@@ -116,20 +116,20 @@ _MOST = 0.5
 """Share of rows without values beyond which the reasons are counted."""
 
 
-def warning_of(found: RowsWithoutValues, row_count: int, ingest_time: str | None) -> str | None:
+def warning_of(rows: RowsWithoutValues, row_count: int, ingest_time: str | None) -> str | None:
     """Return a warning about rows without values, ``None`` if most rows have values.
 
     Args:
-        found: The rows without values of one view.
+        rows: The rows without values of one view.
         row_count: Rows of the training set.
         ingest_time: The column with the instants at which the source's events became known.
     """
-    if found.with_events <= _MOST * row_count:
+    if rows.with_events <= _MOST * row_count:
         return None
-    reasons = ", ".join(f"{words}: {count:,}" for words, count in found.reasons().items())
-    text = f"view '{found.view}': {found.row_count:,} of {row_count:,} rows found no value. {reasons[0].upper()}"
+    reasons = ", ".join(f"{words}: {count:,}" for words, count in rows.reasons().items())
+    text = f"view '{rows.view}': {rows.row_count:,} of {row_count:,} rows found no value. {reasons[0].upper()}"
     text += f"{reasons[1:]}."
-    if found.known_only_later > _MOST * found.row_count and ingest_time is not None:
+    if rows.known_only_later > _MOST * rows.row_count and ingest_time is not None:
         text += (
             f" Column '{ingest_time}' is declared as ingest_time, the instant at which an event became known. If it"
             " holds the time of a later load or update, leave ingest_time out."
@@ -179,16 +179,16 @@ class EmptyRows:
         Returns:
             One entry for each such view, in the order of aliases.
         """
-        found = []
+        counts = []
         for use in plan.uses:
             pieces = self._pieces.get(use.alias, [])
             is_empty = np.concatenate([np.zeros(0, dtype=np.bool_), *(piece[0] for piece in pieces)])
             if is_empty.sum() <= _MOST * len(is_empty):
                 continue
             is_expired = np.concatenate([piece[1] for piece in pieces])[is_empty]
-            asked = spine.filter(pa.array(is_empty))
-            found.append(_reasons(use, asked, is_expired, sources[use.view.name], resources))
-        return tuple(found)
+            questions = spine.filter(pa.array(is_empty))
+            counts.append(_reasons(use, questions, is_expired, sources[use.view.name], resources))
+        return tuple(counts)
 
 
 def _reasons(use: ViewUse, spine: pa.Table, is_expired: Flags, rows: Rows, resources: Resources) -> RowsWithoutValues:

@@ -158,13 +158,13 @@ def _evaluate_parts(
     return _join(answers, places)
 
 
-def _join(found: Sequence[ViewColumns], places: Sequence[Ints]) -> ViewColumns:
+def _join(parts: Sequence[ViewColumns], places: Sequence[Ints]) -> ViewColumns:
     """Restore the spine's order of the rows of all parts."""
     back = np.argsort(np.concatenate(places), kind="stable")
     columns = tuple(
-        pa.concat_arrays([part.columns[i] for part in found]).take(pa.array(back)) for i in range(len(found[0].columns))
+        pa.concat_arrays([part.columns[i] for part in parts]).take(pa.array(back)) for i in range(len(parts[0].columns))
     )
-    return ViewColumns(columns, np.concatenate([part.statuses for part in found], axis=1)[:, back])
+    return ViewColumns(columns, np.concatenate([part.statuses for part in parts], axis=1)[:, back])
 
 
 def _whole(view: ViewPlan, rows: Rows, index: KeyIndex, resources: Resources) -> Part:
@@ -186,8 +186,8 @@ def _whole(view: ViewPlan, rows: Rows, index: KeyIndex, resources: Resources) ->
 def _codes(index: KeyIndex, keys: Sequence[pa.Array], threads: int) -> Ints:
     starts = range(0, len(keys[0]), _GATHER_ROWS)
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda at: index.codes([key.slice(at, _GATHER_ROWS) for key in keys]), starts)
-        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+        codes = pool.map(lambda at: index.codes([key.slice(at, _GATHER_ROWS) for key in keys]), starts)
+        return np.concatenate([np.zeros(0, dtype=np.int64), *codes])
 
 
 def _evaluate_part(
@@ -297,8 +297,8 @@ def _by_row(
         if not wanted:
             return {}
         block = _block(order, order.rows, flags, resources.threads, None)
-        found = bind(_sub_view(view, _ROW, wanted)).answer(block, queries, threads=resources.threads)
-        return {shape: (found.column(i), found.statuses[i]) for i, shape in enumerate(wanted)}
+        answers = bind(_sub_view(view, _ROW, wanted)).answer(block, queries, threads=resources.threads)
+        return {shape: (answers.column(i), answers.statuses[i]) for i, shape in enumerate(wanted)}
 
     if is_full:
         with shared.lock:

@@ -158,13 +158,13 @@ class Manifest:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that take part in a value."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

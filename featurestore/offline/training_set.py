@@ -184,8 +184,8 @@ def _piece(spine: pa.Table, features: Features, *, statuses: bool) -> Piece:
 
 def _warn(plan: Plan, without_values: tuple[RowsWithoutValues, ...], row_count: int) -> None:
     ingest_times = {use.alias: use.view.source.ingest_time for use in plan.uses}
-    for found in without_values:
-        if (warning := warning_of(found, row_count, ingest_times[found.view])) is not None:
+    for rows in without_values:
+        if (warning := warning_of(rows, row_count, ingest_times[rows.view])) is not None:
             _LOGGER.warning("service '%s', %s", plan.name, warning)
 
 

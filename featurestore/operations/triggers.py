@@ -107,8 +107,8 @@ class CronTrigger:
     def next_us(self, not_before_us: int) -> int | None:
         """Return the first due time that is not before an instant; ``None`` if there is none within 50 years."""
         # cronsim counts in whole seconds and begins with the second after the given one.
-        found = next(self._times(self._line, to_datetime(not_before_us - 1)), None)
-        return None if found is None else instant_us(found)
+        due = next(self._times(self._line, to_datetime(not_before_us - 1)), None)
+        return None if due is None else instant_us(due)
 
 
 class LaterTrigger:
@@ -120,5 +120,5 @@ class LaterTrigger:
 
     def next_us(self, not_before_us: int) -> int | None:
         """Return the first due time that is not before an instant; ``None`` if there is none."""
-        found = self.trigger.next_us(not_before_us - self.delay_us)
-        return None if found is None else found + self.delay_us
+        due = self.trigger.next_us(not_before_us - self.delay_us)
+        return None if due is None else due + self.delay_us

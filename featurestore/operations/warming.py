@@ -135,15 +135,15 @@ def _features() -> dict[str, Any]:
     """Return every aggregation over every kind of column that it takes."""
     numbers = {"float": col("amount"), "int": col("count"), "decimal": col("price")}
     values = {**numbers, "text": col("shop"), "bool": col("paid")}
-    found: dict[str, Any] = {"n": agg.count().over("5h"), "since": agg.time_since_last().lifetime()}
+    features: dict[str, Any] = {"n": agg.count().over("5h"), "since": agg.time_since_last().lifetime()}
     for name, column in numbers.items():
-        found |= {
+        features |= {
             f"sum_{name}_{{window}}": agg.sum(column).over("3h", "9h"),
             f"min_{name}": agg.min(column).over("9h"),
             f"max_{name}": agg.max(column).lifetime(),
         }
     for name in ("float", "int"):
-        found |= {
+        features |= {
             f"mean_{name}": agg.mean(numbers[name]).over("9h"),
             f"var_{name}": agg.var(numbers[name]).over("9h"),
             f"std_{name}": agg.std(numbers[name]).over("9h"),
@@ -151,13 +151,13 @@ def _features() -> dict[str, Any]:
             f"quantile_{name}": agg.quantile(numbers[name], 0.9).over("9h"),
         }
     for name, column in values.items():
-        found |= {
+        features |= {
             f"first_{name}": agg.first(column).over("9h"),
             f"last_{name}": agg.last(column).ttl("9h"),
             f"last_two_{name}": agg.last_n(column, 2).over("9h"),
             f"distinct_{name}": agg.count_distinct(column).over("9h"),
             f"mode_{name}": agg.mode(column).over("9h"),
         }
-    found["bucket_text"] = agg.last(col("shop").hash_bucket(7)).over("9h")
-    found["bucket_int"] = agg.last(col("count").hash_bucket(7)).over("9h")
-    return found
+    features["bucket_text"] = agg.last(col("shop").hash_bucket(7)).over("9h")
+    features["bucket_int"] = agg.last(col("count").hash_bucket(7)).over("9h")
+    return features

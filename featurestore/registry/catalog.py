@@ -199,8 +199,8 @@ class Catalog:
             RegistryError: Nothing of that name was removed, or a view or source that it needs was changed since.
         """
         kinds, plain = _kinds_of(name)
-        found = [item for kind in kinds if (item := self._registry.removed(kind, plain)) is not None]
-        if not found:
+        removed = [item for kind in kinds if (item := self._registry.removed(kind, plain)) is not None]
+        if not removed:
             known = (item.name for kind in Kind for item in self._registry.removals(kind))
             raise RegistryError(
                 f"nothing was removed under the name '{name}'",
@@ -209,7 +209,7 @@ class Catalog:
                 code="unknown-removed",
             )
         wanted: dict[tuple[Kind, str], Draft] = {}
-        for item in found:
+        for item in removed:
             self._add_needed(item, wanted)
         changes = self._registry.apply(wanted.values(), now_us=self._clock.now_us(), changed_by=changed_by)
         with self._lock:
@@ -250,7 +250,7 @@ class Catalog:
         if isinstance(names, str):
             names = (names,)
         applied = {(kind, item.name) for kind in Kind for item in self._registry.objects(kind)}
-        found: set[tuple[Kind, str]] = set()
+        to_remove: set[tuple[Kind, str]] = set()
         for name in names:
             kinds, plain = _kinds_of(name)
             keys = {(kind, plain) for kind in kinds}
@@ -269,8 +269,8 @@ class Catalog:
                     hint=listing("Applied", sorted({one for _, one in applied}), wrong=plain),
                     code="unknown-name",
                 )
-            found |= missing
-        return frozenset(found)
+            to_remove |= missing
+        return frozenset(to_remove)
 
     def _check_not_live(self, removed: Collection[tuple[Kind, str]]) -> None:
         """Refuse to remove what a plan needs that answers, also if a newer plan of its service is applied.

@@ -100,15 +100,15 @@ class DataFolders:
         """
         now_us, identity = self._clock.now_us(), _identified(self._folder)
         values = {"host": socket.gethostname()[:255], "path": str(self._folder.absolute()), "used_at_us": now_us}
-        own = _FOLDERS.c.identity == identity
+        same = _FOLDERS.c.identity == identity
         with self._opened() as engine, engine.connect() as connection:
-            known = connection.execute(sa.select(_FOLDERS.c.used_at_us).where(own)).scalar()
+            known = connection.execute(sa.select(_FOLDERS.c.used_at_us).where(same)).scalar()
             connection.rollback()
             if known is not None and 0 <= now_us - known < _AGAIN_US:
                 return
             with for_writing(connection).begin():
                 connection.execute(sa.delete(_FOLDERS).where(_FOLDERS.c.used_at_us < now_us - _KEPT_US))
-                connection.execute(sa.delete(_FOLDERS).where(own))
+                connection.execute(sa.delete(_FOLDERS).where(same))
                 connection.execute(sa.insert(_FOLDERS).values(identity=identity, **values))
 
     def others(self, *, since_us: int = 0) -> tuple[DataFolder, ...]:
@@ -120,8 +120,10 @@ class DataFolders:
         Raises:
             RegistryError: The registry cannot be read.
         """
-        own = _identity(self._folder) or ""
-        wanted = sa.select(_FOLDERS).where(_FOLDERS.c.identity != own, _FOLDERS.c.used_at_us >= since_us - _AGAIN_US)
+        identity = _identity(self._folder) or ""
+        wanted = sa.select(_FOLDERS).where(
+            _FOLDERS.c.identity != identity, _FOLDERS.c.used_at_us >= since_us - _AGAIN_US
+        )
         with self._opened() as engine, engine.connect() as connection:
             rows = connection.execute(wanted.order_by(_FOLDERS.c.used_at_us.desc(), _FOLDERS.c.identity)).all()
         return tuple(DataFolder(row.host, row.path, row.used_at_us) for row in rows)

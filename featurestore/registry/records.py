@@ -166,7 +166,7 @@ class LiveChange:
     changed_by: str
 
     def __str__(self) -> str:
-        prints = " → ".join(one[:12] for one in (self.previous, self.fingerprint) if one)
+        prints = " → ".join(fingerprint[:12] for fingerprint in (self.previous, self.fingerprint) if fingerprint)
         when = format_instant(self.changed_at_us)
         return f"{when} service '{self.service}' {prints} ({self.verb}, {self.changed_by})"
 

@@ -259,8 +259,8 @@ class Registry(Journal):
             name: Its name.
         """
         with reading(self._engine) as connection:
-            found = sa.select(ANSWERING.c.fingerprint).where(ANSWERING.c.kind == kind, ANSWERING.c.name == name)
-            return connection.execute(found).scalar()
+            query = sa.select(ANSWERING.c.fingerprint).where(ANSWERING.c.kind == kind, ANSWERING.c.name == name)
+            return connection.execute(query).scalar()
 
     def set_answering(self, kind: Kind, name: str, fingerprint: str) -> None:
         """Record which plan has gone live by itself.

@@ -83,8 +83,8 @@ def _own(source: Source) -> dict[str, Any]:
                 "dtypes": _names(source.dtypes),
             }
         case SqlSource():
-            own = {"type": "sql", "table": source.table, "query": source.query, "dtypes": _names(source.dtypes)}
-            return own | _place("url", source.url)
+            document = {"type": "sql", "table": source.table, "query": source.query, "dtypes": _names(source.dtypes)}
+            return document | _place("url", source.url)
         case FrameSource():
             dtypes = {"dtypes": _names(source.dtypes)} if source.dtypes else {}
             return dtypes | {"type": "frame", "unstored": "its rows are in the memory of the program that applied it"}

@@ -243,11 +243,11 @@ def _declared(array: pa.Array, dtype: DType, where: str, first_row: int) -> pa.A
         ) from error
 
 
-def inconvertible(found: object, dtype: DType, where: str, *, unit: str | None = None) -> SourceDataError:
+def inconvertible(kind: object, dtype: DType, where: str, *, unit: str | None = None) -> SourceDataError:
     """Return the error for a column whose type is never read as its declared dtype.
 
     Args:
-        found: The type the column has.
+        kind: The type the column has.
         dtype: The declared dtype.
         where: The column, for messages.
         unit: What its numbers probably count since 1970; empty if they are not known, ``None`` if it holds none.
@@ -258,7 +258,7 @@ def inconvertible(found: object, dtype: DType, where: str, *, unit: str | None =
         hint = f"Declare the column as {', '.join(dtypes[:-1])} or {dtypes[-1]}, by what its numbers count since 1970."
         if unit:
             hint = f"If its numbers count {unit} since 1970, declare the column as 'timestamp[{unit}]'."
-    return SourceDataError(f"the column holds {found}, expected {dtype}", where=where, hint=hint, code="wrong-dtype")
+    return SourceDataError(f"the column holds {kind}, expected {dtype}", where=where, hint=hint, code="wrong-dtype")
 
 
 def _unit_of(array: pa.Array) -> str | None:
@@ -352,8 +352,8 @@ def _count_whole(array: pa.Array, unit: str) -> pa.Array:
 def _count_each(array: pa.Array, unit: str) -> pa.Array:
     """Read numbers of any kind, each distinct one once; NaN and infinities are null, as in a column of numbers."""
     encoded = array.dictionary_encode()
-    found = [_instant(value, unit) for value in encoded.dictionary.to_pylist()]
-    return pa.array(found, pa.int64()).take(encoded.indices).cast(_INSTANT)
+    instants = [_instant(value, unit) for value in encoded.dictionary.to_pylist()]
+    return pa.array(instants, pa.int64()).take(encoded.indices).cast(_INSTANT)
 
 
 def _instant(value: Any, unit: str) -> int | None:

@@ -77,17 +77,17 @@ def find_files(path: str, *, kind: Format, base_folder: Path | None, where: str)
     root = (base_folder or Path.cwd()) / Path(local).expanduser()
     if root.is_dir():
         _refuse_tables([root], where)
-        found, start = _in_folder(root, kind), root
+        paths, start = _in_folder(root, kind), root
     elif root.is_file():
-        found, start = [root], root.parent
+        paths, start = [root], root.parent
     else:
         start = _fixed_part(root)
         spelled = tuple(part for part in root.parts[len(start.parts) :] if part.startswith(_HIDDEN))
-        found = [name for match in _matches(root) for name in _matched(match, start, kind, spelled)]
-    if not found:
+        paths = [name for match in _matches(root) for name in _matched(match, start, kind, spelled)]
+    if not paths:
         raise _nothing_there(path, root, kind, where)
-    _refuse_tables({name.parent for name in found}, where)
-    ordered = sorted(_each_once(found), key=lambda name: name.as_posix())
+    _refuse_tables({name.parent for name in paths}, where)
+    ordered = sorted(_each_once(paths), key=lambda name: name.as_posix())
     return tuple(FoundFile(name, _partition(name, start)) for name in ordered)
 
 
@@ -143,10 +143,10 @@ _TABLES: tuple[tuple[str, Callable[[Path], bool], str], ...] = (
 
 def _each_once(names: Iterable[Path]) -> list[Path]:
     """Return one name of each file: its own rather than that of a link, else the first."""
-    found: dict[str, Path] = {}
+    names_by_target: dict[str, Path] = {}
     for name in sorted(set(names), key=lambda name: (name.is_symlink(), name.as_posix())):
-        found.setdefault(realpath(name), name)
-    return list(found.values())
+        names_by_target.setdefault(realpath(name), name)
+    return list(names_by_target.values())
 
 
 def partition_columns(files: Sequence[FoundFile]) -> tuple[str, ...]:

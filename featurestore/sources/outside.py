@@ -243,13 +243,13 @@ def _contract_table(
     return table, {name: counts.not_finite for name, (_, counts) in columns.items() if counts.not_finite}
 
 
-def _check_dtypes(source: Source, found: Mapping[str, DType | None], wanted: Mapping[str, DType]) -> None:
+def _check_dtypes(source: Source, dtypes: Mapping[str, DType | None], wanted: Mapping[str, DType]) -> None:
     """Refuse columns that no longer have the dtypes the plan was made for."""
     declared = declared_dtypes(source)
     for name, dtype in wanted.items():
-        if name not in found:
-            raise missing_column(place_of(source), name, list(found))
-        now = declared.get(name, found[name])
+        if name not in dtypes:
+            raise missing_column(place_of(source), name, list(dtypes))
+        now = declared.get(name, dtypes[name])
         if now != dtype:
             raise SourceDataError(
                 f"column '{name}' is {now or 'of an unsupported type'} now, the plan was made for {dtype}",

@@ -55,8 +55,8 @@ def outside_identity(source: Source, settings: ReadSettings) -> str:
 
 def _stamps(source: FileSource, settings: ReadSettings) -> dict[str, str]:
     """Return the files of a local source, each with its size and time of writing."""
-    found = () if is_yet_empty(source, settings) else files_of(source, settings)
-    stats = [(str(file.path), file.path.stat()) for file in found]
+    files = () if is_yet_empty(source, settings) else files_of(source, settings)
+    stats = [(str(file.path), file.path.stat()) for file in files]
     return {path: f"{stat.st_size} {stat.st_mtime_ns}" for path, stat in stats}
 
 

@@ -367,8 +367,8 @@ class Scan:
         return below if mask is None else below & mask
 
     def _newest(self, column: str) -> int | None:
-        found = self._each_piece(lambda number: self._newest_in(number, column))
-        return max((instant for instant in found if instant is not None), default=None)
+        newest = self._each_piece(lambda number: self._newest_in(number, column))
+        return max((instant for instant in newest if instant is not None), default=None)
 
     def _newest_in(self, number: int, column: str) -> int | None:
         if self._selection().masks[number] is None and (bounds := self._rows.bounds_us(number, column)) is not None:

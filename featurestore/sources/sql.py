@@ -194,8 +194,8 @@ class SqlRows:
         with self._connected() as connection:
             for start in range(0, len(values), _MOST_VALUES):
                 is_wanted = sqlalchemy.column(quoted_name(column, True)).in_(values[start : start + _MOST_VALUES])
-                found = sqlalchemy.select(sqlalchemy.literal_column("1", types.Integer)).select_from(self._rows())
-                if connection.execute(found.where(is_wanted).limit(1)).first() is not None:
+                rows = sqlalchemy.select(sqlalchemy.literal_column("1", types.Integer)).select_from(self._rows())
+                if connection.execute(rows.where(is_wanted).limit(1)).first() is not None:
                     return True
             return False
 

@@ -148,7 +148,7 @@ def sample_text(
         if error.code != "wrong-encoding":
             raise
     names = next(read_text(path, options, None, settings, where=where, limit=0)).column_names
-    found: dict[str, pa.ChunkedArray] = {}
+    columns: dict[str, pa.ChunkedArray] = {}
     for name in names:
         try:
             tables = list(read_text(path, options, [name], settings, where=where, limit=limit))
@@ -156,8 +156,8 @@ def sample_text(
             if error.code != "wrong-encoding":
                 raise
         else:
-            found[name] = pa.concat_tables(tables).column(name)
-    return pa.table(found), tuple(name for name in names if name not in found)
+            columns[name] = pa.concat_tables(tables).column(name)
+    return pa.table(columns), tuple(name for name in names if name not in columns)
 
 
 def _read(
@@ -179,7 +179,7 @@ def _read(
         numbers = {name: f"c{i}" for i, name in enumerate(head.names)}
         arguments = {
             "auto_detect": "false",
-            "columns": f"{{{', '.join(f'{_literal(own)}: {_TEXT}' for own in numbers.values())}}}",
+            "columns": f"{{{', '.join(f'{_literal(name)}: {_TEXT}' for name in numbers.values())}}}",
             "header": str(options.header).lower(),
             "skip": str(head.skipped_lines),
             "delim": _literal(head.delimiter),
@@ -263,7 +263,9 @@ def _head(connection: duckdb.DuckDBPyConnection, path: str, options: CsvOptions,
     begin = next((place for place in filled if options.comment or not lines[place].startswith(_COMMENT)), filled[0])
     above = [place for place in filled if place < begin]
     body = lines[begin:]
-    delimiter = options.delimiter or max(_DELIMITERS, key=lambda one: _fit(_records(body, one, options.quote)))
+    delimiter = options.delimiter or max(
+        _DELIMITERS, key=lambda candidate: _fit(_records(body, candidate, options.quote))
+    )
     first = _records(body, delimiter, options.quote)[0]
     if above:
         # The last of the lines with # above the others may be the header, "#user,at", rather than a comment.
@@ -308,14 +310,14 @@ def _opened(path: Path) -> IO[bytes]:
 def _records(lines: Sequence[str], delimiter: str, quote: str) -> list[list[str]]:
     """Cut lines into records; a quoted value may go over several."""
     # Python's reader knows delimiters of one character only.
-    one = delimiter if len(delimiter) == 1 else _NEVER
-    text = [line if one == delimiter else line.replace(delimiter, one) for line in lines]
-    records = [line.split(one) for line in text]
+    single = delimiter if len(delimiter) == 1 else _NEVER
+    text = [line if single == delimiter else line.replace(delimiter, single) for line in lines]
+    records = [line.split(single) for line in text]
     # A value may be longer than Python's reader takes: then its quotes are left to DuckDB.
     with suppress(csv.Error):
         if quote:
-            records = list(csv.reader([f"{line}\n" for line in text], delimiter=one, quotechar=quote))
-    cells = [[cell if one == delimiter else cell.replace(one, delimiter) for cell in cells] for cells in records]
+            records = list(csv.reader([f"{line}\n" for line in text], delimiter=single, quotechar=quote))
+    cells = [[cell if single == delimiter else cell.replace(single, delimiter) for cell in cells] for cells in records]
     return [record for record in cells if record] or [[""]]
 
 

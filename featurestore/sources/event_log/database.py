@@ -183,11 +183,11 @@ class LogDatabase:
             return self.lock(connection, source), machine_us()
         wanted = sa.select(*HEAD_COLUMNS, sa.literal_column(PRESENT_US).label("present_us"))
         locking = wanted.where(HEADS.c.source == source).with_for_update()
-        found = connection.execute(locking).first()
-        if found is None:
+        row = connection.execute(locking).first()
+        if row is None:
             return self.lock(connection, source), self.clock_us(connection, machine_us)
-        self.ahead_us = machine_us() - found.present_us
-        return Head(found.next_sequence, found.next_ingest_us, found.mark), found.present_us
+        self.ahead_us = machine_us() - row.present_us
+        return Head(row.next_sequence, row.next_ingest_us, row.mark), row.present_us
 
     def clock_us(self, connection: sa.Connection, machine_us: Callable[[], int]) -> int:
         """Return the present instant by the database's clock; by the machine's if the database has none of its own."""
@@ -201,8 +201,8 @@ class LogDatabase:
 def head_of(connection: sa.Connection, source: str, *, lock: bool = False) -> Head | None:
     """Return the head of a source, ``None`` if it has none yet; with ``lock`` it is held until the transaction ends."""
     wanted = sa.select(*HEAD_COLUMNS).where(HEADS.c.source == source)
-    found = connection.execute(wanted.with_for_update() if lock else wanted).first()
-    return None if found is None else Head(found.next_sequence, found.next_ingest_us, found.mark)
+    row = connection.execute(wanted.with_for_update() if lock else wanted).first()
+    return None if row is None else Head(row.next_sequence, row.next_ingest_us, row.mark)
 
 
 def move_head(connection: sa.Connection, source: str, head: Head) -> None:

@@ -83,7 +83,7 @@ def ids_of(events: pa.Table, column: IdColumn, convert: Convert) -> list[bytes |
 
 
 def enter(connection: sa.Connection, kept_as: str, ids: Sequence[bytes | None]) -> list[int]:
-    """Keep ids; return the places of those that are new, and of events without an id."""
+    """Store ids; return the positions of those that are new, and of events without an id."""
     known: set[bytes] = set()
     present = [id_ for id_ in ids if id_ is not None]
     mark = _placeholder(connection)
@@ -91,22 +91,22 @@ def enter(connection: sa.Connection, kept_as: str, ids: Sequence[bytes | None]) 
         some = present[start : start + _IDS_AT_ONCE]
         wanted = ",".join([mark] * len(some))
         statement = f"SELECT id FROM {IDS.name} WHERE source = {mark} AND id IN ({wanted})"
-        known.update(bytes(one) for (one,) in connection.exec_driver_sql(statement, (kept_as, *blobs(some))))
+        known.update(bytes(id_) for (id_,) in connection.exec_driver_sql(statement, (kept_as, *blobs(some))))
     fresh = []
     new: list[bytes] = []
-    for place, one in enumerate(ids):
-        if one is not None:
-            if one in known:
+    for place, id_ in enumerate(ids):
+        if id_ is not None:
+            if id_ in known:
                 continue
-            known.add(one)
-            new.append(one)
+            known.add(id_)
+            new.append(id_)
         fresh.append(place)
     if new:
-        rows = [(kept_as, one) for one in blobs(new)]
+        rows = [(kept_as, id_) for id_ in blobs(new)]
         connection.exec_driver_sql(f"INSERT INTO {IDS.name} (source, id) VALUES ({mark}, {mark})", rows)
     return fresh
 
 
 def _placeholder(connection: sa.Connection) -> str:
-    """Return how a driver marks a parameter: statements about thousands of ids go to it as they are."""
+    """Return the parameter marker of the driver, which gets statements about thousands of ids directly."""
     return "?" if connection.dialect.paramstyle == "qmark" else "%s"

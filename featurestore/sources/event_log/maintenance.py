@@ -82,11 +82,11 @@ def forget(
             else:
                 todo = now  # it was replaced meanwhile
             continue
-        found = _forget_in(log, source, stretch, is_wanted)
-        if found is None:
+        count = _forget_in(log, source, stretch, is_wanted)
+        if count is None:
             todo = _stretches_from(log, source, first, from_us)
             continue
-        removed, first = removed + found, stretch.last + 1
+        removed, first = removed + count, stretch.last + 1
     _sweep(log, source)
     return removed
 
@@ -133,7 +133,7 @@ def _compact_once(log: EventLog, source: str, before_us: int) -> int | None:
             return None
         events = sa.select(BATCHES.c.events).where(*overlapping(BATCHES, source, chosen[0].first, chosen[-1].last))
         stored = connection.execute(events.order_by(BATCHES.c.first)).scalars()
-        tables = _of_like_types([under_log_names(unpacked(one)) for one in stored])
+        tables = _of_like_types([under_log_names(unpacked(batch)) for batch in stored])
         chosen = chosen[: len(tables)]
         ending = sa.select(BATCHES.c.mark).where(BATCHES.c.source == source, BATCHES.c.first == chosen[-1].first)
         mark = connection.execute(ending).scalar_one()

@@ -107,18 +107,20 @@ def under_log_names(table: pa.Table) -> pa.Table:
     Raises:
         pa.ArrowInvalid: The ingest time of some events cannot be found.
     """
-    own = ingest_name(table.column_names)
-    if own == INGEST_COLUMN:
-        if table.column(own).null_count:
+    stored_name = ingest_name(table.column_names)
+    if stored_name == INGEST_COLUMN:
+        if table.column(stored_name).null_count:
             # Only in a file of the first logs: the column of its later events' ingest times is not known.
             raise pa.ArrowInvalid("events of an older log have no ingest time")
         return table
-    ingested = table.column(own)
-    rest = table.drop_columns([name for name in (own, INGEST_COLUMN, SEQUENCE_COLUMN) if name in table.column_names])
+    ingested = table.column(stored_name)
+    rest = table.drop_columns(
+        [name for name in (stored_name, INGEST_COLUMN, SEQUENCE_COLUMN) if name in table.column_names]
+    )
     if INGEST_COLUMN in table.column_names:
         # The file's events were stored under both names, and callers may have sent a column of the old name since.
         known = table.column(INGEST_COLUMN)
-        rest = rest.append_column(own, pc.if_else(pc.is_valid(known), ingested, pa.scalar(None, ingested.type)))
+        rest = rest.append_column(stored_name, pc.if_else(pc.is_valid(known), ingested, pa.scalar(None, ingested.type)))
         ingested = pc.coalesce(known, ingested)
     return rest.append_column(INGEST_COLUMN, ingested).append_column(SEQUENCE_COLUMN, table.column(SEQUENCE_COLUMN))
 
