@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core import temporal
@@ -22,7 +21,7 @@ from featurestore.plan.model import FeaturePlan, InputPlan, Plan, ViewPlan, View
 _horizons = jit(temporal.horizons)
 
 
-def count_beyond_newest(plan: Plan, as_of: npt.NDArray[np.int64], newest: Mapping[str, int | None]) -> int:
+def count_beyond_newest(plan: Plan, as_of: Ints, newest: Mapping[str, int | None]) -> int:
     """Count the rows whose horizon, in some view, is beyond the newest event of its source.
 
     Their values may still change when more events come. Views of inclusive sources are left out: the newest row of a
@@ -42,7 +41,7 @@ def count_beyond_newest(plan: Plan, as_of: npt.NDArray[np.int64], newest: Mappin
     return int(is_beyond.sum())
 
 
-def _mark(view: ViewPlan, as_of: npt.NDArray[np.int64], newest: int | None, is_beyond: npt.NDArray[np.bool_]) -> None:
+def _mark(view: ViewPlan, as_of: Ints, newest: int | None, is_beyond: Flags) -> None:
     if newest is None:
         is_beyond[:] = True
         return
@@ -51,12 +50,12 @@ def _mark(view: ViewPlan, as_of: npt.NDArray[np.int64], newest: int | None, is_b
 
 @jit
 def _mark_rows(
-    as_of: npt.NDArray[np.int64],
+    as_of: Ints,
     period_us: int,
     lag_us: int,
     inclusive: int,
     newest: int,
-    is_beyond: npt.NDArray[np.bool_],
+    is_beyond: Flags,
 ) -> None:
     for row in range(len(as_of)):
         event_bound, _ = _horizons(as_of[row], temporal.NO_WATERMARK, period_us, lag_us, inclusive)

@@ -13,9 +13,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from featurestore.core.columns import Flags
 
 BLOCK_ROWS = 1 << 17
 """Rows hashed at a time. A part of the definition of the digest: a different number results in different digests."""
@@ -118,7 +119,7 @@ def _feed(hasher: hashlib._Hash, array: pa.Array) -> None:
     """Hash validity and values of an array; nested ones level by level."""
     array = _canonical(array)
     kind = array.type
-    valid: npt.NDArray[np.bool_] | None = None
+    valid: Flags | None = None
     if array.null_count:
         valid = np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))
         hasher.update(_HAS_NULLS + np.packbits(valid).tobytes())
@@ -180,7 +181,7 @@ def _feed_text(hasher: hashlib._Hash, array: pa.Array) -> None:
         hasher.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
 
 
-def _feed_fixed(hasher: hashlib._Hash, array: pa.Array, valid: npt.NDArray[np.bool_] | None) -> None:
+def _feed_fixed(hasher: hashlib._Hash, array: pa.Array, valid: Flags | None) -> None:
     """Hash values of a fixed width, zero where there is none."""
     assert _IS_LITTLE_ENDIAN, "Arrow data is hashed as it is in memory, which must be little-endian"
     width = array.type.bit_width // 8

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.core.columns import Bytes, Floats
+from featurestore.core.columns import Bytes, Floats, Ints
 from featurestore.core.dtypes import FLOAT64, DType
 from featurestore.core.statuses import Status
 from featurestore.core.temporal import format_instant
@@ -287,7 +287,7 @@ def _add_up(values: Numbers, sums: Floats, extremes: Numbers) -> None:
 
 
 @jit
-def _spread(values: Numbers, mean: float, edges: Numbers, counts: npt.NDArray[np.int64], sums: Floats) -> None:
+def _spread(values: Numbers, mean: float, edges: Numbers, counts: Ints, sums: Floats) -> None:
     """Count numbers into bins, and fold their squared distances from the mean into a compensated sum."""
     total, correction = sums[0], sums[1]
     for i in range(len(values)):

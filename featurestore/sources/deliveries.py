@@ -10,29 +10,28 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags, Words
 from featurestore.core.dtypes import from_arrow
 from featurestore.core.values import one_chunk
 from featurestore.kernels.words import to_words, validity
 from featurestore.sources.content import row_hashes
 
-Mask: TypeAlias = npt.NDArray[np.bool_]
 Reader: TypeAlias = Callable[[int, Sequence[str]], dict[str, pa.Array]]
 """Returns columns of a piece in contract dtypes."""
 
 
 def repeated_deliveries(
     read: Reader,
-    masks: Sequence[Mask | None],
+    masks: Sequence[Flags | None],
     piece_rows: Sequence[int],
     *,
     event_id: str,
     ingest_time: str,
     columns: Sequence[str],
-) -> tuple[list[Mask | None], int]:
+) -> tuple[list[Flags | None], int]:
     """Leave one delivery of each event.
 
     All ids are hashed once; only rows with a repeated hash are compared. So memory holds 16 bytes a row,
@@ -62,7 +61,7 @@ def repeated_deliveries(
     return _without(masks, piece_rows, doubtful, dropped), int(dropped.sum())
 
 
-def one_delivery_each(table: pa.Table, event_id: str) -> Mask:
+def one_delivery_each(table: pa.Table, event_id: str) -> Flags:
     """Return which rows of a table that became known at one instant do not repeat an event id."""
     ids = table.column(event_id)
     kept = np.ones(table.num_rows, dtype=np.bool_)
@@ -73,23 +72,23 @@ def one_delivery_each(table: pa.Table, event_id: str) -> Mask:
     return kept
 
 
-def id_hashes(ids: pa.Array) -> tuple[npt.NDArray[np.uint64], Mask]:
+def id_hashes(ids: pa.Array) -> tuple[Words, Flags]:
     """Return a 64-bit hash of each event id, and which rows have one."""
     return row_hashes(pa.table([ids], names=["id"])), np.asarray(pc.is_valid(ids).to_numpy(zero_copy_only=False))
 
 
-def _counted(ids: pa.Array, mask: Mask | None) -> tuple[npt.NDArray[np.uint64], Mask]:
+def _counted(ids: pa.Array, mask: Flags | None) -> tuple[Words, Flags]:
     """Return a hash of each id, and which rows count: those that have one and are not masked."""
     hashes, known = id_hashes(ids)
     return hashes, known if mask is None else known & mask
 
 
-def _repeated(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _repeated(hashes: Words) -> Words:
     hashes.sort()
     return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
 
-def _all_but_first(table: pa.Table, order_by: Sequence[str]) -> Mask:
+def _all_but_first(table: pa.Table, order_by: Sequence[str]) -> Flags:
     """Return which rows of a table another row with the same value in the first column comes before."""
     codes = table.column(order_by[0]).combine_chunks().dictionary_encode().indices
     # A column may be compared twice: names are numbers, so that none clashes.
@@ -113,9 +112,9 @@ def _sortable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _without(
-    masks: Sequence[Mask | None], piece_rows: Sequence[int], doubtful: Sequence[Mask], dropped: Mask
-) -> list[Mask | None]:
-    kept: list[Mask | None] = []
+    masks: Sequence[Flags | None], piece_rows: Sequence[int], doubtful: Sequence[Flags], dropped: Flags
+) -> list[Flags | None]:
+    kept: list[Flags | None] = []
     start = 0
     for mask, count, rows in zip(masks, piece_rows, doubtful, strict=True):
         places = np.flatnonzero(rows)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import tempfile
 
 import numpy as np
-import numpy.typing as npt
 
+from featurestore.core.columns import Words
 from featurestore.core.errors import StorageError
 from featurestore.sources.settings import ReadSettings
-
-Hashes = npt.NDArray[np.uint64]
 
 _SHARE = 32
 
@@ -26,10 +24,10 @@ class HashSet:
         """Begin empty; the settings have the size of a run and the folder of full ones."""
         self._settings = settings
         self._run_length = max(1, settings.spool_bytes // _SHARE)
-        self._full: list[Hashes] = []
-        self._filling: Hashes = np.zeros(0, dtype=np.uint64)
+        self._full: list[Words] = []
+        self._filling: Words = np.zeros(0, dtype=np.uint64)
 
-    def add(self, hashes: Hashes) -> None:
+    def add(self, hashes: Words) -> None:
         """Add hashes, in any order.
 
         Raises:
@@ -41,11 +39,11 @@ class HashSet:
             merged = merged[self._run_length :].copy()
         self._filling = merged
 
-    def has_any(self, hashes: Hashes) -> bool:
+    def has_any(self, hashes: Words) -> bool:
         """Return whether one of some hashes is there; the time grows with their number."""
         return any(_has_any(run, hashes) for run in (*self._full, self._filling))
 
-    def _spilled(self, run: Hashes) -> Hashes:
+    def _spilled(self, run: Words) -> Words:
         try:
             with tempfile.TemporaryFile(prefix="featurestore-ids-", dir=self._settings.temp_folder) as file:
                 file.write(run.tobytes())
@@ -56,7 +54,7 @@ class HashSet:
             raise StorageError(f"event ids cannot be kept: {error}", where="temporary folder", hint=hint) from error
 
 
-def _has_any(run: Hashes, hashes: Hashes) -> bool:
+def _has_any(run: Words, hashes: Words) -> bool:
     places = np.searchsorted(run, hashes)
     inside = places < len(run)
     return bool((run[places[inside]] == hashes[inside]).any())

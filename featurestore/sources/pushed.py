@@ -16,6 +16,7 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.columns import Words
 from featurestore.core.dtypes import DType
 from featurestore.core.errors import SourceDataError, SourceError
 from featurestore.core.temporal import NOTHING_YET
@@ -30,7 +31,7 @@ from featurestore.sources.event_log import (
     Stretch,
 )
 from featurestore.sources.files import files_of, is_remote
-from featurestore.sources.known_ids import Hashes, HashSet
+from featurestore.sources.known_ids import HashSet
 from featurestore.sources.logged import is_in_contract, under_plan_names
 from featurestore.sources.opening import open_log_scan, open_scans, scan_of_events
 from featurestore.sources.outside import compares_ids, has_ids, read_ids
@@ -153,7 +154,7 @@ class _OutsideColumn:
                 self._stamps[path] = stamp
         return self._known
 
-    def _hashes(self, source: Source) -> Iterator[Hashes]:
+    def _hashes(self, source: Source) -> Iterator[Words]:
         for ids in read_ids(source, self.event_id, self.kind, self.settings):
             hashes, is_known = id_hashes(ids)
             yield hashes[is_known]

@@ -16,15 +16,15 @@ from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.columns import Flags, Ints
 from featurestore.core.dtypes import DType
 from featurestore.definitions.sources import OnNull
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.convert import to_contract
 from featurestore.sources.rows import PIECE_BYTES, RawRows, SourceFile, missing_column, rows_within
-from featurestore.sources.selection import Mask, Selection, select_events
+from featurestore.sources.selection import Selection, select_events
 from featurestore.sources.settings import ReadSettings
 
 IngestRange = tuple[int, int]
@@ -208,7 +208,7 @@ class Scan:
                 assert batch is not None
                 yield batch.slice(start, rows)
 
-    def numbered(self, columns: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+    def numbered(self, columns: Sequence[str]) -> Iterator[tuple[Ints, pa.RecordBatch]]:
         """Read the same rows as ``read`` in the same order, piece by piece, each with its number.
 
         A row's number counts all rows before it, also those that are not events: so the rows of ``files`` follow each
@@ -236,7 +236,7 @@ class Scan:
         """Return those of ``files`` that hold an event with ``ingest_time < ingest_us``."""
         ends = np.cumsum([file.row_count for file in self.files])
 
-        def below(number: int) -> npt.NDArray[np.int64]:
+        def below(number: int) -> Ints:
             rows = self._starts[number] + np.flatnonzero(self._below(number, ingest_us))
             return np.unique(np.searchsorted(ends, rows, side="right"))
 
@@ -356,7 +356,7 @@ class Scan:
         chosen = pa.array(mask)
         return [arrays[name].filter(chosen) for name in columns]
 
-    def _below(self, number: int, ingest_us: int) -> Mask:
+    def _below(self, number: int, ingest_us: int) -> Flags:
         """Return which rows of a piece are events with ``ingest_time < ingest_us``."""
         mask = self._selection().masks[number]
         bounds = self._rows.bounds_us(number, self.ingest_column)
@@ -396,7 +396,7 @@ class Scan:
         return int(getattr(self._rows, "outside_pieces", len(self._rows.piece_rows)))
 
 
-def _instants(array: pa.Array) -> npt.NDArray[np.int64]:
+def _instants(array: pa.Array) -> Ints:
     """Return instants as microseconds; nulls have any value."""
     if array.null_count:
         array = array.fill_null(pa.scalar(0, _INSTANT))

@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.columns import Flags
 from featurestore.core.errors import SourceDataError
 from featurestore.definitions.sources import OnNull
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.deliveries import repeated_deliveries
 from featurestore.sources.rows import RawRows
 
-Mask: TypeAlias = npt.NDArray[np.bool_]
 ReadPiece: TypeAlias = Callable[[int, Sequence[str]], dict[str, pa.Array]]
 """Returns columns of one piece in contract dtypes, all its rows."""
 
-Validity: TypeAlias = tuple[Mask | None, dict[str, int]]
+Validity: TypeAlias = tuple[Flags | None, dict[str, int]]
 """Which rows of a piece have no null in required columns, ``None`` if all; and the null counts of these columns."""
 
 
@@ -42,7 +41,7 @@ class Selection:
         duplicate_rows: Count of rows that were dropped because another delivery of their event counts.
     """
 
-    masks: tuple[Mask | None, ...]
+    masks: tuple[Flags | None, ...]
     row_count: int
     null_rows: int
     nulls: tuple[tuple[str, int], ...]
@@ -53,7 +52,7 @@ def select_events(
     rows: RawRows,
     read: ReadPiece,
     each_piece: Callable[
-        [Callable[[int], tuple[Mask | None, dict[str, int]]]], list[tuple[Mask | None, dict[str, int]]]
+        [Callable[[int], tuple[Flags | None, dict[str, int]]]], list[tuple[Flags | None, dict[str, int]]]
     ],
     *,
     plan: SourcePlan,
