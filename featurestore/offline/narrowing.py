@@ -1,8 +1,8 @@
 """Views that need only newest events: the source is read once, piece by piece, keeping events that can matter.
 
-What is kept is of the order of the spine, however large the source is, so nothing of the source need be sorted,
-gathered or spilled. Answers are then computed from it as from a whole source; that nothing is missing is the kernels'
-word (``kernels.newest``). A piece is read column by column, the values last and only for the sake of the rows kept.
+The size of the kept events is that of the spine, however large the source is, so nothing has to be sorted, gathered
+or spilled. Features are then computed from them as from a whole source; ``kernels.newest`` guarantees that no event is
+missing. A piece is read column by column, the values last and only for the kept rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from featurestore.storage.progress import Share, silent
 
 _CODE = "__code"
 _LEAST_GAIN = 4
-"""Reading through is tried if there are this many times as many events as questions."""
+"""Narrowing is tried if there are at least this many times as many events as questions."""
 
 _MOST_KEPT = 0.4
-"""How much of the first piece may be kept. Sources mostly stand about in the order of time; of one that does not every
-piece keeps much, and to sort it costs less."""
+"""How much of the first piece may be kept. Most sources are roughly in order of time. Otherwise every piece keeps much,
+and sorting the source costs less."""
 
 _LEAST_CROWD = 1 << 16
-"""Rows that may wait, however few the questions are, before those are dropped that newer pieces outdid."""
+"""Rows that may wait, however few the questions are, before rows are dropped that newer pieces superseded."""
 
 
 def narrowed(
@@ -43,20 +43,20 @@ def narrowed(
     hindsight: bool,
     progress: Share = silent,
 ) -> Part | None:
-    """Read a source through, keeping the events that can be an answer.
+    """Read a source once, keeping the events that can matter.
 
     Args:
         view: The plan.
         rows: The source's rows.
-        index: The entities asked about.
-        queries: The questions, arranged.
+        index: The entities of the spine.
+        queries: The questions, sorted by entity and instant.
         resources: Threads and memory.
         hindsight: Whether every event is known from its event time on.
         progress: Called with the share of the rows that were read.
 
     Returns:
-        Events that give the same answers as all the source's; ``None`` if the view asks for more than newest events,
-        if there is little to gain, or if there turns out to be: then the source has to be worked through as a whole.
+        Events with the same answers as all events of the source; ``None`` if the view needs more than newest events,
+        or if little would be gained: then the whole source has to be evaluated.
     """
     if not asks_only_newest(view) or rows.row_count < _LEAST_GAIN * queries.count:
         return None

@@ -1,4 +1,4 @@
-"""What the engine works on: the rows of a source, a part of them, and what may be used for the work."""
+"""The input of the engine: the rows of a source, a part of them, and the resources for evaluating them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from featurestore.kernels.words import to_words
 from featurestore.plan.model import ViewPlan
 
 BYTES_PER_EVENT = 90
-"""About what an event of a part takes while it is worked through."""
+"""About how many bytes an event of a part takes while it is evaluated."""
 
 SHARE_FOR_EVENTS = 0.45
-"""How much of the bound for the process events may take."""
+"""Share of the memory bound that events may take."""
 
 
 class Rows(Protocol):
@@ -48,12 +48,12 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What the engine may use.
+    """Resources of the engine.
 
     Attributes:
         threads: Threads of the kernels.
         memory_bytes: Bound for the whole process; events take about half of it. ``None`` is unbounded.
-        spill_folder: Where parts of large sources are kept meanwhile; the system's if ``None``.
+        spill_folder: Folder for parts of large sources; the system's if ``None``.
     """
 
     threads: int = 2
@@ -87,7 +87,7 @@ def arrays(table: pa.Table) -> dict[str, pa.Array]:
 
 
 def ingest_columns(view: ViewPlan) -> tuple[str, ...]:
-    """Return the column that says when an event became known, if the source names one."""
+    """Return the column of the ingest time, if the source has one."""
     return () if view.source.ingest_time is None else (view.source.ingest_time,)
 
 

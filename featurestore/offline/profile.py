@@ -1,9 +1,9 @@
-"""The profile of a training set: what each feature's values look like, as the reference for drift.
+"""The profile of a training set: the distribution of each feature, as the reference for drift.
 
-Counts, extremes, bins and top values are exact. Mean and standard deviation are float64 sums with compensation, taken
-in row order, so they are the same on every machine and for any threads, batches or files. Bin edges are placed by
-every k-th value, k chosen so that at least 65,536 values take part: quantiles, but a value that occurs often has a bin
-of its own, and few different values have one each. The counts in the bins are of all values.
+Counts, extremes, bins and top values are exact. Mean and standard deviation are float64 sums with compensation
+in row order, so they are the same on every machine and for any threads, batches or files. Bin edges are
+quantiles of every k-th value, with k so small that at least 65,536 values are used; but a frequent value has a bin of
+its own, and few distinct values have one each. The counts in the bins are of all values.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ Array = TypeVar("Array", bound=npt.NDArray[Any])
 
 
 def place_edges(ordered: Array, wanted: int) -> Array:
-    """Return lower edges of cells of about equal weight.
+    """Return lower edges of cells with about equally many values.
 
-    Few different values get a cell each. A value that weighs as much as two cells gets one of its own, and the others
-    are cut evenly; so neither a feature of mostly zeros nor one of whole numbers ends in one cell.
+    Few distinct values get a cell each. A value as frequent as two cells gets one of its own, and the others are
+    divided evenly; so neither a feature of mostly zeros nor one of whole numbers ends in one cell.
 
     Args:
         ordered: Values, ascending, at least one.

@@ -19,12 +19,12 @@ from featurestore.storage.progress import Share
 
 _CODE = "__code"
 _BUSIEST = 100
-"""Entities per part that are shared out one by one, by their count of events."""
+"""Entities per part that are assigned one by one, by their count of events."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Which part each entity goes to.
+    """The part of each entity.
 
     Attributes:
         part: Number of its part, per entity code.
@@ -38,7 +38,7 @@ class Shares:
 
 
 def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, progress: Share) -> Shares:
-    """Share entities out so that parts have about equally many events; a busy entity may fill a part alone."""
+    """Assign entities to parts with about equally many events; a busy entity may be a part alone."""
     keys = [key.name for key in view.entity.keys]
     events = np.zeros(len(index) + 1, dtype=np.int64)
     read = 0
@@ -56,8 +56,8 @@ def share_out(view: ViewPlan, rows: Rows, index: KeyIndex, count: int, progress:
         loads[part[entity]] += events[entity]
     code = np.empty(len(index), dtype=np.int64)
     for number in range(count):
-        mine = np.flatnonzero(part == number)
-        code[mine] = np.arange(len(mine))
+        entities = np.flatnonzero(part == number)
+        code[entities] = np.arange(len(entities))
     return Shares(part, code, np.bincount(part, minlength=count))
 
 

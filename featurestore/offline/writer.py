@@ -1,8 +1,8 @@
 """Writes a training set so that it exists completely or not at all.
 
-Files go to a temporary folder beside the target, ``.<target>.<random>.tmp``, and are brought to the disk; then one
-rename makes them the training set. To replace one, the two folders change places in one step, so that readers and a
-crash at any moment find the old or the new one. A failure removes the temporary folder. What a killed process left is
+Files are written to a temporary folder beside the target, ``.<target>.<random>.tmp``, and synced to the disk; then one
+rename makes them the training set. To replace one, the two folders are exchanged atomically, so that readers, also
+after a crash, find the old or the new one. A failure removes the temporary folder. Leftovers of killed processes are
 removed by the next build of the same target: a build locks its folder, so a folder that can be locked is abandoned.
 """
 

@@ -83,7 +83,7 @@ _SEAL_BYTES = 64_000_000
 _WRITE = "write to"
 """The work that makes rows wait when it fails."""
 
-_CLEAR_UP_US = duration_us("1h")
+_MAINTENANCE_US = duration_us("1h")
 """How often old days are removed, and segments of dead processes are sealed."""
 
 
@@ -370,17 +370,17 @@ class ServingLog:
 
         It writes twice per interval: an answer that is queued just after one write is on the disk after the next one.
         """
-        cleared_us: int | None = None
+        maintained_us: int | None = None
         while True:
             now_us = self._clock.now_us()
             for work in (self.flush, self._seal_if_due):
                 with suppress(StorageError):  # logged, and tried again
                     work()
-            if cleared_us is None or now_us - cleared_us >= _CLEAR_UP_US:
+            if maintained_us is None or now_us - maintained_us >= _MAINTENANCE_US:
                 for work in (self._recover_alone, self.prune, self._merge_aside):
                     with suppress(StorageError):
                         work()
-                cleared_us = now_us
+                maintained_us = now_us
             if self._stop.wait(self._interval_seconds / 2):
                 # An answer may be queued after the log was closed; it is sealed here, since no second close follows.
                 with self._writing, suppress(StorageError):
@@ -388,11 +388,17 @@ class ServingLog:
                 return
 
     def _seal_if_due(self) -> None:
+        """Start a process that seals a segment that is due; neither requests nor the next writes wait for it."""
         with self._writing, self._handled("seal segments of"):
             if failure := self._end_sealing(wait=False):
                 raise OSError(failure)
-            if self._sealing is None and (self._is_due(self._clock.now_us()) or self._seal_requests.is_requested()):
-                self._seal_aside()
+            if self._sealing is not None:
+                return
+            is_due = self._is_due(self._clock.now_us()) or self._seal_requests.is_requested()
+            if is_due and self._segment is not None:
+                process = _program("sealing", self._folder, self._segment.path)
+                self._sealing = _SealingProcess(self._segment, process)
+                self._segment = None
 
     def _recover_alone(self) -> None:
         with self._writing:
@@ -402,29 +408,18 @@ class ServingLog:
         segment = self._segment
         return segment is not None and (now_us - self._began_us >= SEAL_AFTER_US or segment.size >= _SEAL_BYTES)
 
-    def _seal_aside(self) -> None:
-        """Start a process that seals the segment, so that neither requests nor the next writes wait for it."""
-        segment = self._segment
-        if segment is None:
-            return
-        self._sealing = _SealingProcess(segment, _program("sealing", self._folder, segment.path))
-        self._segment = None
-
     def _merge_aside(self) -> None:
         """Start a process that merges the small files of past days, unless there are none or one is running."""
-        with self._handled("merge files of"):
-            self._merge_if_due(self._clock.now_us())
-
-    def _merge_if_due(self, now_us: int) -> None:
         if self._merging is not None and self._merging.poll() is None:
             return
-        if self._merging is not None:
-            _, output = self._merging.communicate()
-            if self._merging.returncode != 0:
-                _LOGGER.warning("the serving log's files of past days were not merged: %s", _last_line(output))
-            self._merging = None
-        if has_work(self._folder, now_us):
-            self._merging = _program("merging", self._folder)
+        with self._handled("merge files of"):
+            if self._merging is not None:
+                _, output = self._merging.communicate()
+                if self._merging.returncode != 0:
+                    _LOGGER.warning("the serving log's files of past days were not merged: %s", _last_line(output))
+                self._merging = None
+            if has_work(self._folder, self._clock.now_us()):
+                self._merging = _program("merging", self._folder)
 
     def _end_sealing(self, *, wait: bool) -> str:
         """Close the segment of the sealing process if that has ended.
