@@ -13,7 +13,7 @@ from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.errors import StorageError
 from featurestore.core.retrying import retry
 from featurestore.core.temporal import MAX_INSTANT_US, MIN_INSTANT_US, to_datetime
-from featurestore.plan.checks import AS_OF
+from featurestore.plan.names import AS_OF
 from featurestore.serving_log.merging import DAY, current_files, day_of
 from featurestore.serving_log.rows import table_of
 from featurestore.serving_log.sealing import SEGMENTS, is_ahead, segment_of
