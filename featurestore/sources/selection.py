@@ -2,7 +2,8 @@
 
 A row whose key, event time or ingest time is null is not an event. ``on_null`` of the source decides what happens to
 it: ``"error"`` refuses the source, ``"drop"`` leaves the row out and counts it. Pushed events are never an error here:
-they were complete when they were pushed, and only a column that became a key since can be null in them.
+a push with such nulls is rejected (``online.pushing.event_schema``), and only a column that became a key since can be
+null in them.
 """
 
 from __future__ import annotations
