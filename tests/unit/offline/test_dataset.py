@@ -122,12 +122,12 @@ def test_a_file_that_is_no_parquet_is_named(built, content):
 
 
 def test_a_folder_without_a_manifest_is_no_training_set(tmp_path):
-    with pytest.raises(TrainingSetError, match=r"no such folder"):
+    with pytest.raises(TrainingSetError, match=r"the folder does not exist"):
         TrainingSet.open(tmp_path / "nothing")
-    with pytest.raises(TrainingSetError, match=r"no manifest in it"):
+    with pytest.raises(TrainingSetError, match=r"it has no manifest"):
         TrainingSet.open(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(TrainingSetError, match=r"no such folder"):
+    with pytest.raises(TrainingSetError, match=r"the folder does not exist"):
         TrainingSet.open(tmp_path / "file")
 
 
