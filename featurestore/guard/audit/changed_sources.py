@@ -17,7 +17,7 @@ import pyarrow as pa
 from featurestore.core.columns import Flags, Ints, Words
 from featurestore.core.temporal import format_instant
 from featurestore.definitions.sources import Source
-from featurestore.guard.causes.model import Came, SourceChange
+from featurestore.guard.causes.model import LateRows, SourceChange
 from featurestore.plan.model import ViewPlan
 from featurestore.registry import FileRead, Registry, RunRecord
 from featurestore.sources import ReadSettings, Scan, open_scans
@@ -108,14 +108,14 @@ def _source_change(
     return SourceChange(
         view=view.name,
         source=source.name,
-        said=(
+        descriptions=(
             *_came_said(came),
             *(_count_said(runs[number], int(compared.count[number])) for number in told),
             *(text for _, text in changes),
         ),
         is_rewritten=bool(is_other[-1]) and (is_touched or int(compared.count[-1]) <= runs[-1].row_count),
         was_rewritten=len(lost) > 0,
-        came=came,
+        late_rows=came,
         grown_until_us=runs[int(grown[-1])].until_us if len(grown) else None,
     )
 
@@ -201,18 +201,18 @@ def _instants(batch: pa.RecordBatch) -> Ints:
     return np.asarray(batch.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _came(compared: _Compared, runs: Sequence[RunRecord]) -> Iterator[Came]:
+def _came(compared: _Compared, runs: Sequence[RunRecord]) -> Iterator[LateRows]:
     for number in np.unique(compared.newest_run).tolist():
         if compared.is_grown[number]:
             following = runs[number + 1] if number + 1 < len(runs) else None
-            yield Came(
-                until_us=runs[number].until_us,
+            yield LateRows(
+                read_until_us=runs[number].until_us,
                 seen_at_us=None if following is None else following.finished_at_us,
                 hashes=compared.hashes[compared.newest_run == number],
             )
 
 
-def _came_said(came: Sequence[Came]) -> Iterator[str]:
+def _came_said(came: Sequence[LateRows]) -> Iterator[str]:
     for one in came[-_SHOWN:]:
         events = "1 event was" if len(one.hashes) == 1 else f"{len(one.hashes)} events were"
         found = (
@@ -222,7 +222,7 @@ def _came_said(came: Sequence[Came]) -> Iterator[str]:
         )
         them = "it" if len(one.hashes) == 1 else "them"
         yield (
-            f"{events} not in the source when the run up to {format_instant(one.until_us)} read it; {found} {them}"
+            f"{events} not in the source when the run up to {format_instant(one.read_until_us)} read it; {found} {them}"
             f"{' yet' if one.seen_at_us is None else ''}"
         )
 

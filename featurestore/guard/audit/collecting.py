@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from featurestore.core.columns import Flags, Ints
 from featurestore.guard.audit.spilled import Spilled
-from featurestore.guard.causes.requests import PREVIOUS
+from featurestore.guard.causes.hypotheses.stale_request_input import PREVIOUS
 from featurestore.guard.comparing.compare import is_unread
 from featurestore.guard.comparing.sampling import BUCKETS, key_buckets
 from featurestore.kernels.keys import KeyIndex

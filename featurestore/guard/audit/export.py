@@ -15,8 +15,8 @@ from featurestore.core.columns import Flags, Ints
 from featurestore.core.errors import StorageError
 from featurestore.guard.audit.slices import as_text
 from featurestore.guard.causes.catalogue import UNEXPLAINED
-from featurestore.guard.causes.model import Case
-from featurestore.guard.causes.prove import Proof
+from featurestore.guard.causes.explanation import Proof
+from featurestore.guard.causes.model import Case, cause_text
 from featurestore.guard.comparing.compare import status_names, unread_texts
 from featurestore.guard.world.world import Values
 from featurestore.offline.build import Features
@@ -103,13 +103,13 @@ class MismatchFile:
 
     def add(self, case: Case, proof: Proof) -> None:
         """Write values that were examined, with their causes."""
-        causes = pa.array([*(variant.cause for variant in proof.variants), UNEXPLAINED])
-        said = pa.array([*(variant.said for variant in proof.variants), ""])
+        causes = pa.array([*(cause_text(assumption.cause) for assumption in proof.assumptions), UNEXPLAINED])
+        said = pa.array([*(assumption.statement for assumption in proof.assumptions), ""])
         for name, differs in case.differs.items():
             rows = np.flatnonzero(differs)
             if len(rows):
                 owner = proof.owner[name][rows]
-                place = pa.array(np.where(owner < 0, len(proof.variants), owner))
+                place = pa.array(np.where(owner < 0, len(proof.assumptions), owner))
                 named = causes.take(place), said.take(place)
                 self._add(
                     _table(case.world.plan, name, case.world.log, rows, case.reference[name], case.served[name], *named)

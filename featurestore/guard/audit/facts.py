@@ -104,7 +104,7 @@ def with_lost_events(
         if loss is None or loss.code != AHEAD_OF_LOG:
             return change
         known = change or SourceChange(view.name, view.source.name, (), is_rewritten=True)
-        return replace(known, said=(loss.problem, *known.said), is_rewritten=True)
+        return replace(known, descriptions=(loss.problem, *known.descriptions), is_rewritten=True)
 
     return changed
 

@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 
 from featurestore.core.columns import Flags, Ints
 from featurestore.guard.audit.collecting import Collected, Round
-from featurestore.guard.causes.choosing import count_of
-from featurestore.guard.causes.lags import Counted
-from featurestore.guard.causes.lots import Part, joined, lots_of
+from featurestore.guard.causes.batches import ExplainedBatch, batches_of, joined
+from featurestore.guard.causes.explanation import Proof
+from featurestore.guard.causes.findings_from_proof import Findings, cause_of
+from featurestore.guard.causes.lateness import ValueCounts
 from featurestore.guard.causes.model import Case, Facts
-from featurestore.guard.causes.prove import Known, Proof, prove
-from featurestore.guard.causes.telling import Findings, cause_of
+from featurestore.guard.causes.prove import PriorKnowledge, prove
+from featurestore.guard.causes.trials import count_of
 from featurestore.guard.comparing.compare import is_unread
 from featurestore.guard.comparing.findings import Event, Finding
 from featurestore.guard.world.events import Events
@@ -92,7 +93,7 @@ def explain(
     Raises:
         StorageError: Rows that are put aside do not fit into memory, and not on the disk.
     """
-    counted = Counted(collected.clean, collected.different)
+    counted = ValueCounts(collected.clean, collected.different)
     explainer = _Explainer(collected, facts, progress)
     found = Findings()
     told: dict[Place, Told] = {}
@@ -116,7 +117,7 @@ class _Explainer:
         self._collected = collected
         self._facts = facts
         self._progress = progress
-        self._known = Known()
+        self._known = PriorKnowledge()
         self._lots = self._done = 0
 
     def begun(self, aside: Collected) -> Iterator[tuple[Case, Proof]]:
@@ -126,27 +127,27 @@ class _Explainer:
             aside: Takes those rows, unless there is but one lot.
         """
         for one in self._collected.rounds():
-            lots = lots_of(self._collected.plan, one.log, self._facts)
+            lots = batches_of(self._collected.plan, one.log, self._facts)
             is_all = one.share == 1.0 and len(lots) == 1
             case, proof = self._explained(one, lots, is_last=is_all)
             yield (case, proof) if is_all else _settled(case, proof, aside)
 
     def ended(self, aside: Collected) -> Iterator[tuple[Case, Proof]]:
         """Yield the rows that were put aside, as cases, each with its proof."""
-        self._known = Known(self._known.variants)
+        self._known = PriorKnowledge(self._known.assumptions)
         for one in aside.rounds():
-            yield self._explained(one, lots_of(aside.plan, one.log, self._facts), is_last=True)
+            yield self._explained(one, batches_of(aside.plan, one.log, self._facts), is_last=True)
 
     def _explained(self, one: Round, lots: Sequence[Ints], *, is_last: bool) -> tuple[Case, Proof]:
         self._known = self._known.for_other_entities()
-        parts: list[Part] = []
+        parts: list[ExplainedBatch] = []
         for rows in lots:
             parts.append(self._of_lot(one, rows, is_last=is_last))
             _forget()
         case, owner = joined(parts)
-        return case, Proof(self._known.variants, owner)
+        return case, Proof(self._known.assumptions, owner)
 
-    def _of_lot(self, one: Round, rows: Ints, *, is_last: bool) -> Part:
+    def _of_lot(self, one: Round, rows: Ints, *, is_last: bool) -> ExplainedBatch:
         """Explain one lot; its events are gone from memory when this returns."""
         differs = {name: flags[rows] for name, flags in one.differs.items()}
         log = one.log.take(pa.array(rows))
@@ -157,7 +158,7 @@ class _Explainer:
         self._known = self._known.after(case, proof)
         self._lots += 1
         self._done += count_of(differs.values())
-        return Part.of(case, proof)
+        return ExplainedBatch.of(case, proof)
 
     def _tell(self, explained: int, _: int) -> None:
         if self._progress is not None:
@@ -175,7 +176,7 @@ def _settled(case: Case, proof: Proof, aside: Collected) -> tuple[Case, Proof]:
     is_taken = is_open if aside.has_controls else is_open | ~case.suspects()
     aside.put(case.world.log.filter(pa.array(is_taken)), {name: own[is_taken] for name, own in case.differs.items()})
     rows = np.flatnonzero(~is_open)
-    return case.take(rows), Proof(proof.variants, {name: owner[rows] for name, owner in proof.owner.items()})
+    return case.take(rows), Proof(proof.assumptions, {name: owner[rows] for name, owner in proof.owner.items()})
 
 
 def _forget() -> None:

@@ -1,51 +1,29 @@
-"""Every cause an audit can prove, in the order that breaks ties: the first of those that explain as much is named.
+"""Every cause that an audit can prove, collected from the modules in ``hypotheses``.
 
-What the log or the registry says itself comes first, then what happened to the events, then rules that were read
-differently, then what was done to values and requests.
+To add a cause, add a module there that holds a ``Hypothesis``; its ``rank`` says where it stands.
 """
 
 from __future__ import annotations
 
-from featurestore.guard.causes.arrivals import CAME_LATER, LATE_LOST
-from featurestore.guard.causes.defaults import DEFAULT_FOR_NULL
-from featurestore.guard.causes.deliveries import DELIVERIES, LATE_SEARCHED
-from featurestore.guard.causes.entities import KEY_FORMAT, MISSING
-from featurestore.guard.causes.listing import LIST_ORDER
+from importlib import import_module
+from pkgutil import iter_modules
+
+from featurestore.guard.causes import hypotheses
 from featurestore.guard.causes.model import Hypothesis
-from featurestore.guard.causes.precision import PRECISION
-from featurestore.guard.causes.refreshing import REFRESHING
-from featurestore.guard.causes.requests import REQUESTS
-from featurestore.guard.causes.rewriting import REWRITTEN
-from featurestore.guard.causes.rules import DEFINITION, LATE, RULES
-from featurestore.guard.causes.spelling import TEXT_FORMAT
-from featurestore.guard.causes.units import UNIT_OR_SCALE
-from featurestore.guard.causes.windows import WINDOWS
-
-VALUES = (DEFAULT_FOR_NULL, PRECISION, UNIT_OR_SCALE, LIST_ORDER, TEXT_FORMAT)
 
 
-HYPOTHESES: tuple[Hypothesis, ...] = (
-    MISSING,
-    DEFINITION,
-    CAME_LATER,
-    REWRITTEN,
-    REFRESHING[0],
-    LATE,
-    REFRESHING[1],
-    *RULES,
-    *VALUES,
-    *WINDOWS,
-    *REQUESTS,
-    KEY_FORMAT,
-    DELIVERIES[0],
-    LATE_LOST,
-    DELIVERIES[1],
-    LATE_SEARCHED,
-)
-"""All hypotheses, simplest first."""
+def _discovered() -> tuple[Hypothesis, ...]:
+    """Return the hypotheses that the modules of the package hold, by rank."""
+    modules = [import_module(f"{hypotheses.__name__}.{info.name}") for info in iter_modules(hypotheses.__path__)]
+    members = [member for module in modules for member in vars(module).values() if isinstance(member, Hypothesis)]
+    return tuple(sorted(members, key=lambda hypothesis: hypothesis.rank))
+
+
+HYPOTHESES: tuple[Hypothesis, ...] = _discovered()
+"""All hypotheses, by rank."""
 
 UNEXPLAINED = "unexplained"
 """The cause of a value that no assumption reproduces."""
 
 CAUSES: tuple[str, ...] = (*dict.fromkeys(hypothesis.name for hypothesis in HYPOTHESES), UNEXPLAINED)
-"""Names of all causes, simplest first."""
+"""Names of all causes, in the order of the lowest rank of each."""

@@ -1,9 +1,9 @@
-"""What a hypothesis is: a name, and the changed assumptions under which an answer may have come about."""
+"""The vocabulary of a proof: a case to explain, assumptions that may explain it, hypotheses that propose them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +12,25 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.columns import Flags, Floats, Ints
+from featurestore.core.dtypes import DType
+from featurestore.guard.causes.weights import WEIGHTS
 from featurestore.guard.world.events import CountEvents, ReadEvents
 from featurestore.guard.world.world import Values, World
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import RunRecord
+
+Cause = tuple[str, ...]
+"""The names of the hypotheses that explain a value: one, or several where only all of them together explain it."""
+
+
+def cause_text(cause: Cause) -> str:
+    """Return a cause as reports, exports and JSON have it: the names with a plus between.
+
+    Example:
+        >>> cause_text(("event_lost", "precision"))
+        'event_lost + precision'
+    """
+    return " + ".join(cause)
 
 
 @dataclass(frozen=True)
@@ -32,16 +47,16 @@ class HeldState:
 
 
 @dataclass(frozen=True)
-class Came:
+class LateRows:
     """Rows of a source that a materialize run should have read by their times, and that were not there yet.
 
     Attributes:
-        until_us: Bound of the ingest times that the newest run without them read.
+        read_until_us: Bound of the ingest times that the newest run without them read.
         seen_at_us: When the first run with them ended; ``None`` if there was none.
         hashes: Their hashes (``sources.content``), one per row.
     """
 
-    until_us: int
+    read_until_us: int
     seen_at_us: int | None
     hashes: npt.NDArray[np.uint64]
 
@@ -53,20 +68,20 @@ class SourceChange:
     Attributes:
         view: The view whose runs recorded it.
         source: Name of the source.
-        said: What changed, in words, most telling first.
+        descriptions: The changes in words, the most important one first.
         is_rewritten: Whether rows that the last run read were changed or are gone.
         was_rewritten: Whether that is so of rows that an earlier run read.
-        came: Rows that came later than they say, where it is proven that beside them nothing changed; oldest first.
-        grown_until_us: Bound of the newest run since which more rows came below it, and it cannot be told which;
-            ``None`` if there is none.
+        late_rows: Rows that came later than they say, where it is proven that nothing else changed; oldest first.
+        grown_until_us: Bound of the newest run since which more rows came below it that cannot be told from the
+            others; ``None`` if there is none.
     """
 
     view: str
     source: str
-    said: tuple[str, ...]
+    descriptions: tuple[str, ...]
     is_rewritten: bool
     was_rewritten: bool = False
-    came: tuple[Came, ...] = ()
+    late_rows: tuple[LateRows, ...] = ()
     grown_until_us: int | None = None
 
 
@@ -95,7 +110,7 @@ class Facts:
 
 @dataclass
 class Case:
-    """Rows of one plan about which hypotheses are asked: some that differ, some that do not.
+    """Rows of one plan whose differences are to be explained, with some rows that do not differ.
 
     Attributes:
         facts: What else is known.
@@ -107,7 +122,7 @@ class Case:
         whole: The case this is a part of; ``None`` if it is all there is.
         accepted: Assumptions that explain other rows of the same case already.
         bits: Per output and row what it is worth to explain what was served; empty where nothing is judged.
-        memo: What hypotheses found out and need again.
+        memo: Results that several hypotheses need.
     """
 
     facts: Facts
@@ -117,7 +132,7 @@ class Case:
     differs: dict[str, Flags]
     holds: Mapping[str, Flags]
     whole: Case | None = None
-    accepted: Sequence[Variant] = ()
+    accepted: Sequence[Assumption] = ()
     bits: Mapping[str, Floats] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
 
@@ -126,17 +141,21 @@ class Case:
         """Outputs with rows to explain."""
         return tuple(name for name, flags in self.differs.items() if bool(flags.any()))
 
+    def dtype(self, output: str) -> DType:
+        """Return the dtype of an output."""
+        return next(column.dtype for column in self.world.plan.outputs if column.name == output)
+
     def suspects(self) -> Flags:
-        """Return the rows in which anything is to be explained."""
-        found = np.zeros(len(self.world), dtype=np.bool_)
+        """Return the rows in which any value is to be explained."""
+        rows = np.zeros(len(self.world), dtype=np.bool_)
         for flags in self.differs.values():
-            found |= flags
-        return found
+            rows |= flags
+        return rows
 
     def narrowed(self) -> Case:
         """Return the same case with only the events of the entities that its rows ask about."""
         views = {
-            alias: replace(view, events=view.events.only(view.keys)) if view.own is None else view
+            alias: replace(view, events=view.events.only(view.keys)) if view.row_events is None else view
             for alias, view in self.world.views.items()
         }
         return replace(self, world=replace(self.world, views=views), memo={})
@@ -145,14 +164,16 @@ class Case:
         """Return the same case for some of its rows."""
         places = pa.array(rows)
 
-        def taken(values: Mapping[str, Values]) -> dict[str, Values]:
-            return {name: Values(found.values.take(places), found.statuses[rows]) for name, found in values.items()}
+        def take_values(values_of: Mapping[str, Values]) -> dict[str, Values]:
+            return {
+                name: Values(values.values.take(places), values.statuses[rows]) for name, values in values_of.items()
+            }
 
         return Case(
             facts=self.facts,
             world=self.world.take(rows),
-            reference=taken(self.reference),
-            served=taken(self.served),
+            reference=take_values(self.reference),
+            served=take_values(self.served),
             differs={name: flags[rows] for name, flags in self.differs.items()},
             holds={name: flags[rows] for name, flags in self.holds.items()},
             whole=self.whole or self,
@@ -161,44 +182,42 @@ class Case:
         )
 
 
-Example = Mapping[str, Any]
-
-
 @dataclass(frozen=True)
-class Variant:
-    """One changed assumption.
+class Assumption:
+    """One change of the world under which served values may have come about.
 
     Attributes:
-        cause: Name of the hypothesis.
-        said: What is assumed, in a user's words: "windows end 1d earlier".
+        statement: What is assumed, in a user's words: "windows end 1d earlier".
         apply: Makes the changed world of a world's rows; ``None`` where it changes nothing.
         parameters: What was chosen, for programs.
+        cause: The hypotheses that proposed it; ``Hypothesis.assumptions`` sets it.
         outputs: The only outputs it is about; ``None`` for all.
-        fix: What would make both roads equal again, in the user's own terms.
+        fix: How to make both roads equal again, in the user's own terms.
         events: Numbers of the events that make the difference, by alias; for examples.
         evidence: More that speaks for it.
-        bits: Bits that it takes to name it among all assumptions: fewer if other facts point at it.
-        row_bits: Bits that it takes to say, row by row, what was changed; more than the hypothesis says by itself.
+        naming_bits: Cost of naming it among all assumptions: less if other facts point at it.
+        row_bits: Cost of saying, row by row, what was changed; added to that of the hypothesis.
         least_share: Share of an output's differing values it must explain to be named at all.
         least_held: Share of the values it changes or leaves unexplained that must come out as served: 0 if it may
             hold in some rows only.
-        events_each: Single events that had to be chosen for each row they were searched for, beyond what the row gives.
+        events_per_row: Single events that had to be chosen for each row they were searched for, beyond what the row
+            gives.
         is_proven: Whether it explains so much that this is not chance; otherwise it only fits.
     """
 
-    cause: str
-    said: str
+    statement: str
     apply: Callable[[World], World | None]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    cause: Cause = ()
     outputs: frozenset[str] | None = None
     fix: str = ""
     events: Mapping[str, Ints] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
-    bits: float = 7.0
+    naming_bits: float = WEIGHTS.naming
     row_bits: float = 0.0
     least_share: float = 0.0
     least_held: float = 0.0
-    events_each: float = 0.0
+    events_per_row: float = 0.0
     is_proven: bool = True
 
     @property
@@ -209,22 +228,35 @@ class Variant:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One cause that an audit can prove.
+    """One way to come to a cause. Several hypotheses may have the same name, and explain the same cause.
 
     Attributes:
-        name: Its name in reports.
-        meaning: What it says, in one sentence.
-        variants: Proposes changed assumptions for a case.
-        row_bits: Bits that it takes to say, row by row, what was changed, for a value that is worth ``MOST_BITS``; for
-            others less by as much. 0 if one assumption is made for all rows.
-        most_bits: Most bits that it takes to say in which rows it holds, for a value that is worth ``MOST_BITS``, as
-            above: little where it may well hold in single ones.
+        name: Name of the cause in reports.
+        rank: Place in the catalogue. Of hypotheses that gain the same, the one with the lowest rank is named: first
+            what the log or the registry says itself, then what happened to the state, then rules that were read
+            differently, then what was done to values and requests, and last what is searched event by event.
+        meaning: What the cause says, in one sentence.
+        propose: Proposes assumptions for a case.
+        row_bits: Cost of saying, row by row, what was changed, for a value that is worth ``WEIGHTS.value``; for others
+            less by as much. 0 if one assumption is made for all rows.
+        most_where_bits: Most that it costs to say in which rows it holds, for a value that is worth ``WEIGHTS.value``,
+            as above: little where it may well hold in single ones.
         explains_absence: Whether it is meant for entities that were not found; other hypotheses must explain more.
+        alters_values: Whether it is about what was done to values after they were computed.
+        searches_events: Whether it searches single events row by row.
     """
 
     name: str
+    rank: int
     meaning: str
-    variants: Callable[[Case], Iterable[Variant]]
+    propose: Callable[[Case], Iterable[Assumption]]
     row_bits: float = 0.0
-    most_bits: float = math.inf
+    most_where_bits: float = math.inf
     explains_absence: bool = False
+    alters_values: bool = False
+    searches_events: bool = False
+
+    def assumptions(self, case: Case) -> Iterator[Assumption]:
+        """Yield the assumptions that are proposed for a case, under the name of this hypothesis."""
+        for assumption in self.propose(case):
+            yield replace(assumption, cause=(self.name,))

@@ -1,1 +1,1 @@
-"""Compare what two roads answered to one question."""
+"""Compare the answers of training and serving to the same requests."""

@@ -1,8 +1,8 @@
-"""Comparing the same rows answered by two roads: what differs, and by how much. Pure; it judges nothing.
+"""Comparing the same rows answered by two roads: which values differ, and by how much. Pure; it judges nothing.
 
 ``reference`` is the offline recomputation, ``current`` what was served. Values are equal if their bits are; because
-floats are finite or null there is nothing that does not equal itself. Statuses must be equal too: a null that says
-``EXPIRED`` is not a null that says ``NOT_FOUND``.
+floats are finite or null, every value equals itself. Statuses must be equal too: a null with the
+status ``EXPIRED`` differs from a null with the status ``NOT_FOUND``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a share.
 
     Args:
-        count: How many of the sample have the property.
+        count: Members of the sample that have the property.
         total: Size of the sample.
 
     Returns:
@@ -60,22 +60,22 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-_PREFIX = "unread__"
+_UNREAD_PREFIX = "unread__"
 
 
 def unread_column(output: str) -> str:
-    """Return the name of the column that holds what was served and is no value of a feature."""
-    return f"{_PREFIX}{output}"
+    """Return the name of the column that holds served texts that are not a value of a feature."""
+    return f"{_UNREAD_PREFIX}{output}"
 
 
 def unread_texts(log: pa.Table, output: str) -> pa.Array:
-    """Return per row of a log the text of what was served where that is no value of a feature; null elsewhere."""
+    """Return per row of a log the served text where it is not a value of the feature; null elsewhere."""
     name = unread_column(output)
     return log.column(name).combine_chunks() if name in log.column_names else pa.nulls(log.num_rows, pa.string())
 
 
 def is_unread(log: pa.Table, output: str) -> Flags:
-    """Tell per row of a log whether what was served is no value of a feature."""
+    """Return per row of a log whether the served text is not a value of the feature."""
     if unread_column(output) not in log.column_names:
         return np.zeros(log.num_rows, dtype=np.bool_)
     return np.asarray(unread_texts(log, output).is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
@@ -89,7 +89,7 @@ class FeatureCounts:
         name: Column of the answer.
         dtype: Its dtype.
         equal: Both roads have a value, the same one, with the same status.
-        both_null: Neither has a value, and both say so with the same status.
+        both_null: Neither has a value, and both have the same status.
         mismatch: Both or neither have a value, but values or statuses differ.
         only_in_reference: Only the training set would have a value.
         only_in_current: Only the answer had a value.
@@ -98,14 +98,14 @@ class FeatureCounts:
         of_stale_views: Rows among those that differ that were answered by a view behind its refresh.
         largest_difference: Largest absolute difference of numbers; ``None`` if no two numbers differ.
         status_pairs: How often the statuses were (reference, current), written ``"PRESENT/NULL"``.
-        served: Rows of the log in which the feature was served; ``compared`` and ``skipped`` add up to it.
-        skipped: Rows in which it was served but not compared; the report says why.
+        served: Rows of the log in which the feature was served: ``compared`` and ``skipped`` together.
+        skipped: Rows in which it was served but not compared; the report gives the reason.
         interval: 95 % interval (Wilson) of the share of values that differ, over all rows a sample stands for; exact
             shares have both bounds equal.
         numbers: How far differing numbers lie apart; ``None`` for other dtypes and where none differ.
-        confusion: Which values were served in place of which, most frequent first; none for numbers.
-        lists: What differing lists have more or less, those that only one road has among them; ``None`` for other
-            dtypes and where none differ.
+        confusion: Pairs of values that were confused, most frequent first; none for numbers.
+        lists: Items that differing lists have more or less, including lists that only one road has; ``None`` for
+            other dtypes and where none differ.
     """
 
     name: str
@@ -161,27 +161,27 @@ class FeatureCounts:
 
 @dataclass
 class Details:
-    """What is known of a feature's differences; details of two pieces can be added."""
+    """Details of a feature's differences; those of two pieces of a log can be added."""
 
     numbers: DifferenceTally = field(default_factory=DifferenceTally)
     confusion: ConfusionTally = field(default_factory=ConfusionTally)
     lists: ListTally = field(default_factory=ListTally)
 
     def add(self, other: Details) -> None:
-        """Take in the details of another piece."""
+        """Add the details of another piece."""
         self.numbers.add(other.numbers)
         self.confusion.add(other.confusion)
         self.lists.add(other.lists)
 
 
 def completed(counts: FeatureCounts, details: Details, *, served: int, is_sample: bool) -> FeatureCounts:
-    """Return counts with everything a report says about a feature.
+    """Return counts with everything that a report shows about a feature.
 
     Args:
         counts: The feature's counts over all pieces.
         details: Its details over all pieces.
         served: Rows of the log in which it was served.
-        is_sample: Whether the rows compared stand for more rows than themselves.
+        is_sample: Whether the compared rows are a sample of more rows.
     """
     exact = (counts.share, counts.share)
     assert sum(counts.status_pairs.values()) == counts.compared <= served, "parts of an audit do not add up"
@@ -204,8 +204,8 @@ class ComparedFeature:
         counts: How often the roads agreed.
         differs: Per row, whether they disagree.
         size: Per row, the absolute difference of two numbers that differ; infinite where only one road has a value or
-            the values are no numbers; 0 where they agree, or where nothing but a status differs.
-        details: What is known of the differences.
+            the values are not numbers; 0 where they agree, or where only a status differs.
+        details: Details of the differences.
     """
 
     counts: FeatureCounts
@@ -236,9 +236,9 @@ def compare(
         reference_statuses: ``Status`` codes of the training set.
         current_statuses: ``Status`` codes that were served.
         is_stale: Per row, whether it was answered by a view behind its refresh.
-        tolerance: How far numbers may lie apart to be counted as near enough; ``None`` counts none.
-        unread: Per row, whether something was served that is no value of the dtype, and is null in ``current``: it
-            differs from every value and from null. ``None`` for nowhere.
+        tolerance: How far apart numbers may lie to be counted as near enough; ``None`` counts none.
+        unread: Per row, whether the served text is not a value of the dtype, and therefore null in ``current``: it
+            differs from every value and from null. ``None`` for no row.
 
     Returns:
         The comparison; its counts add up to the rows.
@@ -291,14 +291,14 @@ def _near(reference: pa.Array, current: pa.Array, dtype: DType, pairs: Flags, to
 def agrees(
     reference: pa.Array, current: pa.Array, reference_statuses: Bytes, current_statuses: Bytes, dtype: DType
 ) -> Flags:
-    """Tell per row whether both roads say the same: values equal to the bit or both null, and equal statuses.
+    """Return per row whether both roads agree: values equal to the bit or both null, and equal statuses.
 
     Args:
         reference: Values of one road.
         current: Values of the other.
         reference_statuses: ``Status`` codes of one road.
         current_statuses: ``Status`` codes of the other.
-        dtype: What the values are.
+        dtype: Dtype of the values.
     """
     has_reference, has_current = validity(reference), validity(current)
     same = has_reference == has_current
@@ -312,7 +312,7 @@ def _measured(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flag
 
 
 def _details(reference: pa.Array, current: pa.Array, dtype: DType, chosen: Flags) -> Details:
-    """Count what values that are no numbers were taken for."""
+    """Count how values that are not numbers were confused."""
     details = Details()
     if dtype.is_numeric or not bool(chosen.any()):
         return details
@@ -331,7 +331,7 @@ def _pairs_of(reference_statuses: Bytes, current_statuses: Bytes) -> dict[tuple[
 
 
 def status_names(codes: Bytes) -> pa.Array:
-    """Return the names of statuses, as reports write them."""
+    """Return the names of statuses, as reports show them."""
     distinct, places = np.unique(codes, return_inverse=True)
     return pa.array([status_name(int(code)) for code in distinct], pa.string()).take(pa.array(places))
 
@@ -341,7 +341,7 @@ def _same_status(reference: Bytes, current: Bytes) -> Flags:
 
 
 def _equal(reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
-    """Tell per row whether values are the same, to the bit; rows with a null may say anything."""
+    """Return per row whether values are the same, to the bit; undefined for rows with a null."""
     if dtype.kind == "float64":
         left, right = (array.to_numpy(zero_copy_only=False) for array in (reference, current))
         return np.asarray(
@@ -354,7 +354,7 @@ def _equal(reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
 
 
 def _equal_lists(reference: pa.Array, current: pa.Array, item: DType) -> Flags:
-    """Tell per row whether lists have the same items in the same order."""
+    """Return per row whether lists have the same items in the same order."""
     lengths, others = (pc.list_value_length(array).fill_null(-1).to_numpy() for array in (reference, current))
     same = np.asarray(lengths == others, dtype=np.bool_)
     rows = np.flatnonzero(same & (lengths > 0))

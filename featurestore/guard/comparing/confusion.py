@@ -1,4 +1,4 @@
-"""Which values stand for which, where values are no numbers; and what was put into lists or left out. Pure."""
+"""Pairs of values that were confused, where values are not numbers; and insertions into lists and deletions. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_PAIRS = 2_000
-"""Distinct pairs kept while counting; rarer ones are counted together."""
+_MOST_PAIRS = 2_000
+"""Distinct pairs that are kept while counting; when there are more, the rarer half is only counted."""
 
-SHOWN_PAIRS = 10
-"""Pairs a report shows."""
+_SHOWN_PAIRS = 10
+"""Pairs that a report shows."""
 
 _LONGEST_TEXT = 80
 
@@ -23,7 +23,7 @@ class Confusion:
     Attributes:
         reference: The value of the training set, as text.
         current: The value that was served, as text.
-        rows: How often.
+        rows: Count of rows.
     """
 
     reference: str
@@ -33,13 +33,13 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ListEdits:
-    """What turns the lists of the training set into those that were served, by the fewest edits.
+    """The fewest edits that turn the lists of the training set into those that were served.
 
     Attributes:
         lists: Lists that differ.
-        inserted: Items that serving has more.
-        deleted: Items that serving lacks.
-        largest_distance: Most edits any list needs.
+        inserted: Items that only serving has.
+        deleted: Items that only the training set has.
+        largest_distance: Most edits that any list needs.
     """
 
     lists: int
@@ -69,13 +69,13 @@ class ConfusionTally:
     def summary(self) -> tuple[Confusion, ...]:
         """Return the most frequent pairs, most frequent first, equally frequent ones by text."""
         ranked = sorted(self.pairs.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(Confusion(left, right, rows) for (left, right), rows in ranked[:SHOWN_PAIRS])
+        return tuple(Confusion(left, right, rows) for (left, right), rows in ranked[:_SHOWN_PAIRS])
 
     def _shrink(self) -> None:
-        if len(self.pairs) > MOST_PAIRS:
+        if len(self.pairs) > _MOST_PAIRS:
             ranked = sorted(self.pairs.items(), key=lambda item: (-item[1], item[0]))
-            self.others += sum(rows for _, rows in ranked[MOST_PAIRS // 2 :])
-            self.pairs = Counter(dict(ranked[: MOST_PAIRS // 2]))
+            self.others += sum(rows for _, rows in ranked[_MOST_PAIRS // 2 :])
+            self.pairs = Counter(dict(ranked[: _MOST_PAIRS // 2]))
 
 
 @dataclass
@@ -112,7 +112,7 @@ class ListTally:
 
 
 def common_length(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """Return the length of the longest common subsequence: what neither insertion nor deletion touches.
+    """Return the length of the longest common subsequence: the items that neither insertion nor deletion touches.
 
     Example:
         >>> common_length([1, 2, 3, 4], [2, 4, 5])

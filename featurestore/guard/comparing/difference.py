@@ -1,7 +1,7 @@
-"""How far numbers lie apart that should be equal: sums and a sketch that can be added up piece by piece. Pure.
+"""How far apart numbers lie that should be equal: sums and a sketch that can be added piece by piece. Pure.
 
-Quantiles come from a histogram on a logarithmic scale, so that two pieces of a log can be measured apart and put
-together, and no difference has to be kept.
+Quantiles come from a histogram on a logarithmic scale, so that two pieces of a log can be measured separately and
+added, and no difference has to be kept.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ _GROWTH = 1.01
 _LOG_GROWTH = math.log(_GROWTH)
 _QUANTILES = (0.5, 0.9, 0.99)
 _LARGEST = float(np.finfo(np.float64).max)
-
-
 _MOST_BINS = 16
 
 
@@ -31,8 +29,8 @@ class DifferenceBin:
     """Absolute differences of about one size.
 
     Attributes:
-        up_to: Largest that is counted; the bin before ends where this one begins.
-        pairs: How many there are.
+        up_to: Largest difference that is counted; the previous bin ends where this one begins.
+        pairs: Count of differences.
     """
 
     up_to: float
@@ -41,7 +39,7 @@ class DifferenceBin:
 
 @dataclass(frozen=True)
 class NumberDifferences:
-    """How far the numbers of one feature lie apart, where both roads have one and they differ.
+    """How far apart the numbers of one feature lie, where both roads have one and they differ.
 
     Attributes:
         count: Pairs of numbers that differ.
@@ -50,10 +48,10 @@ class NumberDifferences:
         largest_relative: Largest ``|current - reference| / |reference|``; ``None`` if every reference is 0.
         mean_relative: Mean of the same, over references other than 0.
         mean_symmetric: Mean of ``2 |current - reference| / (|current| + |reference|)``, 0 to 2.
-        mean_signed: Mean of ``current - reference``: whether serving lies above or below.
-        median: Median of the absolute difference, right to 0.5 %.
-        p90: Its 90th percentile, right to 0.5 %.
-        p99: Its 99th percentile, right to 0.5 %.
+        mean_signed: Mean of ``current - reference``: positive if serving lies above.
+        median: Median of the absolute difference, accurate to 0.5 %.
+        p90: Its 90th percentile, accurate to 0.5 %.
+        p99: Its 99th percentile, accurate to 0.5 %.
         largest_ulp: Largest count of floats between the two; ``None`` for other dtypes.
         histogram: Absolute differences other than 0 by size, on a logarithmic scale, smallest first.
     """
@@ -102,7 +100,7 @@ class DifferenceTally:
         self.buckets.update(other.buckets)
 
     def summary(self) -> NumberDifferences | None:
-        """Return means, extremes and quantiles; ``None`` if nothing was counted."""
+        """Return means, extremes and quantiles; ``None`` if no pair was counted."""
         if self.count == 0:
             return None
         median, p90, p99 = (self._quantile(share) for share in _QUANTILES)
@@ -187,7 +185,7 @@ def tally_differences(reference: pa.Array, current: pa.Array, dtype: DType) -> t
 
 
 def _total(values: Floats) -> float:
-    """Return a sum; one that is too large for a float is the largest float."""
+    """Return a sum; the largest float if it is too large for one."""
     with np.errstate(over="ignore"):
         return _bounded(float(values.sum()))
 
@@ -210,20 +208,20 @@ def _absolute(reference: pa.Array, current: pa.Array, dtype: DType, left: Floats
 
 
 def _bucketed(absolute: Floats) -> Counter[int]:
-    found = absolute[absolute > 0]
-    numbers, counts = np.unique(np.ceil(np.log(found) / _LOG_GROWTH).astype(np.int64), return_counts=True)
+    positive = absolute[absolute > 0]
+    numbers, counts = np.unique(np.ceil(np.log(positive) / _LOG_GROWTH).astype(np.int64), return_counts=True)
     return Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
 
 def distances(
     reference: pa.Array, current: pa.Array, dtype: DType
 ) -> tuple[Floats, Floats, npt.NDArray[np.uint64] | None]:
-    """Return for pairs of numbers how far they lie apart, how large the first are, and the floats between them.
+    """Return for pairs of numbers how far apart they lie, the size of the first, and the count of floats between them.
 
     Args:
         reference: Numbers of one road, no nulls.
         current: Numbers of the other, of the same dtype.
-        dtype: ``int64``, ``float64`` or ``decimal``; only of float64 are floats counted.
+        dtype: ``int64``, ``float64`` or ``decimal``; floats are counted for ``float64`` only.
     """
     left, right = _floats(reference), _floats(current)
     steps = _steps(left, right) if dtype.kind == "float64" else None
@@ -241,7 +239,7 @@ def _steps(left: Floats, right: Floats) -> npt.NDArray[np.uint64]:
 
 
 def _ordered(values: Floats) -> npt.NDArray[np.uint64]:
-    """Return whole numbers that count floats in their order."""
+    """Return whole numbers that count floats in ascending order."""
     bits = np.ascontiguousarray(values).view(np.uint64)
     top = np.uint64(1 << 63)
     # Zero and negative zero are one number.

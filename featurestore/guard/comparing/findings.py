@@ -1,4 +1,4 @@
-"""Findings: why values differ, as data. What the proof says is put into words, counts and examples here."""
+"""Findings: why values differ, as data. ``causes.findings_from_proof`` makes them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Event:
     """One event that makes a difference.
 
     Attributes:
-        event_time: When it happened.
-        ingest_time: When it became known.
+        event_time: When it happened, as text.
+        ingest_time: When it became known, as text.
         values: The columns that the view reads, as text.
     """
 
@@ -28,11 +28,11 @@ class Example:
         feature: Column of the answer.
         keys: The entity, as text.
         as_of: Instant asked about.
-        reference: What the training set has, as text; ``None`` is null.
-        current: What was served, as text.
+        reference: Value in the training set, as text; ``None`` is null.
+        current: Value that was served, as text; ``None`` is null.
         reference_status: Status in the training set.
         current_status: Status that was served.
-        events: Events that make the difference, oldest first; none where it is not about single events.
+        events: Events that make the difference, oldest first; none where the cause is not about single events.
     """
 
     feature: str
@@ -50,19 +50,19 @@ class Finding:
     """One cause of differences, with its proof.
 
     Attributes:
-        cause: Its name; two names with a plus where only both together explain the values; ``unexplained`` for those
-            that nothing reproduces.
-        said: What was assumed, in words.
+        cause: Its name; two names with a plus where only both together explain the values; ``unexplained`` for values
+            that no assumption reproduces.
+        said: The assumption, in words.
         values: Values that come out exactly as served under it.
         share: Their share of all values that differ and were examined.
         rows: Rows in which it explains any value.
         features: Values per feature, most first.
         is_proven: Whether recomputation under the assumption gave the served values, and so many that it is not chance.
-        evidence: What else speaks for it.
-        fix: What would make both roads equal again.
+        evidence: Further observations that speak for it.
+        fix: How to make both roads equal again.
         examples: Some of the values.
-        parameters: What was assumed, for programs.
-        fingerprint: Plan that answered these rows.
+        parameters: Parameters of the assumption, for programs.
+        fingerprint: Fingerprint of the plan that answered these rows.
     """
 
     cause: str

@@ -1,4 +1,4 @@
-"""Choosing what to ask about: entities that occur, events whose instants are worth asking at, request inputs."""
+"""Choosing requests to test: entities that occur, events whose instants are worth testing, request inputs."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _MOST_LOGGED = 500_000
 
 
 def logged_questions(plan: Plan, recent: Iterable[pa.Table]) -> pa.Table | None:
-    """Return keys and request inputs that were asked about, newest rows last; ``None`` if there are none.
+    """Return keys and request inputs of served requests, newest rows last; ``None`` if there are none.
 
     Args:
         plan: The service's plan.
-        recent: Rows of the serving log, the newest tables first. No more are read than are kept.
+        recent: Rows of the serving log, the newest tables first. No more tables are read than are kept.
     """
     names = [key_column(column.name) for column in plan.join_keys]
     names += [request_column(column.name) for column in plan.request]
@@ -55,12 +55,12 @@ def logged_questions(plan: Plan, recent: Iterable[pa.Table]) -> pa.Table | None:
             break
     if not kept:
         return None
-    found = pa.concat_tables(reversed(kept), promote_options="permissive")
-    return found.slice(max(0, found.num_rows - _MOST_LOGGED))
+    requests = pa.concat_tables(reversed(kept), promote_options="permissive")
+    return requests.slice(max(0, requests.num_rows - _MOST_LOGGED))
 
 
 def last_inputs(plan: Plan, logged: pa.Table | None) -> dict[tuple[Any, ...], Row]:
-    """Return for each entity that was asked about the request inputs of its last row."""
+    """Return for each entity in the log the request inputs of its last row."""
     if logged is None or not plan.request:
         return {}
     keys = [key_column(column.name) for column in plan.join_keys]
@@ -71,25 +71,25 @@ def last_inputs(plan: Plan, logged: pa.Table | None) -> dict[tuple[Any, ...], Ro
 
 
 def entities(plan: Plan, count: int, logged: pa.Table | None, scans: Mapping[str, Scan]) -> list[Row]:
-    """Choose entities by a hash of their keys: of those in a view that has all key columns, and those asked about.
+    """Choose entities by a hash of their keys: from views that have all key columns, and from the log.
 
-    Where no view has all key columns and nothing was asked about, keys of different views are put side by side.
+    Where no view has all key columns and the log is empty, keys of different views are put side by side.
 
     Args:
         plan: The service's plan.
-        count: How many; all there are if fewer.
-        logged: What was asked about.
+        count: Count of entities; all there are if fewer.
+        logged: Keys and request inputs from the log.
         scans: The rows of its views.
     """
     names = [column.name for column in plan.join_keys]
     schema = pa.schema([(key_column(column.name), column.dtype.arrow) for column in plan.join_keys])
     tables = [] if logged is None else [logged.select(schema.names).cast(schema)]
     whole = [use for use in plan.uses if set(use.keys) == set(names)]
-    found = [_distinct(use, scans[use.view.name]) for use in (whole or plan.uses)]
+    keys_of_views = [_distinct(use, scans[use.view.name]) for use in (whole or plan.uses)]
     if whole:
-        tables += [table.select(schema.names).cast(schema) for table in found]
+        tables += [table.select(schema.names).cast(schema) for table in keys_of_views]
     elif not tables:
-        tables = [_side_by_side(found, count).select(schema.names).cast(schema)]
+        tables = [_side_by_side(keys_of_views, count).select(schema.names).cast(schema)]
     distinct = pa.concat_tables(tables).group_by(schema.names).aggregate([])
     distinct = distinct.select(schema.names).combine_chunks()
     order = np.argsort(key_buckets(plan, distinct), kind="stable")[:count]
@@ -99,13 +99,13 @@ def entities(plan: Plan, count: int, logged: pa.Table | None, scans: Mapping[str
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One event that was picked.
+    """An event that was chosen.
 
     Attributes:
         use: The use of a view that reads it.
         keys: The key columns of the service that it fills.
-        event_time_us: When it happened.
-        ingest_time_us: When it became known.
+        event_time_us: When it happened, µs.
+        ingest_time_us: When it became known, µs.
     """
 
     use: ViewUse
@@ -115,45 +115,45 @@ class Occurrence:
 
 
 def occurrences(plan: Plan, count: int, scans: Mapping[str, Scan]) -> list[Occurrence]:
-    """Pick events of every view, evenly over its rows as they are read.
+    """Choose events of every view, evenly over its rows as they are read.
 
     Args:
         plan: The service's plan.
-        count: How many of each view.
+        count: Count of events of each view.
         scans: The rows of its views.
     """
-    found: list[Occurrence] = []
+    chosen: list[Occurrence] = []
     for use in plan.uses:
         scan = scans[use.view.name]
         wanted = np.unique(np.linspace(0, max(0, scan.row_count - 1), count).astype(np.int64))
-        found += _picked(use, scan, wanted.tolist() if scan.row_count else [])
-    return found
+        chosen += _events_at(use, scan, wanted.tolist() if scan.row_count else [])
+    return chosen
 
 
-def _picked(use: ViewUse, scan: Scan, places: Sequence[int]) -> Iterable[Occurrence]:
-    own = [key.name for key in use.view.entity.keys]
+def _events_at(use: ViewUse, scan: Scan, places: Sequence[int]) -> Iterable[Occurrence]:
+    key_names = [key.name for key in use.view.entity.keys]
     times = [use.view.source.event_time, scan.ingest_column]
-    begin, waiting = 0, list(places)
-    for batch in scan.batches(list(dict.fromkeys([*own, *times]))):
-        inside = [place - begin for place in waiting if place < begin + batch.num_rows]
-        waiting = waiting[len(inside) :]
+    begin, left = 0, list(places)
+    for batch in scan.batches(list(dict.fromkeys([*key_names, *times]))):
+        inside = [place - begin for place in left if place < begin + batch.num_rows]
+        left = left[len(inside) :]
         begin += batch.num_rows
         if not inside:
             continue
         rows = batch.take(pa.array(inside))
-        at, known = (rows.column(name).cast(pa.int64()).to_pylist() for name in times)
-        keys = zip(*(rows.column(name).to_pylist() for name in own), strict=True)
-        for values, event_time_us, ingest_time_us in zip(keys, at, known, strict=True):
+        happened, known = (rows.column(name).cast(pa.int64()).to_pylist() for name in times)
+        keys = zip(*(rows.column(name).to_pylist() for name in key_names), strict=True)
+        for values, event_time_us, ingest_time_us in zip(keys, happened, known, strict=True):
             yield Occurrence(use, dict(zip(use.keys, values, strict=True)), event_time_us, ingest_time_us)
 
 
 def as_log(plan: Plan, rows: Sequence[tuple[OnlineFeatures, int]], now_us: int) -> pa.Table:
-    """Lay answers out as rows of the service's serving log.
+    """Return answers as rows of the service's serving log.
 
     Args:
         plan: The plan that answered.
-        rows: Answers, and which of their rows.
-        now_us: When they were given.
+        rows: Answers, each with the number of one of its rows.
+        now_us: When they were answered, µs.
     """
     schema = log_schema(plan)
     columns: dict[str, list[Any]] = {
@@ -178,12 +178,12 @@ def as_log(plan: Plan, rows: Sequence[tuple[OnlineFeatures, int]], now_us: int) 
 
 
 def _distinct(use: ViewUse, scan: Scan) -> pa.Table:
-    own = [key.name for key in use.view.entity.keys]
-    parts = [pa.Table.from_batches([batch]).group_by(own).aggregate([]) for batch in scan.batches(own)]
+    names = [key.name for key in use.view.entity.keys]
+    parts = [pa.Table.from_batches([batch]).group_by(names).aggregate([]) for batch in scan.batches(names)]
     if not parts:
         schema = pa.schema([(key.name, key.dtype.arrow) for key in use.view.entity.keys])
         parts = [schema.empty_table()]
-    whole = pa.concat_tables(parts).group_by(own).aggregate([]).select(own)
+    whole = pa.concat_tables(parts).group_by(names).aggregate([]).select(names)
     return whole.rename_columns([key_column(name) for name in use.keys])
 
 
@@ -193,7 +193,7 @@ def _side_by_side(tables: Sequence[pa.Table], count: int) -> pa.Table:
     columns: dict[str, pa.ChunkedArray] = {}
     for table in tables:
         if table.num_rows == 0:
-            return pa.table({name: one.column(name).slice(0, 0) for one in tables for name in one.column_names})
+            return pa.table({name: empty.column(name).slice(0, 0) for empty in tables for name in empty.column_names})
         taken = table.take(pa.array(rows % table.num_rows))
         columns |= {name: taken.column(name) for name in taken.column_names}
     return pa.table(columns)

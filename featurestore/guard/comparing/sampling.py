@@ -22,23 +22,23 @@ from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import key_column
 
 BUCKETS = 1_000_003
-"""How many different numbers keys are hashed to."""
+"""Count of the numbers that keys are hashed to."""
 
 SHARDS = 16
-"""Key shards that an audit tells apart."""
+"""Key shards that an audit distinguishes."""
 
 
 def check_share(share: float | None) -> float:
     """Return the share of entities to look at, 1 for ``None``.
 
     Raises:
-        ConfigError: It is no share.
+        ConfigError: It is not above 0 and at most 1.
     """
     if share is None:
         return 1.0
     if not 0.0 < share <= 1.0:
-        hint = "Say 0.1 for a tenth of the entities, or leave it out for all."
-        raise ConfigError(f"{share!r} is no share of entities", where="audit, sample", hint=hint)
+        hint = "Use 0.1 for a tenth of the entities, or leave it out for all."
+        raise ConfigError(f"{share!r} is not a valid share of entities", where="audit, sample", hint=hint)
     return float(share)
 
 
@@ -46,13 +46,13 @@ def check_rows(count: int | None) -> int | None:
     """Return how many rows are to be explained, ``None`` for all.
 
     Raises:
-        ConfigError: It is no count.
+        ConfigError: It is below 1.
     """
     if count is not None and count < 1:
         raise ConfigError(
-            f"{count} rows cannot be explained",
+            f"{count!r} is not a valid number of rows to explain",
             where="audit, explain_rows",
-            hint="Say at least 1, or causes=False to explain none.",
+            hint="Use at least 1, or causes=False to explain none.",
         )
     return count
 
@@ -65,8 +65,8 @@ def key_buckets(plan: Plan, log: pa.Table) -> Ints:
 
 def row_buckets(plan: Plan, spine: pa.Table) -> Ints:
     """Return for each row of a spine a number from 0 to a million that follows from its key and instant alone."""
-    asked = [*plan.join_keys, Column(AS_OF, TIMESTAMP)]
-    return buckets(((spine.column(column.name), column.dtype) for column in asked), rows=spine.num_rows)
+    columns = [*plan.join_keys, Column(AS_OF, TIMESTAMP)]
+    return buckets(((spine.column(column.name), column.dtype) for column in columns), rows=spine.num_rows)
 
 
 def buckets(keys: Iterable[tuple[pa.ChunkedArray | pa.Array, DType]], *, rows: int) -> Ints:
@@ -74,7 +74,7 @@ def buckets(keys: Iterable[tuple[pa.ChunkedArray | pa.Array, DType]], *, rows: i
 
     Args:
         keys: Columns of keys, with their dtypes.
-        rows: How many rows there are.
+        rows: Count of rows.
     """
     total = np.zeros(rows, dtype=np.int64)
     for column, dtype in keys:
@@ -83,8 +83,8 @@ def buckets(keys: Iterable[tuple[pa.ChunkedArray | pa.Array, DType]], *, rows: i
         array = array.cast(pa.string()) if is_decimal else array
         operand = TypedExpr("column", STRING if is_decimal else dtype, params=(("name", "key"),))
         hashed = TypedExpr("hash_bucket", INT64, args=(operand,), params=(("count", BUCKETS),))
-        found = evaluate(hashed, Environment(columns={"key": array}, length=rows))
-        total = total * 31 + found.fill_null(0).to_numpy(zero_copy_only=False)
+        hashes = evaluate(hashed, Environment(columns={"key": array}, length=rows))
+        total = total * 31 + hashes.fill_null(0).to_numpy(zero_copy_only=False)
     return np.asarray(total % BUCKETS, dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Tolerances: how far numbers may lie apart and still be let pass. They are counted apart, never as equal."""
+"""Tolerances: how far apart numbers may lie and still pass. Such numbers are counted separately, never as equal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featurestore.guard.comparing.difference import distances
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two numbers may lie apart; any of the three suffices.
+    """How far apart two numbers may lie; any of the three suffices.
 
     Attributes:
         absolute: Largest ``|current - reference|``, inclusive.
@@ -27,12 +27,12 @@ class Tolerance:
     ulps: int = 0
 
     def lets_pass(self, reference: pa.Array, current: pa.Array, dtype: DType) -> Flags:
-        """Tell of pairs of numbers which lie near enough.
+        """Return which pairs of numbers lie near enough.
 
         Args:
             reference: Numbers of one road, no nulls.
             current: Numbers of the other.
-            dtype: What they are.
+            dtype: Dtype of the numbers.
         """
         absolute, size, ulps = distances(reference, current, dtype)
         near = (absolute <= self.absolute) | (absolute <= self.relative * size)

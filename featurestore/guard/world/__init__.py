@@ -1,1 +1,1 @@
-"""Ask what would have been served in a world that differs by one assumption."""
+"""Compute what would have been served in a world that differs by one assumption."""

@@ -1,4 +1,4 @@
-"""Events of the entities that an audit has questions about, arranged for the kernels in the orders it may suspect."""
+"""Events of the entities that an audit is about, arranged for the kernels in the orders it may suspect."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from featurestore.core.temporal import NOTHING_YET
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import EventBlock, PreparedEvents, arrange, take_columns, tied_places, time_order
 from featurestore.kernels.keys import KeyIndex
-from featurestore.plan.model import Plan, ViewPlan
+from featurestore.plan.model import ViewPlan
 from featurestore.sources.content import row_hashes
 
 TieOrder = Literal["content", "content reversed", "source", "source reversed"]
-"""How events of equal times stand: by content as the contract says, by rows of the source, or either backwards."""
+"""The order of events with equal times: by content as the contract says, by rows of the source, or one reversed."""
 
 ReadEvents = Callable[[ViewPlan, Sequence[pa.Array], bool], pa.Table]
-"""Reads the events of some entities, given by key columns; with every delivery of an event if the last argument says
-so. Columns are those of the view's source plan, in contract dtypes."""
+"""Reads the events of some entities, given by key columns; with every delivery of an event if the last argument is
+true. Columns are those of the view's source plan, in contract dtypes."""
 
 CountEvents = Callable[[ViewPlan, Sequence[pa.Array]], Ints]
-"""Counts the events of entities given by key columns, row by row, whatever the spelling of a key."""
+"""Counts the events of entities given by key columns, row by row, whatever the spelling of the key."""
 
 
 @dataclass(frozen=True)
 class Arranged:
-    """A block of events and which row of the table each place holds.
+    """A block of events, and the row of the table behind each place.
 
     Attributes:
         block: Events in kernel order.
@@ -45,14 +45,14 @@ class Arranged:
 
 @dataclass(eq=False)
 class Events:
-    """A table of events; blocks made of it are kept as long as it lives.
+    """A table of events; the blocks arranged from it are cached.
 
     Attributes:
         table: The source's columns that a view needs.
         keys: Names of the key columns, in entity order.
-        delays: Numbers of events that became known only later than they say, and from when on.
-        numbers: Per row of the table the number by which the event is known wherever it is used; ``None`` for the
-            number of the row. Rows that are one event have one number.
+        delays: Numbers of events that became known later than they say, and for each the instant from which on, µs.
+        numbers: Per row of the table the number that identifies the event in all tables taken from this one; ``None``
+            for the number of the row. Rows that are one event have the same number.
     """
 
     table: pa.Table
@@ -73,15 +73,15 @@ class Events:
     def rows_of(self, numbers: Ints) -> Ints:
         """Return for each of some events that is in the table a row that holds it."""
         if self.numbers is None:
-            found = numbers[numbers < self.table.num_rows]
+            rows = numbers[numbers < self.table.num_rows]
         elif len(self.numbers) == 0:
-            found = np.zeros(0, dtype=np.int64)
+            rows = np.zeros(0, dtype=np.int64)
         else:
             order = np.argsort(self.numbers, kind="stable")
             place = np.searchsorted(self.numbers[order], numbers)
             rows = order[np.minimum(place, len(order) - 1)]
-            found = rows[self.numbers[rows] == numbers]
-        return np.asarray(found, dtype=np.int64)
+            rows = rows[self.numbers[rows] == numbers]
+        return np.asarray(rows, dtype=np.int64)
 
     @cached_property
     def hashes(self) -> Words:
@@ -90,7 +90,7 @@ class Events:
 
     @cached_property
     def loose_index(self) -> tuple[KeyIndex, Ints]:
-        """The distinct keys, spellings of a text made one, and the code of each event."""
+        """The distinct keys, with the spellings of a text unified, and the code of each event."""
         return KeyIndex.build([loose(self.table.column(name).combine_chunks()) for name in self.keys])
 
     def only(self, keys: Sequence[pa.Array]) -> Events:
@@ -111,7 +111,7 @@ class Events:
         Args:
             view: The view, with all inputs by which it orders events.
             hindsight: Whether every event counts as known from its event time on.
-            ties: How events of equal times stand.
+            ties: The order of events with equal times.
         """
         key = (repr((view.where, view.inputs, view.source)), hindsight, ties)
         if key not in self._arranged:
@@ -125,8 +125,8 @@ class Events:
             prepared = replace(prepared, ingest_time=prepared.event_time)
         if self.delays is not None:
             prepared = replace(prepared, ingest_time=_delayed(prepared, self.numbers_of(prepared.rows), *self.delays))
-        own = codes[prepared.rows]
-        # A second, tagged set of rows rides along as one more input, so that the order tells where events came from.
+        entity = codes[prepared.rows]
+        # The rows are one more input, so that the order shows where each event came from.
         rows = np.arange(len(prepared), dtype=np.int64)
         tagged = replace(
             prepared,
@@ -136,11 +136,11 @@ class Events:
             is_float=(*prepared.is_float, False),
         )
         if ties == "content":
-            block = arrange(tagged, own, len(index))
+            block = arrange(tagged, entity, len(index))
             order = block.values[-1]
         else:
-            order, _, _ = time_order(own, len(index), tagged.event_time, tagged.ingest_time)
-            block = arrange(tagged, own, len(index))
+            order, _, _ = time_order(entity, len(index), tagged.event_time, tagged.ingest_time)
+            block = arrange(tagged, entity, len(index))
             if ties == "content reversed":
                 order = block.values[-1].copy()
             if ties != "source":
@@ -159,9 +159,9 @@ class Events:
 
 
 def loose(column: pa.Array) -> pa.Array:
-    """Return a key column with spellings of a text made one.
+    """Return a key column with the spellings of a text unified.
 
-    Case, spaces around it, leading zeros and the ``.0`` of a float do not count.
+    Case, surrounding spaces, leading zeros and the ``.0`` of a float are ignored.
     """
     if not pa.types.is_string(column.type):
         return column
@@ -172,7 +172,7 @@ def loose(column: pa.Array) -> pa.Array:
 
 
 def _delayed(prepared: PreparedEvents, numbers: Ints, delayed: Ints, instants: Ints) -> Ints:
-    """Return ingest times with those of some events moved; of several instants of an event the last one given holds."""
+    """Return ingest times with those of some events moved; of several instants of an event the last in order holds."""
     order = np.argsort(delayed, kind="stable")
     place = np.searchsorted(delayed[order], numbers, side="right") - 1
     is_delayed = (place >= 0) & (delayed[order[np.maximum(place, 0)]] == numbers)
@@ -181,16 +181,16 @@ def _delayed(prepared: PreparedEvents, numbers: Ints, delayed: Ints, instants: I
 
 
 def _reversed_ties(block: EventBlock, order: Ints) -> Ints:
-    """Turn every run of events equal in entity and both times around."""
+    """Reverse every run of events equal in entity and both times."""
     places, runs = tied_places(
         block.offsets, np.arange(len(block), dtype=np.int64), block.event_time, block.ingest_time
     )
-    turned = order.copy()
-    turned[places] = order[places[np.lexsort([-places, runs])]]
-    return turned
+    reversed_order = order.copy()
+    reversed_order[places] = order[places[np.lexsort([-places, runs])]]
+    return reversed_order
 
 
-def picked(block: EventBlock, places: Ints, offsets: Ints) -> EventBlock:
+def pick(block: EventBlock, places: Ints, offsets: Ints) -> EventBlock:
     """Return a block of chosen places of another; each place may be chosen several times, in ascending order.
 
     Args:
@@ -208,19 +208,14 @@ def picked(block: EventBlock, places: Ints, offsets: Ints) -> EventBlock:
     )
 
 
-def spread(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Return all whole numbers of several ranges behind each other, and the offsets of the ranges.
+def join_ranges(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Return the numbers of several ranges, one range after the other, and the offsets of the ranges.
 
     Example:
-        >>> [part.tolist() for part in spread(np.array([0, 5]), np.array([2, 7]))]
+        >>> [part.tolist() for part in join_ranges(np.array([0, 5]), np.array([2, 7]))]
         [[0, 1, 5, 6], [0, 2, 4]]
     """
     lengths = end - begin
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     places = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1] - begin, lengths)
     return places, offsets
-
-
-def views_of(plan: Plan) -> dict[str, ViewPlan]:
-    """Return the views of a service by alias."""
-    return {use.alias: use.view for use in plan.uses}

@@ -1,4 +1,4 @@
-"""What differs between two plans of a service, in the words of the definitions they were compiled from."""
+"""The differences between two plans of a service, in the words of the definitions they were compiled from."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ from collections.abc import Iterator
 from featurestore.core.temporal import format_duration
 from featurestore.plan.model import FeaturePlan, InputPlan, Param, Plan, TypedExpr, ViewPlan
 
-_NAMES = "add sub mul div floordiv mod pow eq ne lt le gt ge and or"
-_MARKS = "+ - * / // % ** == != < <= > >= & |"
-_INFIX = dict(zip(_NAMES.split(), _MARKS.split(), strict=True))
+_OPERATIONS = "add sub mul div floordiv mod pow eq ne lt le gt ge and or"
+_OPERATORS = "+ - * / // % ** == != < <= > >= & |"
+_OPERATOR_OF = dict(zip(_OPERATIONS.split(), _OPERATORS.split(), strict=True))
+
+_SOURCE_OPTIONS = (
+    "name",
+    "event_time",
+    "ingest_time",
+    "event_id",
+    "timezone",
+    "ambiguous",
+    "nonexistent",
+    "epochs",
+    "inclusive",
+    "rows",
+)
 
 
 def plan_changes(before: Plan, after: Plan) -> tuple[str, ...]:
-    """Tell how one plan differs from another, one line per difference.
+    """Return how one plan differs from another, one line per difference.
 
     Args:
-        before: The plan that is said to have answered.
+        before: The plan that should have answered.
         after: The plan that reproduces the answers.
     """
     return tuple(_changes(before, after)) or ("only names or the order of columns",)
@@ -29,12 +42,14 @@ def _changes(before: Plan, after: Plan) -> Iterator[str]:
             yield f"{alias}: {'added' if alias in new else 'removed'}"
         elif old[alias] != new[alias]:
             yield from _view_changes(alias, old[alias], new[alias])
-    first, second = ({found.column: found.expression for found in plan.on_demand} for plan in (before, after))
-    for column in sorted(first.keys() | second.keys()):
-        if column not in first or column not in second:
-            yield f"{column}: {'added' if column in second else 'removed'}"
-        elif first[column] != second[column]:
-            yield f"{column}: {shown(first[column])} → {shown(second[column])}"
+    old_expressions, new_expressions = (
+        {feature.column: feature.expression for feature in plan.on_demand} for plan in (before, after)
+    )
+    for column in sorted(old_expressions.keys() | new_expressions.keys()):
+        if column not in old_expressions or column not in new_expressions:
+            yield f"{column}: {'added' if column in new_expressions else 'removed'}"
+        elif old_expressions[column] != new_expressions[column]:
+            yield f"{column}: {shown(old_expressions[column])} → {shown(new_expressions[column])}"
 
 
 def _view_changes(alias: str, before: ViewPlan, after: ViewPlan) -> Iterator[str]:
@@ -42,33 +57,22 @@ def _view_changes(alias: str, before: ViewPlan, after: ViewPlan) -> Iterator[str
         yield f"{alias}: refresh {before.refresh} → {after.refresh}"
     if before.where != after.where:
         yield f"{alias}: where {_optional(before.where)} → {_optional(after.where)}"
-    for name in (
-        "name",
-        "event_time",
-        "ingest_time",
-        "event_id",
-        "timezone",
-        "ambiguous",
-        "nonexistent",
-        "epochs",
-        "inclusive",
-        "rows",
-    ):
-        left, right = getattr(before.source, name), getattr(after.source, name)
-        if left != right:
-            yield f"{alias}: source {name} {left} → {right}"
+    for name in _SOURCE_OPTIONS:
+        old_value, new_value = getattr(before.source, name), getattr(after.source, name)
+        if old_value != new_value:
+            yield f"{alias}: source {name} {old_value} → {new_value}"
     old, new = ({feature.name: feature for feature in view.features} for view in (before, after))
     for name in sorted(old.keys() | new.keys()):
         if name not in old or name not in new:
             yield f"{alias}.{name}: {'added' if name in new else 'removed'}"
             continue
-        left, right = (declared(view, found[name]) for view, found in ((before, old), (after, new)))
-        if left != right:
-            yield f"{alias}.{name}: {left} → {right}"
+        old_text, new_text = declared(before, old[name]), declared(after, new[name])
+        if old_text != new_text:
+            yield f"{alias}.{name}: {old_text} → {new_text}"
 
 
 def declared(view: ViewPlan, feature: FeaturePlan) -> str:
-    """Write a feature as it is declared."""
+    """Return a feature as definitions declare it."""
     source: InputPlan = view.inputs[feature.input]
     arguments = [] if source.value is None else [shown(source.value)]
     arguments += [] if source.where is None else [f"where={shown(source.where)}"]
@@ -90,7 +94,7 @@ def _optional(expression: TypedExpr | None) -> str:
 
 
 def shown(expression: TypedExpr) -> str:
-    """Write an expression in short.
+    """Return an expression in short form.
 
     Example:
         >>> from featurestore.core.dtypes import INT64
@@ -105,7 +109,7 @@ def shown(expression: TypedExpr) -> str:
     if expression.op == "literal":
         return str(constants.get("value"))
     parts = [shown(arg) for arg in expression.args]
-    if expression.op in _INFIX and len(parts) == 2:
-        return f"({parts[0]} {_INFIX[expression.op]} {parts[1]})"
+    if expression.op in _OPERATOR_OF and len(parts) == 2:
+        return f"({parts[0]} {_OPERATOR_OF[expression.op]} {parts[1]})"
     parts += [f"{name}={value}" for name, value in expression.params]
     return f"{expression.op}({', '.join(parts)})"

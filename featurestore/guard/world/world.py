@@ -1,6 +1,6 @@
-"""A world: everything an answer follows from. A hypothesis is a change of one, and the kernels say what would follow.
+"""A world: everything an answer follows from. An assumption changes it, and the kernels compute what would follow.
 
-Nothing here knows a rule of values: a world is evaluated by the same kernels that build training sets, on just the
+Nothing here computes a feature value: a world is evaluated by the same kernels that build training sets, on just the
 events of the entities in question.
 """
 
@@ -15,20 +15,21 @@ import pyarrow as pa
 
 from featurestore.core.columns import Bytes, Flags, Ints
 from featurestore.core.dtypes import TIMESTAMP
-from featurestore.core.statuses import NOT_FOUND
+from featurestore.core.statuses import NOT_FOUND, PRESENT
 from featurestore.core.temporal import NO_WATERMARK
 from featurestore.guard.world.events import (
     Events,
     TieOrder,
-    picked,
-    spread,
+    join_ranges,
+    pick,
 )
 from featurestore.kernels.evaluate import bind, bounds_of
 from featurestore.kernels.events import EventBlock
 from featurestore.kernels.keys import UNKNOWN
 from featurestore.kernels.on_demand import finish
-from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan, ViewUse
-from featurestore.plan.names import feature_column
+from featurestore.plan.model import FeaturePlan, OnDemandFeature, Plan, TypedExpr, ViewPlan
+from featurestore.plan.names import feature_column, view_of
+from featurestore.serving_log.columns import watermark_column
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ Transform = Callable[["World", str, Values], Values]
 
 @dataclass(frozen=True)
 class ViewWorld:
-    """One view of a service, as it is taken to have been.
+    """One view of a service, as it is assumed to have been.
 
     Attributes:
         view: Its plan.
@@ -58,9 +59,9 @@ class ViewWorld:
         keys: Per row the entity asked about, key columns in entity order.
         watermark: Per row the exclusive bound of the ingest times its state held in full; ``None`` for all there are.
         hindsight: Whether every event counts as known from its event time on.
-        ties: How events of equal times stand.
+        ties: The order of events with equal times.
         is_missing: Rows whose entity is not there at all; ``None`` for none.
-        own: Events of each row by itself, one entity per row; ``None`` if rows share the events.
+        row_events: The events of each row, one entity per row; ``None`` if rows share ``events``.
         shift_us: How much later than asked the view is answered; values age as if it were not.
     """
 
@@ -71,33 +72,73 @@ class ViewWorld:
     hindsight: bool = False
     ties: TieOrder = "content"
     is_missing: Flags | None = None
-    own: EventBlock | None = None
+    row_events: EventBlock | None = None
     shift_us: int = 0
 
     def take(self, rows: Ints) -> ViewWorld:
         """Return the same for some of the rows."""
         places = pa.array(rows)
-        own = self.own
-        if own is not None:
-            chosen, offsets = spread(own.offsets[rows], own.offsets[rows + 1])
-            own = picked(own, chosen, offsets)
+        row_events = self.row_events
+        if row_events is not None:
+            chosen, offsets = join_ranges(row_events.offsets[rows], row_events.offsets[rows + 1])
+            row_events = pick(row_events, chosen, offsets)
         return replace(
             self,
             keys=tuple(key.take(places) for key in self.keys),
             watermark=None if self.watermark is None else self.watermark[rows],
             is_missing=None if self.is_missing is None else self.is_missing[rows],
-            own=own,
+            row_events=row_events,
         )
 
     def entities(self) -> tuple[EventBlock, Ints]:
         """Return the events, and per row the code of its entity."""
-        if self.own is not None:
-            codes = np.arange(len(self.own.offsets) - 1, dtype=np.int64)
-            block = self.own
+        if self.row_events is not None:
+            codes = np.arange(len(self.row_events.offsets) - 1, dtype=np.int64)
+            block = self.row_events
         else:
             block = self.events.arranged(self.view, hindsight=self.hindsight, ties=self.ties).block
             codes = self.events.index[0].codes(self.keys)
         return block, codes if self.is_missing is None else np.where(self.is_missing, UNKNOWN, codes)
+
+    def event_times(self) -> Ints:
+        """Return when each row of the table of events happened, µs."""
+        return self._instants(self.view.source.event_time)
+
+    def ingest_times(self) -> Ints:
+        """Return when each row of the table of events became known, µs."""
+        return self._instants(self.view.source.ingest_time or self.view.source.event_time)
+
+    def _instants(self, name: str) -> Ints:
+        column = self.events.table.column(name).combine_chunks().cast(pa.int64())
+        return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def with_features(self, change: Callable[[FeaturePlan], FeaturePlan | None]) -> ViewWorld | None:
+        """Change features of the view.
+
+        Args:
+            change: Returns the changed feature; ``None`` for a feature that it leaves as it is.
+
+        Returns:
+            The changed view; ``None`` if no feature is changed.
+        """
+        changed = [change(feature) for feature in self.view.features]
+        if all(feature is None for feature in changed):
+            return None
+        features = tuple(new or old for new, old in zip(changed, self.view.features, strict=True))
+        return replace(self, view=replace(self.view, features=features))
+
+    def with_delays(self, numbers: Ints, instants: Ints) -> ViewWorld:
+        """Let some events become known later than they say, beside those that are delayed already.
+
+        Args:
+            numbers: Numbers of the events.
+            instants: For each the instant it becomes known, µs; ``NO_WATERMARK`` for never.
+        """
+        events = self.events
+        if events.delays is not None:
+            numbers = np.concatenate([events.delays[0], numbers])
+            instants = np.concatenate([events.delays[1], instants])
+        return replace(self, events=Events(events.table, events.keys, (numbers, instants), events.numbers))
 
 
 @dataclass(frozen=True)
@@ -143,21 +184,39 @@ class World:
             return None
         return replace(self, views={alias: view or self.views[alias] for alias, view in changed.items()})
 
+    def with_transform(self, transform: Transform) -> World:
+        """Return the same world with one more change of computed values before they are served."""
+        return replace(self, transforms=(*self.transforms, transform))
+
     def column(self, name: str) -> pa.Array:
         """Return one column of the log."""
         return self.log.column(name).combine_chunks()
 
+    def logged_watermarks(self, alias: str) -> Ints | None:
+        """Return per row the watermark that the log has for a view, µs; ``None`` if the log has none for it.
 
-def each_view(change: Callable[..., ViewWorld | None], *given: Any) -> Callable[[World], World | None]:
-    """Return a change of worlds that changes every view: ``change(view, *given)``."""
-    return lambda world: world.with_views(lambda view: change(view, *given))
+        Rows without a watermark have ``NO_WATERMARK``.
+        """
+        name = watermark_column(alias)
+        if name not in self.log.column_names:
+            return None
+        column = self.column(name).cast(pa.int64())
+        if column.null_count == len(column):
+            return None
+        watermarks = column.fill_null(NO_WATERMARK).to_numpy(zero_copy_only=False)
+        return np.asarray(watermarks, dtype=np.int64)
 
 
-def of_view(alias: str, change: Callable[..., ViewWorld | None], *given: Any) -> Callable[[World], World | None]:
-    """Return a change of worlds that changes one view: ``change(view, *given)``."""
+def each_view(change: Callable[..., ViewWorld | None], *arguments: Any) -> Callable[[World], World | None]:
+    """Return a change of worlds that changes every view: ``change(view, *arguments)``."""
+    return lambda world: world.with_views(lambda view: change(view, *arguments))
+
+
+def of_view(alias: str, change: Callable[..., ViewWorld | None], *arguments: Any) -> Callable[[World], World | None]:
+    """Return a change of worlds that changes one view: ``change(view, *arguments)``."""
 
     def apply(world: World) -> World | None:
-        changed = change(world.views[alias], *given) if alias in world.views else None
+        changed = change(world.views[alias], *arguments) if alias in world.views else None
         return None if changed is None else replace(world, views={**world.views, alias: changed})
 
     return apply
@@ -182,13 +241,12 @@ def answer(world: World, outputs: Collection[str], *, threads: int = 1) -> dict[
     columns: dict[str, pa.Array] = {}
     statuses: dict[str, Bytes] = {}
     for use in world.plan.uses:
-        features = [
-            feature for feature in _view(world, use).features if feature_column(use.alias, feature.name) in needed
-        ]
+        view = world.views[use.alias]
+        features = [feature for feature in view.view.features if feature_column(use.alias, feature.name) in needed]
         if not features:
             continue
-        found = _answer_view(world.views[use.alias], features, world.as_of, threads)
-        for feature, values in zip(features, found, strict=True):
+        computed = _answer_view(view, features, world.as_of, threads)
+        for feature, values in zip(features, computed, strict=True):
             name = feature_column(use.alias, feature.name)
             filled = _filled(values, world.fills.get(name))
             columns[name], statuses[name] = filled.values, filled.statuses
@@ -200,15 +258,12 @@ def answer(world: World, outputs: Collection[str], *, threads: int = 1) -> dict[
     return answered
 
 
-def _view(world: World, use: ViewUse) -> ViewPlan:
-    return world.views[use.alias].view
-
-
 def _filled(values: Values, fill: Any) -> Values:
+    """Put a value in place of nulls; ``None`` leaves them."""
     if fill is None or values.values.null_count == 0:
         return values
     is_null = values.values.is_null().to_numpy(zero_copy_only=False)
-    statuses = np.where(is_null, np.uint8(0), values.statuses)
+    statuses = np.where(is_null, np.uint8(PRESENT), values.statuses)
     return Values(values.values.fill_null(pa.scalar(fill, type=values.values.type)), statuses)
 
 
@@ -219,10 +274,10 @@ def _answer_view(world: ViewWorld, features: list[FeaturePlan], as_of: Ints, thr
     as_of = as_of + world.shift_us
     block, codes = world.entities()
     if world.watermark is None:
-        found = bound.evaluate(block, codes, as_of, threads=threads)
+        computed = bound.evaluate(block, codes, as_of, threads=threads)
     else:
-        found = bound.evaluate_each(block, codes, as_of, watermark=world.watermark, threads=threads)
-    return [Values(found.column(i), found.statuses[i]) for i in range(len(features))]
+        computed = bound.evaluate_each(block, codes, as_of, watermark=world.watermark, threads=threads)
+    return [Values(computed.column(i), computed.statuses[i]) for i in range(len(features))]
 
 
 def _aged(feature: FeaturePlan, shift_us: int) -> FeaturePlan:
@@ -233,15 +288,20 @@ def _aged(feature: FeaturePlan, shift_us: int) -> FeaturePlan:
 
 
 def event_bounds(view: ViewPlan, as_of: Ints) -> tuple[Ints, Ints]:
-    """Return the event bound and the ingest bound of questions to a road that holds everything."""
+    """Return the event bound and the ingest bound of requests to a store that holds everything."""
     return bounds_of(view, as_of, np.full(len(as_of), NO_WATERMARK, dtype=np.int64))
 
 
+def promised_watermarks(view: ViewPlan, as_of: Ints) -> Ints:
+    """Return the watermarks that a view's refresh promises to requests: up to here its state must be complete."""
+    return event_bounds(view, as_of)[1]
+
+
 def stale_rows(view: ViewPlan, as_of: Ints, watermark: Ints) -> Flags:
-    """Tell per question whether a watermark lies behind what the view's refresh promises."""
+    """Return per request whether a watermark lies behind what the view's refresh promises."""
     if view.refresh.period_us == 0:
         return np.zeros(len(as_of), dtype=np.bool_)
-    return np.asarray(watermark < event_bounds(view, as_of)[1], dtype=np.bool_)
+    return np.asarray(watermark < promised_watermarks(view, as_of), dtype=np.bool_)
 
 
 def _reduced(plan: Plan, outputs: Collection[str]) -> Plan:
@@ -258,24 +318,30 @@ def _reduced(plan: Plan, outputs: Collection[str]) -> Plan:
 
 def _operands(features: Collection[OnDemandFeature]) -> set[str]:
     """Return the columns that on-demand features read."""
-    found: set[str] = set()
-    waiting: list[TypedExpr] = [feature.expression for feature in features]
-    while waiting:
-        node = waiting.pop()
+    columns: set[str] = set()
+    unvisited: list[TypedExpr] = [feature.expression for feature in features]
+    while unvisited:
+        node = unvisited.pop()
         if node.op == "feature":
-            found.add(str(node.param("column")))
-        waiting += node.args
-    return found
+            columns.add(str(node.param("column")))
+        unvisited += node.args
+    return columns
 
 
 def operands(plan: Plan, output: str) -> set[str]:
-    """Return the columns of views and on-demand features that an output is made of, its own included."""
-    column = next(found.column for found in plan.outputs if found.name == output)
+    """Return the columns of views and on-demand features that an output is computed from, its own included."""
+    column = next(candidate.column for candidate in plan.outputs if candidate.name == output)
     needed = {column}
     for feature in reversed(plan.on_demand):
         if feature.column in needed:
             needed |= _operands((feature,))
     return needed
+
+
+def views_read(plan: Plan, output: str) -> set[str]:
+    """Return the aliases of the views that an output is computed from."""
+    columns = operands(plan, output)
+    return {view_of(column) for column in columns} & {use.alias for use in plan.uses}
 
 
 def missing(count: int) -> Bytes:

@@ -7,10 +7,10 @@ import pyarrow.compute as pc
 import pytest
 
 from featurestore.core.temporal import MICROSECONDS
-from featurestore.guard.causes.altering import of_items
-from featurestore.guard.causes.entities import spellings
-from featurestore.guard.causes.requests import _changes
-from featurestore.guard.causes.units import _affine, _divided
+from featurestore.guard.causes.altering import map_items
+from featurestore.guard.causes.hypotheses.key_format import spellings
+from featurestore.guard.causes.hypotheses.request_input_changed import changes_of_input
+from featurestore.guard.causes.hypotheses.unit_or_scale import affine, divided
 from featurestore.guard.world.events import loose
 
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -18,15 +18,15 @@ INSTANT = pa.timestamp("us", tz="UTC")
 
 def test_items_of_lists_are_changed_where_they_are():
     lists = pa.array([[1.0], [9.0, None], None, [], [2.0, 3.0]], pa.list_(pa.float64()))
-    doubled = of_items(lists.slice(1), lambda items: pc.multiply(items, 2.0))
+    doubled = map_items(lists.slice(1), lambda items: pc.multiply(items, 2.0))
     assert doubled.to_pylist() == [[18.0, None], None, [], [4.0, 6.0]]
     assert doubled.type == lists.type
 
 
 def test_decimals_are_scaled_exactly():
     prices = pa.array([Decimal("12345678901234567890.12"), None], pa.decimal128(38, 2))
-    assert _affine(prices, 100.0, 0.0).to_pylist() == [Decimal("1234567890123456789012.00"), None]
-    assert _divided(prices, 100.0).to_pylist() == [Decimal("123456789012345678.90"), None]
+    assert affine(prices, 100.0, 0.0).to_pylist() == [Decimal("1234567890123456789012.00"), None]
+    assert divided(prices, 100.0).to_pylist() == [Decimal("123456789012345678.90"), None]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_spellings_of_one_key_are_one_loosely():
 
 
 def test_whole_request_inputs_change_their_unit():
-    changes = dict(_changes(pa.int64(), []))
+    changes = dict(changes_of_input(pa.int64(), []))
     column = pa.array([1999, -1, None], pa.int64())
     assert changes["divided by 1000"](column).to_pylist() == [1, -1, None]
     assert changes["multiplied by 1000"](column).to_pylist() == [1_999_000, -1_000, None]
@@ -69,7 +69,7 @@ def test_whole_request_inputs_change_their_unit():
 )
 def test_instants_in_a_request_change_their_zone(said, hours):
     noon = pa.array([1_719_835_200_000_000, None], INSTANT)
-    after = dict(_changes(INSTANT, ["Europe/Berlin"]))[said](noon)
+    after = dict(changes_of_input(INSTANT, ["Europe/Berlin"]))[said](noon)
     assert after.type == noon.type
     moved = pc.subtract(after.cast(pa.int64()), noon.cast(pa.int64())).to_pylist()
     assert moved == [hours * MICROSECONDS["h"], None]

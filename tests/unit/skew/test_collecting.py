@@ -9,7 +9,7 @@ import pytest
 from featurestore.core.errors import StorageError
 from featurestore.guard.audit import collecting, spilled
 from featurestore.guard.audit.collecting import Collected
-from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
+from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
 
 MOST = 40
 OUTPUT = "spending__total"

@@ -7,8 +7,8 @@ from featurestore.core.errors import ConfigError, StorageError
 from featurestore.core.temporal import to_datetime
 from featurestore.guard.audit import collecting
 from tests.strategies import START_US
-from tests.unit.skew.test_lots import HOUR, served_wrong
-from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
+from tests.unit.skew.test_batches import HOUR, served_wrong
+from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
 
 SPAN = {"since": to_datetime(START_US), "until": to_datetime(START_US + 99 * HOUR)}
 

@@ -8,8 +8,8 @@ from featurestore.core.errors import StateError
 from featurestore.core.temporal import to_datetime
 from featurestore.online.stores.store import state_prefix
 from tests.strategies import START_US
-from tests.unit.skew.test_lots import HOUR
-from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
+from tests.unit.skew.test_batches import HOUR
+from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
 
 
 def damage_a_state(store, path):

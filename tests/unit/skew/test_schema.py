@@ -10,9 +10,9 @@ from featurestore.core.temporal import to_datetime
 from featurestore.guard.audit.report import AuditReport
 from featurestore.guard.drift.report import DriftReport
 from tests.strategies import START_US
+from tests.unit.skew.test_batches import HOUR, served_wrong
+from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
 from tests.unit.skew.test_html import rich
-from tests.unit.skew.test_lots import HOUR, served_wrong
-from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 REPORTS = {"audit": AuditReport, "drift": DriftReport}

@@ -11,8 +11,8 @@ from featurestore.core.temporal import to_datetime
 from featurestore.guard.audit.slices import SliceTally, age_classes, width_of
 from featurestore.serving_log import Caller
 from tests.strategies import START_US
-from tests.unit.skew.test_lots import HOUR
-from tests.unit.skew.test_lots import store as store  # noqa: PLC0414  # a fixture
+from tests.unit.skew.test_batches import HOUR
+from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
 
 SPAN = {"since": to_datetime(START_US), "until": to_datetime(START_US + 99 * HOUR)}
 

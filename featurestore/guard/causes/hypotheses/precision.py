@@ -1,4 +1,4 @@
-"""Casts and roundings of values, those in lists included."""
+"""``precision``: values, those in lists included, were cast or rounded."""
 
 from __future__ import annotations
 
@@ -16,31 +16,29 @@ from featurestore.core.dtypes import DType
 from featurestore.core.values import canonical
 from featurestore.guard.causes.altering import (
     Change,
-    as_numbers,
-    changed,
-    dtype_of,
-    each,
-    of_items,
-    plain,
+    alter,
+    as_floats_or_zero,
+    in_type_of,
+    map_items,
+    map_values,
 )
-from featurestore.guard.causes.model import Case, Hypothesis, Variant
+from featurestore.guard.causes.model import Assumption, Case, Hypothesis
 from featurestore.kernels.words import validity
 
 _MOST_DECIMALS = 9
 _MOST_DIGITS = 15
 
 
-def precision(case: Case) -> Iterator[Variant]:
-    """Propose casts and roundings, of all values alike."""
-    kind_of = {output: _kind(dtype_of(case, output)) for output in case.outputs}
-    for kind, said, change, parameters in _coarser(set(kind_of.values())):
-        yield Variant(
-            "precision",
-            f"{kind} values are served {said}",
-            changed(partial(_if_kind, kind, change)),
+def _propose(case: Case) -> Iterator[Assumption]:
+    """Propose casts and roundings, of all values of a kind alike."""
+    kinds = {output: _kind(case.dtype(output)) for output in case.outputs}
+    for kind, description, change, parameters in _coarser(set(kinds.values())):
+        yield Assumption(
+            f"{kind} values are served {description}",
+            alter(partial(_if_kind, kind, change)),
             parameters,
-            outputs=frozenset(output for output, own in kind_of.items() if own == kind),
-            fix=f"Carry {kind} values through serving as they are: they were served {said}.",
+            outputs=frozenset(output for output in kinds if kinds[output] == kind),
+            fix=f"Carry {kind} values through serving as they are: they were served {description}.",
         )
 
 
@@ -51,7 +49,7 @@ def _kind(dtype: DType) -> str:
 
 def _if_kind(kind: str, change: Change, array: pa.Array) -> pa.Array:
     if pa.types.is_list(array.type):
-        return of_items(array, change) if _is(array.type.value_type, kind) else array
+        return map_items(array, change) if _is(array.type.value_type, kind) else array
     return change(array) if _is(array.type, kind) else array
 
 
@@ -62,23 +60,23 @@ def _is(arrow: pa.DataType, kind: str) -> bool:
 
 
 def _coarser(kinds: set[str]) -> Iterator[tuple[str, str, Change, dict[str, Any]]]:
+    """Yield for values of some kinds what makes them coarser: the kind, the change in words, the change, parameters."""
     if "float64" in kinds:
         yield "float64", "as float32", partial(_cast, dtype=np.float32), {"cast": "float32"}
         yield "float64", "as float16", partial(_cast, dtype=np.float16), {"cast": "float16"}
         for name, round_ in (("rounded down", np.floor), ("cut to whole numbers", np.trunc), ("rounded up", np.ceil)):
             yield "float64", name, partial(_whole, round_), {"cast": "int"}
         for decimals in range(_MOST_DECIMALS + 1):
-            said = f"rounded to {decimals} decimals"
+            description = f"rounded to {decimals} decimals"
             for half_up in (False, True):
                 yield (
                     "float64",
-                    said,
+                    description,
                     partial(_rounded, decimals=decimals, half_up=half_up),
                     {"decimals": decimals},
                 )
         for digits in range(3, _MOST_DIGITS + 1):
-            said = f"written with {digits} digits"
-            yield "float64", said, partial(_digits, digits=digits), {"digits": digits}
+            yield "float64", f"written with {digits} digits", partial(_digits, digits=digits), {"digits": digits}
     if "int64" in kinds:
         yield "int64", "through float64", _through_double, {"cast": "float64"}
         yield "int64", "through float32", partial(_cast_whole, dtype=np.float32), {"cast": "float32"}
@@ -103,11 +101,11 @@ def _coarser(kinds: set[str]) -> Iterator[tuple[str, str, Change, dict[str, Any]
 
 
 def _whole(round_: Callable[[Floats], Floats], array: pa.Array) -> pa.Array:
-    return as_numbers(array, round_(plain(array)))
+    return in_type_of(array, round_(as_floats_or_zero(array)))
 
 
 def _through_double(array: pa.Array) -> pa.Array:
-    return as_numbers(array, plain(array))
+    return in_type_of(array, as_floats_or_zero(array))
 
 
 def _cut(array: pa.Array, unit: str) -> pa.Array:
@@ -116,7 +114,7 @@ def _cut(array: pa.Array, unit: str) -> pa.Array:
 
 def _cast(array: pa.Array, dtype: type[np.floating[Any]]) -> pa.Array:
     with np.errstate(over="ignore"):
-        return as_numbers(array, plain(array).astype(dtype).astype(np.float64))
+        return in_type_of(array, as_floats_or_zero(array).astype(dtype).astype(np.float64))
 
 
 def _cast_whole(array: pa.Array, dtype: type[np.generic]) -> pa.Array:
@@ -128,24 +126,26 @@ def _cast_whole(array: pa.Array, dtype: type[np.generic]) -> pa.Array:
 def _rounded(array: pa.Array, decimals: int, half_up: bool) -> pa.Array:
     if half_up:
         return canonical(pc.round(array, ndigits=decimals, round_mode="half_towards_infinity"), DType("float64"))
-    return each(array, lambda value: round(value, decimals))
+    return map_values(array, lambda value: round(value, decimals))
 
 
 def _digits(array: pa.Array, digits: int) -> pa.Array:
-    return each(array, lambda value: float(f"{value:.{digits}g}"))
+    return map_values(array, lambda value: float(f"{value:.{digits}g}"))
 
 
 def _through_float(array: pa.Array) -> pa.Array:
     scale = Decimal(1).scaleb(-array.type.scale)
-    return each(array, lambda value: Decimal(float(value)).quantize(scale, context=Context(prec=60)))
+    return map_values(array, lambda value: Decimal(float(value)).quantize(scale, context=Context(prec=60)))
 
 
 def _quantized(array: pa.Array, decimals: int) -> pa.Array:
     step, scale = Decimal(1).scaleb(-decimals), Decimal(1).scaleb(-array.type.scale)
     context = Context(prec=60)
-    return each(
+    return map_values(
         array, lambda value: value.quantize(step, ROUND_HALF_UP, context=context).quantize(scale, context=context)
     )
 
 
-PRECISION = Hypothesis("precision", "values were cast or rounded", precision)
+PRECISION = Hypothesis(
+    "precision", rank=120, meaning="values were cast or rounded", propose=_propose, alters_values=True
+)

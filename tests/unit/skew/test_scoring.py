@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from featurestore.core.statuses import Status
-from featurestore.guard.causes.surprise import MOST_BITS, surprises
+from featurestore.guard.causes.scoring import surprises
+from featurestore.guard.causes.weights import WEIGHTS
 from featurestore.guard.world.world import Values
 
 
@@ -41,7 +42,7 @@ def test_a_small_count_is_worth_a_few_bits():
 def test_a_value_of_many_is_worth_the_most(kind, make):
     reference = [make(number) for number in range(60)]
     served = [make(number + 1000) if number % 2 else make(number) for number in range(60)]
-    assert bits(reference, served, kind) == pytest.approx(np.full(30, MOST_BITS))
+    assert bits(reference, served, kind) == pytest.approx(np.full(30, WEIGHTS.value))
 
 
 def test_what_is_served_everywhere_is_worth_little():
@@ -50,4 +51,4 @@ def test_what_is_served_everywhere_is_worth_little():
 
 def test_that_an_entity_was_not_found_is_worth_the_most():
     found = bits([True] * 50, [None] * 50, pa.bool_(), status=Status.NOT_FOUND)
-    assert found == pytest.approx(np.full(50, MOST_BITS))
+    assert found == pytest.approx(np.full(50, WEIGHTS.value))

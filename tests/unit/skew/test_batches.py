@@ -1,4 +1,4 @@
-"""Rows are explained lot by lot: the lots share all rows out, and what is found does not depend on them."""
+"""Rows are explained batch by batch: every row is in one batch, and the findings do not depend on the batches."""
 
 from dataclasses import replace
 
@@ -9,8 +9,8 @@ import pytest
 
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.core.temporal import to_datetime
-from featurestore.guard.causes import prove
-from featurestore.guard.causes.lots import lots_of
+from featurestore.guard.causes import explanation
+from featurestore.guard.causes.batches import batches_of
 from featurestore.guard.causes.model import Facts
 from featurestore.guard.world.events import Events
 from tests.strategies import START_US
@@ -53,19 +53,19 @@ def log_of(store, users):
     return plan, pa.table({"key__user": pa.array(users, pa.int64())})
 
 
-def test_lots_share_all_rows_out_and_keep_entities_together(store):
+def test_batches_hold_every_row_and_keep_entities_together(store):
     users = [5, 1, 2, 5, 3, 1, 4]
     plan, log = log_of(store, users)
-    found = lots_of(plan, log, facts([0, 10, 10, 10, 10, 25]), most_events=25)
+    found = batches_of(plan, log, facts([0, 10, 10, 10, 10, 25]), most_events=25)
     assert sorted(np.concatenate(found).tolist()) == list(range(7))
     assert len(found) > 2
     owners = [{users[row] for row in rows} for rows in found]
-    assert sum(len(one) for one in owners) == 5, "every user is in one lot"
+    assert sum(len(one) for one in owners) == 5, "every user is in one batch"
     assert all(sum([0, 10, 10, 10, 10, 25][user] for user in one) <= 25 for one in owners)
 
 
 def test_an_entity_that_several_keys_name_weighs_once(store, tmp_path):
-    """Two hundred users of one shop with very many events are one lot: its events are in memory once."""
+    """Two hundred users of one shop with very many events are one batch: its events are in memory once."""
     source = FileSource("shops", path=tmp_path / "shops.parquet", event_time="at")
     table = pa.table({"shop": pa.array([1]), "at": pa.array([START_US], pa.int64()).cast(INSTANT)})
     pq.write_table(table, tmp_path / "shops.parquet")
@@ -85,8 +85,8 @@ def test_an_entity_that_several_keys_name_weighs_once(store, tmp_path):
     log = pa.table({"key__user": pa.array(range(200), pa.int64()), "key__shop": pa.array([1] * 200, pa.int64())})
     counts = {"shops": 900, "spending": 1}
     weighing = Facts((), lambda *_: None, count_events=lambda view, keys: np.full(len(keys[0]), counts[view.name]))
-    assert [len(rows) for rows in lots_of(store.plan("both"), log, weighing, most_events=1100)] == [200]
-    assert [len(rows) for rows in lots_of(store.plan("both"), log, weighing, most_events=1000)] == [100, 100]
+    assert [len(rows) for rows in batches_of(store.plan("both"), log, weighing, most_events=1100)] == [200]
+    assert [len(rows) for rows in batches_of(store.plan("both"), log, weighing, most_events=1000)] == [100, 100]
 
 
 def served_wrong(store):
@@ -100,14 +100,14 @@ def served_wrong(store):
     store.parts.serving_log.append(store.plan("model"), replace(answer, rows=rows, request_id="wrong"))
 
 
-def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
+def test_findings_do_not_depend_on_the_batches(store, monkeypatch):
     served_wrong(store)
     span = {"since": to_datetime(START_US), "until": to_datetime(START_US + 99 * HOUR)}
     whole = store.audit("model", **span)
     asked = []
     monkeypatch.setattr(
-        "featurestore.guard.audit.proving.lots_of",
-        lambda *given: asked.append(lots_of(*given, most_events=200)) or asked[-1],
+        "featurestore.guard.audit.proving.batches_of",
+        lambda *given: asked.append(batches_of(*given, most_events=200)) or asked[-1],
     )
     apart = store.audit("model", **span)
     assert len(asked[0]) == 2
@@ -119,7 +119,7 @@ def test_what_is_found_does_not_depend_on_the_lots(store, monkeypatch):
 
 def test_single_events_are_searched_for_every_entity_however_few_a_sample_holds(tmp_path, monkeypatch):
     """A search finds the events of its sample alone: here less than a hundredth of all that is to be explained."""
-    monkeypatch.setattr(prove, "_SAMPLED_PER_OUTPUT", 4)
+    monkeypatch.setattr(explanation, "_SAMPLED_PER_OUTPUT", 4)
     users, each = 700, 6
     chance = np.random.default_rng(3)
     table = pa.table(

@@ -6,7 +6,7 @@ import pytest
 
 from featurestore import continuous, every
 from featurestore.core.temporal import format_instant
-from featurestore.guard.causes import lags
+from featurestore.guard.causes import lateness
 from tests.unit.skew.world import USERS, SmallWorld, at, payments
 
 DECLARED = "refresh=every('1h', lag='10m')"
@@ -124,7 +124,7 @@ def test_a_view_without_a_grid_is_told_how_old_its_state_was(tmp_path):
 
 
 def test_shares_of_a_sample_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(lags, "_MOST_ROWS", 60)
+    monkeypatch.setattr(lateness, "_MOST_ROWS", 60)
     world = late_world(tmp_path, lambda _: 25)
     (finding,) = world.audit().findings
     assert re.search(r"about \d+\.\d% of its served values equal; .* \(both estimated from 60 rows\)", finding.fix)
