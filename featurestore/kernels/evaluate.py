@@ -15,6 +15,7 @@ from struct import Struct
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core import temporal
@@ -475,8 +476,16 @@ class BoundView:
         return Answer(self.view.features, self.program.slots, words, statuses, newest, block.dictionaries)
 
     def _write(self, answer: Answer, block: EventBlock, queries: Queries, threads: int) -> None:
-        events = EventArrays(block.offsets, block.event_time, block.ingest_time, block.values, block.flags)
-        query_arrays = QueryArrays(queries.offsets, queries.as_of, queries.watermark, queries.target)
+        events = EventArrays(
+            _plain(block.offsets),
+            _plain(block.event_time),
+            _plain(block.ingest_time),
+            _plain(block.values),
+            _plain(block.flags),
+        )
+        query_arrays = QueryArrays(
+            _plain(queries.offsets), _plain(queries.as_of), _plain(queries.watermark), _plain(queries.target)
+        )
         results = ResultArrays(answer.words, answer.statuses, answer.newest)
         program = self._arrays
 
@@ -490,6 +499,11 @@ class BoundView:
         """Raise ``ValueOverflowError`` for the features whose sums did not fit."""
         broken = [f.name for f, row in zip(self.view.features, statuses, strict=True) if (row == OVERFLOWED).any()]
         raise overflow(self.view.name, broken)
+
+
+def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array of the kind that kernels are compiled for, contiguous and writable; a copy only if it is not."""
+    return array if array.flags.c_contiguous and array.flags.writeable else array.copy()
 
 
 def overflow(view: str, features: Sequence[str], *, field: str = "") -> ValueOverflowError:

@@ -24,9 +24,6 @@ _numba: Any = numba  # its types know not every option
 _IS_INTERPRETED = bool(getattr(config, "DISABLE_JIT", False))
 """Whether NUMBA_DISABLE_JIT is set: then kernels run as plain Python."""
 
-KERNELS: list[Any] = []
-"""Every function that is compiled, as numba's dispatcher."""
-
 
 def jit(function: _Function) -> _Function:
     """Compile a function of numbers, arrays and named tuples of them with numba.
@@ -48,7 +45,6 @@ def _compiled(function: _Function, **options: bool) -> _Function:
     dispatcher: Any = _numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
     if not _IS_INTERPRETED:
         dispatcher._cache = CodeCache(function)
-        KERNELS.append(dispatcher)
     return cast(_Function, dispatcher)
 
 
@@ -71,7 +67,7 @@ def _same(array: Any) -> Any:
     return array
 
 
-borrowed: Callable[[Any], Any] = _same if _IS_INTERPRETED else _uncounted
+borrowed: Any = _same if _IS_INTERPRETED else _uncounted
 """Returns an array of which compiled code does not count the references.
 
 Counting is atomic, and done for every slice and every call: over few events it takes longer than the arithmetic. It is
@@ -79,7 +75,7 @@ right for arguments, which the caller keeps alive. An array allocated in the sam
 last use of the borrowed one: by being returned, or by ``keep``.
 """
 
-keep: Callable[[Any], Any] = _same if _IS_INTERPRETED else _used
+keep: Any = _same if _IS_INTERPRETED else _used
 """Keeps an array alive up to here."""
 
 

@@ -138,7 +138,7 @@ def insert_ordered(task: GroupTask, turns: Turns) -> None:
 @inner
 def _is_from_begin(feature: Ints) -> bool:
     """Return whether a feature wants the oldest members of the window."""
-    return feature[FEATURE_FINISH] == FIRST or feature[FEATURE_FINISH] == FIRST_N
+    return bool(feature[FEATURE_FINISH] == FIRST or feature[FEATURE_FINISH] == FIRST_N)
 
 
 @inner

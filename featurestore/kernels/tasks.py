@@ -5,7 +5,7 @@ The functions that fold events are called by address (``jit.IndirectCall``), so 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba import types
 
@@ -148,22 +148,23 @@ class SumLayout(NamedTuple):
     square_limbs: int
 
 
-_WORDS, _TABLE = types.int64[::1], types.int64[:, ::1]
-_BYTES, _BYTE_TABLE = types.uint8[::1], types.uint8[:, ::1]
+_types: Any = types  # it is not annotated
+_WORDS, _TABLE = _types.int64[::1], _types.int64[:, ::1]
+_BYTES, _BYTE_TABLE = _types.uint8[::1], _types.uint8[:, ::1]
 
-_TASK = types.BaseTuple.from_types(
+_TASK = _types.BaseTuple.from_types(
     (_WORDS, _BYTES, *[_WORDS] * 2, _TABLE, *[_WORDS] * 4, _TABLE, _WORDS, _TABLE, _BYTE_TABLE), GroupTask
 )
-_TURNS = types.BaseTuple.from_types((_WORDS, _WORDS), Turns)
-_LAYOUT = types.BaseTuple.from_types((types.boolean, *[types.int64] * 3), SumLayout)
+_TURNS = _types.BaseTuple.from_types((_WORDS, _WORDS), Turns)
+_LAYOUT = _types.BaseTuple.from_types((_types.boolean, *[_types.int64] * 3), SumLayout)
 
-FOLD = IndirectCall(types.void(_TASK))
+FOLD = IndirectCall(_types.void(_TASK))
 """Calls a function that folds a group whose events become visible in the order in which they happened."""
 
-FOLD_LATE = IndirectCall(types.void(_TASK, _TURNS))
+FOLD_LATE = IndirectCall(_types.void(_TASK, _TURNS))
 """Calls a function that folds a group some of whose events become visible out of order."""
 
-FINISH = IndirectCall(types.UniTuple(types.int64, 3)(_WORDS, _LAYOUT, _WORDS, _WORDS))
+FINISH = IndirectCall(_types.UniTuple(_types.int64, 3)(_WORDS, _LAYOUT, _WORDS, _WORDS))
 """Calls a function that makes a feature of exact sums: of (sums, layout, feature, scratch), it returns (word, second
 word, status)."""
 
