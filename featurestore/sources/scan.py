@@ -20,9 +20,11 @@ import pyarrow as pa
 
 from featurestore.core.columns import Flags, Ints
 from featurestore.core.dtypes import DType
+from featurestore.core.values import one_chunk
 from featurestore.definitions.sources import OnNull
 from featurestore.plan.model import SourcePlan
 from featurestore.sources.convert import to_contract
+from featurestore.sources.deliveries import id_hashes
 from featurestore.sources.rows import PIECE_BYTES, RawRows, SourceFile, missing_column, rows_within
 from featurestore.sources.selection import Selection, select_events
 from featurestore.sources.settings import ReadSettings
@@ -242,6 +244,28 @@ class Scan:
 
         places = {int(place) for found in self._each_piece(below) for place in found}
         return frozenset(file for place, file in enumerate(self.files) if place in places)
+
+    def repeats_logged(self, ingest: IngestRange, *, before_us: int) -> bool:
+        """Report whether events that became known in a range replace deliveries that the event log had before.
+
+        Args:
+            ingest: The range.
+            before_us: Only deliveries in the log with ``ingest_time < before_us``.
+        """
+        event_id = self._plan.event_id
+        if event_id is None:
+            return False
+        replaced = [np.zeros(0, np.uint64)]
+        for number in range(self._outside_pieces, len(self._rows.piece_rows)):
+            mask = self._selection().masks[number]
+            if mask is not None and not mask.all():
+                columns = self._converted(number, [event_id, self.ingest_column])
+                hashes, has_id = id_hashes(columns[event_id])
+                replaced.append(hashes[has_id & ~mask & (_instants(columns[self.ingest_column]) < before_us)])
+        if not any(map(len, replaced)):
+            return False
+        hashes, has_id = id_hashes(one_chunk(self.read([event_id], ingest=ingest).column(event_id)))
+        return bool(np.isin(hashes[has_id], np.concatenate(replaced)).any())
 
     def outside(self) -> Scan:
         """Return the same events without those of the event log; the choice among deliveries of an event stays."""

@@ -429,7 +429,9 @@ class ChangingWorld:
         }
         made = []
         for _ in range(self.chance.randrange(1, 3)):
-            base = dict(self.chance.choice(self.sent)) if self.sent and self.chance.random() < 0.4 else self._made()
+            base = (
+                dict(self.chance.choice(self.sent[-9:])) if self.sent and self.chance.random() < 0.4 else self._made()
+            )
             known = to_datetime(self.clock.now_us())
             x = base["x"] if isinstance(base["x"], int) else 1
             made.append({**base, "x": x, "user": base["user"] or "a", "known": known, "known2": known})

@@ -84,6 +84,10 @@ class Part:
         """Return all files: history changes none of them."""
         return self.files
 
+    def repeats_logged(self, _: tuple[int, int], *, before_us: int) -> bool:  # noqa: ARG002  # the Protocol's name
+        """Return ``False``: history has one delivery of each event."""
+        return False
+
     def times(self, from_us: int, until_us: int) -> Ints:
         """Return the instants of a range at which events became known, ascending, one per event."""
         first, end = np.searchsorted(self._times, [from_us, until_us])

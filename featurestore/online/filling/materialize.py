@@ -10,7 +10,8 @@ That rests on the source holding the same events below the watermark as when the
 - more or fewer of them, always (late rows of a source without an ingest time, a partition that was deleted);
 - other ones, if a local file that was folded has gone or has another size or time of writing, or if a new one has a
   delivery below the watermark that counts, and always for sources that do not lie in local files: then everything below
-  the watermark is read and its content compared.
+  the watermark is read and its content compared;
+- deliveries beyond the watermark that replace pushed events, which are folded already.
 
 What is not noticed is a local file rewritten with the same size, time of writing and count of rows, and what columns
 say that the view does not read. If the events are not the same, the view is rebuilt beside its old state and switched
@@ -241,7 +242,7 @@ class _Run:
         loss = "" if is_first else self._loss()
         until_us = max(until_us, before.watermark_us if not loss else self._promised_us(before.watermark_us))
         try:
-            reason = loss or ("asked for" if full else "" if is_first else self._why_rebuild())
+            reason = loss or ("asked for" if full else "" if is_first else self._why_rebuild(until_us))
             if is_first or reason:
                 generation = before.generation if is_first else before.generation + 1
                 why = self._why_begin_again(until_us, generation)
@@ -291,14 +292,16 @@ class _Run:
         """Return a watermark, or the log's head if that is earlier: events may become known from there on."""
         return watermark_us if self._stream is None else min(watermark_us, self._stream.pushed.head().next_ingest_us)
 
-    def _why_rebuild(self) -> str:
-        """Tell why states cannot be extended; empty if they can."""
+    def _why_rebuild(self, until_us: int) -> str:
+        """Tell why states cannot be extended up to an instant; empty if they can."""
         record = self._record
         if record.rows_below == ENTITY_FORGOTTEN:
             return "an entity was forgotten"
         count = self._source.count_below(record.watermark_us)
         if count != record.rows_below:
             return f"the source has {count} events below the watermark, where it had {record.rows_below}"
+        if self._source.repeats_logged((record.watermark_us, until_us), before_us=record.log_us):
+            return "the source has earlier deliveries of pushed events"
         if record.pending_us > record.watermark_us:
             is_same = self._is_same(record.pending_us, record.pending_rows, record.pending_content)
             return "" if is_same else "the source changed after a run that did not end"

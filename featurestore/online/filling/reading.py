@@ -62,6 +62,10 @@ class Events(Protocol):
         """Return the files in which events lie that became known before an instant, and perhaps others."""
         ...
 
+    def repeats_logged(self, ingest: tuple[int, int], *, before_us: int) -> bool:
+        """Report whether events that became known in a range replace deliveries that the event log had before."""
+        ...
+
     def check_unchanged(self) -> None:
         """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
         ...

@@ -115,7 +115,7 @@ def test_a_process_that_begins_finds_a_loss_of_before_with_its_first_question(
 ):
     """No server runs that could have noticed, and the process ends with its answer, as ``featurestore get`` does.
 
-    Histories of ``tests.simulation.lost_parts`` found it, seed 100008: NOT_FOUND, as nothing was bound to look after.
+    Histories of ``tests.simulation.lost_parts`` found it: NOT_FOUND, as nothing was bound to look after.
     """
     monkeypatch.undo()  # looks are as rare as in production
     monkeypatch.setattr(serving, "_FIRST_LOOK_SECONDS", 60)  # on a busy machine a count may take longer than usual

@@ -97,7 +97,7 @@ def test_an_earlier_delivery_of_a_folded_event_in_a_new_file_rebuilds_the_view(
 ):
     """There are as many events as before, and the new one counts, for another entity even; a later one does not.
 
-    Histories of ``tests.simulation.test_changing_options`` found it, seed 100888: the old delivery counted still.
+    Histories of ``tests.simulation.test_changing_options`` found it: the old delivery counted still.
     """
     pq.write_table(deliveries((1, 1, 2, 1.0), (2, 1, 3, 2.0)), tmp_path / "a.parquet")
     store.apply(service(FileSource("orders", path=str(tmp_path / "*.parquet"), event_time="at", event_id="id")))
@@ -111,6 +111,35 @@ def test_an_earlier_delivery_of_a_folded_event_in_a_new_file_rebuilds_the_view(
     assert bool(run.rebuilt) == rebuilt
     assert total(store) == (2.0 if rebuilt else 3.0)
     assert bool(read) == rebuilt, "folded events are read again only if a new file has events among them"
+
+
+@pytest.mark.parametrize("is_before_push", [True, False])
+def test_a_pushed_event_that_a_file_delivers_with_an_earlier_ingest_time_counts_once(
+    store, tmp_path, clock, is_before_push
+):
+    """The file lies beyond the watermark, which stays where it is once any file has come; the log is followed on."""
+
+    def deliver():
+        pq.write_table(deliveries((1, 1, 25, 7.0)), tmp_path / "c.parquet")
+
+    dtypes = {"id": "int64", "user": "int64", "at": "timestamp", "amount": "float64"}
+    pq.write_table(deliveries((100, 1, 1, 1.0)), tmp_path / "a.parquet")
+    path = str(tmp_path / "*.parquet")
+    store.apply(service(FileSource("orders", path=path, event_time="at", event_id="id", stream=True, dtypes=dtypes)))
+    store.materialize()
+    clock.instant_us = T0 + 26 * HOUR
+    pq.write_table(deliveries((101, 2, 24, 1.0)), tmp_path / "b.parquet")
+    if is_before_push:
+        deliver()
+    assert store.push("orders", deliveries((1, 1, 25, 7.0))).is_followed
+    if not is_before_push:
+        deliver()
+    clock.instant_us = T0 + 30 * HOUR
+    store.materialize()
+    assert total(store) == 8.0
+    spine = pa.table({"user": [1], "as_of": pa.array([clock.instant_us], pa.timestamp("us", tz="UTC"))})
+    training_set = store.training_set("spending_model", spine, path=tmp_path / "training")
+    assert training_set.to_arrow().column("spending__total").to_pylist() == [8.0]
 
 
 def test_a_frame_applied_again_with_other_values_rebuilds_the_view(store):
