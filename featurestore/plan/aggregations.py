@@ -101,8 +101,8 @@ class Aggregate:
         name: Its name in plans.
         kind: How events are aggregated.
         gives: Dtype of the result for a dtype of the operand, or why that dtype is refused.
-        sentence: How a value was computed, as a format string. Fields: ``{value}`` the value; ``{n}`` the number of
-            events used, with its noun, and ``{count}`` without it; ``{used}`` the numbers of these events;
+        sentence: How a value was computed, as a format string. Fields: ``{value}`` the value; ``{events}`` the number of
+            events used, with its noun, and ``{number}`` without it; ``{used}`` the numbers of these events;
             ``{members}`` the number of events that the window holds; names of options; names of other aggregations,
             for their values over the same events.
         result: Whether the result is computed or made of values of events.
@@ -270,7 +270,7 @@ _RECORDS = (
         "count",
         Kind.ADDITIVE,
         _counted,
-        "{n} counted = {value}",
+        "{events} counted = {value}",
         over_no_rows=0,
         over_events=INT64,
         needs_values=False,
@@ -280,7 +280,7 @@ _RECORDS = (
         "sum",
         Kind.ADDITIVE,
         _summed,
-        "exact sum of {n}, rounded once = {value}",
+        "exact sum of {events}, rounded once = {value}",
         powers=1,
         contribution=Contribution.VALUE,
     ),
@@ -288,17 +288,17 @@ _RECORDS = (
         "mean",
         Kind.ADDITIVE,
         _averaged,
-        "exact sum {sum} of {n} / {count} = {value}",
+        "exact sum {sum} of {events} / {number} = {value}",
         powers=1,
         contribution=Contribution.DEVIATION,
     ),
-    Aggregate("min", Kind.EXTREME, _sorted, "the smallest of {n} = {value}", result=Result.VALUE),
-    Aggregate("max", Kind.EXTREME, _sorted, "the largest of {n} = {value}", result=Result.VALUE),
+    Aggregate("min", Kind.EXTREME, _sorted, "the smallest of {events} = {value}", result=Result.VALUE),
+    Aggregate("max", Kind.EXTREME, _sorted, "the largest of {events} = {value}", result=Result.VALUE),
     Aggregate(
         "var",
         Kind.ADDITIVE,
         _averaged,
-        "exact variance of {n} with mean {mean}, divided by n - {ddof} = {value}",
+        "exact variance of {events} with mean {mean}, divided by n - {ddof} = {value}",
         powers=2,
         options={"ddof": _DDOF},
     ),
@@ -306,7 +306,7 @@ _RECORDS = (
         "std",
         Kind.ADDITIVE,
         _averaged,
-        "exact standard deviation of {n} with mean {mean}, divided by n - {ddof} = {value}",
+        "exact standard deviation of {events} with mean {mean}, divided by n - {ddof} = {value}",
         powers=2,
         options={"ddof": _DDOF},
     ),
@@ -354,12 +354,12 @@ _RECORDS = (
         defaults_to_lifetime=True,
         options={"n": _N},
     ),
-    Aggregate("count_distinct", Kind.HOLISTIC, _counted, "distinct values among {n} = {value}", over_no_rows=0),
+    Aggregate("count_distinct", Kind.HOLISTIC, _counted, "distinct values among {events} = {value}", over_no_rows=0),
     Aggregate(
         "quantile",
         Kind.HOLISTIC,
         _averaged,
-        "quantile {q} of {n} from {min} to {max}, linear between neighbours = {value}",
+        "quantile {q} of {events} from {min} to {max}, linear between neighbours = {value}",
         options={"q": _Q},
         aliases={"median": (("q", 0.5),)},
     ),
@@ -367,7 +367,7 @@ _RECORDS = (
         "mode",
         Kind.HOLISTIC,
         _ordered,
-        "the most frequent of {n}, the smallest of equally frequent ones = {value}",
+        "the most frequent of {events}, the smallest of equally frequent ones = {value}",
         result=Result.VALUE,
     ),
     Aggregate(

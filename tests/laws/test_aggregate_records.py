@@ -232,4 +232,6 @@ def test_the_options_of_a_record_are_those_of_its_method_and_refuse_what_is_not_
 def test_a_sentence_has_the_value_and_no_field_that_is_not_known(record):
     named = {name for _, name, _, _ in Formatter().parse(record.sentence) if name is not None}
     assert "value" in named
-    assert named <= {"value", "n", "count", "used", "members"} | record.options.keys() | AGGREGATES.keys()
+    fields = {"value", "events", "number", "used", "members"}
+    assert named <= fields | record.options.keys() | AGGREGATES.keys()
+    assert fields.isdisjoint(AGGREGATES) and fields.isdisjoint(record.options)

@@ -43,8 +43,8 @@ def arithmetic(events: EntityEvents, feature: FeaturePlan, listed: EventList, to
     fields = _options(feature) | {name: _asked(events, feature, name) for name in others}
     return aggregate.sentence.format(
         value=shown(told.value),
-        n=counted(len(used), noun),
-        count=len(used),
+        events=counted(len(used), noun),
+        number=len(used),
         used=numbered(used),
         members=len(used) + listed.counts.get("outranked", 0),
         **fields,
