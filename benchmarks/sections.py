@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks import data
 from benchmarks.bench import CONTESTANTS, Bench
 from benchmarks.measure import Measured, best_of, run
-from benchmarks.serving import online_servers, pushes, server
+from benchmarks.serving import direct_answers, online_servers, pushes, server
 
 
 def windows(bench: Bench) -> list[str]:
@@ -202,6 +202,7 @@ SECTIONS = {
     "audit": audit,
     "online": online,
     "server": server,
+    "direct_answers": direct_answers,
     "pushes": pushes,
     "materialize": materialize,
     "start": start,
