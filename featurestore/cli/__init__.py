@@ -1,8 +1,8 @@
-"""The command line: every command is one verb of the store, and shows what it gives.
+"""The command line: every command is one verb of the store, and prints its result.
 
-Commands stand in modules by what they are about. What a command needs is imported when it runs, so that ``--help`` is
-quick. Mistakes are told in one message on standard error, with exit code 2; so are errors nobody foresaw, with all that
-Python has to say about them.
+Each module has one group of commands. A command imports what it needs when it runs, so that ``--help`` is quick. A
+mistake of the user is printed as one message on standard error, with exit code 2; an unexpected error is printed with
+its traceback, with exit code 2 as well.
 """
 
 from __future__ import annotations
@@ -12,20 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from featurestore.cli import (
-    audits,
-    definitions,
-    drifting,
-    explaining,
-    live,
-    materializing,
-    online,
-    releasing,
-    scheduling,
-    serving,
-    streams,
-    training,
-)
+from featurestore.cli import audit, definitions, drift, events, features, live, release, schedule, server
 from featurestore.cli.common import app, echo
 from featurestore.core.cleaning import clean
 from featurestore.core.errors import FeatureStoreError
@@ -33,19 +20,16 @@ from featurestore.core.errors import FeatureStoreError
 __all__ = [
     "COULD_NOT_TELL",
     "app",
-    "audits",
+    "audit",
     "definitions",
-    "drifting",
-    "explaining",
+    "drift",
+    "events",
+    "features",
     "live",
     "main",
-    "materializing",
-    "online",
-    "releasing",
-    "scheduling",
-    "serving",
-    "streams",
-    "training",
+    "release",
+    "schedule",
+    "server",
 ]
 
 COULD_NOT_TELL = 2
@@ -56,31 +40,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code.
 
     Args:
-        arguments: Those of the process if ``None``.
+        arguments: The arguments; those of the process if ``None``.
     """
-    _log_cleanly()
+    _configure_logging()
     try:
         app(args=arguments, prog_name="featurestore")
     except FeatureStoreError as error:
         echo(f"featurestore: {error}", err=True)
         sys.exit(COULD_NOT_TELL)
-    except Exception:  # the edge of the program: Python's own exit code for it is 1, which says skew
+    except Exception:  # Python's own exit code would be 1, which means that values differ
         echo(traceback.format_exc(), err=True)
         sys.exit(COULD_NOT_TELL)
 
 
-class _Lines(logging.Formatter):
-    """Formats log records for a terminal."""
+class _CleanFormatter(logging.Formatter):
+    """Formats log records without characters that control the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record without characters that control the terminal."""
+        """Return the lines of a record."""
         return clean(super().format(record))
 
 
-def _log_cleanly() -> None:
-    """Let the library's warnings go to standard error by way of the cleaning."""
+def _configure_logging() -> None:
+    """Print the library's warnings on standard error."""
     logger = logging.getLogger("featurestore")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(_Lines())
+        handler.setFormatter(_CleanFormatter())
         logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""Commands about definitions: applying them, and what they compile to."""
+"""Commands about definitions: applying them, and showing the plans they compile to."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ if TYPE_CHECKING:
 def apply(
     context: typer.Context,
     module: Annotated[
-        str, typer.Argument(help="Definitions' module; the configured one if left out.", show_default=False)
+        str, typer.Argument(help="Module of the definitions. Default: the configured one.", show_default=False)
     ] = "",
     promote: Annotated[
         bool | None,
         typer.Option(
             "--promote/--no-promote",
-            help="Let the applied plans answer at once, or keep those that are live; if left out, a new plan goes live "
-            "when it is materialized.",
+            help="Make the applied plans live at once, or keep the live ones. Default: a new plan goes live once its "
+            "views are materialized.",
         ),
     ] = None,
     allow_removal: Annotated[
         list[str] | None,
         typer.Option(
-            help="Remove this service, view or source, which the module does not define; view:NAME for one kind only. "
-            "May be repeated.",
+            help="Remove this applied service, view or source, which the module does not define. Write view:NAME to "
+            "name the kind. May be repeated.",
             show_default=False,
         ),
     ] = None,
     by: By = None,
 ) -> None:
-    """Compile definitions and make them the applied ones; show what changed, and what else stays applied."""
+    """Compile definitions and apply them.
+
+    The command shows what changed. Applied services, views and sources that the module does not define stay applied.
+    """
     with store_of(context, definitions=module) as store:
         changes = store.apply(promote="auto" if promote is None else promote, remove=allow_removal or (), by=by)
     echo(str(changes))
@@ -46,17 +49,22 @@ def apply(
 @app.command()
 def restore(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of what was removed; view:NAME for one kind only.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the removed service, view or source. Write view:NAME to name the kind.")
+    ],
     by: By = None,
 ) -> None:
-    """Undo the removal of a service, view or source, and of what it needs."""
+    """Undo the removal of a service, view or source.
+
+    What it needs is restored, too.
+    """
     with store_of(context) as store:
         echo(str(store.restore(name, by=by)))
 
 
 @app.command()
 def services(context: typer.Context) -> None:
-    """List the applied feature services, and which of their plans is live."""
+    """List the applied feature services and their live plans."""
     with store_of(context) as store:
         plans = store.services()
         live = {state.service: state.live for state in store.status()}
@@ -67,7 +75,7 @@ def services(context: typer.Context) -> None:
                 plan.name,
                 plan.fingerprint[:PRINT],
                 live[plan.name][:PRINT],
-                _listed(plan.join_keys),
+                _column_list(plan.join_keys),
                 str(len(plan.outputs)),
             ]
             for plan in plans
@@ -81,21 +89,21 @@ def plan(
     service: Service,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
 ) -> None:
-    """Show what a service is compiled to."""
+    """Show the plan of a service."""
     with store_of(context) as store:
-        found = store.plan(service)
+        compiled = store.plan(service)
     if as_json:
-        echo_json(found.to_json())
+        echo_json(compiled.to_json())
         return
-    echo(f"service      {found.name}\nfingerprint  {found.fingerprint}")
-    echo(f"keys         {_listed(found.join_keys)}")
-    if found.request:
-        echo(f"request      {_listed(found.request)}")
-    show(["view", "of", "refresh", "fingerprint"], _view_rows(found))
-    show(["column", "dtype"], [[output.name, str(output.dtype)] for output in found.outputs])
+    echo(f"service      {compiled.name}\nfingerprint  {compiled.fingerprint}")
+    echo(f"keys         {_column_list(compiled.join_keys)}")
+    if compiled.request:
+        echo(f"request      {_column_list(compiled.request)}")
+    show(["view", "of", "refresh", "fingerprint"], _view_rows(compiled))
+    show(["column", "dtype"], [[output.name, str(output.dtype)] for output in compiled.outputs])
 
 
-def _listed(columns: Sequence[Column]) -> str:
+def _column_list(columns: Sequence[Column]) -> str:
     return ", ".join(f"{column.name} {column.dtype}" for column in columns)
 
 

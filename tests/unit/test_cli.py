@@ -64,7 +64,7 @@ def test_an_error_nobody_foresaw_is_not_taken_for_skew(project, run, monkeypatch
     def broken(*_):
         raise IndexError("index 5 is out of bounds")
 
-    monkeypatch.setattr(cli.audits, "store_of", broken)
+    monkeypatch.setattr(cli.audit, "store_of", broken)
     code, out, err = run("audit", "model")
     assert (code, out) == (cli.COULD_NOT_TELL, "")
     assert "Traceback" in err
@@ -148,10 +148,10 @@ def test_an_audit_says_by_its_exit_code_what_it_found(filled, run):
         (("audit", "model", "--live", "5", "--since", "1h", "--by", "user"), "leave --since, --by out"),
         (("audit", "model", "--live", "5", "--sample", "0.5", "--until", NOON), "leave --until, --sample out"),
         (("audit", "model", "--live", "5", "--foreign", "a.csv", "--map", "m.toml"), "leave --foreign out"),
-        (("audit", "model", "--live", "5", "--explain-rows", "9"), "leave --explain-rows out"),
-        (("audit", "model", "--no-causes", "--explain-rows", "9"), "leave --explain-rows out"),
-        (("audit", "model", "--map", "m.toml"), "name it with --foreign"),
-        (("audit", "model", "--foreign", "a.csv"), "say with --map"),
+        (("audit", "model", "--live", "5", "--explain-rows", "9"), "leave --no-causes out"),
+        (("audit", "model", "--no-causes", "--explain-rows", "9"), "leave --no-causes out"),
+        (("audit", "model", "--map", "m.toml"), "also give --foreign"),
+        (("audit", "model", "--foreign", "a.csv"), "--foreign needs --map"),
         (("audit", "model", *SPAN, "--by", "usr"), "the serving log has no column 'usr'"),
         (("audit", "model", "--since", NOON, "--until", NOON), "the period ends at"),
     ],
@@ -181,7 +181,7 @@ def test_plans_are_promoted_rolled_back_and_removed(filled, run):
     assert run("materialize", "--until", NOON, "--views", "spending")[0] == 0
     assert "when promoted" in run("status")[1]
     assert run("gc", "--dry-run")[0] == 0
-    assert run("promote", "model")[1].startswith("service 'model' answers by ")
+    assert run("promote", "model")[1].startswith("service 'model' answers with plan ")
     assert run("rollback", "model")[1].count("model") == 1
     assert run("apply", "--promote")[0] == 0
     assert "when promoted (it was rolled back from)" in run("status")[1]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, agg
-from featurestore.cli.common import write_page
+from featurestore.cli.common import write_file
 from featurestore.core.errors import FeatureStoreError
 from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.guard.audit.export import MismatchFile
@@ -27,7 +27,7 @@ WRITERS = {
     "training set": lambda path: check_target(path, overwrite=False),
     "mismatches": lambda path: MismatchFile(Path(path)),
     "dead letters": lambda path: append_letters(Path(path), [LETTER]),
-    "report": lambda path: write_page(Path(path), "text"),
+    "report": lambda path: write_file(Path(path), "text"),
     "database": lambda path: open_database(f"sqlite:///{path}", where="registry"),
     "online store": lambda path: open_online_store(f"sqlite:///{path}").read([b"key"]),
 }

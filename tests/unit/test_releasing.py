@@ -59,7 +59,7 @@ def test_verify_shows_what_was_asked_of_which_state_and_keeps_a_certificate(run,
     assert "not asked" not in out
     written = Certificate.from_json((tmp_path / "certificate.json").read_text())
     assert written.between == 2
-    assert "not asked: seen: " in run("verify", "model", "--rows", "20", "--instants", "2", "--between", "0")[1]
+    assert "not tested: seen: " in run("verify", "model", "--rows", "20", "--instants", "2", "--between", "0")[1]
     assert run("certificates")[1].count("pass") == 2
 
 

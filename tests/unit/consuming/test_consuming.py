@@ -357,5 +357,5 @@ def test_the_command_ends_with_a_signal_and_says_what_it_did(store, brokers, pro
             said = process.communicate(timeout=30)[0]
         finally:
             process.kill()
-    assert (process.returncode, said) == (0, "3 messages: 3 events accepted, 0 known already, 0 dead\n")
+    assert (process.returncode, said) == (0, "3 messages: 3 events accepted, 0 duplicates, 0 dead letters\n")
     assert totals(store)["spending__count"] == 4

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.cli import _Lines
-from featurestore.cli.common import echo, echo_json, printed, show
+from featurestore.cli import _CleanFormatter
+from featurestore.cli.common import echo, echo_json, print_wide, show
 from featurestore.core.cleaning import clean, clean_json, clean_line
 from featurestore.server.logs import JsonLines
 
@@ -46,7 +46,7 @@ def test_everything_the_command_line_prints_is_cleaned(capsys):
     echo(HOSTILE)
     echo(HOSTILE, err=True)
     show(["column", HOSTILE], [["value", HOSTILE]])
-    printed(HOSTILE)
+    print_wide(HOSTILE)
     echo_json(json.dumps({"key": HOSTILE.replace("\ud800", "")}, ensure_ascii=False))
     shown = capsys.readouterr()
     assert "title" in shown.out and "title" in shown.err
@@ -55,7 +55,7 @@ def test_everything_the_command_line_prints_is_cleaned(capsys):
 
 def test_log_lines_are_cleaned():
     record = logging.LogRecord("featurestore", logging.WARNING, "", 0, "key %s", (HOSTILE,), None)
-    assert is_harmless(_Lines().format(record))
+    assert is_harmless(_CleanFormatter().format(record))
     line = JsonLines().format(record)
     assert is_harmless(line) and json.loads(line)["message"] == f"key {HOSTILE}"
 

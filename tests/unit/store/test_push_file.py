@@ -78,5 +78,5 @@ def test_the_command_takes_good_rows_and_names_the_others_by_their_place_in_the_
         cli.main(["--config", str(tmp_path), "push", "orders", str(path), "--partial"])
     out, err = capsys.readouterr()
     assert ended.value.code == 0
-    assert out == "3 events accepted, 0 known already, 1 rejected\n"
+    assert out == "3 events accepted, 0 duplicates, 1 rejected\n"
     assert err.startswith("row 3: amount: got str 'x'")

@@ -1,4 +1,4 @@
-"""Commands about distributions, and about the form of reports."""
+"""Commands about drift of distributions, and the JSON Schemas of all reports."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from featurestore.cli.common import (
     echo_json,
     show,
     show_report,
-    store_above,
     store_of,
+    store_of_root,
     working,
-    write_page,
+    write_file,
 )
 
 if TYPE_CHECKING:
     from featurestore.guard.drift.report import DriftReport
     from featurestore.registry import DriftRecord
 
-history = typer.Typer(help="List the drift reports that were, or show one of them.", invoke_without_command=True)
+history = typer.Typer(help="List past drift reports, or show one of them.", invoke_without_command=True)
 app.add_typer(history, name="drifts")
 
 
 class Kind(StrEnum):
-    """Reports that have a JSON form."""
+    """Reports that can be written as JSON."""
 
     AUDIT = "audit"
     DRIFT = "drift"
@@ -50,40 +50,45 @@ def drift(
     reference: Annotated[
         str,
         typer.Option(
-            help="Training set, its manifest, or another period SINCE..UNTIL (instants, or how long back).",
+            help="What to compare with: a training set, its manifest, or a period SINCE..UNTIL.",
             show_default=False,
         ),
     ],
-    since: Annotated[str, typer.Option(help="Answers about this instant or later, or how long back.")] = "24h",
+    since: Annotated[str, typer.Option(help="Use answers since this instant or duration ago.")] = "24h",
     until: Annotated[
-        str | None, typer.Option(help="Answers about instants before this one; now if left out.", show_default=False)
+        str | None, typer.Option(help="Use answers about instants before this one. Default: now.", show_default=False)
     ] = None,
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Split every distance into the parts of skew and of the population.")
+        bool,
+        typer.Option("--recompute", help="Split every distance into a part from skew and a part from the population."),
     ] = False,
     threshold: Annotated[
-        list[str] | None, typer.Option(help="Judge by this fixed threshold, such as psi-0.2; may be repeated.")
+        list[str] | None, typer.Option(help="Use this fixed threshold, such as psi-0.2. May be repeated.")
     ] = None,
     significance: Annotated[
-        float | None, typer.Option(help="Probability of calling chance drift; the configured one, else 0.01.")
+        float | None,
+        typer.Option(help="Accepted probability of a false alarm. Default: the configured one, else 0.01."),
     ] = None,
     allowed: Annotated[
-        int | None, typer.Option(help="How many features may drift; as configured, else none.", min=0)
+        int | None, typer.Option(help="How many features may drift. Default: the configured number, else 0.", min=0)
     ] = None,
     record: Annotated[bool, typer.Option(help="Keep the report in the registry.")] = True,
     json: Json = None,
     html: Html = None,
 ) -> None:
-    """Compare distributions of what was served: exit code 0 for none that drifted, 1 for drift, 2 if it cannot tell."""
+    """Check whether distributions of served values changed.
+
+    Exit code: 0 without drift, 1 with drift, 2 if there is not enough data to tell.
+    """
     from featurestore.guard.drift.drifter import configured, read_reference
 
     with working("comparing distributions"), store_of(context) as store:
-        known = configured(store.policy(service))
+        configured_policy = configured(store.policy(service))
         policy = replace(
-            known,
-            significance=known.significance if significance is None else significance,
-            fixed=tuple(threshold or known.fixed),
-            allowed_features=known.allowed_features if allowed is None else allowed,
+            configured_policy,
+            significance=configured_policy.significance if significance is None else significance,
+            fixed=tuple(threshold or configured_policy.fixed),
+            allowed_features=configured_policy.allowed_features if allowed is None else allowed,
         )
         report = store.drift(
             service,
@@ -93,20 +98,20 @@ def drift(
             recompute=recompute,
             record=record,
         )
-    _tell(report, json=json, html=html)
+    _show(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
 
 @history.callback()
 def drifts(
     context: typer.Context,
-    service: Annotated[str | None, typer.Option(help="Only of this service.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 20,
+    service: Annotated[str | None, typer.Option(help="Only reports of this service.")] = None,
+    limit: Annotated[int, typer.Option(help="Most reports to list.", min=1)] = 20,
 ) -> None:
-    """List the drift reports that the registry keeps, newest first."""
+    """List past drift reports, newest first."""
     if context.invoked_subcommand is not None:
         return
-    with store_above(context) as store:
+    with store_of_root(context) as store:
         records = store.drifts(service, limit=limit)
     head = ["id", "verdict", "ran at", "service", "since", "until", "rows", "features", "drifted", "from"]
     show(head, [_row(record) for record in records])
@@ -115,22 +120,22 @@ def drifts(
 @history.command("show")
 def show_drift(
     context: typer.Context,
-    number: Annotated[int, typer.Argument(metavar="ID", help="Number of the report in the list.", show_default=False)],
+    number: Annotated[int, typer.Argument(metavar="ID", help="Id of the report in the list.", show_default=False)],
     json: Json = None,
     html: Html = None,
 ) -> None:
-    """Show a drift report that was, with its exit code."""
-    with store_above(context) as store:
+    """Show a past drift report. The exit code is that of the report."""
+    with store_of_root(context) as store:
         report = store.drift_report(number)
-    _tell(report, json=json, html=html)
+    _show(report, json=json, html=html)
     raise typer.Exit(report.exit_code)
 
 
 @app.command("report-schema")
 def report_schema(
-    kind: Annotated[Kind, typer.Argument(help="Which report.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(help="Kind of report.", show_default=False)],
 ) -> None:
-    """Print the JSON Schema of the JSON form of a report."""
+    """Print the JSON Schema of a report."""
     import msgspec
 
     from featurestore.guard.audit.report import AuditReport
@@ -152,13 +157,13 @@ def report_schema(
     echo_json(msgspec.json.format(msgspec.json.encode(schema)).decode())
 
 
-def _tell(report: DriftReport, *, json: Path | None, html: Path | None) -> None:
+def _show(report: DriftReport, *, json: Path | None, html: Path | None) -> None:
     from featurestore.reports.drift_text import render
 
     if html is not None:
         from featurestore.reports.drift_html import render_html
 
-        write_page(html, render_html(report))
+        write_file(html, render_html(report))
     show_report(lambda: render(report), report.to_json, json)
 
 
@@ -171,7 +176,7 @@ def _row(record: DriftRecord) -> list[str]:
     try:
         report = DriftReport.from_json(record.report)
     except RegistryError:
-        found = ["?"] * 4
+        counts = ["?"] * 4
     else:
-        found = [f"{report.current_rows:,}", str(len(report.features)), str(len(report.drifted)), report.reference]
-    return [str(record.id), record.verdict, ran_at, record.service, since, until, *found]
+        counts = [f"{report.current_rows:,}", str(len(report.features)), str(len(report.drifted)), report.reference]
+    return [str(record.id), record.verdict, ran_at, record.service, since, until, *counts]

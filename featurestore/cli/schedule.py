@@ -1,4 +1,4 @@
-"""Commands that keep things going: the schedule, and what became of its jobs."""
+"""Commands of the schedule: running it, its jobs, its alerts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 @app.command()
 def run(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="Do what is due, and end: for cron and the like.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Run the jobs that are due, then exit: for cron and similar.")
+    ] = False,
 ) -> None:
-    """Keep refreshes and audits going until a signal says stop; exit code 1 if a job of --once could not be done.
+    """Run scheduled refreshes and audits until stopped.
 
-    An audit that finds skew is done: it tells people, and its exit code is that of the command audit.
+    Exit code with --once: 1 if a job failed, else 0. An audit that finds skew has not failed: it sends an alert.
     """
     from featurestore.operations import Runner
     from featurestore.registry import FAILED
@@ -31,18 +33,18 @@ def run(
         if once:
             records = runner.run_due()
             for record in records:
-                _say(record)
+                _print_record(record)
             raise typer.Exit(int(any(record.outcome == FAILED for record in records)))
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         echo(f"{len(runner.jobs)} jobs")
-        runner.run(stop, _say, echo)
+        runner.run(stop, _print_record, echo)
 
 
 @app.command()
 def jobs(context: typer.Context) -> None:
-    """List what the schedule does, when it did it last and what came of it, and when it does it next."""
+    """List scheduled jobs with their last and next run."""
     from featurestore.operations import Runner
 
     rows = []
@@ -50,19 +52,22 @@ def jobs(context: typer.Context) -> None:
         runner = Runner(store)
         for job in runner.jobs:
             last = runner.last(job)
-            begun = ["", "", ""] if last is None else [_second(last.started_at_us), last.outcome, last.said]
+            last_run = ["", "", ""] if last is None else [_second(last.started_at_us), last.outcome, last.said]
             next_us = runner.next_us(job)
-            rows.append([job.name, job.about, *begun, "" if next_us is None else _second(next_us)])
-    show(["job", "about", "last", "outcome", "said", "next"], rows)
+            rows.append([job.name, job.about, *last_run, "" if next_us is None else _second(next_us)])
+    show(["job", "about", "last", "outcome", "result", "next"], rows)
 
 
 @app.command()
 def alerts(context: typer.Context) -> None:
-    """List what people were told last of each audit and job, by which way, and why telling them failed."""
+    """List the last alert of each audit and job.
+
+    For each the command shows the channel, and the error if sending failed.
+    """
     with store_of(context) as store:
         records = store.registry.alerts()
     show(
-        ["about", "way", "told at", "what is wrong", "tried at", "problem"],
+        ["job", "channel", "sent at", "problem", "last try", "error"],
         [
             [
                 record.job,
@@ -78,11 +83,11 @@ def alerts(context: typer.Context) -> None:
 
 
 def _second(instant: int) -> str:
-    """Write an instant as people read it: to the second."""
+    """Format an instant to the second."""
     from featurestore.core.temporal import format_instant
 
     return format_instant(instant // 1_000_000 * 1_000_000)
 
 
-def _say(record: JobRecord) -> None:
+def _print_record(record: JobRecord) -> None:
     echo(f"{_second(record.started_at_us)} {record.name}: {record.outcome}: {record.said}")
