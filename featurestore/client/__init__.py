@@ -1,6 +1,6 @@
-"""Clients of a feature server, for code that asks and does not compute.
+"""Clients of a feature server, for code that looks features up and does not compute them.
 
-Importing this package loads httpx and msgspec and nothing that computes: no NumPy, Arrow, pandas, DuckDB or numba.
+Importing this package loads httpx and msgspec, but not NumPy, Arrow, pandas, DuckDB or numba.
 ``pip install featurestore[client]`` adds httpx.
 """
 

@@ -1,7 +1,7 @@
-"""What a client does, without doing it: each call is a generator that says what to send and how long to wait.
+"""The calls of a client without I/O: each is a generator that yields the requests to send and the pauses to make.
 
-A driver sends and waits, with or without ``await``, and hands back what was answered. So the clients for threads and
-for event loops share everything but their few lines of driving.
+A driver sends and waits, with or without ``await``, and returns the responses to the generator. So the synchronous and
+the asynchronous client share everything but their few lines of I/O.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
 
 @dataclass(frozen=True)
-class Sending:
-    """A request to be sent.
+class SendRequest:
+    """A step of a call: send a request.
 
     Attributes:
         method: ``GET`` or ``POST``.
         path: Below the server's address, with a leading slash.
-        timeout_seconds: How long its answer may take.
-        content: Its body, if it has one.
-        media_type: What the body is.
-        headers: What else is said of it.
+        timeout_seconds: How long the response may take.
+        content: The body, if there is one.
+        media_type: Media type of the body.
+        headers: Further headers.
     """
 
     method: str
@@ -50,20 +50,20 @@ class Sending:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A pause before the next request."""
+class Wait:
+    """A step of a call: wait before the next request."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back.
+class Response:
+    """A response of the server.
 
     Attributes:
         status: HTTP status.
-        body: Its content, decompressed.
-        retry_after: The header of that name; ``None`` if there is none.
+        body: The body, decompressed.
+        retry_after: The header ``Retry-After``; ``None`` if there is none.
     """
 
     status: int
@@ -72,22 +72,22 @@ class Answer:
 
 
 _OUTCOME_UNKNOWN = "push-outcome-unknown"
-"""Code of a server's answer that does not know whether events were committed."""
+"""Code of the problem that it is unknown whether events were committed."""
 
 T = TypeVar("T")
 
-Steps: TypeAlias = Generator[Sending | Waiting, Answer | None, T]
-"""A call: it is sent the answer to each ``Sending`` and ``None`` after each ``Waiting``, and returns its result."""
+Steps: TypeAlias = Generator[SendRequest | Wait, Response | None, T]
+"""A call. It receives the response to each ``SendRequest`` and ``None`` after each ``Wait``, and returns its result."""
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Makes the calls of one client.
+    """Creates the calls of one client.
 
     Attributes:
-        timeout_seconds: Time of a call, repetitions and pauses included, if the caller names no other.
-        retries: When a request is repeated.
-        pins: By service the plan that every answer must be of.
+        timeout_seconds: Timeout of a call, retries and pauses included, unless the call has its own.
+        retries: When a request is retried.
+        pins: For each service the fingerprint of the plan that must answer.
     """
 
     timeout_seconds: float
@@ -104,10 +104,10 @@ class Calls:
         request_id: str | None,
         **options: Any,
     ) -> Steps[OnlineFeatures]:
-        """Ask for features."""
+        """Look features up."""
         if request_id is not None and not is_request_id(request_id):
             raise RequestError(
-                f"{request_id[:200]!r} cannot name a request",
+                f"{request_id[:200]!r} is not a valid request id",
                 hint="Use up to 128 letters, digits and ._:- without spaces.",
                 code="request-id",
             )
@@ -118,14 +118,14 @@ class Calls:
         return _read(lambda: messages.read_features(body, question))
 
     def services(self, timeout: float | None) -> Steps[tuple[ServiceInfo, ...]]:
-        """Ask which services there are."""
+        """List the services."""
         body = yield from self._ask("GET", "/v1/services", timeout)
         return _read(lambda: messages.read_services(body))
 
     def push(
         self, source: str, events: Any, partial: bool, timeout: float | None, idempotency_key: str | None = None
     ) -> Steps[PushResult]:
-        """Hand over events; each push has an idempotency key, so that repeating it counts nothing twice."""
+        """Push events; each push has an idempotency key, so that a retry counts nothing twice."""
         path = f"/v1/sources/{quote(source, safe='')}/events" + ("?partial=true" if partial else "")
         if isinstance(events, Sequence) and not isinstance(events, str | bytes):
             content, media_type = messages.write_events(events), JSON
@@ -135,21 +135,21 @@ class Calls:
             raise RequestError(
                 f"got {type(events).__name__}, expected events",
                 field="/events",
-                hint="Give a list of mappings, or what offers an Arrow stream: a pyarrow, pandas or Polars table.",
+                hint="Give a list of mappings, or a pyarrow, pandas or Polars table.",
             )
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = yield from self._ask("POST", path, timeout, content, media_type, headers, is_named=True)
+        body = yield from self._ask("POST", path, timeout, content, media_type, headers, is_idempotent_push=True)
         return _read(lambda: messages.read_pushed(source, body))
 
     def health(self, timeout: float | None) -> Steps[Health]:
-        """Ask whether every service can be answered; a server that is not ready is asked no second time."""
+        """Check whether every service can be answered; this request is never retried."""
         allowed = self.timeout_seconds if timeout is None else timeout
-        answer = yield Sending("GET", "/readyz", allowed)
-        assert answer is not None
-        if answer.status == HTTPStatus.OK:
+        response = yield SendRequest("GET", "/readyz", allowed)
+        assert response is not None
+        if response.status == HTTPStatus.OK:
             return Health(is_ready=True)
-        error = error_of(answer.status, answer.body)
-        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and error.code != "no-problem-document":
+        error = error_of(response.status, response.body)
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE and error.code != "no-problem-document":
             return Health(is_ready=False, problem=error.problem)
         raise error
 
@@ -162,59 +162,61 @@ class Calls:
         media_type: str = JSON,
         headers: Mapping[str, str] = MappingProxyType({}),
         *,
-        is_named: bool = False,
+        is_idempotent_push: bool = False,
     ) -> Steps[bytes]:
-        """Send a request until it is answered other than by 503, or time or repetitions are used up.
+        """Send a request, and retry it while the answer is 503 and time and retries are left.
 
-        A request that is named by an idempotency key is also repeated if the server does not know whether it was done.
-        The server is told how long a call may take if its caller said so: what is of no use any more it need not do.
+        A push with an idempotency key is also retried if it is unknown whether it was committed. If the caller has set
+        a timeout, the server receives it as a deadline, so that it can give up in time.
         """
         deadline = time.monotonic() + (self.timeout_seconds if timeout is None else timeout)
-        repeated = 0
+        retry_count = 0
         while True:
             left = max(deadline - time.monotonic(), 0.001)
-            told = {} if timeout is None else {"X-Deadline-Ms": str(max(1, int(left * 1_000)))}
-            answer = yield Sending(method, path, left, content, media_type, {**headers, **told})
-            assert answer is not None
-            if answer.status == HTTPStatus.OK:
-                return answer.body
-            error = error_of(answer.status, answer.body)
+            deadline_header = {} if timeout is None else {"X-Deadline-Ms": str(max(1, int(left * 1_000)))}
+            response = yield SendRequest(method, path, left, content, media_type, {**headers, **deadline_header})
+            assert response is not None
+            if response.status == HTTPStatus.OK:
+                return response.body
+            error = error_of(response.status, response.body)
             wait = None
-            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE or (is_named and error.code == _OUTCOME_UNKNOWN):
-                wait = self.retries.wait_seconds(repeated, answer.retry_after, deadline - time.monotonic())
+            if response.status == HTTPStatus.SERVICE_UNAVAILABLE or (
+                is_idempotent_push and error.code == _OUTCOME_UNKNOWN
+            ):
+                wait = self.retries.wait_seconds(retry_count, response.retry_after, deadline - time.monotonic())
             if wait is None:
                 raise error
-            yield Waiting(wait)
-            repeated += 1
+            yield Wait(wait)
+            retry_count += 1
 
 
 def unreachable(address: str, error: Exception, *, is_timeout: bool) -> UnreachableError:
-    """Return the error of a request that was not answered.
+    """Return the error of a request without a response.
 
     Args:
         address: The server's address.
-        error: What happened.
-        is_timeout: Whether the caller's time was used up.
+        error: The error of the transport.
+        is_timeout: Whether the timeout is over.
     """
     if is_timeout:
         return UnreachableError(
-            f"{address} did not answer in time", hint="Allow more time, or ask for fewer entities.", code="timeout"
+            f"{address} did not answer in time", hint="Increase the timeout, or ask for fewer entities.", code="timeout"
         )
     return UnreachableError(
         f"{address} cannot be reached ({error})" if str(error) else f"{address} cannot be reached",
-        hint="Is the server running, and is this its address?",
+        hint="Check that the server is running and that this is its address.",
     )
 
 
 def _read(read: Callable[[], T]) -> T:
-    """Read an answer; one that is no answer is the server's failure."""
+    """Decode a response; a malformed one is the server's failure."""
     try:
         return read()
     except (ValueError, LookupError, TypeError) as error:
         raise ServerError(
-            f"its answer cannot be read: {error!r}",
+            f"its response cannot be decoded: {error!r}",
             status=int(HTTPStatus.OK),
-            hint="Is this the address of a feature server, of a version that this client knows?",
+            hint="Check that this is the address of a feature server of a version that the client supports.",
             code="unreadable-answer",
         ) from error
 

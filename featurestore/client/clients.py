@@ -1,4 +1,4 @@
-"""The clients: one for threads, one for event loops. They drive what ``calls`` says and know nothing of it."""
+"""The clients: a synchronous and an asynchronous one. They do the I/O for the steps of ``calls``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
-from featurestore.client.calls import JSON, Answer, Calls, Sending, Steps, T, Waiting, unreachable
+from featurestore.client.calls import JSON, Calls, Response, SendRequest, Steps, T, Wait, unreachable
 from featurestore.client.messages import Health, ServiceInfo
 from featurestore.client.pins import pinned_by
 from featurestore.client.retries import Retries
@@ -27,7 +27,7 @@ except ModuleNotFoundError:  # pragma: no cover - the tests' environment has it
 
 
 class ArrowStream(Protocol):
-    """A table that offers itself as an Arrow stream: of pyarrow, pandas, Polars, DuckDB."""
+    """A table that can be exported as an Arrow stream: of pyarrow, pandas, Polars, DuckDB."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the stream in a capsule."""
@@ -43,15 +43,15 @@ Instant = datetime | str
 TIMEOUT_SECONDS = 10.0
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=3.0)
-"""Idle connections are given up before servers give them up (plain uvicorn after five seconds): no request meets a
-closing one."""
+"""Idle connections are closed before servers close them (plain uvicorn after five seconds), so that no request meets a
+connection that is being closed."""
 
 
 class FeatureStoreClient:
-    """Asks a feature server. May be used from several threads; close it in the end, or use it as a context manager.
+    """A client of a feature server. It may be shared by threads. Close it, or use it as a context manager.
 
-    Answers and errors are those of ``FeatureStore``. Besides these a call raises ``UnreachableError`` if there is no
-    answer within its time, and ``ServerError`` if the server refuses the caller or fails.
+    Answers and errors are those of ``FeatureStore``. A call also raises ``UnreachableError`` if there is no response
+    within the timeout, and ``ServerError`` if the server refuses the caller or fails.
 
     Attributes:
         url: The server's address.
@@ -67,20 +67,20 @@ class FeatureStoreClient:
         trained_on: str | os.PathLike[str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Take the address; nothing is connected yet.
+        """Create a client; nothing is connected yet.
 
         Args:
             url: Address of the server, for instance ``"https://features.example.com"``.
-            api_key: Sent as ``Authorization: Bearer …`` if given.
-            timeout: Seconds that a call may take, repetitions included. Nothing is sent later; to connect, to send and
-                to be answered may each take what was left when it began.
-            retries: When a request answered 503 is repeated; ``Retries()`` if ``None``.
-            trained_on: Folder of a training set, or its manifest: its service is answered by the plan it pins,
-                as if each call named it as ``expected_fingerprint``.
-            transport: What carries requests instead of the network's sockets: a proxy, another TLS context, a test.
+            api_key: Sent as ``Authorization: Bearer …`` if not ``None``.
+            timeout: Seconds that a call may take, retries included. No request is sent after it. Connecting, sending
+                and receiving may each take the time that was left when they began.
+            retries: When a request answered 503 is retried; ``Retries()`` if ``None``.
+            trained_on: Folder of a training set, or its manifest: its service is answered with the plan that it pins,
+                as if each call passed it as ``expected_fingerprint``.
+            transport: Sends requests instead of network sockets: a proxy, another TLS context, a test.
 
         Raises:
-            ConfigError: The address is none, the key cannot be one, or there is no such manifest.
+            ConfigError: The address or the key is malformed, or there is no such manifest.
         """
         self.url = _address(url)
         self._calls = Calls(timeout, retries or Retries(), pinned_by(trained_on))
@@ -106,25 +106,25 @@ class FeatureStoreClient:
             service: Name of the service.
             entities: For each row of the answer the key columns by name.
             request: Request inputs by name: one mapping for all entities, or one per entity.
-            as_of: Instant asked about, exclusive; the server's present one if ``None``.
-            expected_fingerprint: The plan the caller was trained on. It answers, live or not, as long as it has online
-                state; else it is an error.
-            request_id: Name of the request in the server's logs, of letters, digits and ``._:-``; made up by the server
+            as_of: Instant of the answer, exclusive; the server's present if ``None``.
+            expected_fingerprint: The plan that the model was trained on. It answers, live or not, as long as it has
+                online state; otherwise the call fails.
+            request_id: Id of the request in the server's logs, of letters, digits and ``._:-``; generated by the server
                 if ``None``.
-            partial: Whether views may answer if others cannot: their values are null with status ``ERROR``, and
-                ``errors`` says why.
-            model: Name of the model that asks, for the serving log.
+            partial: Whether to return the other views if some cannot answer: the values of failed views are null with
+                status ``ERROR``, and ``errors`` has the reasons.
+            model: Name of the model that uses the answer, for the serving log.
             model_version: Its version.
-            timeout: Seconds this call may take; the client's if ``None``. The server is told and gives up in time too.
+            timeout: Seconds that this call may take; the client's if ``None``. The server gets it as a deadline.
 
         Returns:
-            What the server's own store gives, in every value and dtype.
+            The answer of the server's own store, equal in every value and dtype.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             RequestError: A field is missing, unknown or of a wrong type; ``field`` points at it.
             OutOfReachError: ``as_of`` is earlier than the state of a view reaches.
-            FingerprintMismatchError: The live plan is another than expected.
+            FingerprintMismatchError: The live plan is not the expected one.
             StateError: A view has no online state, or a damaged one.
             StorageError: The online store cannot be read.
             UnreachableError: The server cannot be reached or does not answer in time.
@@ -154,28 +154,28 @@ class FeatureStoreClient:
         timeout: float | None = None,
         idempotency_key: str | None = None,
     ) -> PushResult:
-        """Hand over events of a streamed source. What is accepted is committed when this returns.
+        """Push events of a streamed source. Accepted events are committed when this returns.
 
-        Each push is sent with an idempotency key, under which the server takes it once: it is repeated by itself also
-        if the server does not know whether it was committed. A push that fails by time or connection in the end may or
-        may not have been committed. Give a key of your own to be able to repeat it; events with an ``event_id`` count
-        once in any case.
+        Each push is sent with an idempotency key, under which the server accepts it once. The client retries it also if
+        it is unknown whether it was committed. A push that finally fails by a timeout or a lost connection may or may
+        not have been committed. Pass your own key to be able to repeat it. Events with an ``event_id`` count once in
+        any case.
 
         Args:
             source: Name of the source.
             events: Mappings of column to value, one per event, or a table (pyarrow, pandas, Polars), which is sent as
-                Arrow and needs pyarrow here.
-            partial: Whether the good events are taken if others are wrong; otherwise one wrong event rejects all.
-            timeout: Seconds this call may take; the client's if ``None``.
-            idempotency_key: Name of this push, up to 255 visible characters of ASCII; made up if ``None``. The same key
-                with the same events is taken once, for a day at least; with other events it is refused.
+                Arrow and needs pyarrow.
+            partial: Whether to accept the valid events if others are invalid; otherwise one invalid event rejects all.
+            timeout: Seconds that this call may take; the client's if ``None``.
+            idempotency_key: Key of this push, up to 255 visible characters of ASCII; generated if ``None``. For at
+                least a day, the server accepts the same key with the same events once, and refuses it with others.
 
         Returns:
-            How many were accepted, and which were not; of a push that was taken before, what it did then.
+            How many events were accepted, and which were not; for a repeated push, the result of the first one.
 
         Raises:
-            RequestError: There is no such source, or an event is wrong; ``field`` points at it.
-            StorageError: The log cannot be written; or it is not known whether the events were committed
+            RequestError: There is no such source, or an event is invalid; ``field`` points at it.
+            StorageError: The log cannot be written; or it is unknown whether the events were committed
                 (``push-outcome-unknown``).
             UnreachableError: The server cannot be reached or does not answer in time.
             ServerError: The server refuses the caller, or fails.
@@ -183,7 +183,7 @@ class FeatureStoreClient:
         return self._run(self._calls.push(source, events, partial, timeout, idempotency_key))
 
     def services(self, *, timeout: float | None = None) -> tuple[ServiceInfo, ...]:
-        """Return what services there are, sorted by name.
+        """Return all services, sorted by name.
 
         Raises:
             RegistryError: The registry cannot be read.
@@ -193,11 +193,11 @@ class FeatureStoreClient:
         return self._run(self._calls.services(timeout))
 
     def health(self, *, timeout: float | None = None) -> Health:
-        """Tell whether the server can answer every service. It is asked once; nothing is repeated.
+        """Return whether the server can answer every service. The request is not retried.
 
         Raises:
             UnreachableError: The server cannot be reached or does not answer in time.
-            ServerError: What answers is no feature server.
+            ServerError: The response is not from a feature server.
         """
         return self._run(self._calls.health(timeout))
 
@@ -217,36 +217,36 @@ class FeatureStoreClient:
         return f"{type(self).__name__}({self.url!r})"
 
     def _run(self, steps: Steps[T]) -> T:
-        """Do what a call says, step by step."""
-        answer: Answer | None = None
+        """Run the steps of a call."""
+        response: Response | None = None
         while True:
             try:
-                step = steps.send(answer)
+                step = steps.send(response)
             except StopIteration as finished:
                 return finished.value  # type: ignore[no-any-return]  # typeshed does not say what a generator returned
-            if isinstance(step, Waiting):
+            if isinstance(step, Wait):
                 time.sleep(step.seconds)
-                answer = None
+                response = None
                 continue
             try:
-                answer = self._fetch(step)
+                response = self._fetch(step)
             except httpx.TransportError as error:
                 raise _failed(self.url, error) from error
 
-    def _fetch(self, sending: Sending) -> Answer:
-        """Send a request and read its answer; one that comes in drops is given up when its time is over."""
-        deadline = time.monotonic() + sending.timeout_seconds
-        with closing(self._http.send(_built(self._http, sending), stream=True)) as response:
+    def _fetch(self, step: SendRequest) -> Response:
+        """Send a request and read the response; a response that arrives too slowly is abandoned at the timeout."""
+        deadline = time.monotonic() + step.timeout_seconds
+        with closing(self._http.send(_http_request(self._http, step), stream=True)) as response:
             body = bytearray()
             for chunk in response.iter_bytes():
                 body += chunk
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("the answer is not complete in time")
-        return _answer(response, bytes(body))
+                    raise httpx.ReadTimeout("the response was not complete in time")
+        return _response(response, bytes(body))
 
 
 class AsyncFeatureStoreClient:
-    """Asks a feature server from an event loop; see ``FeatureStoreClient``.
+    """An asynchronous client of a feature server; see ``FeatureStoreClient``.
 
     Attributes:
         url: The server's address.
@@ -262,7 +262,7 @@ class AsyncFeatureStoreClient:
         trained_on: str | os.PathLike[str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Take the address, as ``FeatureStoreClient`` does."""
+        """Create a client, as ``FeatureStoreClient`` does."""
         self.url = _address(url)
         self._calls = Calls(timeout, retries or Retries(), pinned_by(trained_on))
         self._http = httpx.AsyncClient(
@@ -308,15 +308,15 @@ class AsyncFeatureStoreClient:
         timeout: float | None = None,
         idempotency_key: str | None = None,
     ) -> PushResult:
-        """Hand over events of a streamed source; see ``FeatureStoreClient.push``."""
+        """Push events of a streamed source; see ``FeatureStoreClient.push``."""
         return await self._run(self._calls.push(source, events, partial, timeout, idempotency_key))
 
     async def services(self, *, timeout: float | None = None) -> tuple[ServiceInfo, ...]:
-        """Return what services there are; see ``FeatureStoreClient.services``."""
+        """Return all services; see ``FeatureStoreClient.services``."""
         return await self._run(self._calls.services(timeout))
 
     async def health(self, *, timeout: float | None = None) -> Health:
-        """Tell whether the server can answer; see ``FeatureStoreClient.health``."""
+        """Return whether the server can answer; see ``FeatureStoreClient.health``."""
         return await self._run(self._calls.health(timeout))
 
     async def close(self) -> None:
@@ -335,21 +335,21 @@ class AsyncFeatureStoreClient:
         return f"{type(self).__name__}({self.url!r})"
 
     async def _run(self, steps: Steps[T]) -> T:
-        """Do what a call says, step by step."""
-        answer: Answer | None = None
+        """Run the steps of a call."""
+        response: Response | None = None
         while True:
             try:
-                step = steps.send(answer)
+                step = steps.send(response)
             except StopIteration as finished:
                 return finished.value  # type: ignore[no-any-return]  # typeshed does not say what a generator returned
-            if isinstance(step, Waiting):
+            if isinstance(step, Wait):
                 await asyncio.sleep(step.seconds)
-                answer = None
+                response = None
                 continue
             try:
                 async with asyncio.timeout(step.timeout_seconds):
-                    response = await self._http.send(_built(self._http, step))
-                    answer = _answer(response, response.content)
+                    http_response = await self._http.send(_http_request(self._http, step))
+                    response = _response(http_response, http_response.content)
             except (httpx.TransportError, TimeoutError) as error:
                 raise _failed(self.url, error) from error
 
@@ -358,15 +358,15 @@ def _address(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
-        raise _no_address(url) from error
+        raise _malformed_address(url) from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise _no_address(url)
+        raise _malformed_address(url)
     return str(parsed).rstrip("/")
 
 
-def _no_address(url: object) -> ConfigError:
+def _malformed_address(url: object) -> ConfigError:
     return ConfigError(
-        f"{url!r} is no server's address", where="client", hint="Write 'http://host:port'.", code="address"
+        f"{url!r} is not the address of a server", where="client", hint="Write 'http://host:port'.", code="address"
     )
 
 
@@ -376,25 +376,25 @@ def _headers(api_key: str | None) -> dict[str, str]:
         return accepted
     if not api_key or any(not "!" <= letter <= "~" for letter in api_key):
         raise ConfigError(
-            "the API key is empty or has characters that no key has",
+            "the API key is empty or has characters that a key cannot have",
             where="client",
-            hint="A key is one line of ASCII without spaces; was it read with its line end?",
+            hint="A key is one line of ASCII without spaces. Strip the line end if the key was read from a file.",
             code="api-key",
         )
     return {**accepted, "Authorization": f"Bearer {api_key}"}
 
 
-def _built(http: httpx.Client | httpx.AsyncClient, sending: Sending) -> httpx.Request:
-    headers = dict(sending.headers)
-    if sending.content is not None:
-        headers["Content-Type"] = sending.media_type
+def _http_request(http: httpx.Client | httpx.AsyncClient, step: SendRequest) -> httpx.Request:
+    headers = dict(step.headers)
+    if step.content is not None:
+        headers["Content-Type"] = step.media_type
     return http.build_request(
-        sending.method, sending.path, content=sending.content, headers=headers, timeout=sending.timeout_seconds
+        step.method, step.path, content=step.content, headers=headers, timeout=step.timeout_seconds
     )
 
 
-def _answer(response: httpx.Response, body: bytes) -> Answer:
-    return Answer(response.status_code, body, response.headers.get("Retry-After"))
+def _response(response: httpx.Response, body: bytes) -> Response:
+    return Response(response.status_code, body, response.headers.get("Retry-After"))
 
 
 def _failed(url: str, error: Exception) -> Exception:

@@ -1,10 +1,10 @@
-"""What clients send and what they read: JSON on one side, the library's results on the other.
+"""Encodes requests of clients and decodes responses: JSON on the wire, the library's results in Python.
 
-JSON carries every dtype exactly: integers in all their digits, floats by the shortest text that reads back the same
-bits, instants and dates as ISO 8601, decimals as text, binary as base64. The server names the dtypes when asked to,
-and ``read_value`` reads by them, as it does everywhere.
+JSON carries every dtype exactly: integers with all digits, floats as the shortest text that is read back as the same
+bits, instants and dates as ISO 8601, decimals as text, binary as base64. The server adds the dtypes if the request asks
+for them, and ``read_value`` decodes by them, as everywhere.
 
-Readers take what they need from an answer and leave the rest, so that an older client understands a newer server.
+Decoders ignore unknown fields of a response, so that an older client understands a newer server.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from featurestore.core.errors import RequestError, json_pointer
 from featurestore.core.statuses import codes_of
 from featurestore.core.temporal import NOTHING_YET, instant_us
 
-_AS_WRITTEN = ("bool", "int64", "float64", "string")
+_SAME_IN_JSON = ("bool", "int64", "float64", "string")
 
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """A feature service of the server: what to ask with, what comes back.
+    """A feature service of the server: the inputs of a question, and the columns of an answer.
 
     Attributes:
         name: Name of the service.
@@ -86,20 +86,27 @@ def write_question(
         service: Name of the service.
         entities: Keys, per row of the answer.
         request: Request inputs.
-        as_of: Instant asked about.
-        options: What else the caller said; what is ``None`` or false is left to the server's default.
+        as_of: Instant of the answer.
+        options: Further options; those that are ``None`` or false are left to the server's default.
 
     Raises:
-        RequestError: A value has no form in JSON; ``field`` points at it if it is found.
+        RequestError: A value cannot be written as JSON; ``field`` points at it if it is found.
     """
     _check_keys(entities)
-    said = {name: value for name, value in options.items() if value is not None and value is not False}
-    question = {"service": service, "entities": entities, "request": request, "as_of": as_of, **said, "describe": True}
+    set_options = {name: value for name, value in options.items() if value is not None and value is not False}
+    question = {
+        "service": service,
+        "entities": entities,
+        "request": request,
+        "as_of": as_of,
+        **set_options,
+        "describe": True,
+    }
     return _encode({name: value for name, value in question.items() if value is not None})
 
 
 def _check_keys(entities: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse keys that are NaN: JSON has no such thing, and null is another entity.
+    """Refuse keys that are NaN: JSON has no NaN, and null is another entity.
 
     Raises:
         RequestError: There is one; ``field`` points at it.
@@ -112,7 +119,7 @@ def _check_keys(entities: Sequence[Mapping[str, Any]]) -> None:
                 raise RequestError(
                     "got NaN, expected a key",
                     field=json_pointer("entities", number, name),
-                    hint="Where pandas writes NaN for what is missing, give None.",
+                    hint="Replace the NaN of pandas by None.",
                     code="wrong-type",
                 )
 
@@ -121,48 +128,48 @@ def write_events(events: Sequence[Mapping[str, Any]]) -> bytes:
     """Return the body of a push of rows.
 
     Raises:
-        RequestError: A value has no form in JSON; ``field`` points at it if it is found.
+        RequestError: A value cannot be written as JSON; ``field`` points at it if it is found.
     """
     return _encode({"events": events})
 
 
 def read_features(body: bytes, question: bytes) -> OnlineFeatures:
-    """Read an answer, to the bit what the server's own store gave.
+    """Decode an answer, which equals the one of the server's own store to the bit.
 
     Args:
-        body: The answer.
-        question: What was asked; entities and request inputs are read from it as the server reads them.
+        body: The response.
+        question: The body of the request; entities and request inputs are decoded from it as the server decodes them.
     """
-    found, asked = msgspec.json.decode(body), msgspec.json.decode(question)
-    dtypes = found["dtypes"]
+    reply, request = msgspec.json.decode(body), msgspec.json.decode(question)
+    dtypes = reply["dtypes"]
     columns = tuple(parse_dtype(name) for name in dtypes["columns"])
     keys = _parsed(dtypes["keys"])
     inputs = _parsed(dtypes["request"])
-    rows = found["rows"]
-    errors = _errors(found.get("errors"))
+    rows = reply["rows"]
+    errors = _errors(reply.get("errors"))
     return OnlineFeatures(
-        service=found["service"],
-        fingerprint=found["fingerprint"],
-        request_id=found["request_id"],
-        as_of_us=instant_us(found["as_of"]),
-        columns=tuple(found["columns"]),
+        service=reply["service"],
+        fingerprint=reply["fingerprint"],
+        request_id=reply["request_id"],
+        as_of_us=instant_us(reply["as_of"]),
+        columns=tuple(reply["columns"]),
         dtypes=columns,
         rows=_read_rows([row["values"] for row in rows], columns),
         codes=b"".join([codes_of(row["statuses"]) for row in rows]),
         event_times={
-            alias: [_instant(row["event_times"][alias]) for row in rows] for alias in {**found["views"], **errors}
+            alias: [_instant(row["event_times"][alias]) for row in rows] for alias in {**reply["views"], **errors}
         },
         errors=errors,
-        views={alias: _view_state(view) for alias, view in found["views"].items()},
-        entities=[_read_object(entity, keys) for entity in asked["entities"]],
-        requests=_read_inputs(asked.get("request"), inputs, len(rows)),
+        views={alias: _view_state(view) for alias, view in reply["views"].items()},
+        entities=[_read_object(entity, keys) for entity in request["entities"]],
+        requests=_read_inputs(request.get("request"), inputs, len(rows)),
         keys=keys,
         inputs=inputs,
     )
 
 
 def read_services(body: bytes) -> tuple[ServiceInfo, ...]:
-    """Read the list of services, sorted by name."""
+    """Decode the list of services, sorted by name."""
     return tuple(
         ServiceInfo(
             name=service["name"],
@@ -177,21 +184,21 @@ def read_services(body: bytes) -> tuple[ServiceInfo, ...]:
 
 
 def read_pushed(source: str, body: bytes) -> PushResult:
-    """Read what became of a push.
+    """Decode the result of a push.
 
     Args:
-        source: What it was pushed to.
-        body: The answer.
+        source: Name of the source.
+        body: The response.
     """
-    found = msgspec.json.decode(body)
+    result = msgspec.json.decode(body)
     return PushResult(
         source=source,
-        accepted=found["accepted"],
-        duplicates=found["duplicates"],
-        sequence=found["sequence"],
-        ingest_time_us=instant_us(found["ingest_time"]),
-        is_followed=found["is_followed"],
-        rejected=tuple(RejectedRow(item["row"], item["field"], item["problem"]) for item in found["rejected"]),
+        accepted=result["accepted"],
+        duplicates=result["duplicates"],
+        sequence=result["sequence"],
+        ingest_time_us=instant_us(result["ingest_time"]),
+        is_followed=result["is_followed"],
+        rejected=tuple(RejectedRow(item["row"], item["field"], item["problem"]) for item in result["rejected"]),
     )
 
 
@@ -204,11 +211,11 @@ def _parsed(names: dict[str, str]) -> dict[str, DType]:
 
 
 def _read_rows(rows: list[list[Any]], dtypes: Sequence[DType]) -> list[list[Any]]:
-    """Read values by their dtypes; most dtypes are in JSON what they are in Python."""
-    places = [(place, dtype) for place, dtype in enumerate(dtypes) if dtype.kind not in _AS_WRITTEN]
+    """Decode values by their dtypes; most dtypes are the same in JSON and in Python."""
+    encoded = [(column, dtype) for column, dtype in enumerate(dtypes) if dtype.kind not in _SAME_IN_JSON]
     for row in rows:
-        for place, dtype in places:
-            row[place] = read_value(dtype, row[place])
+        for column, dtype in encoded:
+            row[column] = read_value(dtype, row[column])
     return rows
 
 
@@ -217,7 +224,7 @@ def _read_object(values: Mapping[str, Any], dtypes: Mapping[str, DType]) -> dict
 
 
 def _read_inputs(request: Any, dtypes: Mapping[str, DType], count: int) -> list[dict[str, Any]]:
-    """Read the request inputs of each entity: one object may stand for all of them."""
+    """Decode the request inputs of each entity: one object may stand for all entities."""
     if not isinstance(request, list):
         return [_read_object(request or {}, dtypes)] * count
     return [_read_object(row, dtypes) for row in request] if dtypes else [{}] * count
@@ -238,12 +245,12 @@ def _view_state(view: Mapping[str, Any]) -> ViewState:
 
 @lru_cache(maxsize=4096)
 def _instant(text: str | None) -> int | None:
-    """Read an instant; the few of one answer are the same for many rows."""
+    """Parse an instant. The cache pays since the few instants of an answer repeat over its rows."""
     return None if text is None else instant_us(text)
 
 
 def _bound(text: str | None) -> int:
-    """Read the bound of a view's state; one before the first instant there is has no text."""
+    """Parse a bound of a view's state; a state without events has none."""
     return NOTHING_YET if text is None else instant_us(text)
 
 
@@ -252,17 +259,17 @@ def _encode(document: dict[str, Any]) -> bytes:
         return _to_json(document)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(
-            f"it cannot be written as JSON: {error}",
-            field=_place(document, ""),
+            f"the request cannot be written as JSON: {error}",
+            field=_pointer_to_unencodable(document, ""),
             hint="Use bool, int, float, str, datetime, date, Decimal, bytes, lists of these, and None.",
             code="wrong-type",
         ) from None
 
 
 def _plain(value: Any) -> Any:
-    """Return what the encoder does not know as what it is a kind of: ``pandas.Timestamp`` is a ``datetime``.
+    """Convert a value that the encoder does not know to its base type: ``pandas.Timestamp`` is a ``datetime``.
 
-    Numbers of NumPy are what Python makes of them, each exactly; what pandas writes for missing values is null.
+    NumPy numbers are converted exactly to Python numbers; the missing values of pandas become null.
     """
     simple = plain(value)
     if simple is not value:
@@ -283,17 +290,17 @@ def _plain(value: Any) -> Any:
 _to_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-def _place(value: Any, place: str) -> str:
+def _pointer_to_unencodable(value: Any, pointer: str) -> str:
     """Return the JSON pointer to the first value inside that cannot be written."""
     if isinstance(value, Mapping):
         inside: list[tuple[Any, Any]] = list(value.items())
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         inside = list(enumerate(value))
     else:
-        return place
+        return pointer
     for name, item in inside:
         try:
             _to_json(item)
         except (TypeError, ValueError, RecursionError):
-            return _place(item, place + json_pointer(name))
-    return place
+            return _pointer_to_unencodable(item, pointer + json_pointer(name))
+    return pointer

@@ -1,4 +1,4 @@
-"""What a training set pins: the plan its service must answer by."""
+"""The plan that a training set pins: its service must answer with this plan."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ _MANIFEST = "_manifest.json"
 
 
 def pinned_by(trained_on: str | os.PathLike[str] | None) -> dict[str, str]:
-    """Return by service the fingerprint of a training set's plan.
+    """Return the fingerprint of a training set's plan, by service.
 
     Args:
         trained_on: The training set's folder, or its manifest; ``None`` pins nothing.
 
     Raises:
-        ConfigError: There is no such manifest, or the file is none.
+        ConfigError: There is no such manifest, or the file is not a manifest.
     """
     if trained_on is None:
         return {}
-    given = Path(trained_on)
-    path = given if given.is_file() else given / _MANIFEST
+    path = Path(trained_on)
+    if not path.is_file():
+        path /= _MANIFEST
     where, hint = "client", "Give the folder of a training set, or its manifest."
     try:
         manifest = json.loads(path.read_bytes())
@@ -31,4 +32,4 @@ def pinned_by(trained_on: str | os.PathLike[str] | None) -> dict[str, str]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", where=where, hint=hint, code="no-manifest") from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is no manifest", where=where, hint=hint, code="no-manifest") from None
+        raise ConfigError(f"{path} is not a manifest", where=where, hint=hint, code="no-manifest") from None

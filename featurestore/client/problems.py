@@ -1,4 +1,4 @@
-"""From a server's refusals to the exceptions that the embedded store raises."""
+"""Maps a server's problem documents to the exceptions that the embedded store raises."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from featurestore.core.errors import (
     UnreachableError,
 )
 
-_CALLERS_MISTAKES = (400, 413, 422)
+_CLIENT_ERRORS = (400, 413, 422)
 
 
 def error_of(status: int, body: bytes) -> FeatureStoreError:
-    """Return the exception for an answer that is no success.
+    """Return the exception for a response that is not a success.
 
-    A problem document names the class of the library's error, so that it is raised here as it was there. What the
-    server refused before the library saw it is a ``RequestError`` if the request was wrong, an ``UnreachableError`` if
-    time was up, else a ``ServerError``.
+    A problem document has the class of the library's error, so the client raises the same class. A refusal of the
+    server itself is a ``RequestError`` if the request was wrong, an ``UnreachableError`` if the deadline was exceeded,
+    else a ``ServerError``.
 
     Args:
         status: HTTP status.
-        body: What was sent with it; it need not be a problem document.
+        body: The body; it need not be a problem document.
     """
     try:
         document = msgspec.json.decode(body)
@@ -35,9 +35,9 @@ def error_of(status: int, body: bytes) -> FeatureStoreError:
         document = None
     if not isinstance(document, dict) or "code" not in document:
         return ServerError(
-            f"it answered {status} and no problem document",
+            f"it answered {status} without a problem document",
             status=status,
-            hint="Is this the address of a feature server? Something on the way may have answered.",
+            hint="Check that this is the address of a feature server. A proxy may have answered.",
             code="no-problem-document",
         )
     hint = _text(document, "hint")
@@ -46,7 +46,7 @@ def error_of(status: int, body: bytes) -> FeatureStoreError:
 
 
 def _text(document: dict[str, Any], name: str) -> str:
-    """Return a member of a problem document; a missing or foreign one is empty."""
+    """Return a text member of a problem document; empty if it is missing or not text."""
     value = document.get(name)
     return value if isinstance(value, str) else ""
 
@@ -61,7 +61,7 @@ def _error(status: int, problem: str, hint: str, code: str, field: str, name: st
         return kind(problem, hint=hint, code=code)
     if status == HTTPStatus.GATEWAY_TIMEOUT:
         return UnreachableError(problem, status=status, hint=hint, code=code)
-    if status in _CALLERS_MISTAKES:
+    if status in _CLIENT_ERRORS:
         return RequestError(problem, field=field, hint=hint, code=code)
     return ServerError(problem, status=status, hint=hint, code=code)
 
@@ -79,4 +79,4 @@ _PLAIN: frozenset[type[FeatureStoreError]] = frozenset(
         errors.StorageError,
     }
 )
-"""Errors that are nothing but their message."""
+"""Errors without fields of their own."""

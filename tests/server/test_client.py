@@ -160,7 +160,7 @@ def test_what_cannot_be_sent_is_named_and_not_shown(client):
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "a\n", "x" * 129])
 def test_a_request_is_not_named_by_what_logs_cannot_bear(client, name):
-    with pytest.raises(RequestError, match="cannot name a request"):
+    with pytest.raises(RequestError, match="is not a valid request id"):
         client.get_online_features("plain", [{"user": 1}], request_id=name)
 
 
@@ -397,7 +397,7 @@ def test_a_client_is_answered_by_the_plan_it_was_trained_on(kind, store, tmp_pat
     with pytest.raises(FingerprintMismatchError):
         client.get_online_features("plain", [{"user": 1}])
     assert client.get_online_features("all_of_it", [{"user": 1}], {"budget": 1.0}).rows
-    for text, problem in (("[]", "is no manifest"), (None, "No such file")):
+    for text, problem in (("[]", "is not a manifest"), (None, "No such file")):
         manifest.write_text(text) if text else manifest.unlink()
         with pytest.raises(ConfigError, match=problem):
             client_of(kind, "http://test", transport, trained_on=tmp_path).services()

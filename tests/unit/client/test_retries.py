@@ -27,5 +27,5 @@ def test_no_wait_is_begun_that_uses_up_the_callers_time(left, wait):
 
 @pytest.mark.parametrize("wrong", [{"count": -1}, {"first_seconds": 0}, {"first_seconds": 3, "most_seconds": 2}])
 def test_what_is_no_schedule_is_refused(wrong):
-    with pytest.raises(ConfigError, match="no schedule"):
+    with pytest.raises(ConfigError, match="not a valid schedule"):
         Retries(**wrong)
