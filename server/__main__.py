@@ -1,4 +1,4 @@
-"""Runs the server: ``python -m server``. One process with one event loop, or several that share a socket."""
+"""Runs the server: ``python -m featurestore.server``. One process with one event loop, or several on one socket."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from featurestore.core.cleaning import clean
 from featurestore.core.errors import ConfigError, FeatureStoreError
 from featurestore.server.app import create_app
 from featurestore.server.process import Server, is_loopback
-from featurestore.server.settling import settle, unsettle
 from featurestore.server.workers import Workers
 from featurestore.store import FeatureStore
 
 _CANNOT_START = 2
-_MOST_PORT = 65_535
+_MAX_PORT = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal says stop; then finish what is under way and write what waits.
+    """Serve until a stop signal; then finish all requests and write pending logs.
 
     Args:
-        arguments: Those of the command line if ``None``.
+        arguments: The arguments; those of the command line if ``None``.
 
     Returns:
         Exit code: 0, or 2 if the server cannot start.
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = Config.load(options.config)
         with FeatureStore(config) as store:
-            # What cannot be read now is told here, and not by each worker in turn.
+            # A registry that cannot be read is reported here once, not by each worker.
             store.service_names()
             if (options.workers or config.server.workers) == 1:
                 serve(store, host=options.host, port=options.port)
@@ -49,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(store: FeatureStore, *, host: str | None = None, port: int | None = None) -> None:
-    """Serve a store until a signal says stop.
+    """Serve a store until a stop signal.
 
-    The address is printed once the server takes requests, so that a program that started it with port 0 learns the
+    The address is printed once the server accepts requests, so that a program that started it with port 0 learns the
     port.
 
     Args:
-        store: What answers; it stays the caller's to close.
+        store: The store that answers. The caller closes it.
         host: Address to listen on; the configured one if ``None``.
         port: Port to listen on, 0 for a free one; the configured one if ``None``.
 
@@ -63,25 +62,22 @@ def serve(store: FeatureStore, *, host: str | None = None, port: int | None = No
         ConfigError: The address cannot be listened on.
     """
     listening = _listen(store.config, host, port)
-    # uvicorn raises the signal that stopped it again: it shall end the program by way of closing the store.
+    # uvicorn raises the signal again that stopped it: SystemExit lets the caller close the store.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     announce = partial(_announce, listening, store.config)
-    server = Server(create_app(store, on_ready=settle), store.config.server, announce)
-    try:
-        server.run(sockets=[listening])
-    finally:
-        unsettle()
+    server = Server(create_app(store), store.config.server, announce)
+    server.run(sockets=[listening])
     if not server.started:
         raise SystemExit(_CANNOT_START)
 
 
 def serve_with_workers(config: Config, options: argparse.Namespace) -> int:
-    """Serve with several processes until a signal says stop; one that dies is started again.
+    """Serve with several processes until a stop signal; restart a process that dies.
 
     Args:
-        config: What is served.
-        options: The command line: place of the configuration, address, count of workers.
+        config: The configuration.
+        options: The command line: configuration file, address, number of workers.
 
     Returns:
         Exit code: 0, or 2 if the workers cannot start.
@@ -99,13 +95,13 @@ def serve_with_workers(config: Config, options: argparse.Namespace) -> int:
 
 
 def _announce(listening: socket.socket, config: Config) -> None:
-    """Say where the server listens, and if anybody may ask it."""
+    """Print where the server listens; warn if other machines can reach it without a key."""
     name, port = listening.getsockname()[:2]
     print(f"serving on http://{f'[{name}]' if ':' in name else name}:{port}", flush=True)
     if config.server.auth == "none" and not is_loopback(listening):
-        print(f"featurestore: auth = 'none', and {name} is open to other machines", file=sys.stderr, flush=True)
+        print(f"featurestore: auth = 'none', and other machines can reach {name}", file=sys.stderr, flush=True)
     if name == "::" and listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-        print("featurestore: this machine takes connections to :: by IPv6 only", file=sys.stderr, flush=True)
+        print("featurestore: this machine accepts connections to :: over IPv6 only", file=sys.stderr, flush=True)
 
 
 def _stop(*_: object) -> None:
@@ -122,24 +118,24 @@ def _listen(config: Config, host: str | None, port: int | None) -> socket.socket
         raise ConfigError(
             f"cannot listen on {address[0]} port {address[1]}: {error.strerror}",
             where="server",
-            hint="Name another port, or 0 for a free one.",
+            hint="Choose another port, or 0 for a free one.",
             code="address",
         ) from error
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m server", description="Serve features over HTTP.")
+    parser = argparse.ArgumentParser(prog="python -m featurestore.server", description="Serve features over HTTP.")
     parser.add_argument("--config", default=os.environ.get(CONFIG_VARIABLE, FILE_NAME), help="configuration file")
     parser.add_argument("--host", help="address to listen on (default: the configured one)")
     parser.add_argument("--port", type=_port, help="port to listen on, 0 for a free one (default: the configured one)")
-    parser.add_argument("--workers", type=_count, help="how many processes serve (default: the configured number)")
+    parser.add_argument("--workers", type=_count, help="number of serving processes (default: the configured number)")
     return parser.parse_args(arguments)
 
 
 def _port(text: str) -> int:
     number = int(text)
-    if not 0 <= number <= _MOST_PORT:
-        raise argparse.ArgumentTypeError(f"{number} is no port; they are 0 to {_MOST_PORT}")
+    if not 0 <= number <= _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{number} is not a port; ports are 0 to {_MAX_PORT}")
     return number
 
 

@@ -1,15 +1,14 @@
-"""Who may ask: API keys, checked before anything else is done for a request.
+"""API keys: which scope each path needs, and whether a request has it.
 
-A key comes as ``Authorization: Bearer fs_…``. The keys are read from the registry at most once a second, so a revoked
-key is refused after a second at the latest. While the registry cannot be read, the keys that were known last hold on:
-serving does not depend on the registry.
+A key comes as ``Authorization: Bearer fs_…``. The keys are read from the registry at most once per second, so a revoked
+key is refused after one second at the latest. While the registry cannot be read, the keys that were read last stay
+valid: serving does not depend on the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,174 +19,160 @@ from http import HTTPStatus
 from featurestore.core.errors import RegistryError
 from featurestore.core.temporal import Clock, duration_us
 from featurestore.registry.api_keys import ApiKey, ApiKeys, Scope, split_key
-from featurestore.server.calls import Call
+from featurestore.server.calls import FEATURES_PATH, METRICS_PATH, Call, is_push_path
 from featurestore.server.problems import RefusedError
-from featurestore.server.work import Threads
+from featurestore.server.thread_pool import ThreadPool
 
 _LOGGER = logging.getLogger("featurestore.server")
-_RECHECK_US = duration_us("1s")
-_OPEN = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs"})
+_REFRESH_US = duration_us("1s")
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/openapi.json", "/docs"})
 _SCOPES: Mapping[str, Scope] = {
-    "/v1/features": Scope.READ,
+    FEATURES_PATH: Scope.READ,
     "/v1/services": Scope.READ,
-    "/metrics": Scope.READ,
+    METRICS_PATH: Scope.READ,
     "/get-online-features": Scope.READ,
     "/push": Scope.WRITE,
     "/materialize": Scope.ADMIN,
     "/materialize-incremental": Scope.ADMIN,
 }
-_EVENTS = re.compile(r"/v1/sources/[^/]+/events")
-_PATIENCE_SECONDS = 0.25
-"""So long requests wait for keys that are read anew; then those known last hold."""
+_REFRESH_TIMEOUT_SECONDS = 0.25
+"""Requests wait at most this long for keys that are read again; then the keys that were read last apply."""
 
-_FIRST_SECONDS = 5.0
-"""So long they wait if no keys are known yet."""
+_FIRST_READ_TIMEOUT_SECONDS = 5.0
+"""Requests wait at most this long while no keys were read yet."""
 
 _CHALLENGE = {"www-authenticate": 'Bearer realm="featurestore"'}
 _HINT = "Send 'Authorization: Bearer <key>'; 'featurestore keys create' makes one."
 
 
 def needed_scope(path: str) -> Scope | None:
-    """Return what a key must be allowed to use a path; ``None`` for what everybody may.
+    """Return the scope that a key needs for a path; ``None`` if the path needs no key.
 
-    What is not named here takes a key that may do everything: a route is closed until it is opened.
+    A path that is not listed here needs the scope admin: a route is closed until it is opened.
 
     Args:
-        path: As routes are declared, without the path that the server is mounted under.
+        path: The path as routes are declared, without the path that the server is mounted under.
     """
-    known = _SCOPES.get(path)
-    if known is not None:
-        return known
-    if path in _OPEN:
+    scope = _SCOPES.get(path)
+    if scope is not None:
+        return scope
+    if path in _OPEN_PATHS:
         return None
-    return Scope.WRITE if _EVENTS.fullmatch(path) else Scope.ADMIN
+    return Scope.WRITE if is_push_path(path) else Scope.ADMIN
 
 
 @dataclass(frozen=True)
-class _Known:
-    """The keys as they were read once.
+class _KeySnapshot:
+    """The API keys as they were read once.
 
     Attributes:
-        keys: By id.
-        at_us: When they were read.
-        opened: By their text, those that were checked already: no more than there are keys.
+        keys: Keys by id.
+        read_at_us: When they were read.
+        verified: Keys by their text, those that were verified already: never more than there are keys.
     """
 
     keys: Mapping[str, ApiKey]
-    at_us: int
-    opened: dict[bytes, ApiKey] = field(default_factory=dict)
+    read_at_us: int
+    verified: dict[bytes, ApiKey] = field(default_factory=dict)
 
-    def open(self, given: bytes) -> ApiKey:
-        """Return the key that a header brings.
+    def verify(self, header: bytes) -> ApiKey:
+        """Return the key that an ``Authorization`` header holds.
 
         Raises:
-            RefusedError: There is none, or it does not hold.
+            RefusedError: The header holds no key, or one that is unknown or revoked (401).
         """
-        text = key_text(given)
-        found = self.opened.get(text)
-        if found is None:
-            found = self.opened[text] = self._checked(text)
-        return found
-
-    def _checked(self, text: bytes) -> ApiKey:
-        parts = split_key(text.decode("latin-1"))
-        key = self.keys.get(parts[0]) if parts is not None else None
-        if key is None or parts is None or not key.is_opened_by(parts[1]):
-            detail = f"The key is unknown or revoked. {_HINT}"
-            raise RefusedError(HTTPStatus.UNAUTHORIZED, detail, "unknown-key", headers=_CHALLENGE)
+        text = _key_text(header)
+        key = self.verified.get(text)
+        if key is None:
+            parts = split_key(text.decode("latin-1"))
+            key = self.keys.get(parts[0]) if parts is not None else None
+            if key is None or parts is None or not key.is_opened_by(parts[1]):
+                detail = f"The key is unknown or revoked. {_HINT}"
+                raise RefusedError(HTTPStatus.UNAUTHORIZED, detail, "unknown-key", headers=_CHALLENGE)
+            self.verified[text] = key
         return key
 
 
-def key_text(header: bytes) -> bytes:
-    """Return the key of ``Authorization: Bearer …`` without what may stand around it; empty if it is of another kind.
+def _key_text(header: bytes) -> bytes:
+    """Return the key of ``Authorization: Bearer …`` without surrounding spaces; empty for another scheme.
 
     One key has one text, however the header is written.
     """
-    kind, _, text = header.partition(b" ")
-    return text.strip() if kind.lower() == b"bearer" else b""
+    scheme, _, text = header.partition(b" ")
+    return text.strip() if scheme.lower() == b"bearer" else b""
 
 
-class Doorkeeper:
-    """Lets requests in that have a key for what they ask."""
+class ApiKeyCheck:
+    """Checks that a request has a key with the scope that its path needs."""
 
     def __init__(
         self, keys: Callable[[], ApiKeys], clock: Callable[[], Clock], is_route: Callable[[str], bool]
     ) -> None:
-        """Take the parts.
+        """Create a check; no keys are read yet.
 
         Args:
-            keys: Gives the keys of the registry.
-            clock: Tells when the keys were read last.
-            is_route: Tells whether there is something at a path.
+            keys: Returns the keys of the registry.
+            clock: Returns the clock by which the age of the keys is measured.
+            is_route: Returns whether the server has a route at a path.
         """
         self._is_route = is_route
         self._keys = keys
         self._clock = clock
-        self._known: _Known | None = None
-        self._threads = Threads(1, "keys")
+        self._snapshot: _KeySnapshot | None = None
+        self._threads = ThreadPool(1, "keys")
         self._reading: Future[None] | None = None
-        self._began = 0.0
+        self._reading_since = 0.0
 
-    def knows(self, call: Call) -> bool:
-        """Tell whether a request has a key for what it asks, if that is known without looking it up."""
-        needed, known = needed_scope(call.path), self._fresh()
-        if needed is None or known is None:
-            return needed is None
-        key = known.opened.get(key_text(call.headers.get(b"authorization", b"")))
-        return key is not None and key.allows(needed)
+    def is_outdated_for(self, call: Call) -> bool:
+        """Return whether the keys must be read again before a request can be checked."""
+        if needed_scope(call.path) is None or b"authorization" not in call.headers:
+            return False
+        snapshot = self._snapshot
+        return snapshot is None or not 0 <= self._clock().now_us() - snapshot.read_at_us < _REFRESH_US
 
-    async def check(self, call: Call) -> None:
-        """Let a request in, or raise. Where there is nothing, every key may learn that.
+    def check(self, call: Call) -> None:
+        """Check a request against the keys that were read last. Any valid key may learn that a path does not exist.
 
         Raises:
-            RefusedError: It has no key (401), or one that is not allowed what it asks (403).
+            RefusedError: There is no valid key (401), its scope does not suffice (403), or no keys were read yet (503).
         """
-        needed = needed_scope(call.path)
-        if needed is None:
+        scope = needed_scope(call.path)
+        if scope is None:
             return
-        given = call.headers.get(b"authorization")
-        if given is None:
+        header = call.headers.get(b"authorization")
+        if header is None:
             raise RefusedError(HTTPStatus.UNAUTHORIZED, f"There is no key. {_HINT}", "no-key", headers=_CHALLENGE)
-        known = self._fresh()
-        if known is None:
-            known = await self._read_anew()
-        key = known.open(given)
-        if not key.allows(needed) and self._is_route(call.path):
-            detail = f"The key '{key.name}' has no scope '{needed}', which this needs."
+        if self._snapshot is None:
+            detail = "The API keys cannot be read yet: the registry does not answer. Ask again in a moment."
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "no-keys-yet")
+        key = self._snapshot.verify(header)
+        if not key.allows(scope) and self._is_route(call.path):
+            detail = f"The key '{key.name}' has no scope '{scope}', which this needs."
             challenge = {"www-authenticate": f'{_CHALLENGE["www-authenticate"]}, error="insufficient_scope"'}
             raise RefusedError(HTTPStatus.FORBIDDEN, detail, "forbidden", headers=challenge)
 
-    def _fresh(self) -> _Known | None:
-        """Return the keys if they were read a moment ago."""
-        known = self._known
-        return known if known is not None and 0 <= self._clock().now_us() - known.at_us < _RECHECK_US else None
-
-    async def _read_anew(self) -> _Known:
-        """Return the keys, read anew in a thread; those known last if that takes more than a moment.
+    async def refresh(self) -> None:
+        """Read the keys again in a thread. If that takes too long, the keys that were read last stay valid.
 
         Raises:
-            RegistryError: None are known, and they cannot be read.
-            RefusedError: None are known, and the registry does not answer.
+            RegistryError: No keys were ever read, and they cannot be read now.
         """
         if self._reading is None or self._reading.done():
-            self._reading, self._began = self._threads.submit(self._read), time.perf_counter()
-        most = _FIRST_SECONDS if self._known is None else _PATIENCE_SECONDS
+            self._reading, self._reading_since = self._threads.submit(self._read), time.perf_counter()
+        timeout = _FIRST_READ_TIMEOUT_SECONDS if self._snapshot is None else _REFRESH_TIMEOUT_SECONDS
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._began + most - time.perf_counter())):
+            async with asyncio.timeout(max(0.0, self._reading_since + timeout - time.perf_counter())):
                 await asyncio.shield(asyncio.wrap_future(self._reading))
-        if self._known is None:
-            detail = "The API keys cannot be read yet: the registry does not answer. Ask again in a moment."
-            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, detail, "no-keys-yet")
-        return self._known
 
     def _read(self) -> None:
         now_us = self._clock().now_us()
+        previous = self._snapshot
         try:
             keys: Mapping[str, ApiKey] = {key.id: key for key in self._keys().all()}
         except RegistryError as error:
-            if self._known is None:
+            if previous is None:
                 raise
-            _LOGGER.warning("the API keys cannot be read; those known last hold on: %s", error)
-            keys = self._known.keys
-        is_same = self._known is not None and keys == self._known.keys
-        self._known = _Known(keys, now_us, self._known.opened if is_same and self._known is not None else {})
+            _LOGGER.warning("the API keys cannot be read; the keys that were read last stay valid: %s", error)
+            keys = previous.keys
+        is_same = previous is not None and keys == previous.keys
+        self._snapshot = _KeySnapshot(keys, now_us, previous.verified if is_same and previous is not None else {})

@@ -1,8 +1,8 @@
-"""The connections of one process: how many there may be, and how long each may keep the server waiting.
+"""The connections of one process: their maximum number, and the timeouts of each phase.
 
-Every connection is in one phase. Each phase keeps its connections in the order in which they entered it, so that the
-one that has waited longest is always the first: looking for expired ones, or for one to close in favour of a new
-caller, costs the same however many there are. No connection has a timer of its own.
+Every connection is in one phase. Each phase keeps its connections in the order in which they entered it, so the first
+one has always waited longest: finding expired connections, or one to evict for a new client, costs the same however
+many there are. No connection has a timer of its own.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from typing import TYPE_CHECKING, Any
 from featurestore.config import ServerConfig
 
 if TYPE_CHECKING:
-    from featurestore.server.gathering import GatheringProtocol
+    from featurestore.server.protocol import CoalescingProtocol
 
 _LOGGER = logging.getLogger("featurestore.server")
 
 SWEEP_SECONDS = 0.25
-"""How often expired connections are looked for."""
+"""How often expired connections are closed."""
 
 DISCARD_SECONDS = 2.0
-"""So long the rest of a request that was refused is read and thrown away: else its caller may not see the refusal."""
+"""How long the rest of a refused request is read and discarded: else its client may not see the refusal."""
 
-_OFFERED_FILES = 1_048_576
-"""No more open files than this are asked for."""
+_MAX_FILES = 1_048_576
+"""The limit of open files is never raised above this."""
 
 _SLOW_SECONDS = 1.0
-"""A body that has taken longer than this is closed in favour of new callers before idle connections are."""
+"""A connection whose body takes longer than this is evicted for new clients before idle connections are."""
 
-_MOST_BACKLOG = 2_048
+_MAX_BACKLOG = 2_048
 
-_STORE_FILES = 2_500
-"""So many files are kept for the store and for connections that wait; two thirds of them where there are few."""
+_RESERVED_FILES = 2_500
+"""Open files that are reserved for the store and for waiting connections; at most two thirds of all."""
 
 
 class Phase(IntEnum):
     """What a connection waits for.
 
     ``OPENED``: the first head. ``HEAD``: the rest of a later head. ``BODY``: the rest of a body. ``SERVED``: an answer,
-    or the next request. ``CLOSING``: that the caller takes the last answer. ``DISCARDING``: that the caller stops
-    sending a request that is answered already.
+    or the next request. ``CLOSING``: the client reads the last answer. ``DISCARDING``: the client stops sending a
+    request that is answered already.
     """
 
     OPENED = 0
@@ -57,21 +57,21 @@ class Phase(IntEnum):
 
 
 class Connections:
-    """Makes the protocol of each connection, and closes connections that wait too long or are too many.
+    """Creates the protocol of each connection, and closes connections that time out or are too many.
 
     Attributes:
-        limits: What the server takes.
+        limits: The configured limits.
         head_seconds: How long a head may take.
-        is_draining: Whether the server is about to end: each answer closes its connection.
+        is_draining: Whether the server is about to stop: each answer closes its connection.
     """
 
     def __init__(self, limits: ServerConfig) -> None:
-        """Take the limits; the connections are those of the process in which the first one is made."""
+        """Create the table of connections of this process, which is empty."""
         self.limits = limits
         self.is_draining = False
-        self._most = min(limits.max_connections, _most_by_files())
+        self._max_count = min(limits.max_connections, _max_connections_by_files())
         self._count = 0
-        self._phases: tuple[OrderedDict[GatheringProtocol, float], ...] = tuple(OrderedDict() for _ in Phase)
+        self._phases: tuple[OrderedDict[CoalescingProtocol, float], ...] = tuple(OrderedDict() for _ in Phase)
         self.head_seconds = min(limits.head_seconds, limits.deadline_seconds)
         self._seconds = {
             Phase.OPENED: self.head_seconds,
@@ -82,53 +82,56 @@ class Connections:
         }
         self._sweeping: asyncio.TimerHandle | None = None
 
-    def __call__(self, **arguments: Any) -> GatheringProtocol:
-        """Return the protocol of a new connection; uvicorn gives the arguments of its own."""
-        from featurestore.server.gathering import GatheringProtocol
+    def __call__(self, **arguments: Any) -> CoalescingProtocol:
+        """Return the protocol of a new connection; ``arguments`` are uvicorn's."""
+        # Imported here: the protocol needs the phases above.
+        from featurestore.server.protocol import CoalescingProtocol
 
-        return GatheringProtocol(self, **arguments)
+        return CoalescingProtocol(self, **arguments)
 
-    def add(self, connection: GatheringProtocol) -> None:
-        """Take a connection; if there are too many, close the one that has waited longest, or else this one."""
+    def add(self, connection: CoalescingProtocol) -> None:
+        """Add a connection; if there are too many, evict the one that has waited longest, or else this one."""
         self._count += 1
         self._phases[Phase.OPENED][connection] = connection.loop.time()
         if self._sweeping is None:
             self._sweeping = connection.loop.call_later(SWEEP_SECONDS, self._sweep, connection.loop)
-        if self._count > self._most:
+        if self._count > self._max_count:
             victim = self._victim(connection)
-            _LOGGER.warning("there are more than %d connections; one was closed for a new one", self._most)
-            victim.give_way()
+            _LOGGER.warning(
+                "there are more than %d connections; one was closed in favour of a new one", self._max_count
+            )
+            victim.evict()
 
-    def remove(self, connection: GatheringProtocol) -> None:
-        """Forget a connection that is closed."""
+    def remove(self, connection: CoalescingProtocol) -> None:
+        """Remove a closed connection."""
         if self._phases[connection.phase].pop(connection, None) is not None:
             self._count -= 1
 
-    def enter(self, connection: GatheringProtocol, phase: Phase) -> None:
-        """Note that a connection has entered a phase."""
+    def enter(self, connection: CoalescingProtocol, phase: Phase) -> None:
+        """Move a connection to a phase."""
         if self._phases[connection.phase].pop(connection, None) is not None:
             connection.phase = phase
             self._phases[phase][connection] = connection.loop.time()
 
-    def served(self, connection: GatheringProtocol) -> None:
-        """Note that another answer was given on a connection; from now on the next request is waited for."""
+    def served(self, connection: CoalescingProtocol) -> None:
+        """Restart the keep-alive timeout of a connection whose request was answered."""
         waiting = self._phases[Phase.SERVED]
         if connection in waiting:
             waiting[connection] = connection.loop.time()
             waiting.move_to_end(connection)
 
     def drain(self) -> None:
-        """Let every answer from now on close its connection."""
+        """Close every connection after its next answer."""
         self.is_draining = True
         for connection in self.all():
             connection.close_after_answer()
 
-    def all(self) -> list[GatheringProtocol]:
+    def all(self) -> list[CoalescingProtocol]:
         """Return all connections."""
         return [connection for waiting in self._phases for connection in waiting]
 
-    def _victim(self, newcomer: GatheringProtocol) -> GatheringProtocol:
-        """Return the connection that is closed for a new one: nothing is lost with one that has asked nothing yet."""
+    def _victim(self, newcomer: CoalescingProtocol) -> CoalescingProtocol:
+        """Return the connection to evict for a new one: preferably one without a request, so that nothing is lost."""
         for phase in (Phase.DISCARDING, Phase.CLOSING, Phase.OPENED, Phase.HEAD):
             first = next(iter(self._phases[phase]), newcomer)
             if first is not newcomer:
@@ -136,10 +139,10 @@ class Connections:
         slowest, since = next(iter(self._phases[Phase.BODY].items()), (newcomer, 0.0))
         if slowest is not newcomer and since < newcomer.loop.time() - _SLOW_SECONDS:
             return slowest
-        return next((one for one in self._phases[Phase.SERVED] if one.is_idle()), slowest)
+        return next((connection for connection in self._phases[Phase.SERVED] if connection.is_idle()), slowest)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close connections that have waited too long, and look again later while there are any."""
+        """Close connections that have timed out, and schedule the next sweep while there are connections."""
         now = loop.time()
         for phase, seconds in self._seconds.items():
             waiting = self._phases[phase]
@@ -156,9 +159,9 @@ class Connections:
 
 
 def raise_file_limit() -> None:
-    """Let the process open as many files as it is allowed to: each connection is one."""
+    """Raise the limit of open files to the allowed maximum: each connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OFFERED_FILES if hard == resource.RLIM_INFINITY else min(hard, _OFFERED_FILES)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -167,18 +170,18 @@ def raise_file_limit() -> None:
 def backlog(limits: ServerConfig) -> int:
     """Return how many connections may wait to be accepted.
 
-    All of them are accepted at once, before any can be closed: they must not use up the files that the store needs.
+    All of them are accepted at once, before any can be closed. They must not use up the files that the store needs.
     """
-    spare = _most_files() - min(limits.max_connections, _most_by_files())
-    return max(1, min(_MOST_BACKLOG, spare // 2))
+    spare = _max_open_files() - min(limits.max_connections, _max_connections_by_files())
+    return max(1, min(_MAX_BACKLOG, spare // 2))
 
 
-def _most_by_files() -> int:
-    """Return how many connections leave enough files to the store: databases, logs, locks."""
-    files = _most_files()
-    return max(1, files - min(_STORE_FILES, files * 2 // 3))
+def _max_connections_by_files() -> int:
+    """Return how many connections leave enough open files for the store: databases, logs, locks."""
+    files = _max_open_files()
+    return max(1, files - min(_RESERVED_FILES, files * 2 // 3))
 
 
-def _most_files() -> int:
+def _max_open_files() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _OFFERED_FILES if soft == resource.RLIM_INFINITY else soft
+    return _MAX_FILES if soft == resource.RLIM_INFINITY else soft

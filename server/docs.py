@@ -1,4 +1,4 @@
-"""The description of the API as a page: drawn from the OpenAPI document, without scripts, loading nothing."""
+"""The page that describes the API: rendered from the OpenAPI document, without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def docs_page(document: _Json, address: str) -> str:
 
     Args:
         document: The OpenAPI document.
-        address: Where the server is reached, without a slash at the end; examples ask there.
+        address: Address of the server for the examples, without a trailing slash.
     """
     operations = list(_operations(document))
     schemas = document["components"]["schemas"]
@@ -32,9 +32,9 @@ def docs_page(document: _Json, address: str) -> str:
             element("p", info["description"], class_="lead"),
             element(
                 "p",
-                "Where a scope is named, send a key that has it, or the scope admin: ",
+                "Where a scope is named, send a key with this scope or the scope admin: ",
                 element("code", "Authorization: Bearer fs_…"),
-                ". The same for programs: ",
+                ". The same description for programs: ",
                 element("a", "openapi.json", href=f"{address}/openapi.json"),
             ),
         ),
@@ -42,20 +42,22 @@ def docs_page(document: _Json, address: str) -> str:
             "ul",
             *(
                 element(
-                    "li", element("a", _name(method, path), href=f"#{_anchor(method, path)}"), f": {one['summary']}"
+                    "li",
+                    element("a", _name(method, path), href=f"#{_anchor(method, path)}"),
+                    f": {operation['summary']}",
                 )
-                for method, path, one in operations
+                for method, path, operation in operations
             ),
         ),
-        *(_operation(method, path, one, schemas, address) for method, path, one in operations),
+        *(_operation(method, path, operation, schemas, address) for method, path, operation in operations),
         element("h2", "Messages"),
         *(_schema(name, schema) for name, schema in sorted(schemas.items())),
     )
 
 
 def _operations(document: _Json) -> Iterator[tuple[str, str, _Json]]:
-    """Yield method, path and description of all operations; the ones for features first."""
-    for path, operations in sorted(document["paths"].items(), key=lambda one: (one[0] != "/v1/features", one[0])):
+    """Yield method, path and description of all operations; lookups of features come first."""
+    for path, operations in sorted(document["paths"].items(), key=lambda item: (item[0] != "/v1/features", item[0])):
         for method, operation in operations.items():
             yield method.upper(), path, operation
 
@@ -75,15 +77,20 @@ def _operation(method: str, path: str, operation: _Json, schemas: _Json, address
 
 def _parameters(parameters: Sequence[_Json]) -> Markup | None:
     rows = [
-        (one["name"], one["in"], _type(one["schema"]), one.get("description") or one["schema"].get("description", ""))
-        for one in parameters
+        (
+            parameter["name"],
+            parameter["in"],
+            _type(parameter["schema"]),
+            parameter.get("description") or parameter["schema"].get("description", ""),
+        )
+        for parameter in parameters
     ]
     return _table(("parameter", "in", "type", "meaning"), rows) if rows else None
 
 
 def _body(media_type: str, content: _Json, schemas: _Json, url: str) -> Markup:
     shape = content["schema"]
-    examples = [(one["summary"], one["value"]) for one in content.get("examples", {}).values()]
+    examples = [(example["summary"], example["value"]) for example in content.get("examples", {}).values()]
     if not examples and "$ref" in shape:
         examples = [("Example", _example(schemas[_referred(shape)]))]
     return element(
@@ -104,17 +111,18 @@ def _curl(url: str, media_type: str, value: Any) -> Markup:
 
 def _example(schema: _Json) -> dict[str, Any]:
     """Return a message of the fields that have an example."""
-    return {name: one["examples"][0] for name, one in schema.get("properties", {}).items() if one.get("examples")}
+    properties = schema.get("properties", {})
+    return {name: field["examples"][0] for name, field in properties.items() if field.get("examples")}
 
 
 def _responses(responses: _Json) -> Markup:
     rows: list[tuple[Child, ...]] = []
-    for status, one in sorted(responses.items()):
+    for status, response in sorted(responses.items()):
         contents = [
             (element("code", media_type), " ", _linked(content["schema"]), " ") if content.get("schema") else media_type
-            for media_type, content in one.get("content", {}).items()
+            for media_type, content in response.get("content", {}).items()
         ]
-        rows.append((str(status), one.get("description", ""), contents))
+        rows.append((str(status), response.get("description", ""), contents))
     return _table(("status", "when", "answer"), rows)
 
 
@@ -123,12 +131,14 @@ def _schema(name: str, schema: _Json) -> Markup:
     rows = [
         (
             element("code", field),
-            _type(one),
+            _type(property_),
             "yes" if field in required else "",
-            one.get("description", ""),
-            element("code", json.dumps(one["examples"][0], ensure_ascii=False)) if one.get("examples") else "",
+            property_.get("description", ""),
+            element("code", json.dumps(property_["examples"][0], ensure_ascii=False))
+            if property_.get("examples")
+            else "",
         )
-        for field, one in schema.get("properties", {}).items()
+        for field, property_ in schema.get("properties", {}).items()
     ]
     return element(
         "section",
@@ -140,14 +150,14 @@ def _schema(name: str, schema: _Json) -> Markup:
 
 
 def _type(schema: _Json) -> Child:
-    """Return the name of a type; that of a message leads to it."""
+    """Return the name of a type; the name of a message is a link to it."""
     if "$ref" in schema:
         return _linked(schema)
     if "enum" in schema:
         return " or ".join(json.dumps(value) for value in schema["enum"])
     if "anyOf" in schema:
-        names = [_type(one) for one in schema["anyOf"]]
-        return [part for place, one in enumerate(names) for part in ((" or ", one) if place else (one,))]
+        names = [_type(option) for option in schema["anyOf"]]
+        return [part for i, name in enumerate(names) for part in ((" or ", name) if i else (name,))]
     if schema.get("type") == "array":
         return ["array of ", _type(schema.get("items", {}))]
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), Mapping):

@@ -1,7 +1,7 @@
-"""Lines of JSON: what goes wrong, on the standard error; every request if wanted, on the standard output.
+"""Logs as lines of JSON: warnings and errors on standard error; every request, if configured, on standard output.
 
-A line names its request. API keys and feature values are never in it; entity keys are hashed unless
-the configuration says otherwise. The hash spares eyes; who knows all keys can find out which one it was.
+A line has the id of its request. It never has API keys or feature values; entity keys are hashed unless configured
+otherwise. The hash does not anonymize: a reader with a list of all keys can find the key of a hash.
 """
 
 from __future__ import annotations
@@ -26,92 +26,92 @@ from featurestore.core.temporal import Clock, format_instant
 from featurestore.server.calls import REQUEST_ID, Call
 from featurestore.server.messages import to_bytes
 
-MOST_ENTITIES = 20
-"""A line says of so many entities which they were."""
+MAX_ENTITIES = 20
+"""A line names at most this many entities."""
 
 FLUSH_SECONDS = 0.1
-"""How long a request's line may wait for others."""
+"""How long a request's line may wait to be written together with others."""
 
-MOST_WAITING_BYTES = 4_000_000
-"""So many bytes of lines may wait for who reads the stream; further lines are dropped and counted."""
+MAX_WAITING_BYTES = 4_000_000
+"""Size of the queue of lines while the stream's reader stalls; further lines are dropped and counted."""
 
 FLUSH_AT_END_SECONDS = 1.0
-"""So long a process that ends waits until its lines are read."""
+"""How long a process that ends waits until its lines are read."""
 
-ALIKE_SECONDS = 10.0
-MOST_ALIKE = 10
-"""Of records that are alike so many are written in so long."""
+REPEAT_SECONDS = 10.0
+MAX_REPEATS = 10
+"""How many similar records are written within ``REPEAT_SECONDS``."""
 
 _RETRY_SECONDS = 0.05
-_MOST_KINDS = 1_000
+_MAX_KINDS = 1_000
 _HASH_BYTES = 8
 
 
 class Target(Protocol):
-    """Takes bytes, as files without a buffer do."""
+    """An unbuffered file."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write some bytes; return how many were taken."""
+        """Write some bytes; return how many were written."""
         ...
 
 
 class LineWriter:
-    """Writes lines in a thread, so that a reader who stalls keeps nobody but that thread.
+    """Writes lines in a thread, so that a stalled reader of the stream blocks only that thread.
 
-    What waits is bounded. Lines for which there is no room are dropped, and a line says how many once there is.
+    The queue is bounded. Lines for which there is no room are dropped; once there is room, a line reports how many.
     """
 
-    def __init__(self, target: Callable[[], Target], *, most_bytes: int = MOST_WAITING_BYTES) -> None:
-        """Take the parts.
+    def __init__(self, target: Callable[[], Target], *, max_bytes: int = MAX_WAITING_BYTES) -> None:
+        """Create a writer; nothing is opened yet.
 
         Args:
-            target: Opens what is written to, when there is something to write; it must not keep anything back.
-            most_bytes: How many bytes may wait.
+            target: Opens the file, when there is something to write; the file must be unbuffered.
+            max_bytes: Size of the queue.
         """
         self._open = target
-        self._most_bytes = most_bytes
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
+        self._max_bytes = max_bytes
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
         self._dropped = 0
         self._thread: Thread | None = None
         self._changed = Condition()
 
     def put(self, lines: bytes, count: int = 1) -> None:
-        """Have some whole lines written soon. Never waits for the reader."""
+        """Queue whole lines to be written. Never blocks."""
         with self._changed:
-            if self._waiting_bytes + len(lines) > self._most_bytes:
+            if self._queued_bytes + len(lines) > self._max_bytes:
                 self._dropped += count
                 return
             if self._dropped:
-                self._keep(_dropped(self._dropped))
+                self._enqueue(_dropped(self._dropped))
                 self._dropped = 0
-            self._keep(lines)
+            self._enqueue(lines)
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="log lines", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def flush(self, seconds: float = FLUSH_AT_END_SECONDS) -> None:
-        """Wait until all is written, or for so many seconds."""
+        """Wait until all lines are written, but no longer than ``seconds``."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting_bytes, seconds)
+            self._changed.wait_for(lambda: not self._queued_bytes, seconds)
 
-    def _keep(self, lines: bytes) -> None:
-        self._waiting.append(lines)
-        self._waiting_bytes += len(lines)
+    def _enqueue(self, lines: bytes) -> None:
+        self._queue.append(lines)
+        self._queued_bytes += len(lines)
 
     def _run(self) -> None:
         target = self._open()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                lines = self._waiting.popleft()
-            with suppress(OSError):  # nobody reads any more
+                self._changed.wait_for(lambda: self._queue)
+                lines = self._queue.popleft()
+            with suppress(OSError):  # the reader has closed the stream
                 _write_all(target, lines)
             with self._changed:
-                self._waiting_bytes -= len(lines)
-                if not self._waiting and self._dropped:
-                    self._keep(_dropped(self._dropped))
+                self._queued_bytes -= len(lines)
+                if not self._queue and self._dropped:
+                    self._enqueue(_dropped(self._dropped))
                     self._dropped = 0
                 self._changed.notify_all()
 
@@ -120,24 +120,24 @@ def _write_all(target: Target, lines: bytes) -> None:
     rest = memoryview(lines)
     while rest:
         written = target.write(rest)
-        if written is None:  # whoever opened the stream does not let it wait
+        if written is None:  # the stream is non-blocking and full
             time.sleep(_RETRY_SECONDS)
         rest = rest[written or 0 :]
 
 
 def _dropped(count: int) -> bytes:
-    message = f"{count} lines were dropped: nobody read them in time"
+    message = f"{count} lines were dropped: the stream was not read in time"
     return json.dumps({"level": "warning", "logger": __name__, "message": message}).encode() + b"\n"
 
 
 @cache
 def _stream(descriptor: int) -> LineWriter:
-    """Return the one writer of a stream of the process. It bypasses Python's own buffers and their locks."""
+    """Return the writer of a stream of the process. It bypasses Python's own buffers and their locks."""
     return LineWriter(lambda: FileIO(descriptor, "wb", closefd=False))
 
 
 class JsonLines(logging.Formatter):
-    """Formats log records as JSON, one a line. Characters that control a terminal are written as escapes."""
+    """Formats log records as JSON, one per line. Terminal control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -155,48 +155,48 @@ class JsonLines(logging.Formatter):
 
 
 class LinesHandler(logging.Handler):
-    """Writes log records to the standard error, in a thread, and of those that are alike only some.
+    """Writes log records to standard error in a thread, and limits the rate of similar records.
 
-    Alike are records of one logger and level with one text before its values are filled in, one kind of exception and,
-    if they name one, one code. Beyond ``most`` in ``seconds`` they are counted; at the end of that time a line says how
-    many there were.
+    Records are similar if they share the logger, the level, the text before its values are filled in, the kind of
+    exception and the code, if they have one. Beyond ``max_repeats`` within ``seconds`` similar records are counted
+    instead; at the end of that time a line reports how many.
     """
 
     def __init__(
-        self, writer: LineWriter | None = None, *, most: int = MOST_ALIKE, seconds: float = ALIKE_SECONDS
+        self, writer: LineWriter | None = None, *, max_repeats: int = MAX_REPEATS, seconds: float = REPEAT_SECONDS
     ) -> None:
-        """Take the parts.
+        """Create a handler.
 
         Args:
-            writer: Writes the lines; the one of the standard error if ``None``.
-            most: How many records that are alike are written.
-            seconds: In how long.
+            writer: Writes the lines; the writer of standard error if ``None``.
+            max_repeats: How many similar records are written within ``seconds``.
+            seconds: The period.
         """
         super().__init__()
         self._writer = _stream(2) if writer is None else writer
-        self._most = most
+        self._max_repeats = max_repeats
         self._seconds = seconds
-        self._alike: dict[Hashable, _Alike] = {}
-        self._counting = Lock()
+        self._similar: dict[Hashable, _SimilarRecords] = {}
+        self._lock = Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless too many were like it."""
+        """Write a record, unless there were too many similar ones."""
         try:
-            if self._may_be_written(record):
+            if self._is_within_limit(record):
                 self._write(record)
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
-        """Say how many records were not written, and wait a moment for the reader."""
-        for alike in list(self._alike.values()):
-            self._report(alike)
+        """Report the records that were not written, and wait a moment until all lines are written."""
+        for similar in list(self._similar.values()):
+            self._report(similar)
         self._writer.flush()
 
     def _write(self, record: logging.LogRecord) -> None:
         self._writer.put(self.format(record).encode("utf-8", "replace") + b"\n")
 
-    def _may_be_written(self, record: logging.LogRecord) -> bool:
+    def _is_within_limit(self, record: logging.LogRecord) -> bool:
         kind = (
             record.name,
             record.levelno,
@@ -205,27 +205,27 @@ class LinesHandler(logging.Handler):
             getattr(record, "code", ""),
         )
         now = time.monotonic()
-        with self._counting:
-            alike = self._alike.get(kind)
-            if alike is None or now - alike.since >= self._seconds:
-                if len(self._alike) >= _MOST_KINDS:
-                    self._alike.clear()
-                alike = self._alike[kind] = _Alike(now)
-            alike.count += 1
-            if alike.count <= self._most:
+        with self._lock:
+            similar = self._similar.get(kind)
+            if similar is None or now - similar.since >= self._seconds:
+                if len(self._similar) >= _MAX_KINDS:
+                    self._similar.clear()
+                similar = self._similar[kind] = _SimilarRecords(now)
+            similar.count += 1
+            if similar.count <= self._max_repeats:
                 return True
-            is_first, alike.last = alike.last is None, record
+            is_first, similar.last = similar.last is None, record
         if is_first:
-            timer = Timer(self._seconds, self._report, (alike,))
+            timer = Timer(self._seconds, self._report, (similar,))
             timer.daemon = True
             timer.start()
         return False
 
-    def _report(self, alike: _Alike) -> None:
-        """Write a line that says how many records were not written."""
-        with self._counting:
-            last, alike.last = alike.last, None
-            count, alike.count = alike.count - self._most, min(alike.count, self._most)
+    def _report(self, similar: _SimilarRecords) -> None:
+        """Write a line with the number of similar records that were not written."""
+        with self._lock:
+            last, similar.last = similar.last, None
+            count, similar.count = similar.count - self._max_repeats, min(similar.count, self._max_repeats)
         if last is not None:
             record = copy(last)
             record.msg, record.args = f"{last.getMessage()} ({count} like this were not logged)", ()
@@ -233,8 +233,8 @@ class LinesHandler(logging.Handler):
 
 
 @dataclass
-class _Alike:
-    """How many records were alike since an instant, and the last one that was not written."""
+class _SimilarRecords:
+    """Counts similar records since an instant, and keeps the last one that was not written."""
 
     since: float
     count: int = 0
@@ -252,29 +252,29 @@ CONFIG: dict[str, Any] = {
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }
-"""The configuration of logging by which ``python -m server`` runs; other packages' warnings go the same way."""
+"""The logging configuration of ``python -m featurestore.server``; it covers the warnings of other packages."""
 
 
 class RequestLog:
-    """Writes a line for every request. Lines are collected for a moment, so that one write has many."""
+    """Writes a line for every request. Lines are collected for a moment, to write many at once."""
 
     def __init__(
         self, clock: Callable[[], Clock], *, with_entity_keys: bool = False, writer: LineWriter | None = None
     ) -> None:
-        """Take the parts.
+        """Create a log.
 
         Args:
-            clock: Tells when a request ended.
-            with_entity_keys: Whether entity keys are written as they are.
-            writer: Writes the lines; the one of the standard output if ``None``.
+            clock: Returns the clock of the requests' ends.
+            with_entity_keys: Whether entity keys are written in clear.
+            writer: Writes the lines; the writer of standard output if ``None``.
         """
         self._clock = clock
         self._with_entity_keys = with_entity_keys
         self._writer = _stream(1) if writer is None else writer
         self._waiting: list[bytes] = []
 
-    def note(self, call: Call) -> None:
-        """Take a request that has been answered."""
+    def record(self, call: Call) -> None:
+        """Record a request that has been answered."""
         line: dict[str, Any] = {
             "at": format_instant(self._clock().now_us()),
             "request_id": call.request_id,
@@ -291,7 +291,7 @@ class RequestLog:
                 "service": answer.service,
                 "fingerprint": answer.fingerprint[:16],
                 "entity_count": len(answer.rows),
-                "entities": self._named(answer.entities[:MOST_ENTITIES]),
+                "entities": self._entities(answer.entities[:MAX_ENTITIES]),
             }
             if answer.errors:
                 line["errors"] = {alias: error.code for alias, error in answer.errors.items()}
@@ -300,17 +300,17 @@ class RequestLog:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Have the lines written that wait."""
+        """Hand the collected lines to the writer."""
         lines, self._waiting = self._waiting, []
         if lines:
             self._writer.put(b"\n".join(lines) + b"\n", len(lines))
 
     def close(self) -> None:
-        """Have all lines written, if somebody reads them."""
+        """Hand the collected lines to the writer, and wait a moment until they are written."""
         self.flush()
         self._writer.flush()
 
-    def _named(self, entities: Sequence[dict[str, Any]]) -> list[Any]:
+    def _entities(self, entities: Sequence[dict[str, Any]]) -> list[Any]:
         if self._with_entity_keys:
             return list(entities)
         return [blake2b(to_bytes(entity), digest_size=_HASH_BYTES).hexdigest() for entity in entities]

@@ -1,4 +1,4 @@
-"""What goes over the wire: the question, the answer, and their JSON schemas for OpenAPI."""
+"""The messages of the HTTP API: question, reply, problem, and their JSON schemas for OpenAPI."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
     as_of: Annotated[
         str | None,
         Meta(
-            description="Instant asked about, ISO 8601 with a time zone; exclusive. The present one if left out.",
+            description="The instant of the answer, ISO 8601 with a time zone; exclusive. Now if left out.",
             examples=["2013-12-01T12:00:00Z"],
         ),
     ] = None
     expected_fingerprint: Annotated[
         str | None,
-        Meta(description="Answer by this plan, live or not; 409 if it has no state.", examples=[_FINGERPRINT]),
+        Meta(description="Answer with this plan, live or not; 409 without state.", examples=[_FINGERPRINT]),
     ] = None
-    model: Annotated[str | None, Meta(description="The model that asks, for the serving log.", examples=["delay"])] = (
-        None
-    )
+    model: Annotated[
+        str | None, Meta(description="The model that uses the answer, for the serving log.", examples=["delay"])
+    ] = None
     model_version: Annotated[str | None, Meta(description="Its version.", examples=["7"])] = None
-    describe: Annotated[bool, Meta(description="Say also which dtypes columns, keys and request inputs have.")] = False
-    event_times: Annotated[bool, Meta(description="Say per row and view when the newest event happened.")] = True
+    describe: Annotated[bool, Meta(description="Add the dtypes of columns, keys and request inputs.")] = False
+    event_times: Annotated[bool, Meta(description="Add per row and view the event time of the newest event.")] = True
     partial: Annotated[
         bool,
         Meta(
-            description="Answer from the views that can if others cannot: their values are null with status ERROR, and "
-            "errors says why. Such an answer does not go to the serving log."
+            description="If some views cannot answer, return the others: the values of failed views are null with "
+            "status ERROR, and errors has the reasons. Such an answer is not written to the serving log."
         ),
     ] = False
     timeout_ms: Annotated[
         Annotated[int, Meta(ge=0, le=3_600_000)] | None,
-        Meta(description="Refuse with 504 if there is no answer so long after the request came."),
+        Meta(description="Refuse with 504 if there is no answer this long after the request arrived."),
     ] = None
 
 
@@ -96,16 +96,16 @@ class Row(Struct, frozen=True):
 
 
 class ViewState(Struct, frozen=True):
-    """Up to when a view answers."""
+    """How complete a view's state was."""
 
     horizon: Annotated[datetime | None, Meta(description="Events before this instant were visible.")]
-    watermark: Annotated[datetime | None, Meta(description="All that was known before this instant is folded in.")]
-    complete_until: Annotated[datetime | None, Meta(description="No event before this instant can be missing.")]
-    is_stale: Annotated[bool, Meta(description="Whether the watermark lies behind what the view promises.")]
+    watermark: Annotated[datetime | None, Meta(description="All events known before this instant are included.")]
+    complete_until: Annotated[datetime | None, Meta(description="All events before this instant are included.")]
+    is_stale: Annotated[bool, Meta(description="Whether the watermark is older than the view promises.")]
 
 
 class Dtypes(Struct, frozen=True):
-    """The dtypes by which values on the wire are read."""
+    """The dtypes of the values in a message."""
 
     columns: Annotated[list[str], Meta(description="Of the answer, in its order.", examples=[["int64", "float64"]])]
     keys: Annotated[dict[str, str], Meta(description="Of the fields of entities.", examples=[{"carrier": "string"}])]
@@ -116,35 +116,35 @@ class ViewProblem(Struct, frozen=True):
     """Why a view could not answer."""
 
     code: Annotated[str, Meta(description="Stable name of the failure.", examples=["not-materialized"])]
-    detail: Annotated[str, Meta(description="What is wrong, and what helps.")]
+    detail: Annotated[str, Meta(description="What is wrong, and how to fix it.")]
 
 
 class Reply(Struct, frozen=True, omit_defaults=True):
     """The answer to a question."""
 
     service: Annotated[str, Meta(examples=[_SERVICE])]
-    fingerprint: Annotated[str, Meta(description="The plan that answered.", examples=[_FINGERPRINT])]
-    request_id: Annotated[str, Meta(description="Names this answer in the serving log.")]
+    fingerprint: Annotated[str, Meta(description="Fingerprint of the plan that answered.", examples=[_FINGERPRINT])]
+    request_id: Annotated[str, Meta(description="Id of this answer in the serving log.")]
     as_of: Annotated[datetime, Meta(examples=["2013-12-01T12:00:00Z"])]
     columns: Annotated[Sequence[str], Meta(examples=[["carrier_delays__flights_1d", "carrier_delays__mean_delay_7d"]])]
     rows: Annotated[list[Row], Meta(description="One per entity, in the order of the question.")]
     views: Annotated[dict[str, ViewState], Meta(description="Per view, by its name or alias.")]
-    dtypes: Annotated[Dtypes | None, Meta(description="Only if the question asked to describe the answer.")] = None
+    dtypes: Annotated[Dtypes | None, Meta(description="Only if the question sets describe.")] = None
     errors: Annotated[
-        dict[str, ViewProblem] | None, Meta(description="Views that could not answer, if a part was asked for.")
+        dict[str, ViewProblem] | None, Meta(description="Views that could not answer, if the question sets partial.")
     ] = None
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """What went wrong, as RFC 9457 has it."""
+    """A problem document of RFC 9457."""
 
     type: Annotated[str, Meta(description="URN that ends in the code.")]
     title: str
     status: int
-    detail: Annotated[str, Meta(description="What is wrong with this request, and what would be right.")]
+    detail: Annotated[str, Meta(description="What is wrong with this request, and what is expected.")]
     code: Annotated[str, Meta(description="Stable name of the mistake.", examples=["unknown-service"])]
     field: Annotated[str, Meta(description="JSON pointer into the request.", examples=["/entities/3/carrier"])] = ""
-    hint: Annotated[str, Meta(description="The part of the detail that says what would be right.")] = ""
+    hint: Annotated[str, Meta(description="The part of the detail that says how to fix it.")] = ""
     error: Annotated[str, Meta(description="Class of the error in the library.", examples=["RequestError"])] = ""
 
 
@@ -157,12 +157,12 @@ def reply(result: OnlineFeatures, *, describe: bool = False, event_times: bool =
 
     Args:
         result: The answer.
-        describe: Whether to say dtypes.
-        event_times: Whether to say when the newest events happened.
+        describe: Whether to add the dtypes.
+        event_times: Whether to add the event times of the newest events.
     """
     times = result.event_times if event_times else {}
     rows = [
-        Row(values, result.statuses_of(i), {alias: _instant(own[i]) for alias, own in times.items()})
+        Row(values, result.statuses_of(i), {alias: _instant(of_rows[i]) for alias, of_rows in times.items()})
         for i, values in enumerate(result.rows)
     ]
     return Reply(
@@ -188,9 +188,9 @@ def _dtypes(result: OnlineFeatures) -> Dtypes:
 
 @lru_cache(maxsize=4096)
 def _instant(instant_us: int | None) -> datetime | None:
-    """Return an instant as it is written; what bounds nothing ("never", "always") has no instant.
+    """Return an instant for a message; ``None`` for the bounds "never" and "always".
 
-    The few instants of one answer are the same for many rows and views, and for the next answers too.
+    The cache pays since the few instants of an answer repeat over rows, views and the next answers.
     """
     if instant_us is None or not MIN_INSTANT_US <= instant_us <= MAX_INSTANT_US:
         return None
@@ -199,7 +199,7 @@ def _instant(instant_us: int | None) -> datetime | None:
 
 @lru_cache(maxsize=256)
 def _view_state(view: State) -> ViewState:
-    """Return how complete a view's state was, as it is written: many views of one answer are in the same."""
+    """Return the message for a view's state. The cache pays since many views of an answer share one state."""
     return ViewState(
         horizon=_instant(view.horizon_us),
         watermark=_instant(view.watermark_us),

@@ -1,7 +1,8 @@
-"""What Prometheus is told, at ``/metrics``.
+"""The metrics at ``/metrics``, in Prometheus' text format.
 
-With one process the numbers lie in memory. With several workers each writes its own to files in the folder that
-``PROMETHEUS_MULTIPROC_DIR`` names (``python -m server`` makes one), and whichever worker is asked adds them up.
+One process keeps its metrics in memory. Several workers write theirs to files in the folder that
+``PROMETHEUS_MULTIPROC_DIR`` names (``python -m featurestore.server`` creates one), and the worker that answers adds
+them up.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ _SECOND_US = 1_000_000
 
 
 def are_possible() -> bool:
-    """Tell whether the package that metrics need is installed."""
+    """Return whether the package that metrics need is installed."""
     return find_spec("prometheus_client") is not None
 
 
-class Found(NamedTuple):
-    """What was found last.
+class LatestReports(NamedTuple):
+    """The latest reports of the guard.
 
     Attributes:
-        audits: Of each service the newest audit of its log.
-        drifts: Of each service the newest comparison of distributions.
-        jobs: Of each job that is still to be done its newest record.
+        audits: For each service the latest audit of its log.
+        drifts: For each service the latest drift report.
+        jobs: For each scheduled job its latest record.
     """
 
     audits: Sequence[AuditReport]
@@ -53,11 +54,11 @@ class Found(NamedTuple):
 
 
 class StoreState(NamedTuple):
-    """How the store is; parts that cannot say so in time are ``None``.
+    """The state of the store; parts that could not be read in time are ``None``.
 
     Attributes:
-        vitals: How the views are, as the online store says.
-        logs: By source that accepts pushes, how far its log goes.
+        vitals: State of the views, from the online store.
+        logs: For each source that accepts pushes the state of its log.
         readiness: Which services can be answered.
     """
 
@@ -66,8 +67,8 @@ class StoreState(NamedTuple):
     readiness: Readiness | None
 
 
-class _Children(NamedTuple):
-    """The counters of one service."""
+class _ServiceMetrics(NamedTuple):
+    """The metrics of one service."""
 
     entities: Any
     states: Any
@@ -77,10 +78,10 @@ class _Children(NamedTuple):
 
 
 class Metrics:
-    """Counts requests, and says how the store is when asked."""
+    """Counts requests, and collects the state of the store for the metrics page."""
 
     def __init__(self) -> None:
-        """Make the metrics.
+        """Create the metrics.
 
         Raises:
             ConfigError: ``prometheus-client`` is not installed.
@@ -94,13 +95,13 @@ class Metrics:
             )
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self._registry = own = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"featurestore_{name}", text, labels, registry=own)
+            return Counter(f"featurestore_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"featurestore_{name}", text, labels, registry=own, buckets=_BUCKETS)
+            return Histogram(f"featurestore_{name}", text, labels, registry=registry, buckets=_BUCKETS)
 
         self._requests = counter("requests", "Requests answered.", "route", "status")
         self._seconds = histogram("request_seconds", "From request to answer.", "route", "service")
@@ -108,66 +109,74 @@ class Metrics:
         self._states = counter("store_keys", "States read from the online store.", "service")
         self._reading = histogram(
             "store_read_seconds",
-            "Reading the online store, per question and whole for each of those answered together.",
+            "Reading the online store; each question of a batch counts the whole read.",
             "service",
         )
-        self._computing = histogram("compute_seconds", "Evaluating states in the kernels, likewise.", "service")
-        self._partial = counter("partial_answers", "Answers in which a view is missing.", "service")
-        self._mismatched = counter("fingerprint_mismatches", "Answers of another plan than was expected.", "service")
-        self._lost = counter("serving_log_lost_rows", "Served rows that no log has, because too many waited.")
+        self._computing = histogram(
+            "compute_seconds",
+            "Evaluating states in the kernels; each question of a batch counts the whole call.",
+            "service",
+        )
+        self._partial = counter("partial_answers", "Answers without the values of a failed view.", "service")
+        self._mismatched = counter(
+            "fingerprint_mismatches", "Answers with another plan than the expected one.", "service"
+        )
+        self._lost = counter("serving_log_lost_rows", "Served rows that were not logged because too many were waiting.")
         self._waiting = Gauge(
             "featurestore_serving_log_waiting_rows",
-            "Served rows that wait to be written.",
-            registry=own,
+            "Served rows that are waiting to be written.",
+            registry=registry,
             multiprocess_mode="livesum",
         )
         self._log_failures = counter(
-            "serving_log_failures", "Attempts to write, seal or clear up the serving log that failed."
+            "serving_log_failures", "Failed attempts to write, seal or clean up the serving log."
         )
-        self._known_lost = 0
-        self._known_failures = 0
-        self._by_route: dict[tuple[str, str], Any] = {}
-        self._by_status: dict[tuple[str, int], Any] = {}
-        self._by_service: dict[str, _Children] = {}
+        self._counted_lost_rows = 0
+        self._counted_failures = 0
+        self._histograms: dict[tuple[str, str], Any] = {}
+        self._request_counters: dict[tuple[str, int], Any] = {}
+        self._service_metrics: dict[str, _ServiceMetrics] = {}
 
-    def note(self, call: Call) -> None:
+    def record(self, call: Call) -> None:
         """Count a request that has been answered."""
         answer = call.answer
         service = answer.service if answer is not None else ""
-        timed = self._by_route.get((call.route, service))
-        if timed is None:
-            timed = self._by_route[call.route, service] = self._seconds.labels(call.route, service)
-        timed.observe(call.seconds)
-        counted = self._by_status.get((call.route, call.status))
-        if counted is None:
-            counted = self._by_status[call.route, call.status] = self._requests.labels(call.route, str(call.status))
-        counted.inc()
+        histogram = self._histograms.get((call.route, service))
+        if histogram is None:
+            histogram = self._histograms[call.route, service] = self._seconds.labels(call.route, service)
+        histogram.observe(call.seconds)
+        counter = self._request_counters.get((call.route, call.status))
+        if counter is None:
+            counter = self._request_counters[call.route, call.status] = self._requests.labels(
+                call.route, str(call.status)
+            )
+        counter.inc()
         if answer is None:
             return
-        children = self._by_service.get(service) or self._of(service)
-        children.entities.inc(len(answer.rows))
-        children.states.inc(answer.effort.keys)
-        children.reading.observe(answer.effort.read_seconds)
-        children.computing.observe(answer.effort.compute_seconds)
+        service_metrics = self._service_metrics.get(service) or self._metrics_of(service)
+        service_metrics.entities.inc(len(answer.rows))
+        service_metrics.states.inc(answer.effort.keys)
+        service_metrics.reading.observe(answer.effort.read_seconds)
+        service_metrics.computing.observe(answer.effort.compute_seconds)
         if answer.errors:
-            children.partial.inc()
+            service_metrics.partial.inc()
         if call.mismatch:
             self._mismatched.labels(service).inc()
 
-    def note_log(self, *, waiting_rows: int, lost_rows: int, failures: int = 0) -> None:
-        """Note how this process's serving log is."""
+    def record_log(self, *, waiting_rows: int, lost_rows: int, failures: int = 0) -> None:
+        """Record the state of this process's serving log."""
         self._waiting.set(waiting_rows)
-        self._lost.inc(max(0, lost_rows - self._known_lost))
-        self._known_lost = lost_rows
-        self._log_failures.inc(max(0, failures - self._known_failures))
-        self._known_failures = failures
+        self._lost.inc(max(0, lost_rows - self._counted_lost_rows))
+        self._counted_lost_rows = lost_rows
+        self._log_failures.inc(max(0, failures - self._counted_failures))
+        self._counted_failures = failures
 
-    def page(self, state: StoreState, found: Found | None = None) -> tuple[bytes, str]:
-        """Return all metrics as Prometheus reads them, and the media type.
+    def page(self, state: StoreState, reports: LatestReports | None = None) -> tuple[bytes, str]:
+        """Return all metrics in Prometheus' text format, and the media type.
 
         Args:
-            state: How the store is; what cannot say so is left out.
-            found: What audits, comparisons of distributions, and jobs found last; ``None`` if the registry cannot say.
+            state: The state of the store; unknown parts are left out.
+            reports: The latest reports; ``None`` if the registry cannot be read.
         """
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -176,26 +185,26 @@ class Metrics:
         if FOLDER_VARIABLE in os.environ:
             from prometheus_client.multiprocess import MultiProcessCollector
 
-            _forget_the_dead(Path(os.environ[FOLDER_VARIABLE]))
+            _remove_dead_workers(Path(os.environ[FOLDER_VARIABLE]))
             counted = CollectorRegistry()
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         states = CollectorRegistry()
-        states.register(_Page(state, is_registry_up=found is not None))
-        if found is not None:
-            states.register(_Audits(found.audits))
-            states.register(_Drifts(found.drifts))
-            states.register(_Jobs(found.jobs))
+        states.register(_StoreGauges(state, is_registry_up=reports is not None))
+        if reports is not None:
+            states.register(_AuditGauges(reports.audits))
+            states.register(_DriftGauges(reports.drifts))
+            states.register(_JobGauges(reports.jobs))
         return generate_latest(counted) + generate_latest(states), CONTENT_TYPE_LATEST
 
-    def _of(self, service: str) -> _Children:
+    def _metrics_of(self, service: str) -> _ServiceMetrics:
         parts = (self._entities, self._states, self._reading, self._computing, self._partial)
-        children = _Children(*(part.labels(service) for part in parts))
-        self._by_service[service] = children
-        return children
+        service_metrics = _ServiceMetrics(*(part.labels(service) for part in parts))
+        self._service_metrics[service] = service_metrics
+        return service_metrics
 
 
-class _Page:
-    """Gauges of what is the same whichever worker is asked, made for one page."""
+class _StoreGauges:
+    """Gauges of the store's state, which is the same in every worker, for one page."""
 
     def __init__(self, state: StoreState, *, is_registry_up: bool) -> None:
         self._state = state
@@ -209,16 +218,20 @@ class _Page:
         yield _gauge("registry_up", "Whether the registry can be read.", {"": float(self._is_registry_up)})
         yield _gauge("event_log_up", "Whether the event log can be read.", {"": float(logs is not None)})
         ahead = {name: _seconds(log.ahead_us) for name, log in (logs or {}).items()}
-        yield _gauge("event_log_ahead_seconds", "How far the head of a log is ahead of the present.", ahead, "source")
+        yield _gauge("event_log_ahead_seconds", "How far the head of a log is ahead of the clock.", ahead, "source")
         if readiness is not None:
-            ready = {one.service: float(one.problem is None) for one in readiness.services}
+            ready = {service.service: float(service.problem is None) for service in readiness.services}
             yield _gauge("service_ready", "Whether a service can be answered.", ready, "service")
         if vitals is None:
             return
         views = vitals.views
-        left_alone = {"": float(vitals.is_store_left_alone)}
-        yield _gauge("store_left_alone", "Whether the online store failed and is left alone.", left_alone)
-        text = "Now minus the instant up to which a view is complete, or was when it had state."
+        is_left_alone = {"": float(vitals.is_store_left_alone)}
+        yield _gauge(
+            "store_left_alone",
+            "Whether the circuit breaker of the online store is open: it failed and is not asked.",
+            is_left_alone,
+        )
+        text = "Now minus the instant up to which a view is complete, or was when it last had state."
         yield _gauge(
             "view_staleness_seconds", text, {name: _seconds(view.staleness_us) for name, view in views.items()}
         )
@@ -233,22 +246,22 @@ class _Page:
         lags = {name: _seconds(lag_us) for name, lag_us in lags_us.items()}
         yield _gauge("view_log_lag_seconds", "How far a view is behind the log of pushed events.", lags)
         lost = {name: float(view.is_lost) for name, view in views.items()}
-        yield _gauge("view_lost", "Whether a part of a view's states is gone, so that it answers nothing.", lost)
+        yield _gauge("view_lost", "Whether a part of a view's states was lost, so that the view cannot answer.", lost)
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float | None], label: str = "view") -> Metric:
-    """Return a gauge with one value per label, or with one value without any if its label is empty."""
+    """Return a gauge with one value per label; an empty label stands for a single value without a label."""
     from prometheus_client.core import GaugeMetricFamily
 
     family = GaugeMetricFamily(f"featurestore_{name}", text, labels=[label] if "" not in values else [])
-    for one, value in values.items():
+    for label_value, value in values.items():
         if value is not None:
-            family.add_metric([one] if one else [], value)
+            family.add_metric([label_value] if label_value else [], value)
     return family
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """Take out what workers said of their present state that have none any more; what they counted stays."""
+def _remove_dead_workers(folder: Path) -> None:
+    """Remove the gauges of workers that have ended; their counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     for file in folder.glob("gauge_live*_*.db"):
@@ -259,8 +272,8 @@ def _forget_the_dead(folder: Path) -> None:
             mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # untyped in the client
 
 
-class _Audits:
-    """Gauges of what the last audits found, made for one page."""
+class _AuditGauges:
+    """Gauges of the latest audits, for one page."""
 
     def __init__(self, audits: Sequence[AuditReport]) -> None:
         self._audits = audits
@@ -284,8 +297,8 @@ class _Audits:
         yield from (verdict, ran, share, values)
 
 
-class _Drifts:
-    """Gauges of how far the last comparisons found distributions apart, made for one page."""
+class _DriftGauges:
+    """Gauges of the latest drift reports, for one page."""
 
     def __init__(self, drifts: Sequence[DriftReport]) -> None:
         self._drifts = drifts
@@ -306,8 +319,8 @@ class _Drifts:
         yield from (verdict, ran, distance)
 
 
-class _Jobs:
-    """Gauges of what became of scheduled jobs, made for one page."""
+class _JobGauges:
+    """Gauges of the latest outcomes of scheduled jobs, for one page."""
 
     def __init__(self, jobs: Sequence[JobRecord]) -> None:
         self._jobs = jobs
@@ -317,9 +330,13 @@ class _Jobs:
         from prometheus_client.core import GaugeMetricFamily
 
         outcomes = ("job", "outcome")
-        outcome = GaugeMetricFamily("featurestore_job_last_outcome", "1 for what a job became last.", labels=outcomes)
-        ran = GaugeMetricFamily("featurestore_job_last_run_seconds", "When a job began last.", labels=["job"])
-        took = GaugeMetricFamily("featurestore_job_last_duration_seconds", "How long it took.", labels=["job"])
+        outcome = GaugeMetricFamily(
+            "featurestore_job_last_outcome", "1 for the latest outcome of a job.", labels=outcomes
+        )
+        ran = GaugeMetricFamily("featurestore_job_last_run_seconds", "When a job last began.", labels=["job"])
+        took = GaugeMetricFamily(
+            "featurestore_job_last_duration_seconds", "How long the last run of a job took.", labels=["job"]
+        )
         for job in self._jobs:
             for name in (DONE, FAILED):
                 outcome.add_metric([job.name, name], float(job.outcome == name))
@@ -331,7 +348,7 @@ class _Jobs:
 def _verdicts(
     kind: str, reports: Sequence[AuditReport | DriftReport], names: Sequence[str]
 ) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
-    """Return the gauges of what reports say and when they were made."""
+    """Return the gauges of the reports' verdicts and times."""
     from prometheus_client.core import GaugeMetricFamily
 
     labels = ("service", "verdict")

@@ -1,4 +1,4 @@
-"""From exceptions to RFC 9457 problem documents: the only place where errors of the library meet HTTP."""
+"""Problem documents of RFC 9457 for exceptions: the only place that maps errors of the library to HTTP."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from featurestore.sources.event_log import OUTCOME_UNKNOWN
 
 MEDIA_TYPE = "application/problem+json"
 
-_MOST_LETTERS = 1_000
+_MAX_LETTERS = 1_000
 _LOGGER = logging.getLogger("featurestore.server")
-_PLACE = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_LOCATED = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _MEMBER = re.compile(r"^Object (?P<what>missing required|contains unknown) field `(?P<name>.*)`$")
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _UNAVAILABLE = (StateError, RegistryError, StorageError, UnknownUdfError)
 
 
 class RefusedError(Exception):
-    """A request that the server refuses before the library sees it.
+    """A request that the server refuses without asking the library.
 
     Attributes:
         status: HTTP status.
         detail: What is wrong, and what would be right.
         code: Stable name of the mistake.
         field: JSON pointer into the request; may be empty.
-        headers: What the answer's header says besides.
+        headers: Further headers of the answer.
     """
 
     def __init__(
@@ -72,26 +72,32 @@ class RefusedError(Exception):
 
 
 def too_large(detail: str, *, field: str = "", headers: Mapping[str, str] = MappingProxyType({})) -> RefusedError:
-    """Return the refusal of a request that is larger than the server takes."""
+    """Return the refusal of a request that exceeds a limit (413)."""
     return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, "too-large", field, headers=headers)
 
 
 def not_started() -> RefusedError:
-    """Return the refusal of requests that come before the server has started, or after it has stopped."""
+    """Return the refusal of a request that arrives before the server has started, or after it has stopped (503)."""
     return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is starting or stopping.", "not-started")
 
 
 def draining() -> RefusedError:
-    """Return what a server that is about to end says of its readiness."""
-    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is about to end.", "draining")
+    """Return the readiness problem of a server that is about to stop (503)."""
+    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is about to stop.", "draining")
+
+
+def deadline_exceeded(seconds: float) -> RefusedError:
+    """Return the refusal of a request that could not be answered in time (504)."""
+    detail = f"There was no answer within {seconds * 1_000:g} ms. Ask for fewer entities, or wait longer."
+    return RefusedError(HTTPStatus.GATEWAY_TIMEOUT, detail, "deadline-exceeded")
 
 
 def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
-    """Return the problem document for an exception; what is not the caller's mistake is logged.
+    """Return the problem document for an exception, and log it unless the caller made the mistake.
 
     Args:
-        error: What was raised.
-        shape: What the body should have been.
+        error: The exception.
+        shape: Expected shape of the body.
     """
     match error:
         case RefusedError():
@@ -99,7 +105,7 @@ def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
         case msgspec.ValidationError():
             return _misshapen(str(error), shape)
         case RecursionError():
-            # Nothing here calls itself but what follows the nesting of a body.
+            # Only code that follows the nesting of a body is recursive.
             return _problem(HTTPStatus.BAD_REQUEST, "The body is nested too deeply.", "malformed-json")
         case FeatureStoreError():
             return _library(error)
@@ -109,11 +115,13 @@ def problem_of(error: Exception, shape: type[Struct] = Question) -> Problem:
             return _problem(HTTPStatus(error.status_code), str(error.detail), _kebab(error.status_code))
         case _:
             _LOGGER.error("a request failed", exc_info=error)
-            return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed; its log says why.", "internal-error")
+            return _problem(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed. Its log has the reason.", "internal-error"
+            )
 
 
 def headers_of(error: Exception) -> dict[str, str]:
-    """Return what the header of the answer says of an exception besides its problem document."""
+    """Return the headers of the answer to an exception, besides those of its problem document."""
     match error:
         case RefusedError() | HTTPException():
             return dict(error.headers or {})
@@ -124,7 +132,7 @@ def headers_of(error: Exception) -> dict[str, str]:
 
 
 def document_of(error: Exception) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return headers and body of the answer for an exception; see ``problem_of``."""
+    """Return headers and body of the answer to an exception; see ``problem_of``."""
     return _document(problem_of(error), error)
 
 
@@ -145,7 +153,7 @@ def _document(problem: Problem, error: Exception) -> tuple[list[tuple[bytes, byt
 
 
 def response_of(error: Exception, shape: type[Struct] = Question) -> tuple[Response, str]:
-    """Return the answer for an exception, and its problem's code; see ``problem_of``."""
+    """Return the answer to an exception, and its problem's code; see ``problem_of``."""
     problem = problem_of(error, shape)
     headers = headers_of(error)
     response = Response(to_bytes(problem), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
@@ -155,7 +163,7 @@ def response_of(error: Exception, shape: type[Struct] = Question) -> tuple[Respo
 def _library(error: FeatureStoreError) -> Problem:
     status = _status(error)
     detail = f"{_cut(error.problem)}. {_cut(error.hint)}".strip()
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:  # an outage, not a bug: in a storm of them a line each must do
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:  # an outage, not a bug: one line without a traceback
         _LOGGER.error("a request was refused: %s", error, extra={"code": error.code})
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _LOGGER.error("a request failed: %s", error, exc_info=error, extra={"code": error.code})
@@ -184,18 +192,18 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
 
 
 def _misplaced(error: RequestValidationError) -> Problem:
-    """Return the problem of the first parameter that FastAPI could not read."""
+    """Return the problem of the first parameter that FastAPI could not parse."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    detail = f"{' '.join(place)}: {first['msg']}, got {first['input']!r}."
-    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "wrong-parameter", json_pointer(place[-1]))
+    location = [str(part) for part in first["loc"]]
+    detail = f"{' '.join(location)}: {first['msg']}, got {first['input']!r}."
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "wrong-parameter", json_pointer(location[-1]))
 
 
 def _misshapen(message: str, shape: type[Struct]) -> Problem:
-    """Return the problem of JSON that has not its shape, with the place the decoder names."""
-    found = _PLACE.match(message)
-    assert found is not None
-    text, field = found["text"], _pointer(found["path"] or "")
+    """Return the problem of JSON of a wrong shape, with the location that the decoder reports."""
+    located = _LOCATED.match(message)
+    assert located is not None
+    text, field = located["text"], _pointer(located["path"] or "")
     code = "wrong-type"
     if member := _MEMBER.match(text):
         is_missing = member["what"].startswith("missing")
@@ -207,7 +215,7 @@ def _misshapen(message: str, shape: type[Struct]) -> Problem:
 
 
 def _pointer(path: str) -> str:
-    """Return the JSON pointer for a decoder's path: ``.entities[3]`` is ``/entities/3``."""
+    """Return the JSON pointer for a path of msgspec's decoder: ``.entities[3]`` is ``/entities/3``."""
     return json_pointer(*(name or number for name, number in _STEP.findall(path) if number != "..."))
 
 
@@ -218,7 +226,7 @@ def _problem(
         type=f"urn:featurestore:problem:{code}",
         title=status.phrase,
         status=int(status),
-        detail=_cut(detail, 2 * _MOST_LETTERS),
+        detail=_cut(detail, 2 * _MAX_LETTERS),
         code=code,
         field=_cut(field),
         hint=_cut(hint),
@@ -226,9 +234,9 @@ def _problem(
     )
 
 
-def _cut(text: str, most: int = _MOST_LETTERS) -> str:
-    """Return a text, without its end if it is so long that a caller's own words must be in it."""
-    return text if len(text) <= most else f"{text[:most]}…"
+def _cut(text: str, max_letters: int = _MAX_LETTERS) -> str:
+    """Return a text, shortened if it is so long that it must quote the caller's own input."""
+    return text if len(text) <= max_letters else f"{text[:max_letters]}…"
 
 
 def _kebab(status: int) -> str:

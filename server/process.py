@@ -1,11 +1,13 @@
-"""A process that serves: how uvicorn is set up, what happens between the signal that stops it and its end."""
+"""A serving process: how uvicorn is configured, and how the process drains and stops after a signal."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from types import FrameType
@@ -18,19 +20,22 @@ from featurestore.server.connections import Connections, backlog, raise_file_lim
 from featurestore.server.logs import CONFIG
 
 DRAIN_SECONDS = 5.0
-"""How long a server that other machines reach goes on answering after SIGTERM, if the configuration does not say."""
+"""How long a server that other machines can reach keeps answering after SIGTERM, unless configured otherwise."""
+
+SWITCH_SECONDS = 0.0005
+"""Requests wait no longer than this for threads that write logs."""
 
 
 class Server(uvicorn.Server):
-    """A server that says when it takes requests, and breaks none off when it ends."""
+    """uvicorn's server, which announces when it accepts requests and answers all of them before it stops."""
 
     def __init__(self, app: Application, limits: ServerConfig, announce: Callable[[], None]) -> None:
-        """Take the parts.
+        """Configure the server.
 
         Args:
-            app: What is served.
-            limits: What the server takes.
-            announce: Called once the server takes requests.
+            app: The application.
+            limits: The configured limits.
+            announce: Called once the server accepts requests.
         """
         raise_file_limit()
         logging.captureWarnings(capture=True)
@@ -38,7 +43,7 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._announce = announce
         self._connections = Connections(limits)
-        self._is_in_haste = False
+        self._skips_draining = False
         super().__init__(
             uvicorn.Config(
                 app,
@@ -55,50 +60,53 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take requests."""
+        """Start to accept requests."""
         await super().startup(sockets)
         if self.started:
+            sys.setswitchinterval(SWITCH_SECONDS)
+            freeze_gc()
             self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop: at SIGTERM after a while, at SIGINT and at a second signal without delay."""
-        self._is_in_haste = self.should_exit or sig == signal.SIGINT
+        """Stop: at SIGTERM after draining, at SIGINT and at a second signal without draining."""
+        self._skips_draining = self.should_exit or sig == signal.SIGINT
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer on for a while, then take no more connections and finish what is under way."""
+        """Drain, then accept no more connections and finish all requests."""
         await self._drain(drain_seconds(self._limits, sockets or ()))
         waiting = [listening.dup() for listening in sockets or ()]
-        accepting = asyncio.create_task(self._accept_the_last(waiting))
+        accepting = asyncio.create_task(self._accept_pending(waiting))
         await super().shutdown(sockets)
         await accepting
+        gc.unfreeze()
 
     async def _drain(self, seconds: float) -> None:
-        """Answer on, close every connection with its next answer, and be not ready."""
+        """Keep answering, but report the server as not ready and close each connection after its next answer."""
         self._app.drain()
         self._connections.drain()
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while loop.time() < until and not self._is_in_haste:
+        deadline = loop.time() + seconds
+        while loop.time() < deadline and not self._skips_draining:
             await self.on_tick(0)
             await asyncio.sleep(0.1)
 
-    async def _accept_the_last(self, listening: Sequence[socket.socket]) -> None:
-        """Accept the connections that the system has made and the server has not seen yet, then close the sockets.
+    async def _accept_pending(self, listening: Sequence[socket.socket]) -> None:
+        """Accept the connections that the system has established and the server has not seen, then close the sockets.
 
-        uvicorn has closed its own by now. With the last one the system would reset what still waits there.
+        uvicorn has closed its own sockets by now. When the last socket closes, the system resets pending connections.
         """
         loop = asyncio.get_running_loop()
-        found: list[socket.socket] = []
-        for one in listening:
-            with one:
-                one.setblocking(False)
+        accepted: list[socket.socket] = []
+        for listener in listening:
+            with listener:
+                listener.setblocking(False)
                 try:
                     while True:
-                        found.append(one.accept()[0])
-                except OSError:  # nothing waits, or there are no files left
+                        accepted.append(listener.accept()[0])
+                except OSError:  # no connection is pending, or there are no files left
                     pass
-        for connection in found:
+        for connection in accepted:
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
@@ -108,13 +116,23 @@ class Server(uvicorn.Server):
         return protocol
 
 
+def freeze_gc() -> None:
+    """Exclude all loaded objects from garbage collection: they live as long as the process.
+
+    There are some hundred thousand of them. Scanning all, as a full collection does, blocks every answer for a tenth of
+    a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def drain_seconds(limits: ServerConfig, sockets: Sequence[socket.socket]) -> float:
-    """Return how long a server goes on answering after SIGTERM; by default not if only its own machine reaches it."""
+    """Return how long a server keeps answering after SIGTERM; by default 0 if only its own machine can reach it."""
     if limits.drain_seconds is not None:
         return limits.drain_seconds
     return 0.0 if all(is_loopback(listening) for listening in sockets) else DRAIN_SECONDS
 
 
 def is_loopback(listening: socket.socket) -> bool:
-    """Tell whether only the machine itself reaches a socket."""
+    """Return whether only the machine itself can reach a socket."""
     return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback

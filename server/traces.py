@@ -1,7 +1,7 @@
-"""Requests as OpenTelemetry spans, if the configuration wants them.
+"""OpenTelemetry spans of requests, if configured.
 
-Spans go to the tracer provider of the process: that of ``opentelemetry-instrument``, or the one set by who calls
-``create_app``. A caller's ``traceparent`` is the parent.
+Spans go to the tracer provider of the process: the one of ``opentelemetry-instrument``, or the one that the caller of
+``create_app`` has set. The parent of a span is the caller's ``traceparent``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from featurestore.server.calls import Call
 
 
 class Traces:
-    """Makes a span of every request, once it has been answered."""
+    """Creates a span of every request, once it has been answered."""
 
     def __init__(self) -> None:
-        """Take the tracer of the process.
+        """Get the tracer of the process.
 
         Raises:
             ConfigError: ``opentelemetry-api`` is not installed.
@@ -35,8 +35,8 @@ class Traces:
         self._tracer = trace.get_tracer("featurestore.server")
         self._propagator = TraceContextTextMapPropagator()
 
-    def note(self, call: Call, *, ended_us: int) -> None:
-        """Make the span of a request that ended at an instant."""
+    def record(self, call: Call, *, ended_us: int) -> None:
+        """Create the span of a request that ended at an instant."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         carrier = {

@@ -1,6 +1,6 @@
-"""Several processes that serve one socket, and the one that looks after them.
+"""Several processes that serve one socket, and their supervisor.
 
-A worker that dies is started again; workers whose supervisor is gone end by themselves, as if they were asked to.
+The supervisor restarts a worker that dies. Workers whose supervisor is gone stop by themselves.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from featurestore.core.errors import ConfigError, FeatureStoreError
 from featurestore.server import metrics
 from featurestore.server.app import create_app
 from featurestore.server.process import Server
-from featurestore.server.settling import settle
 
 _LOGGER = logging.getLogger("featurestore.server")
 _SPAWN = get_context("spawn")
 _FOLDER_PREFIX = "featurestore-metrics-"
-_LOOK_SECONDS = 0.2
+_CHECK_SECONDS = 0.2
 _HUNG_SECONDS = 30.0
-"""A worker in which no thread has answered for so long is ended, and another one started."""
+"""A worker that has not answered the supervisor for this long is killed, and another one started."""
 
 _CANNOT_START = 3
 
@@ -40,18 +39,18 @@ class Workers:
     """The supervisor.
 
     Attributes:
-        have_failed: Whether a worker could not start; then all are ended.
+        have_failed: Whether a worker could not start; then all are stopped.
     """
 
     def __init__(self, file: Path, count: int, listening: socket, data: Path, announce: Callable[[], None]) -> None:
-        """Take the parts.
+        """Create a supervisor; no worker is started yet.
 
         Args:
             file: The configuration.
-            count: How many workers there are.
-            listening: What they share.
-            data: The data folder, for files that they share, if no temporary folder can be written.
-            announce: Called once, when the first of them is ready.
+            count: Number of workers.
+            listening: The socket that they share.
+            data: The data folder: shared files go here if no temporary folder can be written.
+            announce: Called once, when the first worker is ready.
         """
         self.have_failed = False
         self._file = file
@@ -60,91 +59,88 @@ class Workers:
         self._announce: Callable[[], None] | None = announce
         self._workers: list[_Worker] = []
         self._count = count
-        self._is_asked = Event()
-        self._is_to_renew = Event()
+        self._stop_requested = Event()
+        self._renewal_requested = Event()
 
     def run(self) -> None:
-        """Serve until a signal says stop, or a worker cannot start. SIGHUP renews the workers one after the other.
+        """Serve until a stop signal, or until a worker cannot start. SIGHUP replaces the workers one after the other.
 
         Raises:
-            ConfigError: There is no folder for the metrics that workers share.
+            ConfigError: No folder for the metrics that workers share can be written.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, lambda *_: self._is_to_renew.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._renewal_requested.set())
         with _shared_metrics(self._data):
-            self._workers = [self._started() for _ in range(self._count)]
-            while not self._is_asked.wait(_LOOK_SECONDS):
-                self._look_after()
-                if self._is_to_renew.is_set():
-                    self._is_to_renew.clear()
+            self._workers = [_Worker(self._file, self._listening) for _ in range(self._count)]
+            while not self._stop_requested.wait(_CHECK_SECONDS):
+                self._check_workers()
+                if self._renewal_requested.is_set():
+                    self._renewal_requested.clear()
                     self._renew()
-            # A connection that only this process could accept would be reset in the end.
+            # Connections that only this process could accept would be reset.
             self._listening.close()
             for worker in self._workers:
-                worker.end()
+                worker.stop()
             for worker in self._workers:
                 worker.process.join()
 
     def _stop(self, *_: object) -> None:
-        """End the workers; if they are ending, do not let them take their time."""
-        if self._is_asked.is_set():
+        """Stop the workers; if they are stopping already, without draining."""
+        if self._stop_requested.is_set():
             for worker in self._workers:
-                worker.end()
-        self._is_asked.set()
+                worker.stop()
+        self._stop_requested.set()
 
-    def _look_after(self) -> None:
-        for place, worker in enumerate(self._workers):
-            worker.look()
+    def _check_workers(self) -> None:
+        for index, worker in enumerate(self._workers):
+            worker.check()
             if worker.is_alive():
                 continue
             worker.kill()
             if worker.process.exitcode == _CANNOT_START:
                 self.have_failed = True
-                self._is_asked.set()
+                self._stop_requested.set()
                 return
-            if not self._is_asked.is_set():
-                self._workers[place] = self._started()
+            if not self._stop_requested.is_set():
+                self._workers[index] = _Worker(self._file, self._listening)
         if self._announce is not None and any(worker.is_ready for worker in self._workers):
             self._announce()
             self._announce = None
 
     def _renew(self) -> None:
-        """Start a new worker for each, and end the old one once the new one serves."""
-        for place, old in enumerate(self._workers):
-            new = self._started()
-            while new.is_alive() and not new.is_ready and not self._is_asked.wait(_LOOK_SECONDS):
-                new.look()
-            if self._is_asked.is_set() or not new.is_ready:
+        """Start a new worker for each, and stop the old one once the new one serves."""
+        for index, old in enumerate(self._workers):
+            new = _Worker(self._file, self._listening)
+            while new.is_alive() and not new.is_ready and not self._stop_requested.wait(_CHECK_SECONDS):
+                new.check()
+            if self._stop_requested.is_set() or not new.is_ready:
                 new.kill()
                 return
-            self._workers[place] = new
-            old.end()
+            self._workers[index] = new
+            old.stop()
             old.process.join()
-
-    def _started(self) -> _Worker:
-        return _Worker(self._file, self._listening)
 
 
 class _Worker:
-    """A process that serves, and the pipe by which it says that it is ready and lives.
+    """A serving process, and the pipe through which it reports that it is alive and ready.
 
     Attributes:
         process: The process.
-        is_ready: Whether it has begun to take requests.
+        is_ready: Whether it accepts requests.
     """
 
     def __init__(self, file: Path, listening: socket) -> None:
-        self._pipe, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(file, listening, theirs))
+        self._pipe, worker_end = _SPAWN.Pipe()
+        self.process = _SPAWN.Process(target=_work, args=(file, listening, worker_end))
         self.process.start()
-        theirs.close()
+        worker_end.close()
         self.is_ready = False
         self._has_answered = False
         self._asked_at: float | None = None
 
-    def look(self) -> None:
-        """Hear what the worker has answered, and ask again if it has."""
+    def check(self) -> None:
+        """Read the worker's last reply, and send the next request once it has replied."""
         with suppress(OSError, EOFError):
             while self._pipe.poll():
                 self.is_ready = self._pipe.recv()
@@ -154,25 +150,25 @@ class _Worker:
                 self._pipe.send(None)
 
     def is_alive(self) -> bool:
-        """Tell whether the process runs and does not hang. One that is starting may take its time."""
+        """Return whether the process runs and does not hang. A starting process may take any time."""
         is_hung = self._has_answered and self._asked_at is not None and monotonic() - self._asked_at > _HUNG_SECONDS
         return self.process.is_alive() and not is_hung
 
-    def end(self) -> None:
-        """Ask the worker to end."""
+    def stop(self) -> None:
+        """Ask the worker to stop."""
         self.process.terminate()
 
     def kill(self) -> None:
-        """End the worker without asking."""
+        """Kill the worker."""
         self.process.kill()
         self.process.join()
 
 
 def _work(file: Path, listening: socket, pipe: Connection) -> None:
-    """Serve in a process of its own."""
+    """Serve: the main function of a worker process."""
     is_ready = Event()
     Thread(target=_answer, args=(pipe, is_ready), name="supervisor", daemon=True).start()
-    # uvicorn raises the signal that stopped it again, once all is closed.
+    # uvicorn raises the signal again that stopped it, once everything is closed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     try:
@@ -180,7 +176,7 @@ def _work(file: Path, listening: socket, pipe: Connection) -> None:
     except FeatureStoreError as error:
         _LOGGER.error("a worker cannot start: %s", error)
         sys.exit(_CANNOT_START)
-    Server(create_app(on_ready=settle), limits, is_ready.set).run(sockets=[listening])
+    Server(create_app(), limits, is_ready.set).run(sockets=[listening])
 
 
 def _exit(*_: object) -> None:
@@ -188,7 +184,7 @@ def _exit(*_: object) -> None:
 
 
 def _answer(pipe: Connection, is_ready: Event) -> None:
-    """Say that the worker lives whenever it is asked; end it once its supervisor is gone: it would keep the port."""
+    """Reply to the supervisor; stop the worker once the supervisor is gone, since it would keep the port."""
     with suppress(OSError, EOFError):
         while True:
             pipe.recv()
@@ -198,7 +194,7 @@ def _answer(pipe: Connection, is_ready: Event) -> None:
 
 @contextmanager
 def _shared_metrics(data: Path) -> Iterator[None]:
-    """Give workers a folder in which they keep their numbers for each other."""
+    """Provide a folder in which workers share their metrics."""
     if metrics.FOLDER_VARIABLE in os.environ or not metrics.are_possible():
         yield
         return
@@ -208,7 +204,7 @@ def _shared_metrics(data: Path) -> Iterator[None]:
 
 
 def _temporary_folder(data: Path) -> TemporaryDirectory[str]:
-    """Make a folder where temporary files go, or else, as in a container whose file system is read-only, in ``data``.
+    """Create a temporary folder; in ``data`` if the system's temporary folder is read-only, as in some containers.
 
     Raises:
         ConfigError: Neither can be written.

@@ -1,7 +1,6 @@
 """The server without direct answers: every request is answered by an ASGI task.
 
-Usage: python -m benchmarks.contestants.asgi_server --config FILE. The address is printed as ``python -m
-featurestore.server`` prints it.
+Usage: python -m benchmarks.contestants.asgi_server, with the arguments of ``python -m featurestore.server``.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from featurestore.server.app import Application
 
 
 class AsgiApplication(Application):
-    """The application as the protocol sees any other one: it cannot answer directly."""
+    """An application that the protocol can only answer through ASGI, as it does any other one."""
 
     answer_directly = None  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
-    server.create_app = lambda store=None, *, on_ready=lambda: None: AsgiApplication(store, on_ready)
+    server.create_app = AsgiApplication
     sys.exit(server.main())

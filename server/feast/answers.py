@@ -31,7 +31,7 @@ from featurestore.core.temporal import format_instant, instant_us, to_datetime
 from featurestore.plan.model import Column, Plan, ViewPlan
 from featurestore.plan.names import feature_column, split_column
 from featurestore.server.feast.messages import FeastColumn, FeastNames, FeastQuestion, FeastReply
-from featurestore.server.forms import check_size
+from featurestore.server.formats import check_size
 from featurestore.server.problems import RefusedError, too_large
 from featurestore.store import FeatureStore
 
@@ -41,7 +41,7 @@ STATUSES = {
     Status.NOT_FOUND.name: "NOT_FOUND",
     Status.EXPIRED.name: "OUTSIDE_MAX_AGE",
 }
-"""What Feast calls the kinds of answers."""
+"""Feast's names of the statuses."""
 
 NO_EVENT = format_instant(0)
 
@@ -51,13 +51,13 @@ _BY_ROW = re.compile(r"/(?:entities|request)/(\d+)/(.+)")
 
 @dataclass(frozen=True)
 class _Feature:
-    """A column that is wanted.
+    """A requested feature.
 
     Attributes:
-        column: Its name in the store's answer.
-        alias: View of which the event times are told; empty for on-demand features, which have none of their own.
-        short: What Feast calls it.
-        full: What Feast calls it with ``full_feature_names``.
+        column: Its column in the store's answer.
+        alias: The view whose event times are returned; empty for on-demand features, which have none of their own.
+        short: Its name in Feast's answer.
+        full: Its name in Feast's answer with ``full_feature_names``.
     """
 
     column: str
@@ -72,17 +72,18 @@ def answer(
     """Answer a question.
 
     Args:
-        store: What answers.
-        question: What is asked: a service, or features of views.
-        limits: How many entities one question may have, and how large the answer may be.
-        request_id: Name of the request; made up if not given.
+        store: The store.
+        question: The question: for a service, or for features of views.
+        limits: Limits of the number of entities and of the size of the answer.
+        request_id: Id of the request; generated if ``None``.
 
     Returns:
-        The reply, and the store's answer that it was made of.
+        The reply, and the store's answer that it was made from.
 
     Raises:
-        RequestError: Columns are missing, of several lengths or of wrong dtypes.
-        RefusedError: There is no such view, feature or service; or there are too many entities, or too large an answer.
+        RequestError: Columns are missing, have different lengths or wrong dtypes.
+        RefusedError: There is no such view, feature or service; there are too many entities; or the answer is too
+            large.
     """
     count = _count(question.entities)
     if count > limits.max_entities:
@@ -98,17 +99,17 @@ def answer(
     references = _references(question.features or ())
     service = _service_of(store, references, question.entities)
     if service is not None:
-        own = {feature.column: feature for feature in _features_of(service)}
+        by_column = {feature.column: feature for feature in _features_of(service)}
         names = {output.column: output.name for output in service.outputs}
-        wanted = [_named(own[names[feature_column(view, name)]], view, name) for view, name in references]
-        result = _ask(store, service, question.entities, count, request_id, wanted)
+        requested = [_named(by_column[names[feature_column(view, name)]], view, name) for view, name in references]
+        result = _ask(store, service, question.entities, count, request_id, requested)
     else:
-        wanted = [
+        requested = [
             _Feature(feature_column(view, name), view, name, feature_column(view, name)) for view, name in references
         ]
-        result = _ask_views(store, references, question.entities, count, wanted)
+        result = _ask_views(store, references, question.entities, count, requested)
     check_size(result, limits.max_answer)
-    return _reply(question, result, wanted), result
+    return _reply(question, result, requested), result
 
 
 def _plan(store: FeatureStore, service: str, expected: str | None) -> Plan:
@@ -121,61 +122,69 @@ def _plan(store: FeatureStore, service: str, expected: str | None) -> Plan:
 
 
 def _count(columns: Mapping[str, Sequence[Any]]) -> int:
-    """Return how many entities there are."""
+    """Return the number of entities."""
     counts = {name: len(values) for name, values in columns.items()}
     if len(set(counts.values())) > 1:
         lengths = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise RequestError(f"the columns have several lengths: {lengths}", field="/entities", code="lengths-differ")
+        raise RequestError(f"the columns have different lengths: {lengths}", field="/entities", code="lengths-differ")
     return next(iter(counts.values()), 0)
 
 
 def _references(features: Sequence[str]) -> list[tuple[str, str]]:
-    """Read the features that are asked for, each once."""
+    """Parse the requested features, which must be distinct."""
     if not features:
-        raise RequestError("nothing is asked for", field="/features", hint="Give features or feature_service.")
-    places: dict[str, int] = {}
-    for place, text in enumerate(features):
-        if places.setdefault(text, place) != place:
-            problem = f"'{text}' is asked for twice"
-            raise RequestError(problem, field=f"/features/{place}", hint="Name it once.", code="asked-twice")
-    return [_reference(place, text) for text, place in places.items()]
+        raise RequestError("no features are requested", field="/features", hint="Give features or feature_service.")
+    positions: dict[str, int] = {}
+    for position, text in enumerate(features):
+        if positions.setdefault(text, position) != position:
+            problem = f"'{text}' is requested twice"
+            raise RequestError(problem, field=f"/features/{position}", hint="Name it once.", code="asked-twice")
+    return [_reference(position, text) for text, position in positions.items()]
 
 
-def _reference(place: int, text: str) -> tuple[str, str]:
-    """Read "view:feature"."""
+def _reference(position: int, text: str) -> tuple[str, str]:
+    """Parse "view:feature"."""
     view, colon, name = text.partition(":")
     if not view or not colon or not name:
         raise RequestError(
-            f"'{text}' is no feature", field=f"/features/{place}", hint="Write 'view:feature'.", code="reference"
+            f"'{text}' is not a feature", field=f"/features/{position}", hint="Write 'view:feature'.", code="reference"
         )
     return view, name
 
 
-def _service_of(store: FeatureStore, references: Sequence[tuple[str, str]], given: Mapping[str, Any]) -> Plan | None:
-    """Return the service that answers some features, ``None`` if their views are to be asked themselves.
+def _service_of(store: FeatureStore, references: Sequence[tuple[str, str]], columns: Mapping[str, Any]) -> Plan | None:
+    """Return the service that answers some features; ``None`` if their views must be asked themselves.
 
-    Preferred is a service that reads just the views asked for: its answers are logged, and audits cover them. On-demand
-    features are known by services only; for these the one that reads the fewest views is taken. A service counts only
-    if what it calls by a view's name is that view, as it answers by itself.
+    A service that reads exactly the requested views is preferred: its answers are logged, and audits cover them. Only
+    services have on-demand features; for these the service that reads the fewest views is chosen. A service is
+    considered only if each alias that equals a requested view's name refers to that view.
+
+    Args:
+        store: The store.
+        references: View and name of each requested feature.
+        columns: The columns of entity keys and request inputs that the question has.
     """
-    columns = {feature_column(view, name) for view, name in references}
+    outputs = {feature_column(view, name) for view, name in references}
     views = {view.name: view for view in store.live_views()}
-    own = {name: {feature.name for feature in view.features} for name, view in views.items()}
-    known = all(name in own.get(view, ()) for view, name in references)
-    meant = {view: views[view] for view, _ in references if view in views}
-    honest = [plan for plan in store.live_services() if _calls_by_their_names(plan, meant)]
-    fitting = [plan for plan in honest if columns <= {output.column for output in plan.outputs}]
-    askable = [plan for plan in fitting if _needs(plan) <= set(given)]
-    if known:
-        asked = {view for view, _ in references}
-        askable = [plan for plan in askable if {use.alias for use in plan.uses} == asked]
-    elif not fitting:
-        raise _unknown(references, own, {output.column for plan in store.live_services() for output in plan.outputs})
-    return min(askable or ([] if known else fitting), key=lambda plan: (len(plan.uses), plan.name), default=None)
+    features = {name: {feature.name for feature in view.features} for name, view in views.items()}
+    are_all_of_views = all(name in features.get(view, ()) for view, name in references)
+    requested_views = {view: views[view] for view, _ in references if view in views}
+    unambiguous = [plan for plan in store.live_services() if _uses_names_of(plan, requested_views)]
+    complete = [plan for plan in unambiguous if outputs <= {output.column for output in plan.outputs}]
+    candidates = [plan for plan in complete if _needed_columns(plan) <= set(columns)]
+    if are_all_of_views:
+        names = {view for view, _ in references}
+        candidates = [plan for plan in candidates if {use.alias for use in plan.uses} == names]
+    elif not complete:
+        shown = {output.column for plan in store.live_services() for output in plan.outputs}
+        raise _unknown(references, features, shown)
+    if not candidates and not are_all_of_views:
+        candidates = complete
+    return min(candidates, key=lambda plan: (len(plan.uses), plan.name), default=None)
 
 
-def _calls_by_their_names(plan: Plan, views: Mapping[str, ViewPlan]) -> bool:
-    """Tell whether a service means these very views, asked by their own keys, where it uses their names."""
+def _uses_names_of(plan: Plan, views: Mapping[str, ViewPlan]) -> bool:
+    """Return whether each alias of a service that equals a view's name refers to that view, by the view's own keys."""
     return all(
         use.alias not in views
         or (
@@ -187,20 +196,20 @@ def _calls_by_their_names(plan: Plan, views: Mapping[str, ViewPlan]) -> bool:
     )
 
 
-def _needs(plan: Plan) -> set[str]:
+def _needed_columns(plan: Plan) -> set[str]:
     return {column.name for column in (*plan.join_keys, *plan.request)}
 
 
 def _unknown(references: Sequence[tuple[str, str]], views: Mapping[str, set[str]], shown: Set[str]) -> RefusedError:
-    """Return the refusal of the first feature that is neither a view's nor shown by a service."""
-    for place, (view, name) in enumerate(references):
+    """Return the refusal of the first feature that no view and no service has (404)."""
+    for position, (view, name) in enumerate(references):
         if view not in views and feature_column(view, name) in shown:
             continue
         if view not in views:
-            return _not_found(unknown_view(view, views), f"/features/{place}")
+            return _not_found(unknown_view(view, views), f"/features/{position}")
         if name not in views[view]:
-            return _not_found(unknown_feature(name, views[view], view=view), f"/features/{place}")
-    detail = "No service has all of these features, and views alone do not give them. Ask for them service by service."
+            return _not_found(unknown_feature(name, views[view], view=view), f"/features/{position}")
+    detail = "No service has all of these features, and views alone do not have them. Ask for them service by service."
     return RefusedError(HTTPStatus.NOT_FOUND, detail, "no-such-service", "/features")
 
 
@@ -210,37 +219,38 @@ def _not_found(name: UnknownName, field: str) -> RefusedError:
 
 
 def _features_of(plan: Plan) -> list[_Feature]:
-    """Return what a service answers with."""
-    own = {
+    """Return the features of a service."""
+    features_by_column = {
         column: (use.alias, feature.name)
         for use in plan.uses
         for column, feature in zip(use.columns, use.view.features, strict=True)
     }
-    found = []
+    features = []
     for output in plan.outputs:
-        alias, name = own.get(output.column, ("", split_column(output.column)[1]))
-        found.append(_Feature(output.name, alias, name if output.name == output.column else output.name, output.name))
-    return found
+        alias, name = features_by_column.get(output.column, ("", split_column(output.column)[1]))
+        short = name if output.name == output.column else output.name
+        features.append(_Feature(output.name, alias, short, output.name))
+    return features
 
 
 def _named(feature: _Feature, view: str, name: str) -> _Feature:
-    """Return a feature under the name it was asked by: a service may show it under another."""
+    """Return a feature with the name by which it was requested: the service may use another name."""
     return _Feature(feature.column, feature.alias, name, feature_column(view, name))
 
 
 def _ask(
     store: FeatureStore,
     plan: Plan,
-    given: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Sequence[Any]],
     count: int,
     request_id: str | None,
-    wanted: Sequence[_Feature],
+    requested: Sequence[_Feature],
     *,
     expected: str | None = None,
 ) -> OnlineFeatures:
-    """Ask a service."""
-    entities = _rows(plan.join_keys, given, count)
-    inputs = _rows(plan.request, given, count) if plan.request else None
+    """Ask the store for a service."""
+    entities = _rows(plan.join_keys, columns, count)
+    inputs = _rows(plan.request, columns, count) if plan.request else None
     ask = partial(
         store.get_online_features,
         plan.name,
@@ -249,53 +259,53 @@ def _ask(
         request_id=request_id,
         expected_fingerprint=expected,
     )
-    return _ask_for(wanted, ask, keys=plan.join_keys)
+    return _ask_for(requested, ask, keys=plan.join_keys)
 
 
 def _ask_for(
-    wanted: Sequence[_Feature], ask: Callable[..., OnlineFeatures], *, keys: Sequence[Column]
+    requested: Sequence[_Feature], ask: Callable[..., OnlineFeatures], *, keys: Sequence[Column]
 ) -> OnlineFeatures:
-    """Ask the store. A sum that does not fit, of a feature that nobody wants, takes nothing away."""
+    """Ask the store. An overflowing sum of a feature that was not requested does not fail the answer."""
     try:
         return _by_columns(ask)
     except ValueOverflowError as error:
-        found = ask(partial=True)
-        places = [found.columns.index(feature.column) for feature in wanted if feature.column in found.columns]
-        if any(statuses[place] == ERROR for statuses in found.statuses for place in places):
+        result = ask(partial=True)
+        positions = [result.columns.index(feature.column) for feature in requested if feature.column in result.columns]
+        if any(statuses[position] == ERROR for statuses in result.statuses for position in positions):
             field = json_pointer("entities", keys[0].name, error.field.rpartition("/")[2])
             raise ValueOverflowError(error.problem, field=field, hint=error.hint) from error
-        return found
+        return result
 
 
 def _ask_views(
     store: FeatureStore,
     references: Sequence[tuple[str, str]],
-    given: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Sequence[Any]],
     count: int,
-    wanted: Sequence[_Feature],
+    requested: Sequence[_Feature],
 ) -> OnlineFeatures:
     names = {view for view, _ in references}
     keys = [key for view in store.live_views() if view.name in names for key in view.entity.keys]
-    return _ask_for(wanted, partial(store.get_online_views, names, _rows(keys, given, count)), keys=keys)
+    return _ask_for(requested, partial(store.get_online_views, names, _rows(keys, columns, count)), keys=keys)
 
 
-def _rows(columns: Sequence[Column], given: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
-    """Turn the columns that are needed into rows."""
-    for column in columns:
-        if column.name not in given:
+def _rows(needed: Sequence[Column], columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    """Turn the needed columns into rows."""
+    for column in needed:
+        if column.name not in columns:
             raise RequestError(
                 f"column '{column.name}' is missing",
                 field=json_pointer("entities", column.name),
-                hint=f"Expected {column.dtype}. {listing('Given', given)}",
+                hint=f"Expected {column.dtype}. {listing('Given', columns)}",
                 code="missing-field",
             )
-    names = [column.name for column in columns]
-    values = [[_read(column.dtype, value) for value in given[column.name]] for column in columns]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] if columns else [{}] * count
+    names = [column.name for column in needed]
+    values = [[_read(column.dtype, value) for value in columns[column.name]] for column in needed]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] if needed else [{}] * count
 
 
 def _read(dtype: DType, value: Any) -> Any:
-    """Read an instant from seconds, as Feast writes it; all else the store reads itself."""
+    """Convert an instant from seconds, as Feast writes it. The store itself reads all other values."""
     if dtype != TIMESTAMP or isinstance(value, bool) or not isinstance(value, int):
         return value
     try:
@@ -305,28 +315,28 @@ def _read(dtype: DType, value: Any) -> Any:
 
 
 def _by_columns(ask: Callable[[], OnlineFeatures]) -> OnlineFeatures:
-    """Ask the store; a mistake in a row is shown where the caller wrote it, in a column."""
+    """Ask the store; point at a mistake as Feast's caller wrote it, by column and row."""
     try:
         return ask()
     except RequestError as error:
-        found = _BY_ROW.fullmatch(error.field)
-        field = f"/entities/{found[2]}/{found[1]}" if found else error.field
+        by_row = _BY_ROW.fullmatch(error.field)
+        field = f"/entities/{by_row[2]}/{by_row[1]}" if by_row else error.field
         raise type(error)(error.problem, field=field, hint=error.hint, code=error.code) from error
 
 
-def _reply(question: FeastQuestion, result: OnlineFeatures, wanted: Sequence[_Feature]) -> FeastReply:
-    features = [feature.full if question.full_feature_names else feature.short for feature in wanted]
+def _reply(question: FeastQuestion, result: OnlineFeatures, requested: Sequence[_Feature]) -> FeastReply:
+    features = [feature.full if question.full_feature_names else feature.short for feature in requested]
     keys = [name for name in question.entities if name in result.keys]
     names = [*keys, *features]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise RequestError(
-            f"several columns would be called '{twice[0]}'",
+            f"several columns would be called '{repeated[0]}'",
             field="/features",
             hint='Ask with "full_feature_names": true.',
             code="name-collision",
         )
     columns = [_key_column(question.entities[name]) for name in keys]
-    return FeastReply(FeastNames(names), [*columns, *(_feature_column(result, feature) for feature in wanted)])
+    return FeastReply(FeastNames(names), [*columns, *(_feature_column(result, feature) for feature in requested)])
 
 
 def _key_column(values: list[Any]) -> FeastColumn:
@@ -337,23 +347,23 @@ def _key_column(values: list[Any]) -> FeastColumn:
 def _feature_column(result: OnlineFeatures, feature: _Feature) -> FeastColumn:
     if feature.column not in result.columns:
         raise StateError(
-            "another plan went live meanwhile",
+            "another plan went live while the request was answered",
             where=f"feature '{feature.full}'",
             hint="Ask again.",
             code="plan-changed",
         )
-    place = result.columns.index(feature.column)
-    write = _writer(result.dtypes[place])
+    position = result.columns.index(feature.column)
+    write = _writer(result.dtypes[position])
     times = result.event_times.get(feature.alias, [None] * len(result.rows))
     return FeastColumn(
-        values=[write(row[place]) for row in result.rows],
-        statuses=[STATUSES[statuses[place]] for statuses in result.statuses],
+        values=[write(row[position]) for row in result.rows],
+        statuses=[STATUSES[statuses[position]] for statuses in result.statuses],
         event_timestamps=[NO_EVENT if at is None else format_instant(at) for at in times],
     )
 
 
 def _writer(dtype: DType) -> Callable[[Any], Any]:
-    """Return what writes values of a dtype: instants as whole seconds, lists item by item, others as they are."""
+    """Return the encoder of a dtype: instants as whole seconds, lists item by item, other values unchanged."""
     if dtype == TIMESTAMP:
         return lambda value: None if value is None else instant_us(value) // _SECOND_US
     if dtype.item is not None:

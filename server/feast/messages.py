@@ -1,4 +1,4 @@
-"""Feast's requests and answers. Fields that are not named here are ignored, as Feast ignores what it does not know."""
+"""Feast's requests and answers. Unknown fields are ignored, as Feast ignores them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-ROADS = ("online", "online_and_offline")
-"""Where a push may be meant to go."""
+PUSH_TARGETS = ("online", "online_and_offline")
+"""Values of ``to`` in a push."""
 
 _INSTANT = {"format": "date-time"}
 
 
 class FeastQuestion(Struct, frozen=True):
-    """A question for features, as clients of Feast ask it."""
+    """A question for features, in the form of Feast."""
 
     entities: Annotated[
         dict[str, list[Any]],
@@ -29,7 +29,7 @@ class FeastQuestion(Struct, frozen=True):
     feature_service: Annotated[str | None, Meta(description="A feature service, instead of features.")] = None
     expected_fingerprint: Annotated[
         str | None,
-        Meta(description="Not Feast's: answer the feature service by this plan, live or not; 409 if it has no state."),
+        Meta(description="Not part of Feast: answer with this plan, live or not; 409 without state."),
     ] = None
     full_feature_names: Annotated[bool, Meta(description="Whether names are view__feature, not feature.")] = False
 
@@ -45,7 +45,7 @@ class FeastColumn(Struct, frozen=True):
 
 
 class FeastNames(Struct, frozen=True):
-    """What the columns of the answer are."""
+    """Names of the columns of the answer."""
 
     feature_names: Annotated[list[str], Meta(description="Names of the results, keys first.")]
 
@@ -71,14 +71,14 @@ class FeastPush(Struct, frozen=True):
     to: Annotated[
         str,
         Meta(
-            description="online or online_and_offline, which are the same here: both roads read one log.",
-            extra_json_schema={"enum": list(ROADS)},
+            description="online or online_and_offline, which mean the same here: all answers read one log.",
+            extra_json_schema={"enum": list(PUSH_TARGETS)},
         ),
     ] = "online"
 
 
 class FeastMaterialize(Struct, frozen=True):
-    """What to materialize."""
+    """A request to materialize views."""
 
     end_ts: Annotated[
         str | None,
@@ -90,7 +90,7 @@ class FeastMaterialize(Struct, frozen=True):
     start_ts: Annotated[
         str | None,
         Meta(
-            description="Not after end_ts; else without effect: state is always complete from the first event.",
+            description="Must not be after end_ts. It has no other effect: state is complete from the first event.",
             extra_json_schema=_INSTANT,
         ),
     ] = None

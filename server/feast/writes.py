@@ -1,4 +1,4 @@
-"""What Feast's clients change: events pushed, views materialized."""
+"""Requests of Feast's clients that change something: pushing events, materializing views."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.errors import RegistryError, RequestError, json_pointer
 from featurestore.core.temporal import instant_us
 from featurestore.server.arrow import too_many_columns
-from featurestore.server.events import too_many
-from featurestore.server.feast.messages import ROADS, FeastMaterialize, FeastPush
+from featurestore.server.events import too_many_events
+from featurestore.server.feast.messages import PUSH_TARGETS, FeastMaterialize, FeastPush
 from featurestore.server.problems import RefusedError
 from featurestore.store import FeatureStore
 
@@ -25,47 +25,47 @@ def push(store: FeatureStore, message: FeastPush, limits: ServerConfig, *, idemp
     """Push events; all of them or none.
 
     Args:
-        store: What takes them.
+        store: The store.
         message: The events.
-        limits: How many events, and how many columns, there may be.
+        limits: Limits of the number of events and columns.
         idempotency_key: Names the push, so that it can be repeated; see ``FeatureStore.push``.
 
     Raises:
-        RequestError: An event is wrong, or the push is meant for one road only.
-        RefusedError: There are too many.
+        RequestError: An event is invalid, or the push is meant for the offline store only.
+        RefusedError: There are too many events or columns.
     """
-    if message.to not in ROADS:
+    if message.to not in PUSH_TARGETS:
         raise RequestError(
-            f"got '{message.to}', expected one of {', '.join(ROADS)}",
+            f"got '{message.to}', expected one of {', '.join(PUSH_TARGETS)}",
             field="/to",
-            hint="What is pushed reaches both roads: they read one log.",
+            hint="Pushed events always reach both online and offline answers: they read one log.",
         )
     if len(message.df) > limits.max_columns:
         raise too_many_columns(limits.max_columns)
     instants = _instants(store, message.push_source_name)
     labels, columns = _aligned(message.df)
     if len(labels) > limits.max_events:
-        raise too_many(len(labels), limits.max_events, field="/df")
+        raise too_many_events(len(labels), limits.max_events, field="/df")
     zoned = [[_in_utc(cell) for cell in cells] if name in instants else cells for name, cells in columns.items()]
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*zoned, strict=True)]
     try:
         store.push(message.push_source_name, rows, idempotency_key=idempotency_key)
     except RequestError as error:
-        field = _place(error.field, labels)
+        field = _field_in_columns(error.field, labels)
         raise type(error)(error.problem, field=field, hint=error.hint, code=error.code) from error
 
 
 def materialize(store: FeatureStore, message: FeastMaterialize) -> None:
-    """Fold what is new into online state.
+    """Bring online state up to date with new events.
 
     Raises:
-        RequestError: An instant cannot be read.
+        RequestError: An instant cannot be parsed.
         RefusedError: There is no such view.
     """
     start = _instant(message.start_ts, "/start_ts")
     end = _instant(message.end_ts, "/end_ts")
     if start is not None and end is not None and instant_us(start) > instant_us(end):
-        raise RequestError(f"start_ts {start} lies after end_ts {end}", field="/start_ts")
+        raise RequestError(f"start_ts {start} is after end_ts {end}", field="/start_ts")
     try:
         store.materialize(until=end, views=message.feature_views)
     except RegistryError as error:
@@ -75,25 +75,25 @@ def materialize(store: FeatureStore, message: FeastMaterialize) -> None:
         raise RefusedError(HTTPStatus.NOT_FOUND, detail, error.code, "/feature_views") from None
 
 
-def _place(field: str, labels: Sequence[str]) -> str:
-    """Return the place of a mistake where Feast's caller wrote it: in a column, not in a row."""
-    found = _BY_ROW.fullmatch(field)
-    if found:
-        return f"/df/{found[2]}{json_pointer(labels[int(found[1])])}"
+def _field_in_columns(field: str, labels: Sequence[str]) -> str:
+    """Return the JSON pointer to a mistake as Feast's caller wrote it: by column and row, not by row and column."""
+    by_row = _BY_ROW.fullmatch(field)
+    if by_row:
+        return f"/df/{by_row[2]}{json_pointer(labels[int(by_row[1])])}"
     return "/push_source_name" if field == "/source" else field
 
 
 def _instants(store: FeatureStore, source: str) -> frozenset[str]:
-    """Return the columns of a source that hold instants, as far as a view reads them."""
+    """Return the columns of a source that hold instants and are read by a view."""
     sources = [view.source for view in store.views() if view.source.name == source]
-    return frozenset(column.name for found in sources for column in found.columns if column.dtype == TIMESTAMP)
+    return frozenset(column.name for used in sources for column in used.columns if column.dtype == TIMESTAMP)
 
 
 def _aligned(df: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> tuple[list[str], dict[str, list[Any]]]:
     """Return the labels of the rows, and the columns in one order of rows.
 
-    Lists are in order already, and a row's label is its place. Of columns that are objects each has its own order:
-    cells with one label are one row.
+    Lists are in order already, and a row's label is its position. Objects may each have another order: the cells with
+    one label are one row.
 
     Raises:
         RequestError: Columns differ in their rows, or some are lists and others objects.
@@ -102,13 +102,13 @@ def _aligned(df: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> tuple[list[
     objects = {name: column for name, column in df.items() if isinstance(column, Mapping)}
     if lists and objects:
         problem = f"column '{next(iter(lists))}' is a list and column '{next(iter(objects))}' an object by row label"
-        hint = "Write all columns in one way: of a list it cannot be told which labels its rows have."
+        hint = "Write all columns as lists, or all as objects: a list does not say which labels its rows have."
         raise RequestError(problem, field="/df", hint=hint, code="columns-differ")
     if lists:
         counts = {name: len(column) for name, column in lists.items()}
         if len(set(counts.values())) > 1:
             lengths = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise RequestError(f"the columns have several lengths: {lengths}", field="/df", code="lengths-differ")
+            raise RequestError(f"the columns have different lengths: {lengths}", field="/df", code="lengths-differ")
         return [str(row) for row in range(max(counts.values()))], {name: list(cells) for name, cells in lists.items()}
     labels = list(next(iter(objects.values()), ()))
     for name, column in objects.items():
@@ -120,20 +120,20 @@ def _aligned(df: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> tuple[list[
 
 
 def _in_utc(value: Any) -> Any:
-    """Return a naive instant as one in UTC, which Feast means by it; whatever else it is the store judges."""
+    """Return a naive instant as one in UTC, as Feast means it. Any other value is left for the store to check."""
     if isinstance(value, str):
         try:
-            found = datetime.fromisoformat(value)
+            instant = datetime.fromisoformat(value)
         except ValueError:
             return value
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
     return value
 
 
 def _instant(text: str | None, field: str) -> datetime | None:
     if text is None:
         return None
-    found = _in_utc(text)
-    if not isinstance(found, datetime):
-        raise RequestError(f"'{text}' is no instant", field=field, hint="Write ISO 8601: '2013-12-01T00:00:00Z'.")
-    return found
+    instant = _in_utc(text)
+    if not isinstance(instant, datetime):
+        raise RequestError(f"'{text}' is not an instant", field=field, hint="Write ISO 8601: '2013-12-01T00:00:00Z'.")
+    return instant

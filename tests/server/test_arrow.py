@@ -25,7 +25,7 @@ def stream(*tables, compression=None) -> bytes:
 
 
 def read(body):
-    return read_stream(body, most_rows=MOST_ROWS, most_bytes=MOST_BYTES, most_columns=MOST_COLUMNS)
+    return read_stream(body, max_rows=MOST_ROWS, max_bytes=MOST_BYTES, max_columns=MOST_COLUMNS)
 
 
 def refusal(body) -> tuple[int, str]:

@@ -138,7 +138,7 @@ def test_the_spellings_of_a_key_are_one(call, guarded):
             spelled = f"{kind}{' ' * blanks}{text}{' ' * (blanks % 3)}"
             assert ask(call, {"authorization": spelled}).status_code == 200
             assert ask(call, {"authorization": f"{spelled}x"}).status_code == 401
-    assert list(call.app._door._known.opened) == [text.encode()]
+    assert list(call.app.admission._keys._snapshot.verified) == [text.encode()]
 
 
 def test_where_there_is_nothing_every_key_may_learn_that(call, guarded):

@@ -12,7 +12,7 @@ from featurestore.registry.api_keys import Scope
 from featurestore.server.app import Application
 from featurestore.server.features import ENTITIES_IN_LOOP
 from tests.server.test_auth import key_of
-from tests.server.test_gathering import connected, until
+from tests.server.test_protocol import connected, until
 
 ORDINARY = {"service": "plain", "entities": [{"user": 1}, {"user": 9}]}
 
@@ -131,17 +131,17 @@ def test_requests_behind_each_other_are_answered_in_their_order(app):
 def test_each_is_counted_once_and_none_stays_under_way(app):
     for pieces in (DIRECT | BY_ASGI).values():
         exchanged(app, *pieces)
-    page, _ = app.watch.page()
+    page, _ = app.telemetry.metrics_page()
     counted = Counter()
     for name, value in re.findall(r'featurestore_requests_total\{.*status="(\d+)"\} (\d+)', page.decode()):
         counted[name] += int(value)
     assert counted.total() == len(DIRECT) + len(BY_ASGI)
     assert counted["200"] == len(DIRECT) + len({"many", "with a deadline", "in pieces", "elsewhere"})
-    assert app._under_way == 0
+    assert app.admission.in_flight == 0
 
 
 def test_a_key_is_looked_up_by_asgi_and_then_known(store, app):
-    server = app.limits.model_copy(update={"auth": "keys"})
+    server = app.admission.limits.model_copy(update={"auth": "keys"})
     store.config = store.config.model_copy(update={"server": server})
     reader, writer = (
         b"authorization: " + key_of(store, scope, name=scope.value)[1]["authorization"].encode()
@@ -157,10 +157,12 @@ def test_a_key_is_looked_up_by_asgi_and_then_known(store, app):
 
 
 def test_too_many_under_way_are_refused(store, app):
-    store.config = store.config.model_copy(update={"server": app.limits.model_copy(update={"max_requests": 1})})
-    app._under_way = 1
+    store.config = store.config.model_copy(
+        update={"server": app.admission.limits.model_copy(update={"max_requests": 1})}
+    )
+    app.admission.in_flight = 1
     assert exchanged(app, request(ORDINARY)).startswith(b"HTTP/1.1 503")
-    assert app._under_way == 1
+    assert app.admission.in_flight == 1
 
 
 def test_a_store_that_fails_is_told_of_by_asgi(store, app, monkeypatch):
@@ -174,7 +176,7 @@ def test_a_store_that_fails_is_told_of_by_asgi(store, app, monkeypatch):
         written = exchanged(app, request(ORDINARY))
     assert written.startswith(b"HTTP/1.1 503")
     assert answer_of(written)["code"] in {"storage", "store-down"}
-    assert app._under_way == 0
+    assert app.admission.in_flight == 0
 
 
 def test_nothing_is_sent_to_a_caller_who_has_gone_away(app):
@@ -182,13 +184,13 @@ def test_nothing_is_sent_to_a_caller_who_has_gone_away(app):
         protocol, transport = connected(app)
         protocol.data_received(request(ORDINARY))
         protocol.connection_lost(None)
-        await until(lambda: app._under_way == 0)
+        await until(lambda: app.admission.in_flight == 0)
         await asyncio.sleep(0.01)
         return transport.writes
 
     assert asyncio.run(run()) == []
     assert app.calls == 0
-    page, _ = app.watch.page()
+    page, _ = app.telemetry.metrics_page()
     assert b'featurestore_requests_total{route="/v1/features",status="0"} 1.0' in page
 
 
@@ -243,7 +245,7 @@ def test_a_caller_who_takes_nothing_is_waited_for_by_asgi(store, app):
 
     (written,) = asyncio.run(run())
     assert written.startswith(b"HTTP/1.1 200")
-    assert app._under_way == 0
+    assert app.admission.in_flight == 0
     assert logged(store) == ["named"] * len(ORDINARY["entities"]), "each row once"
 
 

@@ -33,7 +33,7 @@ class Stalled(io.BytesIO):
 
 def test_lines_for_a_reader_who_stalls_are_dropped_and_counted():
     target = Stalled()
-    writer = LineWriter(lambda: target, most_bytes=1_000)
+    writer = LineWriter(lambda: target, max_bytes=1_000)
     began = time.monotonic()
     for number in range(500):
         writer.put(b'{"number": %d}\n' % number)
@@ -45,7 +45,7 @@ def test_lines_for_a_reader_who_stalls_are_dropped_and_counted():
     writer.flush(10)
     *written, dropped, last = lines(target)
     assert [line["number"] for line in written] == list(range(len(written)))
-    assert dropped["message"] == f"{500 - len(written)} lines were dropped: nobody read them in time"
+    assert dropped["message"] == f"{500 - len(written)} lines were dropped: the stream was not read in time"
     assert last == {"number": 500}
 
 
@@ -80,7 +80,7 @@ def test_a_reader_who_is_gone_ends_nothing():
 def logged():
     """A logger, what it wrote, and its handler."""
     target = io.BytesIO()
-    handler = LinesHandler(LineWriter(lambda: target), most=3, seconds=0.5)
+    handler = LinesHandler(LineWriter(lambda: target), max_repeats=3, seconds=0.5)
     handler.setFormatter(JsonLines())
     logger = logging.Logger("featurestore.test")
     logger.addHandler(handler)
@@ -132,10 +132,10 @@ def test_no_line_controls_the_terminal_it_is_read_on(logged, store):
     handler.flush()
     requests = io.BytesIO()
     app = create_app(store)
-    app.watch._log = RequestLog(lambda: store.clock, with_entity_keys=True, writer=LineWriter(lambda: requests))
-    app.watch._log._named([{"user": EVIL}])
+    app.telemetry._log = RequestLog(lambda: store.clock, with_entity_keys=True, writer=LineWriter(lambda: requests))
+    app.telemetry._log._named([{"user": EVIL}])
     Caller(app).ask(entities=[{"user": 1}])
-    app.watch._log.close()
+    app.telemetry._log.close()
     text = target.getvalue().decode() + requests.getvalue().decode()
     assert all(letter == "\n" or letter.isprintable() for letter in text)
     assert lines(target)[0]["message"] == f"no column '{EVIL}'"

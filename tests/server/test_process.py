@@ -135,7 +135,7 @@ AWAY = {"FEATURESTORE_REGISTRY": "sqlite:////dev/null/registry.db"}
     [
         (["--config", "nowhere.toml"], {}, "nowhere.toml: the file is not there"),
         (["--port", "1", "--host", "192.0.2.1"], {}, "cannot listen on 192.0.2.1 port 1"),
-        (["--port", "99999"], {}, "99999 is no port"),
+        (["--port", "99999"], {}, "99999 is not a port"),
         (["--workers", "0"], {}, "0 processes cannot serve"),
         (["--port", "0"], AWAY, "registry"),
         (["--port", "0", "--workers", "2"], AWAY, "registry"),
@@ -208,7 +208,7 @@ def test_metrics_forget_the_state_of_workers_that_are_gone(project):
     folder = project / "metrics"
     folder.mkdir()
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    leave = "from featurestore.server.metrics import Metrics; Metrics().note_log(waiting_rows=7, lost_rows=2)"
+    leave = "from featurestore.server.metrics import Metrics; Metrics().record_log(waiting_rows=7, lost_rows=2)"
     subprocess.run([sys.executable, "-c", leave], check=True, env=environment)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     with ended(process):

@@ -12,10 +12,10 @@ from featurestore.core.errors import ConfigError, RegistryError, UnknownUdfError
 from featurestore.online.answering.cached_value import RECHECK_US
 from featurestore.online.filling.removal import discard
 from featurestore.server.app import create_app
-from featurestore.server.probing import PROBE_SECONDS
+from featurestore.server.probes import PROBE_SECONDS
 from featurestore.server.workers import _temporary_folder
 from tests.server.conftest import LAST, SPENDING, Caller
-from tests.server.test_watching import samples
+from tests.server.test_telemetry import samples
 
 FEAST = {"features": ["spending:total"], "entities": {"user": [1]}}
 
@@ -160,7 +160,7 @@ def test_probes_answer_while_all_other_threads_hang(call, store, hanging):
     assert asked("GET", "/readyz").status_code == 200
     is_over = threading.Event()
     for _ in range(16):
-        app.desk._threads.submit(lambda: is_over.wait(60))
+        app.threads._threads.submit(lambda: is_over.wait(60))
     try:
         assert is_quick(lambda: asked("GET", "/readyz")).status_code == 200
         assert is_quick(lambda: asked("GET", "/metrics")).status_code == 200

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.core.dtypes import parse_dtype
-from featurestore.server.forms import ARROW_STREAM, JSON, METADATA_KEY, check_size, form_of
+from featurestore.server.formats import ARROW_STREAM, JSON, METADATA_KEY, check_size, negotiate_format
 from featurestore.server.problems import RefusedError
 from tests.server.test_features import problem
 
@@ -29,13 +29,13 @@ ASKED = {"service": "all_of_it", "entities": [{"user": 1}, {"user": 9}], "reques
     ],
 )
 def test_the_form_liked_best_is_given(accept, expected):
-    assert form_of(accept, None).media_type == expected
+    assert negotiate_format(accept, None).media_type == expected
 
 
 @pytest.mark.parametrize("accept", [b"text/html", b"*/*;q=0", b"application/json;q=0.0", b""])
 def test_what_cannot_be_given_is_refused(accept):
     with pytest.raises(RefusedError):
-        form_of(accept, None)
+        negotiate_format(accept, None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_cannot_be_given_is_refused(accept):
     ],
 )
 def test_the_coding_liked_best_is_used(encoding, expected):
-    assert form_of(None, encoding).coding == expected
+    assert negotiate_format(None, encoding).coding == expected
 
 
 def test_an_answer_in_arrow_has_the_dtypes_of_a_training_set(call, store):
@@ -97,7 +97,7 @@ def test_small_answers_are_not_worth_it(call):
 
 
 def test_gzip_is_what_others_read():
-    from featurestore.server.forms import compressed
+    from featurestore.server.formats import compressed
 
     assert gzip.decompress(compressed(b"abc" * 1_000, "gzip")) == b"abc" * 1_000
 
@@ -121,7 +121,7 @@ def test_an_answer_that_is_too_large_is_refused_before_it_is_made(call, store, m
     assert plain.status_code == 200
     server = store.config.server.model_copy(update={"max_answer": len(plain.content) // 30})
     store.config = store.config.model_copy(update={"server": server})
-    monkeypatch.setattr("featurestore.server.forms.to_bytes", None)
+    monkeypatch.setattr("featurestore.server.formats.to_bytes", None)
     found = problem(call("POST", path, json=asked))
     assert (found["status"], found["code"], found["field"]) == (413, "answer-too-large", "/entities")
 

@@ -135,7 +135,7 @@ def lines_of(store, work, **options) -> list[dict]:
     """Return the lines that a log of requests has after some work."""
     target = io.BytesIO()
     app = create_app(store)
-    log = app.watch._log = RequestLog(lambda: store.clock, writer=LineWriter(lambda: target), **options)
+    log = app.telemetry._log = RequestLog(lambda: store.clock, writer=LineWriter(lambda: target), **options)
     work(Caller(app))
     log.close()
     return [json.loads(line) for line in target.getvalue().splitlines()]
@@ -225,7 +225,7 @@ def spans(store):
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", traces=True)})
     app = create_app(store)
-    app.watch._traces._tracer = provider.get_tracer("test")
+    app.telemetry._traces._tracer = provider.get_tracer("test")
     yield Caller(app), exporter.get_finished_spans
     provider.shutdown()
 
