@@ -101,10 +101,10 @@ class Aggregate:
         name: Its name in plans.
         kind: How events are aggregated.
         gives: Dtype of the result for a dtype of the operand, or why that dtype is refused.
-        sentence: How a value was computed, as a format string. Fields: ``{value}`` the value; ``{events}`` the number of
-            events used, with its noun, and ``{number}`` without it; ``{used}`` the numbers of these events;
-            ``{members}`` the number of events that the window holds; names of options; names of other aggregations,
-            for their values over the same events.
+        sentence: How a value was computed, as a format string. Fields: ``{value}`` the value; ``{events}`` the number
+            of events used, with its noun, and ``{number}`` without it; ``{used}`` the numbers of these events;
+            ``{members}`` the number of events that the window holds; names of options; names of other aggregations, for
+            their values over the same events.
         result: Whether the result is computed or made of values of events.
         end: End of the order of time that events are picked from; ``None`` unless the kind is ``ORDERED``.
         over_no_rows: The value over no events; ``None`` is null.
