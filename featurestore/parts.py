@@ -30,6 +30,7 @@ CLOSING_ORDER = (
     "api_keys",
     "streams",
     "serving",
+    "plan_cache",
     "live_plans",
     "serving_log",
     "data_folders",
@@ -184,6 +185,11 @@ class Parts:
         )
 
     @Part
+    def plan_cache(self) -> PlanCache:
+        """The live plans on disk, for a start while the registry cannot be reached."""
+        return PlanCache(self.config.data / "serving", self.config.registry)
+
+    @Part
     def serving(self) -> Serving:
         """What answers questions."""
         log = self.serving_log if self.config.serving_log.enabled else None
@@ -193,7 +199,7 @@ class Parts:
             self.online,
             log,
             self.clock,
-            PlanCache(self.config.data / "serving", self.config.registry),
+            self.plan_cache,
         )
 
     def close(self) -> None:

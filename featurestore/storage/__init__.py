@@ -1,7 +1,4 @@
-"""Names that one process holds alone, whatever store they are about, and leases for stores that know only rows or keys.
-
-What it must not know: any store.
-"""
+"""Databases, files, leases and progress: storage that knows no feature."""
 
 from featurestore.storage.leases import Hold, LeaseHolder, LeaseStore, busy, lost
 

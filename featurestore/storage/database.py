@@ -1,8 +1,7 @@
-"""Databases the library writes to: how they are opened, and what their failures are called.
+"""Databases that the library writes to: opening them, and translating their errors.
 
-SQLite is opened so that a reader never waits for a writer (WAL), that a transaction which will write takes its lock
-when it begins, that what is deleted is overwritten, and that a busy database is waited for rather than reported at
-once.
+SQLite is opened so that readers never wait for writers (WAL), a transaction that will write takes its lock when it
+begins, deleted data is overwritten, and a busy database is waited for.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 _BUSY_MS = 20_000
 _WAL_BACKOFF = Backoff(0.01, longest_seconds=0.01)
 _PRIMARY_CODE = 0xFF
-"""The bits of SQLite's error codes that say which kind of failure it is; those above say how it came about."""
+"""The bits of SQLite's error codes with the kind of failure; the higher bits hold details."""
 
 ANSWER_SECONDS = 60
 """How long PostgreSQL may take for one answer of the registry or the event log."""
 
 POOL_SECONDS = 10
-"""How long to wait for a connection while all of a process are in use."""
+"""How long to wait for a connection while all connections of the process are in use."""
 
 _LIBPQ = {
     "connect_timeout": 5,
@@ -42,33 +41,34 @@ _LIBPQ = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
 }
-"""What is said to libpq unless the URL says it: seconds, and milliseconds for ``tcp_user_timeout``."""
+"""Options of libpq unless the URL sets them: seconds, and milliseconds for ``tcp_user_timeout``."""
 
 CHECKPOINT_PAGES = 4_000
-"""How long SQLite's write-ahead log may grow: a page that many commits change is copied once for all of them."""
+"""Length of SQLite's write-ahead log in pages at which it is copied back: a page that many commits change is copied
+once."""
 
 CACHE_KIB = 16_000
-"""Pages that SQLite keeps for one connection. What a transaction changes beyond them is written more than once: with
-SQLite's own 2,000 KiB a push of 3,000 events into as many states takes half as long again."""
+"""Size of SQLite's page cache per connection. Pages that a transaction changes beyond it are written more than once:
+with SQLite's default of 2,000 KiB a push of 3,000 events into as many states takes half as long again."""
 
 
 def open_database(
     url: str, *, where: str, error: type[FeatureStoreError] = RegistryError, kind: str = "registry"
 ) -> sa.Engine:
-    """Return an engine for a URL; nothing is connected yet, but the folder of a SQLite file is made.
+    """Return an engine for a URL. Nothing is connected yet, but the folder of a SQLite file is made.
 
-    A database that does not answer is given up after a time: PostgreSQL's ``connect_timeout`` (5 seconds) for a
-    connection, ``tcp_user_timeout`` for a network that swallows everything, and ``timeout`` (60 seconds) for each
-    answer can be set in the URL's query, in libpq's units and in seconds.
+    Waiting for PostgreSQL is bounded by ``connect_timeout`` (5 seconds) for a connection, ``tcp_user_timeout`` for a
+    network that drops all packets, and ``timeout`` (60 seconds) for each answer. The URL's query can set the first two
+    in libpq's units and the last in seconds.
 
     Args:
         url: SQLAlchemy URL.
-        where: What the database is, for messages.
-        error: What failures are raised as.
-        kind: What their codes begin with.
+        where: The purpose of the database, for messages.
+        error: Class of the errors.
+        kind: Beginning of the error codes.
 
     Raises:
-        FeatureStoreError: The URL is unreadable, its driver is not installed, or its folder cannot be made.
+        FeatureStoreError: The URL is invalid, its driver is not installed, or its folder cannot be made.
     """
     try:
         parsed = sa.make_url(url)
@@ -77,7 +77,7 @@ def open_database(
         engine = _engine(parsed)
     except ConfigError:
         raise
-    except ValueError:  # a port that is no number; or a part of a password, which the message would show
+    except ValueError:  # the port is not a number, or part of a password that the message would show
         raise error(
             "the database URL cannot be used: its port is not a number", where=where, code=f"{kind}-url"
         ) from None
@@ -102,11 +102,11 @@ def open_database(
 
 
 _READ_ONLY = "25006"
-"""SQLSTATE of a statement that writes where nothing can be written: the server is a replica."""
+"""SQLSTATE of a statement that writes to a read-only server: the server is a replica."""
 
 
 def _leave_replica(context: Any) -> None:
-    """Give all connections up if they lead to a server that has become a replica: new ones may reach the primary."""
+    """Close all connections if they lead to a server that has become a replica: new ones may reach the primary."""
     if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
         context.engine.dispose()
         context.invalidate_pool_on_disconnect = False
@@ -114,12 +114,12 @@ def _leave_replica(context: Any) -> None:
 
 
 def with_driver(url: sa.URL) -> sa.URL:
-    """Return a URL that names psycopg where one of PostgreSQL names no driver: SQLAlchemy 2.0 would take another."""
+    """Add the driver psycopg to a URL of PostgreSQL without a driver: SQLAlchemy 2.0 would choose another."""
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    """Return an engine that shows no values in errors, because they are logged, and does not wait for ever."""
+    """Return an engine that shows no values in errors, because errors are logged, and whose waits are bounded."""
     url = with_driver(url)
     if url.get_backend_name() != "postgresql":
         return sa.create_engine(url, hide_parameters=True)
@@ -133,12 +133,12 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _connect_psycopg(seconds: float, _: Any, __: Any, args: Any, options: Any) -> Any:
-    """Open a connection on which every answer must come within a time."""
+    """Open a connection with a limited time for each answer."""
     import psycopg
 
     class TimedConnection(psycopg.Connection[Any]):
         def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
-            """Wait for an answer; close the connection if it does not come in time: nobody knows what it is for."""
+            """Wait for an answer; close the connection if it does not come in time, because it may come later."""
             try:
                 return super().wait(gen, interval, seconds if timeout is None else timeout)
             except psycopg.OperationalError:
@@ -150,16 +150,16 @@ def _connect_psycopg(seconds: float, _: Any, __: Any, args: Any, options: Any) -
 
 
 def is_pooled(connection: psycopg.Connection[Any]) -> bool:
-    """Tell whether a connection goes to a pooler, which has other process numbers than the server's sessions.
+    """Return whether a connection goes to a pooler, whose process numbers differ from those of the server's sessions.
 
-    A transaction is begun unless the connection commits by itself.
+    The check begins a transaction unless the connection is in autocommit mode.
     """
     row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
     return row is not None and row[0] != connection.info.backend_pid
 
 
 def _set_up_psycopg(connection: psycopg.Connection[Any], _: Any) -> None:
-    """Prepare no statements behind a pooler: the session that has them need not be the one that is asked next."""
+    """Prepare no statements behind a pooler: the next query may run in another session, which lacks them."""
     if is_pooled(connection):
         connection.prepare_threshold = None
     connection.rollback()
@@ -167,7 +167,7 @@ def _set_up_psycopg(connection: psycopg.Connection[Any], _: Any) -> None:
 
 @contextmanager
 def failures(where: str, *, error: type[FeatureStoreError] = RegistryError, kind: str = "registry") -> Iterator[None]:
-    """Turn failures of a database into errors of the library.
+    """Translate errors of a database into errors of the library.
 
     Raises:
         FeatureStoreError: The database cannot be reached, is read-only, full or locked, or holds no such table.
@@ -179,15 +179,15 @@ def failures(where: str, *, error: type[FeatureStoreError] = RegistryError, kind
         raise error(
             f"the database failed: {first_line(origin)}",
             where=where,
-            hint="See that it can be reached and written, and that no other program keeps it locked.",
+            hint="Check that it can be reached and written, and that no other program keeps it locked.",
             code=f"{kind}-unavailable",
         ) from problem
 
 
 def one_snapshot(connection: sa.Connection) -> sa.Connection:
-    """Let all statements of a connection's next transaction see the database at one moment.
+    """Let all statements of a connection's next transaction read one snapshot.
 
-    SQLite's transactions do; PostgreSQL's must be told.
+    SQLite does that always; PostgreSQL needs another isolation level.
     """
     if connection.dialect.name == "sqlite":
         return connection
@@ -200,10 +200,10 @@ def for_writing(connection: sa.Connection) -> sa.Connection:
 
 
 def for_statement(connection: sa.Connection) -> sa.Connection:
-    """Mark a connection whose next transaction is one statement that writes.
+    """Mark a connection whose next transaction is a single statement that writes.
 
-    Where the database can, it ends the transaction with the statement, so that a process that is stopped meanwhile
-    keeps nothing locked.
+    On PostgreSQL the transaction ends with the statement, so that a process that is stopped right after it holds no
+    locks.
     """
     if connection.dialect.name == "sqlite":
         return for_writing(connection)
@@ -211,20 +211,20 @@ def for_statement(connection: sa.Connection) -> sa.Connection:
 
 
 def blobs(values: Iterable[bytes]) -> tuple[bytearray, ...]:
-    """Return values as Python's driver of SQLite binds them fastest.
+    """Return values in the type that Python's driver of SQLite binds fastest.
 
-    For ``bytes`` it looks for an adapter first, which takes a microsecond each, several times what the copy takes.
+    For ``bytes`` it searches an adapter first, which takes a microsecond each, several times as long as the copy.
     """
     return tuple(map(bytearray, values))
 
 
 def what_is_left(engine: sa.Engine) -> str:
-    """Overwrite what was deleted as far as the database can be told to; say where it may still be.
+    """Overwrite deleted data as far as possible; return where it may remain.
 
-    SQLite overwrites it in the file when it is deleted; here its write-ahead log is emptied.
+    SQLite overwrites deleted data in the file at once; here its write-ahead log is emptied.
 
     Returns:
-        A sentence; empty if nothing is left.
+        A sentence; empty if nothing remains.
     """
     if engine.dialect.name != "sqlite":
         return LEFT_IN_POSTGRES
@@ -235,24 +235,24 @@ def what_is_left(engine: sa.Engine) -> str:
         is_busy = True
     finally:
         connection.close()
-    left = f"{engine.url.database}-wal may hold what was deleted as long as others use the database: forget again"
-    return left if is_busy else ""
+    remains = f"{engine.url.database}-wal may hold deleted data while other processes use the database: forget again"
+    return remains if is_busy else ""
 
 
 LEFT_IN_POSTGRES = (
-    "PostgreSQL keeps deleted rows in its files until they are vacuumed and written over (at once by VACUUM FULL), "
-    "and in its write-ahead log and replicas"
+    "PostgreSQL keeps deleted rows in its files until they are vacuumed and overwritten (at once by VACUUM FULL), and "
+    "in its write-ahead log and replicas"
 )
 
 
 def use_wal(connection: sqlite3.Connection, *, wait_seconds: float) -> None:
-    """Give a SQLite file a write-ahead log, which it keeps.
+    """Set a SQLite file to use a write-ahead log; the setting is stored in the file.
 
-    For the lock of this change alone SQLite does not wait, whatever ``busy_timeout`` says: processes that open a new
-    file at once find it locked by each other. So it is asked again until the time is over.
+    SQLite does not wait for the lock of this change, whatever ``busy_timeout`` is: processes that open a new file at
+    the same time find it locked. So the change is retried.
 
     Raises:
-        sqlite3.Error: The file is still locked when the time is over, cannot be written, or is no database.
+        sqlite3.Error: The file is still locked when the time is over, cannot be written, or is not a database.
     """
     retry(
         lambda: connection.execute("PRAGMA journal_mode = WAL"),
@@ -269,7 +269,7 @@ def _is_busy(error: Exception) -> bool:
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    # The driver's own transaction handling commits behind our back; BEGIN is ours (below).
+    # The driver would commit implicitly; transactions begin in _begin_sqlite.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -287,7 +287,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _make_sqlite_file(path: str, where: str) -> None:
-    """Make the file and its folder for the owner alone; SQLite gives its companions the rights of the file."""
+    """Make the file and its folder for the owner alone; SQLite gives its other files the same permissions."""
     if path.startswith("file:"):
         return
     file = local_target(path, where=where)
@@ -296,5 +296,5 @@ def _make_sqlite_file(path: str, where: str) -> None:
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the first line of what a database said, or the class of the error if it said nothing."""
+    """Return the first line of an error's text, or its class if the text is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]

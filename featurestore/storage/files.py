@@ -1,8 +1,8 @@
-"""Files that a crash, of the process or of the machine, leaves whole or not there at all.
+"""Files that are complete or absent after a crash of the process or of the machine.
 
-What holds data is made for the owner alone, 0600 and 0700, whatever the umask allows. In a folder that has the
-set-group-ID bit, which is how folders are shared by a group, the group gets the rights it has on the folder. What is
-there already keeps its rights.
+Files and folders with data are made for the owner alone, 0600 and 0700, whatever the umask allows. In a folder with the
+set-group-ID bit, which is how a group shares folders, the group gets the permissions that it has on the folder.
+Existing files keep their permissions.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from pathlib import Path
 from featurestore.core.errors import ConfigError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
-"""What the address of another place begins with; of two slashes a ``Path`` has kept one."""
+"""Beginning of a remote address; a ``Path`` has kept one of its two slashes."""
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
     """Return a path on this machine.
 
     Args:
-        path: The path; ``s3://bucket/folder`` is none, whether it comes as text or as a ``Path``.
+        path: The path; ``s3://bucket/folder`` is not one, neither as text nor as a ``Path``.
 
     Raises:
-        ValueError: It is the address of another place. Taken for a path it would make a folder named ``s3:``.
+        ValueError: It is a remote address. Taken for a path it would make a folder named ``s3:``.
 
     Example:
         >>> local_path("data/features")
         PosixPath('data/features')
     """
-    found = _SCHEME.match(os.fspath(path))
-    if found is not None:
+    scheme = _SCHEME.match(os.fspath(path))
+    if scheme is not None:
         raise ValueError(
-            f"an address that begins with '{found[1]}://' is not a path on this machine; "
+            f"an address that begins with '{scheme[1]}://' is not a path on this machine; "
             "give the path of a local or mounted folder"
         )
     return Path(path)
 
 
 def local_target(path: str | os.PathLike[str], *, where: str) -> Path:
-    """Return a path on this machine that an argument gives.
+    """Return a path on this machine, given as an argument.
 
     Args:
         path: The path.
         where: The argument, for the message.
 
     Raises:
-        ConfigError: It is the address of another place (``not-a-local-path``).
+        ConfigError: It is a remote address (``not-a-local-path``).
     """
     try:
         return local_path(path)
@@ -71,7 +71,7 @@ def make_folder(path: Path) -> None:
     """Make a folder for data, and the folders above it that are missing.
 
     Raises:
-        OSError: The disk refuses, or a file is there.
+        OSError: The disk refuses, or a file of that name exists.
     """
     missing = []
     folder = path
@@ -79,20 +79,20 @@ def make_folder(path: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for folder in reversed(missing):
-        with suppress(FileExistsError):  # another process was faster
+        with suppress(FileExistsError):  # another process has made it
             folder.mkdir(_FOLDER_RIGHTS | _shared(folder.parent))
     path.mkdir(exist_ok=True)
 
 
 def opener(path: str, flags: int) -> int:
-    """Open a file, for ``open(…, opener=opener)``: one that is made is the owner's alone."""
+    """Open a file, for ``open(…, opener=opener)``; a new file is made for the owner alone."""
     return os.open(path, flags, _FILE_RIGHTS | (_shared(Path(path).parent) & _GROUP_FILE))
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file for the owner alone, unless there is one.
+    """Make an empty file for the owner alone, unless it exists.
 
-    The file is not opened: closing it would take the locks that this process holds on it, as databases do.
+    The file is not opened: closing it would release locks that this process holds on it, as databases do.
 
     Raises:
         OSError: The disk refuses.
@@ -102,23 +102,23 @@ def make_file(path: Path) -> None:
         os.mknod(path, rights | stat.S_IFREG)
     except FileExistsError:
         return
-    except (AttributeError, OSError):  # not every system and disk lets users do so
+    except (AttributeError, OSError):  # not every system and disk permits mknod to users
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, rights))
 
 
 def _shared(folder: Path) -> int:
-    """Return the rights of the group on a folder that is shared by a group; none on others."""
+    """Return the permissions of the group on a folder that is shared by a group; none for other folders."""
     mode = folder.stat().st_mode
     return mode & _GROUP if mode & stat.S_ISGID else 0
 
 
 def exchange(first: Path, second: Path) -> None:
-    """Let two paths change places in one step: whoever looks sees one or the other at each, never nothing.
+    """Exchange two paths atomically: at any moment each of them exists.
 
     Raises:
-        FileNotFoundError: One of them is not there.
-        OSError: The disk refuses, or the system or the disk cannot do so (``ENOSYS``, ``EINVAL``, ``ENOTSUP``).
+        FileNotFoundError: One of them does not exist.
+        OSError: The disk refuses, or the system or the disk does not support it (``ENOSYS``, ``EINVAL``, ``ENOTSUP``).
     """
     library = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(first), os.fsencode(second)
@@ -139,7 +139,7 @@ _RENAME_SWAP = 2
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk.
+    """Flush a file, or the names in a folder, to the disk.
 
     Raises:
         OSError: The disk refuses.
@@ -152,14 +152,14 @@ def sync(path: Path) -> None:
 
 
 def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file that only its owner reads; it has its name once it is on the disk, whole.
+    """Write a file for its owner alone; it appears under its name once it is complete and on the disk.
 
     Args:
-        content: What it holds.
-        path: Where it lies; folders are made, a file that is there is replaced.
+        content: The content.
+        path: The path; folders are made, an existing file is replaced.
 
     Raises:
-        OSError: The disk refuses; what was there is there.
+        OSError: The disk refuses; an existing file is unchanged.
     """
     make_folder(path.parent)
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")

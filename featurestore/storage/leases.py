@@ -1,10 +1,10 @@
-"""A name that is held for as long as somebody keeps saying so: exclusion in stores that know only keys.
+"""Leases: locks that expire unless their holder renews them, for stores that have only keys or rows.
 
-The holder renews its lease from a thread of its own. If it dies, the lease runs out; if it cannot renew in time, it is
-told when it asks, and when it gives the name back.
+A thread of the holder renews its leases. If the holder dies, its leases expire. If it cannot renew in time, ``is_held``
+and the release report the loss.
 
-A command that was not answered may have been done all the same, also much later by a store that hung. So a name that
-could not be taken, or given back, for sure is given back before the process calls it busy.
+A command without an answer may have been executed, also much later by a store that hung. If the outcome of an acquire
+or release is unknown, that token is released before the lock is reported as busy.
 """
 
 from __future__ import annotations
@@ -19,80 +19,82 @@ from typing import Protocol
 from featurestore.core.errors import RegistryError, StateError, StorageError
 
 UNANSWERED = (RegistryError, StorageError)
-"""What is raised where a store cannot be asked; the next time may succeed."""
+"""Errors of a store that cannot be reached; the next attempt may succeed."""
 
 
 class Hold(Protocol):
-    """A name while it is held."""
+    """A lock while it is held."""
 
     def is_held(self) -> bool:
-        """Ask whether the name is still held; may be called from several threads, until it is given back.
+        """Check whether the lock is still held. May be called from several threads until the lock is released.
 
-        Once ``False``, always ``False``: somebody else holds the name, or may from now on. A store that cannot be asked
-        raises nothing: the name is held for as long as nobody else can have got it. ``True`` is true when it is said;
-        who works for long asks again and again.
+        Once ``False``, always ``False``: another process holds the lock, or may from now on. An unreachable store is
+        not an error: the lock counts as held for as long as no other process can have taken it. ``True`` holds at the
+        time of the call, so long work checks again and again.
         """
         ...
 
 
 def busy(name: str, where: str) -> StateError:
-    """Return the error for a name that somebody else holds.
+    """Return the error for a lock that another process holds.
 
     Args:
-        name: The name.
-        where: The store that says so.
+        name: Name of the lock.
+        where: The store of the lock.
     """
-    return StateError(f"somebody else holds '{name}'", where=where, hint="Wait until it has ended.", code="busy")
+    hint = "Wait until it has ended."
+    return StateError(f"another process holds the lock '{name}'", where=where, hint=hint, code="busy")
 
 
 def lost(name: str, where: str) -> StateError:
-    """Return the error for a name that was held and is not any more.
+    """Return the error for a lock that was lost while it was held.
 
     Args:
-        name: The name.
-        where: The store that says so.
+        name: Name of the lock.
+        where: The store of the lock.
     """
     return StateError(
-        f"'{name}' was no longer held when the work ended: the store was away for too long, or somebody took it away",
+        f"the lock '{name}' was lost before the work ended: the store was unreachable for too long, or the lock was "
+        "removed",
         where=where,
-        hint="Somebody else may have held it meanwhile; conditional writes were still safe. Run it again.",
+        hint="Another process may have held it meanwhile. Conditional writes were still safe. Run it again.",
         code="lease-lost",
     )
 
 
-_MOST_DOUBTFUL = 16
-"""Tokens of one name that are remembered, the latest."""
+_MOST_UNCERTAIN = 16
+"""How many of the latest tokens of one lock with an unknown outcome are remembered."""
 
 
 class LeaseStore(Protocol):
-    """Where leases are kept; each operation is atomic.
+    """A store of leases; each operation is atomic.
 
-    Where they cannot be asked, a ``StorageError`` or ``RegistryError`` says so.
+    If the store cannot be reached, an operation raises ``StorageError`` or ``RegistryError``.
     """
 
     def take(self, name: str, token: bytes, seconds: float) -> bool:
-        """Make a token the holder of a name that nobody holds; tell whether it is now."""
+        """Take a free lease for a token; return whether the token holds it now."""
         ...
 
     def renew(self, name: str, token: bytes, seconds: float) -> bool:
-        """Let a token hold a name for so long from now; tell whether it held it still."""
+        """Renew a lease from now on; return whether the token still held it."""
         ...
 
     def release(self, name: str, token: bytes) -> bool:
-        """Let nobody hold a name that a token holds; tell whether it held it still."""
+        """Release the lease of a token; return whether the token still held it."""
         ...
 
 
 class LeaseHolder:
-    """Holds names for a process. One thread renews all of them, and ends when there are none."""
+    """Holds locks for a process by leases. One thread renews all of them, and ends when there are none."""
 
     def __init__(self, leases: LeaseStore, seconds: float, where: str) -> None:
-        """Hold nothing yet.
+        """Take the parts; no lock is held yet.
 
         Args:
-            leases: Where leases are kept.
-            seconds: How long a name stays held after the process has died.
-            where: The store, for messages and as the name of the thread.
+            leases: The store of the leases.
+            seconds: How long a lock stays held after the process has died.
+            where: The store, for messages and the name of the thread.
         """
         self._leases = leases
         self._seconds = seconds
@@ -100,23 +102,23 @@ class LeaseHolder:
         self._held: dict[bytes, str] = {}
         self._until: dict[bytes, float] = {}
         self._lost: set[bytes] = set()
-        self._doubtful: dict[str, list[bytes]] = {}
+        self._uncertain: dict[str, list[bytes]] = {}
         self._lock = threading.Lock()
         self._renewer: threading.Thread | None = None
         self._is_closed = threading.Event()
 
     @contextmanager
     def hold(self, name: str) -> Iterator[Hold]:
-        """Hold a name.
+        """Hold a lock.
 
         Raises:
-            StateError: Somebody else holds it, or it was lost while it was held.
-            StorageError, RegistryError: The store cannot be asked.
+            StateError: Another process holds it, or it was lost while it was held.
+            StorageError, RegistryError: The store cannot be reached.
         """
-        token, asked = uuid.uuid4().bytes, time.monotonic()
-        if not self._take(name, token) and not (self._give_back(name) and self._take(name, token)):
+        token, began = uuid.uuid4().bytes, time.monotonic()
+        if not self._take(name, token) and not (self._release_uncertain(name) and self._take(name, token)):
             raise busy(name, self._where)
-        self._begin(name, token, asked)
+        self._begin(name, token, began)
         try:
             yield _Lease(self, token)
         except BaseException:
@@ -126,11 +128,11 @@ class LeaseHolder:
             raise lost(name, self._where)
 
     def close(self) -> None:
-        """Let the thread end now if nothing is held."""
+        """End the thread now if no lock is held."""
         self._is_closed.set()
 
     def is_held(self, token: bytes) -> bool:
-        """Renew a lease, and tell whether it was never lost; without an answer it lasts for as long as it was given."""
+        """Renew a lease and return whether it was never lost; without an answer it lasts until it expires."""
         with self._lock:
             name = self._held.get(token)
         if name is None:
@@ -142,51 +144,51 @@ class LeaseHolder:
             return token in self._held and token not in self._lost
 
     def _take(self, name: str, token: bytes) -> bool:
-        """Take a name; tell whether it is held now."""
+        """Take a lock; return whether it is held now."""
         try:
             return self._leases.take(name, token, self._seconds)
         except UNANSWERED:
-            self._doubt(name, token)
+            self._remember(name, token)
             raise
 
-    def _doubt(self, name: str, token: bytes) -> None:
-        """Remember that a token may hold a name, or may yet, though nobody uses it."""
+    def _remember(self, name: str, token: bytes) -> None:
+        """Remember a token that may hold a lock, or may take it later, although it is not used."""
         with self._lock:
-            self._doubtful[name] = [*self._doubtful.get(name, ()), token][-_MOST_DOUBTFUL:]
+            self._uncertain[name] = [*self._uncertain.get(name, ()), token][-_MOST_UNCERTAIN:]
 
-    def _give_back(self, name: str) -> bool:
-        """Give a name back that a token holds which nobody uses; tell whether one did."""
+    def _release_uncertain(self, name: str) -> bool:
+        """Release a lock if a remembered token holds it; return whether one did."""
         with self._lock:
-            tokens = self._doubtful.get(name, [])
+            tokens = self._uncertain.get(name, [])
         if not any(self._leases.release(name, token) for token in tokens):
             return False
         with self._lock:
-            self._doubtful.pop(name, None)
+            self._uncertain.pop(name, None)
         return True
 
-    def _begin(self, name: str, token: bytes, asked: float) -> None:
+    def _begin(self, name: str, token: bytes, began: float) -> None:
         with self._lock:
             self._held[token] = name
-            self._until[token] = asked + self._seconds
+            self._until[token] = began + self._seconds
             if self._renewer is None:
                 self._is_closed.clear()
                 self._renewer = threading.Thread(target=self._renew, name=f"{self._where} leases", daemon=True)
                 self._renewer.start()
 
     def _end(self, name: str, token: bytes) -> bool:
-        """Give a name back; tell whether it was held all the time, as far as the store can be asked."""
+        """Release a lock; return whether it was held all the time, as far as the store answers."""
         with self._lock:
             del self._held[token], self._until[token]
             is_lost = token in self._lost
             self._lost.discard(token)
         try:
             return self._leases.release(name, token) and not is_lost
-        except UNANSWERED:  # a store that does not answer lets the lease run out
-            self._doubt(name, token)
+        except UNANSWERED:  # the lease expires
+            self._remember(name, token)
             return not is_lost
 
     def _renew(self) -> None:
-        """Renew what is held three times in the length of a lease."""
+        """Renew all leases three times within their length."""
         while True:
             is_closed = self._is_closed.wait(self._seconds / 3)
             with self._lock:
@@ -200,24 +202,24 @@ class LeaseHolder:
                 self._renew_one(token, name)
 
     def _renew_one(self, token: bytes, name: str) -> None:
-        """Renew a lease; one that is lost stays lost, and what was given back meanwhile is not."""
-        asked = time.monotonic()
-        with suppress(*UNANSWERED):  # the next time may succeed
+        """Renew a lease. A lost lease stays lost; one that was released meanwhile is not."""
+        began = time.monotonic()
+        with suppress(*UNANSWERED):  # the next attempt may succeed
             is_renewed = self._leases.renew(name, token, self._seconds)
             with self._lock:
                 if token in self._held and is_renewed:
-                    self._until[token] = asked + self._seconds
+                    self._until[token] = began + self._seconds
                 elif token in self._held:
                     self._lost.add(token)
 
 
 class _Lease:
-    """A name that a token holds."""
+    """A lock that a token holds."""
 
     def __init__(self, holder: LeaseHolder, token: bytes) -> None:
         self._holder = holder
         self._token = token
 
     def is_held(self) -> bool:
-        """Renew the lease; tell whether it was held all the time."""
+        """Renew the lease; return whether it was held all the time."""
         return self._holder.is_held(self._token)

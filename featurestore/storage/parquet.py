@@ -1,4 +1,4 @@
-"""How Parquet files are opened, checked and written: the same options and the same errors everywhere."""
+"""Opening, checking and writing Parquet files, with the same options and errors everywhere."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import pyarrow.parquet as pq
 from featurestore.storage.files import make_file, make_folder, sync
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises when a file is not sound; the last one if names of columns are not UTF-8."""
+"""Errors of pyarrow for damaged files; the last one if column names are not UTF-8."""
 
 INT96_UNIT = "us"
-"""Unit in which INT96 timestamps of Parquet are read: in nanoseconds, Arrow's own choice, the year 9999 would wrap."""
+"""Unit in which INT96 timestamps of Parquet are read: in nanoseconds, Arrow's default, the year 9999 would overflow."""
 
 
 def open_parquet(path: str | os.PathLike[str], **options: Any) -> pq.ParquetFile:
     """Open a Parquet file.
 
     Args:
-        path: Where it lies.
-        options: Further ones of ``pyarrow.parquet.ParquetFile``.
+        path: The path.
+        options: More options of ``pyarrow.parquet.ParquetFile``.
 
     Raises:
-        OSError: It is not there, or cannot be read.
-        pa.ArrowException: It is not sound Parquet. Its footer may also give names that are not UTF-8:
-            ``UnicodeDecodeError``.
+        OSError: It does not exist or cannot be read.
+        pa.ArrowException: It is not valid Parquet.
+        UnicodeDecodeError: Column names in its footer are not UTF-8.
     """
     return pq.ParquetFile(path, **{"coerce_int96_timestamp_unit": INT96_UNIT, **options})
 
 
 def check_column_chunk(metadata: pq.FileMetaData, group: int, column: int) -> pq.ColumnChunkMetaData:
-    """Return what a footer says of a column in a row group, once it is sure that its statistics can be read.
+    """Return the metadata of a column in a row group, after checking that its statistics can be read.
 
     Args:
         metadata: The footer.
@@ -42,7 +42,7 @@ def check_column_chunk(metadata: pq.FileMetaData, group: int, column: int) -> pq
         column: Number of the column.
 
     Raises:
-        pa.ArrowInvalid: The footer contradicts its schema. To read the statistics would end the process.
+        pa.ArrowInvalid: The footer contradicts its schema. Reading the statistics would crash the process.
     """
     chunk = metadata.row_group(group).column(column)
     expected = metadata.schema.column(column).physical_type
@@ -53,11 +53,11 @@ def check_column_chunk(metadata: pq.FileMetaData, group: int, column: int) -> pq
 
 
 def check_footer(path: str | os.PathLike[str]) -> None:
-    """Make sure that the statistics in a Parquet file's footer can be read, for readers that use them all.
+    """Check that the statistics in a Parquet file's footer can be read, for readers that use all of them.
 
     Raises:
-        OSError: It is not there, or cannot be read.
-        pa.ArrowException: It is not sound Parquet, or its footer contradicts its schema.
+        OSError: It does not exist or cannot be read.
+        pa.ArrowException: It is not valid Parquet, or its footer contradicts its schema.
     """
     with open_parquet(path) as file:
         metadata = file.metadata
@@ -67,15 +67,15 @@ def check_footer(path: str | os.PathLike[str]) -> None:
 
 
 def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
-    """Write a Parquet file; it has its name once it is on the disk, whole.
+    """Write a Parquet file; it appears under its name once it is complete and on the disk.
 
     Args:
-        table: What it holds.
-        path: Where it lies; folders are made, a file that is there is replaced.
-        options: Of ``pyarrow.parquet.write_table``.
+        table: The content.
+        path: The path; folders are made, an existing file is replaced.
+        options: Options of ``pyarrow.parquet.write_table``.
 
     Raises:
-        OSError: The disk refuses; what was there is there.
+        OSError: The disk refuses; an existing file is unchanged.
     """
     make_folder(path.parent)
     unfinished = path.with_name(f".{path.name}.unfinished")

@@ -296,7 +296,7 @@ def test_a_registry_that_is_down_stops_nobody_from_being_answered(store, call, m
     monkeypatch.setattr(store.parts.live_plans, "plan", fail)
     store.clock.instant_us += 5_000_000
     assert call.ask().status_code == 200
-    assert "those known last answer on" in caplog.text
+    assert "the cached plans answer" in caplog.text
 
 
 @pytest.fixture

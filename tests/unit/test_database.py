@@ -26,7 +26,7 @@ def test_what_others_keep_from_being_overwritten_is_named(tmp_path):
             reader.exec_driver_sql("SELECT * FROM t").all()
             writer.exec_driver_sql("DELETE FROM t")
             writer.commit()
-            assert "a.db-wal may hold what was deleted" in what_is_left(engine)
+            assert "a.db-wal may hold deleted data" in what_is_left(engine)
     assert what_is_left(engine) == ""
     assert (tmp_path / "a.db-wal").stat().st_size == 0
     engine.dispose()

@@ -1,7 +1,7 @@
-"""From stored states to values: one compiled call for all views and entities of a request.
+"""Evaluation of stored states: one compiled call for all views and entities of a batch.
 
-The programs of a service's views are put behind each other once; a request then costs one pass over its states. The
-loops that fold events are ``kernels.core``'s, the same that build training sets.
+The programs of a service's views are concatenated once; a batch then costs one pass over its states. The loops that
+fold events are those of ``kernels.core``, the same that build training sets.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from featurestore.online.state.codec import Dictionaries, StateCodec, joined_sta
 from featurestore.online.state.packing import SOUND, VIEW_COLUMNS, answer_views
 from featurestore.plan.model import ViewPlan
 
-_MANY = 64
-"""Among so many entities it is looked whether some were asked about more than once: each is evaluated once."""
+_DEDUPLICATE_FROM = 64
+"""From so many entities on, entities that occur more than once are evaluated once."""
 
 
 @dataclass(frozen=True)
 class Overflow:
-    """A feature that has no value for some entities, because an exact sum does not fit.
+    """A feature that has no value for some entities, because an exact sum does not fit its dtype.
 
     Attributes:
-        view: Place of its view.
-        feature: Its place among the view's features.
-        entities: Places of the entities, in order.
+        view: Position of its view.
+        feature: Its position among the view's features.
+        entities: Positions of the entities, in order.
     """
 
     view: int
@@ -49,7 +49,7 @@ class Answers(NamedTuple):
         rows: Per entity the Python values of the features picked; ``None`` is null.
         statuses: ``Status`` codes, one row per feature picked; ``ERROR_CODE`` where a sum does not fit.
         newest: Per view the event time of the newest event each entity's answer saw, ``NO_EVENT`` if none.
-        overflows: Of all features, picked or not, those of which a sum does not fit.
+        overflows: All features, picked or not, with a sum that does not fit.
     """
 
     rows: list[list[Any]]
@@ -59,24 +59,24 @@ class Answers(NamedTuple):
 
 
 class BoundService:
-    """The views of a service with their kernels, ready to be asked all at once."""
+    """The views of a service with their kernels, evaluated in one call."""
 
     def __init__(self, views: Sequence[ViewPlan], picks: Sequence[int] | None = None) -> None:
         """Bind the views.
 
         Args:
-            views: In the order they will be answered in; one may occur several times.
-            picks: The features wanted, in the order of a row, as places among all features of all views, view behind
-                view in plan order; ``None`` picks all in that order.
+            views: The views, in the order of the states that ``answer`` takes; a view may occur several times.
+            picks: The features of a row, in its order, as positions among the features of all views in plan order;
+                ``None`` picks all in that order.
         """
         self._bound = [bind(view) for view in views]
         self._codecs = [StateCodec(view) for view in views]
         self._has_dictionaries = any(codec.has_dictionaries for codec in self._codecs)
         self._no_dictionaries: list[Callable[[int, int], Sequence[Any]]] = [_no_dictionary] * len(views)
         self._programs = programs = [bound.program for bound in self._bound]
-        self._windows = _stacked([program.windows for program in programs], 2)
-        self._groups = _stacked([program.groups for program in programs], 7)
-        self._features = _stacked([program.features for program in programs], 6)
+        self._windows = _concatenate([program.windows for program in programs], 2)
+        self._groups = _concatenate([program.groups for program in programs], 7)
+        self._features = _concatenate([program.features for program in programs], 6)
         layouts = [(*codec.layout, *bound.policy) for codec, bound in zip(self._codecs, self._bound, strict=True)]
         sizes = [
             (len(p.windows), len(p.groups), len(p.features), p.row_count, len(view.features))
@@ -90,18 +90,18 @@ class BoundService:
         ]
         self._row_count, self._feature_count = self._views[-1, -2:].tolist()
         every = [
-            Picked(reader, number, own.start + i, rows.start)
-            for number, (bound, (rows, own)) in enumerate(zip(self._bound, self._parts, strict=True))
+            Picked(reader, number, features.start + i, rows.start)
+            for number, (bound, (rows, features)) in enumerate(zip(self._bound, self._parts, strict=True))
             for i, reader in enumerate(bound.readers)
         ]
-        self._reader = RowReader(every if picks is None else [every[place] for place in picks])
+        self._reader = RowReader(every if picks is None else [every[position] for position in picks])
 
     @cached_property
     def _kernels(self) -> BoundKernels:
         """Addresses of the kernels of all views, compiled when the first states are evaluated."""
         kernels = [bind_kernels(program, has_one_query=True) for program in self._programs]
         return BoundKernels(
-            folds=_stacked([view.folds for view in kernels], 3),
+            folds=_concatenate([view.folds for view in kernels], 3),
             finishes=np.concatenate([np.zeros(0, dtype=np.int64), *[view.finishes for view in kernels]]),
         )
 
@@ -113,22 +113,22 @@ class BoundService:
         Args:
             stored: Per view the state of each entity, ``None`` where it has none.
             count: Count of entities.
-            as_of_us: Instant asked about.
+            as_of_us: Instant of the answer.
             bounds_us: Per view the exclusive bound of the ingest times that may be used.
 
         Raises:
             StateError: A state is damaged or foreign.
         """
-        if count >= _MANY and (same := _same(stored)) is not None:
-            firsts, places = same
+        if count >= _DEDUPLICATE_FROM and (duplicates := _find_duplicates(stored)) is not None:
+            firsts, numbers = duplicates
             distinct = [[states[entity] for entity in firsts] for states in stored]
-            return _spread(self.answer(distinct, len(firsts), as_of_us=as_of_us, bounds_us=bounds_us), places)
+            return _repeat(self.answer(distinct, len(firsts), as_of_us=as_of_us, bounds_us=bounds_us), numbers)
         words = np.zeros((self._row_count, count), dtype=np.int64)
         statuses = np.empty((self._feature_count, count), dtype=np.uint8)
         newest = np.empty((len(self._bound), count), dtype=np.int64)
-        given = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
-        joined, starts = joined_states([state for states in given for state in states])
-        at = np.empty((len(self._bound) * count, 2), dtype=np.int64)
+        verified = [codec.checked(states) for codec, states in zip(self._codecs, stored, strict=True)]
+        joined, starts = joined_states([state for states in verified for state in states])
+        dictionary_bounds = np.empty((len(self._bound) * count, 2), dtype=np.int64)
         kernels = self._kernels
         problem, number, overflowed = answer_views(
             np.frombuffer(joined, dtype=np.int64),
@@ -144,72 +144,75 @@ class BoundService:
             words,
             statuses,
             newest,
-            at,
+            dictionary_bounds,
         )
         if problem != SOUND:
             raise self._codecs[number].error(problem)
         overflows = self._overflows(statuses) if overflowed else ()
-        rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, at, count))
+        rows, codes = self._reader.read(words, statuses, self._dictionaries(joined, dictionary_bounds, count))
         return Answers(rows, codes, newest.tolist(), overflows)
 
-    def _dictionaries(self, joined: bytes, places: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
-        """Return per view what gives the values that codes stand for."""
+    def _dictionaries(self, joined: bytes, bounds: Ints, count: int) -> list[Callable[[int, int], Sequence[Any]]]:
+        """Return per view a function that returns the dictionary of an input and entity."""
         if not self._has_dictionaries:
             return self._no_dictionaries
-        found = []
+        functions = []
         for number, codec in enumerate(self._codecs):
-            own: list[Dictionaries] = []
+            dictionaries: list[Dictionaries] = []
             if codec.has_dictionaries:
-                at = places[number * count : (number + 1) * count].tolist()
-                own = [codec.dictionaries(joined, begin, end) for begin, end in at]
-            found.append(_finder(own))
-        return found
+                of_view = bounds[number * count : (number + 1) * count].tolist()
+                dictionaries = [codec.dictionaries(joined, begin, end) for begin, end in of_view]
+            functions.append(_dictionary_of(dictionaries))
+        return functions
 
     def _overflows(self, statuses: npt.NDArray[np.uint8]) -> tuple[Overflow, ...]:
-        """Find the features whose sums do not fit, and write that they have no value."""
-        found = []
-        for view, (_, own) in enumerate(self._parts):
-            part = statuses[own]
+        """Return the features whose sums do not fit, and set their status to ``ERROR``."""
+        overflows = []
+        for view, (_, features) in enumerate(self._parts):
+            part = statuses[features]
             for feature in (part == OVERFLOWED).any(axis=1).nonzero()[0].tolist():
-                found.append(Overflow(view, feature, tuple((part[feature] == OVERFLOWED).nonzero()[0].tolist())))
+                entities = tuple((part[feature] == OVERFLOWED).nonzero()[0].tolist())
+                overflows.append(Overflow(view, feature, entities))
         statuses[statuses == OVERFLOWED] = ERROR_CODE
-        return tuple(found)
+        return tuple(overflows)
 
 
-def _same(stored: Sequence[Sequence[bytes | None]]) -> tuple[list[int], list[int]] | None:
-    """Find entities that were asked about more than once: their states are the same objects.
+def _find_duplicates(stored: Sequence[Sequence[bytes | None]]) -> tuple[list[int], list[int]] | None:
+    """Find entities that occur more than once: their states are the same objects.
 
     Returns:
-        The places of the distinct entities, and per entity which of these it is; ``None`` if all are distinct.
+        The positions of the distinct entities, and per entity its number among them; ``None`` if all are distinct.
     """
-    found: dict[tuple[int, ...], int] = {}
-    places = [found.setdefault(tuple(map(id, states)), len(found)) for states in zip(*stored, strict=True)]
-    if len(found) == len(places):
+    distinct: dict[tuple[int, ...], int] = {}
+    numbers = [distinct.setdefault(tuple(map(id, states)), len(distinct)) for states in zip(*stored, strict=True)]
+    if len(distinct) == len(numbers):
         return None
     firsts: dict[int, int] = {}
-    for entity, place in enumerate(places):
-        firsts.setdefault(place, entity)
-    return list(firsts.values()), places
+    for entity, number in enumerate(numbers):
+        firsts.setdefault(number, entity)
+    return list(firsts.values()), numbers
 
 
-def _spread(answers: Answers, places: Sequence[int]) -> Answers:
-    """Return the answers of distinct entities for all that were asked about."""
+def _repeat(answers: Answers, numbers: Sequence[int]) -> Answers:
+    """Return the answers of distinct entities for all entities, by the number of each among the distinct ones."""
     entities: dict[int, list[int]] = {}
-    for entity, place in enumerate(places):
-        entities.setdefault(place, []).append(entity)
+    for entity, number in enumerate(numbers):
+        entities.setdefault(number, []).append(entity)
     return Answers(
-        rows=[list(answers.rows[place]) for place in places],
-        statuses=answers.statuses[:, places],
-        newest=[[newest[place] for place in places] for newest in answers.newest],
+        rows=[list(answers.rows[number]) for number in numbers],
+        statuses=answers.statuses[:, numbers],
+        newest=[[newest[number] for number in numbers] for newest in answers.newest],
         overflows=tuple(
-            replace(one, entities=tuple(sorted(entity for place in one.entities for entity in entities[place])))
-            for one in answers.overflows
+            replace(
+                overflow, entities=tuple(sorted(entity for number in overflow.entities for entity in entities[number]))
+            )
+            for overflow in answers.overflows
         ),
     )
 
 
-def _finder(dictionaries: Sequence[Dictionaries]) -> Callable[[int, int], Sequence[Any]]:
-    """Return a function that gives the values codes of (input, entity) stand for; none where words are values."""
+def _dictionary_of(dictionaries: Sequence[Dictionaries]) -> Callable[[int, int], Sequence[Any]]:
+    """Return a function that returns the dictionary of an input and entity; an empty one where words are values."""
     if not dictionaries:
         return _no_dictionary
     return lambda source, entity: dictionaries[entity][source] or ()
@@ -219,6 +222,6 @@ def _no_dictionary(_: int, __: int) -> Sequence[Any]:
     return ()
 
 
-def _stacked(tables: Sequence[Ints], width: int) -> Ints:
-    """Put tables of numbers behind each other."""
+def _concatenate(tables: Sequence[Ints], width: int) -> Ints:
+    """Return the rows of several tables as one table."""
     return np.concatenate([np.zeros((0, width), dtype=np.int64), *tables])

@@ -1,7 +1,7 @@
-"""A value that may change elsewhere: found out again now and then, in a thread, while the last one is used.
+"""A value that may change elsewhere: refreshed now and then in a background thread, while the cached value is used.
 
-What finds it out may hang, because the database that it asks does. So callers wait for a bounded time: those that
-have a value use it, those that have none are refused when their time is up.
+A refresh may hang, because the database that it reads does. So callers wait for a bounded time: after that they get the
+cached value, or an error if there is none.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from featurestore.online.stores.deadline import seconds_left
 T = TypeVar("T")
 
 RECHECK_US = duration_us("1s")
-"""How old a value may be before it is found out again."""
+"""The age at which a value is refreshed."""
 
 WAIT_SECONDS = 0.5
-"""How long a caller with a deadline waits for a newer value than the one there is."""
+"""How long a caller with a deadline waits for a refresh while a cached value exists."""
 
 LONGEST_WAIT_SECONDS = 5.0
-"""How long a caller without a deadline does."""
+"""How long a caller without a deadline waits for a refresh while a cached value exists."""
 
 SLOW_SECONDS = 5.0
-"""After a caller waited for nothing, no other waits for so long."""
+"""How long no caller with a cached value waits, after one has waited in vain."""
 
 STILL_ASKING = "still-asking"
-"""Code of the refusal of callers that have no value in time: somebody still finds it out."""
+"""Error code of callers that have no value in time: the first refresh is still under way."""
 
 
 @dataclass(frozen=True)
-class _Found(Generic[T]):
+class _Entry(Generic[T]):
     value: T
     at_us: int
 
 
 class RecentTimeout:
-    """Whether a database has lately not answered in time; shared by all values that it gives.
+    """Records that a database has lately not answered in time; shared by all values that are read from it.
 
     Attributes:
-        until: An instant of ``time.perf_counter``: before it no caller that has a value waits.
+        until: An instant of ``time.perf_counter``: before it no caller with a cached value waits.
     """
 
     def __init__(self) -> None:
@@ -54,70 +54,72 @@ class RecentTimeout:
 
 
 class CachedValue(Generic[T]):
-    """A value and what finds it out. May be used from several threads."""
+    """A value that is refreshed in the background. May be used from several threads."""
 
-    def __init__(self, find: Callable[[T | None], T], clock: Clock, stall: RecentTimeout, *, where: str) -> None:
-        """Take the parts; nothing is found out yet.
+    def __init__(
+        self, refresh: Callable[[T | None], T], clock: Clock, recent_timeout: RecentTimeout, *, where: str
+    ) -> None:
+        """Take the parts; nothing is read yet.
 
         Args:
-            find: Finds the value out, given the last one; ``None`` if there is none. What it raises is raised to those
-                who wait, and the last value is not used any more.
-            clock: Tells how old the value is.
-            stall: Whether what is asked has lately not answered in time.
-            where: What is asked, for messages.
+            refresh: Returns the new value, given the cached one or ``None``. Its error is raised to the callers that
+                wait, and discards the cached value.
+            clock: Measures the age of the value.
+            recent_timeout: Records whether the database has lately not answered in time.
+            where: The database, for messages.
         """
-        self._find = find
+        self._refresh = refresh
         self._clock = clock
         self._where = where
-        self._found: _Found[T] | None = None
+        self._entry: _Entry[T] | None = None
         self._under_way: Future[T] | None = None
-        self._stall = stall
+        self._recent_timeout = recent_timeout
         self._lock = Lock()
 
     @property
     def value(self) -> T | None:
-        """The value found last, however old; ``None`` if there is none."""
-        found = self._found
-        return None if found is None else found.value
+        """The cached value, however old; ``None`` if there is none."""
+        entry = self._entry
+        return None if entry is None else entry.value
 
     def get(self) -> T:
-        """Return the value, at most about a second old unless it cannot be found out in time.
+        """Return the value, at most about a second old unless the refresh takes too long.
 
         Raises:
-            StorageError: There is no value yet and no time to wait for it; its code is ``STILL_ASKING``.
-            Exception: What finding it out raised.
+            StorageError: There is no cached value, and the refresh took too long (``STILL_ASKING``).
+            Exception: The error of the refresh.
         """
-        known, now_us = self._found, self._clock.now_us()
-        if known is not None and 0 <= now_us - known.at_us < RECHECK_US:
-            return known.value
+        entry, now_us = self._entry, self._clock.now_us()
+        if entry is not None and 0 <= now_us - entry.at_us < RECHECK_US:
+            return entry.value
         with self._lock:
-            finding = self._under_way
-            if is_first := finding is None:
-                finding = self._under_way = Future()
-                Thread(target=self._run, args=(finding, known, now_us), name=self._where, daemon=True).start()
-        if known is not None and (not is_first or time.perf_counter() < self._stall.until):
-            return known.value
+            future = self._under_way
+            if is_first := future is None:
+                future = self._under_way = Future()
+                Thread(target=self._run, args=(future, entry, now_us), name=self._where, daemon=True).start()
+        if entry is not None and (not is_first or time.perf_counter() < self._recent_timeout.until):
+            return entry.value
         try:
-            return finding.result(_wait_seconds(has_value=known is not None))
+            return future.result(_wait_seconds(has_value=entry is not None))
         except TimeoutError:
-            if known is not None:
-                self._stall.until = time.perf_counter() + SLOW_SECONDS
-                return known.value
+            if entry is not None:
+                self._recent_timeout.until = time.perf_counter() + SLOW_SECONDS
+                return entry.value
         raise StorageError(
             f"{self._where} did not answer in time", where=self._where, hint="Ask again.", code=STILL_ASKING
         )
 
-    def _run(self, finding: Future[T], known: _Found[T] | None, now_us: int) -> None:
+    def _run(self, future: Future[T], entry: _Entry[T] | None, now_us: int) -> None:
         try:
-            value = self._find(None if known is None else known.value)
-        except Exception as error:  # it is the askers'
-            self._found, self._under_way = None, None
-            self._stall.until = -inf
-            finding.set_exception(error)
+            value = self._refresh(None if entry is None else entry.value)
+        except Exception as error:  # the callers get it
+            self._entry, self._under_way = None, None
+            self._recent_timeout.until = -inf
+            future.set_exception(error)
         else:
-            self._found, self._under_way = _Found(value, now_us), None
-            self._stall.until = -inf
-            finding.set_result(value)
+            self._entry, self._under_way = _Entry(value, now_us), None
+            self._recent_timeout.until = -inf
+            future.set_result(value)
 
 
 def _wait_seconds(*, has_value: bool) -> float | None:

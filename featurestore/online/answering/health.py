@@ -1,4 +1,4 @@
-"""How the online side is, for those who watch over it."""
+"""Health of the online side: whether services can be answered, and how far views and logs have come."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from featurestore.online.stores.store import ViewRecord
 
 @dataclass(frozen=True)
 class ViewVitals:
-    """How one view is.
+    """Measurements of one view.
 
     Attributes:
         source: Name of its source.
-        staleness_us: The present instant minus the one up to which the view is complete, or was when it had state;
-            ``None`` if it never had any that this process saw.
-        log_us: The instant before which all events of its log are in its state; ``None`` if it has no state.
+        staleness_us: The present instant minus the instant up to which the view is complete, or last was; ``None`` if
+            this process never saw it with state.
+        log_us: The instant before which its state has all events of the log; ``None`` if it has no state.
         has_state: Whether it has state.
-        is_lost: Whether a part of its states is gone, so that it answers nothing.
+        is_lost: Whether some of its states are lost, so that it does not answer.
     """
 
     source: str
@@ -32,7 +32,7 @@ class ViewVitals:
 
 @dataclass(frozen=True)
 class LogVitals:
-    """How far the log of one source goes.
+    """Head of the event log of one source.
 
     Attributes:
         head_us: The instant before which all its events became known.
@@ -45,11 +45,11 @@ class LogVitals:
 
 @dataclass(frozen=True)
 class Vitals:
-    """How the online side is.
+    """Measurements of the online side.
 
     Attributes:
         views: The views that answer, by name.
-        is_store_left_alone: Whether the online store failed a moment ago and is not asked.
+        is_store_left_alone: Whether the circuit breaker is open: the online store failed a moment ago.
         store_problem: Why the online store could not be read; ``None`` if it could.
     """
 
@@ -59,13 +59,13 @@ class Vitals:
 
 
 def view_vitals(source: str, record: ViewRecord, *, now_us: int, complete_us: int | None) -> ViewVitals:
-    """Return how a view is.
+    """Measure a view.
 
     Args:
         source: Name of its source.
-        record: What the store knows about its states.
+        record: The record of its states in the store.
         now_us: The present instant.
-        complete_us: The instant up to which the view is complete, or was when it had state; ``None`` if it never had.
+        complete_us: The instant up to which the view is complete, or last was; ``None`` if it never had state.
     """
     has_state = record.watermark_us != NOTHING_YET
     return ViewVitals(
@@ -83,7 +83,7 @@ class ServiceReadiness:
 
     Attributes:
         service: Name of the service.
-        answered_before: Whether this process could answer it before, or the one that ran here before it.
+        answered_before: Whether this process, or the previous one with the same data folder, could answer it.
         problem: Why it cannot be answered; ``None`` if it can.
     """
 
@@ -96,12 +96,12 @@ class ServiceReadiness:
 class Readiness:
     """Which services a process can answer.
 
-    A service that was never answered, because it is new and has no state yet, is named and takes no process out of
-    rotation. Nor does a registry that is away: plans that are known answer on.
+    A service that was never answered, because it is new and has no state yet, is listed but does not make the process
+    unready. Neither does an unreachable registry: the cached plans answer.
 
     Attributes:
         services: The services, sorted by name.
-        registry_problem: Why the registry could not be asked in time; ``None`` if it was.
+        registry_problem: Why the registry could not be read in time; ``None`` if it could.
     """
 
     services: tuple[ServiceReadiness, ...]
@@ -115,7 +115,7 @@ class Readiness:
     @property
     def problem(self) -> FeatureStoreError | None:
         """Why the process is not ready; ``None`` if it is."""
-        lost = next((one.problem for one in self.unready if one.answered_before), None)
+        lost = next((service.problem for service in self.unready if service.answered_before), None)
         if lost is not None or len(self.unready) < len(self.services):
             return lost
         if self.services:
@@ -124,5 +124,5 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the process can answer every service it answered before, and any at all if there are some."""
+        """Whether the process can answer every service it answered before, and at least one if any are applied."""
         return self.problem is None

@@ -1,10 +1,10 @@
-"""Which plan of a service answers: the newest that can, unless somebody decided otherwise; and what may be removed.
+"""The live plan of each service: the newest plan with state, unless a user decided otherwise; and the unused states.
 
-A changed definition has states of its own. They are filled beside those that serve, so applying interrupts nobody. If
-nothing was decided about a service, its new plan goes live by itself as soon as all its views have state. An apply
-without promotion keeps the plan that is live; promoting and rolling back then switch in one transaction of the
-registry, which every process sees within a second. A plan that was rolled back from goes live again only when it is
-promoted. Every change of the live plan is recorded. Every answer says which plan it came from.
+A changed definition has its own states. They are filled beside those that serve, so applying does not interrupt
+serving. A service for which no user has decided goes live with its new plan as soon as all views of the plan have
+state. An apply without promotion keeps the live plan. Promoting and rolling back switch the plan in one transaction of
+the registry, which every process sees within a second. A plan that was rolled back from goes live again only when it is
+promoted. Every change of the live plan is recorded. Every answer names its plan.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from featurestore.registry.catalog import Catalog
 _LOCK_SECONDS = 30.0
 
 RESTORABLE_US = duration_us("7d")
-"""How long ``gc`` keeps the states of services and views that were removed, so that the removal can be undone."""
+"""How long ``gc`` keeps the states of removed services and views, so that the removal can be undone."""
 
 _LOGGER = logging.getLogger("featurestore.online.answering")
 
@@ -49,7 +49,7 @@ class ViewState:
     Attributes:
         view: Name of the view.
         fingerprint: Of the plan.
-        watermark_us: Up to where it is complete; ``None`` if nothing is materialized.
+        watermark_us: The instant up to which it is complete; ``None`` if nothing is materialized.
         is_live: Whether the service answers from it.
         is_applied: Whether it is part of the applied plan.
     """
@@ -63,15 +63,16 @@ class ViewState:
 
 @dataclass(frozen=True)
 class ServiceState:
-    """Which plans of a service there are.
+    """The plans of a service.
 
     Attributes:
         service: Name of the service.
         live: Fingerprint of the plan that answers.
         applied: Fingerprint of the applied plan.
         previous: Fingerprint of the plan that a rollback would go back to; ``None`` if there is none.
-        is_decided: Whether the applied plan goes live only when it is promoted; if not, it does when it is filled.
-        is_withdrawn: Whether the applied plan was rolled back from, and not promoted since.
+        is_decided: Whether the applied plan goes live only when it is promoted; otherwise it goes live when it has
+            state.
+        is_withdrawn: Whether the service was rolled back from the applied plan, and the plan was not promoted since.
         views: The views of the live plan and of the applied one.
     """
 
@@ -96,9 +97,9 @@ class Removed:
     Attributes:
         view: Name of the view.
         fingerprint: Of its plan.
-        reason: Why nobody needs it.
+        reason: Why it is unused.
         count: Keys that were removed; 0 in a dry run.
-        is_busy: Whether it was left because a run is at work on it.
+        is_busy: Whether it was left in place because a run is updating it.
     """
 
     view: str
@@ -109,16 +110,16 @@ class Removed:
 
 
 class LivePlans:
-    """Decides which plans answer. May be used from several threads and processes."""
+    """Decides which plans are live. May be used from several threads and processes."""
 
     def __init__(self, catalog: Catalog, registry: Registry, store: OnlineStore, clock: Clock) -> None:
         """Take the parts.
 
         Args:
-            catalog: What is applied, and was.
-            registry: Keeps what is decided.
+            catalog: The applied definitions and the earlier ones.
+            registry: Keeps the decisions.
             store: Where states are kept.
-            clock: Tells when it was decided.
+            clock: Returns the instant of a decision.
         """
         self._catalog = catalog
         self._registry = registry
@@ -126,34 +127,37 @@ class LivePlans:
         self._clock = clock
 
     def plan(self, service: str) -> Plan:
-        """Return the plan that answers: the decided one, else the newest that can, else the applied one.
+        """Return the live plan: the decided one, else the newest with state, else the applied one.
 
-        No plan gives way to an older one by itself: if states of the plan that answered last are gone, it stays the
-        one that is asked.
+        A plan is never replaced by an older one automatically: if states of the live plan are lost, it stays live.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
         """
-        return self._answering(self._catalog.plan(service), self._registry.live().get(service))
+        return self._live_plan(self._catalog.plan(service), self._registry.live().get(service))
 
-    def _answering(self, applied: Plan, known: Live | None) -> Plan:
-        """Return the plan of a service that answers.
+    def _live_plan(self, applied: Plan, recorded: Live | None) -> Plan:
+        """Return the live plan of a service.
 
-        A plan that was recorded as live stays it until the applied one has state or another is chosen: no plan between
-        the two goes live. It stays so if its own state is lost, too: then answers fail by name instead of coming from
-        another plan.
+        A plan that was recorded as live stays live until the applied one has state or a user decides otherwise; no plan
+        between the two goes live. It stays live even if its state is lost: then requests fail with an error that names
+        the view, and are not answered with another plan.
         """
-        if known is None:
+        if recorded is None:
             return next(filter(self.is_filled, (applied, *self._catalog.past_plans(applied.name))), applied)
-        if not _is_held(known, applied) and self.is_filled(applied):
+        if not _needs_promotion(recorded, applied) and self.is_filled(applied):
             return applied
-        return self._past(applied, known.fingerprint) or applied
+        if applied.fingerprint == recorded.fingerprint:
+            return applied
+        past = self._catalog.past_plans(applied.name)
+        return next((plan for plan in past if plan.fingerprint == recorded.fingerprint), applied)
 
     def view(self, name: str) -> ViewPlan:
-        """Return the plan that answers for a view by itself.
+        """Return the plan that answers for a view by itself, outside any service.
 
-        That is the one of a service whose live plan was decided; else the applied one if it has state; else that of a
-        service's live plan; else the newest that has state. One that was rolled back from is the last choice.
+        That is the view's plan in a service whose live plan a user has decided; else the applied one if it has state;
+        else that of a service's live plan; else the newest that has state. A plan that was rolled back from is the
+        last choice.
 
         Raises:
             RequestError: There is no view of that name.
@@ -162,34 +166,34 @@ class LivePlans:
         if name not in views:
             raise unknown_view(name, views).in_request()
         withdrawn = self._withdrawn_views()
-        held = [view for view in self._held_views() if view.name == name]
-        if held:
-            return next((view for view in held if view.fingerprint not in withdrawn), held[0])
+        pinned = [view for view in self._pinned_views() if view.name == name]
+        if pinned:
+            return next((view for view in pinned if view.fingerprint not in withdrawn), pinned[0])
         plans = chain([views[name]], self._live_views(name), self._catalog.past_views(name))
         allowed = (view for view in plans if view.fingerprint not in withdrawn)
         return self._newest(name, allowed) or views[name]
 
     def _newest(self, name: str, plans: Iterable[ViewPlan]) -> ViewPlan | None:
-        """Return the newest plan of a view with state, and record that it answers; the last one is never left.
+        """Return the first of some plans of a view with state, and record that it answers.
 
         Args:
             name: Name of the view.
-            plans: Its plans, those to prefer first.
+            plans: Its plans in the order of preference; none after the recorded one is returned.
         """
-        known = self._registry.answering(Kind.VIEW, name)
+        recorded = self._registry.answering(Kind.VIEW, name)
         for plan in plans:
             if self._has_state(plan):
-                if plan.fingerprint != known:
-                    # A registry that cannot be written does not keep a plan from answering.
+                if plan.fingerprint != recorded:
+                    # The plan answers even if the registry cannot be written.
                     with suppress(RegistryError):
                         self._registry.set_answering(Kind.VIEW, name, plan.fingerprint)
                 return plan
-            if plan.fingerprint == known:
+            if plan.fingerprint == recorded:
                 return plan
         return None
 
     def filled(self, service: str, fingerprint: str) -> Plan | None:
-        """Return a plan of a service by its fingerprint, whether it is live or not; ``None`` if it has no state.
+        """Return a plan of a service by its fingerprint, live or not; ``None`` if it has no state.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
@@ -199,130 +203,130 @@ class LivePlans:
         return next(filter(self.is_filled, plans), None)
 
     def previous(self, service: str) -> Iterator[Plan]:
-        """Yield the plans of a service that were live before the live one, latest first, as far as they have state."""
+        """Yield the earlier live plans of a service that have state, latest first."""
         return self._previous(self.plan(service))
 
     def _live_views(self, name: str) -> Iterator[ViewPlan]:
-        """Yield the plans of a view that live plans of services use."""
+        """Yield the plans of a view in the live plans of services."""
         recorded = self._registry.live()
         for service, applied in sorted(self._catalog.services().items()):
             if service in recorded:
                 yield from (
-                    use.view for use in self._answering(applied, recorded[service]).uses if use.view.name == name
+                    use.view for use in self._live_plan(applied, recorded[service]).uses if use.view.name == name
                 )
 
     def record(self, verb: str, *, changed_by: str) -> None:
-        """Record the plans that went live by themselves since that was last recorded.
+        """Record the plans that went live automatically since the last record.
 
-        A failure is logged: the next verb that records includes what this one missed.
+        A failure is logged: the next call records what this one missed.
 
         Args:
-            verb: What gave them their last missing state.
+            verb: The verb that gave them their last missing state.
             changed_by: The user who called it.
         """
         try:
             self._record_changes(verb, changed_by)
         except FeatureStoreError as error:
-            _LOGGER.warning("which plans went live could not be recorded: %s", error)
+            _LOGGER.warning("the plans that went live could not be recorded: %s", error)
 
     def _record_changes(self, verb: str, changed_by: str) -> None:
         recorded = self._registry.live()
         for service, applied in self._catalog.services().items():
-            known = recorded.get(service)
-            if known is not None and (known.fingerprint == applied.fingerprint or _is_held(known, applied)):
+            last = recorded.get(service)
+            if last is not None and (last.fingerprint == applied.fingerprint or _needs_promotion(last, applied)):
                 continue
-            live, before = self._answering(applied, known), "" if known is None else known.fingerprint
+            live, before = self._live_plan(applied, last), "" if last is None else last.fingerprint
             if live.fingerprint != before and self.is_filled(live):
                 now_us = self._clock.now_us()
                 change = LiveChange(service, before, live.fingerprint, now_us, verb, changed_by)
                 self._registry.record_live(service, change)
         for view in self._catalog.views():
-            self.view(view)  # which records what answers for it
+            self.view(view)  # which records the plan that answers
 
     def kept(self) -> dict[str, str]:
-        """Return for each service the fingerprint of the plan that answers now, if one can."""
+        """Return for each service the fingerprint of its live plan, if that has state."""
         plans = [self.plan(service) for service in self._catalog.services()]
         return {plan.name: plan.fingerprint for plan in plans if self.is_filled(plan)}
 
     def to_refresh(self, names: Iterable[str] | None) -> tuple[ViewPlan, ...]:
-        """Return the views that need events: the applied ones, and those of live plans that no applied one replaces.
+        """Return the views to materialize: the applied ones, and those of live plans that need a promotion to change.
 
         Args:
             names: Only of these names.
         """
         applied = self._catalog.views()
-        known = {view.fingerprint: view for view in (*applied.values(), *self._held_views())}
-        order = sorted({view.name for view in known.values()}) if names is None else list(names)
-        return tuple(view for name in order for view in known.values() if view.name == name)
+        views = {view.fingerprint: view for view in (*applied.values(), *self._pinned_views())}
+        order = sorted({view.name for view in views.values()}) if names is None else list(names)
+        return tuple(view for name in order for view in views.values() if view.name == name)
 
     def kept_views(self, names: Collection[str], *, keep: int) -> tuple[ViewPlan, ...]:
-        """Return the views with state that only plans need which are kept to go back to, or answer until others do.
+        """Return the views with state that only live plans to be replaced, and plans kept for a rollback, need.
 
-        Callers that expect such a plan are answered by it, so it is worth to keep it fresh.
+        Callers that expect such a plan are answered with it, so it is kept fresh.
 
         Args:
             names: Only of these names.
-            keep: How many plans of each service are kept that were live before.
+            keep: How many earlier live plans of each service are kept.
         """
         kept: dict[str, ViewPlan] = {}
         for service in self._catalog.services():
             live = self.plan(service)
             for plan in (live, *islice(self._previous(live), keep)):
                 kept |= {use.view.fingerprint: use.view for use in plan.uses if use.view.name in names}
-        refreshed = {view.fingerprint for view in self.to_refresh(None)}
-        return tuple(view for one, view in kept.items() if one not in refreshed and self._has_state(view))
+        others = {view.fingerprint for view in self.to_refresh(None)}
+        return tuple(view for fingerprint, view in kept.items() if fingerprint not in others and self._has_state(view))
 
     def to_follow(self, *, keep: int) -> tuple[ViewPlan, ...]:
-        """Return the views whose states pushes keep complete, each plan once.
+        """Return the views whose states are updated by pushes, each plan once.
 
-        They are those of plans that are applied, live, or kept to roll back to. Where nobody decided which plan is
-        live, they are those of plans in between as well: one of these goes live if a run that fills it ends before the
-        applied plan is filled. Older states are not kept complete; a rollback makes their plan live, and they catch up
-        from the log. So the answer is right until definitions or decisions change.
+        They are those of plans that are applied, live, or kept for a rollback. Where no user decided on the live plan,
+        they include those of plans in between: such a plan goes live if a run fills it before the applied plan. Older
+        states are not updated; after a rollback to their plan they catch up from the log. The result is valid until
+        definitions or decisions change.
 
         Args:
-            keep: How many plans of each service are kept that were live before.
+            keep: How many earlier live plans of each service are kept.
         """
-        found = dict(self._used(keep))
+        views = dict(self._used(keep))
         decided = self._registry.live()
         for service in self._catalog.services():
             if service not in decided:
                 for plan in _newer(self._catalog.past_plans(service), self.plan(service)):
-                    found |= {use.view.fingerprint: use.view for use in plan.uses}
+                    views |= {use.view.fingerprint: use.view for use in plan.uses}
         for name in self._catalog.views():
-            found |= {view.fingerprint: view for view in _newer(self._catalog.past_views(name), self.view(name))}
-        return tuple(found.values())
+            views |= {view.fingerprint: view for view in _newer(self._catalog.past_views(name), self.view(name))}
+        return tuple(views.values())
 
     def promote(self, service: str, *, changed_by: str = "") -> Live:
-        """Let the applied plan answer from now on, in one step, also if it was rolled back from.
+        """Make the applied plan live in one step, even if the service was rolled back from it.
 
         Args:
             service: Name of the service.
-            changed_by: Who promotes.
+            changed_by: The user who promotes.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
             StateError: A view of it has no online state, or a damaged record; nothing was changed.
         """
-        with self._deciding():
+        with self._lock():
             applied, live = self._catalog.plan(service), self.plan(service)
             self._check_filled(applied, "it cannot go live")
             return self._decide(applied, live, verb="promote", changed_by=changed_by)
 
     def rollback(self, service: str, *, changed_by: str = "") -> Live:
-        """Let the plan that answered before answer again, in one step.
+        """Make the previous live plan live again, in one step.
 
-        The plan that is left stays down until it is promoted. Once more goes back further.
+        The plan that is left does not go live until it is promoted. A second rollback goes back one plan further.
 
         Args:
             service: Name of the service.
-            changed_by: Who rolls back.
+            changed_by: The user who rolls back.
 
         Raises:
             UnknownServiceError: No service of that name is applied.
-            StateError: There is no such plan, or its states are gone; nothing was changed.
+            StateError: There is no earlier live plan, or its states are lost; nothing was changed.
         """
-        with self._deciding():
+        with self._lock():
             live = self.plan(service)
             target = next(self._previous(live), None)
             if target is None:
@@ -333,39 +337,39 @@ class LivePlans:
                     "were, materialize, then promote.",
                     code="nothing-to-roll-back",
                 )
-            self._check_filled(target, "there is no going back to it")
+            self._check_filled(target, "the service cannot be rolled back to it")
             return self._decide(target, live, verb="rollback", changed_by=changed_by)
 
     def status(self) -> tuple[ServiceState, ...]:
-        """Return which plans of the applied services there are, sorted by name."""
+        """Return the plans of the applied services, sorted by name."""
         return tuple(self._status(service) for service in sorted(self._catalog.services()))
 
     def remove_unused(self, *, dry_run: bool, keep: int) -> tuple[Removed, ...]:
-        """Remove the states that no plan needs which is live, applied, or could be rolled back to.
+        """Remove the states that no plan needs which is live, applied or kept for a rollback.
 
-        Whenever it dies, what is left of a state is none, never a part that answers.
+        If the process dies meanwhile, no partly removed state answers.
 
         Args:
-            dry_run: Whether only to tell.
-            keep: How many plans of each service are kept that were live before; 0 also removes the states of services
-                and views that were removed less than ``RESTORABLE_US`` ago.
+            dry_run: Whether only to report what would be removed.
+            keep: How many earlier live plans of each service are kept; 0 also removes the states of services and views
+                that were removed less than ``RESTORABLE_US`` ago.
         """
-        with self._deciding():
+        with self._lock():
             used = self._used(keep)
-            found: list[Removed] = []
+            removed: list[Removed] = []
             seen: set[str] = set()
             for view in self._registry.history(Kind.VIEW):
                 if view.fingerprint in seen:
                     continue
                 seen.add(view.fingerprint)
                 if view.fingerprint in used:
-                    found += self._without_dead(used[view.fingerprint], dry_run=dry_run)
+                    removed += self._remove_dead(used[view.fingerprint], dry_run=dry_run)
                 else:
-                    found += self._without(view, dry_run=dry_run, keep=keep)
-            return tuple(found)
+                    removed += self._remove(view, dry_run=dry_run, keep=keep)
+            return tuple(removed)
 
     def _used(self, keep: int) -> dict[str, ViewPlan]:
-        """Return the views by fingerprint that are applied, answer, or are of so many plans that were live before."""
+        """Return by fingerprint the views that are applied, answer, or belong to plans that are kept."""
         used = {view.fingerprint: view for view in self._catalog.views().values()}
         answering = (self.view(name) for name in self._catalog.views())
         used |= {view.fingerprint: view for view in answering}
@@ -378,7 +382,7 @@ class LivePlans:
         return used
 
     def _restorable(self) -> Iterator[ViewPlan]:
-        """Yield the views that were removed a short while ago, alone or with a service that answered by them."""
+        """Yield the views that were removed recently, alone or with a service that answered with them."""
         since_us = self._clock.now_us() - RESTORABLE_US
         recorded = self._registry.live()
         for item in self._registry.removals(Kind.VIEW):
@@ -387,13 +391,14 @@ class LivePlans:
                 yield from (view for view in past if view.fingerprint == item.fingerprint)
         for item in self._registry.removals(Kind.SERVICE):
             if item.applied_at_us >= since_us:
-                prints = {item.fingerprint, *(one.fingerprint for one in recorded.values() if one.service == item.name)}
+                last = recorded.get(item.name)
+                fingerprints = {item.fingerprint} | (set() if last is None else {last.fingerprint})
                 for plan in self._catalog.past_plans(item.name):
-                    if plan.fingerprint in prints:
+                    if plan.fingerprint in fingerprints:
                         yield from (use.view for use in plan.uses)
 
-    def _without(self, view: PlanOfView, *, dry_run: bool, keep: int) -> Iterator[Removed]:
-        """Remove all state of a plan, unless somebody has applied it meanwhile."""
+    def _remove(self, view: PlanOfView, *, dry_run: bool, keep: int) -> Iterator[Removed]:
+        """Remove all state of a plan, unless it was applied meanwhile."""
         if records_of(self._store, [view])[view.name] == ViewRecord(view.name, view.fingerprint):
             return
 
@@ -406,51 +411,51 @@ class LivePlans:
         if removed is not None:
             yield removed
 
-    def _without_dead(self, view: PlanOfView, *, dry_run: bool) -> Iterator[Removed]:
-        """Remove what rebuilds left behind of a plan that is needed."""
+    def _remove_dead(self, view: PlanOfView, *, dry_run: bool) -> Iterator[Removed]:
+        """Remove the states that rebuilds of a needed plan left behind."""
         if not dry_run:
             removed = _removed(view, "a rebuild left it behind", lambda: discard_dead(self._store, view))
             if removed is not None and removed.count:
                 yield removed
 
     @contextmanager
-    def _deciding(self) -> Iterator[None]:
-        """Hold off others who decide which plans answer and which states are removed."""
+    def _lock(self) -> Iterator[None]:
+        """Hold the lock of decisions: no other process promotes, rolls back or removes states meanwhile."""
         with hold_lock(self._store, "live-plans", wait_seconds=_LOCK_SECONDS):
             yield
 
     def _decide(self, plan: Plan, live: Plan, *, verb: str, changed_by: str) -> Live:
-        known = self._registry.live().get(plan.name)
+        recorded = self._registry.live().get(plan.name)
         is_same = plan.fingerprint == live.fingerprint
-        if is_same and known is not None and known.is_decided:
-            return known
-        withdrawn = [one for one in (known.withdrawn if known is not None else ()) if one != plan.fingerprint]
+        if is_same and recorded is not None and recorded.is_decided:
+            return recorded
+        withdrawn = [] if recorded is None else [other for other in recorded.withdrawn if other != plan.fingerprint]
         if verb == "rollback":
             withdrawn.append(live.fingerprint)
-        previous = live.fingerprint if not is_same else known.previous if known is not None else ""
+        previous = live.fingerprint if not is_same else recorded.previous if recorded is not None else ""
         decided = Live(plan.name, plan.fingerprint, previous, self._clock.now_us(), True, tuple(withdrawn))
         self._registry.set_live(decided, verb=verb, changed_by=changed_by)
         return decided
 
     def _previous(self, live: Plan) -> Iterator[Plan]:
-        """Yield the plans to roll back to, latest first, as far as their states are there.
+        """Yield the plans to roll back to that have state, latest first.
 
-        Plans that were rolled back from are not among them.
+        Plans that the service was rolled back from are not among them.
         """
-        known = self._registry.live().get(live.name)
-        withdrawn = () if known is None else known.withdrawn
+        recorded = self._registry.live().get(live.name)
+        withdrawn = () if recorded is None else recorded.withdrawn
         past = list(self._catalog.past_plans(live.name))
-        prints = [plan.fingerprint for plan in past]
-        older = past[prints.index(live.fingerprint) + 1 :] if live.fingerprint in prints else past
-        if known is not None and known.previous in prints and known.previous != live.fingerprint:
-            first = past[prints.index(known.previous)]
+        fingerprints = [plan.fingerprint for plan in past]
+        older = past[fingerprints.index(live.fingerprint) + 1 :] if live.fingerprint in fingerprints else past
+        if recorded is not None and recorded.previous in fingerprints and recorded.previous != live.fingerprint:
+            first = past[fingerprints.index(recorded.previous)]
             older = [first, *(plan for plan in older if plan.fingerprint != first.fingerprint)]
         yield from (plan for plan in older if plan.fingerprint not in withdrawn and self.is_filled(plan))
 
     def _status(self, service: str) -> ServiceState:
-        known = self._registry.live().get(service)
+        recorded = self._registry.live().get(service)
         applied = self._catalog.plan(service)
-        live = self._answering(applied, known)
+        live = self._live_plan(applied, recorded)
         previous = next(self._previous(live), None)
         records = {}
         for plan in (live, applied):
@@ -462,8 +467,8 @@ class LivePlans:
             live=live.fingerprint,
             applied=applied.fingerprint,
             previous=None if previous is None else previous.fingerprint,
-            is_decided=_is_held(known, applied),
-            is_withdrawn=known is not None and applied.fingerprint in known.withdrawn,
+            is_decided=_needs_promotion(recorded, applied),
+            is_withdrawn=recorded is not None and applied.fingerprint in recorded.withdrawn,
             views=tuple(
                 ViewState(
                     view=record.view,
@@ -476,37 +481,31 @@ class LivePlans:
             ),
         )
 
-    def _held_views(self) -> Iterator[ViewPlan]:
-        """Yield the views of the live plans of services whose applied plan does not go live by itself."""
+    def _pinned_views(self) -> Iterator[ViewPlan]:
+        """Yield the views of the live plans of services whose applied plan needs a promotion to go live."""
         services = self._catalog.services()
-        for service, known in sorted(self._registry.live().items()):
-            if service in services and _is_held(known, services[service]):
-                for use in self._answering(services[service], known).uses:
+        for service, recorded in sorted(self._registry.live().items()):
+            if service in services and _needs_promotion(recorded, services[service]):
+                for use in self._live_plan(services[service], recorded).uses:
                     yield use.view
 
     def _withdrawn_views(self) -> frozenset[str]:
-        """Return the fingerprints of views that a service lost when it was rolled back and does not use by now."""
+        """Return the fingerprints of views in plans that services were rolled back from but not in their live plans."""
         services = self._catalog.services()
         withdrawn: set[str] = set()
-        for service, known in self._registry.live().items():
-            if service in services and known.withdrawn:
-                plans = [plan for plan in self._catalog.past_plans(service) if plan.fingerprint in known.withdrawn]
-                live = _views_of(self._answering(services[service], known))
-                withdrawn |= {one for plan in plans for one in _views_of(plan)} - live
+        for service, recorded in self._registry.live().items():
+            if service in services and recorded.withdrawn:
+                plans = [plan for plan in self._catalog.past_plans(service) if plan.fingerprint in recorded.withdrawn]
+                live = _fingerprints_of(self._live_plan(services[service], recorded))
+                withdrawn |= set().union(*map(_fingerprints_of, plans)) - live
         return frozenset(withdrawn)
 
-    def _past(self, applied: Plan, fingerprint: str) -> Plan | None:
-        if applied.fingerprint == fingerprint:
-            return applied
-        past = self._catalog.past_plans(applied.name)
-        return next((plan for plan in past if plan.fingerprint == fingerprint), None)
-
     def is_filled(self, plan: Plan) -> bool:
-        """Tell whether all views of a plan have state."""
+        """Return whether all views of a plan have state."""
         return all(self._has_state(use.view) for use in plan.uses)
 
     def _has_state(self, view: ViewPlan) -> bool:
-        """Tell whether a view has state; damaged state counts, and is for those to report who read it."""
+        """Return whether a view has state; a damaged record counts, and requests report it."""
         try:
             return self._is_materialized(view)
         except StateError:
@@ -536,25 +535,25 @@ P = TypeVar("P", Plan, ViewPlan)
 
 
 def _newer(plans: Iterable[P], than: P) -> Iterator[P]:
-    """Yield the first of some plans, newest first, up to one."""
+    """Yield the plans that are newer than a plan, from plans that come newest first."""
     return takewhile(lambda plan: plan.fingerprint != than.fingerprint, plans)
 
 
 def acting_user() -> str:
-    """Return who runs this process: ``user@host``."""
+    """Return the user of this process: ``user@host``."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user id that no file names
+    except (KeyError, OSError):  # a user id of a container that has no entry in the password file
         user = f"uid{os.getuid()}"
     return f"{user}@{socket.gethostname()}"
 
 
-def _is_held(known: Live | None, applied: Plan) -> bool:
-    """Tell whether the applied plan of a service goes live only when it is promoted."""
-    return known is not None and (known.is_decided or applied.fingerprint in known.withdrawn)
+def _needs_promotion(recorded: Live | None, applied: Plan) -> bool:
+    """Return whether the applied plan of a service goes live only when it is promoted."""
+    return recorded is not None and (recorded.is_decided or applied.fingerprint in recorded.withdrawn)
 
 
-def _views_of(plan: Plan) -> set[str]:
+def _fingerprints_of(plan: Plan) -> set[str]:
     return {use.view.fingerprint for use in plan.uses}
 
 

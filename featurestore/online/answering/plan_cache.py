@@ -1,4 +1,4 @@
-"""The plans that a server answered by last, in a file: it starts with them while the registry is away."""
+"""The live plans of a server, cached in a file: the server can start with them while the registry cannot be reached."""
 
 from __future__ import annotations
 
@@ -19,72 +19,76 @@ _VERSION = 1
 
 
 class PlanCache:
-    """The plans of services in one file. May be used from several threads; of several processes the last one wins."""
+    """The plans of services in one file. May be used from several threads; of several processes the last write wins.
+
+    Attributes:
+        file: The file.
+    """
 
     def __init__(self, folder: Path, registry: str) -> None:
-        """Take where the file lies; nothing is read yet.
+        """Set the path of the file; nothing is read yet.
 
         Args:
-            folder: Its folder; it is made when plans are kept.
-            registry: URL of the registry that the plans come from: each has a file of its own. User and password do not
-                count.
+            folder: Its folder; it is made when plans are written.
+            registry: URL of the registry that the plans come from: each registry has its own file. User and password
+                do not count.
         """
         address = urlsplit(registry)
         place = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
-        self._file = folder / f"plans-{sha256(place.encode()).hexdigest()[:12]}.json"
-        self._kept: frozenset[tuple[str, str]] = frozenset()
+        self.file = folder / f"plans-{sha256(place.encode()).hexdigest()[:12]}.json"
+        self._written: frozenset[tuple[str, str]] = frozenset()
         self._has_failed = False
         self._lock = Lock()
 
     def read(self) -> tuple[Plan, ...]:
-        """Return the plans, those that answered first; none if there is no file, or if it is damaged.
+        """Return the plans, of each service the live one first; none if the file is missing or damaged.
 
-        A plan that is not the one its fingerprint says is left out.
+        A plan that does not match its fingerprint is left out.
         """
         try:
-            written = json.loads(self._file.read_bytes())
-            entries = written["plans"] if written["version"] == _VERSION else []
+            content = json.loads(self.file.read_bytes())
+            entries = content["plans"] if content["version"] == _VERSION else []
             return tuple(plan for entry in entries if (plan := self._checked(entry)) is not None)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, LookupError, TypeError) as error:
-            _LOGGER.warning("the plans in '%s' cannot be read: %s", self._file, error)
+            _LOGGER.warning("the plans in '%s' cannot be read: %s", self.file, error)
             return ()
 
     def keep(self, plans: Collection[Plan]) -> None:
-        """Write the plans if they differ from those written last; a disk that refuses is no failure of the caller.
+        """Write the plans if they differ from those written last; a failure of the disk is logged and not raised.
 
         Args:
-            plans: The plans that answer; of a service with several the first is the live one.
+            plans: The plans that answer; of a service with several the first one is live.
         """
-        named = frozenset((plan.name, plan.fingerprint) for plan in plans)
+        names = frozenset((plan.name, plan.fingerprint) for plan in plans)
         with self._lock:
-            if named == self._kept:
+            if names == self._written:
                 return
             entries = [
                 {"fingerprint": plan.fingerprint, "plan": plan.to_json(), "service": plan.name} for plan in plans
             ]
             try:
-                write_bytes(json.dumps({"version": _VERSION, "plans": entries}).encode(), self._file)
+                write_bytes(json.dumps({"version": _VERSION, "plans": entries}).encode(), self.file)
             except OSError as error:
                 if not self._has_failed:
                     _LOGGER.warning(
-                        "plans cannot be written to '%s' (%s): no server starts with them while the registry is away",
-                        self._file,
+                        "plans cannot be cached in '%s' (%s): no server can start while the registry is unreachable",
+                        self.file,
                         error.strerror,
                     )
                 self._has_failed = True
             else:
-                self._kept, self._has_failed = named, False
+                self._written, self._has_failed = names, False
 
     def _checked(self, entry: dict[str, str]) -> Plan | None:
-        """Return the plan of an entry, ``None`` if it is not the one that was written."""
+        """Return the plan of an entry; ``None`` if it is damaged."""
         try:
             plan = Plan.from_json(entry["plan"])
         except FeatureStoreError as error:
-            _LOGGER.warning("a plan in '%s' cannot be read: %s", self._file, error)
+            _LOGGER.warning("a plan in '%s' cannot be read: %s", self.file, error)
             return None
         if (plan.name, plan.fingerprint) != (entry["service"], entry["fingerprint"]):
-            _LOGGER.warning("a plan of '%s' in '%s' is damaged", entry["service"], self._file)
+            _LOGGER.warning("a plan of '%s' in '%s' is damaged", entry["service"], self.file)
             return None
         return plan

@@ -1,12 +1,12 @@
-"""Answering applied services: which plan is live, and a bound reader for each.
+"""Answering applied services: the live plan of each, and a bound reader for each plan.
 
-A plan goes live when all its views have online state. Until then the plan that was live before keeps answering, so that
-applying a definition interrupts nobody; every answer says which plan it came from. A caller that expects a plan is
-answered by it as long as its states are there, whichever plan is live.
+A plan goes live when all its views have online state. Until then the previous live plan keeps answering, so applying a
+definition does not interrupt serving. Every answer names its plan. A caller that expects a certain plan is answered
+with it as long as its online state exists, whichever plan is live.
 
-The live plan is looked up at most once a second, in a thread; requests with little time use the plan known last. So
-does a process that lacks a function of the live plan, because its code is older: it answers on by a plan before it. A
-process that starts while the registry is away begins with the plans that were kept on disk.
+The live plan is refreshed at most once per second in a background thread. Requests near their deadline use the cached
+plan. A process whose older code lacks a function of the live plan answers with an earlier plan. A process that starts
+while the registry cannot be reached uses the plans that it cached on disk.
 """
 
 from __future__ import annotations
@@ -52,37 +52,37 @@ _LOGGER = logging.getLogger("featurestore.online.answering")
 
 _WHERE = "registry"
 
-_LOOK_SECONDS = 0.25
-"""How long a check waits for a look after the states."""
+_HEALTH_CHECK_SECONDS = 0.25
+"""How long a health check waits for the check of the states."""
 
-_GLANCE_SECONDS = 0.005
-"""How long a question waits for one, at most once a second."""
+_REQUEST_CHECK_SECONDS = 0.005
+"""How long a request waits for the check of the states, at most once per second."""
 
 _FIRST_LOOK_SECONDS = 1.0
-"""How long the first question about a view waits until its states are counted."""
+"""How long the first request for a view waits until its states are counted."""
 
 COMBINATIONS = 64
-"""How many combinations of views, and plans that callers expect, are kept bound."""
+"""How many readers are cached for combinations of views and for expected plans, beside those of the services."""
 
 
 @dataclass(frozen=True)
 class _ServicePlan:
-    """A service, to be answered by one plan."""
+    """One plan of a service."""
 
     service: str
     fingerprint: str
 
 
 _ReaderKey: TypeAlias = str | tuple[str, ...] | _ServicePlan
-"""A service; views; or a service by one plan."""
+"""Identifies a reader: a service with its live plan, some views, or one plan of a service."""
 
 
 class Serving:
-    """Answers online questions. May be used from several threads.
+    """Answers online requests. May be used from several threads.
 
     Attributes:
-        store: Where states are read, through a circuit breaker.
-        watch: Looks after the states.
+        store: Reads states through a circuit breaker.
+        watch: Detects lost states.
     """
 
     def __init__(
@@ -92,30 +92,30 @@ class Serving:
         store: OnlineStore,
         log: ServingLog | None,
         clock: Clock,
-        known: PlanCache,
+        plan_cache: PlanCache,
     ) -> None:
         """Take the parts.
 
         Args:
-            catalog: Gives what is applied, as soon as the registry can be opened.
-            plans: Gives what knows which plans are live, likewise.
+            catalog: Returns the catalog of applied definitions; it fails while the registry cannot be opened.
+            plans: Returns the live plans; it fails while the registry cannot be opened.
             store: Where states are kept.
-            log: Takes what was answered; ``None`` keeps nothing.
-            clock: Tells the present instant.
-            known: Keeps the plans that answer for the next start.
+            log: Records the answers; ``None`` records none.
+            clock: Returns the present instant.
+            plan_cache: Keeps the live plans on disk for the next start.
         """
         self._catalog = catalog
         self._plans = plans
         self.store = CircuitBreaker(store)
         self._log = log
         self._clock = clock
-        self._known = known
+        self._plan_cache = plan_cache
         self._lock = Lock()
         self.watch = StateWatch(store, self._answered_views)
-        self._stall = RecentTimeout()
+        self._timeout = RecentTimeout()
         self._readers: dict[_ReaderKey, CachedValue[OnlineReader | None]] = {}
-        self._names = CachedValue(self._find_names, clock, self._stall, where=_WHERE)
-        self._views = CachedValue(self._find_views, clock, self._stall, where=_WHERE)
+        self._names = CachedValue(self._find_names, clock, self._timeout, where=_WHERE)
+        self._views = CachedValue(self._find_views, clock, self._timeout, where=_WHERE)
         self._bounds_us: dict[str, int] = {}
         self._answered: set[str] = set()
         self._keeps_plans = False
@@ -123,48 +123,48 @@ class Serving:
         self._registry_problem: FeatureStoreError | None = None
 
     def answer(self, question: OnlineQuestion) -> OnlineFeatures:
-        """Answer a question; see ``FeatureStore.get_online_features``."""
-        (found,) = self.answer_many([question])
-        if isinstance(found, Exception):
-            raise found
-        return found
+        """Answer a request; see ``FeatureStore.get_online_features``."""
+        (answer,) = self.answer_many([question])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def answer_many(self, questions: Sequence[OnlineQuestion]) -> list[OnlineFeatures | Exception]:
-        """Answer several questions; see ``FeatureStore.get_online_features_together``.
+        """Answer several requests; see ``FeatureStore.get_online_features_together``.
 
-        What is only a part of the plan's answer goes to no log: an audit would have nothing to compare it with.
+        Partial answers in which a view failed are not logged: an audit could not compare them.
         """
         readers: dict[tuple[str, str | None], OnlineReader | Exception] = {}
-        alike: dict[tuple[OnlineReader, Hashable, bool], list[int]] = {}
-        found: dict[int, OnlineFeatures | Exception] = {}
-        for place, question in enumerate(questions):
-            asked = question.service, question.expected_fingerprint
-            reader = readers.get(asked)
+        batches: dict[tuple[OnlineReader, Hashable, bool], list[int]] = {}
+        answers: dict[int, OnlineFeatures | Exception] = {}
+        for position, question in enumerate(questions):
+            plan_key = question.service, question.expected_fingerprint
+            reader = readers.get(plan_key)
             if reader is None:
-                reader = readers[asked] = self._reader_or_error(*asked)
+                reader = readers[plan_key] = self._reader_or_error(*plan_key)
             if isinstance(reader, Exception):
-                found[place] = reader
+                answers[position] = reader
             else:
-                alike.setdefault((reader, _instant_of(question), question.partial), []).append(place)
-        for (reader, _, _), places in alike.items():
-            own = [questions[place] for place in places]
+                batches.setdefault((reader, _instant_of(question), question.partial), []).append(position)
+        for (reader, _, _), positions in batches.items():
+            batch = [questions[position] for position in positions]
             try:
-                answers = reader.get_many(own)
-            except Exception as error:  # it is the askers'
-                found |= dict.fromkeys(places, error)
+                batch_answers = reader.get_many(batch)
+            except Exception as error:  # the callers get it
+                answers |= dict.fromkeys(positions, error)
                 continue
-            for place, question, answer in zip(places, own, answers, strict=True):
-                found[place] = self._logged(reader.plan, question, answer)
-        return [found[place] for place in range(len(questions))]
+            for position, question, answer in zip(positions, batch, batch_answers, strict=True):
+                answers[position] = self._log_answer(reader.plan, question, answer)
+        return [answers[position] for position in range(len(questions))]
 
-    def _logged(
+    def _log_answer(
         self, plan: Plan, question: OnlineQuestion, answer: OnlineFeatures | Exception
     ) -> OnlineFeatures | Exception:
-        """Put an answer into the serving log and return it; what cannot be logged is not given either."""
+        """Record an answer in the serving log and return it; an answer that cannot be logged becomes the error."""
         if self._log is not None and isinstance(answer, OnlineFeatures) and not answer.errors:
             try:
                 self._log.append(plan, answer, Caller(question.model, question.model_version))
-            except Exception as error:  # it is the asker's
+            except Exception as error:  # only this caller gets it
                 return error
         return answer
 
@@ -184,40 +184,40 @@ class Serving:
         return self._names.get()
 
     def plan(self, service: str, expected: str | None) -> Plan:
-        """Return the plan that answers a service; see ``FeatureStore.live_plan``."""
+        """Return the plan that answers for a service; see ``FeatureStore.live_plan``."""
         plan = self._reader_for(service, expected).plan
         if expected not in (None, plan.fingerprint):
             raise fingerprint_mismatch(plan, expected)
         return plan
 
     def services(self) -> tuple[Plan, ...]:
-        """Return the plans that answer, sorted by service; services that this process cannot answer are left out."""
-        found = []
+        """Return the plans that answer, sorted by service, without the services that this process cannot answer."""
+        plans = []
         for service in self._names.get():
             try:
-                found.append(self._reader(service).plan)
+                plans.append(self._reader(service).plan)
             except UnknownUdfError:
                 continue
-        return tuple(found)
+        return tuple(plans)
 
     def views(self) -> tuple[ViewPlan, ...]:
         """Return the plans that answer for views by themselves, sorted by name."""
         return self._views.get()
 
     def problems(self) -> list[FeatureStoreError]:
-        """Return what is wrong with the states of the views that answer.
+        """Return the problems with the states of the views that answer.
 
         Raises:
-            RegistryError: The services are not known.
+            RegistryError: The services cannot be read, and none are cached.
             StorageError: The online store cannot be read.
         """
-        self.watch.look(wait_seconds=_LOOK_SECONDS)
+        self.watch.look(wait_seconds=_HEALTH_CHECK_SECONDS)
         views = {use.view.fingerprint: use.view for plan in self.services() for use in plan.uses}
         losses = [loss for view in views.values() if (loss := self._loss_of(view)) is not None]
         return losses if self.watch.drops is None else [self.watch.drops, *losses]
 
     def _loss_of(self, view: ViewPlan) -> FeatureStoreError | None:
-        """Return what says that a part of a view's states is gone, ``None`` if nothing does."""
+        """Return the error that reports lost states of a view; ``None`` if none are known to be lost."""
         try:
             record = records_of(self.store, [view])[view.name]
         except StateError as error:
@@ -225,13 +225,13 @@ class Serving:
         return self.watch.loss_of(view) if record.lost is None else loss_error(view.name, record.lost)
 
     def vitals(self) -> Vitals:
-        """Tell how the views are that answer by themselves.
+        """Measure the views that answer by themselves.
 
-        Of a view without state, or while the store cannot be read, staleness is counted from the last instant that it
-        was complete up to.
+        While a view has no state, or the store cannot be read, staleness counts from the last instant up to which the
+        view was complete.
 
         Raises:
-            RegistryError: The views are not known.
+            RegistryError: The views cannot be read, and none are cached.
         """
         now_us = self._clock.now_us()
         views = {view.name: view for view in self.views()}
@@ -241,27 +241,26 @@ class Serving:
             records = records_of(self.store, views.values())
         except (StateError, StorageError) as error:
             problem = error
-        found = {}
+        measured = {}
         for name, view in views.items():
             record = records.get(name, ViewRecord(name, view.fingerprint))
             if record.watermark_us != NOTHING_YET:
                 self._bounds_us[view.fingerprint] = record.bound_us(view.refresh.period_us)
             complete_us = self._bounds_us.get(view.fingerprint)
-            found[name] = view_vitals(view.source.name, record, now_us=now_us, complete_us=complete_us)
-        return Vitals(found, self.store.is_open, problem)
+            measured[name] = view_vitals(view.source.name, record, now_us=now_us, complete_us=complete_us)
+        return Vitals(measured, self.store.is_open, problem)
 
     def _answered_views(self) -> Collection[ViewPlan]:
-        """Return the views that this process has answered from lately, in their plans."""
-        readers = [refreshed.value for refreshed in self._readers.copy().values()]
+        """Return the plans of the views whose readers are cached."""
+        readers = [cached.value for cached in self._readers.copy().values()]
         plans = [reader.plan for reader in readers if reader is not None]
         return {use.view.fingerprint: use.view for plan in plans for use in plan.uses}.values()
 
     def check(self) -> None:
-        """Make sure that every applied service can be answered, and load what answering needs.
+        """Check that every applied service can be answered, and load the kernels and plans for it.
 
         Raises:
-            StateError: A view has no online state, a damaged record, or has lost a part of its states; or the store
-                may drop states by itself.
+            StateError: A view has no online state, a damaged record, or lost states; or the store may evict states.
             RegistryError: The registry cannot be read.
             StorageError: The online store cannot be read.
         """
@@ -271,18 +270,18 @@ class Serving:
             raise problem
 
     def readiness(self) -> Readiness:
-        """Tell which services can be answered, and load what answering them needs.
+        """Check which services can be answered, and load the kernels and plans for it.
 
-        Plans that answer are kept for the next start from now on.
+        From the first call on, the live plans are cached on disk for the next start.
         """
         if not self._keeps_plans:
-            self._answered |= {plan.name for plan in self._known.read()}
+            self._answered |= {plan.name for plan in self._plan_cache.read()}
             self._keeps_plans = True
         try:
             names = self._names.get()
         except FeatureStoreError as error:
             return Readiness((), error)
-        self.watch.look(wait_seconds=_LOOK_SECONDS)
+        self.watch.look(wait_seconds=_HEALTH_CHECK_SECONDS)
         services = []
         for name in names:
             problem = self._problem_of(name)
@@ -293,7 +292,7 @@ class Serving:
         return Readiness(tuple(services), self._registry_problem)
 
     def _problem_of(self, service: str) -> FeatureStoreError | None:
-        """Return why a service cannot be answered, ``None`` if it can."""
+        """Return the reason why a service cannot be answered; ``None`` if it can."""
         if self.watch.drops is not None:
             return self.watch.drops
         try:
@@ -305,20 +304,20 @@ class Serving:
             return error
 
     def forget(self) -> None:
-        """Look up which plans are live with the next question."""
+        """Look up the live plans again with the next request."""
         with self._lock:
             self._readers = {}
-            self._names = CachedValue(self._find_names, self._clock, self._stall, where=_WHERE)
-            self._views = CachedValue(self._find_views, self._clock, self._stall, where=_WHERE)
+            self._names = CachedValue(self._find_names, self._clock, self._timeout, where=_WHERE)
+            self._views = CachedValue(self._find_views, self._clock, self._timeout, where=_WHERE)
         self.watch.forget()
 
     def _find_names(self, known: tuple[str, ...] | None) -> tuple[str, ...]:
-        """Return the names of all applied services, those known last if the registry cannot be asked."""
+        """Return the names of all applied services, the cached ones if the registry cannot be read."""
         try:
             names = tuple(sorted(self._catalog().services()))
         except (RegistryError, StorageError) as error:
             self._registry_problem = error
-            names = known or tuple(sorted({plan.name for plan in self._known.read()}))
+            names = known or tuple(sorted({plan.name for plan in self._plan_cache.read()}))
             if not names:
                 raise
             return names
@@ -326,14 +325,16 @@ class Serving:
         return names
 
     def _find_views(self, known: tuple[ViewPlan, ...] | None) -> tuple[ViewPlan, ...]:
-        """Return the plans that answer for views, those known last if the registry cannot be asked."""
+        """Return the plans that answer for views, the cached ones if the registry cannot be read."""
         try:
             return tuple(self._plans().view(name) for name in sorted(self._catalog().views()))
         except (RegistryError, StateError, StorageError) as error:
             self._warn(error)
             views = known or tuple(
                 view
-                for _, view in sorted({view.name: view for plan in self._known.read() for view in plan.views}.items())
+                for _, view in sorted(
+                    {view.name: view for plan in self._plan_cache.read() for view in plan.views}.items()
+                )
             )
             if not views:
                 raise
@@ -341,13 +342,13 @@ class Serving:
 
     def _reader(self, service: str) -> OnlineReader:
         known = self._readers.get(service)
-        return _there((known or self._refreshed(service, partial(self._find_reader, service))).get())
+        return _existing((known or self._cached_reader(service, partial(self._find_reader, service))).get())
 
     def _views_reader(self, names: tuple[str, ...]) -> OnlineReader:
         def find(known: OnlineReader | None) -> OnlineReader:
-            self.watch.look(wait_seconds=_GLANCE_SECONDS)
+            self.watch.look(wait_seconds=_REQUEST_CHECK_SECONDS)
             try:
-                return self._bound(plan_of_views(map(self._plans().view, names)), known)
+                return self._bind(plan_of_views(map(self._plans().view, names)), known)
             except (RegistryError, StateError, StorageError) as error:
                 self._warn(error)
                 if known is not None:
@@ -355,19 +356,18 @@ class Serving:
                 views = {view.name: view for view in self.views()}
                 if not views.keys() >= set(names):
                     raise
-                return self._bound(plan_of_views(views[name] for name in names), known)
+                return self._bind(plan_of_views(views[name] for name in names), known)
 
-        return _there(self._refreshed(names, find).get())
+        return _existing(self._cached_reader(names, find).get())
 
     def _reader_or_error(self, service: str, expected: str | None) -> OnlineReader | Exception:
-        """Return what answers a question; what is wrong is the asker's."""
         try:
             return self._reader_for(service, expected)
-        except Exception as error:  # it is the asker's
+        except Exception as error:  # only this caller gets it
             return error
 
     def _reader_for(self, service: str, expected: str | None) -> OnlineReader:
-        """Return what answers a caller that expects a plan: that plan if it can, else the live one, which refuses."""
+        """Return the reader of the expected plan if it can answer; else that of the live plan, which refuses."""
         try:
             reader = self._reader(service)
         except (UnknownUdfError, StateError):
@@ -379,58 +379,58 @@ class Serving:
         return self._pinned_reader(service, expected) or reader
 
     def _pinned_reader(self, service: str, fingerprint: str) -> OnlineReader | None:
-        """Return what answers a service by one plan, ``None`` if it has no state."""
-        asked = _ServicePlan(service, fingerprint)
-        return self._refreshed(asked, partial(self._find_pinned, asked)).get()
+        """Return the reader of one plan of a service; ``None`` if the plan has no state."""
+        key = _ServicePlan(service, fingerprint)
+        return self._cached_reader(key, partial(self._find_pinned, key)).get()
 
-    def _refreshed(
-        self, asked: _ReaderKey, find: Callable[[OnlineReader | None], OnlineReader | None]
+    def _cached_reader(
+        self, key: _ReaderKey, find: Callable[[OnlineReader | None], OnlineReader | None]
     ) -> CachedValue[OnlineReader | None]:
-        known = self._readers.get(asked)
-        if known is not None:
-            return known
-        made: CachedValue[OnlineReader | None] = CachedValue(find, self._clock, self._stall, where=_WHERE)
+        cached = self._readers.get(key)
+        if cached is not None:
+            return cached
+        new: CachedValue[OnlineReader | None] = CachedValue(find, self._clock, self._timeout, where=_WHERE)
         with self._lock:
-            if asked not in self._readers:
-                self._make_room()
-            return self._readers.setdefault(asked, made)
+            if key not in self._readers:
+                self._evict_readers()
+            return self._readers.setdefault(key, new)
 
     def close(self) -> None:
-        """Look after the states no more."""
+        """Stop checking the states."""
         self.watch.close()
 
-    def _make_room(self) -> None:
-        """Forget what callers made up if there is too much of it: names that are none, plans, combinations of views."""
+    def _evict_readers(self) -> None:
+        """Drop all readers but those of applied services if callers have asked for too many others."""
         if len(self._readers) >= COMBINATIONS + len(self._names.value or ()):
             names = set(self._names.value or ())
-            for asked in [asked for asked in self._readers if asked not in names]:
-                del self._readers[asked]
+            for key in [key for key in self._readers if key not in names]:
+                del self._readers[key]
 
     def _find_reader(self, service: str, known: OnlineReader | None) -> OnlineReader:
-        """Return what answers a service: by the live plan, or the one known last if that cannot be looked up."""
-        self.watch.look(wait_seconds=_GLANCE_SECONDS)
+        """Return the reader of the live plan, or the cached one if the live plan cannot be looked up."""
+        self.watch.look(wait_seconds=_REQUEST_CHECK_SECONDS)
         try:
-            return self._bound(self._plans().plan(service), known)
+            return self._bind(self._plans().plan(service), known)
         except UnknownUdfError as error:
-            return self._bound_before(service, known, error)
+            return self._bind_earlier_plan(service, known, error)
         except (RegistryError, StateError, StorageError) as error:
             self._warn(error)
             if known is not None:
                 return known
-            plan = next((plan for plan in self._known.read() if plan.name == service), None)
+            plan = next((plan for plan in self._plan_cache.read() if plan.name == service), None)
             if plan is None:
                 raise
-            return self._bound(plan, None)
+            return self._bind(plan, None)
 
-    def _bound_before(self, service: str, known: OnlineReader | None, error: UnknownUdfError) -> OnlineReader:
-        """Return what answers a service by an earlier plan, because this process lacks a function of the live one.
+    def _bind_earlier_plan(self, service: str, known: OnlineReader | None, error: UnknownUdfError) -> OnlineReader:
+        """Return the reader of an earlier plan, because this process lacks a function of the live one.
 
         Raises:
-            UnknownUdfError: There is none that has state and that this process can compute.
+            UnknownUdfError: No earlier plan has state and functions that this process has.
         """
         for plan in self._plans().previous(service):
             try:
-                reader = self._bound(plan, known)
+                reader = self._bind(plan, known)
             except UnknownUdfError:
                 continue
             if reader is not known:
@@ -438,58 +438,59 @@ class Serving:
             return reader
         raise error
 
-    def _find_pinned(self, asked: _ServicePlan, known: OnlineReader | None) -> OnlineReader | None:
-        """Return what answers a service by one plan, ``None`` if it was never applied or has no state."""
-        self.watch.look(wait_seconds=_GLANCE_SECONDS)
+    def _find_pinned(self, key: _ServicePlan, known: OnlineReader | None) -> OnlineReader | None:
+        """Return the reader of one plan of a service; ``None`` if the plan was never applied or has no state."""
+        self.watch.look(wait_seconds=_REQUEST_CHECK_SECONDS)
         try:
             if known is not None:
                 return known if self._plans().is_filled(known.plan) else None
-            plan = self._plans().filled(asked.service, asked.fingerprint)
+            plan = self._plans().filled(key.service, key.fingerprint)
         except (RegistryError, StateError, StorageError) as error:
             self._warn(error)
             if known is not None:
                 return known
-            plans = (plan for plan in self._known.read() if plan.name == asked.service)
-            plan = next((plan for plan in plans if plan.fingerprint == asked.fingerprint), None)
+            plans = (plan for plan in self._plan_cache.read() if plan.name == key.service)
+            plan = next((plan for plan in plans if plan.fingerprint == key.fingerprint), None)
             if plan is None:
                 raise
-        return None if plan is None else self._bound(plan, None)
+        return None if plan is None else self._bind(plan, None)
 
-    def _bound(self, plan: Plan, known: OnlineReader | None) -> OnlineReader:
-        """Return what answers by a plan; one that was bound before keeps its reader."""
+    def _bind(self, plan: Plan, known: OnlineReader | None) -> OnlineReader:
+        """Return the reader of a plan: the known reader if it is of that plan."""
         if known is not None and known.plan == plan:
             return known
         self.watch.look_first(plan.views, wait_seconds=0.0 if self.store.is_open else _FIRST_LOOK_SECONDS)
         return OnlineReader(plan, self.store, self._clock, self.watch)
 
     def _keep_plans(self) -> None:
-        """Keep the plans that answer for the next start, the live ones first."""
+        """Cache the plans that answer for the next start, the live ones first."""
         names = set(self._names.value or ()) & self._answered
-        readers = {asked: refreshed.value for asked, refreshed in self._readers.copy().items()}
-        live = [reader.plan for asked, reader in readers.items() if asked in names and reader is not None]
+        readers = {key: cached.value for key, cached in self._readers.copy().items()}
+        live = [reader.plan for key, reader in readers.items() if key in names and reader is not None]
         pinned = [
             reader.plan
-            for asked, reader in readers.items()
-            if isinstance(asked, _ServicePlan) and asked.service in names and reader is not None
+            for key, reader in readers.items()
+            if isinstance(key, _ServicePlan) and key.service in names and reader is not None
         ]
-        self._known.keep([*live, *pinned])
+        self._plan_cache.keep([*live, *pinned])
 
     def _warn(self, error: FeatureStoreError) -> None:
-        """Say that plans cannot be looked up, once for each reason."""
+        """Log that plans cannot be looked up, once for each reason."""
         if str(error) != self._warned:
             self._warned = str(error)
-            _LOGGER.warning("which plans are live cannot be looked up; those known last answer on: %s", error)
+            _LOGGER.warning("the live plans cannot be looked up; the cached plans answer: %s", error)
 
 
-def _there(reader: OnlineReader | None) -> OnlineReader:
-    assert reader is not None, "only plans that a caller names may be missing"
+def _existing(reader: OnlineReader | None) -> OnlineReader:
+    assert reader is not None, "only a plan that a caller expects can be missing"
     return reader
 
 
 def _instant_of(question: OnlineQuestion) -> Hashable:
-    """Return the instant a question is about, ``None`` for the present one; what is no instant is like no other.
+    """Return the instant a request is about, ``None`` for the present; an invalid instant equals no other.
 
-    The instant itself, because two instants an hour apart are equal to Python where clocks are put back.
+    The instant in microseconds is compared, because Python takes two instants an hour apart for equal where clocks are
+    put back.
     """
     if question.as_of is None:
         return None
@@ -500,7 +501,7 @@ def _instant_of(question: OnlineQuestion) -> Hashable:
 
 
 def plan_of_views(views: Iterable[ViewPlan]) -> Plan:
-    """Return the plan that answers all features of some views, each under its own name and by its own keys.
+    """Return a plan with all features of some views, each view under its own name and read by its own keys.
 
     Raises:
         RequestError: Two views have a key of one name with different dtypes.

@@ -1,7 +1,7 @@
-"""Looking after the states that a process serves: whether the server drops keys, and whether states are gone.
+"""Watching the states that a process serves: whether the store's server evicts keys, and whether states are lost.
 
-A loss is written into the view's record, which every lookup of every process reads. A process that may not write keeps
-what it found for itself. The work is done beside the lookups and takes a hundredth of the time, or less.
+A loss is written into the view's record, which every lookup of every process reads. A process that cannot write keeps
+the loss in memory. The checks run in the background and take at most a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from featurestore.online.stores.store import (
 from featurestore.plan.model import ViewPlan
 
 LOOK_SECONDS = 1.0
-"""How often it is looked at most."""
+"""The shortest interval between two checks."""
 
 _SHARE = 0.01
 """The share of the time that counting states may take."""
@@ -35,26 +35,26 @@ _LOGGER = logging.getLogger("featurestore.online.answering")
 
 
 class LossReports(Protocol):
-    """What is known of lost states beside what the records of their views say.
+    """Lost states that the records of their views do not show.
 
     Attributes:
-        version: Changes with everything that is found; readers that know it need not ask again.
+        version: Changes with every report; a reader that has seen it need not ask again.
     """
 
     version: int
 
     @property
     def drops(self) -> StateError | None:
-        """Why an absent state proves nothing at present; ``None`` if it means that there is none."""
+        """The error if an absent state may have been evicted; ``None`` if it means that the entity has none."""
         ...
 
     def loss_of(self, view: ViewPlan, /) -> StateError | None:
-        """Return what was found of a view that its record could not be made to say; ``None`` if nothing was."""
+        """Return the loss of a view that could not be written into its record; ``None`` if there is none."""
         ...
 
 
 class NoReports:
-    """Reports of a reader of which nobody looks after the states."""
+    """No reports, for a reader whose states are not watched."""
 
     version = 0
     drops = None
@@ -65,14 +65,14 @@ class NoReports:
 
 
 class StateWatch:
-    """Looks after the states that a process serves, and keeps what it found. May be used from several threads."""
+    """Watches the states that a process serves. May be used from several threads."""
 
     def __init__(self, store: OnlineStore, views: Callable[[], Iterable[ViewPlan]]) -> None:
-        """Take the parts; nothing is looked at yet.
+        """Take the parts; nothing is checked yet.
 
         Args:
             store: Where states are kept.
-            views: Gives the views that are answered.
+            views: Returns the views that are answered.
         """
         self._store = store
         self._views = views
@@ -88,11 +88,11 @@ class StateWatch:
 
     @property
     def drops(self) -> StateError | None:
-        """Why an absent state proves nothing at present; ``None`` if it means that there is none."""
+        """The error if an absent state may have been evicted; ``None`` if it means that the entity has none."""
         return self._drops
 
     def loss_of(self, view: ViewPlan) -> StateError | None:
-        """Return what was found of a view that its record could not be made to say; ``None`` if nothing was."""
+        """Return the loss of a view that could not be written into its record; ``None`` if there is none."""
         try:
             check_expiry(view, self._store)
         except StateError as error:
@@ -101,30 +101,30 @@ class StateWatch:
         return None if loss is None else loss_error(view.name, loss)
 
     def look(self, *, wait_seconds: float) -> None:
-        """Look if it is due, in a thread; return when it has ended or time is up."""
+        """Check the states in a thread if a check is due; return when it has ended or the time is over."""
         with self._lock:
             is_due = time.monotonic() >= self._due
             if is_due and (self._thread is None or not self._thread.is_alive()):
-                self._thread = threading.Thread(target=self._look, name="looking after states", daemon=True)
+                self._thread = threading.Thread(target=self._look, name="state check", daemon=True)
                 self._thread.start()
             thread = self._thread
         if thread is not None:
             thread.join(wait_seconds)
 
     def look_first(self, views: Collection[ViewPlan], *, wait_seconds: float) -> None:
-        """Count the states of views that have not been counted yet; return when they are, or time is up.
+        """Count the states of views that have not been counted yet; return when that is done or the time is over.
 
-        A process that begins to answer finds by this what was lost before it began. Counting goes on in a thread when
-        time is up.
+        A process that begins to answer detects so what was lost before it began. When the time is over, a thread goes
+        on counting.
 
         Args:
             views: The views that are about to be answered.
-            wait_seconds: How long to wait, also for counts that another caller has begun.
+            wait_seconds: How long to wait, including for counts that another caller has begun.
         """
         with self._lock:
             new = [view for view in views if view.fingerprint not in self._first_looks]
             if new:
-                thread = threading.Thread(target=self._look_first, args=(new,), name="counting states", daemon=True)
+                thread = threading.Thread(target=self._look_first, args=(new,), name="state count", daemon=True)
                 self._first_looks |= {view.fingerprint: thread for view in new}
                 thread.start()
             looks = {self._first_looks[view.fingerprint] for view in views}
@@ -133,7 +133,7 @@ class StateWatch:
             look.join(max(0.0, until - time.monotonic()))
 
     def forget(self) -> None:
-        """Forget what was found, and look anew with the next question: a run may have healed it."""
+        """Drop all reports and check again with the next request: a run may have rebuilt the states."""
         with self._lock:
             self._lost.clear()
             self._first_looks.clear()
@@ -141,16 +141,16 @@ class StateWatch:
             self.version += 1
 
     def start(self) -> None:
-        """Look again and again until closed."""
+        """Check periodically until closed."""
 
         def run() -> None:
             while not self._stop.wait(LOOK_SECONDS):
                 self.look(wait_seconds=0)
 
-        threading.Thread(target=run, name="watching states", daemon=True).start()
+        threading.Thread(target=run, name="state watch", daemon=True).start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._stop.set()
         with self._lock:
             looks = [*self._first_looks.values(), *([] if self._thread is None else [self._thread])]
@@ -167,7 +167,7 @@ class StateWatch:
                 took = time.monotonic() - began
                 self._count_due = began + max(LOOK_SECONDS, took / _SHARE)
         except FeatureStoreError:
-            pass  # whoever asks is told that the store or the registry cannot answer; the next look may succeed
+            pass  # requests report a store or registry that cannot answer; the next check may succeed
         finally:
             self._due = time.monotonic() + LOOK_SECONDS
 
@@ -188,7 +188,7 @@ class StateWatch:
                 _LOGGER.warning("%s", drops)
 
     def _count(self, view: ViewPlan) -> None:
-        """Count the states of a view, and write into its record if some are gone."""
+        """Count the states of a view, and record a loss if some are missing."""
         record = records_of(self._store, [view])[view.name]
         problem = "" if record.lost is not None else missing_states(view, self._store)
         if problem:
@@ -202,13 +202,13 @@ class StateWatch:
             self._drop(view)
 
     def _keep(self, view: ViewPlan, loss: Loss) -> None:
-        """Keep for this process what the view's record cannot be made to say."""
+        """Keep a loss in memory, because the view's record cannot be written."""
         with self._lock:
             self._lost[view.fingerprint] = loss
             self.version += 1
 
     def _drop(self, view: ViewPlan) -> None:
-        """Drop what was kept of a view: its record says it by now, or a run has healed it."""
+        """Drop the loss of a view that is kept in memory: its record reports it by now, or a run has rebuilt the states."""
         with self._lock:
             if self._lost.pop(view.fingerprint, None) is not None:
                 self.version += 1

@@ -1,9 +1,9 @@
-"""Reads of an online store that fail fast while the store is down, and are counted.
+"""A circuit breaker for reads of an online store: while the store is down, reads fail at once.
 
-After a failed read nobody asks the store for a moment: every further read is refused at once. Then one read goes
-through as a probe; if it fails too, the pause doubles, up to a bound. So callers of a store that is down wait for
-nothing, and a store that comes back is not met by all of them at once. The probe is made beside its caller, who is
-refused too if it has no answer in a moment.
+After a failed read the breaker is open: for a moment every further read is refused. Then one read goes through as a
+probe; if it fails as well, the pause doubles, up to a bound. So callers do not wait for a store that is down, and a
+store that recovers does not get all their reads at once. The probe runs in its own thread; its caller is refused as
+well if the probe has no answer in a moment.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ LONGEST_PAUSE_SECONDS = 5.0
 _BACKOFF = Backoff(FIRST_PAUSE_SECONDS, longest_seconds=LONGEST_PAUSE_SECONDS)
 
 PROBE_SECONDS = 0.05
-"""So long the caller of a probe waits for its answer."""
+"""How long the caller of a probe waits for its answer."""
 
 FAIR_SECONDS = 0.5
-"""A store that was given so long and did not answer has failed; one that had less time may be sound."""
+"""A store that had so long and did not answer has failed; one that had less time may be healthy."""
 
 
 class CircuitBreaker:
     """Reads through a circuit breaker. May be used from several threads.
 
     Attributes:
-        keeps_time: Whether reads end within ``patience``.
+        keeps_time: Whether reads end at their deadline.
     """
 
     def __init__(self, store: StateReads, elapsed_seconds: Callable[[], float] = time.perf_counter) -> None:
         """Take the parts.
 
         Args:
-            store: What is read.
-            elapsed_seconds: A clock that never goes back; where it begins does not matter.
+            store: The store to read.
+            elapsed_seconds: A monotonic clock.
         """
         self.keeps_time: bool = getattr(store, "keeps_time", False)
         self._store = store
         self._elapsed = elapsed_seconds
         self._lock = Lock()
         self._pause = 0.0
-        self._closed_until = 0.0
+        self._open_until = 0.0
         self._is_probing = False
-        self._why = ""
+        self._reason = ""
 
     @property
     def is_open(self) -> bool:
@@ -62,7 +62,7 @@ class CircuitBreaker:
         """Return the values of those keys that exist, all from one moment.
 
         Raises:
-            StorageError: The store cannot be read, or could not a moment ago.
+            StorageError: The store cannot be read, or the breaker is open (``store-down``).
         """
         return self._probe(keys) if self._pause else self._read(keys)
 
@@ -72,48 +72,47 @@ class CircuitBreaker:
             return self._store.read(keys)
         except StorageError as error:
             if error.code != OUT_OF_TIME or self._elapsed() - began >= FAIR_SECONDS:
-                self._failed(error.problem)
+                self._open(error.problem)
             raise
 
-    def _failed(self, why: str) -> None:
-        """Refuse reads for a moment."""
+    def _open(self, reason: str) -> None:
+        """Refuse reads for a while, twice as long as before."""
         with self._lock:
             self._pause = _BACKOFF.after(self._pause)
-            self._closed_until = self._elapsed() + self._pause
-            self._why = why
+            self._open_until = self._elapsed() + self._pause
+            self._reason = reason
 
     def _probe(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Let one read through once the pause is over, and refuse the others until it has an answer."""
+        """Let one read through once the pause is over; refuse the others until it has an answer."""
         with self._lock:
-            if not self._pause:
-                is_over = True
-            elif self._is_probing or self._elapsed() < self._closed_until:
-                raise self._refusal()
-            else:
-                is_over, self._is_probing = False, True
-        if is_over:
+            is_closed = not self._pause
+            if not is_closed:
+                if self._is_probing or self._elapsed() < self._open_until:
+                    raise self._refusal()
+                self._is_probing = True
+        if is_closed:
             return self._read(keys)
         probe: Future[Mapping[bytes, bytes]] = Future()
-        Thread(target=self._answer, args=(probe, keys), name="probe", daemon=True).start()
+        Thread(target=self._run_probe, args=(probe, keys), name="probe", daemon=True).start()
         try:
             return probe.result(min(PROBE_SECONDS, seconds_left()))
         except TimeoutError:
             raise self._refusal() from None
 
-    def _answer(self, probe: Future[Mapping[bytes, bytes]], keys: Sequence[bytes]) -> None:
+    def _run_probe(self, probe: Future[Mapping[bytes, bytes]], keys: Sequence[bytes]) -> None:
         try:
-            found = self._read(keys)
-        except BaseException as error:  # it is the caller's
+            values = self._read(keys)
+        except BaseException as error:  # the caller gets it
             self._is_probing = False
             probe.set_exception(error)
         else:
             self._pause, self._is_probing = 0.0, False
-            probe.set_result(found)
+            probe.set_result(values)
 
     def _refusal(self) -> StorageError:
-        left = max(0.0, self._closed_until - self._elapsed())
+        left = max(0.0, self._open_until - self._elapsed())
         return StorageError(
-            f"it failed a moment ago and is left alone for {left:.2f} s: {self._why}",
+            f"it failed a moment ago and is left alone for {left:.2f} s: {self._reason}",
             where="online store",
             hint="Ask again then.",
             code="store-down",

@@ -1,7 +1,7 @@
-"""How long whoever asks will wait: a read of an online store takes no longer.
+"""The deadline of reads from an online store.
 
-It is said once, by whoever has to keep a promise, and holds for all that is done in the same context. Stores that keep
-to it say so by an attribute ``keeps_time``.
+A request sets it once, and it holds for all reads in the same context. A store that keeps to it has an attribute
+``keeps_time`` that is true.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from featurestore.core.errors import StorageError
 from featurestore.online.stores.errors import WHERE
 
 OUT_OF_TIME = "out-of-time"
-"""Code of reads that were given up because nobody waits any longer; the store may be sound."""
+"""Error code of reads that were aborted at their deadline; the store may be healthy."""
 
 SHORT_SECONDS = 0.1
-"""A read that has less time than that opens no connection: nobody knows how long it would take."""
+"""A read with less time left opens no connection, because opening one may take long."""
 
 _UNTIL: ContextVar[float] = ContextVar("until", default=inf)
 
 
 def set_deadline(instant: float) -> None:
-    """Let reads in this context end by an instant of ``time.perf_counter``."""
+    """Set the deadline of reads in this context, as an instant of ``time.perf_counter``."""
     _UNTIL.set(instant)
 
 
 class Deadline:
-    """A short time for reads in this context, as a context manager."""
+    """A context manager that shortens the deadline of the reads inside it."""
 
     __slots__ = ("_before", "_seconds")
 
     def __init__(self, seconds: float) -> None:
-        """Take how long reads inside may take, from its beginning on."""
+        """Set how long the reads may take, counted from the entry."""
         self._seconds = seconds
 
     def __enter__(self) -> None:
@@ -44,13 +44,13 @@ class Deadline:
 
 
 def seconds_left() -> float:
-    """Return how long a read may take that begins now; infinity if nobody said, zero if time is up."""
+    """Return the seconds until the deadline; infinity if there is none, zero if it has passed."""
     until = _UNTIL.get()
     return inf if until == inf else max(0.0, until - time.perf_counter())
 
 
 def out_of_time(place: str) -> StorageError:
-    """Return the error for a read that was given up.
+    """Return the error for a read that was aborted at its deadline.
 
     Args:
         place: The store, without secrets.

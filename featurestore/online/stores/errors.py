@@ -1,4 +1,4 @@
-"""How every online store says no: one wording and one code for each refusal, whatever the store."""
+"""Errors of online stores: one text and one code for each failure, the same for all stores."""
 
 from __future__ import annotations
 
@@ -7,55 +7,55 @@ from featurestore.core.errors import ConfigError, StateError, StorageError
 WHERE = "online store"
 
 UNAVAILABLE = "store-unavailable"
-"""Code of failures that may pass by themselves: asking again later can succeed."""
+"""Code of transient failures: a later attempt may succeed."""
 
 
 STORE_EVICTS = "store-evicts"
-"""Code of a store whose server may drop states by itself."""
+"""Code of a store whose server may evict states."""
 
 
 def conflict() -> StateError:
-    """Return the error for a write whose condition does not hold."""
+    """Return the error for a conditional write whose condition does not hold."""
     return StateError(
-        "it was changed by somebody else meanwhile",
+        "another process changed it meanwhile",
         where=WHERE,
-        hint="Run it again; nothing was written.",
+        hint="Nothing was written. Run it again.",
         code="conflict",
     )
 
 
-SERVER_HINT = "See that the server runs and can be reached; asking again later may succeed."
+SERVER_HINT = "Check that the server runs and can be reached, then try again."
 
 
 def drops_keys(reason: str) -> StorageError:
-    """Return the error for a store whose server may drop states by itself: an absent state says nothing then.
+    """Return the error for a store whose server may evict states: an absent state then proves nothing.
 
     Args:
-        reason: Why it may.
+        reason: Why it may evict them.
     """
     return StorageError(
-        f"{reason}; an entity whose state was dropped would look like one that was never seen",
+        f"{reason}; an entity whose state was evicted would look like one that was never seen",
         where=WHERE,
-        hint="Set the server's maxmemory-policy to noeviction, then run 'featurestore materialize': it rebuilds what"
-        " was lost.",
+        hint="Set the server's maxmemory-policy to noeviction, then run 'featurestore materialize': it rebuilds lost"
+        " states.",
         code=STORE_EVICTS,
     )
 
 
 READ_ONLY_HINT = (
-    "The server was a replica. Its connections were closed; asking again opens new ones, which reach the primary if "
-    "the address leads to it."
+    "The server is a replica. Its connections were closed. Try again: new connections reach the primary if the address "
+    "leads to it."
 )
 
 
 def unavailable(verb: str, place: str, error: object, hint: str = SERVER_HINT) -> StorageError:
-    """Return the error for a store that does not answer, or not in time.
+    """Return the error for a store that does not answer in time.
 
     Args:
-        verb: What was tried: ``"read"``.
+        verb: The operation that failed: ``"read"``.
         place: The store, without secrets.
-        error: What its client said.
-        hint: What to do.
+        error: The error of its client.
+        hint: How to fix it.
     """
     return StorageError(
         f"cannot {verb} {place}: {first_line(error)}",
@@ -68,30 +68,30 @@ def unavailable(verb: str, place: str, error: object, hint: str = SERVER_HINT) -
 def pooled_by_transaction() -> ConfigError:
     """Return the error for a pooler that does not keep sessions, which the online store needs for locks."""
     return ConfigError(
-        "a connection pooler between this process and PostgreSQL (such as PgBouncer) gives transactions to sessions of "
-        "the server as it likes: names cannot be held alone, and statements cannot be prepared",
+        "a connection pooler between this process and PostgreSQL (such as PgBouncer) runs each transaction in any "
+        "session of the server: the online store can neither hold locks nor prepare statements",
         where=WHERE,
-        hint="Connect to PostgreSQL itself, or let the pooler pool by session (pool_mode = session). The registry and "
-        "the event log may stay behind this pooler.",
+        hint="Connect to PostgreSQL directly, or let the pooler pool by session (pool_mode = session). The registry "
+        "and the event log can use this pooler.",
         code="transaction-pooler",
     )
 
 
-FAILED_HINT = "See that the user may do this, and that the server has room."
+FAILED_HINT = "Check that the user has the permission, and that the server has free space."
 
 
 def failed(verb: str, place: str, error: object, hint: str = FAILED_HINT) -> StorageError:
-    """Return the error for a store that answers with a failure, which will be the same next time.
+    """Return the error for a store that reports a failure which another attempt would meet as well.
 
     Args:
-        verb: What was tried: ``"read"``.
+        verb: The operation that failed: ``"read"``.
         place: The store, without secrets.
-        error: What its client said.
-        hint: What to do.
+        error: The error of its client.
+        hint: How to fix it.
     """
     return StorageError(f"cannot {verb} {place}: {first_line(error)}", where=WHERE, hint=hint)
 
 
 def first_line(error: object) -> str:
-    """Return the first line of what a client said, or its class if it said nothing."""
+    """Return the first line of an error's text, or its class if the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Online state in the memory of this process: for tests, and for trying things out."""
+"""Online state in the memory of this process: for tests and experiments."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class MemoryOnlineStore:
     """An ``OnlineStore`` in a dictionary, safe to use from several threads; it ends with the process.
 
     Attributes:
-        keeps_time: Reads wait for nobody.
-        values: What is stored; look, but change it through the methods.
+        keeps_time: Reads do not block.
+        values: The stored values; change them through the methods only.
     """
 
     keeps_time = True
@@ -54,7 +54,7 @@ class MemoryOnlineStore:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
-        """Hold a name alone among the threads of this process."""
+        """Hold a lock exclusively among the threads of this process."""
         with self._lock:
             if name in self._held:
                 raise busy(name, WHERE)
@@ -70,7 +70,7 @@ class MemoryOnlineStore:
 
 
 class _Hold:
-    """A name in this process, which nobody can take away."""
+    """A lock in this process, which cannot be lost."""
 
     def is_held(self) -> bool:
         """Return ``True``."""
@@ -82,7 +82,7 @@ _NAMED_LOCK = threading.Lock()
 
 
 def memory_store(name: str) -> MemoryOnlineStore:
-    """Return the store of a name, the same one each time; a new one of its own for an empty name."""
+    """Return the store of a name, the same one each time; for an empty name a new store."""
     if not name:
         return MemoryOnlineStore()
     with _NAMED_LOCK:

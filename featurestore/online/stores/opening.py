@@ -1,6 +1,6 @@
-"""Which online store a URL means. Clients of stores are loaded when their scheme is met.
+"""Opening online stores by URL. The client of a store is imported when its scheme is used first.
 
-Another package brings a store by an entry point of the group ``featurestore.online_stores``: its name is the scheme,
+Another package adds a store by an entry point of the group ``featurestore.online_stores``: its name is the scheme, and
 its object takes the URL and returns the store.
 """
 
@@ -16,7 +16,7 @@ from featurestore.online.stores.errors import WHERE
 from featurestore.online.stores.store import OnlineStore
 
 GROUP = "featurestore.online_stores"
-"""Entry points of stores that other packages bring."""
+"""Group of entry points for stores of other packages."""
 
 
 def _sqlite(url: str) -> OnlineStore:
@@ -57,14 +57,14 @@ _SCHEMES: dict[str, Callable[[str], OnlineStore]] = {
 
 
 def open_online_store(url: str) -> OnlineStore:
-    """Open the online store that a URL means.
+    """Open the online store of a URL.
 
-    Servers are not asked anything yet: one that is down is told about by the first read or write.
+    Nothing is sent to a server yet: the first read or write reports a server that is down.
 
     Args:
         url: ``sqlite:///path/to/online.db``; ``postgresql://user:password@host/database``;
-            ``redis://host:6379/0`` or ``valkey://…``, with TLS ``rediss://…``; ``memory://name`` for a store that all
-            who name it share in this process, ``memory://`` for one of its own.
+            ``redis://host:6379/0`` or ``valkey://…``, with TLS ``rediss://…``; ``memory://name`` for a store that is
+            shared by name in this process, ``memory://`` for a new store.
 
     Raises:
         ConfigError: No store has that scheme, the URL is wrong, or the store's client is not installed.
@@ -87,7 +87,7 @@ def open_online_store(url: str) -> OnlineStore:
 
 @contextmanager
 def _extra(name: str) -> Iterator[None]:
-    """Name the extra that brings what cannot be imported."""
+    """Turn a failing import into an error that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""URLs of online stores: the options in their query, and what is told when they are wrong."""
+"""URLs of online stores and the options in their query."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Reader = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class StoreUrl:
-    """A URL taken apart.
+    """The parts of a URL.
 
     Attributes:
-        url: The URL without the options that are ours.
+        url: The URL without the store's own options.
         shown: The URL without user, password and query, for messages.
-        options: Our options that were given, read.
+        options: The store's own options, parsed.
     """
 
     url: SplitResult
@@ -31,45 +31,46 @@ class StoreUrl:
     options: Mapping[str, Any]
 
 
-def read_url(url: str, *, own: Mapping[str, Reader], passed: frozenset[str] | None) -> StoreUrl:
-    """Take the URL of a store apart.
+def read_url(url: str, *, options: Mapping[str, Reader], client_options: frozenset[str] | None) -> StoreUrl:
+    """Parse the URL of a store.
 
     Args:
         url: The URL.
-        own: Our options with what reads them.
-        passed: Names of options that are the client's; ``None`` means all others.
+        options: The store's own options, with the function that parses each.
+        client_options: Names of options that are passed on to the client; ``None`` passes on all others.
 
     Raises:
-        ConfigError: The URL is unreadable, an option is unknown, given twice, or its value is wrong.
+        ConfigError: The URL is invalid, or an option is unknown, given twice, or invalid.
     """
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
-        given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise _unreadable() from None
-    if parts.netloc.count("@") > 1 or "@" in parts.path + parts.fragment or any("@" in name for name, _ in given):
+    if parts.netloc.count("@") > 1 or "@" in parts.path + parts.fragment or any("@" in name for name, _ in pairs):
         raise _unreadable()
     shown = f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
-    options: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     rest = []
-    for name, text in given:
-        if name in own:
-            options[name] = _option(name, text, own[name], shown)
-        elif passed is None or name in passed:
+    for name, text in pairs:
+        if name in options:
+            values[name] = _option(name, text, options[name], shown)
+        elif client_options is None or name in client_options:
             rest.append((name, text))
         else:
-            hint = listing("Options", {*own, *(passed or ())}, wrong=name)
+            hint = listing("Options", {*options, *(client_options or ())}, wrong=name)
             raise ConfigError(f"'{shown}' has no option '{name}'", where=WHERE, hint=hint, code="store-url")
-    if len({name for name, _ in given}) != len(given):
+    if len({name for name, _ in pairs}) != len(pairs):
         raise ConfigError(f"an option of '{shown}' is given twice", where=WHERE, code="store-url")
-    return StoreUrl(parts._replace(query=urlencode(rest)), shown, options)
+    return StoreUrl(parts._replace(query=urlencode(rest)), shown, values)
 
 
 def _unreadable() -> ConfigError:
-    """Return the error for a URL that cannot be taken apart; it says nothing of it, for what is what is not known."""
+    """Return the error for an invalid URL; it shows nothing of the URL, because any part may be the password."""
     hint = (
-        "Percent-encode what is special in user, password and options: '@' is %40, '/' %2F, ':' %3A, '?' %3F, '#' %23."
+        "Percent-encode special characters in user, password and options: '@' is %40, '/' %2F, ':' %3A, '?' %3F, "
+        "'#' %23."
     )
     return ConfigError("its URL cannot be read", where=WHERE, hint=hint, code="store-url")
 
@@ -86,11 +87,11 @@ def seconds(text: str) -> float:
     """Read a duration above zero, in seconds.
 
     Raises:
-        ValueError: It is no duration, or zero.
+        ValueError: It is not a duration, or zero.
     """
     length = duration_us(text) / 1_000_000
     if length <= 0:
-        raise ValueError("it must be longer than nothing")
+        raise ValueError("it must be longer than zero")
     return length
 
 
@@ -98,22 +99,22 @@ def count(text: str) -> int:
     """Read a whole number above zero.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not such a number.
     """
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"'{text}' is no whole number above zero")
+        raise ValueError(f"'{text}' is not a whole number above zero")
     return int(text)
 
 
 def choice(*texts: str) -> Reader:
-    """Return what reads one of some words, as it is.
+    """Return a function that accepts one of some words and returns it.
 
     It raises ``ValueError`` for any other.
     """
 
     def read(text: str) -> str:
         if text not in texts:
-            raise ValueError(f"'{text}' is none of {', '.join(texts)}")
+            raise ValueError(f"'{text}' is not one of {', '.join(texts)}")
         return text
 
     return read
@@ -129,10 +130,10 @@ def switch(text: str) -> bool:
 
 
 def existing_file(text: str) -> str:
-    """Read the path of a file.
+    """Return the path of a file.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It does not exist.
     """
     if not Path(text).is_file():
         raise ValueError(f"there is no file '{text}'")
@@ -140,10 +141,10 @@ def existing_file(text: str) -> str:
 
 
 def existing_folder(text: str) -> str:
-    """Read the path of a folder.
+    """Return the path of a folder.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It does not exist.
     """
     if not Path(text).is_dir():
         raise ValueError(f"there is no folder '{text}'")
@@ -151,11 +152,11 @@ def existing_folder(text: str) -> str:
 
 
 def identifier(text: str) -> str:
-    """Read a name that databases take unquoted: letters, digits and underscores.
+    """Return a name that databases accept without quotes: letters, digits and underscores.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not such a name.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,40}", text):
-        raise ValueError(f"'{text}' is no name of lower-case letters, digits and underscores")
+        raise ValueError(f"'{text}' is not a name of lower-case letters, digits and underscores")
     return text

@@ -1,18 +1,21 @@
 """Online state in PostgreSQL.
 
-A read is one prepared statement with all keys in an array, binary both ways: one statement is one snapshot. A write is
-one transaction that first locks what it expects, then compares, then sets:
+A read is one prepared statement with all keys in an array, in binary format: one statement is one snapshot. A write is
+one transaction that first locks the expected rows, then compares, then sets:
 
-- Rows that are expected and written are locked against everybody; rows that are only expected are locked against
-  change, so that many writers may rest on one record at once.
-- Keys that must not exist are taken by a placeholder row, which nobody else sees and for which others wait.
+- Rows that are expected and written are locked exclusively; rows that are only expected are locked against changes, so
+  that many writers can depend on one record at the same time.
+- Keys that must not exist get a placeholder row, which others do not see and for which they wait.
 
-So the condition still holds when the transaction commits, at the isolation level ``READ COMMITTED``, also against
-writers that expect nothing. Locks are taken in the order of the keys; should two writers block each other all the
-same, the server ends one of them, and that one starts again. A write is durable when it returns, as the server's
-``synchronous_commit`` says.
+So the condition still holds when the transaction commits, at the isolation level ``READ COMMITTED``, even against
+unconditional writers. Locks are taken in the order of the keys. If two writers deadlock nevertheless, the server aborts
+one of them, and that one starts again. The durability of a write follows the server's ``synchronous_commit``.
 
-Sessions keep prepared statements and locks: a pooler in between must pool by session, and is refused if it does not.
+Sessions keep prepared statements and locks, so a connection pooler must pool by session; any other is refused.
+
+An index entry holds at most some 2,700 bytes, so a long key is stored as its beginning and a digest of the whole, and
+its value as the whole key and the value. Keys with a common prefix still lie side by side, and a key is compared to the
+last byte. The stored form of a long key is longer than any short key, so the two cannot be confused.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ from featurestore.storage.database import LEFT_IN_POSTGRES
 
 _OPTIONS = {"connect_timeout": seconds, "pool": count, "table": identifier, "timeout": seconds}
 _ATTEMPTS = 5
-"""How often a write is tried whose transaction the server ends because of another's."""
+"""How often to try a write whose transaction the server aborts because of another transaction."""
 
 _DELETED_AT_ONCE = 5_000
 
@@ -79,26 +82,26 @@ class PostgresOnlineStore:
     """An ``OnlineStore`` in PostgreSQL, safe to use from several threads and processes.
 
     Attributes:
-        items_at_once: Beyond that, one statement is no faster than several.
-        keeps_time: A read gives its connection up when time is up.
+        items_at_once: A statement with more items is not faster than several.
+        keeps_time: A read closes its connection at the deadline.
     """
 
     items_at_once = 2_000
     keeps_time = True
 
     def __init__(self, url: str) -> None:
-        """Read the URL; nothing is connected yet. The table is made with the first connection if it is not there.
+        """Parse the URL; nothing is connected yet. The first connection creates the table if it does not exist.
 
         Args:
             url: ``postgresql://user:password@host:5432/database``. Options: ``table``, the name of the table
                 (``online_state``); ``timeout`` of a read or write (``10s``), ``connect_timeout`` (``3s``), ``pool``,
-                the most connections (32); all others are libpq's (``sslmode``).
+                the most connections (32); all others are passed to libpq (``sslmode``).
 
         Raises:
-            ConfigError: The URL cannot be used. With the first connection: a pooler in between does not keep sessions
+            ConfigError: The URL is invalid. The first connection may raise it for a pooler that does not keep sessions
                 (``transaction-pooler``).
         """
-        parsed = read_url(url, own=_OPTIONS, passed=None)
+        parsed = read_url(url, options=_OPTIONS, client_options=None)
         options = parsed.options
         self._place = parsed.shown
         self._timeout: float = options.get("timeout", 10.0)
@@ -112,8 +115,8 @@ class PostgresOnlineStore:
             raise ConfigError(f"'{parsed.shown}': {problem}", where=WHERE, code="store-url") from None
         self._statements = _Statements(self._table)
         self._check = SessionCheck(self._conninfo)
-        self._is_made = False
-        self._making = threading.Lock()
+        self._has_table = False
+        self._table_lock = threading.Lock()
         size: int = options.get("pool", 32)
         self._pool = Pool(self._connect, size, self._timeout)
         self._holders = Pool(self._connect_to_hold, size, self._timeout)
@@ -128,17 +131,17 @@ class PostgresOnlineStore:
         return self._read(keys)
 
     def _read_long(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Read keys of which some are not stored as they are."""
-        found = self._read([stored_key(key) for key in keys])
-        values = {key: opened(key, stored) for key in keys if (stored := found.get(stored_key(key))) is not None}
+        """Read keys of which some are long."""
+        rows = self._read([stored_key(key) for key in keys])
+        values = {key: value_in(key, stored) for key in keys if (stored := rows.get(stored_key(key))) is not None}
         return {key: value for key, value in values.items() if value is not None}
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Read stored keys."""
+        """Read keys in their stored form."""
         statement, seconds = self._statements.read, seconds_left()
         if seconds < SHORT_SECONDS and not self._pool.has_idle:
             raise out_of_time(self._place)
-        with self._failures("read"), self._pool.lent() as connection, connection.hurried(seconds):
+        with self._failures("read"), self._pool.connection() as connection, connection.time_limit(seconds):
             try:
                 return dict(connection.reader.execute(statement, (list(keys),), prepare=True).fetchall())
             except psycopg.OperationalError:
@@ -156,13 +159,13 @@ class PostgresOnlineStore:
         if has_long([key for key, _ in latest]) or has_long(list(expected or ())):
             latest = sorted((stored_key(key), stored_value(key, value)) for key, value in latest)
             expected = stored_expected(expected or {})
-        with self._failures("write"), self._pool.lent() as connection:
+        with self._failures("write"), self._pool.connection() as connection:
             _again(lambda: self._write(connection, latest, expected or {}))
 
     def _write(
         self, connection: Connection, items: Sequence[tuple[bytes, bytes]], expected: Mapping[bytes, bytes | None]
     ) -> None:
-        """Write in one transaction; a single statement is one by itself."""
+        """Write in one transaction; a single statement needs none around it."""
         if not expected:
             self._upsert(connection, items)
             return
@@ -176,12 +179,12 @@ class PostgresOnlineStore:
                 connection.execute(self._statements.drop, (left,), binary=True)
 
     def _take_absent(self, connection: Connection, keys: Sequence[bytes]) -> None:
-        """Lock keys that must not exist."""
+        """Lock keys that must not exist by placeholder rows."""
         if keys and connection.execute(self._statements.take, (keys,), prepare=True).rowcount < len(keys):
             raise conflict()
 
     def _compare(self, connection: Connection, expected: Mapping[bytes, bytes], written: set[bytes]) -> None:
-        """Lock keys that must have values, and compare."""
+        """Lock the rows of keys that must have certain values, and compare."""
         for statement, keys in (
             (self._statements.lock_read, sorted(expected.keys() - written)),
             (self._statements.lock_written, sorted(expected.keys() & written)),
@@ -199,7 +202,7 @@ class PostgresOnlineStore:
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix, some thousands at a time; return how many there were."""
         if len(prefix) > BEGINNING:
-            # Of long keys less than the prefix is stored as it is; the whole keys are in the values.
+            # The stored form of a long key holds less than the prefix; the whole key is in the value.
             begin = prefix[:BEGINNING]
             bounds: list[bytes | int] = [begin, begin + b"\xff" * (LONGEST + 1 - BEGINNING), LONGEST + 1]
             deleted = self._delete(self._statements.delete_long, [*bounds, VALUE_AT + 1, len(prefix), prefix])
@@ -214,7 +217,7 @@ class PostgresOnlineStore:
 
     def _delete(self, statement: bytes, bounds: Sequence[bytes | int]) -> int:
         deleted = 0
-        with self._failures("delete from"), self._pool.lent() as connection:
+        with self._failures("delete from"), self._pool.connection() as connection:
             while True:
                 gone = _again(lambda: connection.execute(statement, [*bounds, _DELETED_AT_ONCE]).rowcount)
                 deleted += gone
@@ -227,24 +230,24 @@ class PostgresOnlineStore:
         statement, bounds = self._statements.count_from, [prefix]
         if end is not None:
             statement, bounds = self._statements.count_range, [prefix, end]
-        with self._failures("read"), self._pool.lent() as connection:
+        with self._failures("read"), self._pool.connection() as connection:
             (count,) = connection.execute(statement, bounds).fetchone() or (0,)
             return int(count)
 
     def what_is_left(self) -> str:
-        """Say where what was deleted may still be."""
+        """Return a sentence on where deleted data may remain."""
         return LEFT_IN_POSTGRES
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
-        """Hold a name alone among all processes, by an advisory lock of a session that only holds names meanwhile."""
+        """Hold a lock exclusively among all processes: an advisory lock in a session that only holds locks."""
         digest = hashlib.blake2b(f"{self._table}/{name}".encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "big", signed=True)
         is_done = is_held = False
-        with ExitStack() as lending:
+        with ExitStack() as stack:
             with self._failures("lock"):
-                session = lending.enter_context(self._sessions.lent(number))
-                if session is None or not _is_taken(session, number):
+                session = stack.enter_context(self._sessions.connection(number))
+                if session is None or not _try_lock(session, number):
                     raise busy(name, WHERE)
             try:
                 yield _SessionHold(session)
@@ -263,31 +266,31 @@ class PostgresOnlineStore:
             self._holders.close()
 
     def _connect(self) -> Connection:
-        """Open a connection; the first one makes the table."""
+        """Open a connection; the first one creates the table."""
         connection = PostgresConnection.open(
             self._conninfo,
             connect_timeout=self._connect_timeout,
             timeout=self._timeout,
-            check=None if self._is_made else self._check,
+            check=None if self._has_table else self._check,
         )
-        with self._making:
-            if not self._is_made:
-                self._make(connection)
-                self._is_made = True
+        with self._table_lock:
+            if not self._has_table:
+                self._create_table(connection)
+                self._has_table = True
         return connection
 
     def _connect_to_hold(self) -> Connection:
-        """Open a connection that the server gives up about a minute after the holder's machine is gone."""
+        """Open a connection that the server closes about a minute after the holder's machine has failed."""
         connection = self._connect()
         connection.execute("SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10")
         connection.execute("SET tcp_keepalives_count = 3; SET idle_session_timeout = 0")
         return connection
 
-    def _make(self, connection: Connection) -> None:
+    def _create_table(self, connection: Connection) -> None:
         if connection.execute("SELECT to_regclass(%s)", (self._table,)).fetchone() != (None,):
             return
         with connection.transaction():
-            # Two that make one table at once would be an error for one of them, in spite of IF NOT EXISTS.
+            # Of two concurrent statements that create a table, one fails in spite of IF NOT EXISTS.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"make {self._table}",))
             connection.execute(self._statements.create)
 
@@ -301,7 +304,7 @@ class PostgresOnlineStore:
         except (DuplicatePreparedStatement, InvalidSqlStatementName) as error:
             raise pooled_by_transaction() from error
         except ReadOnlySqlTransaction as error:
-            # The server is a replica by now: connections that were made before lead to it, new ones to the primary.
+            # The server has become a replica: old connections lead to it, new ones may reach the primary.
             self._pool.renew()
             self._holders.renew()
             raise unavailable(verb, self._place, error, READ_ONLY_HINT) from error
@@ -309,19 +312,19 @@ class PostgresOnlineStore:
             raise failed(verb, self._place, error) from error
 
 
-def _is_taken(session: Connection, number: int) -> bool:
-    """Let a session take an advisory lock; tell whether it has it now."""
+def _try_lock(session: Connection, number: int) -> bool:
+    """Try to take an advisory lock in a session; return whether the session has it now."""
     return session.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone() == (True,)
 
 
 class _SessionHold:
-    """A name that a session holds: for as long as it answers, nobody else can."""
+    """A lock that a session holds for as long as the session answers."""
 
     def __init__(self, session: Connection) -> None:
         self._session = session
 
     def is_held(self) -> bool:
-        """Ask the session for an answer; one that has ended or does not answer in time is closed."""
+        """Check that the session answers; one that has ended or does not answer in time is closed."""
         try:
             self._session.execute("SELECT 1")
         except psycopg.Error:
@@ -335,7 +338,7 @@ class _Statements:
 
     def __init__(self, table: str) -> None:
         def on(text: str) -> bytes:
-            # As bytes the driver finds them in its cache; composed, it would put them together each time.
+            # The driver caches statements that are bytes; a composed one would be composed again each time.
             return sql.SQL(text).format(table=sql.Identifier(table)).as_bytes()
 
         self.create = _table_statement(table)
@@ -360,10 +363,10 @@ class _Statements:
 
 
 def _table_statement(name: str) -> str:
-    """Return what makes a table.
+    """Return the statement that creates the table.
 
-    States are some kilobytes of packed bytes that are replaced often: they stay in the row as far as a page allows,
-    are not compressed again, and pages keep room for the next version of a row.
+    States are some kilobytes of packed bytes that are replaced often: they stay in the row as far as a page allows, are
+    not compressed, and pages keep free space for the next version of a row.
     """
     table = sa.Table(
         name,
@@ -378,24 +381,24 @@ def _table_statement(name: str) -> str:
 
 
 LONGEST = 2_000
-"""Longest key that is stored as it is, in bytes."""
+"""Length of the longest key that is stored unchanged, in bytes."""
 
 _DIGEST_BYTES = 32
 BEGINNING = LONGEST + 1 - _DIGEST_BYTES
-"""So many bytes of a long key are stored as they are."""
+"""How many bytes of a long key are stored unchanged."""
 
 _LENGTH = struct.Struct(">I")
 VALUE_AT = _LENGTH.size
-"""Where in the stored value of a long key the key begins."""
+"""Position of the key in the stored value of a long key."""
 
 
 def has_long(keys: Sequence[bytes]) -> bool:
-    """Tell whether any of some keys is long."""
+    """Return whether any key is long."""
     return max(map(len, keys), default=0) > LONGEST
 
 
 def stored_key(key: bytes) -> bytes:
-    """Return what stands for a key in the index.
+    """Return the stored form of a key.
 
     Example:
         >>> stored_key(b"short")
@@ -409,17 +412,17 @@ def stored_key(key: bytes) -> bytes:
 
 
 def stored_value(key: bytes, value: bytes) -> bytes:
-    """Return what is stored as the value of a key."""
+    """Return the stored form of a value."""
     return value if len(key) <= LONGEST else _LENGTH.pack(len(key)) + key + value
 
 
 def stored_expected(expected: Mapping[bytes, bytes | None]) -> dict[bytes, bytes | None]:
-    """Return what is stored where some keys have the values they are expected to have."""
+    """Return expected values with keys and values in their stored form."""
     return {stored_key(key): None if value is None else stored_value(key, value) for key, value in expected.items()}
 
 
-def opened(key: bytes, stored: bytes) -> bytes | None:
-    """Return the value of a key; ``None`` if another key is stored in its place."""
+def value_in(key: bytes, stored: bytes) -> bytes | None:
+    """Return the value in a stored value; ``None`` if it belongs to another key with the same stored form."""
     if len(key) <= LONGEST:
         return stored
     begin = VALUE_AT + len(key)
@@ -427,7 +430,7 @@ def opened(key: bytes, stored: bytes) -> bytes | None:
 
 
 def _again(work: Callable[[], T]) -> T:
-    """Do work that is one transaction, again if the server ended it because of another's."""
+    """Do work that is one transaction; repeat it if the server aborts it because of another transaction."""
     return retry(work, is_transient=_is_victim, attempts=_ATTEMPTS)
 
 

@@ -1,7 +1,7 @@
-"""Connections to PostgreSQL, lent one at a time.
+"""A pool of connections to PostgreSQL.
 
-A connection that was idle is looked at before it is lent, without a round trip: a server that is gone has closed it,
-which makes it readable. So a server's restart costs nobody an error, and one that is down is told about at once, by
+An idle connection is checked before it is used, without a round trip: a server that has gone away has closed it, which
+makes its socket readable. So a restart of the server causes no error, and a server that is down is reported at once, by
 the attempt to connect.
 """
 
@@ -28,7 +28,7 @@ from featurestore.storage.database import is_pooled
 R = TypeVar("R")
 
 _POOLING_TRIALS = 3
-"""How often it is tried whether a pooler keeps sessions; beside other clients one trial could miss that it does not."""
+"""How often to test whether a pooler keeps sessions; with other clients a single test could pass by chance."""
 
 _CHECK_SECONDS = 2.0
 
@@ -37,7 +37,7 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection on which every answer must come within a time.
 
     Attributes:
-        reader: A cursor that is kept for the hot read.
+        reader: The cursor of the hot read.
     """
 
     reader: psycopg.Cursor[tuple[Any, ...]]
@@ -57,30 +57,30 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
         Args:
             conninfo: URL that libpq takes.
             connect_timeout: Seconds to wait for a connection.
-            timeout: Seconds to wait for each answer, then the connection is closed.
-            check: Is called with a connection that goes to a pooler, before anything is set; may refuse it.
+            timeout: Seconds to wait for each answer; after that the connection is closed.
+            check: Called with a connection to a pooler before any setting is made; it may refuse the connection.
 
         Raises:
             psycopg.Error: The server cannot be reached or refuses.
         """
-        opened = cls.connect(
+        connection = cls.connect(
             conninfo,
             autocommit=True,
             connect_timeout=max(2, math.ceil(connect_timeout)),
             fallback_application_name="featurestore",
         )
-        opened._timeout = timeout
+        connection._timeout = timeout
         try:
-            if check is not None and is_pooled(opened):
-                check(opened)
+            if check is not None and is_pooled(connection):
+                check(connection)
         except BaseException:
-            opened.close()
+            connection.close()
             raise
-        opened.isolation_level = IsolationLevel.READ_COMMITTED
-        opened.reader = opened.cursor(binary=True)
-        opened.execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
-        opened.execute(f"SET statement_timeout = {round(1000 * timeout)}")
-        return opened
+        connection.isolation_level = IsolationLevel.READ_COMMITTED
+        connection.reader = connection.cursor(binary=True)
+        connection.execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
+        connection.execute(f"SET statement_timeout = {round(1000 * timeout)}")
+        return connection
 
     def wait(self, gen: PQGen[R], interval: float = 1.0, timeout: float | None = None) -> R:
         """Wait for an answer; close the connection if it does not come in time."""
@@ -92,8 +92,8 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
             raise
 
     @contextmanager
-    def hurried(self, seconds: float) -> Iterator[None]:
-        """Wait for answers no longer than that meanwhile."""
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        """Shorten the time to wait for answers inside a ``with`` block."""
         usual = self._timeout
         self._timeout = seconds if usual is None else min(usual, seconds)
         try:
@@ -103,15 +103,15 @@ class PostgresConnection(psycopg.Connection[tuple[Any, ...]]):
 
 
 class Pool:
-    """Connections that are idle, most recently used first."""
+    """Idle connections, most recently used first."""
 
     def __init__(self, connect: Callable[[], PostgresConnection], size: int, wait_seconds: float) -> None:
         """Hold no connection yet.
 
         Args:
-            connect: Opens one.
-            size: How many are lent at most at a time.
-            wait_seconds: How long to wait for one.
+            connect: Opens a connection.
+            size: The most connections in use at a time.
+            wait_seconds: How long to wait for a connection.
         """
         self._connect = connect
         self._idle: deque[PostgresConnection] = deque()
@@ -122,15 +122,15 @@ class Pool:
 
     @property
     def has_idle(self) -> bool:
-        """Whether a connection is open that nobody uses."""
+        """Whether an open connection is idle."""
         return bool(self._idle)
 
     @contextmanager
-    def lent(self) -> Iterator[PostgresConnection]:
-        """Lend a connection.
+    def connection(self) -> Iterator[PostgresConnection]:
+        """Hand out a connection for a ``with`` block.
 
         Raises:
-            psycopg.Error: None could be opened, or none came free in time.
+            psycopg.Error: No connection could be opened, or none became free in time.
         """
         if not self._slots.acquire(timeout=self._wait_seconds):
             raise psycopg.OperationalError(f"all {self._size} connections are in use")
@@ -159,12 +159,12 @@ class Pool:
             connection.close()
 
     def renew(self) -> None:
-        """Close the connections that are idle, and those that are lent when they are given back."""
+        """Close the idle connections now, and those in use when they are returned."""
         self._renewals += 1
         self.close()
 
     def close(self) -> None:
-        """Close the connections that are idle."""
+        """Close the idle connections."""
         while True:
             try:
                 self._idle.pop().close()
@@ -174,71 +174,71 @@ class Pool:
 
 @dataclass
 class _Session:
-    """A connection while a thread holds names with it.
+    """A connection while a thread holds locks with it.
 
     Attributes:
         connection: The connection.
-        lending: Gives it back.
-        names: The names, as numbers.
+        use: Returns it to the pool when it is closed.
+        locks: The numbers of the locks.
     """
 
     connection: PostgresConnection
-    lending: ExitStack
-    names: set[int]
+    use: ExitStack
+    locks: set[int]
 
 
 class Sessions:
-    """Connections that hold names: one for each thread that holds any, however many names that thread holds.
+    """Connections that hold locks: one for each thread with locks, however many it has.
 
-    So a thread that needs many names at once cannot use up all connections, and wait for another one.
+    So a thread that needs many locks at once cannot use up all connections and then wait for another one.
     """
 
     def __init__(self, pool: Pool) -> None:
-        """Take the pool that connections come from."""
+        """Take the pool of the connections."""
         self._pool = pool
-        self._own = threading.local()
+        self._local = threading.local()
         self._lock = threading.Lock()
 
     @contextmanager
-    def lent(self, name: int) -> Iterator[PostgresConnection | None]:
-        """Lend the thread's connection for one more name; ``None`` if the thread holds that name already.
+    def connection(self, lock: int) -> Iterator[PostgresConnection | None]:
+        """Hand out the thread's connection for one more lock; ``None`` if the thread holds that lock already.
 
-        The server would let a session take a name twice.
+        The server would let a session take a lock twice.
 
         Raises:
-            psycopg.Error: No connection could be opened, or none came free in time.
+            psycopg.Error: No connection could be opened, or none became free in time.
         """
-        session = self._joined(name)
+        session = self._join(lock)
         if session is None:
             yield None
             return
         try:
             yield session.connection
         finally:
-            self._leave(session, name)
+            self._leave(session, lock)
 
-    def _joined(self, name: int) -> _Session | None:
+    def _join(self, lock: int) -> _Session | None:
         with self._lock:
-            own: _Session | None = getattr(self._own, "session", None)
-            if own is not None and own.names:
-                if name in own.names:
+            current: _Session | None = getattr(self._local, "session", None)
+            if current is not None and current.locks:
+                if lock in current.locks:
                     return None
-                own.names.add(name)
-                return own
-        lending = ExitStack()
-        self._own.session = session = _Session(lending.enter_context(self._pool.lent()), lending, {name})
+                current.locks.add(lock)
+                return current
+        use = ExitStack()
+        self._local.session = session = _Session(use.enter_context(self._pool.connection()), use, {lock})
         return session
 
-    def _leave(self, session: _Session, name: int) -> None:
+    def _leave(self, session: _Session, lock: int) -> None:
         with self._lock:
-            session.names.discard(name)
-            is_last = not session.names
+            session.locks.discard(lock)
+            is_last = not session.locks
         if is_last:
-            session.lending.close()
+            session.use.close()
 
 
 class SessionCheck:
-    """Makes sure, once, that connections through a pooler are sessions of the server; remembers if they are not."""
+    """Checks that connections through a pooler are sessions of the server; a refusal is remembered."""
 
     def __init__(self, conninfo: str) -> None:
         """Check nothing yet."""
@@ -249,9 +249,10 @@ class SessionCheck:
     def __call__(self, connection: PostgresConnection) -> None:
         """Check a connection.
 
-        A setting is made in one session. Another connection must not see it, and this one must always see it: while the
-        other one is in a transaction, too, when a pooler that pools by transaction has to choose another session for
-        one of the two.
+        A setting is made in one session. Another connection must not see it, and this one must always see it, even
+        while
+        the other one is in a transaction: a pooler that pools by transaction must then use another session for one of
+        the two.
 
         Raises:
             ConfigError: The pooler pools by transaction, or by statement.
@@ -270,7 +271,7 @@ class SessionCheck:
                 connection.execute("SELECT set_config('featurestore.session', %s, false)", (token,), prepare=False)
                 if _setting(other) == token or _setting(connection) != token:
                     return False
-            # A transaction that is open keeps a session, so this comes last: of few sessions all may be kept by others.
+            # An open transaction occupies a session, so this comes last: there may be few sessions.
             with other.transaction():
                 return _setting(other) != token and _setting(connection) == token
 
@@ -282,7 +283,7 @@ def _setting(connection: PostgresConnection) -> str | None:
 
 
 def _is_quiet(connection: PostgresConnection) -> bool:
-    """Tell whether nothing has come from the server since the last answer."""
+    """Return whether the server has sent nothing since its last answer."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)

@@ -1,15 +1,14 @@
 """Online state in Redis or Valkey.
 
-A read is one ``MGET`` and a write is one script, so each is a single step for the server: readers see the whole of a
-write or nothing of it, and what a write expects is compared in the same step. A script that does not fit in memory is
-refused before its first change. How much of what was acknowledged survives a crash of the server, or the promotion of
-a replica, is the server's setting (``appendfsync``, ``min-replicas-to-write``).
+A read is one ``MGET`` and a write is one script, so each is atomic on the server: readers see all of a write or nothing
+of it, and its expected values are compared in the same step. A script that does not fit in memory is refused before its
+first change. Whether acknowledged writes survive a crash of the server, or the promotion of a replica, depends on the
+server's settings (``appendfsync``, ``min-replicas-to-write``).
 
-The server must not evict keys (``maxmemory-policy noeviction``). The first write makes sure of that, and whoever
-serves asks again every second.
-A cluster is not supported, since its nodes do not read or write many keys as one.
+The server must not evict keys (``maxmemory-policy noeviction``). The first write checks that, and a serving process
+checks it every second. A cluster is not supported, because it cannot read or write many keys atomically.
 
-Commands are never sent twice: after a timeout nobody knows whether the server has executed them.
+Commands are never sent twice, because after a timeout the server may have executed them.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ _COUNT = """
 local step = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 return {step[1], #step[2]}
 """
-"""One step of counting keys; the keys themselves stay with the server."""
+"""One step of counting keys; the keys are not sent to the client."""
 
 _SCANNED_AT_ONCE = 5_000
 _AWAY = (
@@ -99,7 +98,7 @@ def _prefix(text: str) -> str:
 
 
 _MARK = "|"
-"""Ends the prefix in every key, so that no store's keys begin with another store's prefix and mark."""
+"""Ends the prefix of every key, so that the keys of one store never begin with the prefix of another."""
 
 _OPTIONS = {
     "connect_timeout": seconds,
@@ -122,40 +121,40 @@ _TLS_HINT = (
     "ssl_certfile and ssl_keyfile the client's own."
 )
 _CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""What TLS says when a connection ended: no disagreement, the server may have been stopped."""
+"""Errors of TLS when a connection ended: the server may have been stopped, and TLS is set up correctly."""
 
 
 class RedisOnlineStore:
     """An ``OnlineStore`` in Redis or Valkey, safe to use from several threads and processes.
 
     Attributes:
-        items_at_once: The server does one thing at a time: a write of a thousand states takes it some milliseconds.
-        keeps_time: A read gives its connection up when time is up.
-        drops_after_us: How long after its last write a state is dropped; 0 for never.
+        items_at_once: The server executes one command at a time; a write of a thousand states takes some milliseconds.
+        keeps_time: A read closes its connection at the deadline.
+        drops_after_us: How long after its last write a state expires; 0 for never.
     """
 
     items_at_once = 1_000
     keeps_time = True
 
     def __init__(self, url: str) -> None:
-        """Read the URL; nothing is connected yet.
+        """Parse the URL; nothing is connected yet.
 
         Args:
             url: ``redis://[user:password@]host[:6379][/0]``, ``valkey://…`` the same. Options:
                 ``prefix`` of all keys (``fs``), ``timeout`` of an answer (``5s``), ``connect_timeout`` (``2s``),
-                ``pool``, the most connections (64), ``lease``, how long a name stays held after its holder has died
-                (``15s``), and ``expire``: a state that was not written for so long is dropped, and its entity is then
-                answered as one never seen; records of views stay.
+                ``pool``, the most connections (64), ``lease``, how long a lock stays held after its holder has died
+                (``15s``), and ``expire``: a state that was not written for so long expires, and its entity is then
+                answered like one that was never seen; records of views do not expire.
                 With TLS ``rediss://…`` or ``valkeys://…``; the server's certificate is checked, by the machine's
                 authorities or those of the file ``ssl_ca_certs``. More options: ``ssl_ca_path`` (a folder of them),
                 ``ssl_certfile`` and ``ssl_keyfile`` (the client's certificate), ``ssl_check_hostname`` (``true``),
                 ``ssl_cert_reqs`` (``required``; ``none`` encrypts and trusts everybody).
 
         Raises:
-            ConfigError: The URL cannot be used, or names a file that is not there.
+            ConfigError: The URL is invalid, or names a file that does not exist.
         """
         tls = _TLS if url.startswith(("rediss:", "valkeys:")) else {}
-        parsed = read_url(url, own=_OPTIONS | tls, passed=frozenset())
+        parsed = read_url(url, options=_OPTIONS | tls, client_options=frozenset())
         options = parsed.options
         self._place = parsed.shown
         self._lifetime_ms = max(1, round(1000 * options["expire"])) if "expire" in options else 0
@@ -165,7 +164,7 @@ class RedisOnlineStore:
         self._is_checked = False
         if not parsed.url.hostname or not re.fullmatch(r"/?|/\d+", parsed.url.path):
             hint = "Write it as redis://host:6379/0."
-            raise ConfigError(f"'{parsed.shown}' names no server", where=WHERE, hint=hint, code="store-url")
+            raise ConfigError(f"'{parsed.shown}' does not name a server", where=WHERE, hint=hint, code="store-url")
         wait = self._wait_seconds = float(options.get("timeout", 5.0))
         self._pool = redis.BlockingConnectionPool.from_url(
             parsed.url._replace(scheme=parsed.url.scheme.replace("valkey", "redis")).geturl(),
@@ -189,25 +188,25 @@ class RedisOnlineStore:
         if not keys:
             return {}
         with _Failures("read", self._place):
-            found = self._command(_get_many(self._states, keys), seconds=seconds_left())
-        return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
+            values = self._command(_get_many(self._states, keys), seconds=seconds_left())
+        return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
 
     def _command(self, command: bytes, *, seconds: float) -> Any:
-        """Send one command and return its answer: what the client does, without what it does around that.
+        """Send one command and return its answer, without the client's checks around it.
 
-        The client's own way takes twice the time; nothing is tried again here either.
+        The client's own method takes twice the time. Neither repeats a command.
         """
-        is_hasty = seconds < self._wait_seconds
+        is_short_of_time = seconds < self._wait_seconds
         renewals = self._renewals
         if seconds < SHORT_SECONDS and not self._has_idle():
             raise out_of_time(self._place)
-        connection = self._lent()
+        connection = self._take()
         try:
             connection.send_packed_command((command,), check_health=False)
-            return connection.read_response(timeout=seconds) if is_hasty else connection.read_response()
+            return connection.read_response(timeout=seconds) if is_short_of_time else connection.read_response()
         except redis.exceptions.TimeoutError:
             connection.disconnect()
-            if is_hasty:
+            if is_short_of_time:
                 raise out_of_time(self._place) from None
             raise
         except BaseException:
@@ -216,10 +215,10 @@ class RedisOnlineStore:
         finally:
             if renewals != self._renewals:
                 connection.disconnect()
-            self._give_back(connection)
+            self._return(connection)
 
-    def _lent(self) -> Any:
-        """Take a connection that lies ready; if none does, the client's pool sees to it."""
+    def _take(self) -> Any:
+        """Take an idle connection if one is ready; otherwise the client's pool opens one."""
         places: Any = self._pool.pool
         with suppress(Empty):
             connection = places.get_nowait()
@@ -228,14 +227,14 @@ class RedisOnlineStore:
             places.put_nowait(connection)
         return self._pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in the client
 
-    def _give_back(self, connection: Any) -> None:
+    def _return(self, connection: Any) -> None:
         if connection.should_reconnect():
             self._pool.release(connection)  # type: ignore[no-untyped-call]  # untyped in the client
         else:
             self._pool.pool.put_nowait(connection)
 
     def _has_idle(self) -> bool:
-        """Tell whether a connection is open that nobody uses."""
+        """Return whether an open connection is idle."""
         places: Any = self._pool.pool
         return bool(places.queue) and places.queue[-1] is not None
 
@@ -274,14 +273,14 @@ class RedisOnlineStore:
             return command()
 
     def _renew_connections(self) -> None:
-        """Close the connections that are idle; those that are lent follow when they are given back."""
+        """Close the idle connections now, and those in use when they are returned."""
         self._renewals += 1
         _disconnect_idle(self._pool)
 
     def why_it_drops_keys(self) -> str:
-        """Return why the server may drop states by itself at present; empty if it does not.
+        """Return the reason why the server may currently evict states; empty if it does not.
 
-        A server that has become a replica is left on the way: the next command opens a new connection.
+        If the server has become a replica, its connections are closed: the next command opens a new one.
         """
         with _Failures("ask", self._place):
             try:
@@ -298,62 +297,62 @@ class RedisOnlineStore:
         return f"{self._place} evicts keys when its memory is full ({policy})"
 
     def _check_eviction(self) -> None:
-        """Make sure that the server does not drop states when its memory is full.
+        """Check that the server does not evict states when its memory is full.
 
         Raises:
-            StorageError: It does.
+            StorageError: It evicts them.
         """
         if reason := self.why_it_drops_keys():
             raise drops_keys(reason)
         self._is_checked = True
 
     def count(self, prefix: bytes) -> int | None:
-        """Return how many keys begin with a prefix; ``None`` with the option ``expire``, which drops keys by their age.
+        """Return how many keys begin with a prefix; ``None`` with the option ``expire``.
 
-        The server walks over all of its keys for that, a few thousand at a time.
+        The server scans all of its keys for that, a few thousand at a time.
         """
         if self._lifetime_ms:
             return None
         pattern = _escaped(self._states + prefix) + b"*"
-        found, cursor = 0, b"0"
+        total, cursor = 0, b"0"
         with _Failures("read", self._place):
             while True:
                 answer: Any = self._count(args=[cursor, pattern, _SCANNED_AT_ONCE])
                 cursor, step = answer
-                found += int(step)
+                total += int(step)
                 if cursor == b"0":
-                    return found
+                    return total
 
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix; return how many there were.
 
-        The server walks over all of its keys for that, a few thousand at a time.
+        The server scans all of its keys for that, a few thousand at a time.
         """
         pattern = _escaped(self._states + prefix) + b"*"
         deleted = cursor = 0
         with _Failures("delete from", self._place):
             while True:
                 answer: Any = self._client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
-                cursor, found = answer
-                if found:
-                    gone: Any = self._on_primary(partial(self._client.unlink, *found))
-                    deleted += gone
+                cursor, keys = answer
+                if keys:
+                    count: Any = self._on_primary(partial(self._client.unlink, *keys))
+                    deleted += count
                 if cursor == 0:
                     return deleted
 
     def what_is_left(self) -> str:
-        """Say where what was deleted may still be."""
+        """Return a sentence on where deleted data may remain."""
         return (
-            "Redis keeps deleted keys in its append-only file and snapshots until they are written anew "
-            "(BGREWRITEAOF, BGSAVE), if it has any"
+            "Redis keeps deleted keys in its append-only file and snapshots, if it has any, until these are rewritten "
+            "(BGREWRITEAOF, BGSAVE)"
         )
 
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
-        """Hold a name alone among all processes, by a lease that a thread renews."""
+        """Hold a lock exclusively among all processes, by a lease that a thread renews."""
         return self._holder.hold(name)
 
     def close(self) -> None:
-        """Close the connections that are idle."""
+        """Close the idle connections."""
         try:
             self._holder.close()
         finally:
@@ -361,7 +360,7 @@ class RedisOnlineStore:
 
 
 def _get_many(prefix: bytes, keys: Sequence[bytes]) -> bytes:
-    """Return the command that reads some keys, as it is sent."""
+    """Return the command that reads some keys, in the wire format."""
     parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
     width = len(prefix)
     parts += [b"$%d\r\n%b%b\r\n" % (width + len(key), prefix, key) for key in keys]
@@ -369,7 +368,7 @@ def _get_many(prefix: bytes, keys: Sequence[bytes]) -> bytes:
 
 
 def _is_ready(connection: Any) -> bool:
-    """Tell whether a connection is open, this process's, and has nothing to say: not even that it was closed."""
+    """Return whether a connection is open, belongs to this process and has nothing to read, not even its end."""
     if connection is None or not connection.is_connected or connection.pid != os.getpid():
         return False
     try:
@@ -379,9 +378,9 @@ def _is_ready(connection: Any) -> bool:
 
 
 def _disconnect_idle(pool: redis.BlockingConnectionPool) -> None:
-    """Disconnect what nobody uses. It is taken out for that time, so that nobody is lent what is being closed.
+    """Disconnect the idle connections. Meanwhile they are taken out of the pool, so that none is used.
 
-    The pool's own way may disconnect a connection that it has just lent.
+    The pool's own method may disconnect a connection that has just been handed out.
     """
     places: Any = pool.pool
     taken = []
@@ -395,12 +394,12 @@ def _disconnect_idle(pool: redis.BlockingConnectionPool) -> None:
 
 
 def _escaped(text: bytes) -> bytes:
-    """Return the pattern that matches just these bytes."""
+    """Return the pattern that matches exactly these bytes."""
     return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in text)
 
 
 class _Leases:
-    """Holders of names, each in a key of its own that expires."""
+    """Leases, each in a key that expires."""
 
     def __init__(
         self, client: redis.Redis, prefix: bytes, place: str, on_primary: Callable[[Callable[[], Any]], Any]
@@ -413,19 +412,19 @@ class _Leases:
         self._release = client.register_script(_RELEASE)
 
     def take(self, name: str, token: bytes, seconds: float) -> bool:
-        """Make a token the holder of a name that nobody holds; tell whether it is now."""
+        """Take a free lease for a token; return whether the token holds it now."""
         with _Failures("lock", self._place):
             key, milliseconds = self._prefix + name.encode(), round(1000 * seconds)
             return bool(self._on_primary(lambda: self._client.set(key, token, nx=True, px=milliseconds)))
 
     def renew(self, name: str, token: bytes, seconds: float) -> bool:
-        """Let a token hold a name for so long from now; tell whether it held it still."""
+        """Renew a lease from now on; return whether the token still held it."""
         with _Failures("lock", self._place):
             keys, milliseconds = [self._prefix + name.encode()], round(1000 * seconds)
             return bool(self._on_primary(lambda: self._renew(keys=keys, args=[token, milliseconds])))
 
     def release(self, name: str, token: bytes) -> bool:
-        """Let nobody hold a name that a token holds; tell whether it held it still."""
+        """Release the lease of a token; return whether the token still held it."""
         with _Failures("unlock", self._place):
             keys = [self._prefix + name.encode()]
             return bool(self._on_primary(lambda: self._release(keys=keys, args=[token])))
@@ -441,10 +440,10 @@ class _Failures:
         self._place = place
 
     def __enter__(self) -> None:
-        """Begin what may fail."""
+        """Enter the block."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Raise what the library says of a failure.
+        """Raise the library's error for an error of the client.
 
         Raises:
             StorageError: The client failed.
@@ -458,6 +457,6 @@ class _Failures:
 
 
 def _is_distrust(error: redis.RedisError) -> bool:
-    """Tell whether client and server disagree about TLS, which does not pass by itself."""
+    """Return whether the error is a wrong setup of TLS, which does not pass by itself."""
     cause = error.__cause__ or error.__context__
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT_OFF)

@@ -1,14 +1,14 @@
-"""Online state in a SQL database: SQLite by default.
+"""Online state in a SQLite database.
 
-SQLAlchemy makes the schema and the transactions of writes; the hot read goes to the driver itself, each thread on a
-connection of its own, with one prepared statement, which is a snapshot by itself.
+SQLAlchemy creates the schema and runs the transactions of writes. The hot read uses the driver directly, with one
+connection per thread and one prepared statement, which is a snapshot by itself.
 
-SQLite runs in WAL mode with ``synchronous=NORMAL``: a crash of the process loses nothing that was acknowledged; a power
-failure may lose the last transactions, but never tears one and never reorders them. So a watermark is never ahead of
-its states, and as all state comes from sources that are kept elsewhere, the next run folds again what was lost.
+SQLite runs in WAL mode with ``synchronous=NORMAL``: a crash of the process loses no acknowledged write; a power failure
+may lose the last transactions, but never a part of one and never an earlier one alone. So a watermark is never ahead of
+its states. All state comes from sources that are kept elsewhere, so the next run folds lost events again.
 
 States are some kilobytes, which decides the layout: an ordinary table with pages of 8 KiB, read through a memory map.
-``WITHOUT ROWID`` moves values above a quarter of a page to pages of their own, which costs twice the time or more.
+``WITHOUT ROWID`` moves values above a quarter of a page to separate pages, which at least doubles the time.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ _STATE = sa.Table(
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
 _WRITE = "INSERT INTO online_state (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-"""Changes a row where it lies: REPLACE would delete it and add another at the end, which takes half as long again."""
+"""Changes a row in place: REPLACE would delete it and append another, which takes half as long again."""
 
 _WRITE_MANY = {size: _WRITE.format(", ".join(["(?, ?)"] * size)) for size in (1_000, 100)}
 
 
 class _FileHold:
-    """A name that an open file is locked for."""
+    """A lock on an open file."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
 
     def is_held(self) -> bool:
-        """Tell whether whoever wants the name finds this file."""
+        """Return whether the path still leads to the locked file."""
         try:
             return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
         except OSError:
@@ -77,9 +77,9 @@ class _FileHold:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that is closed once nobody holds it: neither its thread nor a read that is under way.
+    """A connection that is closed once neither its thread nor a read under way refers to it.
 
-    SQLite does not bear a connection that is closed under a read.
+    SQLite crashes if a connection is closed during a read.
     """
 
     def __del__(self) -> None:
@@ -90,20 +90,20 @@ class SqlOnlineStore:
     """An ``OnlineStore`` in SQLite, safe to use from several threads and processes.
 
     Attributes:
-        keeps_time: Reads wait for nobody: who writes does not keep them.
+        keeps_time: Reads never wait: writers do not block them.
     """
 
     keeps_time = True
 
     def __init__(self, url: str) -> None:
-        """Open the database; it is made if it is not there.
+        """Open the database; it is created if it does not exist.
 
         Args:
             url: SQLAlchemy URL of a SQLite file.
 
         Raises:
-            ConfigError: The URL is not one of a SQLite file.
-            StorageError: The database cannot be opened or made.
+            ConfigError: The URL does not name a SQLite file.
+            StorageError: The database cannot be opened or created.
         """
         try:
             parsed = sa.make_url(url)
@@ -131,18 +131,18 @@ class SqlOnlineStore:
                 return _read(connection, keys)
             connection.execute("BEGIN")
             try:
-                found: dict[bytes, bytes] = {}
+                values: dict[bytes, bytes] = {}
                 for start in range(0, len(keys), _MOST_KEYS):
-                    found |= _read(connection, keys[start : start + _MOST_KEYS])
+                    values |= _read(connection, keys[start : start + _MOST_KEYS])
             finally:
                 connection.execute("COMMIT")
-            return found
+            return values
         except sqlite3.Error as error:
             raise self._storage_error("read", error) from error
 
     def _connect(self) -> _Connection:
-        """Open this thread's own connection for reading."""
-        opened = sqlite3.connect(
+        """Open this thread's connection for reading."""
+        connection = sqlite3.connect(
             self._path,
             isolation_level=None,
             check_same_thread=False,
@@ -150,18 +150,18 @@ class SqlOnlineStore:
             timeout=_WAIT_SECONDS,
             factory=_Connection,
         )
-        opened.execute(f"PRAGMA mmap_size={_MAPPED_BYTES}")
-        self._local.connection = opened
-        return opened
+        connection.execute(f"PRAGMA mmap_size={_MAPPED_BYTES}")
+        self._local.connection = connection
+        return connection
 
     def write(
         self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
     ) -> None:
         """Set values, all or none, if some keys still have the values they are expected to have."""
         try:
-            # SQLite has one writer; threads that wait for each other here need not ask it again and again.
+            # SQLite has one writer; threads that wait here do not have to poll it.
             with self._writing, self._engine.connect() as connection:
-                # The driver begins late; whoever compares before it writes must be alone from the comparison on.
+                # The driver begins a transaction late, but the lock must be held from the comparison on.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     _compare(connection, expected or {})
@@ -199,7 +199,7 @@ class SqlOnlineStore:
             raise self._storage_error("read", error) from error
 
     def what_is_left(self) -> str:
-        """Overwrite what was deleted, also in the write-ahead log; say if somebody kept that from being done."""
+        """Overwrite deleted data, also in the write-ahead log; return a sentence if others prevented that."""
         try:
             return what_is_left(self._engine)
         except SQLAlchemyError as error:
@@ -207,9 +207,9 @@ class SqlOnlineStore:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Hold]:
-        """Hold a name alone among all processes, by a lock on a file beside the database.
+        """Hold a lock exclusively among all processes, on a file beside the database.
 
-        The lock is on the file, not on its path: where somebody has removed the file, the name is not held any more.
+        The lock is on the file, not on its path: if the file is removed, the lock is lost.
         """
         path = self._path.with_name(f"{self._path.name}.{name}.lock")
         try:
@@ -227,21 +227,21 @@ class SqlOnlineStore:
                 raise lost(name, WHERE)
 
     def close(self) -> None:
-        """Close all connections; one that is being read from or written to, when that has ended."""
+        """Close all connections; those in use when their read or write has ended."""
         self._local = threading.local()
         self._engine.dispose()
 
     def _storage_error(self, verb: str, error: Exception) -> StorageError:
         origin = error.orig if isinstance(error, DBAPIError) else error
         if getattr(origin, "sqlite_errorcode", 0) & 0xFF in _BUSY:
-            return unavailable(verb, str(self._path), origin, "Another program keeps it locked; let that one end.")
+            return unavailable(verb, str(self._path), origin, "Another program holds a lock on it. Wait until it ends.")
         if getattr(origin, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-            hint = "Move the file away and materialize: all state can be filled again from sources and event log."
+            hint = "Move the file away and materialize: all state can be rebuilt from sources and the event log."
             return StorageError(f"{self._path} is damaged: {origin}", where=WHERE, hint=hint, code="store-damaged")
         return StorageError(
             f"cannot {verb} {self._path}: {origin}",
             where=WHERE,
-            hint="Check the path, its rights and the disk.",
+            hint="Check the path, its permissions and the disk.",
         )
 
 
@@ -251,7 +251,7 @@ _URL_HINT = "Write it as sqlite:///path/to/online.db."
 
 
 def _read(connection: _Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Read some values: every key is searched as it comes, where IN would first sort and gather them."""
+    """Read some values: each key is looked up directly, whereas IN would first sort the keys."""
     return dict(connection.execute(_search(len(keys)), blobs(keys))) if keys else {}
 
 
@@ -262,12 +262,12 @@ def _search(count: int) -> str:
 
 
 def _write(connection: sa.Connection, items: Sequence[tuple[bytes, bytes]]) -> None:
-    """Set rows, as many at a time as may be: after every statement Python's lock must be won back from others."""
+    """Set rows, as many per statement as possible: after each statement the thread must regain Python's lock."""
     start = 0
     for size, statement in _WRITE_MANY.items():
         while len(items) - start >= size:
-            some = items[start : start + size]
-            connection.exec_driver_sql(statement, blobs(chain.from_iterable(some)))
+            batch = items[start : start + size]
+            connection.exec_driver_sql(statement, blobs(chain.from_iterable(batch)))
             start += size
     if start < len(items):
         connection.exec_driver_sql(_WRITE.format("(?, ?)"), [blobs(item) for item in items[start:]])
@@ -276,11 +276,11 @@ def _write(connection: sa.Connection, items: Sequence[tuple[bytes, bytes]]) -> N
 def _compare(connection: sa.Connection, expected: Mapping[bytes, bytes | None]) -> None:
     keys = list(expected)
     for start in range(0, len(keys), _MOST_KEYS):
-        some = keys[start : start + _MOST_KEYS]
-        marks = ",".join("?" * len(some))
+        batch = keys[start : start + _MOST_KEYS]
+        marks = ",".join("?" * len(batch))
         statement = f"SELECT key, value FROM online_state WHERE key IN ({marks})"
-        found: dict[bytes, bytes] = dict(map(tuple, connection.exec_driver_sql(statement, tuple(some))))
-        if any(found.get(key) != expected[key] for key in some):
+        values: dict[bytes, bytes] = dict(map(tuple, connection.exec_driver_sql(statement, tuple(batch))))
+        if any(values.get(key) != expected[key] for key in batch):
             raise conflict()
 
 

@@ -1,9 +1,9 @@
-"""What an online store must be able to do: a few methods over bytes, so that another one is a small class.
+"""The protocol of online stores, and the records that they keep of views.
 
-Keys and values are bytes; the store knows nothing of features. A key is eight bytes of the view's fingerprint, four of
-its generation, and the entity key; the view's own record has the first eight bytes alone. Reading is one snapshot and
-writing is all or nothing, on a condition if wanted: with these two a lookup beside a run sees the state before it or
-after it, and of two writers that read the same state one is refused.
+A store has a few methods over bytes and knows nothing of features, so a new store is a small class. A key is eight
+bytes of the view's fingerprint, four of its generation, and the entity key; the key of the view's record is the first
+eight bytes alone. A read is one snapshot; a write is atomic and may have a condition. So a lookup during a run sees the
+state before it or after it, and of two writers that read the same state one is refused.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ class StateReads(Protocol):
 class OnlineStore(Protocol):
     """A map from bytes to bytes that is read as snapshots and written in transactions.
 
-    A store may say by an attribute ``items_at_once`` how many items are good to read or write at once: so many that it
-    is fast, and so few that lookups beside it do not wait long. That is advice; any number is taken. By ``keeps_time``
-    it says that reads end when ``patience`` says, if need be with a ``StorageError`` of code ``OUT_OF_TIME``; others
-    are read in threads where nobody may be kept waiting.
+    Optional attribute ``items_at_once``: the best number of items per read or write, large enough to be fast and small
+    enough that concurrent lookups do not wait long. Larger numbers are accepted.
 
-    A store may have a method ``what_is_left``, which overwrites what was deleted as far as it can, and gives a sentence
-    that says where it may still be, or an empty text.
+    Optional attribute ``keeps_time``: whether reads end at their deadline (``stores.deadline``), if necessary with a
+    ``StorageError`` of code ``OUT_OF_TIME``. Other stores are read in threads where a caller must not be blocked.
 
-    Two more methods let lost states be noticed (``featurestore.online.state.losses``); without them they are not.
-    ``count`` takes a prefix and returns how many keys begin with it, or ``None`` if the store drops keys by their age.
-    ``why_it_drops_keys`` returns why the server may drop keys by itself at present, or an empty text. A store that
-    drops a state by its age says by an attribute ``drops_after_us`` how long after its last write; 0 stands for never.
+    Optional attribute ``drops_after_us``: how long after its last write a state expires; 0 stands for never.
+
+    Optional method ``what_is_left``: overwrites deleted data as far as possible, and returns a sentence that names the
+    places that may still hold it, or an empty text.
+
+    Two optional methods make lost states detectable (``featurestore.online.state.losses``). ``count`` takes a prefix
+    and returns how many keys begin with it, or ``None`` if keys expire. ``why_it_drops_keys`` returns the reason why
+    the server may currently evict keys, or an empty text.
     """
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -55,26 +57,27 @@ class OnlineStore(Protocol):
     def write(
         self, items: Sequence[tuple[bytes, bytes]], *, expected: Mapping[bytes, bytes | None] | None = None
     ) -> None:
-        """Set values, all or none; when it returns, readers see them, also after a crash of any process.
+        """Set values, all or none. When it returns, readers see them, even after a crash of any process.
 
         Args:
             items: Keys with their new values.
-            expected: Keys with the values they must still have, ``None`` for none; checked in the same transaction.
+            expected: Keys with the values they must still have, ``None`` for a key that must not exist; checked in the
+                same transaction.
 
-        An older write so never replaces a newer value, if whoever writes expects what it read: of writes that follow
-        from the same values, one succeeds.
+        A writer that expects the values it has read never overwrites a newer value: of several writes that are based on
+        the same values, one succeeds.
 
         Raises:
             StateError: A key does not have its expected value; nothing was written.
-            StorageError: The store did not confirm the write. Nothing was written, or, if the connection broke before
-                the answer came, perhaps all of it; never a part.
+            StorageError: The store did not confirm the write. Nothing was written, or all of it if the connection broke
+                before the answer; never a part.
         """
         ...
 
     def delete(self, prefix: bytes) -> int:
         """Delete all keys that begin with a prefix; return how many there were.
 
-        Keys that are written meanwhile may stay.
+        Keys that are written concurrently may remain.
 
         Raises:
             StorageError: The store cannot be written.
@@ -82,39 +85,38 @@ class OnlineStore(Protocol):
         ...
 
     def exclusive(self, name: str) -> AbstractContextManager[Hold]:
-        """Hold a name alone among all processes; it is free again when the holder ends, however it ends.
+        """Hold a lock exclusively among all processes; it is released when the holder ends, however it ends.
 
-        A store may need some seconds to notice that a holder has died, and may lose a name when its server restarts or
-        cannot be reached; the hold then says so. So holding a name spares work; what keeps values right is
-        ``expected``.
+        A store may need some seconds to detect that a holder has died, and may lose a lock when its server restarts or
+        cannot be reached; the hold then reports it. So locks avoid wasted work; correctness rests on ``expected``.
 
         Raises:
-            StateError: Somebody else holds it; or, when it is given back, it was lost meanwhile.
-            StorageError: The store cannot be asked.
+            StateError: Another process holds it; or, on release, it was lost meanwhile.
+            StorageError: The store cannot be reached.
         """
         ...
 
     def close(self) -> None:
-        """Give back connections that are not in use; the store can be used again, and reads under way are answered."""
+        """Close idle connections. Reads under way are answered, and the store can be used again."""
         ...
 
 
 MOST_PUSH_US = duration_us("2s")
-"""How long a push may be under way."""
+"""How long a push may take."""
 
 ENTITY_FORGOTTEN = -1
-"""Stands for the count of rows below the watermark when the states do not hold all of them any more, on purpose."""
+"""Value of ``rows_below`` after an entity was forgotten: the states lack rows on purpose, so the next run rebuilds."""
 
 
 class FillProgress(msgspec.Struct, frozen=True):
-    """How far a run came that folds everything into states nobody reads yet.
+    """Progress of a run that folds all events into a generation that is not published yet.
 
     Attributes:
         generation: The generation it fills.
-        reach_us: Events that matter only before were dropped.
+        reach_us: Events that matter only before this instant were dropped.
         done_us: Every event with ``ingest_time < done_us`` was folded in.
         done_content: Content of these events.
-        pending_us: Up to where events may have been folded into some states.
+        pending_us: Events up to this instant may have been folded into some states.
         pending_rows: Count of the source's events below that.
         pending_content: Content of these.
     """
@@ -129,12 +131,12 @@ class FillProgress(msgspec.Struct, frozen=True):
 
 
 def items_at_once(store: OnlineStore) -> int:
-    """Return how many items are good to read or write at once."""
+    """Return the best number of items per read or write."""
     return int(getattr(store, "items_at_once", 8_000))
 
 
 def what_is_left(store: OnlineStore) -> str:
-    """Overwrite what was deleted from a store as far as it can; return a sentence that says where it may still be.
+    """Overwrite deleted data of a store as far as possible; return a sentence on where it may remain.
 
     Raises:
         StorageError: The store cannot be written.
@@ -143,23 +145,23 @@ def what_is_left(store: OnlineStore) -> str:
 
 
 UNCOUNTED = -1
-"""Stands for a count of states, or of the log's events, that is not known."""
+"""Stands for an unknown count of states or of events in the log."""
 
 
 STATES_LOST = "states-lost"
-"""Code of a view of which states are gone: it answers nothing."""
+"""Code of a view with lost states: it does not answer."""
 
 AHEAD_OF_LOG = "state-ahead-of-log"
-"""Code of a view whose states hold events that the log has no more: its answers say that they are stale."""
+"""Code of a view whose states hold events that the log no longer has: its answers are marked as stale."""
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Why the states of a view are not what its sources and its log hold.
+    """A difference between the states of a view and its sources and log.
 
     Attributes:
         code: ``STATES_LOST`` or ``AHEAD_OF_LOG``.
-        problem: What was found.
-        sound_us: Up to this instant the states are what they should be, as far as that is known.
+        problem: A description of the difference.
+        sound_us: Up to this instant the states are correct, as far as that is known.
     """
 
     code: str
@@ -168,38 +170,38 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class ViewRecord(msgspec.Struct, frozen=True):
-    """What a store knows about its states of one view.
+    """The record of a view's states in a store.
 
     Attributes:
         view: Name of the view.
         fingerprint: The view's fingerprint.
-        generation: The states that are valid; a rebuild fills the next one beside it.
+        generation: The valid states; a rebuild fills the next generation beside it.
         watermark_us: Every event with ``ingest_time < watermark_us`` was folded in.
         reach_us: Earliest instant that can be asked about.
         rows_below: Count of the source's events below the watermark when it was set; ``ENTITY_FORGOTTEN`` makes the
             next run rebuild.
-        pending_us: Up to where a run may have folded events into some states; a run that ended moved the watermark
-            there.
+        pending_us: A run may have folded events up to this instant into some states; a run that ended has moved the
+            watermark there.
         pending_rows: Count of the source's events below that when the run began.
         log_us: Every pushed event with ``ingest_time < log_us`` was folded in; never below the watermark for a source
             that accepts pushes, ``NOTHING_YET`` for others. The counts above leave pushed events out.
-        outside: Identity of the rows outside the log, if all of them became known before the watermark; else empty.
+        outside: Identity of the rows outside the log, if all of them became known before the watermark; otherwise
+            empty.
         content: Content of the source's events below the watermark when they were folded; ``None`` if unknown.
         pending_content: Content of those below ``pending_us``; ``None`` if unknown.
-        filling: A run that folds everything and has not ended; ``None`` if there is none.
-        leftover: Generation that was replaced, whose states may still be there; ``None`` if they are gone.
-        push_us: An instant after which events may have become known that are on their way into the states: a push is
-            under way; ``None`` if none is.
-        forgets: Grows whenever states are removed because an entity is forgotten: what was read before is not written
-            after.
-        states: How many states the valid generation has; ``UNCOUNTED`` if that is not known. Fewer in the store are a
-            loss.
-        is_counting: Whether a run may have written states that ``states`` leaves out.
-        log_sequence: How many events the log had when the states were followed to its head; ``UNCOUNTED`` if they have
-            been followed further since, but not to its head.
+        filling: Progress of a run that folds all events and has not ended; ``None`` if there is none.
+        leftover: The replaced generation, whose states may still exist; ``None`` if they are deleted.
+        push_us: A push is under way whose events may have become known after this instant; ``None`` if no push is.
+        forgets: Grows whenever states are removed because an entity is forgotten: states that were read before are not
+            written afterwards.
+        states: How many states the valid generation has; ``UNCOUNTED`` if that is not known. Fewer states in the store
+            are a loss.
+        is_counting: Whether a run may have written states that ``states`` does not include.
+        log_sequence: How many events the log had when the states were at its head; ``UNCOUNTED`` if they have since
+            been updated, but not to its head.
         log_mark: The log's mark at that event; empty if it is not known.
-        lost: Why the states are not what they should be; ``None`` if they are. No push is folded any more; a rebuild
-            ends it.
+        lost: Why the states are not correct; ``None`` if they are. While it is set no push is folded; a rebuild clears
+            it.
     """
 
     view: str
@@ -225,10 +227,10 @@ class ViewRecord(msgspec.Struct, frozen=True):
     lost: Loss | None = None
 
     def settled_us(self, now_us: int, period_us: int) -> int:
-        """Return the latest instant up to the present one of which a lookup may be asked without missing a push.
+        """Return the latest instant, at most the present, that a lookup can answer without missing a push.
 
-        A push that takes longer than ``MOST_PUSH_US`` is taken for dead, and not waited for. On a grid no push
-        under way is served.
+        A push that takes longer than ``MOST_PUSH_US`` is considered dead and ignored. Views with a refresh grid do not
+        serve pushes under way.
         """
         if self.push_us is None or period_us or not 0 <= now_us - self.push_us < MOST_PUSH_US:
             return now_us
@@ -237,8 +239,8 @@ class ViewRecord(msgspec.Struct, frozen=True):
     def bound_us(self, period_us: int) -> int:
         """Return the exclusive bound of the ingest times a lookup may use.
 
-        On a grid that is the watermark: a refresh is served whole. A continuous view is answered from all events
-        there are, and says itself up to when it is complete.
+        On a grid that is the watermark: a refresh is served whole. A continuous view answers from all events, and its
+        answer says up to which instant it is complete.
         """
         return self.watermark_us if period_us else max(self.watermark_us, self.log_us)
 
@@ -247,7 +249,7 @@ RECORD_KEY_BYTES = 8
 
 
 class PlanOfView(Protocol):
-    """What a store needs to know of a view's plan."""
+    """The part of a view's plan that a store needs."""
 
     @property
     def name(self) -> str:
@@ -266,20 +268,20 @@ def record_key(view: PlanOfView) -> bytes:
 
 
 def is_state_key(key: bytes) -> bool:
-    """Tell whether a key is that of an entity's state, and not of a view's record."""
+    """Return whether a key belongs to an entity's state, and not to a view's record."""
     return len(key) > RECORD_KEY_BYTES
 
 
 def state_prefix(view: PlanOfView, generation: int) -> bytes:
-    """Return what the keys of a view's states of one generation begin with."""
+    """Return the common prefix of the keys of a view's states of one generation."""
     return record_key(view) + generation.to_bytes(4, "big")
 
 
 def decode_record(view: PlanOfView, stored: bytes | None) -> ViewRecord:
-    """Read a view's record; an empty one if there is none.
+    """Decode a view's record; an empty one if there is none.
 
     Raises:
-        StateError: It is damaged, or of another view.
+        StateError: It is damaged, or belongs to another view.
     """
     if stored is None:
         return ViewRecord(view.name, view.fingerprint)
@@ -299,17 +301,17 @@ def encode_record(record: ViewRecord) -> bytes:
 
 
 def records_of(store: StateReads, views: Iterable[PlanOfView]) -> Mapping[str, ViewRecord]:
-    """Return the records of several views by name, from one moment."""
+    """Return the records of several views by name, all from one moment."""
     keys = {view.name: (view, record_key(view)) for view in views}
-    found = store.read([key for _, key in keys.values()])
-    return {name: decode_record(view, found.get(key)) for name, (view, key) in keys.items()}
+    stored = store.read([key for _, key in keys.values()])
+    return {name: decode_record(view, stored.get(key)) for name, (view, key) in keys.items()}
 
 
 def check_materialized(record: ViewRecord) -> None:
-    """Make sure that a view has online state that can be used.
+    """Check that a view has usable online state.
 
     Raises:
-        StateError: Nothing was materialized yet, or a part of the states was lost.
+        StateError: Nothing is materialized yet, or states were lost.
     """
     if record.lost is not None and record.lost.code != AHEAD_OF_LOG:
         raise loss_error(record.view, record.lost)
@@ -323,7 +325,7 @@ def check_materialized(record: ViewRecord) -> None:
 
 
 def loss_error(view: str, loss: Loss) -> StateError:
-    """Return the error of a view whose states cannot be used, with the command that rebuilds them."""
+    """Return the error for a view whose states cannot be used, with the command that rebuilds them."""
     return StateError(
         loss.problem,
         where=f"feature view '{view}'",
@@ -333,7 +335,7 @@ def loss_error(view: str, loss: Loss) -> StateError:
 
 
 def count_states(store: OnlineStore, prefix: bytes) -> int | None:
-    """Return how many keys begin with a prefix; ``None`` if the store cannot tell, or drops keys by their age.
+    """Return how many keys begin with a prefix; ``None`` if the store cannot count, or its keys expire.
 
     Raises:
         StorageError: The store cannot be read.
@@ -343,16 +345,16 @@ def count_states(store: OnlineStore, prefix: bytes) -> int | None:
 
 
 def why_it_drops_keys(store: OnlineStore) -> str:
-    """Return why the store may drop keys by itself at present; empty if it does not, or cannot tell.
+    """Return the reason why the store may currently evict keys; empty if it does not, or does not report it.
 
     Raises:
-        StorageError: The store cannot be asked.
+        StorageError: The store cannot be reached.
     """
     return str(getattr(store, "why_it_drops_keys", str)())
 
 
 def after(prefix: bytes) -> bytes | None:
-    """Return the smallest key after all that begin with a prefix; ``None`` if there is none.
+    """Return the smallest key after all keys that begin with a prefix; ``None`` if there is none.
 
     Example:
         >>> after(b"ab")

@@ -51,21 +51,21 @@ WRONG = {
     "mysql://host/db": ("store-scheme", "no online store has the scheme 'mysql'. Schemes: memory, postgres,"),
     "reddis://host": ("store-scheme", "Did you mean 'redis'"),
     "online.db": ("store-scheme", "no scheme"),
-    "redis://localhost/zero": ("store-url", "names no server"),
-    "redis:///0": ("store-url", "names no server"),
+    "redis://localhost/zero": ("store-url", "does not name a server"),
+    "redis:///0": ("store-url", "does not name a server"),
     "redis://localhost:port/0": ("store-url", "cannot be read"),
     "redis://u:secret@localhost/0?prefx=a": ("store-url", "no option 'prefx'. Options:"),
     "redis://u:secret@localhost/0?prefix=a|b": ("store-url", "must not contain '|'"),
     "redis://u:secret@localhost/0?prefix=a&prefix=b": ("store-url", "given twice"),
     "redis://u:secret@localhost/0?expire=soon": ("store-url", "option 'expire'"),
-    "redis://u:secret@localhost/0?lease=0s": ("store-url", "longer than nothing"),
-    "redis://u:secret@localhost/0?pool=0": ("store-url", "no whole number above zero"),
+    "redis://u:secret@localhost/0?lease=0s": ("store-url", "longer than zero"),
+    "redis://u:secret@localhost/0?pool=0": ("store-url", "not a whole number above zero"),
     "redis://u:secret@localhost/0?timeout": ("store-url", "cannot be read"),
     "redis://u:secret@localhost/0?ssl_certfile=a.pem": ("store-url", "no option 'ssl_certfile'"),
     "rediss://u:secret@localhost/0?ssl_ca_certs=/no/ca.pem": ("store-url", "'ssl_ca_certs' of 'rediss://localhost/0'"),
     "rediss://u:secret@localhost/0?ssl_ca_path=/no/folder": ("store-url", "there is no folder '/no/folder'"),
-    "rediss://u:secret@localhost/0?ssl_cert_reqs=never": ("store-url", "none of required, optional, none"),
-    "valkeys://u:secret@localhost/0?ssl_check_hostname=1": ("store-url", "none of true, false"),
+    "rediss://u:secret@localhost/0?ssl_cert_reqs=never": ("store-url", "not one of required, optional, none"),
+    "valkeys://u:secret@localhost/0?ssl_check_hostname=1": ("store-url", "not one of true, false"),
     "postgresql://u:secret@localhost/db?table=online-state": ("store-url", "option 'table'"),
     "postgresql://u:secret@localhost/db?colour=blue": ("store-url", "colour"),
 }
@@ -86,7 +86,7 @@ def test_a_wrong_url_says_what_is_wrong_and_keeps_the_password(url):
 )
 def test_a_client_that_is_not_installed_is_named_with_its_extra(monkeypatch, package, url, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"featurestore.online.{extra}")
+    monkeypatch.delitem(sys.modules, f"featurestore.online.stores.{extra}")
     monkeypatch.delitem(sys.modules, "featurestore.online.stores.postgres_pool")
     with pytest.raises(ConfigError, match=rf"pip install 'featurestore\[{extra}\]'") as caught:
         open_online_store(url)

@@ -248,12 +248,12 @@ def test_more_threads_than_connections_wait_for_one(opened, store, admin):
         assert list(pool.map(lambda _: few.read([b"a"]), range(200))) == [{b"a": b"1"}] * 200
     assert len(few._pool._idle) <= 2
     hasty = opened("?pool=1&timeout=200ms")
-    with hasty._pool.lent(), pytest.raises(StorageError, match="all 1 connections are in use"):
+    with hasty._pool.connection(), pytest.raises(StorageError, match="all 1 connections are in use"):
         hasty.read([b"a"])
 
 
 def test_a_connection_with_an_open_transaction_is_not_lent_again(store):
-    with store._pool.lent() as connection:
+    with store._pool.connection() as connection:
         connection.execute("BEGIN")
     assert connection.closed
 
@@ -273,7 +273,7 @@ def test_other_isolation_levels_of_the_database_change_nothing(server, store, ad
     try:
         strict = open_online_store(server.url)
         strict.write([(b"a", b"1")])
-        with strict._pool.lent() as connection, connection.transaction():
+        with strict._pool.connection() as connection, connection.transaction():
             assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
         strict.close()
     finally:

@@ -86,7 +86,7 @@ def test_one_leads_and_another_takes_over(opened, clock):
         until(lambda: first.has(FRESH) and first.has(HOURLY))
         second.thread.start()
         until(lambda: second.said)
-        assert second.said == ["standing by: somebody else holds 'schedule'"]
+        assert second.said == ["standing by: another process holds the lock 'schedule'"]
         first.stop.set()
         first.thread.join(PATIENCE_SECONDS)
         clock.instant_us += MINUTE
@@ -170,7 +170,7 @@ def test_another_takes_over_at_once_from_one_that_is_stopped(opened, registry):
         until(lambda: first.is_leading)
         second.thread.start()
         until(lambda: second.said)
-        assert second.said == ["standing by: somebody else holds 'schedule'"]
+        assert second.said == ["standing by: another process holds the lock 'schedule'"]
         first.stop.set()
         first.thread.join(PATIENCE_SECONDS)
         begun = time.monotonic()

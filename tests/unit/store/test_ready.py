@@ -1,4 +1,4 @@
-"""A process is ready if it can answer what it answered before, and starts with the plans known last."""
+"""A process is ready if it can answer what it answered before, and starts with the cached plans."""
 
 import importlib
 import json
@@ -14,6 +14,7 @@ from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.definitions import udf
 from featurestore.online.answering.cached_value import RECHECK_US
 from featurestore.online.filling.removal import discard
+from featurestore.parts import Parts
 from featurestore.store import FeatureStore
 from tests.server.conftest import NOW, ORDERS, USER
 from tests.stores import local_store
@@ -31,10 +32,10 @@ def clock():
 def opened(tmp_path, clock):
     stores = []
 
-    def open_store(**changes) -> FeatureStore:
-        store = local_store(tmp_path / "store", clock=clock)
-        if changes:
-            store.config = store.config.model_copy(update=changes)
+    def open_store(plan_cache=None, **changes) -> FeatureStore:
+        config = local_store(tmp_path / "store").config.model_copy(update=changes)
+        ready = {} if plan_cache is None else {"plan_cache": plan_cache}
+        store = FeatureStore(config, parts=Parts(config, clock=clock, **ready))
         stores.append(store)
         return store
 
@@ -125,8 +126,7 @@ def test_a_process_starts_with_the_plans_known_last_while_the_registry_is_away(o
     before.materialize()
     expected = before.get_online_features("a_model", KNOWN)
     before.readiness()
-    server = opened(registry=AWAY)
-    server.parts.serving._known._file = before.parts.serving._known._file
+    server = opened(before.parts.plan_cache, registry=AWAY)
     assert server.service_names() == ("a_model",)
     assert server.readiness().is_ready
     found = server.get_online_features("a_model", KNOWN, expected_fingerprint=expected.fingerprint)
@@ -149,7 +149,7 @@ def test_plans_that_were_damaged_on_disk_are_not_answered(opened, orders, damage
     add(before, orders, "a")
     before.materialize()
     before.readiness()
-    file = before.parts.serving._known._file
+    file = before.parts.plan_cache.file
     written = json.loads(file.read_bytes())
     if damage == "other plan":
         written["plans"][0]["plan"] = written["plans"][0]["plan"].replace("86400000000", "86400000001")
@@ -157,8 +157,7 @@ def test_plans_that_were_damaged_on_disk_are_not_answered(opened, orders, damage
         written["version"] = 0
     text = {"cut": json.dumps(written)[:-40], "no json": "", "a list": "[1]"}.get(damage, json.dumps(written))
     file.write_text(text)
-    server = opened(registry=AWAY)
-    server.parts.serving._known._file = file
+    server = opened(before.parts.plan_cache, registry=AWAY)
     with pytest.raises(RegistryError):
         server.get_online_features("a_model", KNOWN)
 
@@ -168,7 +167,7 @@ def test_plans_are_kept_for_their_owner_alone_and_leave_nothing_half_written(ope
     add(store, orders, "a")
     store.materialize()
     store.readiness()
-    (file,) = store.parts.serving._known._file.parent.iterdir()
+    (file,) = store.parts.plan_cache.file.parent.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.stat().st_mtime_ns
     store.readiness()
