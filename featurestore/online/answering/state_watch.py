@@ -177,7 +177,7 @@ class StateWatch:
             for view in views:
                 self._count(view)
         except FeatureStoreError:
-            pass  # whoever asks is told so; looks from now on count these views, too
+            pass  # requests report it; the next checks count these views as well
 
     def _look_at_server(self) -> None:
         reason = why_it_drops_keys(self._store)
@@ -208,7 +208,7 @@ class StateWatch:
             self.version += 1
 
     def _drop(self, view: ViewPlan) -> None:
-        """Drop the loss of a view that is kept in memory: its record reports it by now, or a run has rebuilt the states."""
+        """Drop the loss of a view that is kept in memory: its record reports it, or a run has rebuilt the states."""
         with self._lock:
             if self._lost.pop(view.fingerprint, None) is not None:
                 self.version += 1
