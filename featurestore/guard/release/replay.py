@@ -136,7 +136,7 @@ class Replay:
                 self._online,
                 until_us=until_us,
                 stream=history.stream(until_us),
-                read_before=self._runs.get(view.name),
+                previous_read=self._runs.get(view.name),
             )
             self._runs[view.name] = PreviousRead(run.row_count, run.content or 0, history.scan.files)
             self._held[view.name] = replace(self._held[view.name], outside_us=until_us, pushed_us=until_us)

@@ -1,6 +1,6 @@
-"""Putting new events into the states of their entities: read, merge, drop what cannot matter, encode.
+"""Merging new events into the states of their entities: read, merge, drop useless events, encode.
 
-Nothing is written here: who folds decides what else is written with the states.
+Nothing is written here: the caller writes the states together with the view's record.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from featurestore.plan.model import ViewPlan
 
 
 class StateUpdater:
-    """Folds events of one view into states."""
+    """Merges events of one view into states."""
 
     def __init__(self, view: ViewPlan, store: OnlineStore) -> None:
         """Bind a view to the store of its states."""
@@ -38,15 +38,15 @@ class StateUpdater:
         self._store = store
         self._codec = StateCodec(view)
 
-    def of_use(self, table: pa.Table, reach_us: int) -> pa.Table:
-        """Leave out events that cannot matter beside the others: they cannot beside more of them either.
+    def drop_useless(self, table: pa.Table, reach_us: int) -> pa.Table:
+        """Drop the events that cannot matter beside the others of the table, and so not beside more events either.
 
         Args:
             table: Columns of the view's source, in contract dtypes.
             reach_us: Earliest instant that can be asked about.
 
         Returns:
-            The other events, in their order.
+            The remaining events, in their order.
         """
         times, _ = to_words(one_chunk(table.column(self._view.source.event_time)), TIMESTAMP)
         if all_matter(self._view, times, reach_us):
@@ -59,8 +59,8 @@ class StateUpdater:
     def _keys_of(self, table: pa.Table) -> list[pa.Array]:
         return [one_chunk(table.column(key.name)) for key in self._view.entity.keys]
 
-    def arranged(self, table: pa.Table, generation: int, reach_us: int) -> NewEvents:
-        """Prepare the events of use, entity by entity in the order of their states' keys: so stores write fastest.
+    def arrange(self, table: pa.Table, generation: int, reach_us: int) -> NewEvents:
+        """Prepare the useful events, entity by entity in the order of their keys, in which stores write fastest.
 
         Args:
             table: Columns of the view's source, in contract dtypes.
@@ -83,9 +83,9 @@ class StateUpdater:
         nothing = np.zeros(0, dtype=np.int64)
         return NewEvents(keys, block, replace(prepared, rows=nothing, event_time=nothing, ingest_time=nothing))
 
-    def folded(
+    def update(
         self,
-        fresh: NewEvents,
+        new: NewEvents,
         begin: int,
         end: int,
         bound_us: int | None,
@@ -96,40 +96,40 @@ class StateUpdater:
         """Merge new events of some entities with their stored ones.
 
         Args:
-            fresh: The new events.
-            begin: First entity of these.
-            end: One past the last.
-            bound_us: Exclusive ingest time up to which the states are complete then; events that a state has already
-                are left out. ``None`` for pushed events: how far these are folded is in the view's record, and all
-                that are given are new.
+            new: The new events.
+            begin: The first entity of these.
+            end: One past the last entity.
+            bound_us: Exclusive ingest time up to which the states are complete afterwards; events that a state already
+                holds are left out. ``None`` for pushed events: the view's record holds how far these are folded, and
+                all of them are new.
             reach_us: Earliest instant that can be asked about; events that matter only earlier are dropped.
-            read: Gives the stored states of some keys, and perhaps of others; ``None`` reads them from the store.
+            read: Returns the stored states of some keys, and perhaps of others; ``None`` reads them from the store.
 
         Returns:
-            Keys and states, to be written.
+            Keys and states to write.
         """
-        keys, block = fresh.keys[begin:end], fresh.block(begin, end)
-        found = (read or self._store.read)(keys)
-        stored = [found.get(key) for key in keys]
+        keys, block = new.keys[begin:end], new.block(begin, end)
+        states = (read or self._store.read)(keys)
+        stored = [states.get(key) for key in keys]
         if all(state is None for state in stored):
             bounds = np.full(len(keys), NOTHING_YET if bound_us is None else bound_us, dtype=np.int64)
             return KeyValues(keys, self._codec.encode(block, bounds), new=len(keys))
         old = self._codec.decode(stored)
         codes = np.repeat(np.arange(len(keys)), np.diff(block.offsets))
-        events = fresh.events(block)
+        events = new.events(block)
         bounds = old.bounds
         if bound_us is not None:
-            unknown = np.flatnonzero(events.ingest_time >= old.bounds[codes])
-            events, codes = taken(events, unknown), codes[unknown]
+            unseen = np.flatnonzero(events.ingest_time >= old.bounds[codes])
+            events, codes = take_events(events, unseen), codes[unseen]
             bounds = np.maximum(old.bounds, bound_us)
         merged, merged_codes = _merge(self._codec, old, events, codes)
         arranged = arrange(merged, merged_codes, len(keys))
-        arranged = _filtered(arranged, still_matter(self._view, arranged, reach_us))
+        arranged = _filter(arranged, still_matter(self._view, arranged, reach_us))
         return KeyValues(keys, self._codec.encode(arranged, bounds), new=stored.count(None))
 
 
 class KeyValues(Sequence[tuple[bytes, bytes]]):
-    """Keys with their values, paired when they are looked at: that many pairs would keep the garbage collector busy."""
+    """Keys with their values, paired on access: that many tuples would keep the garbage collector busy."""
 
     def __init__(self, keys: Sequence[bytes], values: Sequence[bytes], *, new: int = 0) -> None:
         """Take as many values as keys.
@@ -137,7 +137,7 @@ class KeyValues(Sequence[tuple[bytes, bytes]]):
         Args:
             keys: The keys.
             values: The value of each.
-            new: How many of the keys the store did not have.
+            new: How many of the keys are not in the store yet.
         """
         self._keys = keys
         self._values = values
@@ -163,12 +163,12 @@ class KeyValues(Sequence[tuple[bytes, bytes]]):
 
 @dataclass(frozen=True)
 class NewEvents:
-    """New events of some entities, without those that cannot matter.
+    """New events of some entities, without useless ones.
 
     Attributes:
         keys: Key of each entity's state, ascending.
         whole: The events, entities in the order of ``keys``.
-        prepared: Tells their dictionaries and types.
+        prepared: Holds their dictionaries and types.
     """
 
     keys: tuple[bytes, ...]
@@ -191,7 +191,7 @@ class NewEvents:
         )
 
     def events(self, block: EventBlock) -> PreparedEvents:
-        """Return the events of a block as events in no special order."""
+        """Return the events of a block as prepared events."""
         return replace(
             self.prepared,
             rows=np.arange(len(block), dtype=np.int64),
@@ -207,8 +207,8 @@ def _rows_of(table: pa.Table, prepared: PreparedEvents) -> pa.Table:
     return table.take(pa.array(prepared.rows)) if len(prepared) < table.num_rows else table
 
 
-def taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
-    """Return some events, by their places."""
+def take_events(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
+    """Return some events, by their positions."""
     event_time = prepared.event_time[rows]
     is_same = prepared.ingest_time is prepared.event_time
     return replace(
@@ -221,8 +221,8 @@ def taken(prepared: PreparedEvents, rows: Ints) -> PreparedEvents:
     )
 
 
-def _filtered(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
-    """Leave some events out of a block."""
+def _filter(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
+    """Return the events of a block for which a mask is true."""
     if kept.all():
         return block
     rows = np.flatnonzero(kept)
@@ -236,32 +236,32 @@ def _filtered(block: EventBlock, kept: npt.NDArray[np.bool_]) -> EventBlock:
     )
 
 
-def _merge(codec: StateCodec, old: States, fresh: PreparedEvents, codes: Ints) -> tuple[PreparedEvents, Ints]:
-    """Put stored and new events together, coded inputs in one dictionary for all entities."""
+def _merge(codec: StateCodec, old: States, new: PreparedEvents, codes: Ints) -> tuple[PreparedEvents, Ints]:
+    """Join stored and new events, with one dictionary per coded input for all entities."""
     stored = old.block
     if len(stored) == 0:
-        return fresh, codes
+        return new, codes
     counts = np.diff(stored.offsets)
-    values = np.concatenate([stored.values, fresh.values], axis=1)
-    flags = np.concatenate([stored.flags, fresh.flags], axis=1)
-    dictionaries = list(fresh.dictionaries)
+    values = np.concatenate([stored.values, new.values], axis=1)
+    flags = np.concatenate([stored.flags, new.flags], axis=1)
+    dictionaries = list(new.dictionaries)
     for i, dtype in enumerate(codec.coded):
         if dtype is not None:
-            known = [own[i] or () if own else () for own in old.dictionaries]
-            joined = pa.array([value for own in known for value in own], type=dtype.arrow)
-            every = pa.concat_arrays([joined, fresh.dictionaries[i]])
-            starts = np.cumsum([0, *map(len, known)])
+            stored_values = [per_input[i] or () if per_input else () for per_input in old.dictionaries]
+            joined = pa.array([value for of_entity in stored_values for value in of_entity], type=dtype.arrow)
+            every = pa.concat_arrays([joined, new.dictionaries[i]])
+            starts = np.cumsum([0, *map(len, stored_values)])
             shift = np.concatenate([np.repeat(starts[:-1], counts), np.full(len(codes), starts[-1])])
             words, dictionaries[i] = to_words(every, dtype)
             has_value = flags[i] == MEMBER_VALUE
             values[i, has_value] = words[values[i, has_value] + shift[has_value]]
-    event_time = np.concatenate([stored.event_time, fresh.event_time])
-    is_same = stored.ingest_time is stored.event_time and fresh.ingest_time is fresh.event_time
+    event_time = np.concatenate([stored.event_time, new.event_time])
+    is_same = stored.ingest_time is stored.event_time and new.ingest_time is new.event_time
     merged = replace(
-        fresh,
+        new,
         rows=np.arange(values.shape[1], dtype=np.int64),
         event_time=event_time,
-        ingest_time=event_time if is_same else np.concatenate([stored.ingest_time, fresh.ingest_time]),
+        ingest_time=event_time if is_same else np.concatenate([stored.ingest_time, new.ingest_time]),
         values=values,
         flags=flags,
         dictionaries=tuple(dictionaries),

@@ -1,4 +1,4 @@
-"""Reading a source's events in pieces that memory holds, and knowing what they say together."""
+"""Reading a source's events in steps that fit in memory, with a digest of their content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 _SAMPLED = 64
 _NEAR = 0.25
-"""How far a cut may be moved, as a share of a step."""
+"""How far a cut between steps may be moved, as a share of a step."""
 
 
 class Events(Protocol):
@@ -33,25 +33,25 @@ class Events(Protocol):
 
     @property
     def ingest_column(self) -> str:
-        """The column that says when an event became known."""
+        """The column with the ingest time."""
         ...
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """The files they lie in; none for what lies elsewhere."""
+        """The files of the events; empty for other sources."""
         ...
 
     def each(
         self, columns: Sequence[str], work: Callable[[pa.Table], _T], *, ingest: tuple[int, int] | None = None
     ) -> list[_T]:
-        """Hand some columns of the events that became known in a range to some work, table by table.
+        """Apply a function to some columns of the events with an ingest time in a range, table by table.
 
-        The work is done in several threads. Its results are returned in the order of the events as they lie.
+        The function runs in several threads. Its results are returned in the stored order of the events.
         """
         ...
 
     def batches(self, columns: Sequence[str], *, ingest: tuple[int, int] | None = None) -> Iterator[pa.RecordBatch]:
-        """Return the same in batches."""
+        """Yield the same columns in batches."""
         ...
 
     def count_below(self, ingest_us: int) -> int:
@@ -59,7 +59,7 @@ class Events(Protocol):
         ...
 
     def files_below(self, ingest_us: int) -> Collection[SourceFile]:
-        """Return the files in which events lie that became known before an instant, and perhaps others."""
+        """Return the files with events that became known before an instant, and perhaps others."""
         ...
 
     def repeats_logged(self, ingest: tuple[int, int], *, before_us: int) -> bool:
@@ -73,10 +73,10 @@ class Events(Protocol):
 
 @dataclass(frozen=True)
 class PreviousRead:
-    """What a run that ended had read.
+    """What an earlier run has read.
 
     Attributes:
-        row_count: Events below the bound it went to.
+        row_count: Events below the bound of the run.
         content: Their content.
         files: The files it read.
     """
@@ -88,7 +88,7 @@ class PreviousRead:
 
 @dataclass(frozen=True)
 class Step:
-    """A range of ingest times, and about how many events it has."""
+    """A range of ingest times, and its approximate count of events."""
 
     begin: int
     end: int
@@ -100,9 +100,10 @@ class StepEvents:
     """The events of a step.
 
     Attributes:
-        content: What they say together.
-        row_count: How many there are.
-        tables: Those of use, with how many each table was made of; all of an entity are in one table.
+        content: The digest of their content.
+        row_count: Their count.
+        tables: The useful events in tables, each with the count of events before useless ones were dropped; all
+            events of an entity are in one table.
     """
 
     content: int
@@ -110,8 +111,8 @@ class StepEvents:
     tables: Iterable[tuple[int, pa.Table]]
 
 
-def ahead(items: Iterable[_T]) -> Iterator[_T]:
-    """Give the items of an iterable, each made in another thread while the one before is worked on."""
+def prefetch(items: Iterable[_T]) -> Iterator[_T]:
+    """Yield the items of an iterable, each computed in another thread while the one before is in use."""
     iterator = iter(items)
     nothing = object()
     with ThreadPoolExecutor(1) as pool:
@@ -130,7 +131,7 @@ class Reader:
         Args:
             view: The view.
             source: Its events.
-            events_at_once: About how many of them are held in memory.
+            events_at_once: The approximate number of events in memory.
         """
         self._view = view
         self._source = source
@@ -138,10 +139,10 @@ class Reader:
         self._columns = [column.name for column in view.source.columns]
 
     def steps(self, begin: int, end: int) -> list[Step]:
-        """Cut a range of ingest times into pieces of about as many events as memory may hold.
+        """Cut a range of ingest times into steps that fit in memory.
 
-        A cut is moved to where the source has one itself, if there is one near: else the table it goes through would be
-        read for both steps.
+        A cut is moved to a boundary between tables of the source if one is near: otherwise the table that it divides
+        would be read for both steps.
         """
         ingest_column = self._source.ingest_column
         parts = [part for part in self._source.each([ingest_column], _Times.of, ingest=(begin, end)) if part.count]
@@ -150,23 +151,23 @@ class Reader:
         wanted = -(-count // self._events_at_once)
         seams = _seams(parts)
         cuts = {_cut(times, i, wanted, seams) for i in range(1, wanted)}
-        found = []
+        steps = []
         for low, high in pairwise([begin, *sorted(cuts - {begin}), end]):
             share = np.diff(np.searchsorted(times, [low, high]))[0] / max(1, len(times))
-            found.append(Step(low, high, int(count * share)))
-        return found
+            steps.append(Step(low, high, int(count * share)))
+        return steps
 
     def pieces(self, steps: Sequence[Step], reduce: Reduce) -> Iterator[tuple[Step, StepEvents]]:
-        """Read the events of steps, each while the one before is worked on.
+        """Read the events of steps, each while the one before is folded.
 
         Args:
             steps: The steps.
-            reduce: Leaves out of a table what is of no use; done on several tables at once.
+            reduce: Drops the useless events of a table; called from several threads.
         """
-        return ahead((step, self._piece(step, reduce)) for step in steps)
+        return prefetch((step, self._piece(step, reduce)) for step in steps)
 
     def _piece(self, step: Step, reduce: Reduce) -> StepEvents:
-        """Read the events of a step; by entity, in several goes, if too many became known at one instant."""
+        """Read the events of a step; in several passes by entity if too many became known at one instant."""
         ingest = (step.begin, step.end)
         buckets = step.events // (2 * self._events_at_once) + 1
         hashed = [key for key in self._view.entity.keys if key.dtype.kind != "decimal"]
@@ -177,18 +178,18 @@ class Reader:
             tables = [(count, pa.concat_tables([part.events for part in parts]))] if count else []
             return StepEvents(content, count, tables)
         content = content_of(self._source.batches(self._columns, ingest=ingest))
-        found = self._buckets(ingest, hashed, buckets)
-        return StepEvents(content, step.events, ((table.num_rows, table) for table in found if table.num_rows))
+        per_bucket = self._buckets(ingest, hashed, buckets)
+        return StepEvents(content, step.events, ((table.num_rows, table) for table in per_bucket if table.num_rows))
 
     def content_below(self, ingest_us: int) -> int:
-        """Return the content of all events that became known before an instant; they are read for it."""
+        """Read all events that became known before an instant; return the digest of their content."""
         return content_of(self._source.batches(self._columns, ingest=(NOTHING_YET, ingest_us)))
 
     def lie_in(self, files: Iterable[SourceFile], *, below_us: int) -> bool:
-        """Tell whether the events below an instant lie in some files, all of which are still just as they were.
+        """Return whether the events below an instant lie in some files, all of which are unchanged.
 
-        A file beside them with such an event may hold another delivery of an event that one of them has: then the
-        count of events is the same, and what they say is not. What lies in no files cannot tell.
+        Another file with such an event may hold another delivery of an event in one of these files: then the count of
+        events is the same but their content differs. For sources without files the answer is ``False``.
         """
         known = set(files)
         if not known or not known <= set(self._source.files):
@@ -209,9 +210,9 @@ class _Part:
     """A table of events.
 
     Attributes:
-        row_count: How many there are.
-        content: What they say.
-        events: Those of use.
+        row_count: The count of its events.
+        content: The digest of their content.
+        events: The useful events.
     """
 
     row_count: int
@@ -220,19 +221,19 @@ class _Part:
 
     @classmethod
     def of(cls, table: pa.Table, reduce: Reduce) -> _Part:
-        """Look at a table, and keep what is of use."""
+        """Digest a table, and drop its useless events."""
         return cls(table.num_rows, content_of([table]), reduce(table) if table.num_rows else table)
 
 
 @dataclass(frozen=True)
 class _Times:
-    """When the events of a table became known.
+    """The ingest times of a table.
 
     Attributes:
-        count: How many events there are.
-        first: The earliest instant.
-        last: The latest.
-        sampled: The instants of some of them.
+        count: The count of events.
+        first: The earliest ingest time.
+        last: The latest ingest time.
+        sampled: The ingest times of some events.
     """
 
     count: int
@@ -242,7 +243,7 @@ class _Times:
 
     @classmethod
     def of(cls, table: pa.Table) -> _Times:
-        """Look at a table's only column."""
+        """Summarize the only column of a table."""
         times = one_chunk(table.column(0)).cast(pa.int64()).to_numpy()
         if not len(times):
             return cls(0, 0, 0, times)
@@ -250,7 +251,7 @@ class _Times:
 
 
 def _seams(parts: Sequence[_Times]) -> Ints:
-    """Return the instants, ascending, at which tables begin and across which none lies."""
+    """Return the instants, ascending, at which a table begins and all earlier tables have ended."""
     ordered = sorted(parts, key=lambda part: part.first)
     firsts = np.array([part.first for part in ordered], dtype=np.int64)
     lasts = np.maximum.accumulate(np.array([part.last for part in ordered], dtype=np.int64))
@@ -258,12 +259,12 @@ def _seams(parts: Sequence[_Times]) -> Ints:
 
 
 def _cut(times: Ints, number: int, steps: int, seams: Ints) -> int:
-    """Return where one of several steps of about as many events begins: at a seam if one is near.
+    """Return where one of several steps of about equal size begins: at a seam if one is near.
 
     Args:
-        times: Sampled instants, ascending.
-        number: Number of the step, from 0 on.
-        steps: How many there are.
+        times: Sampled ingest times, ascending.
+        number: Number of the step, from 0.
+        steps: Count of steps.
         seams: The seams, ascending.
     """
     size = len(times) / steps
@@ -275,7 +276,7 @@ def _cut(times: Ints, number: int, steps: int, seams: Ints) -> int:
 
 
 def _bucket_of(keys: Sequence[Column], batch: pa.RecordBatch, count: int) -> Ints:
-    """Spread entities over buckets."""
+    """Return the bucket of each row, by a hash of its entity."""
     environment = Environment(columns={key.name: batch.column(key.name) for key in keys}, length=batch.num_rows)
     total = np.zeros(batch.num_rows, dtype=np.int64)
     for key in keys:

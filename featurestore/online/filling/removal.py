@@ -1,4 +1,4 @@
-"""Removing online state: what is left of it if the remover dies is none, never a part that answers."""
+"""Removing online state: if the process dies meanwhile, no partly removed state answers."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from featurestore.online.stores.store import (
 
 
 def discard(store: OnlineStore, view: PlanOfView, *, is_needed: Callable[[], bool]) -> int | None:
-    """Remove all state of a plan of a view, unless it is needed.
+    """Remove all state of a view's plan, unless it is needed.
 
-    The record goes first: from then on nothing is materialized, and whoever fills the view begins with nothing. Whoever
-    comes to need the plan before that is heard, and the record put back; who does so later finds nothing materialized.
+    The record is emptied first: from then on nothing is materialized, and a run fills the view from the beginning. If
+        the
+    plan comes to be needed before that, the record is restored; later the plan counts as not materialized.
 
     Args:
         store: Where states are kept.
         view: The plan.
-        is_needed: Tells whether somebody needs the plan by now.
+        is_needed: Returns whether the plan is needed now.
 
     Returns:
-        How many keys there were; ``None`` if it is needed.
+        The count of removed keys; ``None`` if the plan is needed.
 
     Raises:
-        StateError: A run is at work on it (``busy``).
-        StorageError: The store cannot be written; removing again completes the work.
+        StateError: A run is updating it (``busy``).
+        StorageError: The store cannot be written; a second call completes the work.
     """
     key = record_key(view)
     with ExitStack() as stack:
@@ -53,10 +54,10 @@ def discard(store: OnlineStore, view: PlanOfView, *, is_needed: Callable[[], boo
 
 
 def discard_dead(store: OnlineStore, view: PlanOfView) -> int:
-    """Remove the generations of a view that nobody reads and no run will go on with; return how many keys there were.
+    """Remove the generations of a view that are neither published nor being filled; return the count of removed keys.
 
     Raises:
-        StateError: A run is at work on it (``busy``), or its record is damaged.
+        StateError: A run is updating it (``busy``), or its record is damaged.
         StorageError: The store cannot be written.
     """
     key = record_key(view)

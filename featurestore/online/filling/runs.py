@@ -1,4 +1,4 @@
-"""Materializing applied views: sources are opened once for all views that read them, and every run is recorded."""
+"""Materializing several views: each source is opened once for all views that read it, and every run is recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from featurestore.sources.rows import SourceFile
 _LOGGER = logging.getLogger("featurestore.online.filling")
 
 FoldProgress = Callable[[str, int, int], None]
-"""Is told, for a view, how many events its run has folded so far and how many it will; from several threads."""
+"""Takes the name of a view, the events that its run has folded and those it will fold; called from several threads."""
 
 
 def materialize(
@@ -47,27 +47,27 @@ def materialize(
     wait_seconds: float = 0,
     progress: FoldProgress | None = None,
 ) -> tuple[ViewRun, ...]:
-    """Fold the events of several views into their online states, several views at a time.
+    """Fold the events of several views into their online states, several views in parallel.
 
-    A view that fails does not keep the others from being done.
+    A view that fails does not stop the others.
 
     Args:
         views: The views; several plans of one name are several views.
-        catalog: Knows their sources.
-        registry: Takes down what was done, view by view, as soon as it is done, and what failed.
+        catalog: The applied definitions, with the sources of the views.
+        registry: Records every run as soon as it has ended or failed.
         store: Where states are kept.
-        settings: What reading may use.
-        clock: Tells when a run began and ended.
+        settings: The resources that reading may use.
+        clock: Returns the instants at which runs begin and end.
         until_us: Exclusive bound of ingest times.
-        full: Whether to fold everything again.
+        full: Whether to fold all events again.
         wait_seconds: How long to wait for another run on a view to end.
-        progress: Told about progress.
+        progress: Called with the progress.
 
     Returns:
-        What was done, in the order of ``views``.
+        The results, in the order of ``views``.
 
     Raises:
-        FeatureStoreError: A view failed, the first of these; the others were done.
+        FeatureStoreError: The error of the first view that failed; the other views are done.
     """
     sources = catalog.sources(view.source.name for view in views)
     for source in sources.values():
@@ -80,14 +80,14 @@ def materialize(
     failures: list[FeatureStoreError] = []
     with ExitStack() as stack:
         scans: dict[str, Scan] = {}
-        for group in _opened_together(views, catalog):
+        for group in _group_by_scan(views, catalog):
             # Under their fingerprints as names: several plans may have one name.
             named = [replace(view, name=view.fingerprint) for view in group]
             try:
                 scans |= stack.enter_context(open_scans(named, sources, settings))
             except FeatureStoreError as error:
                 now_us = clock.now_us()
-                registry.add_runs([_failed(view, error, now_us, context) for view in group])
+                registry.add_runs([_failed_record(view, error, now_us, context) for view in group])
                 failures.append(error)
         with ThreadPoolExecutor(workers) as pool:
             tasks = [
@@ -101,10 +101,10 @@ def materialize(
 
 
 def _seal(log: EventLog, source: str, until_us: int) -> None:
-    """Promise that no event to come has an ingest time before an instant.
+    """Seal a log: no later event gets an ingest time before an instant.
 
     Raises:
-        StorageError: The log cannot be written, or the instant lies in the future by the log's clock.
+        StorageError: The log cannot be written, or the instant is in the future by the log's clock.
     """
     head = log.seal(source, until_us)
     if head.next_ingest_us < until_us:
@@ -128,20 +128,20 @@ def refresh_kept(
     until_us: int,
     full: bool,
 ) -> None:
-    """Fold events for views of plans that are kept beside the live ones, each by itself.
+    """Materialize views of plans that are kept beside the live ones, one after the other.
 
-    What one fails by is logged: its source may have changed since, and nobody but callers that expect its plan needs
+    A failure is logged and not raised: the source may have changed since, and only callers that expect such a plan need
     it.
 
     Args:
         views: The views.
-        catalog: Knows their sources.
-        registry: Keeps how the runs went.
-        store: Where their states are.
-        settings: What reading may use.
-        clock: Tells how long a run took.
+        catalog: The applied definitions, with the sources of the views.
+        registry: Records the runs.
+        store: Where their states are kept.
+        settings: The resources that reading may use.
+        clock: Returns the instants at which runs begin and end.
         until_us: Exclusive bound of ingest times.
-        full: Whether to fold everything again.
+        full: Whether to fold all events again.
     """
     for view in views:
         try:
@@ -161,10 +161,10 @@ def refresh_kept(
             )
 
 
-def _opened_together(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[ViewPlan]]:
-    """Group views whose sources are opened together: the applied ones of each source, and every other plan alone.
+def _group_by_scan(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[ViewPlan]]:
+    """Group views that share a scan: the applied views of each source; every other plan has a scan of its own.
 
-    A plan that was applied earlier may not be able to read what its source has become. That is its own failure.
+    An earlier plan may not be able to read its source as it is now; that must not fail the applied views.
     """
     applied = {view.fingerprint for view in catalog.views().values()}
     groups: dict[str, list[ViewPlan]] = {}
@@ -176,12 +176,12 @@ def _opened_together(views: Sequence[ViewPlan], catalog: Catalog) -> list[list[V
 def stream_of(
     source: Source, view: ViewPlan, settings: ReadSettings, outside_ids: OutsideIds, recent: Recent | None = None
 ) -> Stream:
-    """Return what a view of a source that accepts pushes follows.
+    """Return the pushed events that a view of a source with ``stream=True`` follows.
 
     Args:
         source: The definition.
         view: The view.
-        settings: What reading may use, the log among it.
+        settings: The resources that reading may use, with the event log.
         outside_ids: The event ids outside the log.
         recent: Events that were just appended, if any.
     """
@@ -196,7 +196,7 @@ def _stream(source: Source, view: ViewPlan, settings: ReadSettings) -> Stream | 
 
 @dataclass(frozen=True)
 class _Context:
-    """What the runs of one call share."""
+    """The parts and arguments that the runs of one call share."""
 
     registry: Registry
     store: OnlineStore
@@ -210,8 +210,8 @@ class _Context:
 
 
 def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewRun:
-    """Run one view, and take down that it began and how it went."""
-    taken_down = _RunRecorder(view, context)
+    """Run one view, and record its beginning and its result."""
+    recorder = _RunRecorder(view, context)
     progress = context.progress
     try:
         stream = _stream(source, view, context.settings)
@@ -223,42 +223,42 @@ def _run(view: ViewPlan, source: Source, scan: Scan, context: _Context) -> ViewR
             full=context.full,
             events_at_once=context.events_at_once,
             stream=stream,
-            read_before=_read_before(context.registry, view),
+            previous_read=_previous_read(context.registry, view),
             wait_seconds=context.wait_seconds,
-            began=taken_down.begin,
+            on_begin=recorder.begin,
             progress=None if progress is None else partial(progress, view.name),
         )
     except FeatureStoreError as error:
         if error.code != "busy":
-            taken_down.end(_failed(view, error, taken_down.started_us, context))
+            recorder.end(_failed_record(view, error, recorder.started_us, context))
         raise
     except Exception as error:
-        taken_down.end(_failed(view, error, taken_down.started_us, context))
+        recorder.end(_failed_record(view, error, recorder.started_us, context))
         raise
     run = _with_late_events(run, view, scan)
     files = context.registry.keep_files([FileRead(**asdict(file)) for file in scan.files])
-    taken_down.end(_done(run, view, taken_down.started_us, context.clock.now_us(), files))
+    recorder.end(_run_record(run, view, recorder.started_us, context.clock.now_us(), files))
     return run
 
 
-_MOST = 0.5
-"""Beyond which share of late events a run says so."""
+_LATE_SHARE = 0.5
+"""The share of late events above which a run logs a warning."""
 
 
 def _with_late_events(run: ViewRun, view: ViewPlan, scan: Scan) -> ViewRun:
-    """Count the events that happened before a run's end and become known only later; warn if they are most of all.
+    """Count the events that happened before a run's end and become known only later; warn if most events are late.
 
-    A column that says when a row was loaded, declared as ingest_time, is the usual reason. The events are only looked
-    at if the run folded few of those that there are.
+    The usual reason is a column with the time of loading that is declared as ingest_time. The events are only counted
+    if the run folded few of them.
     """
     ingest_time = view.source.ingest_time
-    if ingest_time is None or not scan.row_count or run.row_count > (1 - _MOST) * scan.outside().row_count:
+    if ingest_time is None or not scan.row_count or run.row_count > (1 - _LATE_SHARE) * scan.outside().row_count:
         return run
     late = 0
     for batch in scan.batches([view.source.event_time, ingest_time]):
         happened, known = (column.cast(pa.int64()).to_numpy(zero_copy_only=False) for column in batch.columns)
         late += int(((happened < run.until_us) & (known >= run.until_us)).sum())
-    if late > _MOST * scan.row_count:
+    if late > _LATE_SHARE * scan.row_count:
         _LOGGER.warning(
             "view '%s': %d of %d events happened before %s and become known only later, so lookups do not see them yet."
             " Column '%s' is declared as ingest_time, the instant at which an event became known. If it holds the time"
@@ -273,7 +273,7 @@ def _with_late_events(run: ViewRun, view: ViewPlan, scan: Scan) -> ViewRun:
 
 
 class _RunRecorder:
-    """The record of one run: there from its beginning, so that a run that dies is seen."""
+    """Records one run, from its beginning on, so that a run that dies is visible."""
 
     def __init__(self, view: ViewPlan, context: _Context) -> None:
         self._view = view
@@ -283,10 +283,10 @@ class _RunRecorder:
 
     def begin(self) -> None:
         until_us = self._context.until_us
-        began = RunRecord(
+        record = RunRecord(
             self._view.name, self._view.fingerprint, self.started_us, self.started_us, until_us, until_us, 0, 0
         )
-        self._number = self._context.registry.begin_run(replace(began, outcome=RUNNING))
+        self._number = self._context.registry.begin_run(replace(record, outcome=RUNNING))
 
     def end(self, run: RunRecord) -> None:
         if self._number is None:
@@ -295,8 +295,8 @@ class _RunRecorder:
             self._context.registry.end_run(self._number, run)
 
 
-def _read_before(registry: Registry, view: ViewPlan) -> PreviousRead | None:
-    """Return what the last run of a plan had read, if it was taken down."""
+def _previous_read(registry: Registry, view: ViewPlan) -> PreviousRead | None:
+    """Return what the last run of a plan has read, if that was recorded."""
     last = registry.last_run(view.fingerprint)
     if last is None or not last.content:
         return None
@@ -304,7 +304,7 @@ def _read_before(registry: Registry, view: ViewPlan) -> PreviousRead | None:
     return PreviousRead(last.row_count, int(last.content, 16), files)
 
 
-def _done(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int, files: str) -> RunRecord:
+def _run_record(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int, files: str) -> RunRecord:
     return RunRecord(
         view=run.view,
         fingerprint=view.fingerprint,
@@ -321,7 +321,7 @@ def _done(run: ViewRun, view: ViewPlan, started_us: int, finished_us: int, files
     )
 
 
-def _failed(view: ViewPlan, error: Exception, started_us: int, context: _Context) -> RunRecord:
+def _failed_record(view: ViewPlan, error: Exception, started_us: int, context: _Context) -> RunRecord:
     return RunRecord(
         view=view.name,
         fingerprint=view.fingerprint,

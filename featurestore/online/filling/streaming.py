@@ -1,11 +1,11 @@
-"""Following the event log: pushed events go into online state in the order of the log, at once or later.
+"""Following the event log: pushed events are folded into online state in the order of the log, at once or later.
 
-How far a view has followed stands in its record and moves in one write with the states, so nothing is folded twice and
-nothing is left out, whoever dies when. Everybody who folds into states that lookups read holds the view's folding lock
-for that moment: pushes of several processes, and a materialize run beside them, cannot lose each other's events.
+The view's record holds how far the view has followed the log and is written together with the states, so no event is
+folded twice or left out, whichever process dies. A process that changes states which lookups read holds the view's
+folding lock meanwhile: concurrent pushes of several processes and a run of ``materialize`` lose no events.
 
-A push is announced in the records of its views before its ingest time is chosen, and taken back in the write that
-folds it. So a lookup that reads a record knows whether events of the present instant may be on their way to it.
+A push is announced in the records of its views before its ingest time is chosen, and the write that folds it removes
+the announcement. So a lookup learns from a record whether events of the present instant may still be missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from featurestore.plan.model import ViewPlan
 from featurestore.sources.event_log import Head
 
 MOST_EVENTS = 5_000
-"""About how many pushed events are folded in one write."""
+"""The approximate number of pushed events that are folded in one write."""
 
 _LOCK_SECONDS = 60.0
 
@@ -49,33 +49,33 @@ class PushedLog(Protocol):
     """The pushed events of a source, for one view."""
 
     def head(self) -> Head:
-        """Return how far the log goes."""
+        """Return the head of the log."""
         ...
 
     def is_past(self, head: Head, /) -> bool:
-        """Tell whether the log once had this head, and still has all events before it."""
+        """Return whether the log once had this head, and still has all events before it."""
         ...
 
     def seal(self, until_us: int, /) -> None:
-        """Promise that no event to come has an ingest time before an instant."""
+        """Seal the log: no later event gets an ingest time before an instant."""
         ...
 
     def steps(self, from_us: int, until_us: int, most_events: int, /) -> Iterator[tuple[int, pa.Table]]:
-        """Give events by ingest time, in order: for each step its exclusive bound and its events."""
+        """Yield events in the order of ingest time: for each step its exclusive bound and its events."""
         ...
 
     def read_back(self) -> PushedLog:
-        """Return the same, read from the log even if what was just appended is still at hand."""
+        """Return the same events, read from the log instead of from memory."""
         ...
 
 
 @contextmanager
 def folding(views: Iterable[PlanOfView], store: OnlineStore) -> Iterator[None]:
-    """Hold the folding locks of some views: those of everybody who changes states that lookups read.
+    """Hold the folding locks of some views, which every process needs to change states that lookups read.
 
-    This is the one place where they are taken, and it keeps two rules. A thread takes all that it needs at once, in
-    the order of the fingerprints; and it takes no further one while it holds any. So no two processes ever wait for
-    each other. The lock of a run on a view (``materialize-…``) comes before them and is never waited for after.
+    This is the only place where they are taken, and it prevents deadlocks by two rules. A thread takes all locks that
+    it needs at once, in the order of the fingerprints, and takes no other while it holds any. The lock of a run on a
+    view (``run_lock``) is taken before them, never after.
 
     Raises:
         StateError: Another process held one of them for a minute.
@@ -98,21 +98,21 @@ _HELD = threading.local()
 
 @dataclass(frozen=True)
 class Stream:
-    """What a view follows.
+    """The pushed events that a view follows.
 
     Attributes:
         pushed: The pushed events of its source.
-        outside: Identity of the rows outside the log as they are now; empty if it is not known. As long as it is the
-            one of a run that folded all of them, the watermark follows the log.
+        outside: Identity of the present rows outside the log; empty if it is not known. As long as it is that of a run
+            which folded all of them, the watermark follows the log.
     """
 
     pushed: PushedLog
     outside: str = ""
 
     def read_back(self) -> Stream:
-        """Return the same, read from the log.
+        """Return the same events, read from the log instead of from memory.
 
-        What is still at hand may have been removed from the log, unless whoever removes was held off all the time.
+        Events in memory may have been removed from the log, unless the folding lock was held all the time.
         """
         return replace(self, pushed=self.pushed.read_back())
 
@@ -120,32 +120,32 @@ class Stream:
 def follow(
     view: ViewPlan, stream: Stream, store: OnlineStore, *, until_us: int | None = None, history_us: int
 ) -> int | None:
-    """Fold the pushed events that a view's state does not have yet.
+    """Fold the pushed events that a view's state does not hold yet.
 
-    A view that was never materialized is left alone: its first run folds the log with the rows outside.
+    A view that was never materialized is skipped: its first run folds the log together with the rows outside.
 
     Args:
         view: The view.
-        stream: What it follows.
+        stream: The pushed events.
         store: Where states are kept.
         until_us: Exclusive bound of the ingest times to fold; ``None`` folds all.
-        history_us: How far before the watermark lookups may ask.
+        history_us: How far before the watermark lookups can ask.
 
     Returns:
-        How many events were folded; ``None`` for a view that was never materialized.
+        The count of folded events; ``None`` for a view that was never materialized.
 
     Raises:
         StateError: A stored state is damaged.
-        StorageError: The store cannot be written; following again completes the work.
+        StorageError: The store cannot be written; a second call completes the work.
     """
     with folding([view], store):
         return _follow(view, stream, store, until_us, history_us)
 
 
 def materialized(views: Sequence[ViewPlan], store: OnlineStore) -> tuple[ViewPlan, ...]:
-    """Return those of some views that have online state; their records are read at once.
+    """Return the views that have online state; their records are read at once.
 
-    A damaged record counts: the error belongs to the call that uses it.
+    A damaged record counts as state: the call that uses it reports the error.
 
     Raises:
         StorageError: The store cannot be read.
@@ -162,23 +162,23 @@ def _is_materialized(view: ViewPlan, stored: bytes | None) -> bool:
 
 
 class Announcement:
-    """A push that lookups are told of, as far as the online store can be told: the push does not depend on it.
+    """Announces a push to lookups. The push does not fail if the online store cannot be written.
 
-    While it lasts nobody else folds into the views that it is announced to.
+    Meanwhile the folding locks of the announced views are held.
 
     Attributes:
-        is_made: Whether lookups know of the push, and nobody else has folded meanwhile.
-        views: The views it is announced to. The others had no state; one that got some since is followed after the
-            announcement has ended, by the rule of ``folding``.
+        is_made: Whether the push was announced, and the locks were held all the time.
+        views: The announced views. The others had no state; a view that got state since is followed after the
+            announcement has ended, by the rules of ``folding``.
     """
 
     def __init__(self, views: Sequence[ViewPlan], store: OnlineStore, now_us: Callable[[], int]) -> None:
-        """Announce nothing yet; views that were never materialized answer nobody, and are not announced to.
+        """Take the parts; nothing is announced yet. Views that were never materialized do not answer and are skipped.
 
         Args:
             views: The views of the source that is pushed to.
             store: Where states are kept.
-            now_us: Gives the present instant.
+            now_us: Returns the present instant.
         """
         self._candidates = views
         self._store = store
@@ -190,7 +190,7 @@ class Announcement:
 
     def __enter__(self) -> Announcement:
         try:
-            self._tell()
+            self._announce()
             self.is_made = True
         except (StateError, StorageError):
             self._release()
@@ -202,18 +202,20 @@ class Announcement:
         self._release()
 
     def follow(self, view: ViewPlan, stream: Stream, *, history_us: int) -> int | None:
-        """Fold what was pushed into one of the views it is announced to; see ``follow``."""
+        """Fold the push into one of the announced views; see ``follow``."""
         announced = self._announced[record_key(view)]
         return _follow(view, stream, self._store, None, history_us, announced)
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         views = materialized(self._candidates, self._store)
         self._locks.enter_context(folding(views, self._store))
         keys = {record_key(view): view for view in views}
         stored = self._store.read(list(keys))
         now_us = self._now_us()
         records = {key: decode_record(view, stored.get(key)) for key, view in keys.items()}
-        items = [(key, encode_record(msgspec.structs.replace(one, push_us=now_us))) for key, one in records.items()]
+        items = [
+            (key, encode_record(msgspec.structs.replace(record, push_us=now_us))) for key, record in records.items()
+        ]
         self._store.write(items, expected=stored)
         self._announced = dict(items)
         self.views = views
@@ -235,11 +237,11 @@ def _follow(
 ) -> int | None:
     """Follow the log while the view's folding lock is held.
 
-    What was just appended is taken as it is only if the record is still the announced one: then the lock was held all
-    the time, and nobody can have removed an event from the log since.
+    Events in memory are used only if the record is still the announced one: then the lock was held all the time, and no
+    event can have been removed from the log since.
     """
     key = record_key(view)
-    folder = StateUpdater(view, store)
+    updater = StateUpdater(view, store)
     keeps_all = keeps_everything(view)
     events = 0
     stored = store.read([key]).get(key)
@@ -258,12 +260,12 @@ def _follow(
     end_us = head.next_ingest_us if until_us is None else until_us
     if record.log_us >= end_us:
         if record.push_us is not None:
-            # Whoever announced it holds the lock no more: it was folded by somebody else, or never committed.
+            # The announcing process no longer holds the lock: the push was folded by another one, or never committed.
             store.write([(key, encode_record(msgspec.structs.replace(record, push_us=None)))], expected={key: stored})
         return 0
     for step_us, table in stream.pushed.steps(record.log_us, end_us, MOST_EVENTS):
-        items = pushed_items(folder, table, record.generation, record.reach_us)
-        record = _followed(record, step_us, stream.outside, history_us, keeps_all=keeps_all)
+        items = pushed_items(updater, table, record.generation, record.reach_us)
+        record = _advance(record, step_us, stream.outside, history_us, keeps_all=keeps_all)
         record = at_head(record, head)
         if record.states != UNCOUNTED:
             record = msgspec.structs.replace(record, states=record.states + items.new)
@@ -277,20 +279,20 @@ def _follow(
 
 
 def at_head(record: ViewRecord, head: Head) -> ViewRecord:
-    """Return a record that says at which event of the log the states are; only at its head that is known."""
+    """Return a record with the log's event at which the states are, which is known only at the log's head."""
     if record.log_us < head.next_ingest_us:
         return msgspec.structs.replace(record, log_sequence=UNCOUNTED, log_mark="")
     return msgspec.structs.replace(record, log_sequence=head.next_sequence, log_mark=head.mark)
 
 
-def pushed_items(folder: StateUpdater, table: pa.Table, generation: int, reach_us: int) -> KeyValues:
+def pushed_items(updater: StateUpdater, table: pa.Table, generation: int, reach_us: int) -> KeyValues:
     """Merge pushed events into the states of their entities; nothing is written."""
-    fresh = folder.arranged(table, generation, reach_us) if table.num_rows else None
-    return folder.folded(fresh, 0, len(fresh.keys), None, reach_us) if fresh and fresh.keys else KeyValues((), ())
+    new = updater.arrange(table, generation, reach_us) if table.num_rows else None
+    return updater.update(new, 0, len(new.keys), None, reach_us) if new and new.keys else KeyValues((), ())
 
 
-def _followed(record: ViewRecord, log_us: int, outside: str, history_us: int, *, keeps_all: bool) -> ViewRecord:
-    """Return the record after the log was followed to an instant."""
+def _advance(record: ViewRecord, log_us: int, outside: str, history_us: int, *, keeps_all: bool) -> ViewRecord:
+    """Return the record after the log was followed up to an instant."""
     if not outside or outside != record.outside or log_us <= record.watermark_us:
         return msgspec.structs.replace(record, log_us=log_us)
     reach_us = NOTHING_YET if keeps_all else max(record.reach_us, log_us - history_us)

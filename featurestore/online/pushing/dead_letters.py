@@ -1,6 +1,6 @@
-"""Messages that could not be pushed, kept as lines of a file until somebody looks at them.
+"""Dead letters: messages that could not be pushed, kept as lines of a file for inspection.
 
-A letter holds the whole message it is about. Several processes may append to one file while another removes lines.
+A letter holds its whole message. Several processes may append to one file while another removes lines.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from featurestore.core.errors import StorageError
 from featurestore.storage.files import local_target, make_folder, opener
 
 _ARROW_STREAM = b"\xff\xff\xff\xff"
-"""What an Arrow IPC stream begins with; no JSON does."""
+"""The first bytes of an Arrow IPC stream, with which no JSON begins."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """What could not be pushed, as a line of the file of dead letters.
+    """A line of the file of dead letters.
 
     Attributes:
         topic: The message's topic.
         partition: Its partition.
         offset: Its offset.
-        row: Number of the event in the message; ``None`` if the message as a whole cannot be read.
-        field: What is wrong of the event.
-        problem: What is wrong.
+        row: Number of the event in the message; ``None`` if the message cannot be read.
+        field: The field of the event that is wrong.
+        problem: A description of the mistake.
         value: The whole message, in base64.
     """
 
@@ -48,11 +48,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class RemovedLetters:
-    """What became of the lines of a file.
+    """The result of removing letters from a file.
 
     Attributes:
-        count: How many were removed.
-        unreadable: How many of the others hold messages that cannot be read.
+        count: The count of removed letters.
+        unreadable: The count of remaining letters whose messages cannot be read.
     """
 
     count: int = 0
@@ -60,12 +60,12 @@ class RemovedLetters:
 
 
 def letters_file(data: Path, source: str) -> Path:
-    """Return where the dead letters of a source are, unless a consumer was told otherwise."""
+    """Return the default file for the dead letters of a source."""
     return data / "dead_letters" / f"{source}.jsonl"
 
 
 def events_in(value: bytes | None) -> Any:
-    """Read what a message holds: a list of events, or a table.
+    """Read the events of a message: a list, or a table.
 
     Raises:
         ValueError: It is neither.
@@ -78,16 +78,16 @@ def events_in(value: bytes | None) -> Any:
         try:
             return pa.ipc.open_stream(value).read_all()
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"no sound Arrow stream: {error}") from None
+            raise ValueError(f"the Arrow stream is damaged: {error}") from None
     try:
-        found = msgspec.json.decode(value)
+        events = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"neither JSON nor an Arrow stream: {error}") from None
-    return found if isinstance(found, list) else [found]
+    return events if isinstance(events, list) else [events]
 
 
 def append_letters(path: Path, letters: Sequence[DeadLetter]) -> None:
-    """Append dead letters; when it returns they are on the disk.
+    """Append dead letters. When it returns they are on the disk.
 
     Raises:
         StorageError: The file cannot be written.
@@ -96,59 +96,59 @@ def append_letters(path: Path, letters: Sequence[DeadLetter]) -> None:
         return
     with _failures(path):
         make_folder(local_target(path, where="dead letters").parent)
-        with _alone_in(path) as file:
+        with _locked_file(path) as file:
             file.write(b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters))
             os.fsync(file.fileno())
 
 
-def remove_letters(path: Path, is_wanted: Callable[[Any], bool]) -> RemovedLetters:
-    """Remove the letters whose messages hold certain events; what cannot be read stays.
+def remove_letters(path: Path, is_match: Callable[[Any], bool]) -> RemovedLetters:
+    """Remove the letters whose messages hold certain events; unreadable letters stay.
 
     Args:
-        path: The file; there need not be one.
-        is_wanted: Tells of what a message holds, as ``events_in`` gives it, whether to remove the letter. A
-            ``ValueError`` says that it cannot be told.
+        path: The file; it need not exist.
+        is_match: Returns whether to remove a letter, given the result of ``events_in`` for its message; it raises
+            ``ValueError`` for a message that it cannot read.
 
     Raises:
         StorageError: The file cannot be read or written; nothing was removed.
     """
     if not path.exists():
         return RemovedLetters()
-    with _failures(path), _alone_in(path) as file:
+    with _failures(path), _locked_file(path) as file:
         lines = path.read_bytes().splitlines(keepends=True)
-        found = [_is_wanted(line, is_wanted) for line in lines]
-        if True in found:
+        matches = [_matches(line, is_match) for line in lines]
+        if True in matches:
             rest = path.with_name(f".{path.name}.unfinished")
             with open(rest, "wb", opener=opener) as kept:
-                kept.writelines(line for line, is_gone in zip(lines, found, strict=True) if not is_gone)
+                kept.writelines(line for line, is_removed in zip(lines, matches, strict=True) if not is_removed)
                 kept.flush()
                 os.fsync(kept.fileno())
-            # Who waits to append to the file that is replaced finds out, and opens this one.
+            # A process that waits for the lock on the replaced file notices that, and opens the new one.
             rest.replace(path)
             file.truncate(0)
-    return RemovedLetters(found.count(True), found.count(None))
+    return RemovedLetters(matches.count(True), matches.count(None))
 
 
-def _is_wanted(line: bytes, is_wanted: Callable[[Any], bool]) -> bool | None:
-    """Tell whether a line is to be removed; ``None`` if that cannot be told."""
+def _matches(line: bytes, is_match: Callable[[Any], bool]) -> bool | None:
+    """Return whether a line is to be removed; ``None`` if it cannot be read."""
     try:
         letter = msgspec.json.decode(line, type=DeadLetter)
-        return is_wanted(events_in(base64.b64decode(letter.value)))
+        return is_match(events_in(base64.b64decode(letter.value)))
     except ValueError:
         return None
 
 
 @contextmanager
-def _alone_in(path: Path) -> Iterator[FileIO]:
-    """Open a file to append to, alone among those who do so."""
+def _locked_file(path: Path) -> Iterator[FileIO]:
+    """Open a file to append to it, with an exclusive lock."""
     while True:
         with FileIO(path, "ab", opener=opener) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
-                is_this = os.path.samestat(os.fstat(file.fileno()), path.stat())
+                is_current = os.path.samestat(os.fstat(file.fileno()), path.stat())
             except FileNotFoundError:
-                is_this = False
-            if is_this:
+                is_current = False
+            if is_current:
                 yield file
                 return
 
@@ -158,5 +158,5 @@ def _failures(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "Check the path, its rights and the disk."
+        hint = "Check the path, its permissions and the disk."
         raise StorageError(f"cannot write {path}: {error}", where="dead letters", hint=hint) from error

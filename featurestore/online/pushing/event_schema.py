@@ -1,7 +1,7 @@
-"""Checking pushed events against the schema of their source, before anything of them is kept.
+"""Validation of pushed events against the schema of their source, before any event is stored.
 
-A push is taken whole or rejected whole, unless the caller wants what is good of it. What is wrong is said by row and
-field. Values are read as requests are (``dtypes.read_value``): strictly.
+A push is accepted or rejected as a whole, unless the caller wants the valid rows accepted. Errors name row and field.
+Values are read as strictly as those of requests (``dtypes.read_value``).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from featurestore.sources.frames import frame_table
 
 @dataclass(frozen=True)
 class EventSchema:
-    """What a source's events must look like.
+    """The schema of a source's events.
 
     Attributes:
         source: The definition.
         dtypes: The columns that can be pushed.
-        epochs: Columns whose numbers count the time since 1970, with their units.
-        unusable: Columns of the source of which the contract has no dtype.
+        epochs: Columns whose numbers count time units since 1970, with these units.
+        unusable: Columns of the source whose types have no dtype.
         required: Columns that every event must have.
-        not_null: Columns in which every event must have a value.
+        not_null: Columns that must not be null.
     """
 
     source: Source
@@ -54,7 +54,7 @@ class EventSchema:
 
     @classmethod
     def of(cls, source: Source, schema: Mapping[str, DType | None], views: Iterable[ViewPlan]) -> EventSchema:
-        """Find out what the views of a source need of its events.
+        """Derive the schema from a source and the views that read it.
 
         Args:
             source: The definition.
@@ -79,29 +79,29 @@ class EventSchema:
 
         Args:
             events: A list of mappings, or a frame.
-            partial: Whether the good rows are wanted if others are bad.
+            partial: Whether to accept the valid rows if others are invalid.
 
         Returns:
-            The good rows in contract dtypes, in their order; and the others.
+            The valid rows in contract dtypes, in their order; and the invalid rows.
 
         Raises:
-            RequestError: A row is bad and ``partial`` is not asked for; ``field`` points at the first.
+            RequestError: A row is invalid and ``partial`` is false; ``field`` points at the first one.
         """
         if isinstance(events, Sequence) and not isinstance(events, str | bytes):
-            known = self._read_columns(events)
-            return (known, ()) if known is not None else self._read_rows(events, partial=partial)
+            table = self._read_columns(events)
+            return (table, ()) if table is not None else self._read_rows(events, partial=partial)
         try:
             table = frame_table(events, where="events")
             _check_sound(table)
         except SourceDataError as error:
             raise RequestError(error.problem, field="/events", hint=error.hint) from error
-        columns = self._plain(table)
-        if columns is not None:
-            return columns, ()
+        valid = self._convert(table)
+        if valid is not None:
+            return valid, ()
         return self._read_rows(_rows(table), partial=partial)
 
-    def _plain(self, table: pa.Table) -> pa.Table | None:
-        """Return a frame in contract dtypes if it needs no look at single rows; else ``None``."""
+    def _convert(self, table: pa.Table) -> pa.Table | None:
+        """Convert a frame to contract dtypes column by column; ``None`` if its rows must be checked one by one."""
         arrays = {}
         for name in table.column_names:
             dtype, kind = self.dtypes.get(name), table.schema.field(name).type
@@ -113,10 +113,10 @@ class EventSchema:
                 arrays[name] = read_column(table.column(name), dtype, None, f"column '{name}'")[0]
             except SourceDataError:
                 return None
-        return self._whole(arrays)
+        return self._complete(arrays)
 
     def _read_columns(self, rows: Sequence[Any]) -> pa.Table | None:
-        """Return rows of the same fields with nothing wrong in any; else ``None``, for row by row it can be said."""
+        """Read rows column by column; ``None`` if a row is invalid or differs in its fields."""
         if not rows or not all(isinstance(row, Mapping) for row in rows):
             return None
         names = rows[0].keys()
@@ -126,61 +126,61 @@ class EventSchema:
             arrays = {name: read_values(self.dtypes[name], [row[name] for row in rows]) for name in sorted(names)}
         except ValueError:
             return None
-        return self._whole(arrays)
+        return self._complete(arrays)
 
-    def _whole(self, arrays: Mapping[str, pa.Array]) -> pa.Table | None:
-        """Return columns as events if none lacks what every event must have; else ``None``."""
+    def _complete(self, arrays: Mapping[str, pa.Array]) -> pa.Table | None:
+        """Return columns as a table of events; ``None`` if required columns or values are missing."""
         if not self.required <= arrays.keys() or any(arrays[name].null_count for name in self.not_null):
             return None
         return pa.table(dict(arrays))
 
     def _read_rows(self, rows: Sequence[Any], *, partial: bool) -> tuple[pa.Table, tuple[RejectedRow, ...]]:
-        good: list[dict[str, Any]] = []
-        bad: list[RejectedRow] = []
+        valid: list[dict[str, Any]] = []
+        rejected: list[RejectedRow] = []
         for number, row in enumerate(rows):
-            read = self._read_row(number, row)
-            if isinstance(read, RejectedRow):
-                bad.append(read)
+            event = self._read_row(number, row)
+            if isinstance(event, RejectedRow):
+                rejected.append(event)
             else:
-                good.append(read)
-        if bad and not partial:
-            raise _rejection(bad, len(rows))
-        names = sorted({name for row in good for name in row} | self.required)
-        arrays = [pa.array([row.get(name) for row in good], type=self.dtypes[name].arrow) for name in names]
-        return pa.table(arrays, names=names), tuple(bad)
+                valid.append(event)
+        if rejected and not partial:
+            raise _rejection(rejected, len(rows))
+        names = sorted({name for event in valid for name in event} | self.required)
+        arrays = [pa.array([event.get(name) for event in valid], type=self.dtypes[name].arrow) for name in names]
+        return pa.table(arrays, names=names), tuple(rejected)
 
     def _read_row(self, number: int, row: Any) -> dict[str, Any] | RejectedRow:
-        """Read one event, or say what is wrong with it."""
+        """Read one event; return a ``RejectedRow`` if it is invalid."""
         if not isinstance(row, Mapping):
             return RejectedRow(number, "", f"got {type(row).__name__}, expected an object")
-        read = {}
+        event = {}
         for name, value in row.items():
             dtype = self.dtypes.get(name)
             if dtype is None:
-                return RejectedRow(number, str(name), self._why_not(name))
+                return RejectedRow(number, str(name), self._why_refused(name))
             if isinstance(value, _OutOfRange):
-                return RejectedRow(number, name, f"{value.said}, expected {dtype}")
+                return RejectedRow(number, name, f"{value.problem}, expected {dtype}")
             if name in self.epochs and isinstance(value, int | float) and not isinstance(value, bool):
                 value = self._instant(name, value)  # noqa: PLW2901  # as the source declares it
             try:
-                read[name] = read_value(dtype, value)
+                event[name] = read_value(dtype, value)
             except (ValueError, OverflowError) as error:
                 return RejectedRow(number, name, str(error))
-        if missing := sorted(self.required - read.keys()):
-            return RejectedRow(number, missing[0], "it is missing; a value that is not known is null")
-        if empty := sorted(name for name in self.not_null if read[name] is None):
+        if missing := sorted(self.required - event.keys()):
+            return RejectedRow(number, missing[0], "it is missing; use null for an unknown value")
+        if empty := sorted(name for name in self.not_null if event[name] is None):
             return RejectedRow(number, empty[0], "it is null")
-        return read
+        return event
 
     def _instant(self, name: str, value: int | float) -> Any:
-        """Return the instant that a number of time since 1970 stands for; what is none stays what it is."""
+        """Return the instant of a number that counts time units since 1970; a number out of range is returned as is."""
         number = value if isinstance(value, int) else Decimal(repr(value))
         instant = epoch_us(number, self.epochs[name]) if math.isfinite(number) else None
         return value if instant is None else to_datetime(instant)
 
-    def _why_not(self, name: Any) -> str:
+    def _why_refused(self, name: Any) -> str:
         if name == ingest_column(self.source):
-            return "the log says itself when an event became known; leave it out"
+            return f"do not send '{name}': the log sets the ingest time itself"
         if name in self.unusable:
             return "the column's type has no dtype; leave it out"
         return f"the source has no such column. {did_you_mean(str(name), self.dtypes)}".rstrip()
@@ -188,13 +188,13 @@ class EventSchema:
 
 @dataclass(frozen=True)
 class _OutOfRange:
-    """Stands for a value of a frame that Python has no value for, such as a date after the year 9999."""
+    """Stands for a value of a frame that Python cannot represent, such as a date after the year 9999."""
 
-    said: str
+    problem: str
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows of a frame, to be looked at one by one."""
+    """Return the rows of a frame as mappings."""
     columns = [_values(column) for column in table.columns]
     return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -223,17 +223,17 @@ def _check_sound(table: pa.Table) -> None:
         try:
             column.validate(full=True)
         except pa.ArrowException as error:
-            hint = "Nothing was taken. Write the frame anew; text is UTF-8."
-            raise SourceDataError(f"column '{name}' is no sound Arrow data: {error}", hint=hint) from error
+            hint = "No event was accepted. Write the frame again; text is UTF-8."
+            raise SourceDataError(f"column '{name}' holds damaged Arrow data: {error}", hint=hint) from error
 
 
-def _rejection(bad: Sequence[RejectedRow], count: int) -> RequestError:
-    first = bad[0]
-    more = f"; {len(bad)} of {count} rows are bad" if len(bad) > 1 else ""
+def _rejection(rejected: Sequence[RejectedRow], count: int) -> RequestError:
+    first = rejected[0]
+    more = f"; {len(rejected)} of {count} rows are invalid" if len(rejected) > 1 else ""
     field = json_pointer("events", first.row, *([first.field] if first.field else []))
     return RequestError(
         f"{first.problem}{more}",
         field=field,
-        hint="Nothing was taken. Correct the rows, or ask for partial=true to have the good ones taken.",
+        hint="No event was accepted. Correct the rows, or set partial=true to accept the valid ones.",
         code="rejected-events",
     )

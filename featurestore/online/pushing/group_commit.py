@@ -1,7 +1,7 @@
-"""Group commit: what comes while another commit is under way is committed together with the next.
+"""Group commit: parts that arrive during a commit are committed together with the next one.
 
-A commit costs the same for one push and for twenty: a lock, a transaction, a sync of the disk. So whoever waits for a
-commit to end joins the others who wait; one of them commits for all.
+A commit costs the same for one push as for twenty: a lock, a transaction, a sync of the disk. So all threads that wait
+for a commit to end are served by the next: one of them commits the parts of all.
 """
 
 from __future__ import annotations
@@ -18,59 +18,59 @@ R = TypeVar("R")
 
 
 @dataclass
-class _Waiting(Generic[T, R]):
-    """One caller's part, and what became of it once it was committed."""
+class _Pending(Generic[T, R]):
+    """A caller's part, with its result once it is committed."""
 
     part: T
-    outcome: Future[R] = field(default_factory=Future)
+    result: Future[R] = field(default_factory=Future)
 
 
 class GroupCommit(Generic[T, R]):
-    """Commits parts of several threads at once, in the order in which they came."""
+    """Commits parts of several threads together, in the order of their arrival."""
 
     def __init__(self, commit: Callable[[Sequence[T]], Sequence[R]], *, size: Callable[[T], int], most: int) -> None:
         """Take the parts.
 
         Args:
-            commit: Commits some parts, all or none, and gives the result of each.
-            size: How large a part is.
-            most: Parts are added to a commit as long as they are not larger than this together; one always goes.
+            commit: Commits some parts, all or none, and returns the result of each.
+            size: Returns the size of a part.
+            most: The largest total size of a commit with several parts; a single part may be larger.
         """
         self._commit = commit
         self._size = size
         self._most = most
-        self._waiting: deque[_Waiting[T, R]] = deque()
-        self._committing = threading.Lock()
+        self._pending: deque[_Pending[T, R]] = deque()
+        self._commit_lock = threading.Lock()
 
     def commit(self, part: T) -> R:
         """Commit a part, alone or with others; return its result.
 
         Raises:
-            Exception: Whatever the commit raised that the part was in; nothing of the part was committed then.
+            Exception: The error of the commit with this part; then the part was not committed.
         """
-        own: _Waiting[T, R] = _Waiting(part)
-        self._waiting.append(own)
-        # Parts leave in order: this one leaves with the first commit here or with a later one.
-        with self._committing:
-            while not own.outcome.done():
+        pending: _Pending[T, R] = _Pending(part)
+        self._pending.append(pending)
+        # Parts leave in order: this one leaves with the next commit or with a later one.
+        with self._commit_lock:
+            while not pending.result.done():
                 self._commit_next()
-        return own.outcome.result()
+        return pending.result.result()
 
     def _commit_next(self) -> None:
-        """Commit those who have waited longest."""
-        some = [self._waiting.popleft()]
-        size = self._size(some[0].part)
-        while self._waiting and (size := size + self._size(self._waiting[0].part)) <= self._most:
-            some.append(self._waiting.popleft())
+        """Commit the parts that have waited longest."""
+        batch = [self._pending.popleft()]
+        size = self._size(batch[0].part)
+        while self._pending and (size := size + self._size(self._pending[0].part)) <= self._most:
+            batch.append(self._pending.popleft())
         try:
-            results = self._commit([one.part for one in some])
-        except Exception as error:  # it is each caller's, and raised there
-            for one in some:
-                one.outcome.set_exception(error)
+            results = self._commit([pending.part for pending in batch])
+        except Exception as error:  # raised to each caller
+            for pending in batch:
+                pending.result.set_exception(error)
         except BaseException:
-            for one in some:
-                one.outcome.set_exception(InterruptedError("the thread that committed was interrupted"))
+            for pending in batch:
+                pending.result.set_exception(InterruptedError("the thread that committed was interrupted"))
             raise
         else:
-            for one, result in zip(some, results, strict=True):
-                one.outcome.set_result(result)
+            for pending, result in zip(batch, results, strict=True):
+                pending.result.set_result(result)

@@ -1,9 +1,9 @@
-"""The stored form of one entity's state in one view: the events that can still matter, checked on every read.
+"""The stored form of an entity's state in one view: the events that can still matter, verified on every read.
 
-A state says which layout, view and ingest bound it has, holds the events in kernel order (``online.packing`` draws the
-layout), and ends with a CRC-32 of all before. For inputs whose words are codes it holds this entity's own
-dictionaries as MessagePack: words of one entity are compared only with each other, so the dictionaries of several
-entities need not agree. States of many entities are read and written in one call.
+A state begins with its layout, view and ingest bound, holds the events in kernel order (``state.packing`` describes the
+layout), and ends with a CRC-32 of all before. For inputs whose words are codes it holds the entity's dictionaries as
+MessagePack: words are compared only within an entity, so the dictionaries of several entities need not agree. States of
+many entities are read and written in one call.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class States:
     """States of some entities of one view.
 
     Attributes:
-        block: Their events; entity ``i`` is the ``i``-th that was asked for.
+        block: Their events; entity ``i`` is the ``i``-th that was requested.
         bounds: Per entity: every event with ``ingest_time < bound`` was folded in; ``NOTHING_YET`` if it has no state.
         dictionaries: Per entity and input the values its words are codes of, ascending; ``None`` if words are values;
             empty for entities without a state and for views without coded inputs.
@@ -93,10 +93,10 @@ class StateCodec:
         values = block.values
         packed: list[bytes] = []
         if self.has_dictionaries:
-            values, packed = self._own_dictionaries(block)
+            values, packed = self._split_dictionaries(block)
         packed_offsets = np.zeros(len(block.offsets), dtype=np.int64)
         if packed:
-            np.cumsum([len(own) for own in packed], out=packed_offsets[1:])
+            np.cumsum(list(map(len, packed)), out=packed_offsets[1:])
         words, starts = pack(
             block.offsets,
             block.event_time,
@@ -113,8 +113,8 @@ class StateCodec:
         raw = words.tobytes()
         return [raw[begin:end] for begin, end in pairwise(ends)]
 
-    def _own_dictionaries(self, block: EventBlock) -> tuple[Ints, list[bytes]]:
-        """Give each entity dictionaries of its own, with only the values it has."""
+    def _split_dictionaries(self, block: EventBlock) -> tuple[Ints, list[bytes]]:
+        """Give each entity its own dictionaries, with only the values that it has."""
         values = block.values.copy()
         entities = len(block.offsets) - 1
         columns: list[Iterable[list[Any] | None]] = []
@@ -125,8 +125,8 @@ class StateCodec:
                 continue
             used, ends = rank(block.offsets, values[i], block.flags[i])
             columns.append(_plain_values(names.take(used), ends.tolist()))
-        # One entity after the other: all their lists at once would be many times as large in Python as in Arrow.
-        return values, [msgspec.msgpack.encode(own) for own in zip(*columns, strict=True)]
+        # One entity after the other, because the lists of all take many times more memory in Python than in Arrow.
+        return values, [msgspec.msgpack.encode(dictionaries) for dictionaries in zip(*columns, strict=True)]
 
     def decode(self, stored: Sequence[bytes | None]) -> States:
         """Read stored states.
@@ -135,7 +135,7 @@ class StateCodec:
             stored: One per entity; ``None`` for entities that have none.
 
         Raises:
-            StateError: A state is cut off, damaged, of another layout, or of another view.
+            StateError: A state is truncated, damaged, of another layout, or of another view.
         """
         joined, starts = joined_states(self.checked(stored))
         problem, offsets, bounds, times, ingests, values, flags, places = unpack(
@@ -150,10 +150,10 @@ class StateCodec:
         return States(EventBlock(offsets, times, ingest_time, values, flags), bounds, dictionaries)
 
     def checked(self, stored: Sequence[bytes | None]) -> list[bytes]:
-        """Verify the checksums of stored states; those that are not there become empty.
+        """Verify the checksums of stored states; absent states become empty.
 
         Raises:
-            StateError: A state is cut off, damaged, or of another layout.
+            StateError: A state is truncated, damaged, or of another layout.
         """
         for state in stored:
             if state is not None and (crc32(state) != _SOUND_CHECK or len(state) & 7):
@@ -161,17 +161,17 @@ class StateCodec:
         return [state or b"" for state in stored]
 
     def dictionaries(self, joined: bytes, begin: int, end: int) -> Dictionaries:
-        """Read the dictionaries of one state, given where they lie; none where there is no state."""
+        """Read the dictionaries of one state from their position; empty where there is no state."""
         if begin == end:
             return _NO_DICTIONARIES
-        found = msgspec.msgpack.decode(joined[begin:end])
+        columns = msgspec.msgpack.decode(joined[begin:end])
         return tuple(
             None if values is None or dtype is None else _typed(values, dtype)
-            for values, dtype in zip(found, self.coded, strict=True)
+            for values, dtype in zip(columns, self.coded, strict=True)
         )
 
     def error(self, problem: int) -> StateError:
-        """Return the error that names what is wrong with a state."""
+        """Return the error for a problem with a state."""
         text, code = {
             FOREIGN_LAYOUT: ("it is not a state of this version of the library", "foreign-state"),
             FOREIGN_VIEW: ("it belongs to another definition", "foreign-state"),
@@ -181,14 +181,14 @@ class StateCodec:
         return StateError(text, where=where, hint=_REBUILD.format(self._view), code=code)
 
 
-def joined_states(given: Sequence[bytes]) -> tuple[bytes, Ints]:
-    """Put states behind each other; return them, and where each begins in words (one more than there are)."""
-    starts = list(accumulate([len(state) >> 3 for state in given], initial=0))
-    return b"".join(given), np.array(starts, dtype=np.int64)
+def joined_states(states: Sequence[bytes]) -> tuple[bytes, Ints]:
+    """Concatenate states; return them, and the start of each in words, followed by the end of the last."""
+    starts = list(accumulate([len(state) >> 3 for state in states], initial=0))
+    return b"".join(states), np.array(starts, dtype=np.int64)
 
 
 def _plain_values(array: pa.Array, ends: Sequence[int]) -> Iterator[list[Any]]:
-    """Yield the values of an array, run by run, in types that MessagePack has."""
+    """Yield the values of an array, slice by slice, in types that MessagePack has."""
     if pa.types.is_list(array.type) and array.type.value_type in _NUMBERS:
         offsets, items = list_items(array)
         if not items.null_count:
@@ -210,7 +210,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(values: list[Any], dtype: DType) -> tuple[Any, ...]:
-    """Give unpacked values back what MessagePack does not keep: decimals and dates, also inside lists."""
+    """Restore types that MessagePack does not keep: decimals and dates, also inside lists."""
     if dtype.kind == "decimal":
         return tuple(Decimal(value) for value in values)
     if dtype.kind == "list" and not _is_kept(dtype):
@@ -219,5 +219,5 @@ def _typed(values: list[Any], dtype: DType) -> tuple[Any, ...]:
 
 
 def _is_kept(dtype: DType) -> bool:
-    """Tell whether MessagePack gives back values of a dtype as they were."""
+    """Return whether MessagePack keeps values of a dtype unchanged."""
     return _is_kept(dtype.item) if dtype.item is not None else dtype.kind not in ("decimal", "date", "timestamp")

@@ -1,7 +1,7 @@
-"""Entity keys as bytes: typed and injective, so that no two keys ever share a state.
+"""Entity keys as bytes. The encoding is typed and injective, so that no two keys ever share a state.
 
-Each part is a tag for its dtype followed by its value in a form that says itself where it ends: (1, 11) is not (11, 1),
-"1" is not 1. The encoding is part of the stored form and must never change.
+Each part is a tag for its dtype followed by its value in a self-delimiting form: (1, 11) differs from (11, 1), "1"
+differs from 1. The encoding is part of the stored form and must never change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from featurestore.core.temporal import instant_us
 _INT = struct.Struct(">cq")
 _LENGTH = struct.Struct(">cI")
 _EXACT = Context(prec=60)
-"""Wide enough for every decimal of the contract; Python's own context would round."""
+"""Precise enough for every decimal of the contract; Python's default context would round."""
 
 
 def _bool(value: bool) -> bytes:
@@ -55,7 +55,7 @@ def _binary(value: bytes) -> bytes:
 
 
 def _decimal(value: Decimal) -> bytes:
-    # Zero has one form: Python's decimals know a negative one, Arrow's do not.
+    # Zero has one form: Python's decimals have a negative zero, Arrow's do not.
     data = format(value.normalize(_EXACT), "f").encode() if value else b"0"
     return _LENGTH.pack(b"n", len(data)) + data
 
@@ -75,8 +75,8 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
 def key_encoder(dtypes: Sequence[DType]) -> Callable[[Sequence[Any]], bytes | None]:
     """Return a function that encodes the parts of a key, in entity order.
 
-    The parts must be Python values of the dtypes, as ``read_value`` gives them. A key with a null part is no key: it
-    gives ``None``.
+    The parts must be Python values of the dtypes, as ``read_value`` returns them. For a key with a null part the
+    function returns ``None``.
     """
     encoders = [_ENCODERS[dtype.kind] for dtype in dtypes]
     if len(encoders) == 1:
@@ -95,12 +95,12 @@ def ordered_keys(prefix: bytes, dtypes: Sequence[DType], columns: Sequence[pa.Ar
     """Encode many keys and sort them.
 
     Args:
-        prefix: What all of them begin with.
+        prefix: The common prefix.
         dtypes: The dtypes of the parts.
         columns: The parts, without nulls.
 
     Returns:
-        The keys, ascending, and for each its row.
+        The keys, ascending, and the row of each.
     """
     if all(dtype.kind in _NUMBERED for dtype in dtypes):
         return _numbered(prefix, dtypes, columns)
@@ -108,13 +108,13 @@ def ordered_keys(prefix: bytes, dtypes: Sequence[DType], columns: Sequence[pa.Ar
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
     encoded = [encode(row) for row in rows]
     keys = [prefix + key for key in encoded if key is not None]
-    assert len(keys) == len(encoded), "a key with a null part is no key"
+    assert len(keys) == len(encoded), "the parts of a key must not be null"
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return tuple([keys[i] for i in order]), np.array(order, dtype=np.int64)
 
 
 _NUMBERED = {"int64": b"i", "timestamp": b"t", "date": b"d"}
-"""Dtypes whose parts are a tag and a number, which many can be written at once."""
+"""Dtypes whose parts are a tag and a number: these are encoded as whole columns."""
 
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
@@ -123,13 +123,13 @@ def _numbered(prefix: bytes, dtypes: Sequence[DType], columns: Sequence[pa.Array
     numbers = [_number(column, dtype).view(np.uint64) for column, dtype in zip(columns, dtypes, strict=True)]
     order = np.lexsort(numbers[::-1]) if len(numbers) > 1 else np.argsort(numbers[0])
     width = len(prefix) + 9 * len(numbers)
-    laid = np.empty((len(order), width), dtype=np.uint8)
-    laid[:, : len(prefix)] = np.frombuffer(prefix, dtype=np.uint8)
+    rows = np.empty((len(order), width), dtype=np.uint8)
+    rows[:, : len(prefix)] = np.frombuffer(prefix, dtype=np.uint8)
     for i, (number, dtype) in enumerate(zip(numbers, dtypes, strict=True)):
         at = len(prefix) + 9 * i
-        laid[:, at] = ord(_NUMBERED[dtype.kind])
-        laid[:, at + 1 : at + 9] = number[order].astype(">u8").view(np.uint8).reshape(-1, 8)
-    raw = laid.tobytes()
+        rows[:, at] = ord(_NUMBERED[dtype.kind])
+        rows[:, at + 1 : at + 9] = number[order].astype(">u8").view(np.uint8).reshape(-1, 8)
+    raw = rows.tobytes()
     return tuple([raw[begin : begin + width] for begin in range(0, len(raw), width)]), order
 
 

@@ -1,7 +1,7 @@
-"""Noticing that a part of a view's states is gone, or that they hold events which the event log has no more.
+"""Detecting lost states of a view, and states with events that the event log no longer has.
 
-A view's record says how many states there are and how far the log went when it was followed. The record itself is read
-by every lookup, so a loss that is written into it is known to every process at once, without reading anything more.
+A view's record holds the count of its states and the head of the log up to which they were updated. Every lookup reads
+the record, so a loss that is written into it is known to every process at once, without another read.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _ATTEMPTS = 20
 
 
 def check_expiry(view: ViewPlan, store: OnlineStore) -> None:
-    """Make sure that a store keeps the states of a view for as long as its events matter.
+    """Check that a store keeps the states of a view for as long as its events matter.
 
     Raises:
-        StateError: It drops them earlier: a known entity would look like one that was never seen, and its next event
+        StateError: States expire earlier: a known entity would look like one that was never seen, and its next event
             would begin a new state.
     """
     drops_after_us = int(getattr(store, "drops_after_us", 0))
@@ -53,15 +53,15 @@ def check_expiry(view: ViewPlan, store: OnlineStore) -> None:
         f"the online store drops a state {format_duration(drops_after_us)} after its last write, and events of the view"
         f" matter {needed}",
         where=f"feature view '{view.name}'",
-        hint="Take the option 'expire' out of the store's URL or make it longer, or give the features shorter windows.",
+        hint="Remove the option 'expire' from the store's URL or make it longer, or give the features shorter windows.",
         code="store-expires",
     )
 
 
 def missing_states(view: PlanOfView, store: OnlineStore) -> str:
-    """Count the states of a view; return what is wrong if there are fewer than its record says, else an empty text.
+    """Count the states of a view; describe the loss if there are fewer than in its record, else return an empty text.
 
-    Counting takes a store some tenths of a second for each million states.
+    Counting a million states takes a store some tenths of a second.
 
     Raises:
         StateError: The record is damaged.
@@ -75,24 +75,24 @@ def missing_states(view: PlanOfView, store: OnlineStore) -> str:
     if count is None or count >= before.states:
         return ""
     after = decode_record(view, store.read([key]).get(key))
-    # States are removed on purpose only by what changes these.
+    # Every intended removal of states changes these.
     if (after.generation, after.forgets) != (before.generation, before.forgets):
         return ""
     return f"{before.states - count} of its {before.states} states are gone from the online store"
 
 
 def log_mismatch(record: ViewRecord, pushed: PushedLog, head: Head) -> Loss | None:
-    """Return what is wrong if states hold events that the log has no more, else ``None``.
+    """Return the loss if states hold events that the log no longer has, else ``None``.
 
-    A log that lost nothing but the promise that no earlier event will come is given that promise again.
+    A log that has lost only its seal, but no event, is sealed again.
 
     Args:
         record: The view's record.
         pushed: The log.
-        head: How far the log goes.
+        head: The head of the log.
 
     Raises:
-        StorageError: The log cannot be read, or not be written.
+        StorageError: The log cannot be read or written.
     """
     if record.watermark_us == NOTHING_YET:
         return None
@@ -112,20 +112,20 @@ def log_mismatch(record: ViewRecord, pushed: PushedLog, head: Head) -> Loss | No
     return _ahead("it has not reached the instant up to which they are complete", sound_us=head.next_ingest_us)
 
 
-def _ahead(found: str, *, sound_us: int = 0) -> Loss:
-    return Loss(AHEAD_OF_LOG, f"its states hold events that the event log has no more: {found}", max(0, sound_us))
+def _ahead(detail: str, *, sound_us: int = 0) -> Loss:
+    return Loss(AHEAD_OF_LOG, f"its states hold events that the event log has no more: {detail}", max(0, sound_us))
 
 
 def note_loss(view: PlanOfView, store: OnlineStore, loss: Loss) -> None:
-    """Write into a view's record that its states cannot be used, so that no process uses them.
+    """Write a loss into a view's record, so that no process uses its states.
 
     Args:
         view: The view.
         store: Where states are kept.
-        loss: What was found.
+        loss: The loss.
 
     Raises:
-        StateError: The record is damaged, or changes all the time.
+        StateError: The record is damaged, or other processes change it at every attempt.
         StorageError: The store cannot be written.
     """
     key = record_key(view)

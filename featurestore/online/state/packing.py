@@ -1,7 +1,7 @@
-"""The loops that lay states out as words, read them back, and answer from them: many entities, all views in one call.
+"""Compiled loops that write states as words, read them, and answer from them: many entities and all views in one call.
 
 One state is a run of 64-bit words: a header (magic, mark of the view, ingest bound, count of events), then column by
-column event times, ingest times if the view has its own, and the inputs' words, then the flags, one byte per input and
+column event times, ingest times if the view has them, and the inputs' words, then the flags, one byte per input and
 event, and the entity's dictionaries, both filled up to whole words. The last word holds the length of the dictionaries
 in its low half and a CRC-32 of all bytes before in its high half.
 """
@@ -23,7 +23,7 @@ from featurestore.kernels.program import MEMBER_VALUE
 from featurestore.kernels.tasks import EventArrays, ProgramArrays, QueryArrays, ResultArrays
 
 MAGIC = int.from_bytes(b"FSSTATE1", "little")
-"""Name and version of the layout. A machine of another byte order reads it as something else, and refuses."""
+"""Name and version of the layout. A machine with another byte order reads another number and refuses the state."""
 
 HEADER_WORDS = 4
 FEWEST_WORDS = HEADER_WORDS + 1
@@ -32,7 +32,7 @@ SOUND, FOREIGN_LAYOUT, FOREIGN_VIEW, DAMAGED = range(4)
 
 
 def _crc_tables() -> npt.NDArray[np.uint32]:
-    """Return what eight bytes at a time do to a CRC-32, reflected, with the polynomial of zlib."""
+    """Return the tables that update a CRC-32 by eight bytes at a time, reflected, with the polynomial of zlib."""
     tables = np.zeros((8, 256), dtype=np.uint32)
     for byte in range(256):
         value = byte
@@ -77,7 +77,7 @@ def _words_of(count: int, columns: int, inputs: int, dictionary_bytes: int) -> i
 
 @inner
 def _check(words: Ints, begin: int, end: int, mark: int, columns: int, inputs: int) -> int:
-    """Tell what is wrong with one state, if anything."""
+    """Return the problem with one state, ``SOUND`` if there is none."""
     if end - begin < FEWEST_WORDS:
         return DAMAGED
     if words[begin] != MAGIC:
@@ -94,19 +94,19 @@ def _check(words: Ints, begin: int, end: int, mark: int, columns: int, inputs: i
 def unpack(
     words: Ints, starts: Ints, mark: int, inputs: int, has_ingest: bool
 ) -> tuple[int, Ints, Ints, Ints, Ints, Ints, Bytes, Ints]:
-    """Read states that lie behind each other into one block.
+    """Read concatenated states into one block.
 
     Args:
         words: All states.
         starts: State ``e`` is ``words[starts[e]:starts[e + 1]]``; an empty one means the entity has none.
-        mark: What the states must be marked with.
+        mark: The mark that the states must have.
         inputs: Count of the view's inputs.
         has_ingest: Whether the states hold ingest times.
 
     Returns:
-        What is wrong with the first unsound state, ``SOUND`` if none is; offsets of events per entity; ingest bounds,
-        ``NOTHING_YET`` where there is no state; event times; ingest times, none unless ``has_ingest``; words and flags,
-        one row per input; and per entity where its dictionaries begin and end, in bytes.
+        The problem with the first invalid state, ``SOUND`` if all are valid; offsets of events per entity; ingest
+        bounds, ``NOTHING_YET`` where there is no state; event times; ingest times, empty unless ``has_ingest``; words
+        and flags, one row per input; and per entity the begin and end of its dictionaries, in bytes.
     """
     words, starts = borrowed(words), borrowed(starts)
     entities = starts.size - 1
@@ -171,7 +171,7 @@ def pack(
     packed: Bytes,
     packed_offsets: Ints,
 ) -> tuple[Ints, Ints]:
-    """Lay the states of all entities of a block behind each other, the inverse of ``unpack``.
+    """Concatenate the states of all entities of a block, the inverse of ``unpack``.
 
     Args:
         offsets: Events of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
@@ -182,7 +182,7 @@ def pack(
         bounds: Ingest bound of each entity.
         mark: The view's mark.
         has_ingest: Whether ingest times are written.
-        packed: Dictionaries of all entities behind each other.
+        packed: Concatenated dictionaries of all entities.
         packed_offsets: Those of entity ``e`` are ``packed[packed_offsets[e]:packed_offsets[e + 1]]``.
 
     Returns:
@@ -232,7 +232,7 @@ def pack(
 
 @jit
 def rank(offsets: Ints, words: Ints, flags: Bytes) -> tuple[Ints, Ints]:
-    """Replace codes of one dictionary for all entities by codes of one for each, in place; their order stays.
+    """Replace codes of one dictionary for all entities by codes of one dictionary per entity, in place and in order.
 
     Args:
         offsets: Events of entity ``e`` are ``offsets[e]:offsets[e + 1]``.
@@ -240,7 +240,7 @@ def rank(offsets: Ints, words: Ints, flags: Bytes) -> tuple[Ints, Ints]:
         flags: Which events have a value; the words of others become 0.
 
     Returns:
-        The codes that each entity uses, ascending, entity by entity; and where each entity's begin.
+        The codes that each entity uses, ascending, entity by entity; and the start of each entity's codes.
     """
     used = np.empty(words.size, dtype=np.int64)
     used_offsets = np.zeros(offsets.size, dtype=np.int64)
@@ -290,24 +290,24 @@ def answer_views(
     """Answer all features of all views of a service for some entities at one instant.
 
     Args:
-        states: The entities' states of the first view behind each other, then those of the second, and so on.
-        starts: Where each begins (one more than there are); an empty one means the entity has none.
-        views: One row per view: how its states are laid out, its policy, and where its parts of the other tables begin;
+        states: The entities' states of the first view, followed by those of the second, and so on.
+        starts: The start of each state, followed by the end of the last; an empty state means that there is none.
+        views: One row per view: the layout of its states, its policy, and the start of its rows in the other tables;
             and one row of ends.
-        windows: Tables of the programs of all views, behind each other.
-        groups: The same.
-        features: The same.
-        folds: Addresses of the kernels of all programs, behind each other.
-        finishes: The same.
-        as_of_us: Instant asked about.
+        windows: The tables of windows of the programs of all views, concatenated.
+        groups: The tables of groups, likewise.
+        features: The tables of features, likewise.
+        folds: Addresses of the kernels of all programs, concatenated.
+        finishes: Addresses of the finishing kernels, likewise.
+        as_of_us: Instant of the answer.
         watermarks: One per view.
-        words: Result; rows as the programs laid them out, view behind view; zeros before.
+        words: Result; rows as the programs define them, view after view; zeros at first.
         statuses: Result, one row per feature.
         newest: Result, one row per view.
-        dictionaries: Result, per state where its dictionaries begin and end, in bytes.
+        dictionaries: Result, per state the begin and end of its dictionaries, in bytes.
 
     Returns:
-        What is wrong with a state, ``SOUND`` if nothing is; of which view; and whether a sum did not fit its dtype.
+        The problem with a state, ``SOUND`` if there is none; its view; and whether a sum did not fit its dtype.
     """
     entities = newest.shape[1]
     query_offsets = np.arange(entities + 1)

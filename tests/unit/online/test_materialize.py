@@ -18,7 +18,7 @@ from featurestore.core.errors import (
 from featurestore.core.temporal import NOTHING_YET
 from featurestore.online.filling import materialize as module
 from featurestore.online.filling import reading
-from featurestore.online.filling.folding import Folder
+from featurestore.online.filling.folding import StateUpdater
 from featurestore.online.stores.store import (
     decode_record,
     encode_record,
@@ -126,9 +126,9 @@ def test_events_learned_at_one_instant_are_folded_entity_by_entity(monkeypatch):
     rows = [(user, happened, 50, x, name) for user, happened, _, x, name in many_rows()]
     view = view_of(rows)
     tables = []
-    kept = Folder.arranged
+    kept = StateUpdater.arranged
     monkeypatch.setattr(
-        Folder, "arranged", lambda folder, table, *rest: tables.append(table) or kept(folder, table, *rest)
+        StateUpdater, "arranged", lambda folder, table, *rest: tables.append(table) or kept(folder, table, *rest)
     )
     store = MemoryStore()
     run = fold(view, store, 60, events_at_once=15)
@@ -261,7 +261,7 @@ def test_a_shorter_run_after_a_dead_first_one_starts_over():
     with pytest.raises(StorageError):
         fold(view, DyingStore(store.values, 2), 60, history_us=0)
     run = fold(view, store, 20, history_us=0)
-    assert run.rebuilt == "a first run that did not end was to go further"
+    assert run.rebuilt == "an interrupted first run had a later bound"
     assert answers(view, store, 20) == answers(view, fresh(view, 20, history_us=0), 20)
 
 
@@ -343,7 +343,7 @@ class Reading(MemoryStore):
 @pytest.mark.parametrize("remembered_bytes", [0, 500, 1_000_000])
 def test_a_fill_reads_nothing_back_that_it_can_remember(remembered_bytes, monkeypatch):
     monkeypatch.setattr(reading, "_SAMPLED", 1)
-    monkeypatch.setattr(module, "REMEMBERED_BYTES", remembered_bytes)
+    monkeypatch.setattr(module, "CACHED_BYTES", remembered_bytes)
     view, store = view_of(many_rows()), Reading()
     fold(view, store, 30, events_at_once=10)
     assert (store.states_read == 0) == (remembered_bytes == 1_000_000)

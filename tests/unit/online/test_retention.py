@@ -14,7 +14,7 @@ from featurestore.core.temporal import NO_WATERMARK, NOTHING_YET
 from featurestore.kernels.evaluate import bind
 from featurestore.kernels.events import arrange
 from featurestore.kernels.retention import keeps_everything, still_matter
-from featurestore.online.filling.folding import Folder
+from featurestore.online.filling.folding import StateUpdater
 from tests.assertions import assert_same_answer
 from tests.budget import examples
 from tests.unit.online.stores import T0, MemoryStore, plan_of, table_of, view_of
@@ -103,14 +103,14 @@ def test_parts_reduced_by_themselves_fold_into_the_same_states(data, world):
     plan, table = world
     reach_us = data.draw(st.sampled_from((NOTHING_YET, *(T0 + second * SECOND for second in range(3, 17)))))
     cuts = sorted(data.draw(st.lists(st.integers(0, table.num_rows), max_size=4)))
-    folder = Folder(plan, MemoryStore())
+    folder = StateUpdater(plan, MemoryStore())
     parts = [table.slice(low, high - low) for low, high in pairwise([0, *cuts, table.num_rows])]
-    reduced = pa.concat_tables([folder.of_use(part, reach_us) for part in parts])
+    reduced = pa.concat_tables([folder.drop_useless(part, reach_us) for part in parts])
     event("dropped some" if reduced.num_rows < table.num_rows else "kept all")
     states = []
     for events in (table, reduced):
-        fresh = folder.arranged(events, 0, reach_us)
-        states.append(list(folder.folded(fresh, 0, len(fresh.keys), None, reach_us)))
+        fresh = folder.arrange(events, 0, reach_us)
+        states.append(list(folder.update(fresh, 0, len(fresh.keys), None, reach_us)))
     assert states[0] == states[1]
 
 

@@ -35,7 +35,7 @@ class Held:
         for place, thread in enumerate(threads):
             thread.start()
             assert self.began.wait(10)
-            while len(self.together._waiting) < place:
+            while len(self.together._pending) < place:
                 pass
         self.go.set()
         for thread in threads:

@@ -91,11 +91,11 @@ def test_pushes_that_are_committed_together_are_told_each_what_became_of_its_own
     ]
     together = store.parts.streams._sources()["orders"].pushes
     with ThreadPoolExecutor(len(pushes)) as pool:
-        with together._committing:
+        with together._commit_lock:
             waiting = []
             for number, events in enumerate(pushes, 1):
                 waiting.append(pool.submit(store.push, "orders", events))
-                while len(together._waiting) < number:
+                while len(together._pending) < number:
                     time.sleep(0.001)
         results = [one.result() for one in waiting]
     assert [(one.accepted, one.duplicates) for one in results] == [(1, 1), (2, 1), (0, 0), (1, 0)]
@@ -190,7 +190,7 @@ def test_what_a_frame_holds_that_no_row_could_is_named_by_row_and_field(tmp_path
 def test_text_that_is_no_utf8_is_refused_before_anything_is_kept(store, clock):
     broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
     columns = {name: pa.array([value]) for name, value in order(1).items()}
-    with pytest.raises(RequestError, match="column 'user' is no sound Arrow data") as caught:
+    with pytest.raises(RequestError, match="column 'user' holds damaged Arrow data") as caught:
         store.push("orders", pa.table(columns | {"user": broken}))
     assert caught.value.field == "/events"
     store.push("orders", [order(1)])

@@ -186,7 +186,7 @@ def test_a_disk_that_refuses_plans_fails_nobody(opened, orders, caplog):
     (store.config.data / "serving").write_text("a file where the folder should be")
     for _ in range(3):
         assert store.readiness().is_ready
-    assert caplog.text.count("plans cannot be written") == 1
+    assert caplog.text.count("plans cannot be cached in") == 1
 
 
 DEFINITIONS = """
