@@ -63,7 +63,7 @@ def test_a_file_that_is_no_database_is_an_error_with_a_name(tmp_path):
     with pytest.raises(StorageError, match="not a database") as caught:
         SqlOnlineStore(f"sqlite:///{tmp_path}/online.db")
     assert caught.value.code == "store-damaged"
-    assert "filled again" in caught.value.hint
+    assert "rebuilt" in caught.value.hint
     assert "sqlalche.me" not in str(caught.value)
 
 
