@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from featurestore.core.retrying import Backoff
 from featurestore.registry import Registry
 
 
@@ -17,7 +18,7 @@ def registry(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr("featurestore.guard.alerts.ways._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("featurestore.guard.alerts.ways._BACKOFF", Backoff(0.01))
 
 
 class Hook:
