@@ -109,7 +109,7 @@ def test_a_path_that_nobody_opened_is_closed(call, guarded):
     _, reader = key_of(guarded, Scope.READ)
     _, admin = key_of(guarded, Scope.ADMIN)
     assert call("GET", "/v1/nowhere", headers=reader).status_code == 404
-    call.app._behind.add_api_route("/v1/unopened", lambda: 1)
+    call.app._fastapi.add_api_route("/v1/unopened", lambda: 1)
     assert [call("GET", "/v1/unopened", headers=key).status_code for key in (reader, admin)] == [403, 200]
     assert call("GET", "/v1/nowhere", headers=admin).status_code == 404
 

@@ -133,7 +133,7 @@ def test_no_line_controls_the_terminal_it_is_read_on(logged, store):
     requests = io.BytesIO()
     app = create_app(store)
     app.telemetry._log = RequestLog(lambda: store.clock, with_entity_keys=True, writer=LineWriter(lambda: requests))
-    app.telemetry._log._named([{"user": EVIL}])
+    app.telemetry._log._entities([{"user": EVIL}])
     Caller(app).ask(entities=[{"user": 1}])
     app.telemetry._log.close()
     text = target.getvalue().decode() + requests.getvalue().decode()

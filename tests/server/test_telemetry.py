@@ -199,7 +199,7 @@ def test_lines_are_written_soon_without_being_asked_for(store):
         from featurestore.server.calls import Call
 
         call = Call({"headers": [], "method": "GET", "path": "/healthz"})
-        log.note(call)
+        log.record(call)
         await asyncio.sleep(0.3)
 
     asyncio.run(work())
