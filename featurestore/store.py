@@ -20,7 +20,7 @@ from featurestore.offline.training_set import build_training_set
 from featurestore.online.answering.health import LogVitals, Readiness, Vitals
 from featurestore.online.answering.live import Removed, ServiceState, acting_user
 from featurestore.online.filling.materialize import ViewRun
-from featurestore.online.filling.runs import FoldProgress, materialize, refresh_kept
+from featurestore.online.filling.runs import materialize, refresh_kept
 from featurestore.online.forgetting import Forgotten, forget
 from featurestore.online.pushing import PushResult
 from featurestore.parts import Parts
@@ -389,7 +389,7 @@ class FeatureStore(GuardVerbs):
         *,
         full: bool = False,
         wait_seconds: float = 0,
-        progress: FoldProgress | None = None,
+        progress: Progress | None = None,
         by: str | None = None,
     ) -> tuple[ViewRun, ...]:
         """Fold the events of sources into online state, as far as they became known before an instant.

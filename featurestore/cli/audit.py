@@ -192,22 +192,22 @@ def explain(
             events=events,
         )
     if html is not None:
-        from featurestore.reports.explain_html import render_html
+        from featurestore.reports.explanation import render_page
 
-        write_file(html, render_html(explanation))
-    from featurestore.reports.explain_text import render
+        write_file(html, render_page(explanation))
+    from featurestore.reports.explanation import render_text
 
-    show_report(lambda: render(explanation), explanation.to_json, json)
+    show_report(lambda: render_text(explanation), explanation.to_json, json)
 
 
 def _show(report: AuditReport, *, json: Path | None, html: Path | None) -> None:
-    from featurestore.reports.audit_text import render
+    from featurestore.reports.audit import render_text
 
     if html is not None:
-        from featurestore.reports.audit_html import render_html
+        from featurestore.reports.audit import render_page
 
-        write_file(html, render_html(report))
-    show_report(lambda: render(report), report.to_json, json)
+        write_file(html, render_page(report))
+    show_report(lambda: render_text(report), report.to_json, json)
 
 
 def _audit_row(record: AuditRecord) -> list[str]:

@@ -80,10 +80,11 @@ def drift(
 
     Exit code: 0 without drift, 1 with drift, 2 if there is not enough data to tell.
     """
-    from featurestore.guard.drift.drifter import configured, read_reference
+    from featurestore.guard.drift.policy import DriftPolicy
+    from featurestore.guard.drift.reference import read_reference
 
     with working("comparing distributions"), store_of(context) as store:
-        configured_policy = configured(store.policy(service))
+        configured_policy = DriftPolicy.configured(store.policy(service))
         policy = replace(
             configured_policy,
             significance=configured_policy.significance if significance is None else significance,
@@ -140,10 +141,10 @@ def report_schema(
 
     from featurestore.guard.audit.report import AuditReport
     from featurestore.guard.drift.report import DriftReport
-    from featurestore.guard.explain.model import Explanation
+    from featurestore.guard.explain.report import Explanation
     from featurestore.guard.release.certificate import Certificate
-    from featurestore.guard.release.leakage_report import LeakageReport
-    from featurestore.guard.release.simulation import Simulation
+    from featurestore.guard.release.leakage import LeakageReport
+    from featurestore.guard.release.simulate import Simulation
 
     schemas: dict[Kind, Callable[[], dict[str, Any]]] = {
         Kind.AUDIT: AuditReport.json_schema,
@@ -158,13 +159,13 @@ def report_schema(
 
 
 def _show(report: DriftReport, *, json: Path | None, html: Path | None) -> None:
-    from featurestore.reports.drift_text import render
+    from featurestore.reports.drift import render_text
 
     if html is not None:
-        from featurestore.reports.drift_html import render_html
+        from featurestore.reports.drift import render_page
 
-        write_file(html, render_html(report))
-    show_report(lambda: render(report), report.to_json, json)
+        write_file(html, render_page(report))
+    show_report(lambda: render_text(report), report.to_json, json)
 
 
 def _row(record: DriftRecord) -> list[str]:

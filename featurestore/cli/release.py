@@ -134,13 +134,13 @@ def simulate(
 
     For each policy the command shows how far its values are from fresh ones.
     """
-    from featurestore.reports.simulation import render, render_html
+    from featurestore.reports.simulation import render_page, render_text
 
     with working("answering under each policy"), store_of(context) as store:
         report = store.simulate(view, refresh, spine=spine, as_of=as_of, rows=rows)
     if html is not None:
-        write_file(html, render_html(report))
-    show_report(lambda: render(report), report.to_json, json)
+        write_file(html, render_page(report))
+    show_report(lambda: render_text(report), report.to_json, json)
 
 
 @app.command()
@@ -164,11 +164,11 @@ def leakage(
 
     Exit code: 1 if leakage is proven, else 0.
     """
-    from featurestore.reports.leakage import render, render_html
+    from featurestore.reports.leakage import render_page, render_text
 
     with working("testing for leakage"), store_of(context) as store:
         report = store.leakage(training_set, label, label_time=label_time, rows=rows)
     if html is not None:
-        write_file(html, render_html(report))
-    show_report(lambda: render(report), report.to_json, json)
+        write_file(html, render_page(report))
+    show_report(lambda: render_text(report), report.to_json, json)
     raise typer.Exit(1 if strict and report.doubted else report.exit_code)

@@ -1,4 +1,4 @@
-"""What audits of applied services allow: what the configuration and the definitions say of them, put together."""
+"""The policies of applied services: from the configuration, or from the definition of the service."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from featurestore.config import DEFAULT_POLICY, Config, PolicyConfig, read_polic
 from featurestore.core.errors import ConfigError, listing, unknown_feature, unknown_service
 from featurestore.definitions.services import ANY_FEATURE
 from featurestore.guard.causes.catalogue import CAUSES
-from featurestore.guard.drift import drifter as drifting
+from featurestore.guard.drift.policy import DriftPolicy
 from featurestore.plan.model import Plan
 
 
 def policy_of(service: str, config: Config, plans: Mapping[str, Plan]) -> PolicyConfig:
-    """Return what is allowed of a service: what the configuration says of it, else its definition, else the default.
+    """Return the policy of a service: from the configuration, else from its definition, else the default.
 
     Args:
         service: Name of the service; it need not be applied.
@@ -22,21 +22,21 @@ def policy_of(service: str, config: Config, plans: Mapping[str, Plan]) -> Policy
         plans: The plans of all applied services by name.
 
     Raises:
-        ConfigError: A policy, also another service's, names what there is not.
+        ConfigError: Any policy is wrong, see ``check_policies``.
     """
     check_policies(config, plans)
     return config.policy(service, _declared(plans.get(service)))
 
 
 def check_policies(config: Config, plans: Mapping[str, Plan]) -> None:
-    """Make sure that every configured or declared policy is of a service, and about features and causes that there are.
+    """Check that all policies are of known services and name known features, causes, measures and thresholds.
 
     Args:
         config: The configuration.
         plans: The plans of all applied services by name.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: A policy names something unknown.
     """
     columns = {name: {output.name for output in plan.outputs} for name, plan in plans.items()}
     for name, policy in config.policies.items():
@@ -53,8 +53,8 @@ def check_policies(config: Config, plans: Mapping[str, Plan]) -> None:
 
 
 def _check_names(policy: PolicyConfig, where: str) -> None:
-    """Make sure that there are the causes, and the measures and thresholds of drift, that a policy names."""
-    drifting.configured(policy)
+    """Raise ``ConfigError`` if a policy names an unknown cause, or an unknown measure or threshold of drift."""
+    DriftPolicy.configured(policy)
     for cause in policy.causes:
         if cause not in CAUSES:
             hint = listing("Causes", CAUSES, wrong=cause)

@@ -16,29 +16,26 @@ from featurestore.config import Config, PolicyConfig
 from featurestore.core.errors import unknown_view
 from featurestore.core.temporal import Instant, Refresh, duration_us, instant_us, moment_us, parse_refresh, period_us
 from featurestore.guard.alerts import Alerts, news_of_audit, news_of_drift
-from featurestore.guard.audit.audit import Progress
-from featurestore.guard.audit.auditor import Auditor, configured
 from featurestore.guard.audit.foreign import ForeignMapping, read_mapping
 from featurestore.guard.audit.policy import Policy
 from featurestore.guard.audit.report import AuditReport
+from featurestore.guard.audit.run import Auditor
 from featurestore.guard.comparing.sampling import check_rows, check_share
-from featurestore.guard.drift.drifter import Drifter
-from featurestore.guard.drift.drifter import configured as configured_drift
 from featurestore.guard.drift.policy import DriftPolicy
 from featurestore.guard.drift.report import DriftReport
-from featurestore.guard.explain.explain import Explainer
-from featurestore.guard.explain.model import Explanation
+from featurestore.guard.drift.run import DriftDetector
+from featurestore.guard.explain.report import Explanation
+from featurestore.guard.explain.run import Explainer
 from featurestore.guard.policies import policy_of
 from featurestore.guard.release.certificate import Certificate
-from featurestore.guard.release.gate import Gate, Gatekeeper
-from featurestore.guard.release.leakage import look_for_leaks
-from featurestore.guard.release.leakage_report import LeakageReport
-from featurestore.guard.release.simulate import served_questions, simulate
-from featurestore.guard.release.simulation import Simulation
+from featurestore.guard.release.gate import Gate, GateChecker
+from featurestore.guard.release.leakage import LeakageReport, look_for_leaks
+from featurestore.guard.release.simulate import Simulation, served_questions, simulate
 from featurestore.guard.release.verify import Verifier
 from featurestore.offline.dataset import TrainingSet, read_manifest
 from featurestore.parts import Parts
 from featurestore.registry import AuditRecord, DriftRecord
+from featurestore.storage.progress import Progress
 
 
 class GuardVerbs:
@@ -260,12 +257,12 @@ class GuardVerbs:
         Raises:
             TrainingSetError: The training set does not exist, or its manifest is damaged.
         """
-        gatekeeper = Gatekeeper(
+        checker = GateChecker(
             self.parts.catalog, self.parts.registry, self.parts.online, self.parts.settings, self.parts.live_plans.plan
         )
         manifest = read_manifest(training_set)
         policy = self.policy(manifest.service)
-        return gatekeeper.look(
+        return checker.check(
             manifest,
             max_audit_age_us=duration_us(policy.max_audit_age if max_audit_age is None else max_audit_age),
             max_state_age_us=duration_us(policy.max_state_age if max_state_age is None else max_state_age),
@@ -416,7 +413,7 @@ class GuardVerbs:
             RegistryError: The registry failed.
         """
         news = news_of_audit(report) if isinstance(report, AuditReport) else news_of_drift(report)
-        return Alerts(self.config.alerts, self.parts.registry, self.parts.clock).tell(news)
+        return Alerts(self.config.alerts, self.parts.registry, self.parts.clock).send(news)
 
     def drift(
         self,
@@ -455,15 +452,15 @@ class GuardVerbs:
         now_us = self.parts.clock.now_us()
         since_us, until_us = period_us(*current, now_us=now_us, where="current")
         parts = self.parts
-        drifter = Drifter(parts.catalog, parts.registry, parts.serving_log, parts.settings, parts.clock)
-        return drifter.drift(
+        detector = DriftDetector(parts.catalog, parts.registry, parts.serving_log, parts.settings, parts.clock)
+        return detector.drift(
             service,
             reference=period_us(*reference, now_us=now_us, where="reference")
             if isinstance(reference, tuple)
             else reference,
             since_us=since_us,
             until_us=until_us,
-            policy=policy or configured_drift(self.policy(service)),
+            policy=policy or DriftPolicy.configured(self.policy(service)),
             recompute=recompute,
             record=record,
         )
@@ -550,4 +547,4 @@ class GuardVerbs:
         )
 
     def _audit_policy(self, service: str) -> Policy:
-        return configured(self.policy(service))
+        return Policy.configured(self.policy(service))

@@ -15,7 +15,7 @@ from featurestore.guard.alerts import (
     news_of_audit,
     news_of_drift,
 )
-from featurestore.guard.drift.drifter import read_reference
+from featurestore.guard.drift.reference import read_reference
 from featurestore.guard.policies import check_policies
 from featurestore.operations.triggers import (
     CronTrigger,
@@ -140,7 +140,7 @@ def _audits(store: FeatureStore) -> Iterator[Job]:
 def _audit_work(store: FeatureStore, alerts: Alerts, name: str, audit: AuditJobConfig) -> Callable[[], str]:
     def work() -> str:
         report = store.audit(audit.service, since=audit.since, sample=audit.sample)
-        return _result(report.verdict, alerts.tell(news_of_audit(report, name)))
+        return _result(report.verdict, alerts.send(news_of_audit(report, name)))
 
     return work
 
@@ -176,7 +176,7 @@ def _drift_work(store: FeatureStore, alerts: Alerts, name: str, drift: DriftJobC
             current=(drift.since, None),
             recompute=drift.recompute,
         )
-        return _result(report.verdict, alerts.tell(news_of_drift(report, name)))
+        return _result(report.verdict, alerts.send(news_of_drift(report, name)))
 
     return work
 

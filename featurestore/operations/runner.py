@@ -234,7 +234,7 @@ class Runner:
         """Record the outcome of a job and alert people if it is news; return the record."""
         if self._record(record):
             try:
-                self._alerts.tell(news_of_job(record))
+                self._alerts.send(news_of_job(record))
             except RegistryError as error:
                 _LOGGER.error("%s: %s: the alert could not be recorded: %s", record.name, record.outcome, error)
         return record

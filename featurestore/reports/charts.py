@@ -1,9 +1,9 @@
-"""Charts: a few shapes, colours from the page's variables, a title and text for every one.
+"""Charts as HTML and SVG.
 
-What has an axis is inline SVG, what has a name per bar a table with bars in it. Both are as wide as the room they get:
-places along the axis are percentages and everything else is pixels, so letters are as large on a phone as on a wide
-screen. Colours are ``var(--…)`` of the page, so a chart is light or dark as the page is. Every chart says in its title
-what it shows, for those who cannot see it, and every bar and point its numbers when pointed at.
+Charts with an axis are inline SVG; charts with a name per bar are tables with bars in them. Both fill the available
+width: positions along the axis are percentages and all other sizes are pixels, so letters are as large on a phone as on
+a wide screen. Colours are ``var(--…)`` of the page, so charts are light or dark like the page. For screen readers every
+chart has a title; every bar and point has its numbers as a tooltip.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BAD = "var(--bad)"
 GOOD = "var(--good)"
 REST = "var(--muted)"
 COLORS = tuple(f"var(--series-{i})" for i in range(1, 7))
-"""Colours of parts of a whole; what they do not suffice for has that of the rest."""
+"""Colours of parts of a whole; further parts have the colour of the rest."""
 
 _HEIGHT, _TOP, _BOTTOM = 176, 10, 24
 _LANE = 34
 _NARROW, _NARROW_PAGE = 270, 350
-"""Pixels that a chart in a box, and one on the page itself, have at least: on a phone."""
+"""Least width in pixels of a chart in a box, and of a chart on the page itself, on a phone."""
 
 _TICKS = 4
 _LETTER = 7.3
@@ -35,10 +35,10 @@ _ROUND = (1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0)
 
 @dataclass(frozen=True)
 class Series:
-    """Numbers of one colour.
+    """A series of numbers in one colour.
 
     Attributes:
-        name: What they are.
+        name: Name of the series.
         values: The numbers; ``None`` is a gap.
         color: A colour of the page.
     """
@@ -50,11 +50,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Lane:
-    """Marks of one kind on a timeline.
+    """A row of marks on a timeline.
 
     Attributes:
-        name: What they are.
-        marks: Places on the axis, and what each is.
+        name: Name of the row.
+        marks: Position and tooltip of each mark.
         color: A colour of the page.
     """
 
@@ -64,7 +64,7 @@ class Lane:
 
 
 def short(value: float) -> str:
-    """Return a number in few characters.
+    """Write a number in few characters.
 
     Example:
         >>> short(1234567), short(0.25), short(0.0)
@@ -80,7 +80,7 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in few characters; what is not nothing or all is never written as if it were.
+    """Write a share in few characters; only 0 and 1 are written as 0% and 100%.
 
     Example:
         >>> percent(0.1657), percent(1.0), percent(0.99999), percent(0.000001)
@@ -101,28 +101,28 @@ def line(
     """Return lines over a common axis.
 
     Args:
-        title: What the chart shows.
-        labels: What each place of the axis is; as many are written as have room, first and last among them.
+        title: Title of the chart.
+        labels: Label of each position of the axis; as many are written as have room, always the first and the last.
         series: The lines.
-        x: What the labels are, with their unit.
-        y: What the numbers are, with their unit.
+        x: Name of the labels, with their unit.
+        y: Name of the numbers, with their unit.
         is_share: Whether the numbers are shares.
     """
     most = _most(series)
     places = [100 * i / (len(labels) - 1) if len(labels) > 1 else 50.0 for i in range(len(labels))]
     shapes: list[Markup] = []
-    for one in series:
+    for row in series:
         points = [
-            None if value is None else (at, _y(value, most)) for at, value in zip(places, one.values, strict=True)
+            None if value is None else (at, _y(value, most)) for at, value in zip(places, row.values, strict=True)
         ]
         for left, right in pairwise(points):
             if left is not None and right is not None:
-                shapes.append(_stroke(left, right, one.color))
-        for i, value in enumerate(one.values):
+                shapes.append(_stroke(left, right, row.color))
+        for i, value in enumerate(row.values):
             if value is not None:
-                told = element("title", f"{labels[i]}: {one.name} {_told(value, is_share=is_share)}")
+                tooltip = element("title", f"{labels[i]}: {row.name} {_number(value, is_share=is_share)}")
                 shapes.append(
-                    element("circle", told, cx=_share(places[i]), cy=f"{_y(value, most):.1f}", r=3, fill=one.color)
+                    element("circle", tooltip, cx=_share(places[i]), cy=f"{_y(value, most):.1f}", r=3, fill=row.color)
                 )
     return _chart(title, [*_axis(most, is_share=is_share), *shapes, *_labels(labels, places)], series, x=x, y=y)
 
@@ -133,31 +133,31 @@ def bars(
     """Return bars side by side: a histogram of several samples, or counts over time.
 
     Args:
-        title: What the chart shows.
-        labels: What each group of bars is; as many are written as have room, first and last among them.
+        title: Title of the chart.
+        labels: Label of each group of bars; as many are written as have room, always the first and the last.
         series: One bar of each per group.
-        x: What the labels are, with their unit.
-        y: What the numbers are, with their unit.
+        x: Name of the labels, with their unit.
+        y: Name of the numbers, with their unit.
         is_share: Whether the numbers are shares.
     """
     most = _most(series)
     step = 100 / max(1, len(labels))
     width = step * 0.84 / max(1, len(series))
     shapes: list[Markup] = []
-    for number, one in enumerate(series):
-        for i, value in enumerate(one.values):
+    for number, row in enumerate(series):
+        for i, value in enumerate(row.values):
             if not value:
                 continue
             height = max(1.0, _HEIGHT - _BOTTOM - _y(value, most))
             shapes.append(
                 element(
                     "rect",
-                    element("title", f"{labels[i]}: {one.name} {_told(value, is_share=is_share)}"),
+                    element("title", f"{labels[i]}: {row.name} {_number(value, is_share=is_share)}"),
                     x=_share(i * step + step * 0.08 + number * width),
                     y=f"{_HEIGHT - _BOTTOM - height:.1f}",
                     width=_share(width),
                     height=f"{height:.1f}",
-                    fill=one.color,
+                    fill=row.color,
                 )
             )
     written = _labels(labels, [(i + 0.5) * step for i in range(len(labels))])
@@ -177,32 +177,32 @@ def ranked(
     """Return horizontal bars, one under the other, each with its number, and a name per group of them.
 
     Args:
-        title: What the chart shows; it is written above.
+        title: Title of the chart, written above it.
         labels: Name of each group.
-        series: One bar of each per group; ``None`` is none.
+        series: One bar of each per group; ``None`` draws no bar.
         is_share: Whether the numbers are shares.
-        unit: What the numbers count, to be written behind them.
+        unit: Unit, written after the numbers.
         most: Number of a bar of full length; ``None`` for the largest number.
-        colors: Colour of each group, if they are not those of the series.
+        colors: Colour of each group, instead of the colours of the series.
     """
-    largest = max((value for one in series for value in one.values if value is not None), default=0.0)
+    largest = max((value for row in series for value in row.values if value is not None), default=0.0)
     whole = most or largest or 1.0
 
-    def drawn(one: Series, place: int) -> Markup | None:
-        value = one.values[place]
+    def drawn(row: Series, place: int) -> Markup | None:
+        value = row.values[place]
         if value is None:
             return None
-        told = _told(value, is_share=is_share) + (f" {unit}" if unit else "")
+        number = _number(value, is_share=is_share) + (f" {unit}" if unit else "")
         share = min(max(value / whole, 0.0), 1.0)
-        style = f"width:calc((100% - 6em)*{share:.4f});background:{colors[place] if colors else one.color}"
-        return element("div", element("i", style=style), told, title=f"{labels[place]}: {one.name} {told}")
+        style = f"width:calc((100% - 6em)*{share:.4f});background:{colors[place] if colors else row.color}"
+        return element("div", element("i", style=style), number, title=f"{labels[place]}: {row.name} {number}")
 
     width = f"width:min({max(map(len, labels), default=0) + 2}ch,42cqw)"
     rows = (
         element(
             "tr",
             element("th", label, scope="row", style=width),
-            element("td", [drawn(one, place) for one in series], class_="bars"),
+            element("td", [drawn(row, place) for row in series], class_="bars"),
         )
         for place, label in enumerate(labels)
     )
@@ -211,21 +211,21 @@ def ranked(
 
 
 def colors_of(names: Iterable[str], rest: str) -> dict[str, str]:
-    """Return the colours of parts of a whole; the rest, and what comes when all are used, are grey.
+    """Return the colours of parts of a whole; the rest, and parts for which no colour is left, are grey.
 
     Args:
         names: The parts, in their order.
-        rest: Name of the part that is what remains.
+        rest: Name of the part that is the rest.
     """
-    known = iter(COLORS)
-    return {name: REST if name == rest else next(known, REST) for name in names}
+    unused = iter(COLORS)
+    return {name: REST if name == rest else next(unused, REST) for name in names}
 
 
 def stacked(title: str, parts: Sequence[tuple[str, float, str]]) -> Markup:
     """Return one bar of parts of a whole, with a legend.
 
     Args:
-        title: What the chart shows.
+        title: Title of the chart.
         parts: Label, size and colour of each.
     """
     whole = sum(size for _, size, _ in parts) or 1.0
@@ -233,8 +233,10 @@ def stacked(title: str, parts: Sequence[tuple[str, float, str]]) -> Markup:
     x = 0.0
     for label, size, color in parts:
         share = size / whole
-        told = element("title", f"{label}: {percent(share)}")
-        shapes.append(element("rect", told, x=_share(100 * x), y=0, width=_share(100 * share), height=26, fill=color))
+        tooltip = element("title", f"{label}: {percent(share)}")
+        shapes.append(
+            element("rect", tooltip, x=_share(100 * x), y=0, width=_share(100 * share), height=26, fill=color)
+        )
         if share * _NARROW > 45:
             place = _share(100 * (x + share / 2))
             shapes.append(_label(percent(share), x=place, y=18, anchor="middle", color="var(--on-color)"))
@@ -246,13 +248,13 @@ def stacked(title: str, parts: Sequence[tuple[str, float, str]]) -> Markup:
 def timeline(
     title: str, lanes: Sequence[Lane], *, labels: tuple[str, str], band: tuple[float, float, str] | None = None
 ) -> Markup:
-    """Return marks on a common axis of time, a lane under the other.
+    """Return rows of marks on a common axis of time.
 
     Args:
-        title: What the chart shows; it is written above.
-        lanes: The marks; numbers on the axis, of any unit.
-        labels: What the first and the last place of the axis are.
-        band: A stretch of the axis that is shaded, and what it is; it may begin or end beyond the marks.
+        title: Title of the chart, written above it.
+        lanes: The rows; positions are numbers of any unit.
+        labels: Labels of the first and the last position of the axis.
+        band: Begin, end and tooltip of a shaded stretch of the axis, which may begin or end outside the marks.
     """
     places = [place for lane in lanes for place, _ in lane.marks]
     places += [edge for edge in (band[:2] if band else ()) if math.isfinite(edge)]
@@ -266,20 +268,20 @@ def timeline(
     shapes: list[Markup] = []
     if band is not None:
         left, right = x(band[0]), x(band[1])
-        told = element("title", band[2])
+        tooltip = element("title", band[2])
         shapes.append(
-            element("rect", told, x=_share(left), y=0, width=_share(right - left), height=bottom, fill="var(--grid)")
+            element("rect", tooltip, x=_share(left), y=0, width=_share(right - left), height=bottom, fill="var(--grid)")
         )
     for number, lane in enumerate(lanes):
         y = 4 + _LANE * number
         shapes.append(_label(lane.name, x="4", y=y + 12, color="var(--text)"))
         shapes += [
-            element("circle", element("title", told), cx=_share(x(place)), cy=y + 23, r=4, fill=lane.color)
-            for place, told in lane.marks
+            element("circle", element("title", text), cx=_share(x(place)), cy=y + 23, r=4, fill=lane.color)
+            for place, text in lane.marks
         ]
     shapes += _labels(labels, [0.0, 100.0], y=bottom + 15, room=_NARROW_PAGE)
-    said = element("p", title, class_="axis")
-    return element("figure", said, _svg(title, shapes, bottom + 22), class_="chart")
+    caption = element("p", title, class_="axis")
+    return element("figure", caption, _svg(title, shapes, bottom + 22), class_="chart")
 
 
 def _chart(title: str, shapes: Sequence[Markup], series: Sequence[Series], *, x: str, y: str) -> Markup:
@@ -302,7 +304,7 @@ def _svg(title: str, shapes: Sequence[Markup], height: int, class_: str | None =
 
 
 def _legend_of(series: Sequence[Series]) -> Markup | None:
-    return _legend([(one.name, one.color) for one in series]) if len(series) > 1 else None
+    return _legend([(row.name, row.color) for row in series]) if len(series) > 1 else None
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
@@ -318,7 +320,7 @@ def _axis(most: float, *, is_share: bool) -> list[Markup]:
         value = most * i / _TICKS
         y = _y(value, most)
         shapes.append(element("line", x1="0", x2="100%", y1=f"{y:.1f}", y2=f"{y:.1f}", stroke="var(--grid)"))
-        shapes.append(_label(_told(value, is_share=is_share), x="-7", y=y + 4, anchor="end"))
+        shapes.append(_label(_number(value, is_share=is_share), x="-7", y=y + 4, anchor="end"))
     return shapes
 
 
@@ -338,7 +340,7 @@ def _stroke(left: tuple[float, float], right: tuple[float, float], color: str) -
 def _labels(
     labels: Sequence[str], places: Sequence[float], *, y: float = _HEIGHT - 7, room: int = _NARROW
 ) -> list[Markup]:
-    """Write the first label, the last and as many evenly between them as have room on a narrow screen."""
+    """Write the first and the last label, and as many between them as have room on a narrow screen."""
     if not labels:
         return []
     fitting = int(room / (max(map(len, labels)) * _LETTER + 8))
@@ -364,8 +366,8 @@ def _cut(text: str, width: float) -> str:
 
 
 def _most(series: Sequence[Series]) -> float:
-    """Return where the axis ends: the next round number that its ticks divide into round ones."""
-    most = max((value for one in series for value in one.values if value is not None), default=0.0)
+    """Return the end of the axis: the next round number whose ticks are round numbers."""
+    most = max((value for row in series for value in row.values if value is not None), default=0.0)
     if most <= 0:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(most))
@@ -380,5 +382,5 @@ def _y(value: float, most: float) -> float:
     return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value / most
 
 
-def _told(value: float, *, is_share: bool) -> str:
+def _number(value: float, *, is_share: bool) -> str:
     return percent(value) if is_share else short(value)

@@ -1,4 +1,4 @@
-"""A leakage report on a terminal and as a page."""
+"""A leakage report as text for a terminal, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from featurestore.core.temporal import format_duration
-from featurestore.guard.release.leakage_report import (
+from featurestore.guard.release.delays import SourceDelay
+from featurestore.guard.release.leakage import (
     HINDSIGHT,
     LABEL_TIME,
     SHIFTS,
     FeaturePower,
     LeakageReport,
-    SourceDelay,
 )
 from featurestore.reports.charts import (
     BAD,
@@ -26,7 +26,7 @@ from featurestore.reports.charts import (
 from featurestore.reports.markup import Markup, element
 from featurestore.reports.page import (
     bullets,
-    folded,
+    collapsed,
     heading,
     page,
     pairs,
@@ -36,38 +36,40 @@ from featurestore.reports.page import (
 )
 
 _DELAYS = ("view", "source", "median", "95 %", "longest", "later than the lag")
-_SHOWN = 20
-_DRAWN = 12
+_TEXT_FEATURES = 20
+_PAGE_CHARTS = 12
 
 
-def render(report: LeakageReport) -> RenderableType:
-    """Return what each feature tells, what became of it, and how late events became known."""
-    shown = report.features[: max(_SHOWN, len(report.flagged) + len(report.doubted))]
-    features = _table(_head(report), [_cells(feature, report) for feature in shown], [_style(one) for one in shown])
-    said = [Text(f"{feature.name}: {line}", style="red") for feature in report.flagged for line in feature.flags]
-    said += [
+def render_text(report: LeakageReport) -> RenderableType:
+    """Return the report for a terminal: the features, reasons and doubts, and the delays of events."""
+    shown = report.features[: max(_TEXT_FEATURES, len(report.flagged) + len(report.doubted))]
+    features = _table(
+        _head(report), [_cells(feature, report) for feature in shown], [_style(feature) for feature in shown]
+    )
+    remarks = [Text(f"{feature.name}: {line}", style="red") for feature in report.flagged for line in feature.flags]
+    remarks += [
         Text(f"{feature.name}: {line}", style="yellow") for feature in report.doubted for line in _doubted(feature)
     ]
-    said += [Text(f"{feature.name}: {line}") for feature in shown for line in _notes(feature)]
+    remarks += [Text(f"{feature.name}: {line}") for feature in shown for line in _notes(feature)]
     delays = _table(_DELAYS, [_delay(delay) for delay in report.sources], [""] * len(report.sources))
-    return Group(Text(_title(report)), features, *said, Text("how late events became known", style="italic"), delays)
+    return Group(Text(_title(report)), features, *remarks, Text("how late events became known", style="italic"), delays)
 
 
-def render_html(report: LeakageReport) -> str:
-    """Return the report as one HTML file that needs nothing else."""
+def render_page(report: LeakageReport) -> str:
+    """Return the report as one self-contained HTML file."""
     titles = _head(report)
-    drawn = report.features[:_DRAWN]
-    rest = [f"{feature.name}: {line}" for feature in report.features[_DRAWN:] for line in _said(feature)]
+    drawn = report.features[:_PAGE_CHARTS]
+    rest = [f"{feature.name}: {line}" for feature in report.features[_PAGE_CHARTS:] for line in _remarks(feature)]
     return page(
-        f"Leakage in {report.service}: {_verdict(report)}",
-        heading(f"Leakage in {report.service}", _verdict(report)),
+        f"Leakage in {report.service}: {report.verdict}",
+        heading(f"Leakage in {report.service}", report.verdict),
         element("p", element("b", _title(report)), class_="lead"),
-        folded([f"{feature.name}: {line}" for feature in report.flagged for line in feature.flags], "reasons"),
-        folded([f"{feature.name}: {line}" for feature in report.doubted for line in feature.doubts], "doubts"),
+        collapsed([f"{feature.name}: {line}" for feature in report.flagged for line in feature.flags], "reasons"),
+        collapsed([f"{feature.name}: {line}" for feature in report.doubted for line in feature.doubts], "doubts"),
         section(
-            "What features tell when they are asked earlier",
+            "Association with the label, computed earlier",
             pairs(_chart(feature, report) for feature in drawn),
-            folded(rest, "remarks"),
+            collapsed(rest, "remarks"),
         ),
         section(
             "All features",
@@ -81,13 +83,9 @@ def render_html(report: LeakageReport) -> str:
         ),
         section(
             "How late events became known",
-            table(_DELAYS, [_delay(one) for one in report.sources], numbers=range(2, len(_DELAYS))),
+            table(_DELAYS, [_delay(delay) for delay in report.sources], numbers=range(2, len(_DELAYS))),
         ),
     )
-
-
-def _verdict(report: LeakageReport) -> str:
-    return "fail" if report.flagged else "doubtful" if report.doubted else "pass"
 
 
 def _title(report: LeakageReport) -> str:
@@ -95,21 +93,21 @@ def _title(report: LeakageReport) -> str:
     if report.rows < report.sampled_of:
         rows = f"{report.rows:,} of {report.sampled_of:,} rows"
     count, doubted = len(report.flagged), len(report.doubted)
-    found = f"{count} of {len(report.features)} features are leaks" if count else "no feature is shown to be a leak"
-    found += f", {doubted} may be" if doubted else ""
+    result = f"{count} of {len(report.features)} features are leaks" if count else "no feature is proven to be a leak"
+    result += f", {doubted} may be" if doubted else ""
     if report.after_label:
-        found += f"; {report.after_label:,} rows ask after the label's own event"
-    return f"{report.service}, {rows}, predicting {report.label}: {found}"
+        result += f"; {report.after_label:,} rows ask after the label's event"
+    return f"{report.service}, {rows}, predicting {report.label}: {result}"
 
 
 def _moves(report: LeakageReport) -> dict[str, str]:
-    """Return the ways in which features were asked otherwise, with their headings."""
-    found = {shift: f"{shift} earlier" for shift in SHIFTS} | {HINDSIGHT: "hindsight changed"}
-    return found | ({LABEL_TIME: "before the label"} if report.label_time else {})
+    """Return the headings of the ways in which features were computed otherwise."""
+    moves = {shift: f"{shift} earlier" for shift in SHIFTS} | {HINDSIGHT: "hindsight changed"}
+    return moves | ({LABEL_TIME: "before the label"} if report.label_time else {})
 
 
 def _head(report: LeakageReport) -> list[str]:
-    return ["feature", "tells", *_moves(report).values()]
+    return ["feature", "share", *_moves(report).values()]
 
 
 def _cells(feature: FeaturePower, report: LeakageReport) -> list[str]:
@@ -129,10 +127,10 @@ def _doubted(feature: FeaturePower) -> Iterator[str]:
 def _notes(feature: FeaturePower) -> Iterator[str]:
     yield from feature.notes
     if feature.changed:
-        yield f"{feature.changed:,} values are other ones now: its sources were changed since"
+        yield f"{feature.changed:,} values have changed: its sources were modified since the training set was built"
 
 
-def _said(feature: FeaturePower) -> Iterator[str]:
+def _remarks(feature: FeaturePower) -> Iterator[str]:
     yield from feature.flags
     yield from _doubted(feature)
     yield from _notes(feature)
@@ -147,18 +145,24 @@ def _chart(feature: FeaturePower, report: LeakageReport) -> Markup:
     moves = _moves(report)
     values = [feature.share, *(feature.earlier[move] for move in moves)]
     series = [Series("share", values, BAD if feature.flags else CURRENT)]
-    said = list(_said(feature))
+    remarks = list(_remarks(feature))
     return panel(
         feature.name,
-        ranked("Share of the label's entropy it tells", ["as trained", *moves.values()], series, is_share=True, most=1),
-        bullets(said) if said else None,
+        ranked(
+            "Share of the label's entropy that it removes",
+            ["as trained", *moves.values()],
+            series,
+            is_share=True,
+            most=1,
+        ),
+        bullets(remarks) if remarks else None,
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> Table:
-    found = Table(box=None, pad_edge=False)
+    grid = Table(box=None, pad_edge=False)
     for place, title in enumerate(head):
-        found.add_column(title, justify="left" if place == 0 else "right", overflow="fold")
+        grid.add_column(title, justify="left" if place == 0 else "right", overflow="fold")
     for row, style in zip(rows, styles, strict=True):
-        found.add_row(*row, style=style)
-    return found
+        grid.add_row(*row, style=style)
+    return grid

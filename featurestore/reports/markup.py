@@ -1,7 +1,7 @@
-"""Writing HTML and SVG: elements from values, every one escaped.
+"""Writing HTML and SVG elements with every value escaped.
 
-There is one way to text: ``element`` escapes attributes and text, and only what it returned itself is taken as markup.
-So no name or value of a user can become part of a page's structure.
+``element`` escapes attributes and text; only ``Markup``, which it returns itself, is inserted as it is. So no name or
+value of a user can become part of the structure of a page.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from featurestore.core.cleaning import clean
 
 
 class Markup(str):
-    """Text that is markup already; everything else is escaped."""
+    """Text that is already markup, and is not escaped again."""
 
     __slots__ = ()
 
@@ -24,10 +24,10 @@ _EMPTY = frozenset({"meta", "br", "line", "rect", "circle"})
 
 
 def escape(value: object) -> Markup:
-    """Return a value as markup: unchanged if it is markup, else its text with everything special escaped.
+    """Return a value as markup: unchanged if it is markup, else its escaped text.
 
-    Control characters, which have no place in a page, are shown as the replacement character; so are those that turn
-    the direction of text around, which would let a value rewrite what stands after it.
+    Control characters are replaced by the replacement character, and so are characters that change the direction of
+    text, which would let a value change how the following text looks.
 
     Example:
         >>> escape("<b>")
@@ -42,10 +42,10 @@ def element(tag: str, *children: Child, **attributes: object) -> Markup:
     """Return an element.
 
     Args:
-        tag: Its name, from this program.
-        children: Text, numbers, elements and iterables of these; ``None`` is nothing.
-        attributes: Attributes; ``_`` stands for ``-`` and a trailing one is dropped (``class_``); ``None`` leaves one
-            out.
+        tag: Its name, never from user input.
+        children: Text, numbers, elements and iterables of these; ``None`` is skipped.
+        attributes: Attributes; ``_`` stands for ``-`` and a trailing ``_`` is dropped (``class_``); attributes that are
+            ``None`` are left out.
 
     Example:
         >>> element("td", "a < b", class_="name")
@@ -62,7 +62,7 @@ def element(tag: str, *children: Child, **attributes: object) -> Markup:
 
 
 def joined(children: Iterable[Child]) -> Markup:
-    """Return text, numbers, elements and iterables of these one after the other."""
+    """Return text, numbers, elements and iterables of these, concatenated."""
     parts = []
     for child in children:
         if child is None:

@@ -1,6 +1,6 @@
-"""Pages of one file: HTML with its style inside, readable without network, light or dark as the reader's system is.
+"""Self-contained HTML pages: the style is inside, no network is needed, light or dark follows the reader's system.
 
-A content security policy forbids everything but the style inside: not even a mistake here could load or run anything.
+A content security policy allows the inline style only, so that even a mistake here could not load or run anything.
 """
 
 from __future__ import annotations
@@ -92,15 +92,15 @@ _UNBROKEN = {"number", "short"}
 _TAG = re.compile("<[^>]*>")
 _SHOWN_LINES = 3
 _WIDEST = 20
-"""Letters to which a narrow screen may squeeze a column; below that the table is scrolled."""
+"""Letters to which a column may shrink on a narrow screen; below that the table scrolls."""
 
 
 def page(title: str, *body: Child) -> str:
-    """Return a whole HTML file.
+    """Return an HTML file.
 
     Args:
-        title: Its title.
-        body: What it shows.
+        title: Title of the page.
+        body: Content of the page.
     """
     head = element(
         "head",
@@ -113,34 +113,34 @@ def page(title: str, *body: Child) -> str:
     return f"<!DOCTYPE html>\n{element('html', head, element('body', element('main', *body)), lang='en')}\n"
 
 
-def heading(title: str, verdict: str, *said: Child) -> Markup:
-    """Return the head of a report: what it is about with its verdict, and lines under it."""
+def heading(title: str, verdict: str, *lines: Child) -> Markup:
+    """Return the head of a report: its title and verdict, with lines below."""
     shown = element("span", verdict or "not judged", class_=f"verdict {_CLASSES.get(verdict, 'doubt')}")
     return element(
         "header",
         element("h1", element("span", title), " ", shown),
-        *(element("p", one, class_="muted") for one in said if one),
+        *(element("p", line, class_="muted") for line in lines if line),
     )
 
 
 def section(title: str, *body: Child) -> Markup:
-    """Return a part of a page with a title."""
+    """Return a section of a page with a title."""
     return element("section", element("h2", title), *body)
 
 
 def panel(title: str, *body: Child, color: str | None = None) -> Markup:
-    """Return a box with a title, and with an edge in a colour of a chart it belongs to."""
+    """Return a box with a title, and with an edge in the colour of a chart if one is passed."""
     style = None if color is None else f"border-color:{color}"
     return element("div", element("h3", title), *body, class_="panel part" if style else "panel", style=style)
 
 
 def pairs(panels: Iterable[Markup]) -> Markup:
-    """Return boxes, two beside each other where there is room."""
+    """Return boxes, two per row if there is room."""
     return element("div", panels, class_="pair")
 
 
 def tiles(numbers: Iterable[tuple[str, str]]) -> Markup:
-    """Return numbers that are to be seen first, as (name, number)."""
+    """Return prominent numbers, each given as (name, number)."""
     return element(
         "div", (element("div", element("b", number), name, class_="tile") for name, number in numbers), class_="tiles"
     )
@@ -151,12 +151,12 @@ def bullets(lines: Iterable[Child]) -> Markup:
     return element("ul", (element("li", line) for line in lines))
 
 
-def folded(lines: Sequence[Child], what: str) -> Markup | None:
-    """Return a list of lines of which all but the first few are folded away, if these are several.
+def collapsed(lines: Sequence[Child], what: str) -> Markup | None:
+    """Return a list of lines; if there are many, all but the first few are collapsed.
 
     Args:
         lines: The lines.
-        what: What they are, as a noun in the plural.
+        what: Plural noun for the lines.
     """
     if not lines:
         return None
@@ -167,8 +167,8 @@ def folded(lines: Sequence[Child], what: str) -> Markup | None:
 
 
 def facts(rows: Iterable[tuple[Child, Child]]) -> Markup:
-    """Return a table of facts, each with its name."""
-    lines = (element("tr", element("th", name, scope="row"), element("td", said)) for name, said in rows)
+    """Return a table of names and facts."""
+    lines = (element("tr", element("th", name, scope="row"), element("td", fact)) for name, fact in rows)
     return element("table", element("tbody", lines), class_="facts")
 
 
@@ -182,16 +182,16 @@ def table(
     bad: Iterable[int] = (),
     doubtful: Iterable[int] = (),
 ) -> Markup:
-    """Return a table, which is scrolled where it is too wide. Columns in which no row has anything are left out.
+    """Return a table, which scrolls if it is too wide. Empty columns are left out.
 
     Args:
         head: Titles of the columns.
-        rows: Cells; the first one names its row.
-        numbers: Columns set to the right.
+        rows: Cells; the first cell is the heading of its row.
+        numbers: Right-aligned columns.
         values: Columns of data, in a fixed-width font.
-        shorts: Columns that are kept on one line.
-        bad: Rows that are marked.
-        doubtful: Rows that are marked as doubtful.
+        shorts: Columns that are not wrapped.
+        bad: Rows marked as bad.
+        doubtful: Rows marked as doubtful.
     """
     classes = dict.fromkeys(values, "value") | dict.fromkeys(shorts, "short") | dict.fromkeys(numbers, "number")
     marks = dict.fromkeys(doubtful, "doubt") | dict.fromkeys(bad, "bad")
@@ -214,5 +214,5 @@ def table(
 
 
 def _letters(cell: Markup) -> int:
-    """Return the letters of a cell's longest line."""
+    """Return the length of the longest line of a cell."""
     return max(len(unescape(text)) for text in _TAG.split(cell))

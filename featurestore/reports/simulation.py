@@ -1,4 +1,4 @@
-"""A simulation on a terminal and as a page, for a person who has to choose."""
+"""A simulation of refresh policies as text for a terminal, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from featurestore.core.temporal import format_duration
 from featurestore.guard.comparing.compare import FeatureCounts
-from featurestore.guard.release.simulation import PolicyOutcome, Simulation
+from featurestore.guard.release.simulate import PolicyOutcome, Simulation
 from featurestore.reports.charts import (
     BAD,
     CURRENT,
@@ -34,18 +34,18 @@ _TEXTS = (0, 7)
 _NUMBERS = [place for place in range(len(_HEAD)) if place not in _TEXTS]
 
 
-def render(simulation: Simulation) -> Table:
-    """Return one line per policy."""
-    found = Table(title=_title(simulation), title_justify="left", box=None, pad_edge=False)
+def render_text(simulation: Simulation) -> Table:
+    """Return the simulation for a terminal: one line per policy."""
+    grid = Table(title=_title(simulation), title_justify="left", box=None, pad_edge=False)
     for place, title in enumerate(_HEAD):
-        found.add_column(title, justify="left" if place in _TEXTS else "right", overflow="fold")
+        grid.add_column(title, justify="left" if place in _TEXTS else "right", overflow="fold")
     for outcome in simulation.policies:
-        found.add_row(*_cells(outcome))
-    return found
+        grid.add_row(*_cells(outcome))
+    return grid
 
 
-def render_html(simulation: Simulation) -> str:
-    """Return the simulation as one HTML file that needs nothing else."""
+def render_page(simulation: Simulation) -> str:
+    """Return the simulation as one self-contained HTML file."""
     names = [outcome.refresh for outcome in simulation.policies]
     shares = Series("share", [outcome.share for outcome in simulation.policies], BAD)
     ages = Series("staleness", [outcome.staleness_s[1] / 60 for outcome in simulation.policies], CURRENT)
@@ -53,7 +53,7 @@ def render_html(simulation: Simulation) -> str:
         f"Refresh policies of {simulation.view}",
         element("header", element("h1", f"Refresh policies of {simulation.view}"), element("p", _title(simulation))),
         section(
-            "What each refresh costs in truth",
+            "Differences from fresh values, by refresh policy",
             pairs(
                 (
                     panel(
@@ -79,8 +79,8 @@ def render_html(simulation: Simulation) -> str:
 def _title(simulation: Simulation) -> str:
     return (
         f"{simulation.rows:,} questions from {simulation.since} to {simulation.until} ({simulation.questions}),"
-        f" {simulation.not_found:.1%} of them about entities without events, beside values that are always fresh;"
-        f" declared is {simulation.declared}; {short(simulation.events_per_day)} events a day are folded"
+        f" {simulation.not_found:.1%} of them about entities without events, compared with fresh values;"
+        f" declared: {simulation.declared}; {short(simulation.events_per_day)} events are applied per day"
     )
 
 
@@ -93,7 +93,7 @@ def _cells(outcome: PolicyOutcome) -> list[str]:
 
 
 def _sizes(feature: FeatureCounts) -> list[str]:
-    """Return how far the numbers of a feature that differ lie apart: on average, and at most."""
+    """Return the mean and the largest absolute difference of a feature's numbers."""
     numbers = feature.numbers
     return ["", ""] if numbers is None else [short(numbers.mean_absolute), short(numbers.largest_absolute)]
 

@@ -62,7 +62,7 @@ def share_of(report, cause):
 def test_a_clean_log_passes_and_says_what_it_did_not_compare(store, right, tmp_path):
     report = audited(store, tmp_path, right)
     assert (report.verdict, report.kind, report.compared) == ("pass", "foreign", 400)
-    assert report.notes == ("the log says no statuses: values alone were compared",)
+    assert report.notes == ("the log has no statuses: only values were compared",)
     assert {pair for feature in report.features for pair in feature.status_pairs} == {
         "PRESENT/not logged",
         "EXPIRED/not logged",
@@ -204,7 +204,7 @@ def test_features_that_are_not_mapped_are_left_out(store, right, tmp_path):
         (("[features]", "[constants]"), "features: Field required"),
         (('spend__total = "total"\nspend__last = "last_amount"\nspend__n = "n"', ""), "no feature is mapped"),
         (("[keys]", "[key]"), "key: Extra inputs are not permitted"),
-        (("[keys]", "[keys"), "it is no TOML"),
+        (("[keys]", "[keys"), "it is not valid TOML"),
     ],
 )
 def test_mappings_that_do_not_fit_are_refused(store, right, tmp_path, change, problem):
@@ -221,7 +221,7 @@ def test_what_is_no_value_of_its_feature_differs_and_is_shown_as_it_was_served(s
     report = audited(store, tmp_path, served, mismatches=tmp_path / "mismatches")
     n = next(feature for feature in report.features if feature.name == "spend__n")
     assert (report.verdict, n.different, n.mismatch, n.only_in_reference, n.equal) == ("fail", 4, 3, 1, 396)
-    assert "spend__n: 3 served values are no int64, for instance 'many'" in report.notes
+    assert "spend__n: 3 served values are not int64, for example 'many'" in report.notes
     shown = {row.current for row in report.worst}
     assert shown == {"many", "", "14.5", None}
     assert {row.cause == "" for row in report.worst if row.current is not None} == {True}, "there is nothing to prove"
@@ -296,9 +296,9 @@ def test_rows_whose_key_is_no_key_are_left_out_and_counted(tmp_path):
         report = store.audit_foreign(SERVICE, log, mapping)
     assert (report.verdict, report.served, report.compared) == ("cannot tell", 3, 2)
     assert [(one.reason, one.rows) for one in report.skipped] == [
-        ("column 'user' ([keys] user in the mapping) holds what is no int64: 'seven'", 1)
+        ("column 'user' ([keys] user in the mapping) has values that are not int64: 'seven'", 1)
     ]
-    assert "rows without 'user': 1; no training set knows an entity without a key" in report.notes
+    assert "rows without 'user': 1; training sets have no entity without a key" in report.notes
 
 
 def test_any_column_of_the_log_may_be_a_slice(store, right, tmp_path):
@@ -319,7 +319,7 @@ def test_a_range_without_an_instant_is_refused(store, right, tmp_path):
 
 def test_what_the_mapping_must_say_is_told(store, right, tmp_path):
     naive = with_column(right, "served_at", right.column("served_at").cast(pa.timestamp("us")))
-    with pytest.raises(SourceError, match=r'Say in the mapping .* timezone = "UTC"'):
+    with pytest.raises(SourceError, match=r'Set their zone in the mapping.* timezone = "UTC"'):
         audited(store, tmp_path, naive)
     with pytest.raises(SourceError, match="total"):
         audited(store, tmp_path, right.drop_columns(["total"]))
@@ -327,14 +327,14 @@ def test_what_the_mapping_must_say_is_told(store, right, tmp_path):
     with pytest.raises(SourceError, match=r"column 'served_at': 400 rows have no as_of, the first of them row 0"):
         audited(store, tmp_path, empty)
     numbers = pc.divide(right.column("served_at").cast(pa.int64()), 1000)
-    with pytest.raises(SourceError, match=r'row 0 holds the number 17\d+, .*as_of_unit = "ms"'):
+    with pytest.raises(SourceError, match=r'row 0 has the number 17\d+, .*as_of_unit = "ms"'):
         audited(store, tmp_path, with_column(right, "served_at", numbers))
     (tmp_path / "map.toml").write_text('as_of_unit = "s"\n' + MAPPING)
-    with pytest.raises(SourceError, match=r'with as_of_unit = "s" lies outside .*as_of_unit = "ms"'):
+    with pytest.raises(SourceError, match=r'with as_of_unit = "s" is outside .*as_of_unit = "ms"'):
         audited(store, tmp_path, with_column(right, "served_at", numbers))
     with pytest.raises(SourceError, match="Leave as_of_unit out"):
         audited(store, tmp_path, right)
-    with pytest.raises(SourceError, match="row 0 holds 'noon', which is no number"):
+    with pytest.raises(SourceError, match="row 0 has 'noon', which is not a number"):
         audited(store, tmp_path, with_column(right, "served_at", pa.array(["noon"] * right.num_rows)))
     (tmp_path / "map.toml").write_text('timezone = "Mars/X"\n' + MAPPING)
     with pytest.raises(ConfigError, match="there is no time zone 'Mars/X'"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from featurestore.guard.audit import collecting
+from featurestore.guard.audit import kept_rows
 from featurestore.guard.causes.catalogue import CAUSES
 from tests.budget import sample
 from tests.skew.faults import FAULTS, as_float32, shop_of, true_shop
@@ -78,7 +78,7 @@ def test_several_causes_at_once_are_told_apart(names):
 
 def test_what_is_rare_in_every_round_is_named_in_the_end(monkeypatch):
     """Two values of a kind in each of many rounds are chance; all of them together are not."""
-    monkeypatch.setattr(collecting, "MOST_ROWS", 25)
+    monkeypatch.setattr(kept_rows, "MOST_ROWS", 25)
     faults = [fault_of(name) for name in ("state older than promised", "float32", "0 for null")]
     found = audit_planted(true_shop(), in_some(faults, 1 / len(faults)))
     for fault in faults:

@@ -341,7 +341,7 @@ def test_the_schema_of_reports_is_printed(run, kind):
 def test_a_value_is_explained(served, run):
     code, out, _ = run("explain", "model", "user=1", "--at", NOON, "--feature", "budget__left", "--html", "why.html")
     assert code == 0
-    assert "checked: nothing but what is listed as used gives the same bits" in out
+    assert "checked: recomputed from the used events alone, identical" in out
     assert "budget = 10.0" in out
     assert "exact sum of" in (served / "why.html").read_text()
     assert run("explain", "model", "user=1", "--at", NOON, "--json", "why.json")[0] == 0

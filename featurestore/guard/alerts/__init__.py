@@ -1,4 +1,4 @@
-"""Telling people about audits and jobs, by webhook, mail or a command: what is news to them, and when it is over."""
+"""Alerts about audits, drift and jobs, by webhook, mail or a command."""
 
 from featurestore.guard.alerts.alerts import DELIVERED, UNDELIVERED, Alerts
 from featurestore.guard.alerts.news import (

@@ -1,7 +1,8 @@
-"""What is news to whom.
+"""Sending each piece of news once per channel.
 
-What was told last, by each way of telling, is in the registry, so the same is told once however often it is found, also
-by another process. A way that fails is tried again after the next run, alone. What goes on is told again after a while.
+The registry records what each channel has sent, so the same problem is sent once, however often and by whichever
+process it is found. A channel that fails is retried after the next run; the other channels do not send again. Problems
+that last are sent again as reminders.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 
 from featurestore.config import NEVER, AlertsConfig
 from featurestore.core.temporal import Clock, duration_us
+from featurestore.guard.alerts.channels import Channel, channels_of, deliver
 from featurestore.guard.alerts.news import News
-from featurestore.guard.alerts.ways import Way, deliver, ways_of
 from featurestore.registry import AlertRecord, Registry
 
 DELIVERED = "delivered"
@@ -19,48 +20,48 @@ UNDELIVERED = "undelivered"
 
 
 class Alerts:
-    """Tells what is news."""
+    """Sends news to the configured channels."""
 
     def __init__(self, settings: AlertsConfig, registry: Registry, clock: Clock) -> None:
         self._settings = settings
         self._registry = registry
         self._clock = clock
-        self._ways = ways_of(settings, clock)
+        self._channels = channels_of(settings, clock)
         self._remind_us = 0 if settings.remind == NEVER else duration_us(settings.remind)
 
-    def tell(self, news: News) -> str:
-        """Tell what was found, by every way by which it is not known yet.
+    def send(self, news: News) -> str:
+        """Send a message through every channel that has not sent this news yet.
 
-        Whoever was told that something is wrong is told when something else is, too; when it has gone on for so long
-        that a reminder is due; and when all is well again.
+        After the first message of a problem, a channel sends another one for every new problem, a reminder if problems
+        last longer than the configured time, and one message when all problems are gone.
 
         Returns:
-            ``"delivered"``, ``"undelivered"`` if any way failed, or nothing if there was nothing to tell.
+            ``"delivered"``, ``"undelivered"`` if any channel failed, or an empty text if there was nothing to send.
         """
-        known = {record.way: record for record in self._registry.alerts(news.key)} if self._ways else {}
-        outcomes = [self._tell(way, news, known.get(way.name)) for way in self._ways]
+        sent = {record.way: record for record in self._registry.alerts(news.key)} if self._channels else {}
+        outcomes = [self._send(channel, news, sent.get(channel.name)) for channel in self._channels]
         return UNDELIVERED if UNDELIVERED in outcomes else DELIVERED if DELIVERED in outcomes else ""
 
-    def _tell(self, way: Way, news: News, last: AlertRecord | None) -> str:
-        """Tell by one way, and keep what is known there from then on."""
-        told = () if last is None else last.told
-        told_at_us = 0 if last is None else last.told_at_us
-        is_known = set(news.state) <= set(told)
-        is_over = bool(told) and not news.state
-        is_reminder = is_known and not is_over and self._is_due(told, told_at_us)
+    def _send(self, channel: Channel, news: News, last: AlertRecord | None) -> str:
+        """Send news through one channel if it is new there, and record the delivery."""
+        sent = () if last is None else last.told
+        sent_at_us = 0 if last is None else last.told_at_us
+        is_known = set(news.state) <= set(sent)
+        is_over = bool(sent) and not news.state
+        is_reminder = is_known and not is_over and self._is_due(sent, sent_at_us)
         if is_known and not is_over and not is_reminder:
             return ""
-        is_delivered, said = deliver(way, self._message(news, is_over=is_over, is_reminder=is_reminder))
+        is_delivered, problem = deliver(channel, self._message(news, is_over=is_over, is_reminder=is_reminder))
         now_us = self._clock.now_us()
         if is_delivered:
-            # Things that come and go are told once: until all is well, or a reminder says what is wrong by then.
-            kept = news.state if is_over or is_reminder else tuple(sorted({*told, *news.state}))
-            told, told_at_us = kept, now_us
-        self._registry.set_alert(AlertRecord(news.key, way.name, told, told_at_us, now_us, said))
+            # Problems that come and go are sent once, until all are gone or a reminder lists the present ones.
+            kept = news.state if is_over or is_reminder else tuple(sorted({*sent, *news.state}))
+            sent, sent_at_us = kept, now_us
+        self._registry.set_alert(AlertRecord(news.key, channel.name, sent, sent_at_us, now_us, problem))
         return DELIVERED if is_delivered else UNDELIVERED
 
-    def _is_due(self, told: tuple[str, ...], told_at_us: int) -> bool:
-        return bool(told) and 0 < self._remind_us <= self._clock.now_us() - told_at_us
+    def _is_due(self, sent: tuple[str, ...], sent_at_us: int) -> bool:
+        return bool(sent) and 0 < self._remind_us <= self._clock.now_us() - sent_at_us
 
     def _message(self, news: News, *, is_over: bool, is_reminder: bool) -> dict[str, Any]:
         text = f"{news.service or news.job}: {'still ' if is_reminder else ''}{news.verdict}"

@@ -1,4 +1,4 @@
-"""What can be told to people: one form for whatever is done again and again and may find something wrong."""
+"""News: the result of one run of an audit, a drift comparison or a job, in one form for all alerts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.guard.audit.report import AuditReport
-from featurestore.guard.comparing.verdicts import FAIL, PASS
 from featurestore.guard.drift.report import DriftReport
+from featurestore.guard.report import FAIL, PASS
 from featurestore.registry import DONE, SKIPPED, JobRecord
 
 _SHOWN = 3
@@ -16,17 +16,17 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class News:
-    """What one run of something found.
+    """The result of one run.
 
     Attributes:
-        kind: What it was: ``"audit"``, ``"drift"``, or ``"job"`` for whether a job could be done at all.
-        job: What is done again and again; what was told before is kept by it.
-        service: Name of the service; empty if it is about none.
-        verdict: What was found, in a word.
-        state: What is wrong, one stable text for each thing; nothing if all is well.
-        text: What was found, in a line.
+        kind: ``"audit"``, ``"drift"``, or ``"job"`` for the outcome of a job itself.
+        job: Name of the repeated job, by which the sent alerts are recorded.
+        service: Name of the service; empty if there is none.
+        verdict: The verdict or outcome.
+        state: The problems, one stable text for each; empty if there are none.
+        text: The result in one line.
         id: Number of the report in the registry; ``None`` if there is none.
-        details: What else a message has.
+        details: Further fields of the message.
     """
 
     kind: str
@@ -40,18 +40,19 @@ class News:
 
     @property
     def key(self) -> str:
-        """What the registry keeps it under: what a job finds, and whether it can be done at all, are two things."""
+        """Key of the sent alerts in the registry; the findings of a job and its own outcome have separate keys."""
         return f"job {self.job}" if self.kind == "job" else self.job
 
 
 def news_of_audit(report: AuditReport, job: str = "") -> News:
-    """Return what an audit found.
+    """Return the news of an audit.
 
-    What is wrong are the features that differ, each with its causes, so that a second feature is news beside a first.
+    Each differing feature with each of its causes is a problem of its own, so that a second feature is news after a
+    first.
 
     Args:
         report: The judged report.
-        job: The job that it is part of; left out, audits of the service of one kind and share are one.
+        job: Name of the job; by default all audits of the service of one kind and sample share one name.
     """
     share = "" if report.sample >= 1 else f" sample {report.sample:g}"
     kind = "" if report.kind == "log" else f" {report.kind}"
@@ -60,7 +61,7 @@ def news_of_audit(report: AuditReport, job: str = "") -> News:
         job=job or f"audit {report.service}{kind}{share}",
         service=report.service,
         verdict=report.verdict,
-        state=_wrong(report),
+        state=_problems(report),
         text="; ".join(report.reasons[:_SHOWN]),
         id=report.id,
         details={
@@ -74,7 +75,7 @@ def news_of_audit(report: AuditReport, job: str = "") -> News:
     )
 
 
-def _wrong(report: AuditReport) -> tuple[str, ...]:
+def _problems(report: AuditReport) -> tuple[str, ...]:
     if report.verdict == PASS:
         return ()
     if report.verdict != FAIL:
@@ -83,16 +84,16 @@ def _wrong(report: AuditReport) -> tuple[str, ...]:
     for finding in report.findings:
         for name in finding.features:
             causes.setdefault(name, set()).add(finding.cause)
-    found = (f"{name}: {cause}" if cause else name for name in causes for cause in causes[name] or {""})
-    return tuple(sorted(found)) or (report.verdict,)
+    problems = (f"{name}: {cause}" if cause else name for name in causes for cause in causes[name] or {""})
+    return tuple(sorted(problems)) or (report.verdict,)
 
 
 def news_of_drift(report: DriftReport, job: str = "") -> News:
-    """Return what a comparison of distributions found; what is wrong are the features that drifted.
+    """Return the news of a drift report; the problems are the features that drifted.
 
     Args:
         report: The judged report.
-        job: The job that it is part of; left out, all comparisons of the service are one.
+        job: Name of the job; by default all drift comparisons of the service share one name.
     """
     drifted = tuple(sorted(feature.name for feature in report.drifted))
     return News(
@@ -114,6 +115,6 @@ def news_of_drift(report: DriftReport, job: str = "") -> News:
 
 
 def news_of_job(record: JobRecord) -> News:
-    """Return whether a job could be done."""
+    """Return the news of the outcome of a job."""
     state = () if record.outcome in (DONE, SKIPPED) else (record.outcome,)
     return News(kind="job", job=record.name, service="", verdict=record.outcome, state=state, text=record.said)

@@ -1,1 +1,1 @@
-"""Compare what was served with what the training road gives."""
+"""Audits: recompute served rows offline, compare them, and prove the causes of differences."""

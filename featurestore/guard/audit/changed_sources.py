@@ -1,8 +1,8 @@
-"""How sources differ from what materialize runs read: rows that came later than they say, changed, or are gone.
+"""How sources differ from what materialize runs read: rows were added late, changed, or removed.
 
-A run records how many events it read below its watermark, their content, and the files they lay in with their row
-counts. Rows beyond these counts were not there yet. If what is left without them has the content that the run read,
-then nothing that was read has changed: rows only came. One reading of the source answers this for all runs.
+A run records how many events it read below its watermark, their content hash, and their files with row counts. Rows
+beyond these counts did not exist yet. If the other rows have the content hash of the run, no row that was read has
+changed: rows were only added. One reading of the source answers this for all runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from featurestore.sources.content import row_hashes
 from featurestore.sources.rows import SourceFile
 
 _MOST_RUNS = 200
-"""Newest runs of a view that its source is compared with."""
+"""Count of the newest runs of a view with which its source is compared."""
 
 _SHOWN = 5
 
@@ -33,49 +33,49 @@ _SHOWN = 5
 def source_comparer(
     sources: Callable[[Iterable[str]], Mapping[str, Source]], registry: Registry, settings: ReadSettings
 ) -> Callable[[ViewPlan], SourceChange | None]:
-    """Return a function that tells how a view's source differs from what its materialize runs read.
+    """Return a function that compares the source of a view with what its materialize runs read.
 
-    The source is read for it, once per view, and only when it is asked.
+    The source is read at the first call, once per view.
 
     Args:
-        sources: Finds definitions of sources by name.
-        registry: Knows the runs, and the files they read.
-        settings: What reading may use.
+        sources: Returns definitions of sources by name.
+        registry: The runs, and the files they read.
+        settings: Resources for reading.
     """
-    known: dict[str, SourceChange | None] = {}
+    changes: dict[str, SourceChange | None] = {}
 
     def compare(view: ViewPlan) -> SourceChange | None:
-        if view.fingerprint not in known:
+        if view.fingerprint not in changes:
             runs = _comparable(registry.runs(view.name, limit=_MOST_RUNS), view.fingerprint)
             source = sources([view.source.name])[view.source.name]
-            known[view.fingerprint] = _source_change(view, source, runs, registry, settings) if runs else None
-        return known[view.fingerprint]
+            changes[view.fingerprint] = _source_change(view, source, runs, registry, settings) if runs else None
+        return changes[view.fingerprint]
 
     return compare
 
 
 def _comparable(runs: Sequence[RunRecord], fingerprint: str) -> list[RunRecord]:
-    """Return the runs of a plan that say what they read, oldest first, as far back as their bounds only grow."""
-    found: list[RunRecord] = []
+    """Return the runs of a plan that recorded their content, oldest first, from where on their bounds only grow."""
+    comparable: list[RunRecord] = []
     for run in runs:
         if run.fingerprint != fingerprint or not run.is_done or not run.content:
             continue
-        if found and run.until_us > found[-1].until_us:
+        if comparable and run.until_us > comparable[-1].until_us:
             break
-        found.append(run)
-    return found[::-1]
+        comparable.append(run)
+    return comparable[::-1]
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """What a source holds now below the bounds of some runs, oldest run first.
+class _Comparison:
+    """The events of a source below the bounds of some runs, oldest run first, compared with what the runs read.
 
     Attributes:
-        count: Events.
-        is_same: Whether they are those the run read.
-        is_grown: Whether they are those the run read and others that came later.
-        hashes: Hashes of events that came later.
-        newest_run: For each of them the newest run that was without it.
+        count: Count of events now.
+        is_same: Whether they are the events that the run read.
+        is_grown: Whether they are the events that the run read and others that were added later.
+        hashes: Hashes of events that were added later.
+        newest_run: For each of them, the newest run that did not read it.
     """
 
     count: Ints
@@ -94,26 +94,26 @@ def _source_change(
         files = scan.files
         counts = _files_counts(files, runs, registry) if files else _order_counts(outside, runs)
         ends = np.cumsum([file.row_count for file in files]) if files else np.array([np.iinfo(np.int64).max])
-        compared = _compared(outside, [column.name for column in view.source.columns], runs, counts, ends)
-    came = tuple(_came(compared, runs))
+        comparison = _compare(outside, [column.name for column in view.source.columns], runs, counts, ends)
+    came = tuple(_came(comparison, runs))
     row_count = np.array([run.row_count for run in runs], dtype=np.int64)
-    is_other = ~compared.is_same & ~compared.is_grown
-    lost = np.flatnonzero(is_other[:-1] & (compared.count <= row_count)[:-1])
-    if bool(compared.is_same[-1]) and not came and not len(lost):
+    is_other = ~comparison.is_same & ~comparison.is_grown
+    lost = np.flatnonzero(is_other[:-1] & (comparison.count <= row_count)[:-1])
+    if bool(comparison.is_same[-1]) and not came and not len(lost):
         return None
-    changes = [] if compared.is_same[-1] else list(_file_changes(files, registry.files_read(runs[-1].files)))
+    changes = [] if comparison.is_same[-1] else list(_file_changes(files, registry.files_read(runs[-1].files)))
     is_touched = any(is_before for is_before, _ in changes)
-    grown = np.flatnonzero(is_other & (compared.count > row_count))
-    told = [*([len(runs) - 1] if not compared.is_same[-1] else []), *lost[-1:].tolist()]
+    grown = np.flatnonzero(is_other & (comparison.count > row_count))
+    reported = [*([len(runs) - 1] if not comparison.is_same[-1] else []), *lost[-1:].tolist()]
     return SourceChange(
         view=view.name,
         source=source.name,
         descriptions=(
-            *_came_said(came),
-            *(_count_said(runs[number], int(compared.count[number])) for number in told),
+            *_came_lines(came),
+            *(_count_line(runs[number], int(comparison.count[number])) for number in reported),
             *(text for _, text in changes),
         ),
-        is_rewritten=bool(is_other[-1]) and (is_touched or int(compared.count[-1]) <= runs[-1].row_count),
+        is_rewritten=bool(is_other[-1]) and (is_touched or int(comparison.count[-1]) <= runs[-1].row_count),
         was_rewritten=len(lost) > 0,
         late_rows=came,
         grown_until_us=runs[int(grown[-1])].until_us if len(grown) else None,
@@ -121,7 +121,7 @@ def _source_change(
 
 
 def _files_counts(files: Sequence[SourceFile], runs: Sequence[RunRecord], registry: Registry) -> Ints:
-    """Return for each file and run how many of the file's rows the run found, in files that only grow."""
+    """Return for each file and run the count of the file's rows that the run read, for files that only grow."""
     place = {file.path: number for number, file in enumerate(files)}
     counts = np.zeros((len(files), len(runs)), dtype=np.int64)
     for number, run in enumerate(runs):
@@ -132,10 +132,10 @@ def _files_counts(files: Sequence[SourceFile], runs: Sequence[RunRecord], regist
 
 
 def _order_counts(scan: Scan, runs: Sequence[RunRecord]) -> Ints:
-    """Return the same for a source without files, of which each run read the first rows below its bound."""
+    """Return the same for a source without files: each run read the first rows below its bound."""
     pieces = [(rows, _instants(batch)) for rows, batch in scan.numbered([scan.ingest_column])]
-    rows = np.concatenate([own for own, _ in pieces]) if pieces else np.zeros(0, dtype=np.int64)
-    times = np.concatenate([own for _, own in pieces]) if pieces else np.zeros(0, dtype=np.int64)
+    rows = np.concatenate([numbers for numbers, _ in pieces]) if pieces else np.zeros(0, dtype=np.int64)
+    times = np.concatenate([instants for _, instants in pieces]) if pieces else np.zeros(0, dtype=np.int64)
     counts = np.full((1, len(runs)), np.iinfo(np.int64).max, dtype=np.int64)
     for number, run in enumerate(runs):
         below = np.flatnonzero(times < run.until_us)
@@ -144,18 +144,18 @@ def _order_counts(scan: Scan, runs: Sequence[RunRecord]) -> Ints:
     return np.asarray(np.maximum.accumulate(counts, axis=1), dtype=np.int64)
 
 
-def _compared(scan: Scan, columns: Sequence[str], runs: Sequence[RunRecord], counts: Ints, ends: Ints) -> _Compared:
-    """Read a source and compare it with runs.
+def _compare(scan: Scan, columns: Sequence[str], runs: Sequence[RunRecord], counts: Ints, ends: Ints) -> _Comparison:
+    """Read a source and compare its events with what runs read.
 
     Args:
         scan: The source.
         columns: Columns that the runs read.
         runs: The runs, oldest first.
-        counts: For each file and run how many of its rows the run found.
-        ends: For each file one past its last row, counted through all files.
+        counts: For each file and run the count of the file's rows that the run read.
+        ends: For each file one past its last row, numbered over all files.
     """
     until = np.array([run.until_us for run in runs], dtype=np.int64)
-    # What begins to count with a run, and among it what the runs before some run were without: sums of hashes, counts.
+    # Sums of hashes and counts of the events that each run is the first to include; and of those added after runs.
     content, without = np.zeros(len(runs) + 1, dtype=np.uint64), np.zeros(len(runs) + 1, dtype=np.uint64)
     count, missing = np.zeros(len(runs) + 1, dtype=np.int64), np.zeros(len(runs) + 1, dtype=np.int64)
     late: list[tuple[Words, Ints]] = []
@@ -176,23 +176,23 @@ def _compared(scan: Scan, columns: Sequence[str], runs: Sequence[RunRecord], cou
     read = np.array([int(run.content, 16) for run in runs], dtype=np.uint64)
     row_count = np.array([run.row_count for run in runs], dtype=np.int64)
     is_same = (content == read) & (count == row_count)
-    return _Compared(
+    return _Comparison(
         count=count,
         is_same=is_same,
         is_grown=~is_same & (content - without == read) & (count - missing == row_count),
-        hashes=np.concatenate([np.zeros(0, dtype=np.uint64), *(own for own, _ in late)]),
-        newest_run=np.concatenate([np.zeros(0, dtype=np.int64), *(own for _, own in late)]),
+        hashes=np.concatenate([np.zeros(0, dtype=np.uint64), *(part for part, _ in late)]),
+        newest_run=np.concatenate([np.zeros(0, dtype=np.int64), *(part for _, part in late)]),
     )
 
 
 def _newest_without(rows: Ints, counts: Ints, ends: Ints) -> Ints:
-    """Return for each row the newest run that did not find it, -1 if all did."""
+    """Return for each row the newest run that did not read it, -1 if all runs did."""
     newest = np.full(len(rows), -1, dtype=np.int64)
     of_file = np.searchsorted(ends, rows, side="right")
     for file in np.unique(of_file).tolist():
-        own = np.flatnonzero(of_file == file)
+        places = np.flatnonzero(of_file == file)
         start = int(ends[file - 1]) if file else 0
-        newest[own] = np.searchsorted(counts[file], rows[own] - start, side="right") - 1
+        newest[places] = np.searchsorted(counts[file], rows[places] - start, side="right") - 1
     return newest
 
 
@@ -201,49 +201,49 @@ def _instants(batch: pa.RecordBatch) -> Ints:
     return np.asarray(batch.column(0).cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _came(compared: _Compared, runs: Sequence[RunRecord]) -> Iterator[LateRows]:
-    for number in np.unique(compared.newest_run).tolist():
-        if compared.is_grown[number]:
+def _came(comparison: _Comparison, runs: Sequence[RunRecord]) -> Iterator[LateRows]:
+    for number in np.unique(comparison.newest_run).tolist():
+        if comparison.is_grown[number]:
             following = runs[number + 1] if number + 1 < len(runs) else None
             yield LateRows(
                 read_until_us=runs[number].until_us,
                 seen_at_us=None if following is None else following.finished_at_us,
-                hashes=compared.hashes[compared.newest_run == number],
+                hashes=comparison.hashes[comparison.newest_run == number],
             )
 
 
-def _came_said(came: Sequence[LateRows]) -> Iterator[str]:
-    for one in came[-_SHOWN:]:
-        events = "1 event was" if len(one.hashes) == 1 else f"{len(one.hashes)} events were"
-        found = (
+def _came_lines(came: Sequence[LateRows]) -> Iterator[str]:
+    for arrival in came[-_SHOWN:]:
+        events = "1 event was" if len(arrival.hashes) == 1 else f"{len(arrival.hashes)} events were"
+        reader = (
             "no run has read"
-            if one.seen_at_us is None
-            else f"the run that ended at {format_instant(one.seen_at_us)} read"
+            if arrival.seen_at_us is None
+            else f"the run that ended at {format_instant(arrival.seen_at_us)} read"
         )
-        them = "it" if len(one.hashes) == 1 else "them"
+        them = "it" if len(arrival.hashes) == 1 else "them"
         yield (
-            f"{events} not in the source when the run up to {format_instant(one.read_until_us)} read it; {found} {them}"
-            f"{' yet' if one.seen_at_us is None else ''}"
+            f"{events} not in the source when the run up to {format_instant(arrival.read_until_us)} read it; "
+            f"{reader} {them}{' yet' if arrival.seen_at_us is None else ''}"
         )
 
 
-def _count_said(run: RunRecord, count: int) -> str:
+def _count_line(run: RunRecord, count: int) -> str:
     at = format_instant(run.until_us)
     if count == run.row_count:
-        return f"the {count} events below {at} say something else than when the run up to then read them"
+        return f"the {count} events below {at} have other values than when the run up to then read them"
     return f"the run up to {at} read {run.row_count} events; below that the source has {count} now"
 
 
 def _file_changes(now: Sequence[SourceFile], then: Sequence[FileRead]) -> Iterator[tuple[bool, str]]:
-    """Yield what became of files, and whether they had been read."""
+    """Yield what happened to files, and whether a run had read them."""
     new = {file.path: (file.size, file.mtime_ns) for file in now}
     old = {file.path: (file.size, file.mtime_ns) for file in then}
     changed = sorted(path for path in old.keys() & new.keys() if old[path] != new[path])
     gone, came = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
     for is_before, verb, paths in (
-        (True, "was written again", changed),
+        (True, "was rewritten", changed),
         (True, "is gone", gone),
-        (False, "came since", came),
+        (False, "was added", came),
     ):
         for path in paths[:_SHOWN]:
             yield is_before, f"{Path(path).name} {verb}"

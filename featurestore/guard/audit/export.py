@@ -1,4 +1,4 @@
-"""Every value that differs, as Parquet: for those who want to look at more than a report shows."""
+"""All values that differ, as a Parquet file."""
 
 from __future__ import annotations
 
@@ -44,38 +44,38 @@ SCHEMA = pa.schema(
         ("assumption", pa.string()),
     ]
 )
-"""Columns: one row per value that differs. ``entity`` is the key as text, ``name=value`` with commas between;
-``cause`` is empty where it was not to be looked for, and where what was served is no value of the feature at all."""
+"""Columns; one row per value that differs. ``entity`` is the key as text, ``name=value`` separated by commas. ``cause``
+is empty if causes were not proven, and if the served text is not a value of the feature."""
 
 
 class MismatchFile:
-    """The file, while it is written. It comes into its place when the block ends well, or not at all."""
+    """A context manager that writes the file. The file appears only if the block ends without an error."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder; it is made if it is not there."""
+        """Choose the folder, which is created if it does not exist."""
         self._path = local_target(folder, where="mismatches") / FILE_NAME
         self._unfinished = folder / f".{FILE_NAME}.unfinished"
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> MismatchFile:
-        """Begin the file.
+        """Create the file under a temporary name.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
         """
-        with self._told():
+        with self._storage_errors():
             make_folder(self._unfinished.parent)
             make_file(self._unfinished)
             self._writer = pq.ParquetWriter(self._unfinished, SCHEMA)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Put the file into its place, or remove it if something went wrong.
+        """Move the file to its place, or remove it after an error.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
         """
-        with self._told():
+        with self._storage_errors():
             if self._writer is not None:
                 self._writer.close()
             if kind is None:
@@ -84,12 +84,12 @@ class MismatchFile:
                 self._unfinished.unlink(missing_ok=True)
 
     def add_unexamined(self, plan: Plan, log: pa.Table, expected: Features, differs: Mapping[str, Flags]) -> None:
-        """Write values that differ and whose causes nobody will look for.
+        """Write values that differ and whose causes are not proven.
 
         Args:
             plan: The plan that answered.
             log: Rows of its log.
-            expected: What the training set has for them.
+            expected: Offline values of the rows.
             differs: Per output the rows to write.
         """
         for name, flags in differs.items():
@@ -102,31 +102,30 @@ class MismatchFile:
                 self._add(_table(plan, name, log, rows, reference, Values(served, codes), blank, blank))
 
     def add(self, case: Case, proof: Proof) -> None:
-        """Write values that were examined, with their causes."""
+        """Write examined values with their causes."""
         causes = pa.array([*(cause_text(assumption.cause) for assumption in proof.assumptions), UNEXPLAINED])
-        said = pa.array([*(assumption.statement for assumption in proof.assumptions), ""])
+        assumptions = pa.array([*(assumption.statement for assumption in proof.assumptions), ""])
         for name, differs in case.differs.items():
             rows = np.flatnonzero(differs)
             if len(rows):
                 owner = proof.owner[name][rows]
                 place = pa.array(np.where(owner < 0, len(proof.assumptions), owner))
-                named = causes.take(place), said.take(place)
-                self._add(
-                    _table(case.world.plan, name, case.world.log, rows, case.reference[name], case.served[name], *named)
-                )
+                cause, assumption = causes.take(place), assumptions.take(place)
+                values = case.reference[name], case.served[name]
+                self._add(_table(case.world.plan, name, case.world.log, rows, *values, cause, assumption))
 
     def _add(self, table: pa.Table) -> None:
         assert self._writer is not None
-        with self._told():
+        with self._storage_errors():
             self._writer.write_table(table)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            hint = "Check the path, its rights and the disk."
-            raise StorageError(f"cannot write {self._path}: {error}", where="mismatches", hint=hint) from error
+            hint = "Check the path, its permissions and the free space of the disk."
+            raise StorageError(f"{self._path} cannot be written: {error}", where="mismatches", hint=hint) from error
 
 
 def _table(

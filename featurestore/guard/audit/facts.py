@@ -1,4 +1,4 @@
-"""What an audit can find out beside the log: events of the entities concerned, and what online state still holds."""
+"""Facts beside the log, for proving causes: events of the entities, today's online state, and lost events."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def event_reader(
 ) -> Callable[[ViewPlan, Sequence[pa.Array], bool], pa.Table]:
     """Return a function that reads the events of some entities from their source.
 
-    Entities whose text key differs only by case, spaces around it or leading zeros come along, so that it can be told
-    whether spellings of a key were mixed up.
+    Events of entities whose text key differs only by case, surrounding spaces or leading zeros are included, so that
+    mixed-up spellings of a key can be detected.
 
     Args:
-        sources: Finds definitions of sources by name.
-        settings: What reading may use.
+        sources: Returns definitions of sources by name.
+        settings: Resources for reading.
     """
 
     def read(view: ViewPlan, keys: Sequence[pa.Array], every_delivery: bool) -> pa.Table:
@@ -46,13 +46,13 @@ def event_reader(
             source = replace(source, event_id=None)
             view = replace(view, source=replace(view.source, event_id=None))
         names = [column.name for column in view.source.columns]
-        own = [key.name for key in view.entity.keys]
+        key_names = [key.name for key in view.entity.keys]
         index, _ = KeyIndex.build([loose(key) for key in keys])
         schema = pa.schema([(column.name, column.dtype.arrow) for column in view.source.columns])
         kept: list[pa.RecordBatch] = []
         with open_scans([view], {source.name: source}, settings) as scans:
             for batch in scans[view.name].batches(names):
-                codes = index.codes([loose(batch.column(name)) for name in own])
+                codes = index.codes([loose(batch.column(name)) for name in key_names])
                 chosen = codes != UNKNOWN
                 if bool(chosen.any()):
                     kept.append(batch.filter(pa.array(chosen)))
@@ -62,23 +62,23 @@ def event_reader(
 
 
 def event_counter(sources: Callable[[Iterable[str]], Mapping[str, Source]], settings: ReadSettings) -> CountEvents:
-    """Return a function that counts events of entities, as ``event_reader`` would read them.
+    """Return a function that counts the events of entities that ``event_reader`` would read.
 
     Args:
-        sources: Finds definitions of sources by name.
-        settings: What reading may use.
+        sources: Returns definitions of sources by name.
+        settings: Resources for reading.
     """
 
     def count(view: ViewPlan, keys: Sequence[pa.Array]) -> Ints:
         source = sources([view.source.name])[view.source.name]
-        own = [key.name for key in view.entity.keys]
+        key_names = [key.name for key in view.entity.keys]
         index, asked = KeyIndex.build([loose(key) for key in keys])
-        found = np.zeros(len(index) + 1, dtype=np.int64)
+        counts = np.zeros(len(index) + 1, dtype=np.int64)
         with open_scans([view], {source.name: source}, settings) as scans:
-            for batch in scans[view.name].batches(own):
-                codes = index.codes([loose(batch.column(name)) for name in own])
-                found[:-1] += np.bincount(codes[codes != UNKNOWN], minlength=len(index))
-        return np.asarray(found[asked], dtype=np.int64)
+            for batch in scans[view.name].batches(key_names):
+                codes = index.codes([loose(batch.column(name)) for name in key_names])
+                counts[:-1] += np.bincount(codes[codes != UNKNOWN], minlength=len(index))
+        return np.asarray(counts[asked], dtype=np.int64)
 
     return count
 
@@ -86,13 +86,13 @@ def event_counter(sources: Callable[[Iterable[str]], Mapping[str, Source]], sett
 def with_lost_events(
     changes: Callable[[ViewPlan], SourceChange | None], store: OnlineStore
 ) -> Callable[[ViewPlan], SourceChange | None]:
-    """Return how sources differ from what was folded, with the events that their logs have lost.
+    """Add events that event logs have lost to the changes of sources.
 
-    What was pushed stands in no run: that the log has lost a part of it is noted in the view's record.
+    Runs do not record pushed events. The record of a view in the online store notes if the event log has lost some.
 
     Args:
-        changes: How sources differ from what runs read.
-        store: Where states are kept.
+        changes: Returns how a source differs from what runs read.
+        store: The online store.
     """
 
     def changed(view: ViewPlan) -> SourceChange | None:
@@ -103,8 +103,8 @@ def with_lost_events(
             return change
         if loss is None or loss.code != AHEAD_OF_LOG:
             return change
-        known = change or SourceChange(view.name, view.source.name, (), is_rewritten=True)
-        return replace(known, descriptions=(loss.problem, *known.descriptions), is_rewritten=True)
+        base = change or SourceChange(view.name, view.source.name, (), is_rewritten=True)
+        return replace(base, descriptions=(loss.problem, *base.descriptions), is_rewritten=True)
 
     return changed
 
@@ -113,8 +113,8 @@ def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table],
     """Return a function that asks today's online state the questions of a log.
 
     Args:
-        store: Where states are kept.
-        clock: Tells the present instant.
+        store: The online store.
+        clock: The present instant.
     """
     readers: dict[str, OnlineReader] = {}
 
@@ -131,11 +131,11 @@ def state_reader(store: OnlineStore, clock: Clock) -> Callable[[Plan, pa.Table],
             entity = {key.name: keys[row][key_column(key.name)] for key in plan.join_keys}
             request = {column.name: requests[row][request_column(column.name)] for column in plan.request}
             try:
-                found = reader.get([entity], request=request or None, as_of=to_datetime(instants[row]))
+                answer = reader.get([entity], request=request or None, as_of=to_datetime(instants[row]))
             except FeatureStoreError:
                 continue
             answered[row] = True
-            for place, (value, status) in enumerate(zip(found.rows[0], found.statuses[0], strict=True)):
+            for place, (value, status) in enumerate(zip(answer.rows[0], answer.statuses[0], strict=True)):
                 columns[place][row], codes[place, row] = value, status_code(status)
         values = {
             output.name: Values(pa.array(columns[i], type=output.dtype.arrow), codes[i])

@@ -1,8 +1,8 @@
-"""Logs that other systems wrote, as rows that an audit can compare.
+"""Logs of other systems, as rows that an audit can compare.
 
-What such a log does not say stays unsaid: statuses are not compared, there are no watermarks, and features that are not
-mapped are left out of the plan that is asked. A column is read in its own type; what is no value of its feature is
-compared as what it is (``unread``), and a row whose question cannot be asked is left out and counted.
+Such a log has no statuses, so only values are compared, and no watermarks. Features that are not mapped are left out of
+the plan. Columns are read in their own type. A value that cannot be converted to the dtype of its feature is compared
+as text (``unread``); a row whose question cannot be read is left out and counted.
 """
 
 from __future__ import annotations
@@ -26,22 +26,16 @@ from featurestore.core.errors import ConfigError, SourceDataError, SourceMissing
 from featurestore.core.statuses import NOT_LOGGED
 from featurestore.core.temporal import is_timezone
 from featurestore.definitions.sources import CsvOptions, FileSource, FrameSource, Source, SqlSource
-from featurestore.guard.audit.audit import Remarks
-from featurestore.guard.audit.foreign_instants import read_instants
-from featurestore.guard.audit.foreign_values import plain_column, read_foreign, texts_of
+from featurestore.guard.audit.foreign_values import plain_column, read_foreign, read_instants, texts_of
 from featurestore.guard.audit.slices import BY
+from featurestore.guard.audit.tally import Remarks
 from featurestore.guard.comparing.compare import unread_column
 from featurestore.plan.model import Column, OnDemandFeature, Plan, TypedExpr
-from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import (
-    FINGERPRINT,
     KEY_PREFIX,
     MODEL,
     MODEL_VERSION,
-    REQUEST_ID,
     REQUEST_PREFIX,
-    ROW,
-    SERVICE,
     VALUE_PREFIX,
     key_column,
     log_schema,
@@ -54,23 +48,23 @@ _WHERE = "foreign log"
 
 
 class ForeignMapping(BaseModel):
-    """Which column of a log holds what; a TOML file with these keys.
+    """The meaning of the columns of a log; a TOML file with these keys.
 
     Attributes:
         as_of: Column of the instant that was asked about.
-        as_of_unit: What its numbers count since 1970, if it holds numbers: ``"s"``, ``"ms"``, ``"us"`` or
+        as_of_unit: Unit of its numbers, counted since 1970, if it holds numbers: ``"s"``, ``"ms"``, ``"us"`` or
             ``"ns"``.
-        timezone: Zone of timestamps that say none.
+        timezone: Zone of timestamps without a zone.
         keys: Column of each key column of the service.
         request: Column of each request input.
         features: Column of each feature; features left out are not compared.
         constants: Values of keys and request inputs that are the same in all rows.
-        request_id: Column that names the request.
+        request_id: Column of the id of the request.
         model: Column of the model that asked.
         model_version: Column of its version.
-        table: Table that holds the log, in a database.
-        query: SQL text that gives the log, in a database.
-        format: ``"parquet"`` or ``"csv"``; by default what the file name says.
+        table: Table with the log, in a database.
+        query: SQL query that returns the log, in a database.
+        format: ``"parquet"`` or ``"csv"``; by default from the file name.
         null_values: Texts of CSV files that mean null.
     """
 
@@ -96,7 +90,7 @@ def read_mapping(path: str | os.PathLike[str]) -> ForeignMapping:
     """Read a mapping from a TOML file.
 
     Raises:
-        ConfigError: There is no such file, it is no TOML, or a key is unknown, missing or of a wrong type.
+        ConfigError: There is no such file, it is not TOML, or a key is unknown, missing or of a wrong type.
     """
     where = f"mapping '{path}'"
     try:
@@ -104,7 +98,7 @@ def read_mapping(path: str | os.PathLike[str]) -> ForeignMapping:
     except OSError as error:
         raise ConfigError(str(error.strerror), where=where, hint="Name a TOML file.", code="mapping") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"it is no TOML: {error}", where=where, code="mapping") from None
+        raise ConfigError(f"it is not valid TOML: {error}", where=where, code="mapping") from None
     try:
         return ForeignMapping.model_validate(document)
     except ValidationError as error:
@@ -116,13 +110,13 @@ def read_mapping(path: str | os.PathLike[str]) -> ForeignMapping:
 
 @dataclass(frozen=True)
 class _Role:
-    """What a column of the log is.
+    """The role of a column of the log.
 
     Attributes:
-        column: Its name.
-        key: The key of the mapping that names it.
-        dtype: What it is read as.
-        target: Column of the serving log that it becomes.
+        column: Name of the column.
+        key: Key of the mapping that names the column.
+        dtype: Dtype to read.
+        target: Column of the serving log for its values.
     """
 
     column: str
@@ -133,16 +127,16 @@ class _Role:
 
 @dataclass(frozen=True)
 class ForeignLog:
-    """A log of another system, laid out as the plan wants it.
+    """A log of another system, read with the columns of a serving log.
 
     Attributes:
-        plan: The service's plan, of the mapped features alone.
+        plan: The plan of the service, with the mapped features only.
         left_out: Features of the service that are not mapped.
-        source: Where the rows lie.
-        mapping: Which column holds what.
-        settings: What reading may use.
-        by: Columns of the log that slices are looked for in, beside those that are mapped.
-        remarks: What was found out about rows that were read.
+        source: Source of the rows.
+        mapping: The meaning of the columns.
+        settings: Resources for reading.
+        by: Columns of the log to look for slices in, beside the mapped columns.
+        remarks: Remarks on the rows read so far.
     """
 
     plan: Plan
@@ -157,50 +151,50 @@ class ForeignLog:
     def open(
         cls, plan: Plan, place: Any, mapping: ForeignMapping, settings: ReadSettings, *, by: Sequence[str] = ()
     ) -> ForeignLog:
-        """Match a mapping with a service and a log.
+        """Open a log, and check the mapping against the service and the log.
 
         Args:
             plan: The service's plan.
             place: Parquet or CSV file or glob, the SQLAlchemy URL of a database, or a frame.
-            mapping: Which column holds what.
-            settings: What reading may use.
+            mapping: The meaning of the columns.
+            settings: Resources for reading.
             by: Columns to look for slices in: of the log, or keys and request inputs of the service.
 
         Raises:
-            ConfigError: The mapping names what the service does not have, or lacks what it needs.
+            ConfigError: The mapping names something that the service does not have, or lacks something that it needs.
             SourceError: The log cannot be read, or lacks a column.
         """
         _check_names(plan, mapping)
         _check_zone(mapping.timezone)
-        own = _of_features(plan, mapping.features)
-        _check_complete(own, mapping)
-        _check_roles(_roles(own, mapping), mapping.as_of)
+        mapped = _of_features(plan, mapping.features)
+        _check_complete(mapped, mapping)
+        _check_roles(_roles(mapped, mapping), mapping.as_of)
         source = _source(place, mapping)
-        with _told_for_mappings():
+        with _hints_for_mappings():
             known = column_names(source, settings)
-        _check_columns(_named(own, mapping), known)
+        _check_columns(_mapped_columns(mapped, mapping), known)
         left_out = tuple(output.name for output in plan.outputs if output.name not in mapping.features)
-        return cls(own, left_out, source, mapping, settings, _sliced(own, by, known))
+        return cls(mapped, left_out, source, mapping, settings, _slice_columns(mapped, by, known))
 
     def tables(self, *, since_us: int | None, until_us: int | None) -> Iterator[pa.Table]:
-        """Read the log, piece by piece, with the columns of a serving log except watermarks.
+        """Read the log piece by piece, with the columns of a serving log except watermarks.
 
-        Rows whose keys or request inputs are none of their dtype are left out; ``remarks`` counts them.
+        Rows whose keys or request inputs cannot be converted to their dtype are left out; ``remarks`` counts them.
 
         Args:
             since_us: First instant asked about; all if ``None``.
             until_us: One past the last; all if ``None``.
 
         Raises:
-            SourceError: It cannot be read, or an instant that was asked about is none.
+            SourceError: The log cannot be read, or an ``as_of`` is not an instant.
         """
-        columns = dict.fromkeys([*_named(self.plan, self.mapping), *self.by])
+        columns = dict.fromkeys([*_mapped_columns(self.plan, self.mapping), *self.by])
         number = 0
         without_key: dict[str, int] = {}
         for place, first, piece in self._read(list(columns)):
             instants = self._instants(piece, place, first)
             chosen = pa.array(_between(instants, since_us, until_us))
-            table = self._laid_out(piece.filter(chosen), instants.filter(chosen), place, number, chosen)
+            table = self._log_rows(piece.filter(chosen), instants.filter(chosen), place, number, chosen)
             number += piece.num_rows
             if not table.num_rows:
                 continue
@@ -209,27 +203,27 @@ class ForeignLog:
                 without_key[key.name] = without_key.get(key.name, 0) + missing
             yield table
         self.remarks.notes += [
-            f"rows without '{name}': {count:,}; no training set knows an entity without a key"
+            f"rows without '{name}': {count:,}; training sets have no entity without a key"
             for name, count in without_key.items()
             if count
         ]
 
     def range_us(self, *, since_us: int | None, until_us: int | None) -> tuple[int, int]:
-        """Return the first instant asked about and one past the last; what is given is not looked for in the log.
+        """Return the first instant asked about and one past the last; a bound that is passed is returned as it is.
 
         Raises:
-            SourceError: The log cannot be read, or an instant is none.
+            SourceError: The log cannot be read, or an ``as_of`` is not an instant.
         """
         if since_us is not None and until_us is not None:
             return since_us, until_us
-        found = (self._instants(piece, place, first) for place, first, piece in self._read([self.mapping.as_of]))
-        ends = [pc.min_max(instants.cast(pa.int64())) for instants in found]
+        pieces = self._read([self.mapping.as_of])
+        ends = [pc.min_max(self._instants(piece, place, first).cast(pa.int64())) for place, first, piece in pieces]
         lowest = min((end["min"].as_py() for end in ends if end["min"].is_valid), default=0)
         highest = max((end["max"].as_py() for end in ends if end["max"].is_valid), default=0)
         return lowest if since_us is None else since_us, highest + 1 if until_us is None else until_us
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        with _told_for_mappings():
+        with _hints_for_mappings():
             for place, first, piece in read_raw(self.source, columns, self.settings):
                 yield place, first, pa.table({name: plain_column(piece.column(name)) for name in columns})
 
@@ -243,52 +237,53 @@ class ForeignLog:
             first_row=first,
         )
 
-    def _laid_out(self, piece: pa.Table, instants: pa.Array, place: str, number: int, chosen: pa.Array) -> pa.Table:
+    def _log_rows(self, piece: pa.Table, instants: pa.Array, place: str, number: int, chosen: pa.Array) -> pa.Table:
         """Return the rows of a piece with the columns of a serving log.
 
         Args:
             piece: The rows.
-            instants: What they ask about.
-            place: Where they lie, for messages.
+            instants: The instants they ask about.
+            place: Where the rows are, for messages.
             number: Number in the log of the first row of the whole piece.
             chosen: Which rows of the whole piece these are.
         """
         plan, count = self.plan, piece.num_rows
         numbers = pa.array(number + np.flatnonzero(chosen.to_numpy(zero_copy_only=False)))
-        found: dict[str, pa.Array] = {
-            REQUEST_ID: self._request_ids(piece, numbers),
-            ROW: numbers,
-            AS_OF: instants,
-            SERVICE: pa.array([plan.name] * count, pa.string()),
-            FINGERPRINT: pa.array([plan.fingerprint] * count, pa.string()),
+        columns: dict[str, pa.Array] = {
+            "request_id": self._request_ids(piece, numbers),
+            "row": numbers,
+            "as_of": instants,
+            "service": pa.array([plan.name] * count, pa.string()),
+            "fingerprint": pa.array([plan.fingerprint] * count, pa.string()),
         }
         for name in (MODEL, MODEL_VERSION):
             if (column := getattr(self.mapping, name)) is not None:
-                found[name] = texts_of(piece.column(column))
-        found |= {f"{BY}{name}": texts_of(piece.column(name)) for name in self.by}
-        found |= self._constants(count)
-        is_askable = np.ones(count, dtype=np.bool_)
+                columns[name] = texts_of(piece.column(column))
+        columns |= {f"{BY}{name}": texts_of(piece.column(name)) for name in self.by}
+        columns |= self._constants(count)
+        is_readable = np.ones(count, dtype=np.bool_)
         for role in _roles(plan, self.mapping):
             where = _column_place(place, role.column)
             read = read_foreign(piece.column(role.column), role.dtype, timezone=self.mapping.timezone, where=where)
-            found[role.target] = read.values
+            columns[role.target] = read.values
             if role.target.startswith(VALUE_PREFIX):
-                found[unread_column(role.target.removeprefix(VALUE_PREFIX))] = read.unread
+                columns[unread_column(role.target.removeprefix(VALUE_PREFIX))] = read.unread
             else:
-                is_askable &= self._skip(role, read.unread, is_askable)
+                is_readable &= self._skip(role, read.unread, is_readable)
         for output in plan.outputs:
-            found[status_column(output.name)] = pa.array(np.full(count, NOT_LOGGED, dtype=np.uint8))
+            columns[status_column(output.name)] = pa.array(np.full(count, NOT_LOGGED, dtype=np.uint8))
         types = log_schema(plan)
         arrays = {
-            name: array.cast(types.field(name).type) if name in types.names else array for name, array in found.items()
+            name: array.cast(types.field(name).type) if name in types.names else array
+            for name, array in columns.items()
         }
-        return pa.table(arrays).filter(pa.array(is_askable))
+        return pa.table(arrays).filter(pa.array(is_readable))
 
     def _request_ids(self, piece: pa.Table, numbers: pa.Array) -> pa.Array:
-        """Return the name of each row's request; rows that say none are named by their number."""
-        own = numbers.cast(pa.string())
+        """Return the request id of each row; for rows without one, the number of the row."""
+        texts = numbers.cast(pa.string())
         name = self.mapping.request_id
-        return own if name is None else pc.coalesce(texts_of(piece.column(name)), own)
+        return texts if name is None else pc.coalesce(texts_of(piece.column(name)), texts)
 
     def _constants(self, count: int) -> dict[str, pa.Array]:
         plan, mapping = self.plan, self.mapping
@@ -309,19 +304,19 @@ class ForeignLog:
             raise ConfigError(f"{column.name}: {error}", where=f"{_WHERE}, constants", code="mapping") from None
         return pa.array([value] * count, column.dtype.arrow)
 
-    def _skip(self, role: _Role, unread: pa.Array, is_askable: Flags) -> Flags:
-        """Count the rows that cannot be asked about because of a column; return which can."""
+    def _skip(self, role: _Role, unread: pa.Array, is_readable: Flags) -> Flags:
+        """Count the rows whose question cannot be read because of a column; return the rows without a problem there."""
         is_bad = unread.is_valid().to_numpy(zero_copy_only=False)
-        rows = np.flatnonzero(is_bad & is_askable)
+        rows = np.flatnonzero(is_bad & is_readable)
         if len(rows):
-            said = f"column '{role.column}' ({role.key} in the mapping) holds what is no {role.dtype}"
-            known = next((reason for reason in self.remarks.skipped if reason.startswith(said)), None)
-            self.remarks.skipped[known or f"{said}: {unread[int(rows[0])].as_py()!r}"] += len(rows)
+            reason = f"column '{role.column}' ({role.key} in the mapping) has values that are not {role.dtype}"
+            known = next((key for key in self.remarks.skipped if key.startswith(reason)), None)
+            self.remarks.skipped[known or f"{reason}: {unread[int(rows[0])].as_py()!r}"] += len(rows)
         return np.asarray(~is_bad, dtype=np.bool_)
 
 
 def _check_names(plan: Plan, mapping: ForeignMapping) -> None:
-    """Make sure that the service has what the mapping maps, and that this is something."""
+    """Raise ``ConfigError`` if the mapping has no feature, or names something that the service does not have."""
     features = [output.name for output in plan.outputs]
     if not mapping.features:
         hint = f"Name the columns of features under [features]. {listing('Features', features)}"
@@ -334,7 +329,7 @@ def _check_names(plan: Plan, mapping: ForeignMapping) -> None:
 
 
 def _check_complete(plan: Plan, mapping: ForeignMapping) -> None:
-    """Make sure that all keys and request inputs of the mapped features are mapped."""
+    """Raise ``ConfigError`` if a key or request input of the mapped features is not mapped."""
     for part, columns in (("keys", plan.join_keys), ("request", plan.request)):
         for column in columns:
             if column.name not in {**mapping.keys, **mapping.request, **mapping.constants}:
@@ -361,7 +356,7 @@ def _check_zone(timezone: str | None) -> None:
 
 
 def _of_features(plan: Plan, names: Mapping[str, str]) -> Plan:
-    """Return a plan of some features only: of the views, on-demand features and request inputs these need."""
+    """Return a plan of some features only, with the views, on-demand features and request inputs they need."""
     chosen = tuple(output for output in plan.outputs if output.name in names)
     needed = {output.column for output in chosen}
     kept: list[OnDemandFeature] = []
@@ -389,7 +384,7 @@ def _leaves(expression: TypedExpr) -> Iterator[TypedExpr]:
 
 
 def _roles(plan: Plan, mapping: ForeignMapping) -> list[_Role]:
-    """Return which columns are keys, request inputs and features."""
+    """Return the roles of the mapped columns."""
     keys = [(column, f"[keys] {column.name}", KEY_PREFIX, mapping.keys) for column in plan.join_keys]
     inputs = [(column, f"[request] {column.name}", REQUEST_PREFIX, mapping.request) for column in plan.request]
     roles = [
@@ -404,39 +399,39 @@ def _roles(plan: Plan, mapping: ForeignMapping) -> list[_Role]:
 
 
 def _check_roles(roles: Sequence[_Role], as_of: str) -> None:
-    """Make sure that no column stands for things of different dtypes."""
-    found = {as_of: TIMESTAMP}
+    """Raise ``ConfigError`` if one column is mapped to different dtypes."""
+    dtypes = {as_of: TIMESTAMP}
     for role in roles:
-        if found.setdefault(role.column, role.dtype) != role.dtype:
+        if dtypes.setdefault(role.column, role.dtype) != role.dtype:
             raise _mapping_error(
-                f"column '{role.column}' is mapped twice: as {found[role.column]} and as {role.dtype}",
-                "Name the column that holds each of them.",
+                f"column '{role.column}' is mapped twice: as {dtypes[role.column]} and as {role.dtype}",
+                "Name a separate column for each.",
             )
 
 
-def _named(plan: Plan, mapping: ForeignMapping) -> dict[str, str]:
-    """Return the columns that are mapped, each with the first key of the mapping that names it."""
-    named = {mapping.as_of: "as_of"}
+def _mapped_columns(plan: Plan, mapping: ForeignMapping) -> dict[str, str]:
+    """Return the mapped columns, each with the first key of the mapping that names it."""
+    columns = {mapping.as_of: "as_of"}
     for role in _roles(plan, mapping):
-        named.setdefault(role.column, role.key)
+        columns.setdefault(role.column, role.key)
     for key in ("request_id", "model", "model_version"):
         if (column := getattr(mapping, key)) is not None:
-            named.setdefault(column, key)
-    return named
+            columns.setdefault(column, key)
+    return columns
 
 
-def _check_columns(named: Mapping[str, str], known: Sequence[str]) -> None:
-    for column, key in named.items():
+def _check_columns(columns: Mapping[str, str], known: Sequence[str]) -> None:
+    for column, key in columns.items():
         if column not in known:
             raise unknown_column(column, known).error(SourceMissingError, f"{_WHERE}, {key} in the mapping")
 
 
-def _sliced(plan: Plan, by: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of the log that slices are looked for in; keys and request inputs are known without it."""
-    own = [column.name for column in (*plan.join_keys, *plan.request)]
+def _slice_columns(plan: Plan, by: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the log to look for slices in, beside keys and request inputs."""
+    asked = [column.name for column in (*plan.join_keys, *plan.request)]
     for name in by:
-        if name not in known and name not in own:
-            hint = listing("It has", sorted({*known, *own}), wrong=name)
+        if name not in known and name not in asked:
+            hint = listing("It has", sorted({*known, *asked}), wrong=name)
             raise ConfigError(
                 f"the log has no column '{name}'", where=f"{_WHERE}, by", hint=hint, code="unknown-column"
             )
@@ -448,14 +443,14 @@ def _column_place(place: str, column: str) -> str:
 
 
 @contextmanager
-def _told_for_mappings() -> Iterator[None]:
-    """Say in the words of a mapping what helps against a log that cannot be read."""
+def _hints_for_mappings() -> Iterator[None]:
+    """Replace the hint of a file that cannot be read by one about the mapping."""
     try:
         yield
     except SourceDataError as error:
         if error.code != "corrupt-file":
             raise
-        hint = 'Say in the mapping what it is, format = "csv" or format = "parquet"; or write it again.'
+        hint = 'Set format = "csv" or format = "parquet" in the mapping, or write the file again.'
         raise SourceDataError(error.problem, where=_WHERE, hint=hint, code=error.code) from error
 
 
@@ -465,16 +460,16 @@ def _source(place: Any, mapping: ForeignMapping) -> Source:
     path = os.fspath(place)
     if "://" in path and not path.startswith(("file://", "http://", "https://", "s3://", "gs://")):
         if mapping.table is None and mapping.query is None:
-            raise _mapping_error("a database holds many tables", 'Say which: table = "…" or query = "…".')
+            raise _mapping_error("the mapping of a database names no table", 'Set table = "…" or query = "…".')
         return SqlSource(_WHERE, url=path, table=mapping.table, query=mapping.query, event_time=mapping.as_of)
-    # A log is named on a command line, from wherever that is; sources count from the configuration.
+    # Paths of logs are relative to the working directory, paths of sources to the configuration.
     local = path if "://" in path else os.path.abspath(path)  # noqa: PTH100  # it may be a glob
     options = CsvOptions(null_values=mapping.null_values)
     return FileSource(_WHERE, path=local, event_time=mapping.as_of, format=mapping.format, csv=options)
 
 
 def _between(instants: pa.Array, since_us: int | None, until_us: int | None) -> Flags:
-    """Tell which instants lie in a range of time."""
+    """Return which instants are in a range of time."""
     numbers = instants.cast(pa.int64()).to_numpy(zero_copy_only=False)
     chosen = np.ones(len(numbers), dtype=np.bool_)
     if since_us is not None:

@@ -1,31 +1,32 @@
-"""Judging a report. The report says what is, the policy what is allowed."""
+"""Judging an audit: the report has the differences, the policy says which are allowed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from featurestore.config import PolicyConfig
 from featurestore.definitions.services import ANY_FEATURE
 from featurestore.guard.audit.report import AuditReport
 from featurestore.guard.comparing.compare import FeatureCounts
 from featurestore.guard.comparing.tolerance import Tolerance
-from featurestore.guard.comparing.verdicts import CANNOT_TELL, FAIL, PASS, WARN
+from featurestore.guard.report import CANNOT_TELL, FAIL, PASS, WARN
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What an audit allows. By default: exact equality of everything, and at least one row to judge by.
+    """The differences that an audit allows. By default none, and at least one row must be compared.
 
-    Whatever is allowed, differences are counted as what they are: reports show them, and what let them pass.
+    Allowed differences are still counted: reports show them, and why they pass.
 
     Attributes:
         allowed_share: Share of a feature's compared values that may differ.
-        warn_share: Share of a feature's compared values from which on differences that are allowed make the verdict a
-            warning; ``None`` for never.
+        warn_share: Share of a feature's compared values above which allowed differences make the verdict a warning;
+            ``None`` for never.
         least_rows: Rows that must have been compared for a verdict.
-        allow_skipped: Whether rows that could not be compared may pass unseen.
-        tolerances: How far numbers may lie apart, by feature; ``"*"`` stands for all others.
-        causes: Share of all compared values that may differ for a proven cause, by its name.
+        allow_skipped: Whether rows may be skipped without making the verdict "cannot tell".
+        tolerances: Allowed distance of numbers, by feature; ``"*"`` stands for all others.
+        causes: Share of all compared values that may differ for a proven cause, by name of the cause.
     """
 
     allowed_share: float = 0.0
@@ -35,22 +36,37 @@ class Policy:
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     causes: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def configured(cls, policy: PolicyConfig) -> Policy:
+        """Return the audit policy of a configuration."""
+        return cls(
+            allowed_share=policy.allowed_share,
+            warn_share=policy.warn_share,
+            least_rows=policy.least_rows,
+            allow_skipped=policy.allow_skipped,
+            tolerances={
+                name: Tolerance(allowed.absolute, allowed.relative, allowed.ulps)
+                for name, allowed in policy.tolerances.items()
+            },
+            causes=policy.causes,
+        )
+
     def tolerance_of(self, feature: str) -> Tolerance | None:
-        """Return how far the numbers of a feature may lie apart; ``None`` for not at all."""
+        """Return the allowed distance of the numbers of a feature; ``None`` if they must be equal."""
         return self.tolerances.get(feature, self.tolerances.get(ANY_FEATURE))
 
     def judge(self, report: AuditReport) -> AuditReport:
-        """Return the report with a verdict and its reasons, of features those first that differ most.
+        """Return the report with a verdict and its reasons, features that differ most first.
 
-        A difference that is not allowed fails. Without one, too few rows, or rows that could not be compared, mean that
-        the audit cannot tell.
+        A difference that is not allowed fails. Otherwise the verdict is "cannot tell" if rows are too few, or if rows
+        were skipped.
         """
         report = replace(report, policy=str(self))
         excused = self._excused(report)
         worst_first = sorted(report.features, key=lambda feature: (-feature.share, feature.name))
         broken = [
             f"{feature.name}: {feature.different} of {feature.compared} values differ"
-            + (f", {excused[feature.name]} of them as is allowed" if excused[feature.name] else "")
+            + (f", {excused[feature.name]} of them are allowed" if excused[feature.name] else "")
             for feature in worst_first
             if feature.different - excused[feature.name] > self.allowed_share * feature.compared
         ]
@@ -61,16 +77,15 @@ class Policy:
         if warnings := tuple(self._warnings(worst_first)):
             return replace(report, verdict=WARN, reasons=warnings)
         values = sum(feature.compared for feature in report.features)
-        said = f"{report.different} of {values} values differ, which is allowed"
+        reason = f"{report.different} of {values} values differ, which is allowed"
         if report.different == 0:
-            said = f"all {values} values are equal to the bit"
-        return replace(report, verdict=PASS, reasons=(said,))
+            reason = f"all {values} values are equal to the bit"
+        return replace(report, verdict=PASS, reasons=(reason,))
 
     def _excused(self, report: AuditReport) -> dict[str, int]:
-        """Count per feature the differences that a tolerance or an allowed cause lets pass.
+        """Count per feature the differences that a tolerance or an allowed cause allows.
 
-        A value may be near enough and have a cause: the larger of both counts is certain to be let pass, their sum is
-        not.
+        One value may be counted by both, so the larger count is used, not the sum.
         """
         values = sum(feature.compared for feature in report.features)
         by_cause: dict[str, int] = {}
@@ -78,8 +93,8 @@ class Policy:
             if cause in self.causes and count <= self.causes[cause] * values:
                 for finding in report.findings:
                     if finding.cause == cause and finding.is_proven:
-                        for name, own in finding.features.items():
-                            by_cause[name] = by_cause.get(name, 0) + own
+                        for name, values_of in finding.features.items():
+                            by_cause[name] = by_cause.get(name, 0) + values_of
         return {
             feature.name: max(feature.within_tolerance, by_cause.get(feature.name, 0)) for feature in report.features
         }
@@ -94,7 +109,7 @@ class Policy:
     def _warnings(self, features: Sequence[FeatureCounts]) -> Iterator[str]:
         for feature in features:
             if self.warn_share is not None and feature.different > self.warn_share * feature.compared:
-                yield f"{feature.name}: {feature.different} of {feature.compared} values differ, as is allowed"
+                yield f"{feature.name}: {feature.different} of {feature.compared} values differ, which is allowed"
 
     def __str__(self) -> str:
         allowed = (

@@ -1,4 +1,4 @@
-"""From kept rows to findings: the world they were answered in is built anew, and causes are proven in it."""
+"""From kept rows to findings: causes are proven in the world in which the rows were answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.columns import Flags, Ints
-from featurestore.guard.audit.collecting import Collected, Round
+from featurestore.guard.audit.kept_rows import KeptRows, Round
 from featurestore.guard.causes.batches import ExplainedBatch, batches_of, joined
 from featurestore.guard.causes.explanation import Proof
 from featurestore.guard.causes.findings_from_proof import Findings, cause_of
@@ -33,43 +33,42 @@ from featurestore.guard.world.world import (
 from featurestore.plan.model import Plan
 from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import REQUEST_ID, ROW, key_column, request_column, status_column, value_column
+from featurestore.storage.progress import Progress
 
 _NUMBERS_EACH = 1 << 40
-"""Numbers kept for the events of a lot: no event of one has the number of an event of another."""
+"""Size of the range of numbers for the events of one batch, so that event numbers are unique over all batches."""
 
 
 Place = tuple[str, str, int]
-"""Names a value: the feature, the request it was served in, and the place of its entity in that request."""
+"""Identifies a value: its feature, the id of its request, and the place of its entity in that request."""
 
-Told = tuple[str, tuple[Event, ...]]
-"""The cause of a value, and the events that make the difference."""
+Cause = tuple[str, tuple[Event, ...]]
+"""The cause of a difference, and the events that make it."""
 
-Progress = Callable[[str, int, int], None]
-
-_NAMED = "values explained"
+_STEP = "values explained"
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What explains the rows of one plan.
+    """Causes of the differing rows of one plan.
 
     Attributes:
-        findings: Why values differ, most values first.
-        examined: Values that were to be explained.
-        told: What is said of the values that were asked about and examined.
+        findings: Causes of differences, most values first.
+        examined: Count of values to explain.
+        causes: Cause of each value that was asked about and examined.
     """
 
     findings: tuple[Finding, ...]
     examined: int
-    told: Mapping[Place, Told]
+    causes: Mapping[Place, Cause]
 
 
-ExplainRows = Callable[[Collected, Sequence[Place], Progress | None], Explained]
-"""Explains kept rows; is given the values to tell of, and what to tell progress to."""
+ExplainRows = Callable[[KeptRows, Sequence[Place], Progress | None], Explained]
+"""Explains kept rows; also takes the values whose causes to return, and the receiver of the progress."""
 
 
 def explain(
-    collected: Collected,
+    kept: KeptRows,
     facts: Facts,
     *,
     asked: Sequence[Place] = (),
@@ -78,128 +77,130 @@ def explain(
 ) -> Explained:
     """Prove why kept rows differ.
 
-    Rows are taken round by round, so that few lie in memory at a time, and each round lot by lot, for the events of
-    few entities do. The first round is of entities chosen by a hash of their key. What explains one round is tried
-    first on the next. Rows with values that nothing explains are put aside: what is too rare in every round to be told
-    from chance may be frequent among them, so in the end they are taken together.
+    Rows are explained in rounds, so that only the rows of one round are in memory, and each round in batches, so that
+    only the events of few entities are. The first round has entities chosen by a hash of their key. Causes found in one
+    round are tried first in the next. Rows with unexplained values are put aside and explained together at the end: a
+    cause that is too rare in every round to be distinguished from chance may be frequent among them.
 
     Args:
-        collected: The rows.
+        kept: The rows.
         facts: What else is known.
-        asked: Values to tell of.
-        each: Is given every round, with its proof.
-        progress: Is told how far the proof is.
+        asked: Values whose causes to return.
+        each: Receives every round, with its proof.
+        progress: Receives the progress of the proof.
 
     Raises:
-        StorageError: Rows that are put aside do not fit into memory, and not on the disk.
+        StorageError: The rows put aside fit neither into memory nor on the disk.
     """
-    counted = ValueCounts(collected.clean, collected.different)
-    explainer = _Explainer(collected, facts, progress)
-    found = Findings()
-    told: dict[Place, Told] = {}
+    counted = ValueCounts(kept.clean, kept.different)
+    explainer = _Explainer(kept, facts, progress)
+    findings = Findings()
+    causes: dict[Place, Cause] = {}
     examined = 0
-    with closing(Collected(collected.plan)) as aside:
-        for case, proof in chain(explainer.begun(aside), explainer.ended(aside)):
-            found.add(case, proof, counted)
-            told |= _told_of(case, proof, asked)
+    with closing(KeptRows(kept.plan)) as aside:
+        for case, proof in chain(explainer.rounds(aside), explainer.rounds_aside(aside)):
+            findings.add(case, proof, counted)
+            causes |= _causes_of(case, proof, asked)
             examined += count_of(case.differs.values())
             if each is not None:
                 each(case, proof)
             del case, proof
-            _forget()
-    return Explained(found.all(), examined, told)
+            _free_memory()
+    return Explained(findings.all(), examined, causes)
 
 
 class _Explainer:
-    """Explains round after round, and keeps what is known from those before."""
+    """Explains round after round, and keeps the causes found so far."""
 
-    def __init__(self, collected: Collected, facts: Facts, progress: Progress | None) -> None:
-        self._collected = collected
+    def __init__(self, kept: KeptRows, facts: Facts, progress: Progress | None) -> None:
+        self._kept = kept
         self._facts = facts
         self._progress = progress
         self._known = PriorKnowledge()
-        self._lots = self._done = 0
+        self._batches = self._done = 0
 
-    def begun(self, aside: Collected) -> Iterator[tuple[Case, Proof]]:
-        """Yield rounds as cases, each with its proof, without rows that have values which nothing explains.
+    def rounds(self, aside: KeptRows) -> Iterator[tuple[Case, Proof]]:
+        """Yield every round as a case with its proof, without the rows that have unexplained values.
 
         Args:
-            aside: Takes those rows, unless there is but one lot.
+            aside: Receives those rows, unless there is only one batch.
         """
-        for one in self._collected.rounds():
-            lots = batches_of(self._collected.plan, one.log, self._facts)
-            is_all = one.share == 1.0 and len(lots) == 1
-            case, proof = self._explained(one, lots, is_last=is_all)
-            yield (case, proof) if is_all else _settled(case, proof, aside)
+        for part in self._kept.rounds():
+            batches = batches_of(self._kept.plan, part.log, self._facts)
+            is_all = part.share == 1.0 and len(batches) == 1
+            case, proof = self._explained(part, batches, is_last=is_all)
+            yield (case, proof) if is_all else _without_unexplained(case, proof, aside)
 
-    def ended(self, aside: Collected) -> Iterator[tuple[Case, Proof]]:
-        """Yield the rows that were put aside, as cases, each with its proof."""
+    def rounds_aside(self, aside: KeptRows) -> Iterator[tuple[Case, Proof]]:
+        """Yield the rows that were put aside as cases, each with its proof."""
         self._known = PriorKnowledge(self._known.assumptions)
-        for one in aside.rounds():
-            yield self._explained(one, batches_of(aside.plan, one.log, self._facts), is_last=True)
+        for part in aside.rounds():
+            yield self._explained(part, batches_of(aside.plan, part.log, self._facts), is_last=True)
 
-    def _explained(self, one: Round, lots: Sequence[Ints], *, is_last: bool) -> tuple[Case, Proof]:
+    def _explained(self, part: Round, batches: Sequence[Ints], *, is_last: bool) -> tuple[Case, Proof]:
         self._known = self._known.for_other_entities()
         parts: list[ExplainedBatch] = []
-        for rows in lots:
-            parts.append(self._of_lot(one, rows, is_last=is_last))
-            _forget()
+        for rows in batches:
+            parts.append(self._explained_batch(part, rows, is_last=is_last))
+            _free_memory()
         case, owner = joined(parts)
         return case, Proof(self._known.assumptions, owner)
 
-    def _of_lot(self, one: Round, rows: Ints, *, is_last: bool) -> ExplainedBatch:
-        """Explain one lot; its events are gone from memory when this returns."""
-        differs = {name: flags[rows] for name, flags in one.differs.items()}
-        log = one.log.take(pa.array(rows))
-        case = case_of(self._collected.plan, log, differs, self._facts, first_number=self._lots * _NUMBERS_EACH)
-        share = len(rows) / one.log.num_rows * one.share
-        clean = {name: int(count * share) for name, count in self._collected.clean.items()}
-        proof = prove(case, clean=clean, known=self._known, is_last=is_last, progress=self._tell)
+    def _explained_batch(self, part: Round, rows: Ints, *, is_last: bool) -> ExplainedBatch:
+        """Explain one batch; its events are freed when this returns."""
+        differs = {name: flags[rows] for name, flags in part.differs.items()}
+        log = part.log.take(pa.array(rows))
+        case = case_of(self._kept.plan, log, differs, self._facts, first_number=self._batches * _NUMBERS_EACH)
+        share = len(rows) / part.log.num_rows * part.share
+        clean = {name: int(count * share) for name, count in self._kept.clean.items()}
+        proof = prove(case, clean=clean, known=self._known, is_last=is_last, progress=self._report)
         self._known = self._known.after(case, proof)
-        self._lots += 1
+        self._batches += 1
         self._done += count_of(differs.values())
         return ExplainedBatch.of(case, proof)
 
-    def _tell(self, explained: int, _: int) -> None:
+    def _report(self, explained: int, _: int) -> None:
         if self._progress is not None:
-            total = self._collected.to_explain
-            self._progress(_NAMED, min(self._done + explained, total), total)
+            total = self._kept.to_explain
+            self._progress(_STEP, min(self._done + explained, total), total)
 
 
-def _settled(case: Case, proof: Proof, aside: Collected) -> tuple[Case, Proof]:
-    """Put rows aside that have values which nothing explains; return the others."""
+def _without_unexplained(case: Case, proof: Proof, aside: KeptRows) -> tuple[Case, Proof]:
+    """Put the rows with unexplained values aside; return the others."""
     is_open = np.zeros(len(case.world), dtype=np.bool_)
     for name, flags in case.differs.items():
         is_open |= flags & (proof.owner[name] < 0)
     if not bool(is_open.any()):
         return case, proof
-    is_taken = is_open if aside.has_controls else is_open | ~case.suspects()
-    aside.put(case.world.log.filter(pa.array(is_taken)), {name: own[is_taken] for name, own in case.differs.items()})
+    is_moved = is_open if aside.has_controls else is_open | ~case.suspects()
+    aside.put(
+        case.world.log.filter(pa.array(is_moved)), {name: flags[is_moved] for name, flags in case.differs.items()}
+    )
     rows = np.flatnonzero(~is_open)
     return case.take(rows), Proof(proof.assumptions, {name: owner[rows] for name, owner in proof.owner.items()})
 
 
-def _forget() -> None:
-    """Give memory back: what assumptions remember of a lot refers to itself, so that it would stay for a while."""
+def _free_memory() -> None:
+    """Free the memory of a batch at once: the caches of assumptions have reference cycles."""
     gc.collect()
     pa.default_memory_pool().release_unused()
 
 
-def _told_of(case: Case, proof: Proof, asked: Sequence[Place]) -> dict[Place, Told]:
-    """Return what is said of those values among the rows of a case."""
-    found = {}
+def _causes_of(case: Case, proof: Proof, asked: Sequence[Place]) -> dict[Place, Cause]:
+    """Return the causes of the values asked about that are among the rows of a case."""
+    causes = {}
     log = case.world.log
     for feature, request_id, row in asked:
         if feature in case.differs:
-            is_it = pc.and_(pc.equal(log.column(REQUEST_ID), request_id), pc.equal(log.column(ROW), row))
-            places = np.flatnonzero(is_it.to_numpy() & case.differs[feature])
+            is_row = pc.and_(pc.equal(log.column(REQUEST_ID), request_id), pc.equal(log.column(ROW), row))
+            places = np.flatnonzero(is_row.to_numpy() & case.differs[feature])
             if len(places):
-                found[feature, request_id, row] = cause_of(case, proof, feature, int(places[0]))
-    return found
+                causes[feature, request_id, row] = cause_of(case, proof, feature, int(places[0]))
+    return causes
 
 
 def case_of(plan: Plan, log: pa.Table, differs: Mapping[str, Flags], facts: Facts, *, first_number: int = 0) -> Case:
-    """Build the world of some rows.
+    """Return some rows as a case: their world, their offline values, and what was served.
 
     Args:
         plan: The plan that answered them.

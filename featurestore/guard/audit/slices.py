@@ -1,4 +1,4 @@
-"""What mismatches have in common: counts by time and by slice, added up piece by piece; one line if it is telling."""
+"""Common properties of differing rows: counts by time and by slice, added up piece by piece."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _LONG_WIDTHS = tuple(MICROSECONDS["h"] * hours for hours in (1, 3, 6, 12, 24, 16
 _MOST_VALUES = 1_000
 _SHOWN = 8
 _TELLING = 0.75
-"""Share of the mismatches a slice must hold to be worth a line."""
+"""Least share of the differing rows in a slice that is reported as telling."""
 
 _CHANCE = 0.01
-"""A slice is worth no line if chance gives as telling a one among all slices more often than this."""
+"""Largest probability that chance gives such a slice, over all slices, for a slice that is reported as telling."""
 
 BY = "by__"
-"""What stands before the names of columns that a log has only to look for slices in."""
+"""Prefix of the columns that a log has only to look for slices in."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Rows of one stretch of time.
+    """Counts of rows of one stretch of time.
 
     Attributes:
         since: First ``as_of``.
@@ -48,13 +48,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows that have one property.
+    """Counts of rows with one property.
 
     Attributes:
-        by: What the property is: ``hour of day``, ``staleness of …``, ``key shard``, ``worst statuses``, a column.
+        by: Name of the property: ``hour of day``, ``staleness of …``, ``key shard``, ``worst statuses``, a column.
         value: Its value.
-        rows: Rows compared that have it.
-        different: Those of them in which any value differs.
+        rows: Rows compared with this value.
+        different: Those in which any value differs.
         of_different: Its share of all rows in which any value differs.
         of_rows: Its share of all rows compared.
     """
@@ -95,25 +95,25 @@ class SliceTally:
         Args:
             as_of: Instants asked about.
             differs: Rows in which any value differs.
-            properties: Per property its text in each row.
+            properties: Text of each row, per property.
         """
         numbers, counts, differing = _counted(as_of // self.width_us, differs)
-        for number, count, found in zip(numbers.tolist(), counts.tolist(), differing.tolist(), strict=True):
-            known = self.by_time.setdefault(number, [0, 0])
-            known[0] += count
-            known[1] += found
+        for number, count, different in zip(numbers.tolist(), counts.tolist(), differing.tolist(), strict=True):
+            totals = self.by_time.setdefault(number, [0, 0])
+            totals[0] += count
+            totals[1] += different
         hours = pa.array((as_of // MICROSECONDS["h"] % 24).astype(np.int64)).cast(pa.string())
         for name, column in {"hour of day": hours, **properties}.items():
             encoded = column.fill_null("null").dictionary_encode()
             codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
             texts = encoded.dictionary.to_pylist()
-            found_codes, counts, differing = _counted(codes, differs)
-            for code, count, found in zip(found_codes.tolist(), counts.tolist(), differing.tolist(), strict=True):
+            distinct, counts, differing = _counted(codes, differs)
+            for code, count, different in zip(distinct.tolist(), counts.tolist(), differing.tolist(), strict=True):
                 value = texts[code]
                 if value not in self.rows[name] and len(self.rows[name]) >= _MOST_VALUES:
                     value = "other"
                 self.rows[name][value] = self.rows[name].get(value, 0) + count
-                self.different[name][value] = self.different[name].get(value, 0) + found
+                self.different[name][value] = self.different[name].get(value, 0) + different
 
     def buckets(self) -> tuple[Bucket, ...]:
         """Return the stretches of time that have rows, in order."""
@@ -127,18 +127,18 @@ class SliceTally:
         )
 
     def slices(self) -> tuple[Slice, ...]:
-        """Return the slices that hold more of the differing rows than of all rows, most telling first."""
-        found = [part for name in self.rows for part in self._of(name)]
-        telling = [part for part in found if part.different and part.of_different > part.of_rows]
+        """Return the slices with a larger share of the differing rows than of all rows, largest difference first."""
+        parts = [part for name in self.rows for part in self._of(name)]
+        telling = [part for part in parts if part.different and part.of_different > part.of_rows]
         return tuple(sorted(telling, key=_rank)[:_SHOWN])
 
     def telling(self) -> Slice | None:
-        """Return the slice that explains most of the rows that differ, ``None`` if none does or it may be chance."""
-        looked_at = sum(len(values) for values in self.rows.values())
+        """Return the slice with most of the differing rows; ``None`` if there is none, or if it may be chance."""
+        slice_count = sum(len(values) for values in self.rows.values())
         ranked = [
             part
             for part in self.slices()
-            if part.of_different >= _TELLING and part.of_rows <= 0.5 and _chance(part) * looked_at <= _CHANCE
+            if part.of_different >= _TELLING and part.of_rows <= 0.5 and _chance(part) * slice_count <= _CHANCE
         ]
         return ranked[0] if ranked else None
 
@@ -148,21 +148,21 @@ class SliceTally:
         if len(rows) < 2 or not all_different:
             return
         for value, count in rows.items():
-            own = different.get(value, 0)
-            yield Slice(name, value, count, own, own / all_different, count / all_rows)
+            differing = different.get(value, 0)
+            yield Slice(name, value, count, differing, differing / all_different, count / all_rows)
 
 
 def _chance(part: Slice) -> float:
-    """Return a bound of the probability that so many of the rows that differ have a property that tells nothing.
+    """Return an upper bound of the probability that chance gives a property to so many of the differing rows.
 
     Source:
         Chernoff 1952, for the upper tail of a binomial distribution.
     """
-    held, of_all = part.of_different, part.of_rows
-    total = part.different / held
-    distance = held * math.log(held / of_all)
-    if held < 1:
-        distance += (1 - held) * math.log((1 - held) / (1 - of_all))
+    share, of_all = part.of_different, part.of_rows
+    total = part.different / share
+    distance = share * math.log(share / of_all)
+    if share < 1:
+        distance += (1 - share) * math.log((1 - share) / (1 - of_all))
     return math.exp(-total * distance)
 
 
@@ -178,7 +178,7 @@ def _counted(codes: Ints, differs: Flags) -> tuple[Ints, Ints, Ints]:
 
 
 def width_of(since_us: int, until_us: int) -> int:
-    """Return the length of stretches that cut a range of time into at most a few dozen."""
+    """Return the length of stretches that divides a range of time into at most 48."""
     return next(
         (width for width in (*_WIDTHS, *_LONG_WIDTHS) if (until_us - since_us) // width < _MOST_BUCKETS),
         _LONG_WIDTHS[-1],
@@ -191,17 +191,17 @@ _AGES = tuple(
 
 
 def age_classes(ages_us: Ints) -> pa.Array:
-    """Return in words how far state is behind what it should be; ahead or equal is ``"on time"``."""
+    """Return in words how far state is behind its refresh; ``"on time"`` if it is not."""
     names = ["on time", *(f"up to {format_duration(age)}" for age in _AGES), f"over {format_duration(_AGES[-1])}"]
     codes = np.where(ages_us <= 0, 0, 1 + np.searchsorted(np.array(_AGES), ages_us, side="left"))
     return pa.array(names).take(pa.array(codes))
 
 
 def null_classes(are_null: Sequence[Flags]) -> pa.Array:
-    """Return in words how many of a row's values are null.
+    """Return in words the share of null values per row.
 
     Args:
-        are_null: Per value of the rows where it is null.
+        are_null: For each value, the rows in which it is null.
     """
     nulls = np.sum(are_null, axis=0)
     share = nulls / max(1, len(are_null))
@@ -211,7 +211,7 @@ def null_classes(are_null: Sequence[Flags]) -> pa.Array:
 
 
 def as_text(column: pa.Array) -> pa.Array:
-    """Return a column as text, whatever it holds."""
+    """Return a column of any type as text."""
     try:
         return pc.cast(column, pa.string())
     except pa.ArrowException:

@@ -1,0 +1,1 @@
+"""Drift: compare the distributions of served features with those of a reference."""

@@ -1,4 +1,4 @@
-"""From two distributions of a feature to what the report says of it."""
+"""Measuring how far two distributions of a feature lie apart, for its part of the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.core.columns import Floats
-from featurestore.guard.drift.categories import CategoryCounts
+from featurestore.guard.drift.counts import CategoryCounts, NumberCounts
 from featurestore.guard.drift.distribution import Distribution
 from featurestore.guard.drift.measures import (
     INDEPENDENT,
@@ -24,7 +24,6 @@ from featurestore.guard.drift.measures import (
     share_difference,
     wasserstein,
 )
-from featurestore.guard.drift.numbers import NumberCounts
 from featurestore.guard.drift.report import (
     Bins,
     Category,
@@ -35,63 +34,51 @@ from featurestore.guard.drift.report import (
 Counts = npt.NDArray[np.int64]
 
 SHOWN_CATEGORIES = 20
-"""Categories that a report names."""
+"""Largest count of categories that a report names."""
 
 _LEAST_EXPECTED = 5.0
 _Binned = Callable[[Counts, Counts, Worth], Distance]
 _OF_BINS: dict[str, _Binned] = {"psi": psi, "jensen_shannon": jensen_shannon, "chi_square": chi_square}
 
-MEASURES = (
-    "kolmogorov_smirnov",
-    "wasserstein",
-    "l_infinity",
-    *_OF_BINS,
-    "null_share",
-    "beyond_range",
-    "new_categories",
-    "vanished_categories",
-)
-"""Names of all measures."""
-
 
 def assess(
     name: str, dtype: str, *, reference: Distribution, current: Distribution, significance: float
 ) -> FeatureDrift:
-    """Measure how one feature moved.
+    """Measure how far one feature moved.
 
     Args:
         name: Column.
         dtype: Its dtype.
         reference: The earlier or offline distribution.
-        current: The later or served one, counted alike.
-        significance: Probability for which the distances by chance are given.
+        current: The later or served one, counted in the same cells.
+        significance: Probability with which chance exceeds the reported distances by chance.
 
     Returns:
-        The feature's part of the report, not judged.
+        The part of the report about the feature, not judged.
     """
-    found: dict[str, Distance] = {}
+    distances: dict[str, Distance] = {}
     details: dict[str, object] = {}
     left, right = reference.values, current.values
     worth = reference.worth, current.worth
     if isinstance(left, NumberCounts) and isinstance(right, NumberCounts):
-        details |= _of_each(left, right)
+        details |= _ranges(left, right)
         if left.total and right.total:
             edges = bins_of(left, right, reference.bins)
             bins = bin_counts(left, edges), bin_counts(right, edges)
-            found |= _numbers(left, right, *bins, worth)
+            distances |= _numbers(left, right, *bins, worth)
             details["bins"] = Bins(*(tuple(part.tolist()) for part in (edges, *bins)))
     elif isinstance(left, CategoryCounts) and isinstance(right, CategoryCounts) and left.total and right.total:
-        found |= _categories(left, right, worth)
-        details |= _named(left, right)
+        distances |= _categories(left, right, worth)
+        details |= _category_details(left, right)
     if reference.row_count and current.row_count:
-        found["null_share"] = share_difference(
+        distances["null_share"] = share_difference(
             reference=reference.null_count,
             reference_rows=reference.row_count,
             current=current.null_count,
             current_rows=current.row_count,
             worth=worth,
         )
-    measures = tuple(_measured(measure, one, significance) for measure, one in found.items())
+    measures = tuple(_measured(measure, distance, significance) for measure, distance in distances.items())
     return FeatureDrift(
         name,
         dtype,
@@ -102,31 +89,32 @@ def assess(
         reference.null_count,
         current.null_count,
         measures,
-        **details,  # type: ignore[arg-type]  # each under the name of its own field
+        **details,  # type: ignore[arg-type]  # every key is the name of a field
     )
 
 
-def _measured(measure: str, one: Distance, significance: float) -> Measured:
-    by_chance = one.limit(significance)
-    # Plain numbers: NumPy's have no JSON form.
+def _measured(measure: str, distance: Distance, significance: float) -> Measured:
+    by_chance = distance.limit(significance)
+    # NumPy numbers have no JSON form.
     return Measured(
         measure,
-        float(one.value),
-        float(one.p_value),
+        float(distance.value),
+        float(distance.p_value),
         None if by_chance is None else float(by_chance),
-        float(one.error),
+        float(distance.error),
     )
 
 
 def bins_of(reference: NumberCounts, current: NumberCounts, bins: Floats) -> Floats:
-    """Return the lower edges of bins for two samples: those of the reference, and what lies outside its range.
+    """Return the lower edges of bins for two samples: those of the reference, and bins outside its range.
 
-    Values below and above have a bin of their own if they are so many that a formula of chance holds for them; fewer
-    are counted in the first and the last bin. So a feature that had one value in training and has another now differs.
+    Values below and above the range have bins of their own if they are frequent enough for the formulas of chance;
+    otherwise they are counted in the first and the last bin. So a feature that had one value in training and has
+    another value now differs.
 
     Args:
-        reference: The reference's counts; there must be a value.
-        current: Counts of the current sample in the same cells; there must be a value.
+        reference: The reference's counts; at least one value.
+        current: Counts of the current sample in the same cells; at least one value.
         bins: Lower edges of the reference's bins, the first one its smallest value.
     """
     below, above = _outside(reference, current)
@@ -143,7 +131,7 @@ def _smaller_share(reference_rows: float, current_rows: float) -> float:
 
 
 def _outside(reference: NumberCounts, current: NumberCounts) -> tuple[int, int]:
-    """Return how many current values lie below and above the reference's range."""
+    """Return the counts of current values below and above the range of the reference."""
     low, high = reference.extremes
     below = int(current.counts[: np.searchsorted(current.edges, low) + 1].sum())
     above = int(current.counts[np.searchsorted(current.edges, high, side="right") + 1 :].sum())
@@ -151,11 +139,11 @@ def _outside(reference: NumberCounts, current: NumberCounts) -> tuple[int, int]:
 
 
 def bin_counts(numbers: NumberCounts, bins: Floats) -> Counts:
-    """Return counts per bin; what lies below the first edge is in the first bin.
+    """Return counts per bin; values below the first edge are in the first bin.
 
     Args:
         numbers: The counts per cell.
-        bins: Lower edges, all of them edges of cells.
+        bins: Lower edges, which must be edges of cells.
     """
     upto = np.concatenate([[0], np.cumsum(numbers.counts)])
     places = np.searchsorted(numbers.edges, bins[1:]) + 1
@@ -163,13 +151,13 @@ def bin_counts(numbers: NumberCounts, bins: Floats) -> Counts:
 
 
 def aligned(reference: CategoryCounts, current: CategoryCounts, worth: Worth = INDEPENDENT) -> tuple[Counts, Counts]:
-    """Return the counts of the same categories in both; those that chance hardly shows are counted together.
+    """Return the counts of the same categories in both samples; rare categories are counted together.
 
-    These are the ones that would be expected fewer than five times in the smaller sample, counted as what its rows are
-    worth, and those without a name. One by one they say nothing, and together they would hide what others say.
+    A category is rare if fewer than five independent rows of it are expected in the smaller sample. Rare categories and
+    those without a name say nothing one by one, and as separate categories they would hide the others.
     """
     names = sorted(reference.counts.keys() | current.counts.keys())
-    left, right = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (reference, current))
+    left, right = (np.array([side.counts[name] for name in names], dtype=np.int64) for side in (reference, current))
     rows = reference.total * worth[0], current.total * worth[1]
     shared = (left * worth[0] + right * worth[1]) * _smaller_share(*rows) >= _LEAST_EXPECTED
     if reference.unnamed or current.unnamed:
@@ -185,47 +173,47 @@ def aligned(reference: CategoryCounts, current: CategoryCounts, worth: Worth = I
 def _numbers(
     left: NumberCounts, right: NumberCounts, left_bins: Counts, right_bins: Counts, worth: Worth
 ) -> dict[str, Distance]:
-    found = {
+    distances = {
         "kolmogorov_smirnov": kolmogorov_smirnov(left, right, worth),
         "wasserstein": wasserstein(left, right, worth),
     }
-    found |= {name: measure(left_bins, right_bins, worth) for name, measure in _OF_BINS.items()}
+    distances |= {name: measure(left_bins, right_bins, worth) for name, measure in _OF_BINS.items()}
     below, above = _outside(left, right)
-    found["beyond_range"] = beyond_range(
+    distances["beyond_range"] = beyond_range(
         below=below, above=above, rows=right.total, reference_rows=left.total, worth=worth
     )
-    return found
+    return distances
 
 
-def _of_each(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for side, one in (("reference", left), ("current", right)):
-        if one.total:
-            found |= {f"{side}_range": tuple(map(float, one.extremes)), f"{side}_mean": one.mean}
-    return found
+def _ranges(left: NumberCounts, right: NumberCounts) -> dict[str, object]:
+    details: dict[str, object] = {}
+    for side, numbers in (("reference", left), ("current", right)):
+        if numbers.total:
+            details |= {f"{side}_range": tuple(map(float, numbers.extremes)), f"{side}_mean": numbers.mean}
+    return details
 
 
 def _categories(left: CategoryCounts, right: CategoryCounts, worth: Worth) -> dict[str, Distance]:
     pair = aligned(left, right, worth)
-    found = {"l_infinity": largest_share_difference(*pair, worth)}
-    found |= {name: measure(*pair, worth) for name, measure in _OF_BINS.items()}
+    distances = {"l_infinity": largest_share_difference(*pair, worth)}
+    distances |= {name: measure(*pair, worth) for name, measure in _OF_BINS.items()}
     if left.unnamed or right.unnamed:
-        return found
+        return distances
     names = list(left.counts | right.counts)
-    before, now = (np.array([one.counts[name] for name in names], dtype=np.int64) for one in (left, right))
-    found["new_categories"] = only_one_sample(inside=now, outside=before, worth=worth[::-1])
-    found["vanished_categories"] = only_one_sample(inside=before, outside=now, worth=worth)
-    return found
+    before, now = (np.array([side.counts[name] for name in names], dtype=np.int64) for side in (left, right))
+    distances["new_categories"] = only_one_sample(inside=now, outside=before, worth=worth[::-1])
+    distances["vanished_categories"] = only_one_sample(inside=before, outside=now, worth=worth)
+    return distances
 
 
-def _named(left: CategoryCounts, right: CategoryCounts) -> dict[str, object]:
+def _category_details(left: CategoryCounts, right: CategoryCounts) -> dict[str, object]:
     share = {name: count / left.total for name, count in left.counts.items()}
     for name, count in right.counts.items():
         share[name] = share.get(name, 0.0) + count / right.total
     ranked = sorted(share, key=lambda name: (-share[name], name))
-    each = [Category(name, left.counts[name], right.counts[name]) for name in ranked]
-    found: dict[str, object] = {"categories": tuple(each[:SHOWN_CATEGORIES])}
+    categories = [Category(name, left.counts[name], right.counts[name]) for name in ranked]
+    details: dict[str, object] = {"categories": tuple(categories[:SHOWN_CATEGORIES])}
     if not left.unnamed and not right.unnamed:
-        found["new_categories"] = tuple(one for one in each if not one.reference)[:SHOWN_CATEGORIES]
-        found["vanished_categories"] = tuple(one for one in each if not one.current)[:SHOWN_CATEGORIES]
-    return found
+        details["new_categories"] = tuple(part for part in categories if not part.reference)[:SHOWN_CATEGORIES]
+        details["vanished_categories"] = tuple(part for part in categories if not part.current)[:SHOWN_CATEGORIES]
+    return details

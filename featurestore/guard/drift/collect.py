@@ -1,12 +1,14 @@
-"""Reading samples into distributions: in batches, each sample at most twice, memory bounded.
+"""Reading samples into distributions: in batches, each sample at most twice, with bounded memory.
 
-The edges of cells come from the reference. Where both samples have few values of a feature these are counted one by
-one, exactly; else in cells that are placed by a sample of the reference.
+Numbers are counted in cells. The edges of the cells come from the reference and are fixed before counting, so counts
+are exact and add up, whatever the order, the batches or the machine; edges only decide how finely a distribution is
+seen. If both samples have few values of a feature, every value has a cell of its own; otherwise the edges are placed by
+a sample of the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,19 +17,72 @@ import pyarrow as pa
 
 from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType
-from featurestore.guard.drift.categories import CategoryCounts
+from featurestore.guard.drift.counts import CategoryCounts, NumberCounts
 from featurestore.guard.drift.distribution import Distribution, is_categorical, to_numbers
-from featurestore.guard.drift.entities import Batch
-from featurestore.guard.drift.grid import COARSE_BINS, Sample, fine_edges
-from featurestore.guard.drift.numbers import NumberCounts
+from featurestore.guard.drift.rows import Batch, Rows
 from featurestore.offline.profile import place_edges
 
-Rows = Callable[[], Iterable[Batch]]
-"""Reads a sample from its beginning, in batches with one column per feature; may be called twice.
+FINE_CELLS = 512
+"""Cells of about equal weight in which large data are counted."""
 
-A batch may lack columns: its rows are then no rows of these features. Instants and dates are ages, as ``to_ages`` gives
-them.
-"""
+COARSE_BINS = 20
+"""Count of bins, for the measures that need bins, if there is no manifest that has them."""
+
+MOST_KEPT = 1 << 15
+"""Values kept of each feature to place edges. Samples with at most so many values are counted value by value."""
+
+
+def fine_edges(ordered: Floats, bins: Floats) -> Floats:
+    """Return the edges of many cells, among them those of the bins.
+
+    A frequent value has a cell of its own, and so has every value if there are few: values close to it are counted
+    apart.
+
+    Args:
+        ordered: Values of the reference, ascending, at least one.
+        bins: Lower edges of the bins.
+    """
+    values, counts = np.unique(ordered, return_counts=True)
+    alone = values if len(values) <= FINE_CELLS else values[counts * FINE_CELLS >= 2 * len(ordered)]
+    return np.unique(np.concatenate([place_edges(ordered, FINE_CELLS), np.nextafter(alone, np.inf), bins]))
+
+
+class Sample:
+    """Every k-th value of a stream, k doubling as the stream grows: bounded, and the same for any batches.
+
+    Attributes:
+        extremes: Smallest and largest of all values; ``(inf, -inf)`` before the first value.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Floats] = []
+        self._kept = 0
+        self._step = 1
+        self._seen = 0
+        self.extremes = np.inf, -np.inf
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every value was kept."""
+        return self._step == 1
+
+    def add(self, values: Floats) -> None:
+        """Add the next values of the stream."""
+        kept = values[(-self._seen) % self._step :: self._step]
+        self._seen += len(values)
+        if len(values):
+            low, high = self.extremes
+            self.extremes = min(low, float(values.min())), max(high, float(values.max()))
+        self._parts.append(np.array(kept))
+        self._kept += len(kept)
+        while self._kept > MOST_KEPT:
+            halved = np.concatenate(self._parts)[::2]
+            self._parts, self._kept, self._step = [halved], len(halved), self._step * 2
+
+    def ordered(self) -> Floats:
+        """Return the kept values, ascending."""
+        return np.sort(np.concatenate(self._parts)) if self._parts else np.zeros(0)
+
 
 Sink = Sample | NumberCounts | CategoryCounts
 
@@ -35,11 +90,11 @@ _NO_BINS: Floats = np.zeros(0)
 
 
 @dataclass
-class _Intake:
-    """What is kept of one feature while its rows pass."""
+class _FeatureCounter:
+    """Counts the rows of one feature."""
 
     dtype: DType
-    into: Sink
+    sink: Sink
     row_count: int = 0
     null_count: int = 0
 
@@ -47,23 +102,23 @@ class _Intake:
         self.row_count += len(column)
         self.null_count += column.null_count
         for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else (column,):
-            if isinstance(self.into, CategoryCounts):
-                self.into.add(chunk)
+            if isinstance(self.sink, CategoryCounts):
+                self.sink.add(chunk)
             else:
-                self.into.add(to_numbers(chunk, self.dtype))
+                self.sink.add(to_numbers(chunk, self.dtype))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two samples of one feature, counted alike."""
+    """Two samples of one feature, counted in the same cells."""
 
     reference: Distribution
     current: Distribution
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where one feature's numbers are counted."""
+class _Cells:
+    """The cells and bins of one feature, by their edges."""
 
     edges: Floats
     bins: Floats
@@ -75,8 +130,8 @@ class Collector:
 
     Attributes:
         dtypes: The features' dtypes, by column.
-        threads: Threads that count; the result does not depend on it.
-        bins: Fixed lower edges of bins, by column; where there are none they are placed by the reference.
+        threads: Count of threads that count; the result does not depend on it.
+        bins: Lower edges of bins, by column; columns without them get bins placed by the reference.
     """
 
     dtypes: Mapping[str, DType]
@@ -93,62 +148,66 @@ class Collector:
         Returns:
             Both distributions of every feature.
         """
-        first = self._intakes({name: self._sink(name) for name in self.dtypes})
+        first = self._counters({name: self._sink(name) for name in self.dtypes})
         self._read(reference(), first)
-        layouts = {name: self._layout(name, intake) for name, intake in first.items()}
-        second = self._intakes({name: self._second_sink(name, first, layouts) for name in self.dtypes})
+        cells = {name: self._cells(name, counter) for name, counter in first.items()}
+        second = self._counters({name: self._second_sink(name, first, cells) for name in self.dtypes})
         self._read(current(), second)
-        again: dict[str, _Layout] = {}
-        for name, layout in layouts.items():
-            mine, theirs = first[name].into, second[name].into
-            if isinstance(mine, Sample) and isinstance(theirs, Sample) and theirs.is_complete:
-                values = np.concatenate([mine.ordered(), theirs.ordered()])
-                exact = np.unique(np.concatenate([layout.edges, values]))
+        again: dict[str, _Cells] = {}
+        for name, placed in cells.items():
+            left, right = first[name].sink, second[name].sink
+            if isinstance(left, Sample) and isinstance(right, Sample) and right.is_complete:
+                values = np.concatenate([left.ordered(), right.ordered()])
+                exact = np.unique(np.concatenate([placed.edges, values]))
                 if len(exact) == 0:
                     continue
-                for intake, kept in ((first[name], mine), (second[name], theirs)):
-                    intake.into = NumberCounts.empty(exact)
-                    intake.into.add(kept.ordered())
-            elif isinstance(mine, Sample):
-                again[name] = layout
+                for counter, sample in ((first[name], left), (second[name], right)):
+                    counter.sink = NumberCounts.empty(exact)
+                    counter.sink.add(sample.ordered())
+            elif isinstance(left, Sample):
+                again[name] = placed
         self._recount(reference, first, again)
-        late = {name: layout for name, layout in again.items() if isinstance(second[name].into, Sample)}
-        self._recount(current, second, late)
+        self._recount(
+            current, second, {name: placed for name, placed in again.items() if isinstance(second[name].sink, Sample)}
+        )
         return {
-            name: Pair(_finished(first[name], layouts.get(name)), _finished(second[name], layouts.get(name)))
+            name: Pair(_distribution(first[name], cells.get(name)), _distribution(second[name], cells.get(name)))
             for name in self.dtypes
         }
 
     def like(self, reference: Mapping[str, Distribution], rows: Iterable[Batch]) -> dict[str, Distribution]:
-        """Count a sample as known distributions are counted.
+        """Count a sample in the cells of known distributions.
 
         Args:
             reference: Distributions, by column.
             rows: The sample, read once.
         """
-        (found,) = self.all_like(reference, ((batch,) for batch in rows), samples=1)
-        return found
+        (distributions,) = self.all_like(reference, ((batch,) for batch in rows), samples=1)
+        return distributions
 
     def all_like(
         self, reference: Mapping[str, Distribution], rows: Iterable[Sequence[Batch]], *, samples: int
     ) -> tuple[dict[str, Distribution], ...]:
-        """Count samples that are read together as known distributions are counted.
+        """Count samples that are read together in the cells of known distributions.
 
         Args:
             reference: Distributions, by column.
             rows: A batch of each sample at a time, read once.
-            samples: How many samples there are.
+            samples: Count of samples.
         """
-        found = [
-            self._intakes({name: self._sink_like(name, reference[name]) for name in self.dtypes})
+        counters = [
+            self._counters({name: self._sink_like(name, reference[name]) for name in self.dtypes})
             for _ in range(samples)
         ]
         for batches in rows:
-            for batch, intakes in zip(batches, found, strict=True):
-                self._read([batch], intakes)
+            for batch, of_sample in zip(batches, counters, strict=True):
+                self._read([batch], of_sample)
         return tuple(
-            {name: _finished(one, _Layout(_NO_BINS, reference[name].bins)) for name, one in intakes.items()}
-            for intakes in found
+            {
+                name: _distribution(counter, _Cells(_NO_BINS, reference[name].bins))
+                for name, counter in of_sample.items()
+            }
+            for of_sample in counters
         )
 
     def _sink(self, name: str) -> Sink:
@@ -157,43 +216,43 @@ class Collector:
     def _sink_like(self, name: str, known: Distribution) -> Sink:
         return NumberCounts.empty(known.values.edges) if isinstance(known.values, NumberCounts) else self._sink(name)
 
-    def _second_sink(self, name: str, first: Mapping[str, _Intake], layouts: Mapping[str, _Layout]) -> Sink:
-        into = first[name].into
-        if isinstance(into, Sample) and not into.is_complete:
-            return NumberCounts.empty(layouts[name].edges)
+    def _second_sink(self, name: str, first: Mapping[str, _FeatureCounter], cells: Mapping[str, _Cells]) -> Sink:
+        sink = first[name].sink
+        if isinstance(sink, Sample) and not sink.is_complete:
+            return NumberCounts.empty(cells[name].edges)
         return self._sink(name)
 
-    def _layout(self, name: str, intake: _Intake) -> _Layout:
-        if not isinstance(intake.into, Sample) or intake.null_count == intake.row_count:
-            return _Layout(_NO_BINS, _NO_BINS)
-        ordered = intake.into.ordered()
-        low, high = intake.into.extremes
+    def _cells(self, name: str, counter: _FeatureCounter) -> _Cells:
+        if not isinstance(counter.sink, Sample) or counter.null_count == counter.row_count:
+            return _Cells(_NO_BINS, _NO_BINS)
+        ordered = counter.sink.ordered()
+        low, high = counter.sink.extremes
         bins = self.bins.get(name)
         if bins is None:
             bins = place_edges(ordered, COARSE_BINS)
             bins[0] = low
         ends = np.array([low, np.nextafter(high, np.inf)])
-        return _Layout(np.unique(np.concatenate([fine_edges(ordered, bins), ends])), bins)
+        return _Cells(np.unique(np.concatenate([fine_edges(ordered, bins), ends])), bins)
 
-    def _intakes(self, sinks: Mapping[str, Sink]) -> dict[str, _Intake]:
-        return {name: _Intake(self.dtypes[name], sink) for name, sink in sinks.items()}
+    def _counters(self, sinks: Mapping[str, Sink]) -> dict[str, _FeatureCounter]:
+        return {name: _FeatureCounter(self.dtypes[name], sink) for name, sink in sinks.items()}
 
-    def _read(self, rows: Iterable[Batch], found: Mapping[str, _Intake]) -> None:
+    def _read(self, rows: Iterable[Batch], counters: Mapping[str, _FeatureCounter]) -> None:
         with ThreadPoolExecutor(self.threads) as pool:
             for batch in rows:
-                known = [name for name in found if name in batch.schema.names]
-                for _ in pool.map(lambda name, batch=batch: found[name].add(batch.column(name)), known):
+                names = [name for name in counters if name in batch.schema.names]
+                for _ in pool.map(lambda name, batch=batch: counters[name].add(batch.column(name)), names):
                     pass
 
-    def _recount(self, rows: Rows, intakes: dict[str, _Intake], layouts: Mapping[str, _Layout]) -> None:
-        wanted = {name: NumberCounts.empty(layout.edges) for name, layout in layouts.items() if len(layout.edges)}
-        if not wanted:
+    def _recount(self, rows: Rows, counters: dict[str, _FeatureCounter], cells: Mapping[str, _Cells]) -> None:
+        sinks = {name: NumberCounts.empty(placed.edges) for name, placed in cells.items() if len(placed.edges)}
+        if not sinks:
             return
-        again = self._intakes(wanted)
+        again = self._counters(sinks)
         self._read(rows(), again)
-        intakes |= again
+        counters |= again
 
 
-def _finished(intake: _Intake, layout: _Layout | None) -> Distribution:
-    values = None if isinstance(intake.into, Sample) else intake.into
-    return Distribution(intake.row_count, intake.null_count, values, _NO_BINS if layout is None else layout.bins)
+def _distribution(counter: _FeatureCounter, cells: _Cells | None) -> Distribution:
+    values = None if isinstance(counter.sink, Sample) else counter.sink
+    return Distribution(counter.row_count, counter.null_count, values, _NO_BINS if cells is None else cells.bins)

@@ -11,29 +11,29 @@ import pyarrow.compute as pc
 
 from featurestore.core.columns import Floats
 from featurestore.core.dtypes import DType, parse_dtype
-from featurestore.guard.drift.categories import CategoryCounts
-from featurestore.guard.drift.numbers import NumberCounts
+from featurestore.guard.drift.counts import CategoryCounts, NumberCounts
 from featurestore.offline.profile import FeatureProfile, Histogram
 
 Values = NumberCounts | CategoryCounts | None
 
 AGED = frozenset({"timestamp", "date"})
-"""Kinds of dtypes whose values are compared by how long before ``as_of`` they lie."""
+"""Kinds of dtypes whose values are compared by their age before ``as_of``."""
 
 _CATEGORICAL = frozenset({"string", "bool"})
 
 
 @dataclass
 class Distribution:
-    """What the values of a feature look like in one sample.
+    """The distribution of a feature in one sample.
 
     Attributes:
         row_count: Rows.
         null_count: Rows without a value.
-        values: The others: numbers, ages of instants (microseconds) and of dates (days), and lengths of lists and bytes
-            in cells, strings and booleans by name. ``None`` if no edges are known because the reference has no number.
-        bins: Edges of the bins among those of the cells; empty for categories.
-        worth: How many independent rows a row is worth, below 1 if entities have several.
+        values: Counts of the other rows: numbers, ages of instants (microseconds) and of dates (days), and lengths of
+            lists and bytes in cells; strings and booleans by name. ``None`` if the reference has no number to place
+            edges by.
+        bins: Edges of the bins, which are edges of cells; empty for categories.
+        worth: How many independent rows a row is worth, below 1 if entities have several rows.
     """
 
     row_count: int
@@ -49,16 +49,16 @@ class Distribution:
 
 
 def is_categorical(dtype: DType) -> bool:
-    """Tell whether values are counted by name."""
+    """Return whether values are counted by name."""
     return dtype.kind in _CATEGORICAL
 
 
 def to_numbers(array: pa.Array, dtype: DType) -> Floats:
-    """Return the values of a column as numbers, nulls left out.
+    """Return the values of a column as numbers, without nulls.
 
     Args:
-        array: Values in the contract's Arrow type; of instants and dates their ages as ``to_ages`` gives them.
-        dtype: Their dtype, neither string nor bool.
+        array: Values in the Arrow type of the dtype; for instants and dates their ages, see ``to_ages``.
+        dtype: Their dtype, not string or bool.
     """
     known = array.drop_null() if array.null_count else array
     if dtype.kind == "list":
@@ -71,7 +71,7 @@ def to_numbers(array: pa.Array, dtype: DType) -> Floats:
 
 
 def to_ages(array: pa.ChunkedArray, dtype: DType, as_of: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return how long before the instants asked about a column's instants or dates lie; time passing is no drift.
+    """Return the ages of instants or dates before the instants asked about; the passing of time is not drift.
 
     Args:
         array: Instants or dates.
@@ -79,7 +79,7 @@ def to_ages(array: pa.ChunkedArray, dtype: DType, as_of: pa.ChunkedArray) -> pa.
         as_of: The instants asked about.
 
     Returns:
-        Microseconds, or of dates days; negative if they lie later.
+        Microseconds, or days for dates; negative for values after the instant asked about.
     """
     asked = as_of if dtype.kind == "timestamp" else as_of.cast(pa.date32())
     width = pa.int64() if dtype.kind == "timestamp" else pa.int32()
@@ -87,13 +87,13 @@ def to_ages(array: pa.ChunkedArray, dtype: DType, as_of: pa.ChunkedArray) -> pa.
 
 
 def from_profile(profile: FeatureProfile) -> Distribution:
-    """Return the distribution that a training set's manifest describes.
+    """Return the distribution that the manifest of a training set describes.
 
-    Bins and counts are the manifest's. Inside a bin values are taken to be spread evenly, which is stated as the error
-    of what is measured with them; of categories those beyond the most frequent have no name.
+    Bins and counts come from the manifest. Inside a bin, values are assumed to be spread evenly; the error of distances
+    allows for it. Categories beyond the most frequent have no name.
 
     Args:
-        profile: Profile of the feature; of instants and dates it says no ages.
+        profile: Profile of the feature; profiles of instants and dates have no ages.
     """
     rows, nulls = profile.row_count, profile.null_count
     if profile.histogram is not None and parse_dtype(profile.dtype).kind not in AGED:
@@ -119,11 +119,11 @@ def _from_histogram(profile: FeatureProfile, histogram: Histogram) -> NumberCoun
         # The last whole number of a bin lies one below the next edge.
         widths[:-1] -= 1
     sums = np.concatenate([[0.0], counts[1:-1] * widths / 2.0, [0.0]])
-    found = NumberCounts(edges, counts, sums, np.zeros(2), np.array([low, high]))
+    numbers = NumberCounts(edges, counts, sums, np.zeros(2), np.array([low, high]))
     middles = edges[:-1] + widths / 2.0
     distances = middles - edges[len(edges) // 2]
-    found.moments[:] = (counts[1:-1] * distances).sum(), (counts[1:-1] * distances**2).sum()
+    numbers.moments[:] = (counts[1:-1] * distances).sum(), (counts[1:-1] * distances**2).sum()
     if profile.mean is not None and profile.std is not None:
-        total, shift = found.total, profile.mean - float(edges[len(edges) // 2])
-        found.moments[:] = total * shift, profile.std**2 * (total - 1) + total * shift**2
-    return found
+        total, shift = numbers.total, profile.mean - float(edges[len(edges) // 2])
+        numbers.moments[:] = total * shift, profile.std**2 * (total - 1) + total * shift**2
+    return numbers

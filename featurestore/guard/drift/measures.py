@@ -1,9 +1,9 @@
-"""How far two distributions lie apart, and how likely chance alone would put them as far.
+"""Distances of two distributions, and the probability that chance alone gives such distances.
 
-Every measure takes a reference and a current sample, each as counts, and gives a distance and its p-value: the
-probability of at least this distance if both samples came from one distribution, for the sizes that the samples have.
-All are formulas; nothing is resampled. ``worth`` says how many independent rows a row of the reference and one of the
-current sample are worth, below 1 where entities are asked about again and again; it changes p-values, not distances.
+Every measure takes a reference and a current sample, each as counts, and returns a distance and its p-value: the
+probability of at least this distance between samples of these sizes from one distribution. All measures are formulas;
+nothing is resampled. ``worth`` is how many independent rows a row of the reference and a row of the current sample are
+worth, below 1 if entities have several rows; it changes p-values, not distances.
 """
 
 from __future__ import annotations
@@ -11,43 +11,87 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.core.columns import Floats
-from featurestore.guard.drift.exact import Parting, parting
-from featurestore.guard.drift.numbers import NumberCounts
-from featurestore.guard.drift.special import (
-    chi_square_tail,
-    gamma_tail,
-    kolmogorov_tail,
-    normal_score,
-    normal_tail,
-    threshold,
-)
+from featurestore.guard.drift.counts import NumberCounts
+from featurestore.guard.drift.fisher import FisherTable, fisher_table
 
 Counts = npt.NDArray[np.int64]
 Tail = Callable[[float], float]
 Worth = tuple[float, float]
 
 INDEPENDENT: Worth = (1.0, 1.0)
-"""Every row counts."""
+"""All rows are independent."""
 
 PSI_FLOOR = 1e-4
-"""What a share of zero counts as in the population stability index."""
+"""Share that replaces a share of zero in the population stability index."""
 
 LEAST_STD = 1e-3
-"""What a smaller standard deviation counts as when a distance is divided by it."""
+"""Least standard deviation by which a distance is divided."""
 
 _EXACT_BELOW = 1000.0
-"""Rows of a kind to be expected in either sample, below which chance is computed exactly."""
+"""Expected rows of a kind in either sample, below which probabilities are computed exactly."""
 
 _LEAST_EXPECTED = 5.0
 _LEAST_FOR_LIMIT = 10.0
 _CHANCE_CELLS = 96
 _TAIL_CELLS = 16
+_LEAST_PROBABILITY = 1e-300
+_LARGEST_DISTANCE = 1e12
+_BISECTIONS = 200
+_PRECISION = 1e-10
+
+
+@cache
+def _special() -> Any:
+    """Return ``scipy.special``, imported with the first use: importing it takes longer than importing the store."""
+    from scipy import special
+
+    return special
+
+
+def normal_tail(z: float) -> float:
+    """Return the probability that a standard normal variable is larger than ``z`` in absolute value."""
+    return math.erfc(abs(z) / math.sqrt(2.0))
+
+
+def normal_score(probability: float) -> float:
+    """Return the absolute value that a standard normal variable exceeds with a probability, at least 1e-300."""
+    return float(-_special().ndtri(max(probability, _LEAST_PROBABILITY) / 2.0))
+
+
+def gamma_tail(shape: float, x: float) -> float:
+    """Return the probability that a gamma variable of scale 1 is larger than ``x``."""
+    return float(_special().gammaincc(shape, max(x, 0.0)))
+
+
+def chi_square_tail(x: float, freedom: float) -> float:
+    """Return the probability that a chi-square variable is larger than ``x``; 1 without degrees of freedom."""
+    return gamma_tail(freedom / 2.0, x / 2.0) if freedom > 0 else 1.0
+
+
+def threshold(tail: Tail, probability: float) -> float:
+    """Return the bound that a variable exceeds with a given probability, by bisection.
+
+    Args:
+        tail: Probability to exceed a bound, falling from 1 at 0 towards 0, possibly in steps.
+        probability: Above 0, below 1.
+    """
+    high = 1.0
+    while tail(high) > probability and high < _LARGEST_DISTANCE:
+        high *= 2.0
+    low = 0.0
+    for _ in range(_BISECTIONS):
+        if high - low <= _PRECISION * high:
+            break
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if tail(middle) > probability else (low, middle)
+    return high
 
 
 @dataclass(frozen=True)
@@ -56,10 +100,10 @@ class Distance:
 
     Attributes:
         value: The distance.
-        p_value: Probability that chance alone sets two samples at least so far apart.
-        error: By how much the distance may be larger than ``value`` because values were counted in cells; 0 if exact.
-        tail: Gives the p-value of any distance at these sizes; ``None`` if it takes more than the distance, or more
-            rows.
+        p_value: Probability that chance alone gives at least this distance.
+        error: The distance may be larger by this, because values were counted in cells; 0 if it is exact.
+        tail: Returns the p-value of any distance at these sizes; ``None`` if it depends on more than the distance, or
+            rows are too few.
     """
 
     value: float
@@ -68,8 +112,10 @@ class Distance:
     tail: Tail | None = field(default=None, compare=False, repr=False)
 
     def limit(self, probability: float) -> float | None:
-        """Return the distance that chance alone exceeds with a given probability; ``None`` if there is no such form."""
-        return None if self.tail is None or self.tail(1e12) > probability else threshold(self.tail, probability)
+        """Return the distance that chance alone exceeds with a given probability; ``None`` if that is not known."""
+        if self.tail is None or self.tail(_LARGEST_DISTANCE) > probability:
+            return None
+        return threshold(self.tail, probability)
 
 
 def _distance(value: float, tail: Tail, error: float = 0.0) -> Distance:
@@ -81,29 +127,31 @@ def _shares(counts: Counts) -> Floats:
 
 
 def _chance(reference: float, current: float, worth: Worth) -> float:
-    """Return the variance that chance gives a difference of shares, but for the share itself."""
+    """Return the variance of a difference of shares under chance, divided by that of the share itself."""
     return 1.0 / (reference * worth[0]) + 1.0 / (current * worth[1])
 
 
-def _parting(together: float, rows: Worth) -> Parting:
-    """Return how chance parts rows of a kind that are counted as what they are worth."""
-    other_rows, own_rows = (max(1, round(count)) for count in rows)
-    return parting(together=min(round(together), other_rows + own_rows), rows=own_rows, other_rows=other_rows)
+def _fisher_table(together: float, rows: Worth) -> FisherTable:
+    """Return Fisher's p-values for counts of independent rows, rounded."""
+    reference_rows, current_rows = (max(1, round(count)) for count in rows)
+    together_rows = min(round(together), reference_rows + current_rows)
+    return fisher_table(together=together_rows, rows=current_rows, other_rows=reference_rows)
 
 
 def _share_tail(together: float, rows: Worth) -> Tail:
-    """Return how likely chance sets the shares of rows of a kind so far apart: exactly where they are few.
+    """Return the p-value of a difference of the shares of a kind of rows, as a function of the difference.
 
     Args:
-        together: Rows of the kind in both samples, counted as what they are worth.
-        rows: All rows of the reference and of the current sample, counted alike.
+        together: Independent rows of the kind in both samples.
+        rows: All independent rows of the reference and of the current sample.
 
     Returns:
-        The p-value by the current share minus the reference's: Fisher's, or for many rows the two-proportion z-test's.
+        P-value by the current share minus the reference share: of Fisher's exact test, or of the two-proportion z-test
+        for many rows.
     """
     share = together / sum(rows)
     if min(rows) * min(share, 1.0 - share) < _EXACT_BELOW:
-        return _parting(together, rows).tail
+        return _fisher_table(together, rows).tail
     spread = math.sqrt(share * (1.0 - share) * (1.0 / rows[0] + 1.0 / rows[1]))
     return lambda difference: normal_tail(difference / spread)
 
@@ -113,10 +161,10 @@ class _Homogeneity:
     """The test whether two samples of bins or categories come from one distribution.
 
     Attributes:
-        chance: Variance that chance gives a difference of shares, but for the share itself.
-        freedom: How many categories occur, less one.
-        least_expected: The smallest count to be expected in either sample.
-        p_value: The test's.
+        chance: Variance of a difference of shares under chance, divided by that of the share itself.
+        freedom: Count of categories that occur, less one.
+        least_expected: The smallest expected count in either sample.
+        p_value: P-value of the test.
     """
 
     chance: float
@@ -125,11 +173,11 @@ class _Homogeneity:
     p_value: float
 
     def tail(self, times: float = 1.0, power: int = 1) -> Tail | None:
-        """Return the tail of a distance that chance makes a chi-square variable; ``None`` if rows are too few for that.
+        """Return the p-value of a distance that is a chi-square variable under chance; ``None`` if rows are too few.
 
         Args:
-            times: What makes it one, beside the rows.
-            power: To which it is taken before.
+            times: Factor of the distance, beside the rows.
+            power: Power of the distance.
         """
         if self.least_expected < _LEAST_FOR_LIMIT:
             return None
@@ -137,18 +185,18 @@ class _Homogeneity:
 
 
 def _homogeneity(reference: Counts, current: Counts, worth: Worth) -> _Homogeneity:
-    """Test whether two samples come from one distribution, such that it holds for rare categories far in the tail, too.
+    """Test whether two samples come from one distribution; the test is right for rare categories far in the tail, too.
 
-    Pearson's statistic is a sum over categories, of the square of the normal variable that says how the category's
-    share differs, times the share of all others. Where a category is rare the variable is the one that has Fisher's
-    exact p-value, the middle one if there are several that add up. So of two categories the p-value is Fisher's, and of
-    many rows it is Pearson's.
+    Pearson's statistic is a sum over categories: the square of the normal variable of the difference of the category's
+    share, times the share of all others. For a rare category, the normal variable is replaced by the one with Fisher's
+    exact p-value, or with the middle p-value if several are added up. So with two categories the p-value is Fisher's,
+    and for many rows it is Pearson's.
 
     Source:
         Pearson 1900; Fisher 1922; Lancaster 1961.
     """
-    known = reference + current > 0
-    left, right = reference[known] * worth[0], current[known] * worth[1]
+    occurs = reference + current > 0
+    left, right = reference[occurs] * worth[0], current[occurs] * worth[1]
     rows = float(left.sum()), float(right.sum())
     shares = (left + right) / sum(rows)
     differences = right / rows[1] - left / rows[0]
@@ -158,8 +206,8 @@ def _homogeneity(reference: Counts, current: Counts, worth: Worth) -> _Homogenei
     expected = min(rows) * np.minimum(shares, 1.0 - shares)
     freedom = len(shares) - 1
     for i in np.flatnonzero((expected < _EXACT_BELOW) & (spread > 0)).tolist():
-        found = _parting(float(left[i] + right[i]), rows)
-        p_value = (found.middle_tail if freedom > 1 else found.tail)(float(differences[i]))
+        table = _fisher_table(float(left[i] + right[i]), rows)
+        p_value = (table.middle_tail if freedom > 1 else table.tail)(float(differences[i]))
         squares[i] = normal_score(p_value) ** 2
     p_value = chi_square_tail(float(np.sum(squares * (1.0 - shares))), freedom)
     return _Homogeneity(chance, freedom, min(rows) * float(shares.min()), p_value)
@@ -168,8 +216,9 @@ def _homogeneity(reference: Counts, current: Counts, worth: Worth) -> _Homogenei
 def psi(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -> Distance:
     """Return the population stability index over bins or categories, with the test of homogeneity.
 
-    A share of zero counts as ``PSI_FLOOR``, or as a millionth of the smallest other share of that sample if this is not
-    larger than the floor. By chance the index divided by ``1/n + 1/m`` is a chi-square variable, if rows are many.
+    A share of zero is replaced by ``PSI_FLOOR``, or by a millionth of the smallest other share of that sample if that
+    share is not above the floor. Under chance the index divided by ``1/n + 1/m`` is a chi-square variable for many
+    rows.
 
     Source:
         Yurdakul 2018, "Statistical properties of population stability index".
@@ -179,13 +228,13 @@ def psi(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -> Dista
 
 
 def psi_terms(reference: Counts, current: Counts) -> Floats:
-    """Return what each bin or category adds to the population stability index."""
+    """Return the terms of the population stability index, one per bin or category."""
     left, right = floored(reference), floored(current)
     return (right - left) * np.log(right / left)
 
 
 def floored(counts: Counts) -> Floats:
-    """Return shares, with zeros as the population stability index takes them."""
+    """Return shares, with zeros replaced as the population stability index needs it."""
     shares = _shares(counts)
     least = float(shares[shares > 0].min())
     return np.where(shares > 0, shares, least / 1e6 if least <= PSI_FLOOR else PSI_FLOOR)
@@ -194,8 +243,8 @@ def floored(counts: Counts) -> Floats:
 def jensen_shannon(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -> Distance:
     """Return the Jensen-Shannon distance over bins or categories, with the test of homogeneity.
 
-    It is the root of the divergence in natural units. By chance eight times the divergence, divided by ``1/n + 1/m``,
-    is a chi-square variable, if rows are many.
+    It is the root of the divergence in natural units. Under chance, eight times the divergence divided by
+    ``1/n + 1/m`` is a chi-square variable for many rows.
 
     Source:
         Lin 1991; Menéndez et al. 1997, "The Jensen-Shannon divergence".
@@ -208,15 +257,15 @@ def jensen_shannon(reference: Counts, current: Counts, worth: Worth = INDEPENDEN
 
 
 def _relative_entropy(shares: Floats, others: Floats) -> float:
-    known = shares > 0
-    return float(np.sum(shares[known] * np.log(shares[known] / others[known])))
+    occurs = shares > 0
+    return float(np.sum(shares[occurs] * np.log(shares[occurs] / others[occurs])))
 
 
 def chi_square(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -> Distance:
     """Return Cramér's V of the table of two samples by bins or categories, with Pearson's chi-square test.
 
-    V is the root of the chi-square statistic divided by all rows: 0 for equal shares, 1 if no bin holds both samples;
-    in between it shrinks as one sample outgrows the other. If a count below five is to be expected the test is the one
+    V is the root of the chi-square statistic divided by all rows: 0 for equal shares, 1 if no bin has rows of both
+    samples. It gets smaller as one sample outgrows the other. If an expected count is below five, the test is the one
     of homogeneity, which allows for it.
 
     Source:
@@ -236,16 +285,16 @@ def chi_square(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -
 def largest_share_difference(reference: Counts, current: Counts, worth: Worth = INDEPENDENT) -> Distance:
     """Return the largest difference of a category's shares (L-infinity).
 
-    The p-value adds up, over categories, the probabilities that one of them differs as much, up or down: never too
-    small.
+    The p-value is the sum, over categories, of the probability that the category differs as much, up or down. It is
+    never too small.
     """
     value = float(np.max(np.abs(_shares(reference) - _shares(current))))
     rows = float(reference.sum()) * worth[0], float(current.sum()) * worth[1]
     together, counts = np.unique(reference * worth[0] + current * worth[1], return_counts=True)
-    tails = [(_share_tail(one, rows), count) for one, count in zip(together.tolist(), counts.tolist(), strict=True)]
+    tails = [(_share_tail(kind, rows), count) for kind, count in zip(together.tolist(), counts.tolist(), strict=True)]
 
     def tail(distance: float) -> float:
-        return float(min(1.0, sum(count * max(one(distance), one(-distance)) for one, count in tails)))
+        return float(min(1.0, sum(count * max(of_kind(distance), of_kind(-distance)) for of_kind, count in tails)))
 
     return _distance(value, tail)
 
@@ -253,16 +302,16 @@ def largest_share_difference(reference: Counts, current: Counts, worth: Worth = 
 def share_difference(
     *, reference: int, reference_rows: int, current: int, current_rows: int, worth: Worth = INDEPENDENT
 ) -> Distance:
-    """Return how much the share of some rows (such as nulls) rose or fell.
+    """Return the change of the share of a kind of rows, such as nulls; it has a sign.
 
-    The test is Fisher's exact one, or for many rows the two-proportion z-test.
+    The test is Fisher's exact test, or the two-proportion z-test for many rows.
 
     Args:
         reference: Rows of the kind in the reference.
-        reference_rows: All its rows, at least one.
+        reference_rows: All rows of the reference, at least one.
         current: Rows of the kind in the current sample.
-        current_rows: All its rows, at least one.
-        worth: How many independent rows a row of either is worth.
+        current_rows: All rows of the current sample, at least one.
+        worth: How many independent rows a row of each sample is worth.
     """
     rows = reference_rows * worth[0], current_rows * worth[1]
     value = current / current_rows - reference / reference_rows
@@ -272,7 +321,7 @@ def share_difference(
 def kolmogorov_smirnov(reference: NumberCounts, current: NumberCounts, worth: Worth = INDEPENDENT) -> Distance:
     """Return the largest difference of the two distribution functions, with the two-sample test.
 
-    The p-value is the limit for large samples with the usual correction for small ones; repeated values make it too
+    The p-value is the limit for large samples with the usual correction for small ones. Repeated values make it too
     large, never too small.
 
     Source:
@@ -281,11 +330,13 @@ def kolmogorov_smirnov(reference: NumberCounts, current: NumberCounts, worth: Wo
     left, right = _from_zero_to_one(reference), _from_zero_to_one(current)
     value = float(np.max(np.abs(left - right)))
     most = np.maximum(np.abs(left[1:] - right[:-1]), np.abs(right[1:] - left[:-1]))
-    # Where only one sample has values the difference is largest at an end.
+    # In a cell with values of only one sample the difference is largest at an end of the cell.
     hidden = most[_is_hiding(reference, current) & (reference.counts > 0) & (current.counts > 0)]
     error = max(0.0, float(hidden.max()) - value) if len(hidden) else 0.0
     root = math.sqrt(1.0 / _chance(reference.total, current.total, worth))
-    return _distance(value, lambda distance: kolmogorov_tail((root + 0.12 + 0.11 / root) * distance), error)
+    return _distance(
+        value, lambda distance: float(_special().kolmogorov((root + 0.12 + 0.11 / root) * distance)), error
+    )
 
 
 def _from_zero_to_one(counts: NumberCounts) -> Floats:
@@ -293,15 +344,16 @@ def _from_zero_to_one(counts: NumberCounts) -> Floats:
 
 
 def _is_hiding(reference: NumberCounts, current: NumberCounts) -> npt.NDArray[np.bool_]:
-    """Tell per cell whether values lie inside it; a sum of no distances means that all are its lower edge."""
+    """Return per cell whether values lie inside it; a sum of zero means that all its values are its lower edge."""
     return np.asarray((reference.sums != 0) | (current.sums != 0), dtype=np.bool_)
 
 
 def wasserstein(reference: NumberCounts, current: NumberCounts, worth: Worth = INDEPENDENT) -> Distance:
     """Return the area between the two distribution functions, divided by the reference's standard deviation.
 
-    By chance the area is that under the absolute value of a Brownian bridge, whose mean and variance are known; the
-    p-value is that of the gamma variable with these two. The error counts cells inside which the functions may cross.
+    Under chance the area is that under the absolute value of a Brownian bridge, whose mean and variance are known. The
+    p-value is that of the gamma variable with this mean and variance. The error is from cells in which the distribution
+    functions may cross.
 
     Source:
         del Barrio, Giné and Matrán 1999 for the limit.
@@ -321,7 +373,7 @@ def _gamma_tail_of(value: float, mean: float, variance: float) -> float:
 
 
 def _area_by_chance(reference: NumberCounts, current: NumberCounts, worth: Worth) -> tuple[float, float]:
-    """Return mean and variance of the area under a Brownian bridge's absolute value along both samples together."""
+    """Return mean and variance of the area under the absolute value of a Brownian bridge along both samples."""
     widths, shares = _steps(reference, current, worth)
     deviations = np.sqrt(shares * (1.0 - shares))
     mean = math.sqrt(2.0 / math.pi) * float(np.sum(widths * deviations))
@@ -335,7 +387,7 @@ def _area_by_chance(reference: NumberCounts, current: NumberCounts, worth: Worth
 
 
 def _steps(reference: NumberCounts, current: NumberCounts, worth: Worth) -> tuple[Floats, Floats]:
-    """Return the distribution function of both in few steps, finer at both ends: widths, and mean shares below."""
+    """Return the distribution function of both samples in few steps, finer at the ends: widths, and shares below."""
     edges = reference.edges
     start = float(min(reference.extremes[0], current.extremes[0], edges[0]))
     end = float(max(reference.extremes[1], current.extremes[1], edges[-1]))
@@ -353,7 +405,7 @@ def _steps(reference: NumberCounts, current: NumberCounts, worth: Worth) -> tupl
 
 
 def _crossing_area(reference: NumberCounts, current: NumberCounts) -> float:
-    """Return a bound on the area that crossings inside cells hide."""
+    """Return an upper bound of the area hidden by crossings inside cells."""
     left, right = _from_zero_to_one(reference), _from_zero_to_one(current)
     low, high = min(reference.extremes[0], current.extremes[0]), max(reference.extremes[1], current.extremes[1])
     bounds = np.concatenate([[min(low, reference.edges[0])], reference.edges, [max(high, reference.edges[-1])]])
@@ -364,33 +416,34 @@ def _crossing_area(reference: NumberCounts, current: NumberCounts) -> float:
 
 
 def only_one_sample(*, inside: Counts, outside: Counts, worth: Worth = INDEPENDENT) -> Distance:
-    """Return the share of a sample whose categories the other sample does not have.
+    """Return the share of a sample's rows whose categories the other sample does not have.
 
-    If both came from one distribution, each way to part the rows is as likely: a value that occurs ``k`` times falls
-    wholly into one sample with a known probability. The p-value is Cantelli's bound, which holds whatever the
-    distribution, so a few rare values mean nothing and one frequent value means much.
+    If both samples come from one distribution, all ways to divide the rows are equally likely: all rows of a value that
+    occurs ``k`` times are in one sample with a known probability. The p-value is Cantelli's bound, which is valid for
+    any
+    distribution: a few rare values mean nothing, and one frequent value means much.
 
     Args:
-        inside: Count of every category that either sample has, in this sample, which has at least one row.
-        outside: Its count in the other sample.
-        worth: How many independent rows a row of this sample and one of the other are worth; a category that occurs
-            counts as at least one.
+        inside: Count in this sample of every category of either sample; at least one row.
+        outside: Count of the same categories in the other sample.
+        worth: How many independent rows a row of this and of the other sample is worth; a category that occurs counts
+            as at least one.
     """
-    own, other = (
+    here, there = (
         np.maximum(np.rint(c * w), c > 0).astype(np.int64) for c, w in zip((inside, outside), worth, strict=True)
     )
-    together = own + other
-    found = float(own[outside == 0].sum())
-    chance = _all_in_one(together, int(own.sum()), int(other.sum()))
+    together = here + there
+    alone = float(here[outside == 0].sum())
+    chance = _all_in_one(together, int(here.sum()), int(there.sum()))
     mean = float(np.sum(together * chance))
     variance = float(np.sum(together.astype(np.float64) ** 2 * chance * (1.0 - chance)))
-    excess = found - mean
+    excess = alone - mean
     p_value = 1.0 if excess <= 0 else variance / (variance + excess * excess)
     return Distance(float(inside[outside == 0].sum() / inside.sum()), p_value)
 
 
 def _all_in_one(together: Counts, rows: int, other_rows: int) -> Floats:
-    """Return the probability that all of ``k`` rows are among ``rows`` of all rows."""
+    """Return for each ``k`` of ``together`` the probability that all ``k`` rows are among ``rows`` of all rows."""
     everything = rows + other_rows
     fits = together <= rows
     kept = np.where(fits, together, 0)
@@ -410,16 +463,16 @@ def _log_factorial(numbers: Counts) -> Floats:
 def beyond_range(*, below: int, above: int, rows: int, reference_rows: int, worth: Worth = INDEPENDENT) -> Distance:
     """Return the share of current values outside the reference's range.
 
-    If both came from one distribution, each way to part the rows is as likely, which gives the exact probability that
-    so many of the largest values are all current; equal values make it too large. Both ends are tested and the smaller
-    p-value doubled.
+    If both samples come from one distribution, all ways to divide the rows are equally likely, which gives the exact
+    probability that so many of the largest values are all current; equal values make it too large. Both ends are
+    tested, and the smaller p-value is doubled.
 
     Args:
         below: Current values below the smallest of the reference.
         above: Current values above the largest.
         rows: Current values, at least one.
         reference_rows: Values of the reference.
-        worth: How many independent rows a row of the reference and a current one are worth.
+        worth: How many independent rows a row of the reference and a current row are worth.
     """
     outside = np.rint(np.array([below, above]) * worth[1]).astype(np.int64)
     chances = _all_in_one(outside, max(1, round(rows * worth[1])), round(reference_rows * worth[0]))

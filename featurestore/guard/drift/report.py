@@ -1,16 +1,25 @@
-"""The drift report: data only, with a JSON form that survives a round trip. Others judge and show it."""
+"""The drift report, as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
-import msgspec
+from featurestore.guard.report import Judged, Report
 
-from featurestore.core.errors import RegistryError
-
-SCHEMA = "featurestore-drift-2"
-"""Name and version of the report's JSON form."""
+MEASURES = (
+    "kolmogorov_smirnov",
+    "wasserstein",
+    "l_infinity",
+    "psi",
+    "jensen_shannon",
+    "chi_square",
+    "null_share",
+    "beyond_range",
+    "new_categories",
+    "vanished_categories",
+)
+"""Names of all measures."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +28,13 @@ class Measured:
 
     Attributes:
         measure: Its name, such as ``"psi"``.
-        value: The distance; that of nulls has a sign.
-        p_value: Probability that chance alone sets two samples at least so far apart, for these sizes.
-        by_chance: Distance that chance exceeds with the policy's significance; ``None`` if that takes more than sizes,
-            or more rows.
-        error: By how much the distance may be larger, because values were counted in cells.
-        adjusted: The p-value corrected for all that were judged; ``None`` if it was not judged by chance.
-        is_drift: Whether the policy calls it drift.
+        value: The distance; the distance of nulls has a sign.
+        p_value: Probability that chance alone gives at least this distance between samples of these sizes.
+        by_chance: Distance that chance exceeds with the significance of the policy; ``None`` if it depends on more than
+            the sizes, or rows are too few.
+        error: The distance may be larger by this, because values were counted in cells.
+        adjusted: The p-value corrected for the count of p-values; ``None`` if it was not judged by chance.
+        is_drift: Whether it is drift according to the policy.
     """
 
     measure: str
@@ -42,8 +51,8 @@ class Bins:
     """Both samples in the same bins.
 
     Attributes:
-        lower_edges: Ascending; values below the first are in the first bin. Ages of instants in microseconds, of dates
-            in days.
+        lower_edges: Ascending; values below the first edge are in the first bin. Ages of instants in microseconds, of
+            dates in days.
         reference: Count per bin.
         current: Count per bin.
     """
@@ -55,7 +64,7 @@ class Bins:
 
 @dataclass(frozen=True)
 class Category:
-    """A category and how often it occurs in both samples."""
+    """A category and its count in both samples."""
 
     value: str
     reference: int
@@ -66,14 +75,14 @@ class Category:
 class Split:
     """A distance between reference and serving, by cause; the three parts add up to it.
 
-    A part is what its step contributes in the direction in which the whole lies; a negative part leads back.
+    A part is the contribution of its step in the direction of the whole; a negative part is against it.
 
     Attributes:
         measure: Name of the measure.
-        total: Distance of what was served from the reference, for the rows that could be recomputed.
-        population: Part of what the reference's definition gives for the rows that were asked about: they are others.
-        definition: Part of what the definition that answered gives for them: it is another.
-        skew: Part of serving other values than that definition gives offline for the same rows.
+        total: Distance of the served values from the reference, for the rows that could be recomputed.
+        population: Part of other rows: those asked about instead of those of the reference.
+        definition: Part of another definition: the one that answered instead of the one of the reference.
+        skew: Part of serving other values than the definition that answered gives offline for the same rows.
     """
 
     measure: str
@@ -85,29 +94,29 @@ class Split:
 
 @dataclass(frozen=True)
 class FeatureDrift:
-    """How one feature's distribution moved.
+    """How the distribution of one feature moved.
 
     Attributes:
         name: Column.
         dtype: Its dtype.
         reference_rows: Rows of the reference.
         current_rows: Rows of the current sample.
-        reference_effective_rows: How many independent rows those of the reference are worth: rows about one entity are
-            worth about one.
-        current_effective_rows: How many those of the current sample are worth.
+        reference_effective_rows: Count of independent rows that the reference is worth: all rows about one entity are
+            worth about one row.
+        current_effective_rows: Count of independent rows that the current sample is worth.
         reference_nulls: Rows without a value in the reference.
         current_nulls: Rows without a value in the current sample.
         measures: Distances, in a fixed order.
-        reference_range: Smallest and largest number of the reference; ``None`` for categories and without values. Of
-            instants and dates it is their age before ``as_of``, in microseconds or days, as are means and bins.
-        current_range: Those of the current sample.
-        reference_mean: Mean of the reference's numbers.
+        reference_range: Smallest and largest number of the reference; ``None`` for categories and without values. For
+            instants and dates, ranges, means and bins are of their ages before ``as_of``, in microseconds or days.
+        current_range: Smallest and largest number of the current sample.
+        reference_mean: Mean of the numbers of the reference.
         current_mean: Mean of the current numbers.
         bins: Numbers in bins.
-        categories: The most frequent categories of both, by frequency.
+        categories: The most frequent categories of both samples, by frequency.
         new_categories: Categories that only the current sample has, most frequent first; at most 20.
         vanished_categories: Categories that only the reference has.
-        split: Distances by cause, if what was served was recomputed.
+        split: Distances by cause, if the served rows were recomputed.
     """
 
     name: str
@@ -131,35 +140,38 @@ class FeatureDrift:
 
     @property
     def is_drift(self) -> bool:
-        """Whether the policy calls any distance drift."""
+        """Whether any distance is drift according to the policy."""
         return any(measured.is_drift for measured in self.measures)
 
     def measured(self, measure: str) -> Measured | None:
         """Return a distance by its name; ``None`` if it was not measured."""
-        return next((one for one in self.measures if one.measure == measure), None)
+        return next((measured for measured in self.measures if measured.measure == measure), None)
 
 
 @dataclass(frozen=True)
-class DriftReport:
-    """How the distributions of a service's features moved.
+class DriftReport(Report, Judged):
+    """How the distributions of the features of a service moved.
 
     Attributes:
         service: Name of the feature service.
-        reference: What was compared with, in words.
+        reference: The reference, in words.
         since: First ``as_of`` of the current sample.
         until: One past its last.
-        ran_at: When it was compared.
+        ran_at: When the samples were compared.
         reference_rows: Rows of the reference.
         current_rows: Rows of the current sample.
         features: Every feature compared, by name.
-        not_compared: Columns that only one side has or that changed their dtype, with the reason.
-        not_recomputed: Rows that distances could not be split for, by the reason; empty if none were to be.
-        policy: What was allowed, in words.
-        verdict: The policy's word; empty until it has spoken.
-        reasons: Why.
-        schema: Name and version of this form.
-        id: Its number in the registry; ``None`` where it is not kept, and inside what is kept.
+        not_compared: Columns that were not compared, with the reason: only one side has them, or their dtype changed.
+        not_recomputed: Count of rows that could not be recomputed, by reason; empty if rows were not to be recomputed.
+        policy: The policy, in words.
+        verdict: The verdict of the policy; empty until it has judged.
+        reasons: Reasons of the verdict.
+        schema: Name and version of the JSON form.
+        id: Number of the report in the registry; ``None`` if the registry does not keep it, and inside the kept form.
     """
+
+    SCHEMA: ClassVar[str] = "featurestore-drift-2"
+    KIND: ClassVar[str] = "drift report"
 
     service: str
     reference: str
@@ -179,7 +191,7 @@ class DriftReport:
 
     @property
     def effective_rows(self) -> tuple[int, int]:
-        """How many independent rows the reference's and the current ones are worth, of the feature with the most."""
+        """Counts of independent rows of the reference and of the current sample, of the feature with the most."""
         reference = max((feature.reference_effective_rows for feature in self.features), default=0)
         return reference, max((feature.current_effective_rows for feature in self.features), default=0)
 
@@ -187,34 +199,3 @@ class DriftReport:
     def drifted(self) -> tuple[FeatureDrift, ...]:
         """The features that drifted."""
         return tuple(feature for feature in self.features if feature.is_drift)
-
-    @property
-    def exit_code(self) -> int:
-        """0 if nothing drifted, 1 if something did, 2 if it cannot be told."""
-        return {"pass": 0, "fail": 1}.get(self.verdict, 2)
-
-    def to_json(self) -> str:
-        """Return the report as JSON, fields in the order they are declared."""
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def json_schema(cls) -> dict[str, Any]:
-        """Return the JSON Schema (2020-12) of the report's JSON form."""
-        title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{SCHEMA}"}
-        return title | msgspec.json.schema(cls)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> DriftReport:
-        """Read a report written by ``to_json``.
-
-        Raises:
-            RegistryError: The text is no report of this form.
-        """
-        try:
-            report = msgspec.json.decode(text, type=cls)
-        except msgspec.MsgspecError as error:
-            raise RegistryError(f"it is no drift report: {error}", where="drift report", code="unreadable") from None
-        if report.schema != SCHEMA:
-            problem = f"it has the form '{report.schema}', this library reads '{SCHEMA}'"
-            raise RegistryError(problem, where="drift report", code="unreadable")
-        return report

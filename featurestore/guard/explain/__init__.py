@@ -1,5 +1,5 @@
-"""Explaining single values: which events they are made of, which rule kept others out, and what each road says.
+"""Explaining single values: the events they are computed from, the rules that exclude others, and each path's answer.
 
-An explanation is data (``model``); ``render`` and ``html`` show it. What it says is asked of the kernels and of both
-roads; nothing is computed here a second time, and every list of events is checked by evaluating the plan over it.
+Nothing is computed here a second time: the kernels and both paths are asked, and every list of events is checked by
+evaluating the plan with it.
 """

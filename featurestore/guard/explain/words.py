@@ -1,4 +1,4 @@
-"""How values, keys and horizons are written in an explanation."""
+"""Values, keys, horizons and rules in the words of an explanation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def texts(values: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def shown(value: str | None) -> str:
-    """Write a text that may be null."""
+    """Write a text, or ``null`` for ``None``."""
     return "null" if value is None else value
 
 
@@ -56,7 +56,7 @@ def counted(count: int, what: str) -> str:
 
 
 def numbered(numbers: Sequence[int] | npt.NDArray[np.int64], most: int = 5) -> str:
-    """Write numbers of events as they are shown, from 1; of many the newest.
+    """Write numbers of events, from 1; of many events only the newest.
 
     Example:
         >>> numbered([2]), numbered([0, 1, 2, 3], most=2)
@@ -69,7 +69,7 @@ def numbered(numbers: Sequence[int] | npt.NDArray[np.int64], most: int = 5) -> s
 
 
 def expression_words(expression: TypedExpr | None) -> str:
-    """Write an expression as it is declared; functions of users by their name."""
+    """Write an expression as it is declared; user-defined functions by their name."""
     return "" if expression is None else expression_text(_plain(expression))
 
 
@@ -81,7 +81,7 @@ def feature_words(view: ViewPlan, feature: FeaturePlan) -> str:
 
 
 def _plain(expression: TypedExpr) -> TypedExpr:
-    """Return an expression in which functions of users stand by name, without their source text."""
+    """Return an expression in which user-defined functions have a name but no source text."""
     args = tuple(_plain(arg) for arg in expression.args)
     if expression.op == "udf":
         return TypedExpr(str(expression.param("name")), expression.dtype, args)
@@ -89,23 +89,21 @@ def _plain(expression: TypedExpr) -> TypedExpr:
 
 
 def refresh_words(refresh: Refresh) -> str:
-    """Say what a refresh policy promises."""
+    """Write the promise of a refresh policy."""
     if refresh.period_us == 0:
         return "continuous: answers at as_of itself"
     period, lag = format_duration(refresh.period_us), format_duration(refresh.lag_us)
-    return (
-        f"every {period}, lag {lag}: answers as of the last multiple of {period} that lies {lag} or more before as_of"
-    )
+    return f"every {period}, lag {lag}: answers as of the last multiple of {period} that is {lag} or more before as_of"
 
 
 def bounds(view: ViewPlan, as_of_us: int, watermark_us: int = NO_WATERMARK) -> tuple[int, int]:
-    """Return the event bound and the ingest bound of a question; by default to a road that holds everything."""
+    """Return the event bound and the ingest bound of a question; by default for complete state."""
     refresh, inclusive = view.refresh, int(view.source.inclusive)
     return horizons(as_of_us, watermark_us, refresh.period_us, refresh.lag_us, inclusive)
 
 
 def state_words(view: ViewPlan, as_of_us: int, watermark_us: int) -> str:
-    """Name a state by how complete it is, and by the horizon it answers at if that is an earlier one."""
+    """Write the watermark of a state, and its horizon if that is earlier than that of complete state."""
     horizon, _ = bounds(view, as_of_us, watermark_us)
     earlier = horizon < bounds(view, as_of_us)[0]
     at = f", which answers as of {instant(horizon - int(view.source.inclusive))}," if earlier else ""
@@ -113,7 +111,7 @@ def state_words(view: ViewPlan, as_of_us: int, watermark_us: int) -> str:
 
 
 def visible_words(view: ViewPlan, as_of_us: int) -> str:
-    """Say which events a question may see."""
+    """Write the events that a question may see."""
     event_bound, ingest_bound = bounds(view, as_of_us)
     if view.source.inclusive:
         return f"event_time <= {instant(event_bound - 1)} and ingest_time <= {instant(ingest_bound - 1)}"
@@ -121,7 +119,7 @@ def visible_words(view: ViewPlan, as_of_us: int) -> str:
 
 
 def window_words(view: ViewPlan, feature: FeaturePlan, as_of_us: int) -> str:
-    """Return the first instant of a feature's window; nothing if it has no lower edge."""
+    """Return the first instant of a feature's window; an empty text if it has no lower edge."""
     if feature.window_us is None:
         return ""
     event_bound, _ = bounds(view, as_of_us)
@@ -129,5 +127,5 @@ def window_words(view: ViewPlan, feature: FeaturePlan, as_of_us: int) -> str:
 
 
 def instant(instant_us: int) -> str:
-    """Write an instant that may lie before the year 1."""
+    """Write an instant that may be before the year 1."""
     return format_instant(instant_us) if instant_us >= MIN_INSTANT_US else "the beginning of time"

@@ -1,4 +1,4 @@
-"""How much a feature tells of a label: one measure for numbers, categories and nulls alike."""
+"""How much a feature says about a label: one measure for numbers, categories and nulls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 Codes = npt.NDArray[np.int64]
 
 MOST_BINS = 10
-"""Numbers are cut into so many bins of equal count, at most; so are categories, of which the rarest go together."""
+"""Largest count of bins. Numbers are divided into bins of equal count; the rarest categories share one bin."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Association:
     """How much of a label's entropy a feature removes.
 
     Attributes:
-        share: 0 if it tells nothing, 1 if it tells the label.
-        error: Standard error of it.
+        share: 0 if the feature says nothing about the label, 1 if it determines the label.
+        error: Standard error of ``share``.
     """
 
     share: float
@@ -37,7 +37,7 @@ def association(feature: Codes, label: Codes) -> Association:
     that of Moddemeijer (1989), from the spread of ``log p(x, y) / p(x) p(y)``.
 
     Args:
-        feature: A code per row; what a code means is of no matter.
+        feature: A code per row, with any meaning.
         label: A code per row.
     """
     count = len(label)
@@ -57,7 +57,7 @@ def association(feature: Codes, label: Codes) -> Association:
 
 
 def coded(values: pa.Array | pa.ChunkedArray) -> Codes:
-    """Return a code per value: bins of equal count of numbers and instants, the most frequent of others, 0 for null."""
+    """Return a code per value: 0 for null, else the bin of a number or instant, or the rank of a frequent value."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     is_null = array.is_null().to_numpy(zero_copy_only=False)
     numbers = _numbers(array)
@@ -74,8 +74,8 @@ def _numbers(array: pa.Array) -> npt.NDArray[np.float64] | None:
         array = array.cast(pa.int32())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         return None
-    found = array.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
-    return np.asarray(found, dtype=np.float64)
+    numbers = array.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
+    return np.asarray(numbers, dtype=np.float64)
 
 
 def _binned(numbers: npt.NDArray[np.float64], is_null: npt.NDArray[np.bool_]) -> Codes:

@@ -1,6 +1,6 @@
-"""The gate before a release: is what would be served now what a training set was made of?
+"""The gate before a release: compares what would be served now with what a training set was built from.
 
-Each check stands for itself and says what it found, so that a pipeline that stops tells why.
+Every check has a result and reasons of its own, so that a pipeline that stops shows why.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from featurestore.core.temporal import (
     is_stale,
 )
 from featurestore.guard.audit.report import AuditReport
-from featurestore.guard.comparing.verdicts import CANNOT_TELL, FAIL, PASS, WARN
+from featurestore.guard.report import CANNOT_TELL, FAIL, PASS, WARN, Judged
 from featurestore.guard.world.plan_changes import plan_changes
 from featurestore.offline.manifest import Manifest
 from featurestore.online.stores.store import OnlineStore, records_of
@@ -29,21 +29,20 @@ from featurestore.registry import AuditRecord, Registry
 from featurestore.registry.catalog import Catalog
 from featurestore.sources import ReadSettings, read_schema
 
-_EXIT_CODES = {PASS: 0, FAIL: 1, CANNOT_TELL: 2}
 _OWN_KINDS = ("log", "live")
-"""Audits of what this store answers: those of other systems' logs say nothing of it."""
+"""Kinds of audits of this store's own answers."""
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
+        name: Name of the check.
         result: ``"pass"``, ``"fail"`` or ``"cannot tell"``.
-        said: What was found, one line each.
+        said: Reasons, one line each.
     """
 
     name: str
@@ -52,15 +51,15 @@ class GateCheck:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Whether what would be served is what was trained on.
+class Gate(Judged):
+    """Whether serving matches a training set.
 
     Attributes:
         service: Name of the service.
         trained_on: Fingerprint of the training set's plan.
-        serving: Fingerprint of the plan that answers; empty if none does.
-        ran_at: When.
-        checks: What was looked at.
+        serving: Fingerprint of the live plan; empty if there is none.
+        ran_at: Instant of the checks.
+        checks: The checks.
     """
 
     service: str
@@ -75,26 +74,21 @@ class Gate:
         results = {check.result for check in self.checks}
         return FAIL if FAIL in results else CANNOT_TELL if CANNOT_TELL in results else PASS
 
-    @property
-    def exit_code(self) -> int:
-        """0 to go on, 1 to stop, 2 if it could not tell."""
-        return _EXIT_CODES[self.verdict]
-
     def to_json(self) -> str:
         """Return the gate as JSON, its verdict included."""
         return msgspec.json.encode({**msgspec.to_builtins(self), "verdict": self.verdict}).decode()
 
 
 @dataclass(frozen=True)
-class Gatekeeper:
-    """Looks at what would be served.
+class GateChecker:
+    """Checks what would be served.
 
     Attributes:
-        catalog: What is applied.
-        registry: Knows audits.
-        online: Where states are kept.
-        settings: What reading may use.
-        live: Returns the plan of a service that answers.
+        catalog: The applied definitions.
+        registry: The audits.
+        online: The online store.
+        settings: Resources for reading.
+        live: Returns the live plan of a service.
     """
 
     catalog: Catalog
@@ -103,13 +97,13 @@ class Gatekeeper:
     settings: ReadSettings
     live: Callable[[str], Plan]
 
-    def look(self, manifest: Manifest, *, max_audit_age_us: int, max_state_age_us: int, now_us: int) -> Gate:
+    def check(self, manifest: Manifest, *, max_audit_age_us: int, max_state_age_us: int, now_us: int) -> Gate:
         """Compare a training set with what would be served.
 
         Args:
-            manifest: The training set's.
-            max_audit_age_us: How long ago the newest answers that were audited may have been given.
-            max_state_age_us: Up to how long ago the state of continuous views must be complete.
+            manifest: Manifest of the training set.
+            max_audit_age_us: Largest age of the newest audited answers.
+            max_state_age_us: Largest age of the state of continuous views.
             now_us: The present instant.
         """
         trained = Plan.from_json(msgspec.json.encode(manifest.plan))
@@ -129,7 +123,7 @@ class Gatekeeper:
         return Gate(manifest.service, manifest.fingerprint, live.fingerprint, format_instant(now_us), checks)
 
     def _sources(self, trained: Plan) -> GateCheck:
-        """Tell whether sources still have the columns that were read, with the same dtypes."""
+        """Check that sources still have the columns that were read, with the same dtypes."""
         wrong: list[str] = []
         for view in trained.views:
             name = view.source.name
@@ -141,16 +135,16 @@ class Gatekeeper:
             except FeatureStoreError as error:
                 return GateCheck("sources", CANNOT_TELL, (str(error),))
             for column in view.source.columns:
-                found = schema.get(column.name)
-                if column.name in schema and found != column.dtype:
-                    wrong.append(f"source '{name}': column '{column.name}' was {column.dtype}, is {found}")
+                dtype = schema.get(column.name)
+                if column.name in schema and dtype != column.dtype:
+                    wrong.append(f"source '{name}': column '{column.name}' was {column.dtype}, is {dtype}")
                 elif column.name not in schema and column.name != view.source.ingest_time:
                     wrong.append(f"source '{name}': column '{column.name}' is gone")
-        said = tuple(dict.fromkeys(wrong)) or ("every column that was read is there, with the same dtype",)
-        return GateCheck("sources", FAIL if wrong else PASS, said)
+        reasons = tuple(dict.fromkeys(wrong)) or ("every column that was read is there, with the same dtype",)
+        return GateCheck("sources", FAIL if wrong else PASS, reasons)
 
     def _state(self, live: Plan, max_age_us: int, now_us: int) -> GateCheck:
-        """Tell whether every view has online state, as new as its refresh promises, or not too old if that is never."""
+        """Check that every view has online state, as new as its refresh promises; continuous state must not be old."""
         wrong: list[str] = []
         try:
             records = records_of(self.online, live.views)
@@ -159,7 +153,7 @@ class Gatekeeper:
         for view in live.views:
             watermark_us = records[view.name].watermark_us
             if watermark_us == NOTHING_YET:
-                wrong.append(f"view '{view.name}': nothing is materialized")
+                wrong.append(f"view '{view.name}': no state is materialized")
                 continue
             refresh = view.refresh
             complete = f"view '{view.name}': state is complete up to {format_instant(watermark_us)}"
@@ -168,82 +162,82 @@ class Gatekeeper:
             elif not refresh.period_us and now_us - watermark_us > max_age_us:
                 age = format_age(now_us - watermark_us)
                 wrong.append(f"{complete}, {age} ago; it may be {format_duration(max_age_us)} ago")
-        said = tuple(wrong) or ("every view has state, as new as it promises or must be",)
-        return GateCheck("online state", FAIL if wrong else PASS, said)
+        reasons = tuple(wrong) or ("every view has state, as new as it promises or must be",)
+        return GateCheck("online state", FAIL if wrong else PASS, reasons)
 
     def _audit(self, service: str, live: Plan, max_age_us: int, now_us: int) -> GateCheck:
-        """Tell what the last audit that could tell said of the plan that answers, and of how new answers."""
-        said: list[str] = []
+        """Check the verdict of the newest audit that has one, and that it compared recent answers of the live plan."""
+        reasons: list[str] = []
         for record in self.registry.audits(service, kinds=_OWN_KINDS):
             try:
                 report = AuditReport.from_json(record.report)
             except FeatureStoreError as error:
                 return GateCheck("last audit", CANNOT_TELL, (f"audit {record.id}: {error}",))
             if record.verdict in (PASS, WARN, FAIL):
-                return _judged(record, report, live, max_age_us=max_age_us, now_us=now_us, said=said)
-            said = said or [f"{_described(record, report, now_us)}: {record.verdict}", *report.reasons[:_SHOWN]]
-        return GateCheck("last audit", CANNOT_TELL, tuple(said) or ("the service was never audited",))
+                return _judged(record, report, live, max_age_us=max_age_us, now_us=now_us, reasons=reasons)
+            reasons = reasons or [f"{_described(record, report, now_us)}: {record.verdict}", *report.reasons[:_SHOWN]]
+        return GateCheck("last audit", CANNOT_TELL, tuple(reasons) or ("the service was never audited",))
 
 
 def _judged(
-    record: AuditRecord, report: AuditReport, live: Plan, *, max_age_us: int, now_us: int, said: list[str]
+    record: AuditRecord, report: AuditReport, live: Plan, *, max_age_us: int, now_us: int, reasons: list[str]
 ) -> GateCheck:
-    """Tell what an audit with a verdict says.
+    """Return the check of an audit with a verdict.
 
     Args:
         record: The audit.
         report: Its report.
-        live: The plan that answers.
-        max_age_us: How long ago the newest answers that it compared may have been given.
+        live: The live plan.
+        max_age_us: Largest age of the newest answers that it compared.
         now_us: The present instant.
-        said: What is to be said of newer audits.
+        reasons: Reasons about newer audits, which could not tell.
     """
-    said = [*said, f"{_described(record, report, now_us)}: {record.verdict}"]
+    reasons = [*reasons, f"{_described(record, report, now_us)}: {record.verdict}"]
     if record.verdict == FAIL:
-        return GateCheck("last audit", FAIL, (*said, *report.reasons[:_SHOWN]))
+        return GateCheck("last audit", FAIL, (*reasons, *report.reasons[:_SHOWN]))
     if now_us - _newest_us(record, report) > max_age_us:
-        said.append(f"what was compared may have been served {format_duration(max_age_us)} ago")
+        reasons.append(f"the compared answers may be at most {format_duration(max_age_us)} old")
     elif live.fingerprint not in report.fingerprints:
-        said.append("it saw no answer of the plan that answers now")
+        reasons.append("it compared no answers of the live plan")
     else:
-        return GateCheck("last audit", PASS, tuple(said))
-    return GateCheck("last audit", CANNOT_TELL, tuple(said))
+        return GateCheck("last audit", PASS, tuple(reasons))
+    return GateCheck("last audit", CANNOT_TELL, tuple(reasons))
 
 
 def _described(record: AuditRecord, report: AuditReport, now_us: int) -> str:
-    """Say what an audit looked at: how many answers, of which entities, how old."""
+    """Describe an audit: count of answers, share of entities, age."""
     share = "" if report.sample >= 1 else f" of {report.sample:.3%} of the entities"
     age = format_age(max(0, now_us - _newest_us(record, report)))
-    what = "asked" if report.kind == "live" else "served"
-    return f"audit {record.id} of {report.compared:,} rows{share}, {what} up to {age} ago"
+    verb = "asked" if report.kind == "live" else "served"
+    return f"audit {record.id} of {report.compared:,} rows{share}, {verb} up to {age} ago"
 
 
 def _newest_us(record: AuditRecord, report: AuditReport) -> int:
-    """Return up to when answers were compared, to the length of the report's stretches of time."""
+    """Return the instant of the newest compared answer, rounded up to the report's stretches of time."""
     ends = [instant_us(stretch.until) for stretch in report.over_time if stretch.rows]
     return min([record.until_us, record.ran_at_us, *([max(ends)] if ends else [])])
 
 
 def _definition(trained: Plan, live: Plan) -> GateCheck:
     if trained.fingerprint == live.fingerprint:
-        return GateCheck("definition", PASS, (f"plan {live.fingerprint[:12]} answers, and was trained on",))
+        return GateCheck("definition", PASS, (f"plan {live.fingerprint[:12]} is live, and was trained on",))
     return GateCheck("definition", FAIL, plan_changes(trained, live))
 
 
 def _columns(trained: Plan, live: Plan) -> GateCheck:
-    """Tell whether answers have the training set's features, with the same dtypes."""
+    """Check that answers have the features of the training set, with the same dtypes."""
     before, after = ({output.name: output.dtype for output in plan.outputs} for plan in (trained, live))
     wrong = [
         f"{name}: was {before[name]}, {f'is {after[name]}' if name in after else 'is gone'}"
         for name in before
         if before[name] != after.get(name)
     ]
-    said = tuple(wrong) or (f"all {len(before)} features are answered, with the same dtypes",)
-    return GateCheck("columns", FAIL if wrong else PASS, said)
+    reasons = tuple(wrong) or (f"all {len(before)} features are answered, with the same dtypes",)
+    return GateCheck("columns", FAIL if wrong else PASS, reasons)
 
 
 def _knowledge(manifest: Manifest) -> GateCheck:
     if manifest.hindsight:
-        said = "it was built with hindsight: with events that nobody knew yet when they would have been served"
-        return GateCheck("hindsight", FAIL, (said,))
-    return GateCheck("hindsight", PASS, ("it saw what serving could have seen",))
+        reason = "it was built with hindsight: with events that were not known yet at the time of serving"
+        return GateCheck("hindsight", FAIL, (reason,))
+    return GateCheck("hindsight", PASS, ("it was built from the events that serving could have seen",))

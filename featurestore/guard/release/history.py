@@ -1,7 +1,7 @@
-"""A source's history for a replay: what of it is pushed, what lies outside the log, and what state holds at a moment.
+"""The history of a source for a replay: its pushed events, its other events, and the content of state at an instant.
 
-Events of a source that accepts pushes take one of two ways into online state. Which one follows from the instant at
-which an event became known, so that every reader of the history decides alike.
+Events of a source that accepts pushes enter online state by a push or by a run. Which of the two follows from the
+instant at which the event became known, so that all readers of the history decide alike.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TOP_BIT = np.uint64(63)
 
 
 @dataclass(frozen=True)
-class Part:
-    """The events of a source that became known at certain instants, read as the whole source is.
+class FilteredScan:
+    """The events of a source that became known at certain instants, with the interface of a scan.
 
     Attributes:
         scan: The source.
-        has: Tells by ingest times which events belong to the part.
+        has: Returns by ingest times which events belong to the part.
     """
 
     scan: Scan
@@ -46,12 +46,12 @@ class Part:
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """The files that the source lies in."""
+        """The files of the source."""
         return self.scan.files
 
     @property
     def piece_count(self) -> int:
-        """Count of the pieces in which rows can be read."""
+        """Count of the pieces in which rows are read."""
         return self.scan.piece_count
 
     @cached_property
@@ -60,7 +60,7 @@ class Part:
         return sum(int(self.has(_instants(batch.column(0))).sum()) for batch in self.scan.batches([self.ingest_column]))
 
     def read(self, columns: Sequence[str], *, ingest: Ingest = None) -> pa.Table:
-        """Return some columns of the events, of those only that became known in a range."""
+        """Return some columns of the events that became known in a range."""
         return self._kept(self.scan.read(self._with_ingest(columns), ingest=ingest), columns)
 
     def read_piece(self, number: int, columns: Sequence[str]) -> pa.Table:
@@ -68,11 +68,11 @@ class Part:
         return self._kept(self.scan.read_piece(number, self._with_ingest(columns)), columns)
 
     def each(self, columns: Sequence[str], work: Callable[[pa.Table], _T], *, ingest: Ingest = None) -> list[_T]:
-        """Hand the same to some work, table by table; return its results."""
+        """Apply a function to the same rows, table by table; return its results."""
         return self.scan.each(self._with_ingest(columns), lambda table: work(self._kept(table, columns)), ingest=ingest)
 
     def batches(self, columns: Sequence[str], *, ingest: Ingest = None) -> Iterator[pa.RecordBatch]:
-        """Return the same as ``read`` in batches."""
+        """Return the rows of ``read`` in batches."""
         for batch in self.scan.batches(self._with_ingest(columns), ingest=ingest):
             yield self._kept(batch, columns)
 
@@ -98,7 +98,7 @@ class Part:
         return np.sort(_instants(self.read([self.ingest_column]).column(0)))
 
     def check_unchanged(self) -> None:
-        """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
+        """Raise ``SourceError`` if the source has changed since it was opened."""
         self.scan.check_unchanged()
 
     def _with_ingest(self, columns: Sequence[str]) -> list[str]:
@@ -112,33 +112,33 @@ class Part:
 
 @dataclass(frozen=True)
 class Pushes:
-    """Events that are pushed in a replay, in the order they became known.
+    """Events that are pushed in a replay, in the order in which they became known.
 
     Attributes:
         part: The events.
-        known_us: All of them became known before this instant.
+        known_us: All events became known before this instant.
     """
 
-    part: Part
+    part: FilteredScan
     known_us: int
 
     def head(self) -> Head:
-        """Return how far the log goes; of history no number is needed, as nothing of it is lost."""
+        """Return the end of the log; history needs no sequence number, because it loses no events."""
         return Head(next_ingest_us=self.known_us)
 
     def is_past(self, _: Head) -> bool:
-        """Return ``True``: history loses nothing."""
+        """Return ``True``: history loses no events."""
         return True
 
     def seal(self, until_us: int) -> None:
-        """Do nothing: history knows every event that was ever to come."""
+        """Do nothing: history is complete."""
 
     def read_back(self) -> Pushes:
-        """Return the same: nobody removes anything from history."""
+        """Return the same: no event is removed from history."""
         return self
 
     def steps(self, from_us: int, until_us: int, most_events: int) -> Iterator[tuple[int, pa.Table]]:
-        """Give the events of a range of ingest times, cut between instants; see ``streaming.PushedLog``."""
+        """Yield the events of a range of ingest times, cut between instants; see ``streaming.Pushed``."""
         columns = list(self.part.scan.schema)
         times = self.part.times(from_us, until_us)
         while len(times) > most_events:
@@ -151,7 +151,7 @@ class Pushes:
 
 @dataclass(frozen=True)
 class History:
-    """All events of a view's source.
+    """All events of the source of a view.
 
     Attributes:
         scan: The source.
@@ -163,43 +163,48 @@ class History:
 
     @cached_property
     def is_all_pushed(self) -> bool:
-        """Whether everything is replayed as pushes: so it is for a source that holds nothing else."""
+        """Whether all events are replayed as pushes, because the source has no others."""
         return self.accepts_pushes and self.scan.outside().row_count == 0
 
     def pushed(self, ingest: Ints) -> Flags:
-        """Tell by ingest times which events are pushed: of a source that also holds others about half, by hash."""
+        """Return by ingest times which events are pushed: about half, by hash, if the source also has other events."""
         if not self.accepts_pushes or self.is_all_pushed:
             return np.full(len(ingest), self.accepts_pushes, dtype=np.bool_)
         return np.asarray((ingest.astype(np.uint64) * _MIXER) >> _TOP_BIT == 1, dtype=np.bool_)
 
-    def outside(self) -> Scan | Part:
-        """Return the events that come by a run."""
+    def outside(self) -> Scan | FilteredScan:
+        """Return the events that enter state by a run."""
         if not self.accepts_pushes:
             return self.scan
         return self.scan.outside() if self.is_all_pushed else self._outside
 
     @cached_property
-    def _outside(self) -> Part:
-        return Part(self.scan, lambda ingest: ~self.pushed(ingest))
+    def _outside(self) -> FilteredScan:
+        return FilteredScan(self.scan, lambda ingest: ~self.pushed(ingest))
 
     @cached_property
-    def _pushed(self) -> Part:
-        return Part(self.scan, self.pushed)
+    def _pushed(self) -> FilteredScan:
+        return FilteredScan(self.scan, self.pushed)
 
     def stream(self, known_us: int) -> Stream | None:
-        """Return what a view follows, if anything."""
+        """Return the stream that a view follows; ``None`` if its source accepts no pushes."""
         if not self.accepts_pushes:
             return None
         return Stream(Pushes(self._pushed, known_us), outside="nothing" if self.is_all_pushed else "")
 
     def middle_us(self, from_us: int, until_us: int) -> int | None:
-        """Return an instant that has half of the pushes of a range before it; ``None`` if there are none."""
+        """Return an instant after half of the pushes of a range; ``None`` if there are none."""
         times = self._pushed.times(from_us, until_us) if self.accepts_pushes else ()
         return int(times[(len(times) - 1) // 2]) + 1 if len(times) else None
 
-    def held(self, *, outside_us: int, pushed_us: int) -> Part:
-        """Return what a state holds that has everything known before one instant, and pushes known before another."""
-        return Part(self.scan, lambda ingest: ingest < np.where(self.pushed(ingest), pushed_us, outside_us))
+    def held(self, *, outside_us: int, pushed_us: int) -> FilteredScan:
+        """Return the events of a state that has runs up to one instant, and pushes up to another.
+
+        Args:
+            outside_us: Events of runs became known before this instant.
+            pushed_us: Pushed events became known before this instant.
+        """
+        return FilteredScan(self.scan, lambda ingest: ingest < np.where(self.pushed(ingest), pushed_us, outside_us))
 
 
 def _instants(column: pa.Array | pa.ChunkedArray) -> Ints:

@@ -1,6 +1,7 @@
-"""Replaying history: state is filled as time goes on and asked at each instant, and training says what it must answer.
+"""Replaying history: online state is filled as time goes on and asked at each instant; training says the answers.
 
-At an instant state is asked three times: as the refresh before left it, amid what was pushed since, and refreshed.
+At every instant the state is asked three times: as the previous refresh left it, with half of what was pushed since
+then, and refreshed.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the state of a view holds.
+class StateContent:
+    """The events that the state of a view has.
 
     Attributes:
-        outside_us: Everything that came by runs and became known before this instant,
-        pushed_us: and every push before this one.
-        is_all_pushed: Whether nothing comes by runs.
+        outside_us: The state has all events of runs that became known before this instant.
+        pushed_us: The state has all pushed events that became known before this instant.
+        is_all_pushed: Whether all events are pushed, and none comes by runs.
     """
 
     outside_us: int = NOTHING_YET
@@ -56,36 +57,36 @@ class Held:
     is_all_pushed: bool = False
 
     def bound_us(self, view: ViewPlan) -> int:
-        """Return the exclusive bound of the ingest times that lookups may use of it."""
+        """Return the exclusive bound of the ingest times that lookups may use."""
         newest = max(self.outside_us, self.pushed_us)
         return newest if self.is_all_pushed or not view.refresh.period_us else self.outside_us
 
 
-_ALL = Held(NO_WATERMARK, NO_WATERMARK)
+_ALL = StateContent(NO_WATERMARK, NO_WATERMARK)
 
 
 @dataclass
-class Answers:
-    """What was answered in one phase of a replay.
+class PhaseAnswers:
+    """The answers of one phase of a replay.
 
     Attributes:
         name: The phase.
         tables: The answers in the form of a serving log.
-        instants: When was asked, ascending.
-        incomplete: By instant, if the answer said that some view was incomplete or late then, what the state of each
-            such view held; of the other views, what they said: everything.
-        complete: Rows of the other instants.
+        instants: The instants asked about, ascending.
+        incomplete: The instants at which an answer reported that a view was incomplete or late, with the content of the
+            state per view; views that reported nothing have everything.
+        complete: Count of the rows at all other instants.
     """
 
     name: str
     tables: list[pa.Table] = field(default_factory=list)
     instants: list[int] = field(default_factory=list)
-    incomplete: dict[int, Mapping[str, Held]] = field(default_factory=dict)
+    incomplete: dict[int, Mapping[str, StateContent]] = field(default_factory=dict)
     complete: int = 0
 
 
 class Replay:
-    """Fills a store as time goes on, and asks it."""
+    """Fills a store as time goes on, and asks it questions."""
 
     def __init__(self, plan: Plan, histories: Mapping[str, History], online: OnlineStore) -> None:
         self._plan = plan
@@ -93,16 +94,16 @@ class Replay:
         self._online = online
         self._clock = FixedClock(0)
         self._reader = OnlineReader(plan, online, self._clock)
-        self._held = {name: Held(is_all_pushed=history.is_all_pushed) for name, history in histories.items()}
+        self._held = {name: StateContent(is_all_pushed=history.is_all_pushed) for name, history in histories.items()}
         self._runs: dict[str, PreviousRead] = {}
-        self._phases = {name: Answers(name) for name in ("refreshed", "stale", "pushed")}
+        self._phases = {name: PhaseAnswers(name) for name in ("refreshed", "stale", "pushed")}
 
-    def phases(self) -> list[Answers]:
+    def phases(self) -> list[PhaseAnswers]:
         """Return the phases that occurred."""
         return [phase for phase in self._phases.values() if phase.tables]
 
-    def go(self, instant: int, keys: Sequence[Row], request: Sequence[Row]) -> None:
-        """Go on to an instant, and ask about entities at it: as state was, amid pushes, and refreshed."""
+    def advance(self, instant: int, keys: Sequence[Row], request: Sequence[Row]) -> None:
+        """Advance to an instant and ask about entities: of the old state, after some pushes, and refreshed."""
         self._clock.instant_us = instant
         if self._runs:
             self._ask("stale", instant, keys, request)
@@ -112,7 +113,7 @@ class Replay:
         self._ask("refreshed", instant, keys, request)
 
     def _push(self, instant: int) -> bool:
-        """Push half of what was pushed since the last refresh; tell whether there was anything."""
+        """Push half of the events that were pushed since the last refresh; return whether there were any."""
         any_pushed = False
         for view in self._plan.views:
             held = self._held[view.name]
@@ -121,7 +122,7 @@ class Replay:
             if middle is None or stream is None:
                 continue
             for _ in range(2):
-                # Once more: following twice folds nothing twice.
+                # Twice, because following again must not apply any event again.
                 follow(view, stream, self._online, until_us=middle, history_us=DEFAULT_HISTORY_US)
             self._held[view.name] = replace(held, pushed_us=middle)
             any_pushed = True
@@ -147,37 +148,37 @@ class Replay:
             self._reader.get(keys[at : at + _AT_ONCE], request=request[at : at + _AT_ONCE], as_of=as_of)
             for at in range(0, len(keys), _AT_ONCE)
         ]
-        found = self._phases[phase]
-        found.instants.append(instant)
-        found.tables.append(
+        answered = self._phases[phase]
+        answered.instants.append(instant)
+        answered.tables.append(
             as_log(self._plan, [(answer, row) for answer in answers for row in range(len(answer.rows))], instant)
         )
         incomplete = {use.view.name for use in self._plan.uses for answer in answers if not _is_complete(answer, use)}
         if incomplete:
             held = self._held.items()
-            found.incomplete[instant] = {name: own if name in incomplete else _ALL for name, own in held}
+            answered.incomplete[instant] = {name: content if name in incomplete else _ALL for name, content in held}
         else:
-            found.complete += len(keys)
+            answered.complete += len(keys)
 
 
 @dataclass(frozen=True)
-class Training:
-    """What training says of the rows of a phase.
+class TrainingReference:
+    """Computes the expected values of the rows of a phase.
 
     Attributes:
         sources: Definitions of the sources by name.
-        settings: What reading may use.
+        settings: Resources for reading.
         histories: The sources as they are replayed, by view.
-        incomplete: By instant and view what training must have seen; everything at all others.
+        incomplete: By instant and view, the content of the state; at all other instants the state has everything.
     """
 
     sources: Mapping[str, Source]
     settings: ReadSettings
     histories: Mapping[str, History]
-    incomplete: Mapping[int, Mapping[str, Held]]
+    incomplete: Mapping[int, Mapping[str, StateContent]]
 
     def __call__(self, plan: Plan, spine: pa.Table) -> tuple[Features, dict[str, int | None]]:
-        """Recompute rows: those of states that were complete as a training set, the others from what states held."""
+        """Compute rows: as a training set where the state was complete, otherwise from the content of the state."""
         as_of = np.asarray(spine.column(AS_OF).cast(pa.int64()).to_numpy(), dtype=np.int64)
         is_complete = ~np.isin(as_of, np.array(list(self.incomplete), dtype=np.int64))
         whole, newest = compute_reference(
@@ -194,33 +195,33 @@ class Training:
         statuses = {name: np.concatenate([part.statuses[name] for part in parts])[back] for name in names}
         return Features(values, statuses), newest
 
-    def _of_state(self, plan: Plan, spine: pa.Table, instant: int, held: Mapping[str, Held]) -> Features:
-        """Build the rows of one instant from just what states held then.
+    def _of_state(self, plan: Plan, spine: pa.Table, instant: int, held: Mapping[str, StateContent]) -> Features:
+        """Compute the rows of one instant from exactly the events that the states had then.
 
-        A refresh that is late is one with a longer lag: its horizon is that of the newest refresh the state covers.
+        A late refresh is one with a longer lag: its horizon is that of the newest refresh that the state covers.
         """
         uses = []
         rows = {}
         for use in plan.uses:
-            view, own = use.view, held[use.view.name]
+            view, content = use.view, held[use.view.name]
             policy = (view.refresh.period_us, view.refresh.lag_us, int(view.source.inclusive))
-            event_bound, ingest_bound = horizons(instant, own.bound_us(view), *policy)
+            event_bound, ingest_bound = horizons(instant, content.bound_us(view), *policy)
             late_us = horizons(instant, NO_WATERMARK, *policy)[0] - event_bound
             refresh = Refresh(view.refresh.period_us, view.refresh.lag_us + late_us)
             uses.append(replace(use, view=replace(view, refresh=refresh)))
             rows[view.name] = self.histories[view.name].held(
-                outside_us=min(own.outside_us, ingest_bound), pushed_us=min(own.pushed_us, ingest_bound)
+                outside_us=min(content.outside_us, ingest_bound), pushed_us=min(content.pushed_us, ingest_bound)
             )
         resources = Resources(self.settings.threads, self.settings.memory_bytes, self.settings.temp_folder)
         return compute_features(replace(plan, uses=tuple(uses)), spine, rows, resources=resources)
 
 
 def _is_complete(answer: OnlineFeatures, use: ViewUse) -> bool:
-    """Tell whether an answer says of a view that nothing it may see can be missing."""
+    """Return whether an answer reports that the state of a view has every event it may see."""
     state = answer.views[use.alias]
     return not state.is_stale and state.complete_until_us >= answer.as_of_us
 
 
 def _until(view: ViewPlan, instant: int) -> int:
-    """Return up to when a view is to be folded so that a question at an instant finds all it may see."""
+    """Return the instant up to which a view must be materialized to answer a question at ``instant``."""
     return instant + int(view.source.inclusive)

@@ -1,14 +1,14 @@
-"""Simulating refresh policies on real history: how far would values lie from fresh ones?
+"""Simulating refresh policies on real history: how far would values be from fresh ones?
 
-The view is planned anew with each policy, and the training-set builder answers the same questions under every plan;
-what is fresh is what ``continuous()`` answers.
+The view is planned with each policy, and the training path answers the same questions under every plan. Fresh values
+are those under ``continuous()``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from featurestore.definitions.sources import Source
 from featurestore.guard.comparing.compare import FeatureCounts, compare, completed
 from featurestore.guard.comparing.questions import occurrences
 from featurestore.guard.comparing.sampling import row_buckets, sampled
-from featurestore.guard.release.simulation import PolicyOutcome, Simulation
+from featurestore.guard.report import Report
 from featurestore.guard.world.world import event_bounds
 from featurestore.kernels.keys import KeyIndex
 from featurestore.offline.build import Features, questions_of
@@ -33,12 +33,76 @@ from featurestore.plan.names import AS_OF
 from featurestore.serving_log.columns import key_column
 from featurestore.sources import ReadSettings, open_scans
 
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """How the values of a view under one refresh policy differ from fresh values.
+
+    Attributes:
+        refresh: The policy, in words.
+        runs_per_day: Count of runs per day; ``None`` for ``continuous``, which applies every event when it arrives.
+        states_per_day: Count of entity states written per day: one for each run and entity with events in the run; for
+            ``continuous`` at most one for each event.
+        staleness_s: Age of the event horizon in seconds: median, 95th percentile, and largest over the questions.
+        features: Differences of the features from fresh values, by name; ``mismatch`` and the like count rows.
+    """
+
+    refresh: str
+    runs_per_day: float | None
+    states_per_day: float
+    staleness_s: tuple[float, float, float]
+    features: tuple[FeatureCounts, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of all values that differ from fresh values."""
+        compared = sum(feature.compared for feature in self.features)
+        return sum(feature.different for feature in self.features) / compared if compared else 0.0
+
+    @property
+    def worst(self) -> FeatureCounts:
+        """The feature with the largest share of differing values."""
+        return max(self.features, key=lambda feature: feature.share)
+
+
+@dataclass(frozen=True)
+class Simulation(Report):
+    """The outcomes of several policies for one view.
+
+    Attributes:
+        view: Name of the view.
+        declared: Its present policy, in words.
+        since: First instant asked about.
+        until: Last instant asked about.
+        rows: Questions: pairs of entity and instant.
+        questions: Origin of the questions, in words.
+        not_found: Share of the questions about entities without events; no policy makes a difference for them.
+        events_per_day: Events that became known per day; under every policy each is applied once.
+        policies: The outcomes, in the order of the policies passed.
+        schema: Name and version of the JSON form.
+    """
+
+    SCHEMA: ClassVar[str] = "featurestore-simulation-2"
+    KIND: ClassVar[str] = "simulation"
+
+    view: str
+    declared: str
+    since: str
+    until: str
+    rows: int
+    questions: str
+    not_found: float
+    events_per_day: float
+    policies: tuple[PolicyOutcome, ...]
+    schema: str = SCHEMA
+
+
 _LEAST_SERVED = 1_000
-"""Rows that the serving log must have to be asked again."""
+"""Least count of rows of the serving log for using them as questions."""
 
 _MOST_SERVED = 500_000
 _COUNTED = 2_000_000
-"""About how many events are looked at to count states; of larger sources those of a share of the entities."""
+"""About how many events are read to count states; of larger sources, the events of a share of the entities."""
 
 _KNOWN = "known"
 _SOON_US = MICROSECONDS["m"]
@@ -63,16 +127,16 @@ def simulate(
         view: The view.
         policies: The policies.
         sources: Definitions of its source, by name.
-        settings: What reading may use.
-        spine: The questions, in any form that training sets take: keys and ``as_of``. Chosen if ``None``: of what was
-            served, if that is enough, else at and after the entities' own events.
-        as_of: Column of the spine that holds the instants.
-        served: What was asked of the view lately: its keys and ``as_of``.
-        rows: How many questions to choose.
+        settings: Resources for reading.
+        spine: The questions: keys and ``as_of`` in any form that training sets accept. If ``None``, questions are
+            chosen from the served ones if there are enough, else at and after the events of the entities.
+        as_of: Column of the spine with the instants.
+        served: Recent questions about the view: its keys and ``as_of``.
+        rows: Count of questions to choose.
         now_us: The present instant.
 
     Raises:
-        SourceError: The source has no events, or cannot give them.
+        SourceError: The source has no events, or cannot be read.
         SpineError: The spine lacks a column.
     """
     plan = plan_of_views([view])
@@ -83,7 +147,7 @@ def simulate(
     asked = asked.select([AS_OF, *(column.name for column in plan.join_keys)])
     instants = np.asarray(asked.column(AS_OF).cast(pa.int64()).to_numpy(), dtype=np.int64)
     if len(instants) == 0:
-        raise SourceError("there is nothing to ask about", where=f"feature view '{view.name}'", hint="Give a spine.")
+        raise SourceError("there are no questions to ask", where=f"feature view '{view.name}'", hint="Pass a spine.")
 
     def answers(policy: Refresh) -> Features:
         return compute_reference(_under(plan, policy), asked, sources=sources, settings=settings)[0]
@@ -115,12 +179,12 @@ def simulate(
 def served_questions(
     view: ViewPlan, services: Iterable[Plan], recent: Callable[[str], Iterable[pa.Table]]
 ) -> Iterator[pa.Table]:
-    """Return what was asked of a view lately, by whatever service.
+    """Return the recent questions about a view, of all services.
 
     Args:
         view: The view.
         services: Plans of services.
-        recent: Gives what was served of a service.
+        recent: Returns the recent serving log of a service.
 
     Yields:
         Tables of the view's keys and ``as_of``.
@@ -136,7 +200,7 @@ def served_questions(
 
 
 def _under(plan: Plan, policy: Refresh) -> Plan:
-    """Return a plan whose views have another policy."""
+    """Return a plan with another refresh policy of its views."""
     return replace(plan, uses=tuple(replace(use, view=replace(use.view, refresh=policy)) for use in plan.uses))
 
 
@@ -148,7 +212,7 @@ def _chosen(
     rows: int,
     now_us: int,
 ) -> tuple[str, pa.Table]:
-    """Choose questions; say where they come from."""
+    """Choose questions; return their origin in words, and the questions."""
     kept = _served(plan, served)
     if kept.num_rows >= min(rows, _LEAST_SERVED):
         order = np.argsort(row_buckets(plan, kept), kind="stable")[:rows]
@@ -156,7 +220,7 @@ def _chosen(
     with open_scans(plan.views, sources, settings) as scans:
         picked = occurrences(plan, rows, scans)
     if not picked:
-        hint = "Simulate once its source holds events."
+        hint = "Simulate once its source has events."
         raise SourceError("there is no history", where=f"feature view '{plan.views[0].name}'", hint=hint)
     columns = {
         column.name: pa.array([event.keys[column.name] for event in picked], column.dtype.arrow)
@@ -164,7 +228,8 @@ def _chosen(
     }
     happened = np.array([event.event_time_us for event in picked], dtype=np.int64)
     known = np.array([event.ingest_time_us for event in picked], dtype=np.int64)
-    # A service is mostly asked about entities that act: as they do, not knowing it yet, or soon after.
+    # Services are mostly asked about active entities: at the instant of an event, which is not known yet, or soon
+    # after.
     halves = row_buckets(plan, pa.table({AS_OF: _as_instants(happened), **columns})) % 2 == 0
     instants = np.minimum(np.where(halves, happened, np.maximum(happened, known) + _SOON_US), now_us)
     asked = pa.table({AS_OF: _as_instants(instants), **columns})
@@ -176,7 +241,7 @@ def _as_instants(instants: Ints) -> pa.Array:
 
 
 def _served(plan: Plan, served: Iterable[pa.Table]) -> pa.Table:
-    """Return what was served, as questions; of very much the newest part, which comes first."""
+    """Return the served questions; of very many the newest ones, which come first."""
     dtypes = {AS_OF: pa.timestamp("us", "UTC")} | {column.name: column.dtype.arrow for column in plan.join_keys}
     kept, count = [pa.schema(dtypes).empty_table()], 0
     for table in served:
@@ -190,7 +255,7 @@ def _served(plan: Plan, served: Iterable[pa.Table]) -> pa.Table:
 def _costs(
     plan: Plan, policies: Sequence[Refresh], sources: Mapping[str, Source], settings: ReadSettings
 ) -> tuple[float, list[float]]:
-    """Count the events that became known a day, and by policy the states that are written a day."""
+    """Return the events that became known per day, and by policy the states written per day."""
     view = plan.views[0]
     keys = {key.name: key_column(key.name) for key in view.entity.keys}
     with open_scans([view], sources, settings) as scans:
@@ -210,7 +275,7 @@ def _costs(
 
 
 def _states(policy: Refresh, entity: Ints, known: Ints) -> int:
-    """Count the states that are written of some events: one for each entity and run that has any of it."""
+    """Count the states written for some events: one for each entity and run with any of its events."""
     if not policy.period_us:
         return len(known)
     run = newest_refresh(known, policy.period_us, policy.lag_us) // policy.period_us
@@ -219,7 +284,7 @@ def _states(policy: Refresh, entity: Ints, known: Ints) -> int:
 
 
 def _differences(plan: Plan, fresh: Features, answered: Features) -> tuple[FeatureCounts, ...]:
-    found = []
+    differences = []
     for output in plan.outputs:
         compared = compare(
             name=output.name,
@@ -231,8 +296,8 @@ def _differences(plan: Plan, fresh: Features, answered: Features) -> tuple[Featu
             is_stale=np.zeros(len(fresh.statuses[output.name]), dtype=np.bool_),
         )
         counts = compared.counts
-        found.append(completed(counts, compared.details, served=counts.compared, is_sample=True))
-    return tuple(sorted(found, key=lambda feature: feature.name))
+        differences.append(completed(counts, compared.details, served=counts.compared, is_sample=True))
+    return tuple(sorted(differences, key=lambda feature: feature.name))
 
 
 def _staleness(view: ViewPlan, as_of: Ints) -> tuple[float, float, float]:

@@ -1,70 +1,53 @@
-"""Verifying a service before it is released: its history is replayed on the online road and compared with training.
+"""Verifying a service before release: its history is replayed online and compared with training sets.
 
-State is filled up to one instant after the other in a store that is thrown away, by runs and by pushes as it would have
-been then, and asked about the same entities before, amid and after. What answers say to be complete must be what a
-training set holds; the rest must be what it would hold had it seen just what state has. Nothing of the store that
-serves is touched.
+Online state is filled up to one instant after another in a temporary store, by runs and pushes as it would have been
+filled then. The same entities are asked about before, during and after each refresh. Answers that report complete state
+must equal a training set; other answers must equal a training set built from exactly the events that the state has. The
+store that serves is not touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
-from decimal import Decimal
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.core.dtypes import DType
 from featurestore.core.errors import SourceError
 from featurestore.core.statuses import Status
-from featurestore.core.temporal import format_instant, to_datetime
-from featurestore.guard.audit.audit import Options, Reference, audit
+from featurestore.core.temporal import format_instant
 from featurestore.guard.audit.policy import Policy
-from featurestore.guard.comparing.questions import (
-    Occurrence,
-    entities,
-    last_inputs,
-    logged_questions,
-    occurrences,
-)
+from featurestore.guard.audit.run import Options, Reference, audit_tables
+from featurestore.guard.comparing.questions import entities, last_inputs, logged_questions, occurrences
 from featurestore.guard.release.certificate import Certificate, Phase
 from featurestore.guard.release.history import History
-from featurestore.guard.release.instants import (
-    Asked,
-    at_edges,
-    between,
-    kinds,
-)
-from featurestore.guard.release.replay import Answers, Replay, Training
+from featurestore.guard.release.questions import choose_entities, choose_instants, edge_kinds, request_inputs
+from featurestore.guard.release.replay import PhaseAnswers, Replay, TrainingReference
 from featurestore.offline.manifest import library_versions, source_entry
 from featurestore.online.stores.memory import MemoryOnlineStore
 from featurestore.online.stores.store import OnlineStore
-from featurestore.plan.model import Column, Plan
+from featurestore.plan.model import Plan
 from featurestore.registry import CertificateRecord, Registry
 from featurestore.registry.catalog import Catalog
 from featurestore.serving_log.columns import STATUS_PREFIX, names_of, status_column
 from featurestore.sources import ReadSettings, open_scans
-
-Progress = Callable[[str, int, int], None]
-"""Is told what is being done, how far it is, and how far it will go if that is known."""
+from featurestore.storage.progress import Progress
 
 _EVENTS_EACH = 12
-_UNKNOWN_SHARE = 10
+"""Events per view whose edges are asked at."""
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """Replays what is applied.
+    """Replays the history of applied services.
 
     Attributes:
-        catalog: What is applied.
-        registry: Takes the certificate down.
-        settings: What reading may use.
-        recent: What was served of a service lately, for request inputs that occur.
-        new_store: Makes the store that is thrown away.
+        catalog: The applied plans, and their sources.
+        registry: Keeps the certificates.
+        settings: Resources for reading.
+        recent: Returns the recent serving log of a service, for request inputs that occur.
+        new_store: Creates the temporary store.
     """
 
     catalog: Catalog
@@ -83,54 +66,56 @@ class Verifier:
         now_us: int,
         progress: Progress | None = None,
     ) -> Certificate:
-        """Replay a service's history on both roads and compare.
+        """Replay the history of a service, compare both paths, and record the certificate.
 
         Args:
             service: Name of the service.
-            rows: About how many pairs of entity and instant.
-            instant_count: At how many instants beside edges; ``None`` for as many as every kind of edge needs.
-            between_count: At how many others.
-            now_us: The present instant; nothing later is asked about.
-            progress: Is told how far it is.
+            rows: About how many pairs of entity and instant to compare.
+            instant_count: Count of instants beside edges; ``None`` for as many as every kind of edge needs.
+            between_count: Count of other instants.
+            now_us: The present instant; no later instant is asked about.
+            progress: Receives the progress of the replay.
 
         Raises:
-            SourceError: A source has no events, or cannot give them, or is written meanwhile.
+            SourceError: A source has no events, cannot be read, or is written meanwhile.
         """
         plan = self.catalog.plan(service)
         sources = self.catalog.sources(use.view.source.name for use in plan.uses)
         logged = logged_questions(plan, self.recent(service))
         with open_scans(plan.views, sources, self.settings) as scans:
-            picked = occurrences(plan, _EVENTS_EACH, scans)
+            events = occurrences(plan, _EVENTS_EACH, scans)
             known = entities(plan, rows, logged, scans)
-            asked_at = _instants(plan, picked, instant_count, between_count, now_us)
-            if not known or not asked_at:
-                hint = "Verify once its sources hold events."
+            instants = choose_instants(plan, events, instant_count, between_count, now_us)
+            if not known or not instants:
+                hint = "Verify the service once its sources have events."
                 raise SourceError("there is no history to replay", where=f"service '{service}'", hint=hint)
-            each = max(1, -(-rows // len(asked_at)))
-            involved = [{**known[0], **event.keys} for event in picked]
-            inputs = _Inputs(plan, last_inputs(plan, logged))
+            rows_each = max(1, -(-rows // len(instants)))
+            involved = [{**known[0], **event.keys} for event in events]
+            last = last_inputs(plan, logged)
             histories = {view.name: History(scans[view.name], sources[view.source.name].stream) for view in plan.views}
             online = self.new_store()
             replay = Replay(plan, histories, online)
-            for number, asked in enumerate(asked_at):
+            for number, asked in enumerate(instants):
                 if progress is not None:
-                    progress("replaying", number, len(asked_at))
-                keys = _asked(plan, known, involved, number, each)
-                replay.go(asked.instant_us, keys, inputs.of(keys))
+                    progress("replaying", number, len(instants))
+                keys = choose_entities(plan, known, involved, number, rows_each)
+                replay.advance(asked.instant_us, keys, request_inputs(plan, keys, last))
             phases = list(replay.phases())
             certificate = Certificate(
                 service=plan.name,
                 fingerprint=plan.fingerprint,
                 views={view.name: view.fingerprint for view in plan.views},
                 ran_at=format_instant(now_us),
-                since=format_instant(asked_at[0].instant_us),
-                until=format_instant(asked_at[-1].instant_us),
-                instants=len(asked_at),
-                between=sum(not asked.edges for asked in asked_at),
-                edges={kind: sum(kind in asked.edges for asked in asked_at) for kind in kinds(picked)},
+                since=format_instant(instants[0].instant_us),
+                until=format_instant(instants[-1].instant_us),
+                instants=len(instants),
+                between=sum(not asked.edges for asked in instants),
+                edges={kind: sum(kind in asked.edges for asked in instants) for kind in edge_kinds(events)},
                 store=type(online).__name__,
                 phases=tuple(
-                    _compared(phase, plan, Training(sources, self.settings, histories, phase.incomplete), now_us)
+                    _compared(
+                        phase, plan, TrainingReference(sources, self.settings, histories, phase.incomplete), now_us
+                    )
                     for phase in phases
                 ),
                 sources=tuple(source_entry(view, scans[view.name]) for view in plan.views),
@@ -142,30 +127,31 @@ class Verifier:
         return certificate
 
 
-def _rows_not_found(phase: Answers) -> int:
-    """Count the rows for which no view found an event."""
+def _rows_not_found(phase: PhaseAnswers) -> int:
+    """Count the rows for which no view has an event."""
     count = 0
     for table in phase.tables:
         names = names_of(STATUS_PREFIX, table.column_names)
         statuses = [table.column(status_column(name)).to_numpy() for name in names]
-        found = np.column_stack(statuses) if statuses else np.zeros((0, 0))
-        count += int((found == Status.NOT_FOUND).all(axis=1).sum())
+        by_row = np.column_stack(statuses) if statuses else np.zeros((0, 0))
+        count += int((by_row == Status.NOT_FOUND).all(axis=1).sum())
     return count
 
 
-def _compared(phase: Answers, plan: Plan, reference: Reference, now_us: int) -> Phase:
-    """Compare what was answered in one phase with training."""
-    found = audit(
-        plan.name,
-        phase.tables,
-        plans={plan.fingerprint: plan},
-        reference=reference,
-        since_us=phase.instants[0],
-        until_us=phase.instants[-1] + 1,
-        ran_at_us=now_us,
-        options=Options(kind="replay"),
+def _compared(phase: PhaseAnswers, plan: Plan, reference: Reference, now_us: int) -> Phase:
+    """Compare the answers of one phase with training."""
+    report = Policy().judge(
+        audit_tables(
+            plan.name,
+            phase.tables,
+            plans={plan.fingerprint: plan},
+            reference=reference,
+            since_us=phase.instants[0],
+            until_us=phase.instants[-1] + 1,
+            ran_at_us=now_us,
+            options=Options(kind="replay"),
+        )
     )
-    report = Policy().judge(found)
     return Phase(
         name=phase.name,
         rows=report.compared,
@@ -174,91 +160,3 @@ def _compared(phase: Answers, plan: Plan, reference: Reference, now_us: int) -> 
         different=report.different,
         report=report,
     )
-
-
-def _instants(
-    plan: Plan, picked: Sequence[Occurrence], at_edges_count: int | None, between_count: int, now_us: int
-) -> list[Asked]:
-    """Choose when to ask: at edges, and anywhere in the span from the first of these to the last."""
-    edges = at_edges(picked, at_edges_count, until_us=now_us)
-    if not edges:
-        return []
-    since_us, until_us = edges[0].instant_us, edges[-1].instant_us
-    others = between(plan.fingerprint, between_count, since_us=since_us, until_us=until_us)
-    distinct = {asked.instant_us: asked for asked in (*others, *edges)}
-    return [distinct[instant] for instant in sorted(distinct)]
-
-
-def _asked(
-    plan: Plan, known: Sequence[dict[str, Any]], involved: Sequence[dict[str, Any]], number: int, count: int
-) -> list[dict[str, Any]]:
-    """Choose whom to ask about at one instant: those whose events brought it, others in turn, and some unknown."""
-    begin = number * count % len(known)
-    others = [*known[begin:], *known[:begin]]
-    unknown = [
-        {column.name: _never_seen(column.dtype, row[column.name]) for column in plan.join_keys}
-        for row in others[: max(1, count // _UNKNOWN_SHARE)]
-    ]
-    chosen = [*involved, *unknown, *others][: max(count, len(involved) + len(unknown))]
-    distinct = {tuple(row[column.name] for column in plan.join_keys): row for row in chosen}
-    return list(distinct.values())
-
-
-def _never_seen(dtype: DType, value: Any) -> Any:
-    """Return a key that most likely does not occur, of the same dtype as one that does."""
-    if value is None:
-        return None
-    match dtype.kind:
-        case "string":
-            return f"{value}\N{SYMBOL FOR NULL}"
-        case "int64":
-            return -(value // 2) - 7_919
-        case "bool":
-            return not value
-        case "binary":
-            return value + b"\x00"
-        case "timestamp" | "date":
-            return value + timedelta(days=7_919)
-        case "decimal":
-            return -value - Decimal(1)
-        case _:
-            return value
-
-
-class _Inputs:
-    """Request inputs: what was sent for an entity last, else made up."""
-
-    def __init__(self, plan: Plan, known: Mapping[tuple[Any, ...], dict[str, Any]]) -> None:
-        self._plan = plan
-        self._known = known
-
-    def of(self, keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        names = [column.name for column in self._plan.join_keys]
-        return [
-            self._known.get(tuple(row[name] for name in names))
-            or {column.name: _made_up(column, number) for column in self._plan.request}
-            for number, row in enumerate(keys)
-        ]
-
-
-def _made_up(column: Column, number: int) -> Any:
-    """Return a value for a request input; every fifth is null."""
-    if number % 5 == 4:
-        return None
-    match column.dtype.kind:
-        case "bool":
-            return number % 2 == 0
-        case "int64":
-            return number - 3
-        case "float64":
-            return number / 3 - 1
-        case "string":
-            return "abc"[: number % 4]
-        case "timestamp":
-            return to_datetime(number * 3_600_000_000)
-        case "date":
-            return to_datetime(number * 86_400_000_000).date()
-        case "binary":
-            return bytes(number % 4)
-        case _:
-            return None

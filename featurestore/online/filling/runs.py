@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -27,11 +27,9 @@ from featurestore.sources.event_log import EventLog
 from featurestore.sources.logged import reads_log
 from featurestore.sources.pushed import OutsideIds, PushedEvents, Recent, outside_identity
 from featurestore.sources.rows import SourceFile
+from featurestore.storage.progress import Progress
 
 _LOGGER = logging.getLogger("featurestore.online.filling")
-
-FoldProgress = Callable[[str, int, int], None]
-"""Takes the name of a view, the events that its run has folded and those it will fold; called from several threads."""
 
 
 def materialize(
@@ -45,7 +43,7 @@ def materialize(
     until_us: int,
     full: bool,
     wait_seconds: float = 0,
-    progress: FoldProgress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ViewRun, ...]:
     """Fold the events of several views into their online states, several views in parallel.
 
@@ -205,7 +203,7 @@ class _Context:
     until_us: int
     full: bool
     wait_seconds: float
-    progress: FoldProgress | None
+    progress: Progress | None
     events_at_once: int
 
 

@@ -18,7 +18,7 @@ def registry(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr("featurestore.guard.alerts.ways._BACKOFF", Backoff(0.01))
+    monkeypatch.setattr("featurestore.guard.alerts.channels._BACKOFF", Backoff(0.01))
 
 
 class Hook:

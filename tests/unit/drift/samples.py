@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from featurestore.guard.drift.grid import fine_edges
-from featurestore.guard.drift.numbers import NumberCounts
+from featurestore.guard.drift.collect import fine_edges
+from featurestore.guard.drift.counts import NumberCounts
 
 
 def counted(values, edges):

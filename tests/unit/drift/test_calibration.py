@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.guard.drift.assess import assess
-from featurestore.guard.drift.categories import CategoryCounts
+from featurestore.guard.drift.counts import CategoryCounts
 from featurestore.guard.drift.distribution import Distribution
 from featurestore.guard.drift.policy import LEAST_EFFECTS, DriftPolicy
 from featurestore.guard.drift.report import DriftReport

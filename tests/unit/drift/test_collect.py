@@ -10,12 +10,13 @@ from scipy import stats
 from scipy.spatial import distance
 
 from featurestore.core.dtypes import parse_dtype
-from featurestore.guard.drift.categories import MOST_CATEGORIES, CategoryCounts
-from featurestore.guard.drift.compare import Recomputed, Reference, compare_drift
+from featurestore.guard.drift.counts import MOST_CATEGORIES, CategoryCounts
 from featurestore.guard.drift.distribution import from_profile
 from featurestore.guard.drift.policy import DriftPolicy
+from featurestore.guard.drift.reference import Reference
+from featurestore.guard.drift.run import Recomputed, compare_drift
 from featurestore.offline.profile import profile_column
-from featurestore.reports.drift_text import render
+from featurestore.reports.drift import render_text
 
 DTYPES = {"number": "float64", "whole": "int64", "word": "string", "flag": "bool", "tags": "list<string>"}
 
@@ -298,7 +299,7 @@ def test_rows_about_few_entities_are_too_few(random):
 
 def shown(report):
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(render(report))
+    console.print(render_text(report))
     return console.export_text()
 
 

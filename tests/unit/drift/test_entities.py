@@ -8,7 +8,7 @@ import pytest
 
 from featurestore.core.dtypes import parse_dtype
 from featurestore.guard.comparing.sampling import BUCKETS, buckets
-from featurestore.guard.drift.entities import Entities, EntityRows
+from featurestore.guard.drift.rows import EntityCounter, EntityRows
 
 
 def worth(rows_per_entity, *, seed=1):
@@ -38,9 +38,9 @@ def test_no_rows_are_worth_as_much_as_any():
 
 def test_rows_are_counted_once_however_often_they_are_read():
     batch = pa.table({"x": [1.0] * 6, "of": [1, 1, 1, 2, 2, 2]})
-    entities = Entities({"x": "of", "y": "absent"})
+    entities = EntityCounter({"x": "of", "y": "absent"})
     for _ in range(2):
-        assert sum(found.num_rows for found in entities.seen([batch, batch])) == 12
+        assert sum(found.num_rows for found in entities.counted([batch, batch])) == 12
     assert entities.worth("x") == pytest.approx(1 / 6, rel=1e-4)
     assert entities.worth("y") == entities.worth("z") == 1.0
 

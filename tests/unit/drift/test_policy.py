@@ -12,10 +12,9 @@ from scipy import stats
 
 from featurestore.config import Config
 from featurestore.core.errors import ConfigError, RegistryError
-from featurestore.guard.drift.drifter import configured
 from featurestore.guard.drift.policy import DriftPolicy, FixedThreshold, adjust
 from featurestore.guard.drift.report import DriftReport
-from featurestore.reports.drift_text import render
+from featurestore.reports.drift import render_text
 from tests.unit.drift.test_collect import drift, table
 
 P_VALUES = [0.001, 0.2, 0.04, 0.03, 0.5, 0.004]
@@ -71,7 +70,8 @@ def test_many_features_of_one_distribution_do_not_drift():
     random = np.random.default_rng(11)
     names = [f"f{i}" for i in range(100)]
     from featurestore.core.dtypes import FLOAT64
-    from featurestore.guard.drift.compare import Reference, compare_drift
+    from featurestore.guard.drift.reference import Reference
+    from featurestore.guard.drift.run import compare_drift
 
     sides = [pa.table({name: random.normal(size=60) for name in names}) for _ in range(2)]
     dtypes = dict.fromkeys(names, FLOAT64)
@@ -99,7 +99,7 @@ def test_unknown_thresholds_are_named(name):
 
 
 def test_wrong_policies_are_named():
-    with pytest.raises(ConfigError, match="no measure"):
+    with pytest.raises(ConfigError, match="not a measure of drift"):
         DriftPolicy(least_effects={"psy": 0.1})
     with pytest.raises(ConfigError, match="significance"):
         DriftPolicy(significance=0.0)
@@ -121,11 +121,11 @@ least_effects = { null_share = 0.1 }
 def test_policies_are_read_from_the_configuration(tmp_path):
     (tmp_path / "featurestore.toml").write_text(CONFIG)
     config = Config.load(tmp_path)
-    assert configured(config.policy("other")) == DriftPolicy(significance=0.05, fixed=("psi-0.2",))
-    assert configured(config.policy("churn")) == DriftPolicy(
+    assert DriftPolicy.configured(config.policy("other")) == DriftPolicy(significance=0.05, fixed=("psi-0.2",))
+    assert DriftPolicy.configured(config.policy("churn")) == DriftPolicy(
         significance=0.05, allowed_features=2, least_effects={"null_share": 0.1}
     )
-    assert configured(Config.local(tmp_path).policy("any")) == DriftPolicy()
+    assert DriftPolicy.configured(Config.local(tmp_path).policy("any")) == DriftPolicy()
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_policies_are_read_from_the_configuration(tmp_path):
         ("correction = 'some'", "policies.churn.drift.correction"),
         ("least_effects = { null_share = -1 }", "policies.churn.drift.least_effects.null_share"),
         ("allowed = 1", "policies.churn.drift.allowed"),
-        ("least_effects = { nulls = 0.1 }", "no measure 'nulls'"),
-        ("fixed = ['psy-0.2']", "no drift threshold 'psy-0.2'"),
+        ("least_effects = { nulls = 0.1 }", "'nulls' is not a measure of drift"),
+        ("fixed = ['psy-0.2']", "'psy-0.2' is not a valid drift threshold"),
     ],
 )
 def test_mistakes_in_policies_are_named_by_their_place(tmp_path, text, problem):
     (tmp_path / "featurestore.toml").write_text(f"[policies.churn.drift]\n{text}")
     with pytest.raises(ConfigError, match=problem):
-        configured(Config.load(tmp_path).policy("churn"))
+        DriftPolicy.configured(Config.load(tmp_path).policy("churn"))
 
 
 def test_reports_survive_json(moved):
@@ -165,7 +165,7 @@ def test_other_json_is_no_report(text):
 
 def test_a_person_sees_verdict_distances_and_causes(moved):
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(render(moved))
+    console.print(render_text(moved))
     shown = console.export_text()
     for word in ("fail", "number", "kolmogorov_smirnov", "population", "skew", "training"):
         assert word in shown

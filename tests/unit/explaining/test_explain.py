@@ -37,17 +37,17 @@ from featurestore.core.errors import RequestError, ValueOverflowError
 from featurestore.core.temporal import FixedClock, duration_us, instant_us
 from featurestore.guard.audit.foreign import ForeignMapping
 from featurestore.kernels.selection import Fate, Selection
-from featurestore.reports.audit_html import render_html as render_audit_html
-from featurestore.reports.audit_text import render as render_audit
-from featurestore.reports.commands import explain_command
-from featurestore.reports.explain_html import render_html
-from featurestore.reports.explain_lines import (
+from featurestore.reports.audit import explain_command
+from featurestore.reports.audit import render_page as render_audit_html
+from featurestore.reports.audit import render_text as render_audit
+from featurestore.reports.explanation import (
     AGREE,
     ALONE,
     DIFFER,
+    render_page,
+    render_text,
     verdict,
 )
-from featurestore.reports.explain_text import render
 from tests.budget import examples
 from tests.strategies import HALF_HOUR_US, SPAN, START_US, scenarios, to_datetime
 
@@ -236,7 +236,7 @@ def test_request_inputs_given_are_used(shop):
     assert value.offline.value == value.online.told.value == "0.75"
     assert value.served is None
     assert found.values[1].served.agrees, "the mean asks for no input"
-    assert found.notes[-1] == "what was served then was asked with dep_delay=3.0: what depends on that is not compared"
+    assert found.notes[-1] == "the logged request had dep_delay=3.0: features that depend on it are not compared"
     assert verdict(found) == AGREE
 
 
@@ -286,7 +286,7 @@ def test_rewritten_source_is_not_blamed_on_the_state(shop):
     _, value = explained(shop, "delays__last")
     assert value.offline.value == "4.25"
     assert value.served.told.value == "3.25"
-    assert value.served.said.startswith("how complete the state was does not explain it")
+    assert value.served.said.startswith("the watermark of the state does not explain it")
 
 
 def test_state_that_does_not_reach_says_so(shop):
@@ -306,7 +306,7 @@ def test_state_that_does_not_reach_says_so(shop):
     assert value.offline.status == "NOT_FOUND"
     assert value.online.told is None
     assert "reaches" in value.online.said
-    assert value.arithmetic == "no event of this entity is visible: it is not known"
+    assert value.arithmetic == "no event of this entity is visible, so the entity is not known"
     assert verdict(found) == ALONE
 
 
@@ -318,7 +318,7 @@ def test_logged_request_is_explained_by_the_plan_that_answered(shop):
     assert found.as_of == ASKED
     assert found.requests == {"dep_delay": "3.0"}
     assert len(found.values) == 9
-    assert "another one is applied now" in found.notes[0]
+    assert "another plan is applied now" in found.notes[0]
     assert all(value.served.agrees for value in found.values)
 
 
@@ -343,19 +343,19 @@ def test_values_that_may_still_change_are_noted(shop):
     """A horizon beyond the newest event of the source is said; one before it is not."""
     assert explained(shop, "delays__last")[0].notes == ()
     found = shop.store.explain("model", {"carrier": "UA"}, at="2026-01-02T12:45:00Z", feature="delays__last")
-    assert found.notes == ("a horizon lies beyond the newest event a source holds: values may still change",)
+    assert found.notes == ("a horizon is after the newest event of a source: values may still change",)
 
 
 def test_unknown_request_inputs_are_noted_where_they_matter(shop):
     """Inputs that nobody knows count as null, which is said of features that read them."""
     found = shop.store.explain("model", {"carrier": "UA"}, at="2026-01-02T09:45:00Z", feature="versus__excess")
-    assert found.notes == ("request inputs that are not known count as null: dep_delay",)
+    assert found.notes == ("unknown request inputs are taken as null: dep_delay",)
     assert found.values[0].offline.status == "NULL"
 
 
 def test_unknown_request_and_missing_fields_are_errors(shop):
     """What cannot be found is said, with the field it is about."""
-    with pytest.raises(RequestError, match="no row of request 'other'"):
+    with pytest.raises(RequestError, match="the serving log has no row of request 'other'"):
         shop.store.explain("model", request_id="other")
     with pytest.raises(RequestError, match="'at' is missing"):
         shop.store.explain("model", {"carrier": "UA"})
@@ -386,8 +386,8 @@ def test_wrong_list_of_events_is_told(shop, monkeypatch):
     monkeypatch.setattr(Selection, "fates", lambda self, feature: np.full_like(honest(self, feature), Fate.NULL))
     found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED, feature="delays__worst")
     assert not found.is_checked
-    assert "NOT CHECKED" in render_html(found)
-    assert "NOT CHECKED" in terminal(render(found))
+    assert "NOT CHECKED" in render_page(found)
+    assert "NOT CHECKED" in terminal(render_text(found))
 
 
 def terminal(shown) -> str:
@@ -401,7 +401,7 @@ def test_explanation_is_shown(shop):
     found = shop.store.explain("model", {"carrier": "UA"}, at=ASKED)
     document = json.loads(found.to_json())
     jsonschema_rs.validator_for(type(found).json_schema()).validate(document)
-    page, text = render_html(found), terminal(render(found))
+    page, text = render_page(found), terminal(render_text(found))
     for value in found.values:
         for said in (value.name, value.arithmetic):
             assert said in text

@@ -2,24 +2,24 @@
 
 from dataclasses import replace
 
-from featurestore.guard.explain.model import (
+from featurestore.guard.explain.report import (
+    Answer,
     Event,
     Explanation,
     LogFacts,
     Operand,
-    Road,
+    PathAnswer,
     StateFacts,
-    Told,
     Value,
     ViewFacts,
 )
-from featurestore.reports.explain_html import render_html
+from featurestore.reports.explanation import render_page
 from tests.unit.render.pages import HOSTILE, read
 
 
 def rich(name):
     """Return an explanation in which every part is filled and every free text is ``name``."""
-    told = Told(name, name)
+    told = Answer(name, name)
     day = "2026-01-0{}T00:00:00Z".format
     events = (
         Event(1, day(1), day(1), {name: name}, name, "before_window", name),
@@ -31,8 +31,8 @@ def rich(name):
         dtype=name,
         declared=name,
         offline=told,
-        online=Road(None, said=name),
-        served=Road(told, agrees=False, said=name),
+        online=PathAnswer(None, said=name),
+        served=PathAnswer(told, agrees=False, said=name),
         arithmetic=name,
         is_checked=False,
         view=name,
@@ -59,22 +59,22 @@ def rich(name):
 
 def test_hostile_names_stay_text():
     """A name changes neither the structure of the page nor what it loads."""
-    reader = read(render_html(rich(HOSTILE)))
+    reader = read(render_page(rich(HOSTILE)))
     assert "".join(reader.text).count("<script>alert(1)</script>") > 15
-    assert reader.tags == read(render_html(rich("plain"))).tags
+    assert reader.tags == read(render_page(rich("plain"))).tags
 
 
 def test_what_each_road_answers_comes_first_and_what_differs_is_marked():
-    page = render_html(rich("name"))
+    page = render_page(rich("name"))
     shown = [text for text in read(page).text if text.strip()]
-    assert shown.index("What each road answers") < shown.index("What could be seen")
-    table = page[page.index("What each road answers") : page.index("What could be seen")]
+    assert shown.index("Answers of each path") < shown.index("What could be seen")
+    table = page[page.index("Answers of each path") : page.index("What could be seen")]
     assert table.count('<tr class="bad">') == 1, "one of the two values was served otherwise"
 
 
 def test_a_person_finds_everything():
     """Verdict, roads, counts, the check that failed, and a picture of the window."""
-    shown = "".join(read(render_html(rich("name"))).text)
+    shown = "".join(read(render_page(rich("name"))).text)
     for text in (
         "differ",
         "no answer: name",
@@ -83,6 +83,6 @@ def test_a_person_finds_everything():
         "NOT CHECKED",
         "used, and the value",
         "window from 2026-01-02T00:00:00Z to 2026-01-04T00:00:00Z",
-        "which lies behind what the refresh promises",
+        "which is behind its refresh",
     ):
         assert text in shown, text

@@ -10,19 +10,19 @@ import pytest
 
 from featurestore.guard.audit.policy import Policy
 from featurestore.guard.comparing.compare import FeatureCounts
-from featurestore.guard.release.leakage_report import (
+from featurestore.guard.release.delays import SourceDelay
+from featurestore.guard.release.leakage import (
     HINDSIGHT,
     SHIFTS,
     FeaturePower,
     LeakageReport,
-    SourceDelay,
 )
-from featurestore.guard.release.simulation import PolicyOutcome, Simulation
-from featurestore.reports.audit_html import render_html
-from featurestore.reports.drift_html import render_html as render_drift
-from featurestore.reports.explain_html import render_html as render_explanation
-from featurestore.reports.leakage import render_html as render_leakage
-from featurestore.reports.simulation import render_html as render_simulation
+from featurestore.guard.release.simulate import PolicyOutcome, Simulation
+from featurestore.reports.audit import render_page
+from featurestore.reports.drift import render_page as render_drift
+from featurestore.reports.explanation import render_page as render_explanation
+from featurestore.reports.leakage import render_page as render_leakage
+from featurestore.reports.simulation import render_page as render_simulation
 from tests.unit.drift.test_html import given
 from tests.unit.explaining.test_html import rich as rich_explanation
 from tests.unit.render.pages import HOSTILE
@@ -58,7 +58,7 @@ def browser():
 LEAK = FeaturePower(
     *("a_feature_with_a_rather_long_name_over_1d", 0.9, 0.01),
     dict.fromkeys((*SHIFTS, HINDSIGHT), 0.05),
-    ("it loses 95% of what it tells",),
+    ("it loses 95% of its association",),
 )
 OUTCOME = PolicyOutcome(
     "every 1h, lag 10m", 24.0, 240.0, (60.0, 3600.0, 7200.0), (FeatureCounts("f", "float64", 5, 0, 5),)
@@ -73,8 +73,8 @@ def pages(tmp_path_factory):
     leakage = LeakageReport("s", "f", "label", 10, 10, "", 0, (LEAK,), (SourceDelay("v", "s", 0, 1, 2, 0.5, True),))
     simulation = Simulation("v", "every 1h", "a", "b", 10, "asked", 0.1, 100.0, (OUTCOME,))
     shown = {
-        "audit": render_html(audit),
-        "audit of 200": render_html(Policy().judge(replace(audit, features=tuple(many)))),
+        "audit": render_page(audit),
+        "audit of 200": render_page(Policy().judge(replace(audit, features=tuple(many)))),
         "explanation": render_explanation(rich_explanation(HOSTILE)),
         "drift": render_drift(given("word")),
         "leakage": render_leakage(leakage),

@@ -9,8 +9,8 @@ import pytest
 from featurestore.reports.page import (
     _DARK,
     _LIGHT,
+    collapsed,
     facts,
-    folded,
     heading,
     page,
     panel,
@@ -80,10 +80,10 @@ def test_columns_that_do_not_wrap_are_as_wide_as_they_are():
 
 
 def test_long_lists_are_folded_and_short_ones_are_not():
-    assert folded([], "reasons") is None
-    assert "details" not in folded(["a", "b", "c", "d"], "reasons"), "one line takes no more room than its summary"
-    assert "2 more reasons" in folded(["a", "b", "c", "d", "e"], "reasons")
-    long = folded([str(number) for number in range(1004)], "reasons")
+    assert collapsed([], "reasons") is None
+    assert "details" not in collapsed(["a", "b", "c", "d"], "reasons"), "one line takes no more room than its summary"
+    assert "2 more reasons" in collapsed(["a", "b", "c", "d", "e"], "reasons")
+    long = collapsed([str(number) for number in range(1004)], "reasons")
     assert "1,001 more reasons" in long
     assert long.count("<li>") == 1004
 

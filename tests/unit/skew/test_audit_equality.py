@@ -11,8 +11,8 @@ from featurestore import FeatureService
 from featurestore.core.errors import ValueOverflowError
 from featurestore.core.statuses import Status
 from featurestore.definitions.collection import collect
-from featurestore.guard.audit.audit import Options, audit
 from featurestore.guard.audit.policy import Policy
+from featurestore.guard.audit.run import Options, audit_tables
 from featurestore.offline.build import compute_features
 from featurestore.plan.compiler import compile_definitions
 from featurestore.serving_log import log_schema
@@ -90,7 +90,7 @@ def test_an_audit_finds_exactly_the_values_that_were_changed(data, scenario):
         values[output.name] = pa.array(wrong, type=output.dtype.arrow)
         statuses[output.name] = np.array(wrong_codes, dtype=np.uint8)
     event("something changed" if changed else "nothing changed")
-    report = audit(
+    report = audit_tables(
         "model",
         [log_of(plan, spine, values, statuses).slice(at, 3) for at in range(0, spine.num_rows, 3)],
         plans={plan.fingerprint: plan},

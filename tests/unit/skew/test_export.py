@@ -5,7 +5,7 @@ import pytest
 
 from featurestore.core.errors import ConfigError, StorageError
 from featurestore.core.temporal import to_datetime
-from featurestore.guard.audit import collecting
+from featurestore.guard.audit import kept_rows
 from tests.strategies import START_US
 from tests.unit.skew.test_batches import HOUR, served_wrong
 from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
@@ -32,7 +32,7 @@ def test_every_value_is_there_with_its_cause(store, tmp_path):
 def test_what_does_not_fit_into_memory_is_explained_too(store, tmp_path, monkeypatch, name, value):
     served_wrong(store)
     whole, _ = written(store, tmp_path / "whole")
-    monkeypatch.setattr(collecting, name, value)
+    monkeypatch.setattr(kept_rows, name, value)
     report, rows = written(store, tmp_path / "all")
     assert report.different == report.examined == len(rows) == 10
     assert len({row["entity"] for row in rows}) == 10

@@ -8,9 +8,9 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from featurestore.core.errors import ValueOverflowError
-from featurestore.guard.audit.audit import audit
 from featurestore.guard.audit.foreign import ForeignLog, ForeignMapping
 from featurestore.guard.audit.policy import Policy
+from featurestore.guard.audit.run import audit_tables
 from featurestore.offline.build import compute_features
 from featurestore.sources import ReadSettings
 from tests.budget import examples
@@ -66,7 +66,7 @@ def test_a_frame_of_another_system_differs_exactly_where_its_values_do(data, sce
         features={name: name for name in served},
     )
     log = ForeignLog.open(plan, frame, mapping, ReadSettings())
-    report = audit(
+    report = audit_tables(
         "model",
         log.tables(since_us=None, until_us=None),
         plans={log.plan.fingerprint: log.plan},

@@ -11,15 +11,15 @@ from featurestore.guard.comparing.compare import FeatureCounts
 from featurestore.guard.comparing.confusion import Confusion, ListEdits
 from featurestore.guard.comparing.difference import NumberDifferences
 from featurestore.guard.comparing.findings import Event, Example, Finding
-from featurestore.reports.audit_html import render_html
+from featurestore.reports.audit import render_page
 from tests.unit.render.pages import HOSTILE, read
 from tests.unit.skew.test_report import MISMATCH, report
 
 KINDS = {
-    "log": "audit of what was served",
-    "live": "audit of what both roads say now",
-    "replay": "audit of history replayed on both roads",
-    "foreign": "audit of what another system served",
+    "log": "audit of the serving log",
+    "live": "live audit of both paths",
+    "replay": "audit of replayed history",
+    "foreign": "audit of the log of another system",
 }
 NUMBERS = NumberDifferences(40, 9.5, 1.5, None, 0.25, 0.3, -1.5, 0.5, 2.0, 8.0, 12)
 
@@ -83,25 +83,25 @@ def rich(name):
 
 
 def test_notes_and_what_was_audited_are_shown():
-    found = replace(report(), notes=("the log says no statuses", "not in the log: a"))
-    shown = {kind: "".join(read(render_html(replace(found, kind=kind))).text) for kind in KINDS}
+    found = replace(report(), notes=("the log has no statuses", "not in the log: a"))
+    shown = {kind: "".join(read(render_page(replace(found, kind=kind))).text) for kind in KINDS}
     for kind, said in KINDS.items():
         assert said in shown[kind]
-        assert "the log says no statuses" in shown[kind]
+        assert "the log has no statuses" in shown[kind]
         assert "not in the log: a" in shown[kind]
 
 
 def test_hostile_names_stay_text():
-    reader = read(render_html(rich(HOSTILE)))
+    reader = read(render_page(rich(HOSTILE)))
     shown = "".join(reader.text)
     assert shown.count("<script>alert(1)</script>") > 20
-    plain = read(render_html(rich("plain")))
+    plain = read(render_page(rich("plain")))
     assert reader.tags == plain.tags, "a name must not change the structure of the page"
 
 
 @pytest.mark.parametrize("given", [report(), report(equal=0), report(differing=3, skipped=[Skipped("why", 1)])])
 def test_reports_of_little_are_pages(given):
-    shown = "".join(read(render_html(Policy().judge(given))).text)
+    shown = "".join(read(render_page(Policy().judge(given))).text)
     assert "Audit of svc" in shown
     assert "nothing may differ; at least 1 row compared; no row skipped" in shown
     assert "Features" in shown
@@ -112,7 +112,7 @@ def test_a_cause_that_only_fits_says_so_and_what_is_unexplained_has_nothing_to_p
     shown = {}
     for cause in ("event_lost", "unexplained"):
         finding = replace(found.findings[0], cause=cause, is_proven=False)
-        shown[cause] = "".join(read(render_html(replace(found, findings=(finding,)))).text)
+        shown[cause] = "".join(read(render_page(replace(found, findings=(finding,)))).text)
     assert "not proven: it only fits" in shown["event_lost"]
     assert "proven" not in shown["unexplained"]
 
@@ -122,7 +122,7 @@ def test_what_differs_and_why_comes_before_everything_that_is_long():
     found = rich("name")
     features = tuple(replace(found.features[0], name=f"f{number:03d}") for number in range(200))
     judged = Policy().judge(replace(found, features=features, telling="", notes=()))
-    shown = [text for text in read(render_html(judged)).text if text.strip()]
+    shown = [text for text in read(render_page(judged)).text if text.strip()]
     seen = shown[: shown.index("Why values differ")]
     assert any(text.startswith("8,000 of 20,000 values differ, in 200 of 200 features: f000") for text in seen)
     assert "197 more reasons" in seen
@@ -131,12 +131,12 @@ def test_what_differs_and_why_comes_before_everything_that_is_long():
 
 def test_instants_on_the_axis_are_written_whole():
     found = replace(rich("name"), over_time=tuple(Bucket(f"2026-01-0{day}T00:00:00Z", "", 5, 1) for day in (1, 2)))
-    shown = read(render_html(found)).text
+    shown = read(render_page(found)).text
     assert {"2026-01-01 00:00", "2026-01-02 00:00", "as of, UTC →"} <= set(shown)
 
 
 def test_a_person_finds_everything():
-    shown = "".join(read(render_html(replace(rich("name"), verdict="fail"))).text)
+    shown = "".join(read(render_page(replace(rich("name"), verdict="fail"))).text)
     for text in (
         "fail",
         "Why values differ",

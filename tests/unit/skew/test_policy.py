@@ -7,7 +7,6 @@ import pytest
 from featurestore.config import Config
 from featurestore.core.dtypes import FLOAT64, INT64, parse_dtype
 from featurestore.core.errors import ConfigError
-from featurestore.guard.audit.auditor import configured
 from featurestore.guard.audit.policy import Policy
 from featurestore.guard.audit.report import AuditReport
 from featurestore.guard.comparing.compare import FeatureCounts
@@ -78,7 +77,7 @@ def test_what_is_near_enough_passes_and_is_still_counted_as_different():
     off = FeatureCounts("v__f", "float64", equal=89, mismatch=11, within_tolerance=10)
     judged = Policy().judge(report(off))
     assert judged.verdict == "fail"
-    assert judged.reasons == ("v__f: 11 of 100 values differ, 10 of them as is allowed",)
+    assert judged.reasons == ("v__f: 11 of 100 values differ, 10 of them are allowed",)
 
 
 def test_a_cause_may_have_a_share_of_all_values_if_it_is_proven():
@@ -107,7 +106,7 @@ def test_allowed_differences_can_be_a_warning():
     feature = FeatureCounts("v__f", "float64", equal=95, mismatch=5)
     judged = Policy(allowed_share=0.1, warn_share=0.02).judge(report(feature))
     assert (judged.verdict, judged.exit_code) == ("warn", 0)
-    assert judged.reasons == ("v__f: 5 of 100 values differ, as is allowed",)
+    assert judged.reasons == ("v__f: 5 of 100 values differ, which is allowed",)
     assert Policy(allowed_share=0.1, warn_share=0.05).judge(report(feature)).verdict == "pass"
 
 
@@ -129,14 +128,14 @@ late_event = 0.001
 def test_policies_are_read_from_the_configuration(tmp_path):
     (tmp_path / "featurestore.toml").write_text(CONFIG)
     config = Config.load(tmp_path)
-    churn = configured(config.policy("churn"))
+    churn = Policy.configured(config.policy("churn"))
     assert (churn.allowed_share, churn.least_rows, churn.causes) == (0.01, 10, {"late_event": 0.001})
     assert churn.tolerance_of("v__f") == Tolerance(ulps=4)
     assert churn.tolerance_of("v__g") == Tolerance(relative=1e-6)
     assert config.policy("churn").max_audit_age == "2d"
-    other = configured(config.policy("other"))
+    other = Policy.configured(config.policy("other"))
     assert (other.allowed_share, other.least_rows, other.tolerance_of("v__f")) == (0.0, 10, None)
-    assert configured(Config.local(tmp_path).policy("any")) == Policy()
+    assert Policy.configured(Config.local(tmp_path).policy("any")) == Policy()
     assert "v__f may be off by 4 ulps" in str(churn)
 
 

@@ -12,7 +12,7 @@ from featurestore.guard.audit.report import AuditReport, Mismatch, Skipped
 from featurestore.guard.comparing.compare import FeatureCounts
 from featurestore.guard.comparing.confusion import ListEdits
 from featurestore.guard.comparing.findings import Finding
-from featurestore.reports.audit_text import render
+from featurestore.reports.audit import render_text
 
 MISMATCH = Mismatch(
     feature="v__f",
@@ -83,7 +83,7 @@ def test_other_json_is_no_report(text):
 
 def shown(found):
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(render(found))
+    console.print(render_text(found))
     return console.export_text()
 
 

@@ -11,9 +11,9 @@ from featurestore import FeatureService, FeatureStore, FeatureView, FileSource, 
 from featurestore.config import DriftPolicyConfig, PolicyConfig
 from featurestore.core.errors import InstantError, RegistryError, TrainingSetError
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
-from featurestore.guard.drift.drifter import read_reference
 from featurestore.guard.drift.policy import DriftPolicy
-from featurestore.reports.drift_html import render_html
+from featurestore.guard.drift.reference import read_reference
+from featurestore.reports.drift import render_page
 from tests.server.conftest import USER
 
 NOW = "2024-05-03T00:00:00Z"
@@ -237,11 +237,11 @@ def test_rows_that_a_forgotten_definition_answered_are_counted_and_left_out(stor
     registry.close()
     report = store.drift("model", reference=trained, current=DAY, recompute=True)
     assert report.current_rows == USERS + 100
-    assert report.not_recomputed == {"the registry does not know the definition that answered": 100}
+    assert report.not_recomputed == {"the registry does not have the definition that answered": 100}
     parts = {part.measure: part for part in features(report)["spending__n"].split}
     assert parts["kolmogorov_smirnov"].total == 1.0, "of the rows that were recomputed"
     period = store.drift("model", reference=("24h", "20h"), current=("20h", None), recompute=True)
-    assert period.not_recomputed == {"the registry does not know the definition of the reference": USERS}
+    assert period.not_recomputed == {"the registry does not have the definition of the reference": USERS}
 
 
 def test_rows_that_the_training_set_cannot_ask_about_are_counted(store, source, tmp_path):
@@ -255,7 +255,7 @@ def test_rows_that_the_training_set_cannot_ask_about_are_counted(store, source, 
     changed(store, spending(source))
     serve(store, range(USERS), as_of="2024-05-02T00:00:00Z")
     report = store.drift("model", reference=trained, current=DAY, recompute=True)
-    assert report.not_recomputed == {"the reference's definition needs budget, which was not asked with": USERS}
+    assert report.not_recomputed == {"the definition of the reference needs budget, which the log does not have": USERS}
     assert report.not_compared == {"budget__left": "only the reference has it"}
     assert all(feature.split == () for feature in report.features)
 
@@ -285,7 +285,7 @@ def test_time_passing_is_no_drift(store, source, tmp_path):
     assert features(report)["spending__last_day"].reference_range == (1.0, 1.0)
     low, high = features(report)["spending__last_at"].current_range
     assert (low, high) == (86_400e6 - 200e6 * (USERS - 1), 86_400e6)
-    assert "1 d before" in render_html(report)
+    assert "1 d before" in render_page(report)
     alone = store.drift("model", reference=trained.path / "_manifest.json", current=("2024-04-03T00:00:00Z", None))
     assert alone.not_compared.keys() == {"spending__last_at", "spending__last_day"}
 

@@ -12,8 +12,8 @@ from featurestore import Entity, FeatureService, FeatureStore, FeatureView, File
 from featurestore.core.errors import RequestError
 from featurestore.core.temporal import FixedClock, instant_us
 from featurestore.guard.release.association import association, coded
-from featurestore.guard.release.leakage_report import LeakageReport
-from featurestore.reports.leakage import render_html
+from featurestore.guard.release.leakage import LeakageReport
+from featurestore.reports.leakage import render_page
 from tests.unit.render.pages import read
 
 START = instant_us("2026-03-01T00:00:00Z")
@@ -142,22 +142,22 @@ def test_what_cannot_be_proven_is_doubted_whatever_the_aggregation(cards):
         *("tries__n_1d", "tries__n", "tries__since"),
     }
     leak = next(feature for feature in report.doubted if feature.name == "backs__n")
-    assert "asked 1m earlier it loses 100%" in leak.doubts[0]
+    assert "computed 1m earlier it loses 100%" in leak.doubts[0]
     newest = "the newest event of 'backs' is 3s old where fraud is True, 2d old where fraud is False (median)"
     assert leak.evidence[0] == newest
-    assert "does not say when its events became known" in leak.evidence[1]
+    assert "has no ingest time" in leak.evidence[1]
     honest = next(feature for feature in report.doubted if feature.name == "tries__n_1d")
-    assert "asked 1h earlier" in honest.doubts[0]
+    assert "computed 1h earlier" in honest.doubts[0]
 
 
 def test_what_sees_beyond_the_label_is_proven_by_its_time(cards):
     report = cards[0].leakage(cards[1], "fraud", label_time="happened")
     assert {feature.name for feature in report.flagged} == {"backs__n_1d", "backs__n", "backs__since"}
     assert {feature.name for feature in report.doubted} == {"tries__n_1d", "tries__n", "tries__since"}
-    assert "just before the label's own event" in report.flagged[0].flags[0]
+    assert "just before the label's event" in report.flagged[0].flags[0]
     assert report.exit_code == 1
     assert report.after_label == int(np.sum(cards[1].to_arrow(["fraud"]).column(0).to_numpy()))
-    assert "before the label" in "".join(read(render_html(report)).text)
+    assert "before the label" in "".join(read(render_page(report)).text)
 
 
 def test_an_inclusive_source_is_asked_before_the_label_too(built, tmp_path):
@@ -167,7 +167,7 @@ def test_an_inclusive_source_is_asked_before_the_label_too(built, tmp_path):
     asked = spine.append_column("ordered", spine.column("as_of")).set_column(1, "as_of", later)
     report = store.leakage(store.training_set("returns", asked, tmp_path / "t"), "returned", label_time="ordered")
     flags = {feature.name: feature.flags[0] for feature in report.flagged}
-    assert "just before the label's own event" in flags["leaking__last"]
+    assert "just before the label's event" in flags["leaking__last"]
 
 
 def test_rows_are_chosen_by_what_they_ask_not_by_where_they_stand(cards, tmp_path):
@@ -207,7 +207,7 @@ def test_hindsight_is_flagged_for_what_it_brings(built, tmp_path):
     honest = store.training_set("returns", spine, tmp_path / "honest")
     late = next(one for one in store.leakage(honest, "returned").features if one.name == "late__rate")
     assert not late.flags
-    assert "with hindsight it would tell" in late.notes[0]
+    assert "with hindsight it would say" in late.notes[0]
 
 
 def test_a_source_that_was_changed_since_is_noticed(built, tmp_path):
@@ -231,24 +231,24 @@ def test_a_report_can_be_read_by_people_and_programs(built):
     import msgspec
 
     assert msgspec.json.decode(report.to_json(), type=LeakageReport) == report
-    shown = "".join(read(render_html(report)).text)
+    shown = "".join(read(render_page(report)).text)
     assert "leaking__last" in shown
     assert "1 of 6 features are leaks" in shown
     assert "Leakage in returns: fail" in shown
 
 
 def test_bars_of_noise_are_short_and_every_remark_is_on_the_page(cards, built):
-    noise = render_html(built[0].leakage(built[1], "returned"))
+    noise = render_page(built[0].leakage(built[1], "returned"))
     bar = re.search(r"honest__noise</h3>.*?\*([\d.]+)\)", noise)
     assert bar is not None
     assert float(bar[1]) < 0.01
     report = cards[0].leakage(cards[1], "fraud")
-    shown = read(render_html(report)).text
+    shown = read(render_page(report)).text
     assert "Leakage in frauds: doubtful" in shown
     assert all(line in shown for feature in report.features for line in (*feature.evidence, *feature.notes))
 
 
-@pytest.mark.parametrize(("label", "problem"), [("retured", "no label 'retured'"), ("always", "one value only")])
+@pytest.mark.parametrize(("label", "problem"), [("retured", "no label 'retured'"), ("always", "has only one value")])
 def test_labels_that_are_none_are_refused(built, label, problem):
     with pytest.raises(RequestError, match=problem):
         built[0].leakage(built[1], label)

@@ -11,7 +11,7 @@ from rich.console import Console
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col, continuous, every
 from featurestore.core.errors import InstantError, RequestError, SourceError
 from featurestore.core.temporal import FixedClock, instant_us, parse_refresh
-from featurestore.reports.simulation import render, render_html
+from featurestore.reports.simulation import render_page, render_text
 from tests.unit.render.pages import read
 
 START = instant_us("2026-03-01T00:00:00Z")
@@ -69,7 +69,7 @@ def test_questions_are_chosen_where_entities_act(store):
     assert "2026-03-01T00:00:00Z" <= found.since < found.until <= "2026-03-02T00:00:00Z"
     assert found.policies[0].share == 0.0 < found.policies[1].share < 1.0
     assert json.loads(found.to_json())["policies"][1]["refresh"] == "every 6h, lag 0s"
-    shown = "".join(read(render_html(found)).text)
+    shown = "".join(read(render_page(found)).text)
     assert "every 6h, lag 0s" in shown
 
 
@@ -116,7 +116,7 @@ def test_the_terminal_shows_costs_and_sizes(store):
     found = store.simulate("spend", ["every 6h", "continuous"], spine=spine)
     assert (found.not_found, found.questions) == (0.5, "given")
     console = Console(width=250, record=True, file=io.StringIO())
-    console.print(render(found))
+    console.print(render_text(found))
     shown = console.export_text()
     assert "50.0% of them about entities without events" in shown
     heads = next(line for line in shown.splitlines() if "mean difference" in line)

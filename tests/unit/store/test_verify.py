@@ -35,11 +35,11 @@ from featurestore.core.temporal import (
 )
 from featurestore.guard.comparing.questions import Occurrence
 from featurestore.guard.release.certificate import Certificate
-from featurestore.guard.release.instants import (
-    at_edges,
-    between,
+from featurestore.guard.release.questions import (
+    edge_instants,
+    edge_kinds,
     edges,
-    kinds,
+    random_instants,
 )
 from featurestore.guard.release.verify import Verifier
 from featurestore.online.stores.memory import MemoryOnlineStore
@@ -313,25 +313,27 @@ def test_kinds_take_turns_and_none_is_asked_beyond_the_present():
     features = [feature(length) for length in lengths] + [feature(ttl_us=48 * HOUR)]
     use = view_of(refresh=every("1h", lag="10m"), inclusive=False, features=features)
     picked = [Occurrence(use, {}, i * 10**12 + 17, i * 10**12 + 17) for i in range(1, 13)]
-    chosen = at_edges(picked, None, until_us=10**18)
-    assert len(kinds(picked)) == 12
-    assert {kind for asked in chosen for kind in asked.edges} == set(kinds(picked))
+    chosen = edge_instants(picked, None, until_us=10**18)
+    assert len(edge_kinds(picked)) == 12
+    assert {kind for asked in chosen for kind in asked.edges} == set(edge_kinds(picked))
     assert len(chosen) == 20
-    asked = [len([one for one in at_edges(picked, most, until_us=10**18) if one.edges]) for most in (1, 7, 500)]
+    asked = [len([one for one in edge_instants(picked, most, until_us=10**18) if one.edges]) for most in (1, 7, 500)]
     assert asked[:2] == [1, 7]
     assert asked[2] <= 12 * 12
     last = picked[0].event_time_us + 3 * HOUR
-    assert max(one.instant_us for one in at_edges(picked, 100, until_us=last)) <= last
-    assert at_edges([], None, until_us=0) == []
+    assert max(one.instant_us for one in edge_instants(picked, 100, until_us=last)) <= last
+    assert edge_instants([], None, until_us=0) == []
 
 
 def test_instants_between_edges_follow_from_a_seed():
-    chosen = between("seed", 50, since_us=100, until_us=10_000)
+    chosen = random_instants("seed", 50, since_us=100, until_us=10_000)
     assert (
-        chosen == between("seed", 50, since_us=100, until_us=10_000) != between("s", 50, since_us=100, until_us=9_999)
+        chosen
+        == random_instants("seed", 50, since_us=100, until_us=10_000)
+        != random_instants("s", 50, since_us=100, until_us=9_999)
     )
     assert all(100 <= asked.instant_us <= 10_000 and not asked.edges for asked in chosen)
-    assert between("seed", 5, since_us=7, until_us=7)[0].instant_us == 7
+    assert random_instants("seed", 5, since_us=7, until_us=7)[0].instant_us == 7
 
 
 def test_a_certificate_that_is_none_is_refused(store, tmp_path):

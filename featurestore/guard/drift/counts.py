@@ -1,10 +1,13 @@
-"""Counting numbers into cells: the mergeable form of a numeric feature's distribution."""
+"""Counts of a feature's values that can be merged: numbers in cells, strings and booleans by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.core.columns import Floats, Ints
 
@@ -14,7 +17,7 @@ class NumberCounts:
     """Numbers counted into cells.
 
     Cell 0 lies below the first edge, cell ``i`` from edge ``i - 1`` (inclusive) to edge ``i`` (exclusive), the last one
-    from the last edge on. Counts are exact. With the sums the area between two distributions is known cell by cell.
+    from the last edge on. Counts are exact. The sums give the area between two distributions cell by cell.
 
     Attributes:
         edges: Ascending.
@@ -22,7 +25,7 @@ class NumberCounts:
         sums: Per cell the sum of the distances of its values from the cell's lower edge; in cell 0 from the first edge,
             hence negative.
         moments: Sum and sum of squares of the distances of all values from the middle edge.
-        extremes: Smallest and largest value; infinite, the wrong way round, while there is none.
+        extremes: Smallest and largest value; ``[inf, -inf]`` before the first value.
     """
 
     edges: Floats
@@ -33,7 +36,7 @@ class NumberCounts:
 
     @classmethod
     def empty(cls, edges: Floats) -> NumberCounts:
-        """Return counts of nothing.
+        """Return empty counts.
 
         Args:
             edges: Ascending, at least one.
@@ -64,8 +67,8 @@ class NumberCounts:
     def add(self, values: Floats) -> None:
         """Count more values; they must be finite.
 
-        They are sorted, and the few edges looked up among them: finding the cell of each value takes several times as
-        long, since where it falls cannot be predicted.
+        The values are sorted and the few edges are looked up among them. Looking up the cell of each value takes
+        several times as long.
         """
         if len(values) == 0:
             return
@@ -99,8 +102,8 @@ class NumberCounts:
     def areas(self) -> Floats:
         """Return per cell the area under the distribution function.
 
-        In cell 0 that is the area from minus infinity on; in the last cell the area up to the distribution function
-        from 1, taken negative, so that differences of two distributions are right there, too.
+        In cell 0 that is the area from minus infinity on. In the last cell it is the area between the distribution
+        function and 1, negated, so that differences of two distributions are right in both cells.
         """
         total = self.total
         areas = np.empty(len(self.counts))
@@ -111,3 +114,57 @@ class NumberCounts:
             inner = self.counts[1:-1] * widths - self.sums[1:-1]
             areas[1:-1] = self.shares_below()[:-1] * widths + inner / total
         return areas
+
+
+MOST_CATEGORIES = 1 << 16
+"""Largest count of values counted by name; with more, counts are too low by at most ``rows / 65,537``."""
+
+
+@dataclass
+class CategoryCounts:
+    """Values counted by name, exact for at most ``MOST_CATEGORIES`` different values.
+
+    With more values the rarest are dropped and counted without a name. The other counts are lowered by the same number,
+    which bounds the error of every count, also after merging.
+
+    Attributes:
+        counts: Count by value, booleans as ``"true"`` and ``"false"``.
+        unnamed: Count of values that are not in ``counts``.
+        lowered: Largest error of a count, which is too low by it; 0 if all counts are exact.
+
+    Source:
+        Misra and Gries 1982; merging after Agarwal et al. 2012, "Mergeable summaries".
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    unnamed: int = 0
+    lowered: int = 0
+
+    @property
+    def total(self) -> int:
+        """Count of all values."""
+        return self.counts.total() + self.unnamed
+
+    def add(self, values: pa.Array) -> None:
+        """Count more strings or booleans; nulls are left out."""
+        counts = pc.value_counts(values.drop_null())
+        names = counts.field("values").cast(pa.string()).to_pylist()
+        for name, count in zip(names, counts.field("counts").to_pylist(), strict=True):
+            self.counts[name] += count
+        self._bound()
+
+    def __add__(self, other: CategoryCounts) -> CategoryCounts:
+        """Count the values of both."""
+        merged = CategoryCounts(self.counts + other.counts, self.unnamed + other.unnamed, self.lowered + other.lowered)
+        merged._bound()
+        return merged
+
+    def _bound(self) -> None:
+        if len(self.counts) <= MOST_CATEGORIES:
+            return
+        sizes = np.fromiter(self.counts.values(), np.int64, len(self.counts))
+        lower = int(np.partition(sizes, -MOST_CATEGORIES - 1)[-MOST_CATEGORIES - 1])
+        before = self.counts.total()
+        self.counts = Counter({name: count - lower for name, count in self.counts.items() if count > lower})
+        self.unnamed += before - self.counts.total()
+        self.lowered += lower

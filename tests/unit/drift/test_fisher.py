@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from featurestore.guard.drift.exact import parting
+from featurestore.guard.drift.fisher import fisher_table
 
 
 @st.composite
@@ -20,7 +20,7 @@ def tables(draw):
 @given(tables())
 def test_p_values_equal_scipys(table):
     inside, together, rows, other_rows = table
-    found = parting(together=together, rows=rows, other_rows=other_rows)
+    found = fisher_table(together=together, rows=rows, other_rows=other_rows)
     difference = inside / rows - (together - inside) / other_rows
     exact = stats.fisher_exact([[inside, rows - inside], [together - inside, other_rows - together + inside]]).pvalue
     assert found.tail(difference) == pytest.approx(exact, rel=1e-6, abs=1e-30)
@@ -31,17 +31,17 @@ def test_p_values_equal_scipys(table):
 
 
 def test_a_difference_between_two_counts_is_that_of_the_nearest():
-    found = parting(together=4, rows=100, other_rows=100)
+    found = fisher_table(together=4, rows=100, other_rows=100)
     assert found.tail(0.019) == found.tail(0.02) == found.tail(0.021) > found.tail(0.04)
 
 
 def test_what_cannot_be_has_no_probability():
-    found = parting(together=4, rows=100, other_rows=100)
+    found = fisher_table(together=4, rows=100, other_rows=100)
     assert (found.tail(0.5), found.tail(-0.5)) == (0.0, 0.0)
-    assert parting(together=0, rows=3, other_rows=5).tail(0.0) == 1.0
+    assert fisher_table(together=0, rows=3, other_rows=5).tail(0.0) == 1.0
 
 
 def test_many_rows_need_few_numbers():
-    found = parting(together=2_000, rows=10_000_000, other_rows=10_000_000)
+    found = fisher_table(together=2_000, rows=10_000_000, other_rows=10_000_000)
     assert len(found.p_values) < 2_100
     assert np.all(np.diff(found.p_values[:900]) >= 0)

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from featurestore.core.errors import StorageError
-from featurestore.guard.audit import collecting, spilled
-from featurestore.guard.audit.collecting import Collected
+from featurestore.guard.audit import kept_rows
+from featurestore.guard.audit.kept_rows import KeptRows
 from tests.unit.skew.test_batches import store as store  # noqa: PLC0414  # a fixture
 
 MOST = 40
@@ -17,7 +17,7 @@ OUTPUT = "spending__total"
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
-    monkeypatch.setattr(collecting, "MOST_ROWS", MOST)
+    monkeypatch.setattr(kept_rows, "MOST_ROWS", MOST)
 
 
 def piece(first, users):
@@ -43,7 +43,7 @@ def collect(store):
     made = []
 
     def collecting_of(users_of_pieces, *, is_wrong=every, most=None):
-        collected, first = Collected(store.plan("model"), most), 0
+        collected, first = KeptRows(store.plan("model"), most), 0
         made.append(collected)
         for users in users_of_pieces:
             log = piece(first, users)
@@ -138,6 +138,6 @@ def test_a_disk_that_refuses_is_told(collect, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(spilled.pa.ipc, "new_file", full)
+    monkeypatch.setattr(kept_rows.pa.ipc, "new_file", full)
     with pytest.raises(StorageError, match=r"No space left.*TMPDIR"):
         collect([list(range(100))] * 3)

@@ -22,7 +22,7 @@ from featurestore.guard.alerts import (
     Alerts,
     news_of_audit,
 )
-from featurestore.guard.alerts.ways import deliver, ways_of
+from featurestore.guard.alerts.channels import channels_of, deliver
 from featurestore.guard.audit.report import AuditReport
 from tests.tls import make_certificates
 
@@ -82,17 +82,17 @@ def report(verdict, *reasons):
 SMTP = {"host": "127.0.0.1", "sender": "audits@shop.test", "to": ["a@shop.test", "b@shop.test"]}
 
 
-class Told:
-    """Tells of reports by mail."""
+class MailAlerts:
+    """Sends reports by mail."""
 
     def __init__(self, registry, port, **options):
         self._alerts = Alerts(AlertsConfig(smtp=SMTP | {"port": port} | options), registry, FixedClock(0))
 
-    def tell(self, found):
-        return self._alerts.tell(news_of_audit(found))
+    def send(self, report):
+        return self._alerts.send(news_of_audit(report))
 
 
-alerts = Told
+alerts = MailAlerts
 
 
 def problem(registry):
@@ -103,10 +103,10 @@ def problem(registry):
 def test_a_mail_says_what_was_found_once_and_that_it_is_over(registry):
     with mail_server() as (port, mailbox):
         told = alerts(registry, port)
-        assert told.tell(report("pass")) == ""
-        assert told.tell(report("fail", "3 of 90 values differ\n(ü)")) == DELIVERED
-        assert told.tell(report("fail", "4 of 90 values differ")) == "", "the same state of affairs is no news"
-        assert told.tell(report("pass")) == DELIVERED
+        assert told.send(report("pass")) == ""
+        assert told.send(report("fail", "3 of 90 values differ\n(ü)")) == DELIVERED
+        assert told.send(report("fail", "4 of 90 values differ")) == "", "the same state of affairs is no news"
+        assert told.send(report("pass")) == DELIVERED
     (sender, receivers, failed), (_, _, over) = mailbox.mails
     assert (sender, receivers) == ("audits@shop.test", ["a@shop.test", "b@shop.test"])
     assert failed["subject"] == "model: fail: 3 of 90 values differ (ü)"
@@ -120,33 +120,33 @@ def test_mail_is_encrypted_and_logged_in_for_where_the_server_wants_it(registry,
     monkeypatch.setenv("ALERT_SMTP_PASSWORD", PASSWORD)
     with mail_server(certificates) as (port, mailbox):
         known = {"starttls": True, "user": "audits"}
-        assert alerts(registry, port, **known).tell(report("fail", "no trust")) == UNDELIVERED
+        assert alerts(registry, port, **known).send(report("fail", "no trust")) == UNDELIVERED
         assert "certificate verify failed" in problem(registry)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
-        assert alerts(registry, port, **known | {"starttls": False}).tell(report("fail", "in the open")) == UNDELIVERED
-        assert alerts(registry, port, **known | {"user": "nobody"}).tell(report("fail", "a stranger")) == UNDELIVERED
+        assert alerts(registry, port, **known | {"starttls": False}).send(report("fail", "in the open")) == UNDELIVERED
+        assert alerts(registry, port, **known | {"user": "nobody"}).send(report("fail", "a stranger")) == UNDELIVERED
         assert mailbox.mails == []
-        assert alerts(registry, port, **known).tell(report("fail", "at last")) == DELIVERED
+        assert alerts(registry, port, **known).send(report("fail", "at last")) == DELIVERED
     assert [mail["subject"] for _, _, mail in mailbox.mails] == ["model: fail: at last"]
 
 
 def test_a_server_that_is_away_is_told_of_and_tried_again(registry):
     with mail_server() as (port, _):
         pass
-    assert alerts(registry, port).tell(report("fail")) == UNDELIVERED
+    assert alerts(registry, port).send(report("fail")) == UNDELIVERED
     assert "refused" in problem(registry)
     with mail_server() as (port, mailbox):
-        assert alerts(registry, port).tell(report("fail")) == DELIVERED
+        assert alerts(registry, port).send(report("fail")) == DELIVERED
     assert len(mailbox.mails) == 1
 
 
 def test_a_server_may_be_encrypted_from_the_start(registry, tmp_path, monkeypatch):
     certificates = make_certificates(tmp_path)
     with mail_server(certificates, is_encrypted_from_the_start=True) as (port, mailbox):
-        assert alerts(registry, port, tls=True).tell(report("fail", "no trust")) == UNDELIVERED
+        assert alerts(registry, port, tls=True).send(report("fail", "no trust")) == UNDELIVERED
         assert "certificate verify failed" in problem(registry)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
-        assert alerts(registry, port, tls=True).tell(report("fail", "at last")) == DELIVERED
+        assert alerts(registry, port, tls=True).send(report("fail", "at last")) == DELIVERED
     assert len(mailbox.mails) == 1
 
 
@@ -154,16 +154,16 @@ def test_receivers_that_a_server_does_not_take_are_named_and_the_others_get_the_
     with mail_server() as (port, mailbox):
         mailbox.refused["b@shop.test"] = 550
         for _ in range(2):
-            alerts(registry, port).tell(report("fail"))
+            alerts(registry, port).send(report("fail"))
         assert [receivers for _, receivers, _ in mailbox.mails] == [["a@shop.test"]]
         assert problem(registry) == "b@shop.test was refused: 550 no such box"
         mailbox.refused["a@shop.test"] = 451
-        assert alerts(registry, port).tell(report("pass")) == UNDELIVERED
+        assert alerts(registry, port).send(report("pass")) == UNDELIVERED
         assert problem(registry).startswith("a@shop.test was refused: 451 no such box; b@shop.test")
 
 
 def delivered(**settings):
-    (way,) = ways_of(AlertsConfig(**settings), FixedClock(0))
+    (way,) = channels_of(AlertsConfig(**settings), FixedClock(0))
     return deliver(way, {"text": "x"})
 
 
@@ -188,7 +188,7 @@ def test_only_what_may_pass_is_tried_again(hook, answers, tries):
 
 def test_what_never_works_is_said_after_three_tries(hook):
     hook.answers += [503] * 9
-    assert delivered(webhook=hook.url) == (False, "it was answered 503 Service Unavailable")
+    assert delivered(webhook=hook.url) == (False, "the webhook answered 503 Service Unavailable")
     assert len(hook.asked) == 3
 
 
@@ -204,7 +204,7 @@ def test_what_a_command_says_before_it_fails_is_kept():
     assert delivered(command=["sh", "-c", "echo no route to pager >&2; exit 3"]) == (
         False,
         "Command '['sh', '-c', 'echo no route to pager >&2; exit 3']' returned non-zero exit status 3."
-        " It said: no route to pager",
+        " It wrote: no route to pager",
     )
     is_delivered, said = delivered(command=["/no/such/program"])
     assert not is_delivered

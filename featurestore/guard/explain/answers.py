@@ -1,4 +1,4 @@
-"""What each road says of a question: the real roads are asked, and their answers compared to the bit."""
+"""The answers of each path to a question: the real paths are asked, and their answers are compared to the bit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from featurestore.core.statuses import ERROR, Status, status_code
 from featurestore.core.temporal import Clock, format_instant, to_datetime
 from featurestore.definitions.sources import Source
 from featurestore.guard.comparing.compare import compare
-from featurestore.guard.explain.model import LogFacts, StateFacts, Told
 from featurestore.guard.explain.question import Question, inputs_of
+from featurestore.guard.explain.report import Answer, LogFacts, StateFacts
 from featurestore.guard.explain.words import text
 from featurestore.guard.world.world import Values, stale_rows
 from featurestore.offline.coverage import count_beyond_newest
@@ -27,14 +27,14 @@ from featurestore.sources import ReadSettings
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One road's answer.
+class PathAnswers:
+    """The answers of one path.
 
     Attributes:
-        values: What it says, one row each, by column; columns it does not answer are not in it.
-        states: How complete the views were, by alias.
-        watermarks_us: Up to where, by alias.
-        refused: Why columns are missing; empty if none is.
+        values: Values by column, one row each, without columns that have no answer.
+        states: Completeness of the views, by alias.
+        watermarks_us: Watermarks, by alias.
+        refused: Why columns have no answer; empty if all have one.
     """
 
     values: Mapping[str, Values]
@@ -44,7 +44,7 @@ class Answered:
 
 
 def plan_of_columns(question: Question) -> Plan:
-    """Return the plan that answers just the columns to explain, each under its own name."""
+    """Return a plan that answers only the columns to explain, each under its own name."""
     plan = question.plan
     dtypes = {
         column: feature.dtype
@@ -67,41 +67,44 @@ def plan_of_columns(question: Question) -> Plan:
 def ask_offline(
     question: Question, plan: Plan, *, sources: Mapping[str, Source], settings: ReadSettings
 ) -> dict[str, Values]:
-    """Compute what a training set would hold; note if events may still come."""
+    """Compute the values of a training set; add a note if events may still arrive."""
     spine = question.spine()
     features, newest = compute_reference(plan, spine, sources=sources, settings=settings)
     if count_beyond_newest(plan, np.array([question.as_of_us], dtype=np.int64), newest):
-        question.notes.append("a horizon lies beyond the newest event a source holds: values may still change")
+        question.notes.append("a horizon is after the newest event of a source: values may still change")
     return {name: Values(features.values[name], features.statuses[name]) for name in features.values}
 
 
-def ask_online(question: Question, plan: Plan, store: StateReads, clock: Clock) -> Answered:
-    """Ask the online road at the same instant; what cannot answer says why."""
+def ask_online(question: Question, plan: Plan, store: StateReads, clock: Clock) -> PathAnswers:
+    """Ask the online path at the same instant; failures are in ``refused``."""
     reader = OnlineReader(plan, store, clock)
     try:
-        found = reader.get(
+        answer = reader.get(
             [question.keys], request=question.requests or None, as_of=to_datetime(question.as_of_us), partial=True
         )
     except FeatureStoreError as error:
-        return Answered({}, {}, {}, str(error))
+        return PathAnswers({}, {}, {}, str(error))
     values = {
         output.name: Values(pa.array([value], type=output.dtype.arrow), np.array([status_code(status)], dtype=np.uint8))
-        for output, value, status in zip(plan.outputs, found.rows[0], found.statuses[0], strict=True)
+        for output, value, status in zip(plan.outputs, answer.rows[0], answer.statuses[0], strict=True)
         if status != ERROR
     }
-    return Answered(
+    return PathAnswers(
         values,
-        {alias: StateFacts(format_instant(one.watermark_us), one.is_stale) for alias, one in found.views.items()},
-        {alias: one.watermark_us for alias, one in found.views.items()},
-        "; ".join(f"{alias}: {error.problem}" for alias, error in found.errors.items()),
+        {
+            alias: StateFacts(format_instant(state.watermark_us), state.is_stale)
+            for alias, state in answer.views.items()
+        },
+        {alias: state.watermark_us for alias, state in answer.views.items()},
+        "; ".join(f"{alias}: {error.problem}" for alias, error in answer.errors.items()),
     )
 
 
-def read_served(question: Question) -> Answered:
-    """Return what the serving log says was answered to this question."""
+def read_served(question: Question) -> PathAnswers:
+    """Return the answers of the serving log to this question."""
     logged = question.logged
     if logged is None:
-        return Answered({}, {}, {})
+        return PathAnswers({}, {}, {})
     values = {
         column: Values(
             logged.column(value_column(name)).combine_chunks(),
@@ -123,7 +126,7 @@ def read_served(question: Question) -> Answered:
         )
         for use in question.plan.uses
     }
-    return Answered(values, states, watermarks)
+    return PathAnswers(values, states, watermarks)
 
 
 def log_facts(question: Question) -> LogFacts | None:
@@ -131,24 +134,24 @@ def log_facts(question: Question) -> LogFacts | None:
     if question.logged is None:
         return None
     row = question.logged.to_pylist()[0]
-    named = [one for one in (row.get("model"), row.get("model_version")) if one]
+    model = [name for name in (row.get("model"), row.get("model_version")) if name]
     return LogFacts(
         request_id=row["request_id"],
         row=row["row"],
         as_of=format_instant(question.as_of_us),
         logged_at=text(row["logged_at"]) or "",
         fingerprint=row["fingerprint"],
-        model=" ".join(named) or None,
+        model=" ".join(model) or None,
     )
 
 
-def told(values: Values) -> Told:
-    """Write one answer."""
-    return Told(text(values.values[0].as_py()), Status(int(values.statuses[0])).name)
+def answer_of(values: Values) -> Answer:
+    """Return one answer as text."""
+    return Answer(text(values.values[0].as_py()), Status(int(values.statuses[0])).name)
 
 
 def is_equal(output: Output, reference: Values, current: Values) -> bool:
-    """Tell whether two answers are equal to the bit, status included."""
+    """Return whether two answers are equal to the bit, including the status."""
     compared = compare(
         name=output.name,
         dtype=output.dtype,

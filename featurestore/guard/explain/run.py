@@ -1,4 +1,4 @@
-"""From a question to an explanation: the roads are asked, the events laid out, and what is said is checked."""
+"""Running an explanation: both paths are asked, the events are listed, and every list of events is checked."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ import pyarrow as pa
 from featurestore.core.dtypes import TIMESTAMP
 from featurestore.core.temporal import Clock, format_instant
 from featurestore.guard.audit.facts import event_reader
-from featurestore.guard.explain.arithmetic import arithmetic
-from featurestore.guard.explain.candidates import read_candidates
-from featurestore.guard.explain.entity import EntityEvents
-from featurestore.guard.explain.listing import EventList
-from featurestore.guard.explain.model import (
-    Explanation,
-    Operand,
-    Road,
-    Value,
-    ViewFacts,
-)
-from featurestore.guard.explain.question import Question, asked, leaves
-from featurestore.guard.explain.roads import (
-    Answered,
+from featurestore.guard.explain.answers import (
+    PathAnswers,
+    answer_of,
     ask_offline,
     ask_online,
     is_equal,
     log_facts,
     plan_of_columns,
     read_served,
-    told,
+)
+from featurestore.guard.explain.entity import EntityEvents, read_candidates
+from featurestore.guard.explain.events import EventList, arithmetic
+from featurestore.guard.explain.question import Question, leaves, read_question
+from featurestore.guard.explain.report import (
+    Explanation,
+    Operand,
+    PathAnswer,
+    Value,
+    ViewFacts,
 )
 from featurestore.guard.explain.words import (
     bounds,
@@ -57,19 +55,19 @@ from featurestore.serving_log import ServingLog
 from featurestore.sources import ReadSettings
 
 SHOWN_EVENTS = 20
-"""How many events of either kind, used or not, an explanation shows by default."""
+"""Default count of used events, and of other events, that an explanation lists."""
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """The parts an explanation needs.
+    """Explains values of applied services.
 
     Attributes:
-        catalog: Knows plans and sources.
-        log: What was served.
-        online: Where states are kept.
-        settings: What reading may use.
-        clock: Tells the present instant.
+        catalog: The plans and their sources.
+        log: The serving log.
+        online: The online store.
+        settings: Resources for reading.
+        clock: The present instant.
     """
 
     catalog: Catalog
@@ -90,7 +88,7 @@ class Explainer:
         events: int = SHOWN_EVENTS,
     ) -> Explanation:
         """Explain features of one entity; see ``FeatureStore.explain``."""
-        question = asked(
+        question = read_question(
             self.catalog.plan(service),
             self.catalog.past_plans(service),
             self.log,
@@ -108,7 +106,7 @@ class Explainer:
         for use in _uses_needed(plan):
             keys = [pa.array([question.keys[name]], key.dtype.arrow) for name, key in _key_columns(use)]
             entities[use.alias] = EntityEvents(use.view, read_candidates(use.view, keys, read), question.as_of_us)
-        return _Telling(
+        return _ExplanationBuilder(
             question, plan, offline, ask_online(question, plan, self.online, self.clock), entities, events
         ).explanation()
 
@@ -124,15 +122,15 @@ def _key_columns(use: ViewUse) -> Iterator[tuple[str, Any]]:
     return zip(use.keys, use.view.entity.keys, strict=True)
 
 
-class _Telling:
-    """Puts answers and events together."""
+class _ExplanationBuilder:
+    """Builds an explanation from answers and events."""
 
     def __init__(
         self,
         question: Question,
         plan: Plan,
         offline: Mapping[str, Values],
-        online: Answered,
+        online: PathAnswers,
         entities: Mapping[str, EntityEvents],
         most_events: int,
     ) -> None:
@@ -167,21 +165,21 @@ class _Telling:
         )
 
     def _answer_again(self) -> dict[str, Values]:
-        """Evaluate the plan over nothing but the events listed as used."""
+        """Evaluate the plan with the used events alone."""
         again = {}
         for column, (alias, feature) in self._features.items():
             if column in self._question.columns:
-                found = self._entities[alias].from_used(feature)
-                again[column] = found or Values(pa.nulls(1, feature.dtype.arrow), missing(1))
+                computed = self._entities[alias].from_used(feature)
+                again[column] = computed or Values(pa.nulls(1, feature.dtype.arrow), missing(1))
         spine = self._question.spine()
-        values, statuses = finish(
+        arrays, statuses = finish(
             self._plan,
-            {column: one.values for column, one in again.items()},
-            {column: one.statuses for column, one in again.items()},
+            {column: values.values for column, values in again.items()},
+            {column: values.statuses for column, values in again.items()},
             {column.name: spine.column(column.name).combine_chunks() for column in self._plan.request},
             pa.array([self._question.as_of_us], pa.int64()).cast(TIMESTAMP.arrow),
         )
-        return {name: Values(values[name], statuses[name]) for name in values}
+        return {name: Values(arrays[name], statuses[name]) for name in arrays}
 
     def _value(self, output: Output) -> Value:
         column, reference = output.column, self._offline[output.column]
@@ -196,31 +194,31 @@ class _Telling:
             name=name,
             dtype=str(output.dtype),
             declared=feature_words(events.view, feature),
-            offline=told(reference),
-            online=self._road(output, self._online),
-            served=self._road(output, self._served) if column in self._served.values else None,
-            arithmetic=arithmetic(events, feature, listed, told(reference)),
+            offline=answer_of(reference),
+            online=self._path_answer(output, self._online),
+            served=self._path_answer(output, self._served) if column in self._served.values else None,
+            arithmetic=arithmetic(events, feature, listed, answer_of(reference)),
             is_checked=is_checked,
             view=alias,
             window_start=window_words(events.view, feature, self._question.as_of_us),
             fates=listed.counts,
-            events=listed.telling(reference.values[0].as_py(), self._most_events),
+            events=listed.listed(reference.values[0].as_py(), self._most_events),
         )
 
     def _on_demand_value(self, output: Output, name: str, *, is_checked: bool) -> Value:
-        feature = next(one for one in self._plan.on_demand if one.column == output.column)
+        feature = next(plan for plan in self._plan.on_demand if plan.column == output.column)
         operands = tuple(self._operands(feature))
-        said = ", ".join(f"{one.name} = {shown(one.value)}" for one in operands)
-        reference = told(self._offline[output.column])
+        values = ", ".join(f"{operand.name} = {shown(operand.value)}" for operand in operands)
+        reference = answer_of(self._offline[output.column])
         expression = expression_words(feature.expression)
         return Value(
             name=name,
             dtype=str(output.dtype),
             declared=expression,
             offline=reference,
-            online=self._road(output, self._online),
-            served=self._road(output, self._served) if output.column in self._served.values else None,
-            arithmetic=f"with {said or 'no operands'} this is {shown(reference.value)}",
+            online=self._path_answer(output, self._online),
+            served=self._path_answer(output, self._served) if output.column in self._served.values else None,
+            arithmetic=f"with {values or 'no operands'} this is {shown(reference.value)}",
             is_checked=is_checked,
             operands=operands,
         )
@@ -239,39 +237,39 @@ class _Telling:
             else:
                 yield Operand(name, "instant asked about", format_instant(self._question.as_of_us))
 
-    def _road(self, output: Output, answered: Answered) -> Road:
-        """Say what another road answered, and what makes the difference if it is how complete the state was."""
+    def _path_answer(self, output: Output, answered: PathAnswers) -> PathAnswer:
+        """Return the answer of another path, with the cause of a difference if it is the watermark of the state."""
         if output.column not in answered.values:
-            return Road(None, said=answered.refused)
+            return PathAnswer(None, said=answered.refused)
         current = answered.values[output.column]
         agrees = is_equal(output, self._offline[output.column], current)
-        said = ""
+        cause = ""
         if not agrees and output.column in self._features:
-            said = self._made_by_watermark(output, current, answered)
+            cause = self._watermark_cause(output, current, answered)
         elif not agrees:
-            said = self._made_by_operands(output, answered)
-        return Road(told(current), agrees, said)
+            cause = self._operand_cause(output, answered)
+        return PathAnswer(answer_of(current), agrees, cause)
 
-    def _made_by_watermark(self, output: Output, current: Values, answered: Answered) -> str:
+    def _watermark_cause(self, output: Output, current: Values, answered: PathAnswers) -> str:
         alias, feature = self._features[output.column]
         events = self._entities[alias]
         watermark_us = answered.watermarks_us[alias]
-        found = events.answer(feature, watermark_us=watermark_us)
-        if found is None or not is_equal(output, current, found):
-            return "how complete the state was does not explain it; an audit looks for other causes"
+        computed = events.answer(feature, watermark_us=watermark_us)
+        if computed is None or not is_equal(output, current, computed):
+            return "the watermark of the state does not explain it; an audit looks for other causes"
         used, then = events.used(feature), events.used(feature, watermark_us=watermark_us)
         changes = (("without", np.setdiff1d(used, then)), ("with", np.setdiff1d(then, used)))
         parts = [f"{word} {numbered(numbers)}" for word, numbers in changes if len(numbers)]
         state = state_words(events.view, self._question.as_of_us, watermark_us)
         return f"{state} gives this: {' and '.join(parts)}".removesuffix(": ")
 
-    def _made_by_operands(self, output: Output, answered: Answered) -> str:
-        feature = next(one for one in self._plan.on_demand if one.column == output.column)
-        read = {str(leaf.param("column")) for leaf in leaves(feature.expression) if leaf.op == "feature"}
+    def _operand_cause(self, output: Output, answered: PathAnswers) -> str:
+        feature = next(plan for plan in self._plan.on_demand if plan.column == output.column)
+        operands = {str(leaf.param("column")) for leaf in leaves(feature.expression) if leaf.op == "feature"}
         differ = [
             other.column
             for other in self._plan.outputs
-            if other.column in read & answered.values.keys()
+            if other.column in operands & answered.values.keys()
             and not is_equal(other, self._offline[other.column], answered.values[other.column])
         ]
         return f"because of {', '.join(differ)}" if differ else ""

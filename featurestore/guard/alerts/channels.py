@@ -1,6 +1,6 @@
-"""The ways in which a message reaches people: each is tried a few times, unless it says that trying is of no use.
+"""The channels of alerts: webhook, mail and command. Delivery is retried a few times, unless an error is final.
 
-A message is JSON: the body that is posted, the text of a mail, the standard input of a command.
+A message is JSON: the body of the POST request, the text of the mail, the standard input of the command.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Message = Mapping[str, Any]
 
 
 class NotDeliveredError(Exception):
-    """A message that did not arrive.
+    """A message was not delivered.
 
     Attributes:
-        is_final: Whether another try would end the same way.
+        is_final: Whether a retry would fail the same way.
     """
 
     def __init__(self, problem: str, *, is_final: bool) -> None:
@@ -47,40 +47,42 @@ class NotDeliveredError(Exception):
         self.is_final = is_final
 
 
-class Way(Protocol):
-    """One way to tell people.
+class Channel(Protocol):
+    """A channel that delivers messages.
 
     Attributes:
-        name: What it is called in records.
+        name: Its name in records.
     """
 
     name: str
 
     def deliver(self, message: Message) -> str:
-        """Deliver a message; return what is worth knowing about it, nothing if it reached everybody.
+        """Deliver a message; return problems with single receivers, an empty text if there are none.
 
         Raises:
-            NotDeliveredError: It reached nobody.
+            NotDeliveredError: No receiver accepted the message.
         """
         ...
 
 
-def ways_of(settings: AlertsConfig, clock: Clock) -> tuple[Way, ...]:
-    """Return the ways that are configured."""
-    ways: list[Way] = []
+def channels_of(settings: AlertsConfig, clock: Clock) -> tuple[Channel, ...]:
+    """Return the configured channels."""
+    channels: list[Channel] = []
     if settings.webhook:
-        ways.append(Webhook(settings.webhook, settings.webhook_secret_env, clock))
+        channels.append(Webhook(settings.webhook, settings.webhook_secret_env, clock))
     if settings.smtp is not None:
-        ways.append(Mail(settings.smtp))
+        channels.append(Mail(settings.smtp))
     if settings.command:
-        ways.append(Command(settings.command))
-    return tuple(ways)
+        channels.append(Command(settings.command))
+    return tuple(channels)
 
 
-def deliver(way: Way, message: Message) -> tuple[bool, str]:
-    """Deliver a message, a few times if need be; return whether it arrived, and what is worth knowing about it."""
+def deliver(channel: Channel, message: Message) -> tuple[bool, str]:
+    """Deliver a message, with retries; return whether it was delivered, and the problems."""
     try:
-        return True, retry(lambda: way.deliver(message), is_transient=_may_pass, attempts=_ATTEMPTS, backoff=_BACKOFF)
+        return True, retry(
+            lambda: channel.deliver(message), is_transient=_may_pass, attempts=_ATTEMPTS, backoff=_BACKOFF
+        )
     except NotDeliveredError as error:
         return False, str(error)
 
@@ -90,10 +92,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Where a post was sent on to, nobody has taken the message: it would be asked for a page."""
+    """A redirected POST request has not delivered the message: the redirect would be followed with GET."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Follow nothing."""
+        """Follow no redirect."""
 
 
 _OPENER = build_opener(_NoRedirects)
@@ -110,7 +112,7 @@ class Webhook:
         self._clock = clock
 
     def deliver(self, message: Message) -> str:
-        """Post a message; whoever answers 2xx has it."""
+        """Post a message; it is delivered if the answer is 2xx."""
         body = msgspec.json.encode(message)
         headers = {"Content-Type": "application/json"}
         secret = os.environ.get(self._secret_env, "")
@@ -123,16 +125,16 @@ class Webhook:
         except HTTPError as error:
             error.close()
             is_final = error.code != _TOO_MANY and error.code < 500
-            raise NotDeliveredError(f"it was answered {error.code} {error.reason}", is_final=is_final) from None
-        except (ValueError, InvalidURL):  # which say the address, and that is a secret
-            raise NotDeliveredError("the address of the webhook cannot be used", is_final=True) from None
+            raise NotDeliveredError(f"the webhook answered {error.code} {error.reason}", is_final=is_final) from None
+        except (ValueError, InvalidURL):  # their texts contain the address, which is a secret
+            raise NotDeliveredError("the address of the webhook is not valid", is_final=True) from None
         except (OSError, HTTPException) as error:
             raise NotDeliveredError(str(error) or type(error).__name__, is_final=False) from error
         return ""
 
 
 class Mail:
-    """Mails messages."""
+    """Sends messages by mail."""
 
     name = "mail"
 
@@ -140,7 +142,7 @@ class Mail:
         self._smtp = smtp
 
     def deliver(self, message: Message) -> str:
-        """Mail a message to everybody; it arrived if the server took it for anybody."""
+        """Mail a message to all receivers; it is delivered if the server accepts it for at least one."""
         try:
             mail = self._mail(message)
         except ValueError as error:
@@ -176,20 +178,20 @@ class Mail:
 
 
 def _fail(problem: str, codes: Iterable[int], error: Exception) -> NoReturn:
-    """Raise for answers of a mail server; those from 500 on are final."""
+    """Raise ``NotDeliveredError`` for answers of a mail server; codes from 500 on are final."""
     raise NotDeliveredError(problem, is_final=all(code >= 500 for code in codes)) from error
 
 
 def _refusals(refused: Mapping[str, tuple[int, bytes]]) -> str:
-    """Say for whom a mail server took no mail, and why."""
+    """List the receivers that a mail server refused, with its answers."""
     return "; ".join(
-        f"{receiver} was refused: {code} {said.decode(errors='replace')}"
-        for receiver, (code, said) in sorted(refused.items())
+        f"{receiver} was refused: {code} {answer.decode(errors='replace')}"
+        for receiver, (code, answer) in sorted(refused.items())
     )
 
 
 class Command:
-    """Runs a command with the message on its standard input; exit code 0 says that it was delivered."""
+    """Runs a command with the message on its standard input; exit code 0 means delivered."""
 
     name = "command"
 
@@ -202,15 +204,15 @@ class Command:
         try:
             subprocess.run(self._arguments, input=body, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS)
         except subprocess.CalledProcessError as error:
-            raise NotDeliveredError(_told(error, error.stderr), is_final=False) from error
+            raise NotDeliveredError(_command_problem(error, error.stderr), is_final=False) from error
         except subprocess.TimeoutExpired as error:
-            raise NotDeliveredError(_told(error, error.stderr), is_final=False) from error
+            raise NotDeliveredError(_command_problem(error, error.stderr), is_final=False) from error
         except OSError as error:
             raise NotDeliveredError(str(error), is_final=True) from error
         return ""
 
 
-def _told(error: Exception, stderr: bytes | None) -> str:
-    """Return how a command ended, with the end of what it said."""
-    said = (stderr or b"").decode(errors="replace").strip()[-_SHOWN:]
-    return f"{error} It said: {said}" if said else str(error)
+def _command_problem(error: Exception, stderr: bytes | None) -> str:
+    """Describe the end of a command, with the last part of its standard error."""
+    output = (stderr or b"").decode(errors="replace").strip()[-_SHOWN:]
+    return f"{error} It wrote: {output}" if output else str(error)

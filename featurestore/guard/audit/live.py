@@ -1,4 +1,4 @@
-"""Live audits: entities that are asked about now, on the online road, in the form of a serving log."""
+"""Live audits: the online store is asked about some entities now, and answers in the form of a serving log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featurestore.core.answers import OnlineFeatures
 from featurestore.core.errors import StateError
 from featurestore.core.temporal import MICROSECONDS, Clock, to_datetime
 from featurestore.definitions.sources import Source
-from featurestore.guard.audit.audit import Remarks
+from featurestore.guard.audit.tally import Remarks
 from featurestore.guard.comparing.questions import (
     Row,
     as_log,
@@ -27,7 +27,7 @@ from featurestore.plan.model import Plan
 from featurestore.sources import ReadSettings, open_scans
 
 _POOL = 5
-"""How many times more entities are looked at than asked about, so that rare kinds are among them."""
+"""Entities considered per entity chosen, so that rare statuses and ages are among them."""
 
 _AT_ONCE = 1_000
 _AGES = np.array([MICROSECONDS["m"], MICROSECONDS["h"], MICROSECONDS["d"], MICROSECONDS["w"]])
@@ -45,18 +45,18 @@ def ask_live(
     recent: Iterable[pa.Table],
     remarks: Remarks,
 ) -> pa.Table:
-    """Choose entities and ask the online road about them.
+    """Choose entities and ask the online store about them.
 
     Args:
         plan: The service's live plan.
-        count: How many entities; all there are if fewer.
+        count: Count of entities; all entities if there are fewer.
         now_us: Instant asked about.
-        online: Where states are kept.
-        clock: Tells the present instant.
+        online: The online store.
+        clock: The present instant.
         sources: Definitions of the plan's sources by name.
-        settings: What reading may use.
-        recent: What was served lately, for entities and request inputs that occur.
-        remarks: Is told of entities whose state is damaged; they are left out.
+        settings: Resources for reading.
+        recent: The recent serving log, for entities and request inputs that occur.
+        remarks: Receives the count of entities that are left out because their state is damaged.
 
     Returns:
         A table with the columns of the service's serving log.
@@ -75,9 +75,9 @@ def ask_live(
         request = [inputs.get(tuple(row[key] for key in keys), dict.fromkeys(_requests(plan))) for row in chunk]
         return reader.get(chunk, request=request, as_of=to_datetime(now_us))
 
-    # Nobody is asked about: a view that has no state at all is no damage of single entities.
+    # A request without entities fails if a view has no state at all; that is not damage of single entities.
     ask([])
-    answers = [answer for chunk in _chunks(pool) for answer in _answered(chunk, ask, remarks)]
+    answers = [answer for chunk in _chunks(pool) for answer in _answers(chunk, ask, remarks)]
     chosen = _stratified(answers, count, now_us)
     return as_log(plan, [(answers[number], row) for number, row in chosen], now_us)
 
@@ -90,10 +90,10 @@ def _chunks(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
     return (rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE))
 
 
-def _answered(
+def _answers(
     chunk: Sequence[Row], ask: Callable[[Sequence[Row]], OnlineFeatures], remarks: Remarks
 ) -> Iterator[OnlineFeatures]:
-    """Ask about some entities; those whose state is damaged are found by halving, and left out."""
+    """Ask about some entities; entities whose state is damaged are found by bisection and left out."""
     try:
         yield ask(chunk)
     except StateError as error:
@@ -101,12 +101,12 @@ def _answered(
             remarks.skipped[f"their online state cannot be read: {error.problem}"] += 1
             return
         half = len(chunk) // 2
-        yield from _answered(chunk[:half], ask, remarks)
-        yield from _answered(chunk[half:], ask, remarks)
+        yield from _answers(chunk[:half], ask, remarks)
+        yield from _answers(chunk[half:], ask, remarks)
 
 
 def _stratified(answers: Sequence[OnlineFeatures], count: int, now_us: int) -> list[tuple[int, int]]:
-    """Choose rows evenly from those of different statuses and different ages of the newest event."""
+    """Choose rows evenly over all combinations of statuses and of ages of the newest event."""
     strata: dict[tuple[Any, ...], list[tuple[int, int]]] = defaultdict(list)
     for number, answer in enumerate(answers):
         for row, statuses in enumerate(answer.statuses):
@@ -116,11 +116,11 @@ def _stratified(answers: Sequence[OnlineFeatures], count: int, now_us: int) -> l
     chosen: list[tuple[int, int]] = []
     while waiting and len(chosen) < count:
         for rows in list(waiting):
-            found = next(rows, None)
-            if found is None:
+            place = next(rows, None)
+            if place is None:
                 waiting.remove(rows)
             elif len(chosen) < count:
-                chosen.append(found)
+                chosen.append(place)
     return sorted(chosen)
 
 
