@@ -126,9 +126,9 @@ def test_events_learned_at_one_instant_are_folded_entity_by_entity(monkeypatch):
     rows = [(user, happened, 50, x, name) for user, happened, _, x, name in many_rows()]
     view = view_of(rows)
     tables = []
-    kept = StateUpdater.arranged
+    kept = StateUpdater.arrange
     monkeypatch.setattr(
-        StateUpdater, "arranged", lambda folder, table, *rest: tables.append(table) or kept(folder, table, *rest)
+        StateUpdater, "arrange", lambda folder, table, *rest: tables.append(table) or kept(folder, table, *rest)
     )
     store = MemoryStore()
     run = fold(view, store, 60, events_at_once=15)

@@ -95,7 +95,7 @@ def test_a_name_is_free_soon_after_its_holder_ended_without_a_word(opened, clien
 
 def test_a_lost_name_is_told(opened, client):
     store = opened("?lease=300ms")
-    with pytest.raises(StateError, match="no longer held") as caught, store.exclusive("view"):
+    with pytest.raises(StateError, match="was lost before the work ended") as caught, store.exclusive("view"):
         client.set(b"fs|lview", b"another's token")
     assert caught.value.code == "lease-lost"
     assert client.get(b"fs|lview") == b"another's token", "only the holder gives it back"
