@@ -44,7 +44,7 @@ def hashes_of(rows):
 
 
 def came(change):
-    return [(one.until_us, one.seen_at_us, sorted(one.hashes.tolist())) for one in change.came]
+    return [(one.read_until_us, one.seen_at_us, sorted(one.hashes.tolist())) for one in change.late_rows]
 
 
 def test_a_source_that_says_what_it_said_has_no_change(world):
@@ -67,7 +67,7 @@ def test_rows_that_came_are_dated_by_the_runs_around_them(world):
     world.run(52, ended=52.5)
     change = change_of(world)
     assert came(change) == [(at(48), at(50.5), hashes_of(LATE[:2])), (at(50), at(52.5), hashes_of(LATE[2:]))]
-    assert change.said[-1] == (
+    assert change.descriptions[-1] == (
         f"3 events were not in the source when the run up to {format_instant(at(50))} read it;"
         f" the run that ended at {format_instant(at(52.5))} read them"
     )
@@ -77,7 +77,7 @@ def test_rows_that_were_changed_are_no_rows_that_came(world):
     rows = payments(200, seed=1)
     world.write([rows[0] | {"amount": 0.5}, *rows[1:]])
     change = change_of(world)
-    assert (change.is_rewritten, change.came, change.grown_until_us) == (True, (), None)
+    assert (change.is_rewritten, change.late_rows, change.grown_until_us) == (True, (), None)
 
 
 def test_rows_that_are_gone_are_told_after_the_next_run_as_well(world):
@@ -86,7 +86,7 @@ def test_rows_that_are_gone_are_told_after_the_next_run_as_well(world):
     world.run(49)
     change = change_of(world)
     assert (change.is_rewritten, change.was_rewritten) == (False, True)
-    assert change.said == (
+    assert change.descriptions == (
         f"the run up to {format_instant(at(48))} read 200 events; below that the source has 199 now",
     )
 
@@ -95,7 +95,7 @@ def test_where_files_were_put_in_another_order_it_is_not_claimed_which_rows_came
     rows = sorted([*payments(200, seed=1), *LATE], key=lambda row: row["at"])
     world.write(rows)
     change = change_of(world)
-    assert (change.came, change.grown_until_us) == ((), at(48))
+    assert (change.late_rows, change.grown_until_us) == ((), at(48))
 
 
 @given(st.data())
@@ -124,7 +124,11 @@ def test_every_row_is_dated_right_whatever_came_when(tmp_path_factory, data):
                 expected[key] = [at(until), None]
                 waiting.append(key)
     change = change_of(world)
-    found = {int(key): [one.until_us, one.seen_at_us] for one in (change.came if change else ()) for key in one.hashes}
+    found = {
+        int(key): [one.read_until_us, one.seen_at_us]
+        for one in (change.late_rows if change else ())
+        for key in one.hashes
+    }
     assert found == expected
     assert change is None or not (change.is_rewritten or change.was_rewritten)
     world.store.close()
