@@ -76,7 +76,7 @@ def test_a_changed_definition_is_told_feature_by_feature(store, manifest, tmp_pa
     found = store.gate(manifest)
     assert checked(found) == ALL_PASS | {"definition": "fail", "last audit": "cannot tell"}
     (definition, *_, audit) = found.checks
-    assert definition.said == ('spending.total: sum(amount).over("1d") → sum(amount).over("1w")',)
+    assert definition.said == ('spending.total: sum(amount).over("1d") → sum(amount).over("7d")',)
     assert audit.said[1] == "it compared no answers of the live plan"
     assert found.exit_code == 1
 

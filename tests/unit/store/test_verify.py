@@ -223,7 +223,7 @@ class Pushless(MemoryOnlineStore):
 def test_a_store_that_answers_from_too_new_a_state_is_found(store, monkeypatch):
     found = store.verify("model", rows=100)
     assert found.verdict == "pass"
-    monkeypatch.setattr("featurestore.online.answering.lookup.is_stale", lambda *_: False)
+    monkeypatch.setattr("featurestore.online.answering.snapshots.is_stale", lambda *_: False)
     found = store.verify("model", rows=100)
     assert {phase.name: bool(phase.different) for phase in found.phases} == {"refreshed": False, "stale": True}
     assert found.exit_code == 1
