@@ -148,7 +148,7 @@ def test_an_audit_says_by_its_exit_code_what_it_found(filled, run):
         (("audit", "model", "--live", "5", "--since", "1h", "--by", "user"), "leave --since, --by out"),
         (("audit", "model", "--live", "5", "--sample", "0.5", "--until", NOON), "leave --until, --sample out"),
         (("audit", "model", "--live", "5", "--foreign", "a.csv", "--map", "m.toml"), "leave --foreign out"),
-        (("audit", "model", "--live", "5", "--explain-rows", "9"), "leave --no-causes out"),
+        (("audit", "model", "--live", "5", "--explain-rows", "9"), "leave --explain-rows out"),
         (("audit", "model", "--no-causes", "--explain-rows", "9"), "leave --no-causes out"),
         (("audit", "model", "--map", "m.toml"), "also give --foreign"),
         (("audit", "model", "--foreign", "a.csv"), "--foreign needs --map"),
