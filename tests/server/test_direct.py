@@ -103,7 +103,8 @@ BY_ASGI = {
 
 
 @pytest.fixture
-def app(store):
+def app(store, monkeypatch):
+    monkeypatch.setattr("featurestore.server.features.SLOW_SECONDS", 60.0)  # however busy the machine is
     server = store.config.server.model_copy(update={"compress_from": 10, "on_fingerprint_mismatch": "flag"})
     store.config = store.config.model_copy(update={"server": server})
     return Counted(store)
