@@ -141,12 +141,13 @@ PUSH: dict[str, Any] = {
 }
 
 
-def feast_operation(message: str, reply: str) -> dict[str, Any]:
+def feast_operation(message: str, reply: str, further_refusals: Mapping[int, str]) -> dict[str, Any]:
     """Return the description of a Feast route.
 
     Args:
         message: Name of the message that it reads.
         reply: Name of the message that it answers with; empty if it answers with null.
+        further_refusals: Descriptions, by status, of refusals that only this route has.
     """
     return {
         "requestBody": {"required": True, "content": {JSON: schema_ref(message)}},
@@ -157,6 +158,7 @@ def feast_operation(message: str, reply: str) -> dict[str, Any]:
             },
             **refusals(
                 {
+                    **further_refusals,
                     400: "The body is not JSON.",
                     404: "There is no such view, feature, service or source.",
                     413: "The body, the list of entities or the answer is too large.",

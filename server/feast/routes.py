@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,6 +35,7 @@ def feast_router(threads: ThreadedRoutes) -> APIRouter:
         *,
         reply: str = "",
         is_long: bool = False,
+        further_refusals: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         """Add a route that decodes a message and answers with what its work returns."""
         read = msgspec.json.Decoder(shape).decode
@@ -46,14 +48,21 @@ def feast_router(threads: ThreadedRoutes) -> APIRouter:
 
             return await threads.answer(request, decode_and_work, shape=shape, is_long=is_long)
 
-        operation = feast_operation(shape.__name__, reply)
+        operation = feast_operation(shape.__name__, reply, further_refusals)
         router.add_api_route(path, route, methods=["POST"], summary=summary, openapi_extra=operation)
 
     def get_features(question: FeastQuestion, call: Call) -> Any:
         reply, call.answer = answer(threads.store, question, threads.limits, request_id=call.request_id)
         return reply
 
-    add("/get-online-features", "Get features, as Feast does", FeastQuestion, get_features, reply="FeastReply")
+    add(
+        "/get-online-features",
+        "Get features, as Feast does",
+        FeastQuestion,
+        get_features,
+        reply="FeastReply",
+        further_refusals={409: "The expected plan has no online state."},
+    )
 
     def push_events(message: FeastPush, call: Call) -> None:
         header = call.headers.get(b"idempotency-key")
