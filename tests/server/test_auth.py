@@ -157,7 +157,7 @@ def test_a_revoked_key_is_refused_within_a_second(call, guarded):
     guarded.api_keys.revoke(made.id, now_us=guarded.clock.now_us())
     guarded.clock.instant_us += 1_000_000
     assert ask(call, headers).json()["code"] == "unknown-key"
-    with pytest.raises(RegistryError, match="no key"):
+    with pytest.raises(RegistryError, match="no valid key"):
         guarded.api_keys.revoke(made.id, now_us=0)
 
 

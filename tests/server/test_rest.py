@@ -67,7 +67,7 @@ def test_the_store_is_opened_at_the_start_and_closed_at_the_end(store, tmp_path,
 
     async def live() -> httpx.Response:
         async with (
-            app.life(app),
+            app.lifespan(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
         ):
             return await client.post("/v1/features", json=question)
