@@ -199,7 +199,7 @@ def test_a_store_that_hangs_is_given_up_at_the_deadline_and_left_alone_then(stor
 
 
 def test_a_refusal_says_when_the_store_will_be_asked_again(store, slow):
-    store.parts.serving.store._pause, store.parts.serving.store._closed_until = 5.0, time.perf_counter() + 3.5
+    store.parts.serving.store._pause, store.parts.serving.store._open_until = 5.0, time.perf_counter() + 3.5
     assert Caller(create_app(store)).ask().headers["retry-after"] == "4"
 
 

@@ -67,7 +67,7 @@ def test_leakage_fails_for_what_is_proven_and_for_doubts_if_it_is_to_be_strict(r
     assert run("training-set", "model", "spine.parquet", "built")[0] == 0
     code, out = run("leakage", "built", "--label", "fraud")
     assert code == 0
-    assert "seen__n: asked 1h earlier it loses 100%" in " ".join(out.split())
+    assert "seen__n: computed 1h earlier it loses 100%" in " ".join(out.split())
     assert run("leakage", "built", "--label", "fraud", "--strict")[0] == 1
     code, out = run("leakage", "built", "--label", "fraud", "--label-time", "happened", "--json", "-")
     assert code == 1
