@@ -294,7 +294,7 @@ def test_rows_about_few_entities_are_too_few(random):
     assert report.verdict == "cannot tell"
     assert report.reasons == ("the smaller sample is worth 40 independent rows, at least 50 are needed",)
     assert (report.current_rows, report.effective_rows) == (3000, (3000, 40))
-    assert "worth 3000 and 40" in shown(report)
+    assert "effective sample sizes 3000 and 40" in shown(report)
 
 
 def shown(report):
