@@ -22,9 +22,10 @@ from featurestore.kernels.exact import (
     round_variance,
     whole_sum,
 )
-from featurestore.kernels.jit import borrowed, inner, keep
+from featurestore.kernels.jit import borrowed, inlined, inner, keep
 from featurestore.kernels.ordering import as_word
 from featurestore.kernels.program import (
+    COUNT,
     DEVIATION,
     FEATURE_FINISH,
     FEATURE_INDEX,
@@ -53,7 +54,8 @@ def scan_additive(task: GroupTask) -> None:
     layout = _layout_of(task.values, task.flags, task.group)
     width = _width(layout)
     work = np.zeros(2 * width + _SCRATCH_WORDS, dtype=np.int64)
-    total, digits = borrowed(work[:width]), borrowed(work[width:])
+    sums = borrowed(work)
+    total = sums[:width]
     values, flags, ingests, edges = task.values, task.flags, task.ingests, task.edges
     first = 0
     while first < task.features.shape[0]:
@@ -65,7 +67,7 @@ def scan_additive(task: GroupTask) -> None:
             for i in range(edges[window, q], edges[edges.shape[0] - 1, q]):
                 if flags[i] == MEMBER_VALUE and ingests[i] < bound:
                     _add(total, 0, values[i], layout)
-            _write_sums(task, first, stop, q, total, layout, digits)
+            _write_sums(task, first, stop, q, sums, layout)
         first = stop
     keep(work)
 
@@ -80,10 +82,11 @@ def sweep_additive(task: GroupTask) -> None:
     layout = _layout_of(task.values, task.flags, task.group)
     width = _width(layout)
     work = np.zeros(2 * width + _SCRATCH_WORDS, dtype=np.int64)
-    total, digits = borrowed(work[:width]), borrowed(work[width:])
+    sums = borrowed(work)
+    total = sums[:width]
     values, flags, edges = task.values, task.flags, task.edges
-    sums = np.zeros((values.size + 1) * width, dtype=np.int64)
-    prefix = borrowed(sums)
+    own_prefix = np.zeros((values.size + 1) * width, dtype=np.int64)
+    prefix = borrowed(own_prefix)
     for i in range(values.size):
         for j in range(width):
             prefix[(i + 1) * width + j] = prefix[i * width + j]
@@ -97,9 +100,9 @@ def sweep_additive(task: GroupTask) -> None:
             begin, end = edges[window, q], edges[edges.shape[0] - 1, q]
             for j in range(width):
                 total[j] = prefix[end * width + j] - prefix[begin * width + j]
-            _write_sums(task, first, stop, q, total, layout, digits)
+            _write_sums(task, first, stop, q, sums, layout)
         first = stop
-    keep(sums)
+    keep(own_prefix)
     keep(work)
 
 
@@ -114,7 +117,8 @@ def slide_additive(task: GroupTask, turns: Turns) -> None:
     layout = _layout_of(task.values, task.flags, task.group)
     width = _width(layout)
     work = np.zeros(2 * width + _SCRATCH_WORDS, dtype=np.int64)
-    total, digits = borrowed(work[:width]), borrowed(work[width:])
+    sums = borrowed(work)
+    total = sums[:width]
     turn, order = turns.turn, turns.order
     first = 0
     while first < task.features.shape[0]:
@@ -131,12 +135,12 @@ def slide_additive(task: GroupTask, turns: Turns) -> None:
                 if i >= begin and task.flags[i] == MEMBER_VALUE:
                     _add(total, 0, task.values[i], layout)
                 entered += 1
-            _write_sums(task, first, stop, q, total, layout, digits)
+            _write_sums(task, first, stop, q, sums, layout)
         first = stop
     keep(work)
 
 
-@inner
+@inlined
 def _remove(task: GroupTask, turn: Ints, left: int, begin: int, query: int, total: Ints, layout: SumLayout) -> None:
     """Take the events that a window has passed out of a running sum.
 
@@ -217,10 +221,8 @@ def _add(total: Ints, at: int, word: int, layout: SumLayout) -> None:
         add_square(total, at + 1 + layout.value_limbs, word, layout.is_float, layout.base)
 
 
-@inner
-def _write_sums(
-    task: GroupTask, first: int, stop: int, query: int, total: Ints, layout: SumLayout, digits: Ints
-) -> None:
+@inlined
+def _write_sums(task: GroupTask, first: int, stop: int, query: int, sums: Ints, layout: SumLayout) -> None:
     """Write the features of one window for one query.
 
     Args:
@@ -228,114 +230,104 @@ def _write_sums(
         first: First feature of the window.
         stop: Index after the last.
         query: The query.
-        total: Count and sums of the window.
-        layout: Their layout.
-        digits: Scratch of at least ``_SCRATCH_WORDS`` more words than ``total``.
+        sums: Count and sums of the window, then scratch of as many words and ``_SCRATCH_WORDS`` more.
+        layout: The layout of the sums.
     """
     column = task.target[query]
     for f in range(first, stop):
-        feature = task.features[f]
-        word, second, status = finish_sums(task.finishes[f], (total, layout, feature, digits))
-        task.words[feature[FEATURE_ROW], column] = word
-        if feature[FEATURE_FINISH] == SUM_WIDE:
-            task.words[feature[FEATURE_ROW] + 1, column] = second
-        task.statuses[feature[FEATURE_INDEX], column] = status
+        finish, row = task.features[f, FEATURE_FINISH], task.features[f, FEATURE_ROW]
+        if finish == COUNT:
+            task.words[row, column] = sums[0]
+            task.statuses[task.features[f, FEATURE_INDEX], column] = PRESENT
+            continue
+        parameter = task.features[f, FEATURE_PARAM]
+        word, second, status = finish_sums(task.finishes[f], (sums, layout, finish, parameter))
+        task.words[row, column] = word
+        if finish == SUM_WIDE:
+            task.words[row + 1, column] = second
+        task.statuses[task.features[f, FEATURE_INDEX], column] = status
 
 
 @inner
-def finish_count(total: Ints, layout: SumLayout, feature: Ints, digits: Ints) -> tuple[int, int, int]:
-    """Return the count of rows, 0 if there are none.
-
-    Args:
-        total: Count and sums of the window.
-        layout: Their layout.
-        feature: Row of the program.
-        digits: Scratch.
-
-    Returns:
-        Word, second word (0), status.
-    """
-    return total[0], 0, PRESENT
-
-
-@inner
-def finish_whole_sum(total: Ints, layout: SumLayout, feature: Ints, digits: Ints) -> tuple[int, int, int]:
+def finish_whole_sum(sums: Ints, layout: SumLayout, finish: int, parameter: int) -> tuple[int, int, int]:
     """Return a sum of integers or of decimals, null over no rows.
 
     Args:
-        total: Count and sums of the window.
-        layout: Their layout.
-        feature: Row of the program.
-        digits: Scratch.
+        sums: Count and sums of the window, then scratch.
+        layout: The layout of the sums.
+        finish: The finish of the feature.
+        parameter: Its parameter.
 
     Returns:
         Low word, high word, status. An int64 that does not fit is ``OVERFLOWED``; a decimal has both words.
     """
-    if total[0] == 0:
+    if sums[0] == 0:
         return 0, 0, NULL
-    low, high = whole_sum(total, 1)
-    fits = high == low >> 63 or feature[FEATURE_FINISH] == SUM_WIDE
+    low, high = whole_sum(sums, 1)
+    fits = high == low >> 63 or finish == SUM_WIDE
     return low, high, PRESENT if fits else OVERFLOWED
 
 
 @inner
-def finish_float_sum(total: Ints, layout: SumLayout, feature: Ints, digits: Ints) -> tuple[int, int, int]:
+def finish_float_sum(sums: Ints, layout: SumLayout, finish: int, parameter: int) -> tuple[int, int, int]:
     """Return a sum of floats rounded once; null over no rows and where it is too large for a float64.
 
     Args:
-        total: Count and sums of the window.
-        layout: Their layout.
-        feature: Row of the program.
-        digits: Scratch.
+        sums: Count and sums of the window, then scratch.
+        layout: The layout of the sums.
+        finish: The finish of the feature.
+        parameter: Its parameter.
 
     Returns:
         Word, second word (0), status.
     """
-    if total[0] == 0:
+    if sums[0] == 0:
         return 0, 0, NULL
-    return _finite(round_sum(total, 1, layout.value_limbs, layout.is_float, layout.base, digits))
+    return _finite(round_sum(sums, 1, layout.value_limbs, layout.is_float, layout.base, sums[_width(layout) :]))
 
 
 @inner
-def finish_mean(total: Ints, layout: SumLayout, feature: Ints, digits: Ints) -> tuple[int, int, int]:
+def finish_mean(sums: Ints, layout: SumLayout, finish: int, parameter: int) -> tuple[int, int, int]:
     """Return a mean rounded once, null over no rows.
 
     Args:
-        total: Count and sums of the window.
-        layout: Their layout.
-        feature: Row of the program.
-        digits: Scratch.
+        sums: Count and sums of the window, then scratch.
+        layout: The layout of the sums.
+        finish: The finish of the feature.
+        parameter: Its parameter.
 
     Returns:
         Word, second word (0), status.
     """
-    if total[0] == 0:
+    if sums[0] == 0:
         return 0, 0, NULL
-    return _finite(round_mean(total, 1, layout.value_limbs, layout.is_float, layout.base, total[0], digits))
+    return _finite(
+        round_mean(sums, 1, layout.value_limbs, layout.is_float, layout.base, sums[0], sums[_width(layout) :])
+    )
 
 
 @inner
-def finish_variance(total: Ints, layout: SumLayout, feature: Ints, digits: Ints) -> tuple[int, int, int]:
+def finish_variance(sums: Ints, layout: SumLayout, finish: int, parameter: int) -> tuple[int, int, int]:
     """Return a variance or a standard deviation, rounded once.
 
     It is null where there are not more rows than the delta degrees of freedom, and where it is too large for a float64.
 
     Args:
-        total: Count and sums of the window.
-        layout: Their layout.
-        feature: Row of the program.
-        digits: Scratch.
+        sums: Count and sums of the window, then scratch.
+        layout: The layout of the sums.
+        finish: The finish of the feature.
+        parameter: Its parameter.
 
     Returns:
         Word, second word (0), status.
     """
-    rows, ddof = total[0], feature[FEATURE_PARAM]
+    rows, ddof = sums[0], parameter
     if rows == 0 or rows <= ddof:
         return 0, 0, NULL
-    is_root = feature[FEATURE_FINISH] == DEVIATION
+    is_root = finish == DEVIATION
     return _finite(
         round_variance(
-            total,
+            sums,
             1,
             layout.value_limbs,
             layout.square_limbs,
@@ -344,7 +336,7 @@ def finish_variance(total: Ints, layout: SumLayout, feature: Ints, digits: Ints)
             rows,
             ddof,
             is_root,
-            digits,
+            sums[_width(layout) :],
         )
     )
 

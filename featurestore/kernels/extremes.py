@@ -6,7 +6,7 @@ import numpy as np
 
 from featurestore.core.columns import Ints
 from featurestore.core.statuses import NULL, PRESENT
-from featurestore.kernels.jit import borrowed, inner, keep
+from featurestore.kernels.jit import borrowed, inlined, inner, keep
 from featurestore.kernels.ordering import order_key, search
 from featurestore.kernels.program import (
     FEATURE_INDEX,
@@ -163,7 +163,7 @@ def _smallest(tree: Ints, keys: Ints, begin: int, end: int) -> int:
     return best
 
 
-@inner
+@inlined
 def _write_extreme(task: GroupTask, f: int, query: int, event: int) -> None:
     """Write the value of an event as a feature, null if there is no event."""
     row, index, column = task.features[f, FEATURE_ROW], task.features[f, FEATURE_INDEX], task.target[query]

@@ -13,7 +13,7 @@ import numpy as np
 from featurestore.core.columns import Bytes, Ints
 from featurestore.core.statuses import NULL, PRESENT
 from featurestore.kernels.exact import round_between
-from featurestore.kernels.jit import borrowed, inner, keep
+from featurestore.kernels.jit import borrowed, inlined, inner, keep
 from featurestore.kernels.ordering import as_float, as_word, order_key, search
 from featurestore.kernels.program import (
     DISTINCT,
@@ -155,7 +155,7 @@ def _empty_tree(half: int) -> tuple[Ints, Ints]:
     return counts, often
 
 
-@inner
+@inlined
 def _write_from_tree(
     task: GroupTask, first: int, stop: int, query: int, counts: Ints, often: Ints, ranked: Ints, distinct: int
 ) -> None:
@@ -301,7 +301,7 @@ def _most_frequent(keys: Ints) -> int:
     return best  # type: ignore[no-any-return]  # numba's scalar
 
 
-@inner
+@inlined
 def _write(task: GroupTask, f: int, query: int, value: int, count: int) -> None:
     """Write a feature made of ``count`` values; over no values only a distinct count is present."""
     row, index, column = task.features[f, FEATURE_ROW], task.features[f, FEATURE_INDEX], task.target[query]

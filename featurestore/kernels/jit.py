@@ -41,7 +41,15 @@ def inner(function: _Function) -> _Function:
     return _compiled(function, no_cpython_wrapper=True)
 
 
-def _compiled(function: _Function, **options: bool) -> _Function:
+def inlined(function: _Function) -> _Function:
+    """Compile a function as part of each compiled function that calls it.
+
+    For functions that a loop calls with a task: a call would copy a hundred words.
+    """
+    return _compiled(function, no_cpython_wrapper=True, inline="always")
+
+
+def _compiled(function: _Function, **options: Any) -> _Function:
     dispatcher: Any = _numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
     if not _IS_INTERPRETED:
         dispatcher._cache = CodeCache(function)

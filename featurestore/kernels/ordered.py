@@ -10,7 +10,7 @@ import numpy as np
 from featurestore.core import temporal
 from featurestore.core.columns import Ints
 from featurestore.core.statuses import EXPIRED, NULL, PRESENT
-from featurestore.kernels.jit import borrowed, inner, keep
+from featurestore.kernels.jit import borrowed, inlined, inner, keep
 from featurestore.kernels.ordering import as_word
 from featurestore.kernels.program import (
     FEATURE_FINISH,
@@ -186,7 +186,7 @@ def _previous_bit(bits: Ints, begin: int, end: int) -> int:
     return begin - 1
 
 
-@inner
+@inlined
 def _write_ordered(task: GroupTask, f: int, query: int, picked: Ints, count: int) -> None:
     """Write what the picked members say: a value, a list of values, or the time that has passed.
 

@@ -164,9 +164,9 @@ FOLD = IndirectCall(_types.void(_TASK))
 FOLD_LATE = IndirectCall(_types.void(_TASK, _TURNS))
 """Calls a function that folds a group some of whose events become visible out of order."""
 
-FINISH = IndirectCall(_types.UniTuple(_types.int64, 3)(_WORDS, _LAYOUT, _WORDS, _WORDS))
-"""Calls a function that makes a feature of exact sums: of (sums, layout, feature, scratch), it returns (word, second
-word, status)."""
+FINISH = IndirectCall(_types.UniTuple(_types.int64, 3)(_WORDS, _LAYOUT, *[_types.int64] * 2))
+"""Calls a function that makes a feature of exact sums: of (sums and scratch, layout, finish, parameter), it returns
+(word, second word, status)."""
 
 fold = FOLD.call
 fold_late = FOLD_LATE.call

@@ -20,7 +20,6 @@ from featurestore.kernels import additive, extremes, holistic, ordered
 from featurestore.kernels.jit import jit
 from featurestore.kernels.program import (
     ADDITIVE,
-    COUNT,
     DEVIATION,
     EXTREME,
     FEATURE_FINISH,
@@ -54,7 +53,6 @@ _FOLDS = {
     HOLISTIC: (holistic.scan_holistic, holistic.sweep_holistic, holistic.insert_holistic),
 }
 _FINISHES = {
-    COUNT: additive.finish_count,
     SUM_FLOAT: additive.finish_float_sum,
     SUM_INT: additive.finish_whole_sum,
     SUM_WIDE: additive.finish_whole_sum,
@@ -95,7 +93,7 @@ class BoundKernels(NamedTuple):
 
     Attributes:
         folds: Per group and way the kernel that folds it.
-        finishes: Per feature the kernel that makes it of exact sums; 0 for kinds that have none.
+        finishes: Per feature the kernel that makes it of exact sums; 0 for counts and for kinds that have none.
     """
 
     folds: Ints
@@ -121,7 +119,8 @@ def bind_kernels(program: Program, *, has_one_query: bool = False) -> BoundKerne
             folds[number, LATE] = FOLD_LATE.address_of(late)
         if group[GROUP_KIND] == ADDITIVE:
             finishes[group[GROUP_BEGIN] : group[GROUP_END]] = [
-                FINISH.address_of(_FINISHES[finish]) for finish in features[:, FEATURE_FINISH].tolist()
+                FINISH.address_of(_FINISHES[finish]) if finish in _FINISHES else 0
+                for finish in features[:, FEATURE_FINISH].tolist()
             ]
     return BoundKernels(folds, finishes)
 
