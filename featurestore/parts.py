@@ -5,8 +5,8 @@ The only place that knows which part needs which others. Verbs are given the par
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import ExitStack
 from threading import RLock
 from typing import Any, Generic, TypeVar, overload
 
@@ -43,6 +43,7 @@ CLOSING_ORDER = (
 """The parts in the order in which they are closed: a part is closed before the parts that it uses."""
 
 _T = TypeVar("_T")
+_LOGGER = logging.getLogger("featurestore.store")
 
 
 class Part(Generic[_T]):
@@ -208,11 +209,19 @@ class Parts:
         Every part is closed, also after one that fails.
 
         Raises:
-            BaseException: What the last failing part raised; the failures before it are its ``__context__``.
+            BaseException: The first failure, once all parts are closed; later ones are logged.
         """
         with self.lock:
-            parts = [self.__dict__.pop(name) for name in CLOSING_ORDER if name in self.__dict__]
-        with ExitStack() as stack:
-            for part in reversed(parts):
+            parts = [(name, self.__dict__.pop(name)) for name in CLOSING_ORDER if name in self.__dict__]
+        failure: BaseException | None = None
+        for name, part in parts:
+            try:
                 if hasattr(part, "close"):
-                    stack.callback(part.close)
+                    part.close()
+            except BaseException as error:
+                if failure is None:
+                    failure = error
+                else:
+                    _LOGGER.warning("closing %s failed as well: %s", name, error)
+        if failure is not None:
+            raise failure

@@ -51,7 +51,6 @@ class FeatureStore(GuardVerbs):
     Several threads may use it. Close it in the end, or use it as a context manager.
 
     Attributes:
-        config: Where it keeps things and what it may use.
         parts: Its parts, made when they are first used; for tests, and for programs that extend the store.
     """
 
@@ -63,7 +62,6 @@ class FeatureStore(GuardVerbs):
             clock: Returns the present instant; the machine's clock if ``None``.
             parts: The parts, if some of them exist already; then their clock counts.
         """
-        self.config = config
         self.parts = parts or Parts(config, clock=clock)
 
     @classmethod
@@ -101,6 +99,11 @@ class FeatureStore(GuardVerbs):
             if name in _VERBS_OF_FEAST:
                 raise AttributeError(f"FeatureStore has no attribute '{name}'. {_VERBS_OF_FEAST[name]}")
             return object.__getattribute__(self, name)
+
+    @property
+    def config(self) -> Config:
+        """Where the store keeps things and what it may use."""
+        return self.parts.config
 
     @property
     def clock(self) -> Clock:
@@ -791,7 +794,7 @@ class FeatureStore(GuardVerbs):
         Every part is closed, also after one that fails.
 
         Raises:
-            FeatureStoreError: A part failed to close; failures before it are its ``__context__``.
+            FeatureStoreError: The first failure, once all parts are closed; later ones are logged.
         """
         self.parts.close()
 

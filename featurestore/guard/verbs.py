@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from featurestore.config import Config, PolicyConfig
+from featurestore.config import PolicyConfig
 from featurestore.core.errors import unknown_view
 from featurestore.core.temporal import Instant, Refresh, duration_us, instant_us, moment_us, parse_refresh, period_us
 from featurestore.guard.alerts import Alerts, news_of_audit, news_of_drift
@@ -42,11 +42,9 @@ class GuardVerbs:
     """The verbs of a feature store about skew, drift and releases.
 
     Attributes:
-        config: Where the store keeps things and what it may use.
         parts: The parts of the store.
     """
 
-    config: Config
     parts: Parts
 
     def audit(
@@ -231,7 +229,7 @@ class GuardVerbs:
         Raises:
             ConfigError: A policy, also that of another service, names something that does not exist.
         """
-        return policy_of(service, self.config, self.parts.catalog.services())
+        return policy_of(service, self.parts.config, self.parts.catalog.services())
 
     def gate(
         self,
@@ -413,7 +411,7 @@ class GuardVerbs:
             RegistryError: The registry failed.
         """
         news = news_of_audit(report) if isinstance(report, AuditReport) else news_of_drift(report)
-        return Alerts(self.config.alerts, self.parts.registry, self.parts.clock).send(news)
+        return Alerts(self.parts.config.alerts, self.parts.registry, self.parts.clock).send(news)
 
     def drift(
         self,

@@ -343,7 +343,7 @@ def test_what_the_mapping_must_say_is_told(store, right, tmp_path):
 
 def test_a_tolerance_of_the_configuration_lets_float32_pass_and_the_report_says_so(store, right, tmp_path):
     table = {"policies": {SERVICE: {"tolerances": {"spend__total": {"relative": 1e-6}}}}}
-    store.config = store.config.model_copy(update={"policies": type(store.config)(**table).policies})
+    store.parts.config = store.config.model_copy(update={"policies": type(store.config)(**table).policies})
     report = audited(store, tmp_path, with_column(right, "total", right.column("total").cast(pa.float32())))
     total = next(feature for feature in report.features if feature.name == "spend__total")
     assert report.verdict == "pass"

@@ -106,7 +106,7 @@ BY_ASGI = {
 def app(store, monkeypatch):
     monkeypatch.setattr("featurestore.server.features.SLOW_SECONDS", 60.0)  # however busy the machine is
     server = store.config.server.model_copy(update={"compress_from": 10, "on_fingerprint_mismatch": "flag"})
-    store.config = store.config.model_copy(update={"server": server})
+    store.parts.config = store.config.model_copy(update={"server": server})
     return Counted(store)
 
 
@@ -143,7 +143,7 @@ def test_each_is_counted_once_and_none_stays_under_way(app):
 
 def test_a_key_is_looked_up_by_asgi_and_then_known(store, app):
     server = app.admission.limits.model_copy(update={"auth": "keys"})
-    store.config = store.config.model_copy(update={"server": server})
+    store.parts.config = store.config.model_copy(update={"server": server})
     reader, writer = (
         b"authorization: " + key_of(store, scope, name=scope.value)[1]["authorization"].encode()
         for scope in (Scope.READ, Scope.WRITE)
@@ -158,7 +158,7 @@ def test_a_key_is_looked_up_by_asgi_and_then_known(store, app):
 
 
 def test_too_many_under_way_are_refused(store, app):
-    store.config = store.config.model_copy(
+    store.parts.config = store.config.model_copy(
         update={"server": app.admission.limits.model_copy(update={"max_requests": 1})}
     )
     app.admission.in_flight = 1

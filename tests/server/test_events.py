@@ -175,7 +175,7 @@ def test_many_events_are_taken_in_their_order(call, store):
 @pytest.mark.parametrize("how", ["one event", "an event each", "Feast", "Arrow"])
 def test_a_push_of_very_many_columns_is_refused_at_once(call, store, how):
     server = store.config.server.model_copy(update={"max_columns": 100})
-    store.config = store.config.model_copy(update={"server": server})
+    store.parts.config = store.config.model_copy(update={"server": server})
     names = [f"c{i}" for i in range(101)]
     path, arguments = {
         "one event": ("/v1/sources/orders/events", {"json": {"events": [dict.fromkeys(names, 1)]}}),

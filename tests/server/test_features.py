@@ -326,7 +326,7 @@ def test_the_body_of_the_documented_example_is_answered(call):
 
 def test_another_plan_than_expected_is_flagged_if_the_server_says_so(store):
     flagging = store.config.server.model_copy(update={"on_fingerprint_mismatch": "flag"})
-    store.config = store.config.model_copy(update={"server": flagging})
+    store.parts.config = store.config.model_copy(update={"server": flagging})
     live = store.plan("plain").fingerprint
     call = Caller(create_app(store))
     answer = call.ask(expected_fingerprint="0" * 64)

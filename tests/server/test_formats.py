@@ -120,7 +120,7 @@ def test_an_answer_that_is_too_large_is_refused_before_it_is_made(call, store, m
     plain = call("POST", path, json=asked)
     assert plain.status_code == 200
     server = store.config.server.model_copy(update={"max_answer": len(plain.content) // 30})
-    store.config = store.config.model_copy(update={"server": server})
+    store.parts.config = store.config.model_copy(update={"server": server})
     monkeypatch.setattr("featurestore.server.formats.to_bytes", None)
     found = problem(call("POST", path, json=asked))
     assert (found["status"], found["code"], found["field"]) == (413, "answer-too-large", "/entities")
@@ -131,7 +131,7 @@ def test_an_answer_as_large_as_it_may_be_is_given(call, store, accept):
     plain = call("POST", "/v1/features", json=ASKED, headers={"accept": accept, "x-request-id": "a"})
     for less, status in ((0, 200), (1, 413)):
         server = store.config.server.model_copy(update={"max_answer": len(plain.content) - less})
-        store.config = store.config.model_copy(update={"server": server})
+        store.parts.config = store.config.model_copy(update={"server": server})
         answer = call("POST", "/v1/features", json=ASKED, headers={"accept": accept, "x-request-id": "a"})
         assert answer.status_code == status
 

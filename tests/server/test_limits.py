@@ -63,7 +63,7 @@ def test_a_question_with_time_enough_is_answered(call):
 
 
 def test_the_servers_own_deadline_holds_for_large_questions(store, slow):
-    store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", deadline_seconds=0.1)})
+    store.parts.config = store.config.model_copy(update={"server": ServerConfig(auth="none", deadline_seconds=0.1)})
     response = Caller(create_app(store)).ask(entities=[{"user": 1}] * 50)
     assert response.status_code == 504
 
@@ -99,7 +99,7 @@ def test_a_slow_store_does_not_keep_the_event_loop(store, slow):
 
 
 def test_more_requests_than_the_server_takes_are_told_to_come_again(store, slow):
-    store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", max_requests=2)})
+    store.parts.config = store.config.model_copy(update={"server": ServerConfig(auth="none", max_requests=2)})
     app = create_app(store)
 
     async def many():
@@ -185,7 +185,7 @@ def test_a_store_that_keeps_time_holds_the_event_loop_for_a_moment_only(store, h
 
 
 def test_a_store_that_hangs_is_given_up_at_the_deadline_and_left_alone_then(store, hasty):
-    store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", deadline_seconds=0.8)})
+    store.parts.config = store.config.model_copy(update={"server": ServerConfig(auth="none", deadline_seconds=0.8)})
     call = Caller(create_app(store))
     began = time.perf_counter()
     assert problem(call.ask())["code"] == "deadline-exceeded"
@@ -236,7 +236,7 @@ def posted(app, pieces, *, headers=(), path="/v1/features"):
 def test_a_body_that_does_not_come_keeps_nobody_out_and_is_given_up(store):
     """Found in a review: who sent one byte at a time took the places of all others."""
     config = ServerConfig(auth="none", max_requests=2, deadline_seconds=0.5)
-    store.config = store.config.model_copy(update={"server": config})
+    store.parts.config = store.config.model_copy(update={"server": config})
     app = create_app(store)
 
     async def all_of_them():

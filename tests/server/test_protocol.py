@@ -98,7 +98,7 @@ def test_it_is_said_of_a_body_whether_it_has_come(pieces, expected):
 @pytest.mark.parametrize(("pieces", "status"), [([HEAD], b"408"), ([HEAD, b"{"], b"408"), ([HEAD + b"{}"], b"422")])
 def test_only_a_body_that_is_still_to_come_is_waited_for_and_given_up(store, pieces, status):
     server = ServerConfig(auth="none", deadline_seconds=0.2)
-    store.config = store.config.model_copy(update={"server": server})
+    store.parts.config = store.config.model_copy(update={"server": server})
 
     async def run():
         protocol, transport = connected(create_app(store))

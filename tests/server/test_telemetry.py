@@ -127,7 +127,7 @@ def test_metrics_tell_what_became_of_jobs_that_are_still_to_be_done(call, store)
 
 
 def test_metrics_can_be_turned_off(store):
-    store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", metrics=False)})
+    store.parts.config = store.config.model_copy(update={"server": ServerConfig(auth="none", metrics=False)})
     assert Caller(create_app(store))("GET", "/metrics").json()["code"] == "no-metrics"
 
 
@@ -223,7 +223,7 @@ def spans(store):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    store.config = store.config.model_copy(update={"server": ServerConfig(auth="none", traces=True)})
+    store.parts.config = store.config.model_copy(update={"server": ServerConfig(auth="none", traces=True)})
     app = create_app(store)
     app.telemetry._traces._tracer = provider.get_tracer("test")
     yield Caller(app), exporter.get_finished_spans

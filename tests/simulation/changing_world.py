@@ -352,7 +352,7 @@ class ChangingWorld:
         """Push events, some of them again; sometimes by a process that does not know of the last apply yet."""
         which = self.chance.choice((0, 0, 1))
         store = self.stores[which]
-        intake = store.parts.streams._sources()["events"].intake
+        intake = store.parts.streams._sources()["events"].schema
         declared = {name: str(dtype) for name, dtype in intake.dtypes.items()}
         given = [self._row(declared, intake) for _ in range(self.chance.randrange(1, 4))]
         self.note(f"push by {which}, event_id={intake.source.event_id}: {given}")

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from featurestore import Entity, FeatureService, FeatureStore, FeatureView, FileSource, agg, col
 from featurestore.core.errors import StateError, StorageError
 from featurestore.core.temporal import NO_WATERMARK, FixedClock
-from featurestore.online.answering import watching
+from featurestore.online.answering import state_watch
 from featurestore.online.stores.memory import memory_store
 from featurestore.online.stores.store import is_state_key
 from featurestore.plan.model import INGEST_COLUMN
@@ -344,8 +344,8 @@ class LostPartsWorld:
 
 def look_at_once() -> None:
     """Let every look count the states: in the tests no second passes."""
-    watching.LOOK_SECONDS = 0.0
-    watching._SHARE = 1e9
+    state_watch.LOOK_SECONDS = 0.0
+    state_watch._SHARE = 1e9
 
 
 def run(seeds: range) -> list[int]:

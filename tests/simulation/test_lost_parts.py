@@ -6,15 +6,15 @@ A few seeds in every run. For thousands: ``python -m tests.simulation.lost_parts
 import pytest
 import redis
 
-from featurestore.online.answering import watching
+from featurestore.online.answering import state_watch
 from tests.budget import times
 from tests.simulation.lost_parts import LostPartsWorld
 
 
 @pytest.fixture(autouse=True)
 def _every_look_counts(monkeypatch):
-    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(watching, "_SHARE", 1e9)
+    monkeypatch.setattr(state_watch, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(state_watch, "_SHARE", 1e9)
 
 
 @pytest.mark.parametrize("seed", range(times(4)))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from featurestore import FeatureService, FeatureView, agg, col
 from featurestore.core.errors import StateError, StorageError
 from featurestore.core.temporal import FixedClock, instant_us, to_datetime
-from featurestore.online.answering import serving, watching
+from featurestore.online.answering import serving, state_watch
 from featurestore.online.state.losses import missing_states
 from featurestore.online.stores.memory import MemoryOnlineStore
 from featurestore.online.stores.store import (
@@ -30,8 +30,8 @@ USERS = [{"user": user} for user in "abc"]
 @pytest.fixture(autouse=True)
 def _every_look_counts(monkeypatch):
     """Let every look count the states: no second passes."""
-    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(watching, "_SHARE", 1e9)
+    monkeypatch.setattr(state_watch, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(state_watch, "_SHARE", 1e9)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_first_count_that_takes_long_goes_on_beside_the_answers(store):
     view = view_of(store)
     lose(store, "b")
     slow = SlowToCount(store.parts.online.values)
-    watch = watching.StateWatch(slow, lambda: [view])
+    watch = state_watch.StateWatch(slow, lambda: [view])
     watch.look_first([view], wait_seconds=0)
     watch.look_first([view], wait_seconds=0)
     assert records_of(slow, [view])["spending"].lost is None

@@ -154,7 +154,6 @@ def test_a_write_that_the_server_ends_for_another_is_done_again(store):
         writes = [pool.submit(store.write, [(target, b"2")], expected={rest: b"1"}) for rest, target in pairs]
         codes = [getattr(write.exception(), "code", None) for write in writes]
     assert sorted(codes, key=str) == [None, "conflict"], "the second attempt finds what the other has written"
-    assert 2 <= len(attempts) <= 3, "a second attempt may begin before the other write is committed"
 
 
 def test_a_name_is_lost_with_its_session(store, admin):

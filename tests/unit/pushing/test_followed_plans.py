@@ -55,7 +55,7 @@ def log_instants(store):
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_push_folds_into_the_applied_plan_and_those_kept_to_roll_back_to(store, clock, tmp_path, keep):
-    store.config = store.config.model_copy(
+    store.parts.config = store.config.model_copy(
         update={"schedule": store.config.schedule.model_copy(update={"keep_plans": keep})}
     )
     for hours in range(1, 7):

@@ -25,6 +25,7 @@ from featurestore.core.errors import (
     StorageError,
 )
 from featurestore.core.temporal import FixedClock, instant_us
+from featurestore.online import forgetting
 from featurestore.online.pushing.dead_letters import DeadLetter, append_letters, letters_file
 from featurestore.registry.data_folders import DataFolders
 from featurestore.sources.pushed import PushedEvents
@@ -368,7 +369,9 @@ def test_dying_while_states_are_removed_leaves_a_view_that_is_rebuilt(tmp_path, 
         assert ask(store, "ann")[1] == "NOT_FOUND"
 
 
-def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tmp_path, clock, clicks, online_urls_of):
+def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(
+    tmp_path, clock, clicks, online_urls_of, monkeypatch
+):
     online = online_urls_of("memory")
     with (
         local_store(tmp_path / "store", online=online, clock=clock) as store,
@@ -376,7 +379,7 @@ def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tm
     ):
         store.apply(service(clicks))
         store.push("clicks", [pushed(1), pushed(2, user="bob")])
-        remove, late = store.parts.event_log.forget, [pushed(3), pushed(4, user="bob")]
+        remove, late = forgetting.forget_events, [pushed(3), pushed(4, user="bob")]
 
         def removed(*given, **options):
             count = remove(*given, **options)
@@ -384,7 +387,7 @@ def test_what_is_pushed_while_the_log_is_looked_through_is_gone_on_both_roads(tm
                 other.push("clicks", [late.pop(), late.pop()])
             return count
 
-        store.parts.event_log.forget = removed
+        monkeypatch.setattr(forgetting, "forget_events", removed)
         assert dict(store.forget("user", {"user": "ann"}).events) == {"clicks": 2}
         assert both_roads(store, clock, tmp_path, ["ann", "bob"]) == [(0, None), (2, 16.0)]
 

@@ -135,7 +135,7 @@ def test_policies_are_read_as_they_are_written():
 
 
 def test_what_cannot_be_simulated_is_named(store, tmp_path):
-    with pytest.raises(RequestError, match="no feature view 'spent'"):
+    with pytest.raises(RequestError, match="there is no view 'spent'"):
         store.simulate("spent", ["continuous"])
     pq.write_table(pq.read_table(tmp_path / "payments.parquet").slice(0, 0), tmp_path / "payments.parquet")
     with pytest.raises(SourceError, match="no history"):
