@@ -5,8 +5,11 @@ Names are imported when they are first used, so that ``import featurestore`` sta
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from featurestore.core.moved import MovedFinder
 
 if TYPE_CHECKING:
     from featurestore.core.answers import OnlineQuestion
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from featurestore.definitions.udf import udf
     from featurestore.definitions.views import FeatureView, OnDemandFeatureView
     from featurestore.store import FeatureStore
+
+sys.meta_path.append(MovedFinder())
 
 _HOMES = {
     "CsvOptions": "definitions.sources",

@@ -17,9 +17,9 @@ from benchmarks.contestants.clock import timed
 
 def ours(sides: list[pa.Table]) -> Callable[[], None]:
     from featurestore.core.dtypes import FLOAT64
+    from featurestore.guard.drift.compare import compare_drift
     from featurestore.guard.drift.policy import DriftPolicy
     from featurestore.guard.drift.reference import Reference
-    from featurestore.guard.drift.run import compare_drift
 
     dtypes = dict.fromkeys(sides[0].column_names, FLOAT64)
 

@@ -10,11 +10,11 @@ from scipy import stats
 from scipy.spatial import distance
 
 from featurestore.core.dtypes import parse_dtype
+from featurestore.guard.drift.compare import Recomputed, compare_drift
 from featurestore.guard.drift.counts import MOST_CATEGORIES, CategoryCounts
 from featurestore.guard.drift.distribution import from_profile
 from featurestore.guard.drift.policy import DriftPolicy
 from featurestore.guard.drift.reference import Reference
-from featurestore.guard.drift.run import Recomputed, compare_drift
 from featurestore.offline.profile import profile_column
 from featurestore.reports.drift import render_text
 

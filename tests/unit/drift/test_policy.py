@@ -70,8 +70,8 @@ def test_many_features_of_one_distribution_do_not_drift():
     random = np.random.default_rng(11)
     names = [f"f{i}" for i in range(100)]
     from featurestore.core.dtypes import FLOAT64
+    from featurestore.guard.drift.compare import compare_drift
     from featurestore.guard.drift.reference import Reference
-    from featurestore.guard.drift.run import compare_drift
 
     sides = [pa.table({name: random.normal(size=60) for name in names}) for _ in range(2)]
     dtypes = dict.fromkeys(names, FLOAT64)
