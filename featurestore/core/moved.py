@@ -33,7 +33,10 @@ class MovedFinder(MetaPathFinder, Loader):
     """Finds modules by their former addresses. It is asked only for modules that no file has."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, _: ModuleType | None = None
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,  # noqa: ARG002  # as finders are called
     ) -> ModuleSpec | None:
         """Return a spec for a former address, ``None`` for others."""
         if fullname in MOVED or fullname in _PACKAGES:
