@@ -35,7 +35,7 @@ class MovedFinder(MetaPathFinder, Loader):
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None = None,
+        path: Sequence[str] | None = None,  # noqa: ARG002  # as finders are called
         target: ModuleType | None = None,  # noqa: ARG002  # as finders are called
     ) -> ModuleSpec | None:
         """Return a spec for a former address, ``None`` for others."""
