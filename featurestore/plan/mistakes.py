@@ -205,7 +205,7 @@ def impure_udf(where: str, name: str, problem: str) -> Mistake:
 
 def impure_query(where: str, word: str) -> Mistake:
     """Return the mistake of a query that could return other rows when it is repeated."""
-    problem = f"the query uses {word}, so it could return different rows when it is repeated"
+    problem = f"the query uses {word}, so it could give different rows when it is repeated"
     return Mistake(where, problem, "Leave it out: features use as_of, not the clock.", "impure-query")
 
 

@@ -315,7 +315,7 @@ class SqlRows:
         for text in sorted(texts):
             if f"'{text}'" not in plan and text not in _in_arrays(plan):
                 raise SourceDataError(
-                    f"the query has '{text}', which the database reads as a time, so it could return different rows "
+                    f"the query has '{text}', which the database reads as a time, so it could give different rows "
                     "when it runs again",
                     where=self.where,
                     hint=f"Leave it out: features depend on as_of, not on the clock. For text write '{text}'::text.",

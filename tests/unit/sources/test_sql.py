@@ -264,7 +264,7 @@ def test_a_text_that_postgresql_reads_as_the_clock_is_refused(postgres_database)
     for pure in ("key = 'now'", "key in ('today', 'now')", "case when x > 1 then 'now' else 'then' end = key"):
         read_schema(source(postgres_database, query=f"select key, at, x from t where {pure}"))
     for impure in ("day = 'today'", "at <> 'now'", "day in ('today', '2026-01-01')"):
-        with pytest.raises(SourceDataError, match="reads as a time, so it could return different rows"):
+        with pytest.raises(SourceDataError, match="reads as a time, so it could give different rows"):
             read_schema(source(postgres_database, query=f"select key, at, x from t where {impure}"))
 
 
