@@ -23,7 +23,7 @@ from featurestore.online.filling.materialize import ViewRun
 from featurestore.online.filling.runs import materialize, refresh_kept
 from featurestore.online.forgetting import Forgotten, forget
 from featurestore.online.pushing import PushResult
-from featurestore.parts import Parts
+from featurestore.parts import CLOSING_ORDER, Parts
 from featurestore.plan.model import Plan, ViewPlan
 from featurestore.registry import Live, LiveChange, Registry, RunRecord
 from featurestore.registry.api_keys import ApiKeys
@@ -95,9 +95,11 @@ class FeatureStore(GuardVerbs):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Name the verb of this store for a verb of Feast."""
+            """Name the verb of this store for a verb of Feast; return a part by its former private name."""
             if name in _VERBS_OF_FEAST:
                 raise AttributeError(f"FeatureStore has no attribute '{name}'. {_VERBS_OF_FEAST[name]}")
+            if name.startswith("_") and name[1:] in CLOSING_ORDER:
+                return getattr(self.parts, name[1:])
             return object.__getattribute__(self, name)
 
     @property

@@ -1,4 +1,4 @@
-"""Former addresses of modules that users import: they lead to the present ones, with a ``DeprecationWarning``."""
+"""Former addresses of modules that programs import: they lead to the present ones, with a ``DeprecationWarning``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "featurestore.catalog": "featurestore.registry.catalog",
     "featurestore.dtypes": "featurestore.core.dtypes",
     "featurestore.errors": "featurestore.core.errors",
+    "featurestore.event_log": "featurestore.sources.event_log",
+    "featurestore.live": "featurestore.online.answering.live",
+    "featurestore.materializing": "featurestore.online.filling.runs",
+    "featurestore.online.lookup": "featurestore.online.answering.lookup",
     "featurestore.online.memory": "featurestore.online.stores.memory",
     "featurestore.online.question": "featurestore.core.answers",
+    "featurestore.online.serving_log": "featurestore.serving_log",
+    "featurestore.online.sql": "featurestore.online.stores.sql",
     "featurestore.online.store": "featurestore.online.stores.store",
+    "featurestore.pushing": "featurestore.online.pushing",
+    "featurestore.serving": "featurestore.online.answering.serving",
     "featurestore.skew.drift.compare": "featurestore.guard.drift.compare",
     "featurestore.skew.drift.policy": "featurestore.guard.drift.policy",
     "featurestore.skew.foreign": "featurestore.guard.audit.foreign",
