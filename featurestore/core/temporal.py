@@ -461,6 +461,7 @@ def newest_refresh(as_of_us: _Instants, period_us: int, lag_us: int) -> _Instant
     """Return the newest instant of a refresh grid whose refresh is promised at ``as_of``.
 
     That is ``floor((as_of - lag) / period) * period``, the event horizon of a question to a view with a grid.
+    ``horizons`` repeats the formula, because numba compiles it alone; a test keeps both equal.
     """
     instants: Any = as_of_us
     grid: _Instants = (instants - lag_us) // period_us * period_us

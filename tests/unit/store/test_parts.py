@@ -81,6 +81,13 @@ def test_a_part_that_is_handed_in_is_used(tmp_path):
         Parts(config, onlin=states)
 
 
+def test_a_part_is_found_by_its_former_private_name(tmp_path):
+    with FeatureStore.local(tmp_path / "store") as store:
+        assert store._serving_log is store.parts.serving_log
+        with pytest.raises(AttributeError, match="_no_such_part"):
+            _ = store._no_such_part
+
+
 def test_relative_paths_of_a_local_store_count_from_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     pq.write_table(ORDERS, tmp_path / "work" / "orders.parquet")
